@@ -1,0 +1,230 @@
+package webhook
+
+import (
+	"math"
+	"unicode/utf8"
+)
+
+// InvalidError says what is wrong with a record that can never be handled.
+type InvalidError struct {
+	Reason string // short, names the field, does not repeat the value
+}
+
+func (e *InvalidError) Error() string { return "invalid record: " + e.Reason }
+
+func invalid(reason string) *InvalidError { return &InvalidError{Reason: reason} }
+
+// Message is a decoded dlr, click or inbound record. It holds byte positions
+// in the value it was decoded from, which every method needs again; the zero
+// Message is ready to be decoded into, and may be reused.
+type Message struct {
+	UserID       int64
+	Bot, Preview bool // clicks only
+	kind         Kind
+	fields       [maxFields]span // in the order of fieldNames(kind)
+}
+
+// state is what Decode knows of a record before it has seen its end: of a
+// doubled key the last counts, so nothing may be judged earlier.
+type state struct {
+	scanner
+	user, sms, bot, preview span
+	compound                uint32 // bit i: field i is an object or an array
+	keyBuf                  [longestName]byte
+}
+
+// Decode reads the value of a dlr, click or inbound record into m. It
+// allocates nothing unless it fails. A returned error is an *InvalidError;
+// m.UserID is then the user's id if that could be read, else 0.
+func Decode(kind Kind, value []byte, m *Message) error {
+	*m = Message{kind: kind}
+	if kind >= RevokeClick {
+		return invalid("a record of kind " + kind.String() + " holds no sms")
+	}
+	if !utf8.Valid(value) {
+		return invalid("not UTF-8")
+	}
+	s := state{scanner: scanner{data: value}}
+	if s.peek() != '{' {
+		if _, ok := s.value(0); !ok || !s.atEnd() {
+			return s.fault()
+		}
+		return invalid("no object")
+	}
+	s.pos++
+	if !s.record(m) || !s.atEnd() {
+		return s.fault()
+	}
+	return s.judge(m)
+}
+
+// record scans the members of the outermost object.
+func (s *state) record(m *Message) bool {
+	for first := true; ; first = false {
+		key, more, ok := s.key(first)
+		if !more || !ok {
+			return ok
+		}
+		into := &span{}
+		switch string(plainKey(key, s.keyBuf[:])) {
+		case "user_id":
+			into = &s.user
+		case "sms":
+			if s.peek() == '{' {
+				s.sms.lo = int32(s.pos)
+				if !s.message(m) {
+					return false
+				}
+				s.sms.hi = int32(s.pos)
+				continue
+			}
+			into = &s.sms
+		case "bot":
+			into = &s.bot
+		case "preview":
+			into = &s.preview
+		}
+		if *into, ok = s.value(1); !ok {
+			return false
+		}
+	}
+}
+
+// message scans the sms object at pos and replaces all fields of m.
+func (s *state) message(m *Message) bool {
+	m.fields = [maxFields]span{}
+	s.compound = 0
+	names := fieldNames(m.kind)
+	s.pos++
+	next := 0 // writers keep the order, so the next key is mostly the next name
+	for first := true; ; first = false {
+		key, more, ok := s.key(first)
+		if !more || !ok {
+			return ok
+		}
+		i := next
+		if i >= len(names) || string(key) != names[i] {
+			i = fieldIndex(names, plainKey(key, s.keyBuf[:]))
+		}
+		at, ok := s.value(2)
+		if !ok {
+			return false
+		}
+		if i < 0 {
+			continue
+		}
+		m.fields[i] = at
+		next = i + 1
+		if c := s.data[at.lo]; c == '{' || c == '[' {
+			s.compound |= 1 << i
+		} else {
+			s.compound &^= 1 << i
+		}
+	}
+}
+
+// judge holds a record that is good JSON against the rules for records.
+func (s *state) judge(m *Message) error {
+	if reason := readUser(s.data, s.user, &m.UserID); reason != "" {
+		return invalid(reason)
+	}
+	if s.sms == (span{}) {
+		return invalid("sms is missing")
+	}
+	if s.data[s.sms.lo] != '{' {
+		return invalid("sms is no object")
+	}
+	if m.fields[fieldID] == (span{}) {
+		return invalid("sms.id is missing")
+	}
+	if c := s.data[m.fields[fieldID].lo]; c != '"' && c != '-' && c-'0' > 9 {
+		return invalid("sms.id is neither number nor string")
+	}
+	if s.compound != 0 {
+		for i, name := range fieldNames(m.kind) {
+			if s.compound&(1<<i) != 0 {
+				return invalid("sms." + name + " is an object or an array")
+			}
+		}
+	}
+	if m.kind != Click {
+		return nil
+	}
+	if !readFlag(s.data, s.bot, &m.Bot) {
+		return invalid("bot is no boolean")
+	}
+	if !readFlag(s.data, s.preview, &m.Preview) {
+		return invalid("preview is no boolean")
+	}
+	return nil
+}
+
+// readUser reads an integer from 1 to 2^63-1, or returns what is wrong.
+func readUser(value []byte, at span, user *int64) (reason string) {
+	if at == (span{}) {
+		return "user_id is missing"
+	}
+	var n uint64
+	for _, c := range at.of(value) {
+		// The bound keeps n*10+9 from wrapping round.
+		if c-'0' > 9 || n > math.MaxInt64/10 {
+			n = 0
+			break
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	if n == 0 || n > math.MaxInt64 {
+		return "user_id is not an integer from 1 to 9223372036854775807"
+	}
+	*user = int64(n)
+	return ""
+}
+
+// readFlag reads a boolean; an absent one is false.
+func readFlag(value []byte, at span, flag *bool) bool {
+	if at == (span{}) {
+		return true
+	}
+	c := value[at.lo]
+	*flag = c == 't'
+	return c == 't' || c == 'f'
+}
+
+// id returns the text of sms.id, still escaped if it is a string.
+func (m *Message) id(value []byte) []byte {
+	id := m.fields[fieldID].of(value)
+	if len(id) > 0 && id[0] == '"' {
+		return id[1 : len(id)-1]
+	}
+	return id
+}
+
+// ID returns the text of sms.id: a string's value or a number's digits as they
+// were written. value is what m was decoded from.
+func (m *Message) ID(value []byte) string {
+	return string(appendText(nil, m.id(value)))
+}
+
+// FNV-1a, 64 bits.
+const (
+	hashStart = 14695981039346656037
+	hashPrime = 1099511628211
+)
+
+// Key returns a hash of ID that is the same in every process. It does not
+// allocate unless the id is a long string with escapes.
+func (m *Message) Key(value []byte) uint64 {
+	var buf [64]byte
+	id := m.id(value)
+	for _, c := range id {
+		if c == '\\' {
+			id = appendText(buf[:0], id)
+			break
+		}
+	}
+	h := uint64(hashStart)
+	for _, c := range id {
+		h = (h ^ uint64(c)) * hashPrime
+	}
+	return h
+}

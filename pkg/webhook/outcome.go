@@ -1,0 +1,136 @@
+package webhook
+
+import (
+	"strconv"
+	"strings"
+)
+
+// Fate is what became of a consumed record; every record gets exactly one.
+type Fate uint8
+
+// The fates.
+const (
+	Delivered     Fate = iota // the endpoint took it
+	Retry                     // stored in a retry topic after a failed attempt
+	Overflow                  // stored in an overflow topic, no attempt made
+	Dead                      // stored in the dead-letter topic
+	NotConfigured             // the user has no URL for the kind
+	Filtered                  // a click of a bot or a preview
+	Duplicate                 // a click that is not the message's first
+	Batched                   // a revocation record whose batch is settled
+)
+
+// NumFates is the number of fates; fates index arrays of that length.
+const NumFates = 8
+
+// String returns the fate's name as in metrics.
+func (f Fate) String() string {
+	switch f {
+	case Delivered:
+		return "delivered"
+	case Retry:
+		return "retry"
+	case Overflow:
+		return "overflow"
+	case Dead:
+		return "dead"
+	case NotConfigured:
+		return "not_configured"
+	case Filtered:
+		return "filtered"
+	case Duplicate:
+		return "duplicate"
+	case Batched:
+		return "batched"
+	}
+	return "unknown"
+}
+
+// Fates returns all fates in their order.
+func Fates() [NumFates]Fate {
+	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched}
+}
+
+// Failure is why an attempt failed, from a closed list: the constants below
+// and HTTPFailure's texts. "" means it did not fail.
+type Failure string
+
+// The failures that are not an HTTP status.
+const (
+	Timeout           Failure = "timeout"
+	ConnectionRefused Failure = "connection refused"
+	ConnectionReset   Failure = "connection reset"
+	DNS               Failure = "dns"
+	TLS               Failure = "tls"
+	BlockedAddress    Failure = "blocked address"
+	Network           Failure = "network"
+)
+
+const httpPrefix = "http "
+
+// HTTPFailure is the failure of a reply with a status that is no success,
+// e.g. "http 503".
+func HTTPFailure(status int) Failure {
+	return Failure(httpPrefix + strconv.Itoa(status))
+}
+
+// Result sorts the failure into the few classes that metrics and the list of
+// deliveries tell apart.
+func (f Failure) Result() Result {
+	switch {
+	case f == "":
+		return OK
+	case strings.HasPrefix(string(f), httpPrefix):
+		return Failed
+	case f == Timeout:
+		return TimedOut
+	case f == BlockedAddress:
+		return Blocked
+	}
+	return Errored
+}
+
+// Result is the class of an attempt's outcome.
+type Result uint8
+
+// The results.
+const (
+	OK       Result = iota // a success status
+	Failed                 // another status
+	TimedOut               // no complete reply in time
+	Errored                // no reply
+	Blocked                // the address policy refused the dial
+)
+
+// NumResults is the number of results; results index arrays of that length.
+const NumResults = 5
+
+// String returns the result's name as in metrics.
+func (r Result) String() string {
+	switch r {
+	case OK:
+		return "ok"
+	case Failed:
+		return "failed"
+	case TimedOut:
+		return "timeout"
+	case Errored:
+		return "error"
+	case Blocked:
+		return "blocked"
+	}
+	return "unknown"
+}
+
+// Results returns all results in their order.
+func Results() [NumResults]Result { return [NumResults]Result{OK, Failed, TimedOut, Errored, Blocked} }
+
+// Reason is why a record became a dead letter.
+type Reason string
+
+// The reasons.
+const (
+	AttemptsExhausted Reason = "attempts_exhausted" // the last attempt failed
+	WindowExpired     Reason = "window_expired"     // the next attempt would start too late
+	InvalidRecord     Reason = "invalid_record"     // it could not be decoded
+)
