@@ -1,0 +1,207 @@
+// Package kafka builds clients (TLS, SASL, dialer), checks topics, classifies errors by type.
+//
+// A [Plan] holds the names of every topic the service reads and writes; [Plan.Check] compares it with
+// the broker and [Plan.Ensure] creates what is missing.
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+	"go.uber.org/zap"
+)
+
+const (
+	// dialTimeout bounds name resolution, the TCP handshake and the TLS handshake together.
+	dialTimeout = 10 * time.Second
+
+	// What one client may hold is fetches in flight times their size, plus one batch being unpacked.
+	// The client's own defaults (50 MiB each, 1 GiB unpacked) would break any bound on memory.
+	fetchMaxBytes        = 8 << 20
+	maxConcurrentFetches = 4
+	maxDecompressBytes   = 32 << 20
+	fetchMaxWait         = 250 * time.Millisecond
+)
+
+// Config says how to reach the brokers. The zero value of everything but Brokers is usable.
+type Config struct {
+	// Brokers are host:port pairs (port 9092 if absent); one that answers is enough.
+	Brokers []string
+	TLS     TLSConfig
+	SASL    SASLConfig
+	// ClientID names this client in the brokers' logs and quotas; "" means "smshooks".
+	ClientID string
+	// Dial opens a plain connection; TLS is put on top of it. nil is a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Log takes the client's warnings and errors. nil drops them.
+	Log *zap.Logger
+	// Hooks are given to the client as they are, for metrics.
+	Hooks []kgo.Hook
+}
+
+// TLSConfig says whether and how connections are encrypted. Files are PEM.
+type TLSConfig struct {
+	Enabled bool
+	// CAFile replaces the system's certificate authorities.
+	CAFile string
+	// CertFile and KeyFile are the client's certificate; both or neither.
+	CertFile, KeyFile string
+	// ServerName overrides the name that the broker's certificate is checked against.
+	ServerName         string
+	InsecureSkipVerify bool
+}
+
+// SASLConfig says how the client authenticates. An empty Mechanism means that it does not.
+type SASLConfig struct {
+	// Mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, in any case.
+	Mechanism          string
+	Username, Password string
+}
+
+// NewClient builds a client from c; extra options come last and win. It reads the TLS files, but it
+// dials nothing: a broker that is away shows at the first request (see [IsUnavailable]).
+// An error names the setting that is wrong.
+func (c Config) NewClient(extra ...kgo.Opt) (*kgo.Client, error) {
+	opts, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	cl, err := kgo.NewClient(append(opts, extra...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	return cl, nil
+}
+
+func (c Config) options() ([]kgo.Opt, error) {
+	if len(c.Brokers) == 0 {
+		return nil, errors.New("kafka.brokers: at least one host:port is needed")
+	}
+	dial, err := c.dialer()
+	if err != nil {
+		return nil, err
+	}
+	clientID := c.ClientID
+	if clientID == "" {
+		clientID = "smshooks"
+	}
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(c.Brokers...),
+		kgo.ClientID(clientID),
+		kgo.Dialer(dial),
+		kgo.FetchMaxBytes(fetchMaxBytes),
+		kgo.MaxConcurrentFetches(maxConcurrentFetches),
+		kgo.FetchMaxWait(fetchMaxWait),
+		kgo.MaxDecompressBatchBytes(maxDecompressBytes),
+	}
+	mechanism, err := c.SASL.mechanism()
+	if err != nil {
+		return nil, err
+	}
+	if mechanism != nil {
+		opts = append(opts, kgo.SASL(mechanism))
+	}
+	if c.Log != nil {
+		opts = append(opts, kgo.WithLogger(newLogger(c.Log)))
+	}
+	if len(c.Hooks) > 0 {
+		opts = append(opts, kgo.WithHooks(c.Hooks...))
+	}
+	return opts, nil
+}
+
+func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
+	name := strings.ToUpper(s.Mechanism)
+	switch {
+	case name == "" && s.Username == "" && s.Password == "":
+		return nil, nil
+	case name == "":
+		return nil, errors.New("kafka.sasl.mechanism: is needed with a username or password (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)")
+	case s.Username == "":
+		return nil, fmt.Errorf("kafka.sasl.username: is needed with mechanism %s", name)
+	}
+	switch name {
+	case "PLAIN":
+		return plain.Auth{User: s.Username, Pass: s.Password}.AsMechanism(), nil
+	case "SCRAM-SHA-256":
+		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha256Mechanism(), nil
+	case "SCRAM-SHA-512":
+		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha512Mechanism(), nil
+	}
+	return nil, fmt.Errorf("kafka.sasl.mechanism: %q is unknown (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)", s.Mechanism)
+}
+
+// config builds the TLS settings, or nil when TLS is off.
+func (t TLSConfig) config() (*tls.Config, error) {
+	if !t.Enabled {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("kafka.tls.ca_file: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("kafka.tls.ca_file: %s holds no PEM certificate", t.CAFile)
+		}
+	}
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		return nil, errors.New("kafka.tls.cert_file and kafka.tls.key_file: set both or neither")
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("kafka.tls.cert_file: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{cert}
+	}
+	return cfg, nil
+}
+
+// dialer puts the timeout and TLS on top of the plain dialer, so that a caller's own dialer
+// (an in-memory network, a proxy) works with TLS as well.
+func (c Config) dialer() (func(ctx context.Context, network, addr string) (net.Conn, error), error) {
+	dial := c.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	tlsConfig, err := c.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		conn, err := dial(ctx, network, addr)
+		if err != nil || tlsConfig == nil {
+			return conn, err
+		}
+		cfg := tlsConfig
+		if cfg.ServerName == "" {
+			cfg = cfg.Clone()
+			if cfg.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+				conn.Close()
+				return nil, fmt.Errorf("kafka broker address %q: %w", addr, err)
+			}
+		}
+		secured := tls.Client(conn, cfg)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("kafka TLS with %s: %w", addr, err)
+		}
+		return secured, nil
+	}, nil
+}

@@ -1,0 +1,292 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	// retentionSlack is kept on top of what a waiting topic must keep: a long weekend of downtime.
+	retentionSlack      = 72 * time.Hour
+	deadLetterRetention = 30 * 24 * time.Hour
+
+	visibleTimeout = 30 * time.Second
+	visiblePoll    = 50 * time.Millisecond
+)
+
+// Line says what Ensure did to a topic.
+type Line struct {
+	// Topic is the topic's name.
+	Topic string
+	// What is "created (12 partitions)", "ok", "retention.ms raised from … to …", or "wrong: …".
+	What string
+}
+
+// String is the topic and what was done, as printed by `topics ensure`.
+func (l Line) String() string { return l.Topic + ": " + l.What }
+
+// Ensure creates the topics that are missing, adds partitions to waiting topics that have fewer than
+// their source and raises a retention that would lose parked records. It never deletes, shrinks or
+// changes a cleanup policy, does nothing the second time, and may run in several instances at once.
+// It returns a line per topic, in a stable order, once all of them are visible; an error names what it
+// could not put right (then the lines are still there), or says that Kafka is away ([IsUnavailable]).
+func (p *Plan) Ensure(ctx context.Context, cl *kgo.Client) ([]Line, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	states, err := readState(ctx, cl, p.all())
+	if err != nil {
+		return nil, err
+	}
+	done := make(map[string][]string)
+	if err := p.create(ctx, cl, states, done); err != nil {
+		return nil, err
+	}
+	if len(done) > 0 {
+		if states, err = p.awaitVisible(ctx, cl, false); err != nil {
+			return nil, err
+		}
+	}
+	changed, err := p.repair(ctx, cl, states, done)
+	if err != nil {
+		return nil, err
+	}
+	if changed {
+		if states, err = p.awaitVisible(ctx, cl, true); err != nil {
+			return nil, err
+		}
+	}
+	return p.report(states, done)
+}
+
+// create makes the missing topics in one request.
+func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]state, done map[string][]string) error {
+	req := kmsg.NewCreateTopicsRequest()
+	req.TimeoutMillis = int32((15 * time.Second).Milliseconds())
+	count := make(map[string]int32)
+	for _, topic := range p.all() {
+		if _, ok := states[topic]; ok {
+			continue
+		}
+		t := kmsg.NewCreateTopicsRequestTopic()
+		t.Topic, t.NumPartitions, t.ReplicationFactor = topic, p.count(topic, states), p.replication
+		for _, setting := range p.settings(topic) {
+			c := kmsg.NewCreateTopicsRequestTopicConfig()
+			c.Name, c.Value = setting[0], kmsg.StringPtr(setting[1])
+			t.Configs = append(t.Configs, c)
+		}
+		count[topic] = t.NumPartitions
+		req.Topics = append(req.Topics, t)
+	}
+	if len(req.Topics) == 0 {
+		return nil
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return fmt.Errorf("create topics: %w", err)
+	}
+	var errs []error
+	for _, t := range resp.Topics {
+		switch err := kerr.ErrorForCode(t.ErrorCode); {
+		case err == nil:
+			done[t.Topic] = append(done[t.Topic], fmt.Sprintf("created (%d partitions)", count[t.Topic]))
+		case errors.Is(err, kerr.TopicAlreadyExists): // another instance was faster
+			done[t.Topic] = nil
+		default:
+			errs = append(errs, fmt.Errorf("create topic %s: %w%s", t.Topic, err, suffix(t.ErrorMessage)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// count is how many partitions a missing topic gets: as many as the rest of its kind.
+func (p *Plan) count(topic string, states map[string]state) int32 {
+	kind, class, _ := p.Describe(topic)
+	if class == Other {
+		return p.partitions
+	}
+	if source, ok := states[p.sources[kind]]; ok {
+		return source.partitions
+	}
+	var most int32
+	for _, sibling := range p.waiting(kind) {
+		most = max(most, states[sibling].partitions)
+	}
+	if most > 0 {
+		return most
+	}
+	return p.partitions
+}
+
+// settings are those of a topic that is created. Sources keep the broker's retention.
+func (p *Plan) settings(topic string) [][2]string {
+	switch topic {
+	case p.names.Config, p.names.Keys:
+		// Without "delete" in its policy a topic's retention means nothing to Kafka; -1 says so to
+		// brokers that look at it all the same.
+		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
+	case p.names.DeadLetter:
+		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}}
+	}
+	_, class, wait := p.Describe(topic)
+	if class == Source {
+		return [][2]string{{"cleanup.policy", "delete"}}
+	}
+	return [][2]string{
+		{"cleanup.policy", "delete"},
+		{"retention.ms", millis(p.minRetention(wait) + retentionSlack)},
+		{"retention.bytes", "-1"},
+		// Retention counts from a record's timestamp: it must be the time it was parked.
+		{"message.timestamp.type", "LogAppendTime"},
+	}
+}
+
+// repair brings existing waiting topics up to their source's partitions and to the retention they need.
+func (p *Plan) repair(ctx context.Context, cl *kgo.Client, states map[string]state, done map[string][]string) (changed bool, err error) {
+	admin := kadm.NewClient(cl)
+	for kind, source := range p.sources {
+		for _, topic := range p.waiting(kind) {
+			s, ok := states[topic]
+			if !ok {
+				continue
+			}
+			if want := states[source].partitions; s.partitions < want {
+				if err := addPartitions(ctx, admin, topic, want); err != nil {
+					return changed, err
+				}
+				done[topic], changed = append(done[topic], fmt.Sprintf("partitions raised from %d to %d", s.partitions, want)), true
+			}
+			alter, notes := p.raise(topic, s)
+			if len(alter) == 0 {
+				continue
+			}
+			if err := alterTopic(ctx, admin, topic, alter); err != nil {
+				return changed, err
+			}
+			done[topic], changed = append(done[topic], notes...), true
+		}
+	}
+	return changed, nil
+}
+
+// raise lists the settings of a waiting topic that would lose records.
+func (p *Plan) raise(topic string, s state) (alter []kadm.AlterConfig, notes []string) {
+	set := func(key, from, to string) {
+		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: key, Value: kadm.StringPtr(to)})
+		notes = append(notes, fmt.Sprintf("%s raised from %s to %s", key, from, to))
+	}
+	_, _, wait := p.Describe(topic)
+	if _, less := s.keepsLess(p.minRetention(wait)); less {
+		set("retention.ms", s.configs["retention.ms"], millis(p.minRetention(wait)+retentionSlack))
+	}
+	if limit, ok := s.limit("retention.bytes"); ok && limit >= 0 {
+		set("retention.bytes", s.configs["retention.bytes"], "-1")
+	}
+	return alter, notes
+}
+
+func addPartitions(ctx context.Context, admin *kadm.Client, topic string, want int32) error {
+	responses, err := admin.UpdatePartitions(ctx, int(want), topic)
+	if err != nil {
+		return fmt.Errorf("add partitions to topic %s: %w", topic, err)
+	}
+	// Kafka answers "invalid" to a count that is already there: another instance was faster, and the
+	// state that is read afterwards decides.
+	if r := responses[topic]; r.Err != nil && !errors.Is(r.Err, kerr.InvalidPartitions) {
+		return fmt.Errorf("add partitions to topic %s: %w%s", topic, r.Err, suffix(&r.ErrMessage))
+	}
+	return nil
+}
+
+func alterTopic(ctx context.Context, admin *kadm.Client, topic string, alter []kadm.AlterConfig) error {
+	responses, err := admin.AlterTopicConfigs(ctx, alter, topic)
+	if err != nil {
+		return fmt.Errorf("raise retention of topic %s: %w", topic, err)
+	}
+	for _, r := range responses {
+		if r.Err != nil {
+			return fmt.Errorf("raise retention of topic %s: %w%s", topic, r.Err, suffix(&r.ErrMessage))
+		}
+	}
+	return nil
+}
+
+// awaitVisible polls until every topic exists with leaders, and, once repaired, until nothing is left
+// that repair would do: brokers learn of a change one after the other. It returns the last state it read.
+func (p *Plan) awaitVisible(ctx context.Context, cl *kgo.Client, repaired bool) (map[string]state, error) {
+	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
+	defer cancel()
+	for {
+		states, err := readState(ctx, cl, p.all())
+		if err != nil {
+			return nil, err
+		}
+		pending := p.pending(states, repaired)
+		if pending == "" {
+			return states, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("topic %s was created or changed, but the change is not visible: %w", pending, ctx.Err())
+		case <-time.After(visiblePoll):
+		}
+	}
+}
+
+// pending names a topic whose change has not arrived yet, or "".
+func (p *Plan) pending(states map[string]state, repaired bool) string {
+	for _, topic := range p.all() {
+		s, ok := states[topic]
+		if !ok || !s.settled {
+			return topic
+		}
+		kind, class, _ := p.Describe(topic)
+		if !repaired || class == Other || class == Source {
+			continue
+		}
+		if alter, _ := p.raise(topic, s); len(alter) > 0 || s.partitions < states[p.sources[kind]].partitions {
+			return topic
+		}
+	}
+	return ""
+}
+
+// report turns what was done and what is still wrong into a line per topic.
+func (p *Plan) report(states map[string]state, done map[string][]string) ([]Line, error) {
+	problems := p.problems(states)
+	wrong := make(map[string][]string)
+	for _, problem := range problems {
+		wrong[problem.Topic] = append(wrong[problem.Topic], "wrong: "+problem.What+"; "+problem.Fix)
+	}
+	lines := make([]Line, 0, len(p.all()))
+	for _, topic := range p.all() {
+		notes := append(done[topic], wrong[topic]...)
+		if len(notes) == 0 {
+			notes = []string{"ok"}
+		}
+		lines = append(lines, Line{Topic: topic, What: strings.Join(notes, ", ")})
+	}
+	if len(problems) > 0 {
+		return lines, errors.New(describe(problems))
+	}
+	return lines, nil
+}
+
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// suffix is the broker's own words, when there are any.
+func suffix(message *string) string {
+	if message == nil || *message == "" {
+		return ""
+	}
+	return " (" + *message + ")"
+}

@@ -1,0 +1,110 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// state is what the broker says of one topic. A topic that is missing has no state.
+type state struct {
+	partitions int32
+	settled    bool              // every partition has a leader
+	configs    map[string]string // effective values; a key the broker does not know is absent
+}
+
+// readState asks for partitions and settings of the topics that exist.
+func readState(ctx context.Context, cl *kgo.Client, topics []string) (map[string]state, error) {
+	states, err := readPartitions(ctx, cl, topics)
+	if err != nil {
+		return nil, err
+	}
+	var present []string
+	for _, topic := range topics {
+		if _, ok := states[topic]; ok {
+			present = append(present, topic)
+		}
+	}
+	described, err := kadm.NewClient(cl).DescribeTopicConfigs(ctx, present...)
+	if err != nil {
+		return nil, fmt.Errorf("read topic settings (needs the DescribeConfigs permission): %w", err)
+	}
+	for _, resource := range described {
+		if errors.Is(resource.Err, kerr.UnknownTopicOrPartition) {
+			delete(states, resource.Name) // deleted since, or not yet known to the broker that answered
+			continue
+		}
+		if resource.Err != nil {
+			return nil, fmt.Errorf("read settings of topic %s: %w", resource.Name, resource.Err)
+		}
+		for _, c := range resource.Configs {
+			if c.Value != nil {
+				states[resource.Name].configs[c.Key] = *c.Value
+			}
+		}
+	}
+	return states, nil
+}
+
+// readPartitions asks the broker itself, never the client's cache, which may be seconds old. The
+// request cannot create a topic, whatever auto.create.topics.enable says.
+func readPartitions(ctx context.Context, cl *kgo.Client, topics []string) (map[string]state, error) {
+	req := kmsg.NewMetadataRequest()
+	for _, topic := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(topic)
+		req.Topics = append(req.Topics, t)
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return nil, fmt.Errorf("read topics: %w", err)
+	}
+	states := make(map[string]state, len(topics))
+	for _, t := range resp.Topics {
+		if t.Topic == nil || t.ErrorCode == kerr.UnknownTopicOrPartition.Code {
+			continue
+		}
+		// A topic that was just created has partitions, but no leader yet.
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil && !errors.Is(err, kerr.LeaderNotAvailable) {
+			return nil, fmt.Errorf("read topic %s: %w", *t.Topic, err)
+		}
+		s := state{partitions: int32(len(t.Partitions)), settled: t.ErrorCode == 0, configs: make(map[string]string)}
+		for _, part := range t.Partitions {
+			s.settled = s.settled && part.Leader >= 0
+		}
+		states[*t.Topic] = s
+	}
+	return states, nil
+}
+
+// limit reads a setting where -1 means none; ok is false when the broker does not know the setting.
+func (s state) limit(key string) (value int64, ok bool) {
+	value, err := strconv.ParseInt(s.configs[key], 10, 64)
+	return value, err == nil
+}
+
+// keepsLess reports whether records may be gone before d is over.
+func (s state) keepsLess(d time.Duration) (retention time.Duration, less bool) {
+	ms, ok := s.limit("retention.ms")
+	if !ok || ms < 0 {
+		return 0, false
+	}
+	// Compared in milliseconds: the largest retention.ms overflows a Duration.
+	return time.Duration(min(ms, int64(1<<63-1)/int64(time.Millisecond))) * time.Millisecond, ms < d.Milliseconds()
+}
+
+// policy is the cleanup policy; a broker that names none deletes.
+func (s state) policy() string {
+	if v := strings.ReplaceAll(s.configs["cleanup.policy"], " ", ""); v != "" {
+		return v
+	}
+	return "delete"
+}
