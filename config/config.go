@@ -1,0 +1,184 @@
+// Package config reads, validates and prints settings.
+//
+// One table (settings.go) names every setting with its default, meaning and
+// parser. Defaults, flags, environment variables, the printed YAML and
+// docs/configuration.md all follow from it.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config holds every setting, parsed and checked. Load and Defaults make one.
+type Config struct {
+	Kafka      Kafka
+	Topics     Topics
+	Redis      Redis
+	API        API
+	Ops        Ops
+	Dispatch   Dispatch
+	Retry      Retry
+	Overflow   Overflow
+	Revocation Revocation
+	Click      Click
+	Shutdown   Shutdown
+	Log        Log
+	Secrets    Secrets
+	Embedded   Embedded
+
+	origins map[string]origin // by setting; absent = the default
+}
+
+// Kafka says how to reach the brokers and as whom.
+type Kafka struct {
+	Brokers        []string // host:port, at least one
+	Group          string
+	InstanceID     string // "" = dynamic membership
+	SessionTimeout time.Duration
+	TLS            KafkaTLS
+	SASL           KafkaSASL
+}
+
+// KafkaTLS says how the connection to the brokers is encrypted. CertFile and
+// KeyFile are both set or both empty.
+type KafkaTLS struct {
+	Enabled            bool
+	CAFile             string // "" = the system's authorities
+	CertFile           string
+	KeyFile            string
+	ServerName         string // "" = the broker's host
+	InsecureSkipVerify bool
+}
+
+// KafkaSASL says as whom to log in. Username and Password are set exactly
+// when Mechanism is.
+type KafkaSASL struct {
+	Mechanism string // "", PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+	Username  string
+	Password  string
+}
+
+// Topics names the topics that the waiting ones derive from, and how missing
+// ones are created. All names are legal and distinct.
+type Topics struct {
+	DLR         string
+	Click       string
+	Inbound     string
+	Revocation  string
+	Config      string
+	Keys        string
+	DeadLetter  string
+	Ensure      bool
+	Partitions  int
+	Replication int // -1 = the broker's default
+}
+
+// Source returns the name of a kind's source topic. Kinds count from 0 in the
+// order dlr, click, inbound, revocation; any other number gives "".
+func (t Topics) Source(kind int) string {
+	names := t.sources()
+	if kind < 0 || kind >= len(names) {
+		return ""
+	}
+	return names[kind]
+}
+
+func (t Topics) sources() [4]string {
+	return [4]string{t.DLR, t.Click, t.Inbound, t.Revocation}
+}
+
+// Redis says how to reach one server, Sentinel (MasterName is set) or a
+// cluster (Cluster is true).
+type Redis struct {
+	Addrs      []string // host:port, at least one
+	MasterName string
+	Cluster    bool
+	Username   string
+	Password   string
+	DB         int
+	TLS        bool
+	KeyPrefix  string
+}
+
+// API is the customers' HTTP API.
+type API struct {
+	Addr string // host:port; port 0 = any free one
+	Rate int    // requests per key and second, 0 = no limit
+}
+
+// Ops is the operations listener.
+type Ops struct {
+	Addr string // host:port; port 0 = any free one
+}
+
+// Dispatch bounds the sending of webhooks.
+type Dispatch struct {
+	Parallel         int // requests in flight per endpoint
+	Timeout          time.Duration
+	Success          string // "200" or "2xx"
+	MaxInFlight      int    // requests in flight per process, at least Parallel
+	QueuePerEndpoint int    // events
+	MaxBufferedBytes int64
+	AllowNetworks    []netip.Prefix
+}
+
+// Retry says when a failed event is tried again.
+type Retry struct {
+	Schedule []time.Duration // whole milliseconds; empty = one attempt only
+	Window   time.Duration   // since event time
+}
+
+// Overflow lists the tiers in which events of a slow endpoint wait.
+type Overflow struct {
+	Delays []time.Duration // whole milliseconds, ascending, at least one
+}
+
+// Revocation bounds the batches of revoked clicks.
+type Revocation struct {
+	Interval time.Duration
+	MaxIDs   int
+}
+
+// Click says how long a message's first click is remembered.
+type Click struct {
+	Remember time.Duration
+}
+
+// Shutdown says how long requests in flight may take to end.
+type Shutdown struct {
+	Grace time.Duration
+}
+
+// Log says what is written to stderr.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // json, console, or "" = console on a terminal, else json
+}
+
+// Secrets holds what encrypts users' credentials.
+type Secrets struct {
+	Key []byte // 32 bytes, or nil = credentials are stored in clear
+}
+
+// Embedded is the Kafka and Redis inside the process.
+type Embedded struct {
+	Dir string
+}
+
+// Defaults returns the settings as they are when nothing is given.
+func Defaults() *Config {
+	c := &Config{}
+	for _, s := range table() {
+		if err := s.set(c, s.texts()); err != nil {
+			panic("config: default of " + s.name + ": " + err.Error())
+		}
+	}
+	return c
+}
+
+// Origin returns where the setting of that dotted name came from: `default`,
+// `file x.yaml`, `environment variable SMSHOOKS_…` or `flag --…`.
+func (c *Config) Origin(name string) string {
+	return c.origins[name].String()
+}

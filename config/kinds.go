@@ -1,0 +1,252 @@
+package config
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/delay"
+)
+
+const (
+	maxInt32      = math.MaxInt32
+	maxPartitions = 100_000
+	maxTopicName  = 249
+	mebibyte      = 1 << 20
+	keyBytes      = 32
+)
+
+func same(s string) string { return s }
+
+func text() kind[string] {
+	return kind[string]{"text", func(s string) (string, error) { return s, nil }, same}
+}
+
+// filled is text that is not empty.
+func filled() kind[string] {
+	return kind[string]{"text", func(s string) (string, error) {
+		if strings.TrimSpace(s) == "" {
+			return "", errors.New("must not be empty")
+		}
+		return s, nil
+	}, same}
+}
+
+func optional(k kind[string]) kind[string] {
+	parse := k.parse
+	k.parse = func(s string) (string, error) {
+		if s == "" {
+			return "", nil
+		}
+		return parse(s)
+	}
+	return k
+}
+
+// choice is one of the words, in any case.
+func choice(words ...string) kind[string] {
+	return kind[string]{"word", func(s string) (string, error) {
+		for _, word := range words {
+			if strings.EqualFold(s, word) {
+				return word, nil
+			}
+		}
+		named := words
+		if named[0] == "" {
+			named = named[1:]
+		}
+		return "", fmt.Errorf("%q is none of %s", s, strings.Join(named, ", "))
+	}, same}
+}
+
+func boolean() kind[bool] {
+	return kind[bool]{"boolean", func(s string) (bool, error) {
+		b, err := strconv.ParseBool(strings.TrimSpace(s))
+		if err != nil {
+			return false, fmt.Errorf("%q is neither true nor false", s)
+		}
+		return b, nil
+	}, strconv.FormatBool}
+}
+
+func number(least, most int) kind[int] {
+	return kind[int]{"number", func(s string) (int, error) {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		switch {
+		case err != nil && !errors.Is(err, strconv.ErrRange):
+			return 0, fmt.Errorf("%q is no whole number", s)
+		case err != nil || n < least || n > most:
+			return 0, fmt.Errorf("%q is not between %d and %d", s, least, most)
+		}
+		return n, nil
+	}, strconv.Itoa}
+}
+
+// replication is a replica count, or -1.
+func replication() kind[int] {
+	k := number(-1, math.MaxInt16)
+	parse := k.parse
+	k.parse = func(s string) (int, error) {
+		n, err := parse(s)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("%q is neither -1 nor a number of replicas", s)
+		}
+		return n, err
+	}
+	return k
+}
+
+func duration() kind[time.Duration] {
+	return kind[time.Duration]{"duration", func(s string) (time.Duration, error) {
+		d, err := delay.Parse(strings.TrimSpace(s))
+		if err != nil {
+			return 0, err
+		}
+		if d <= 0 {
+			return 0, fmt.Errorf("%q is not above zero", s)
+		}
+		return d, nil
+	}, delay.Name}
+}
+
+// step is a duration that a topic is named after: due times have milliseconds.
+func step() kind[time.Duration] {
+	k := duration()
+	parse := k.parse
+	k.parse = func(s string) (time.Duration, error) {
+		d, err := parse(s)
+		if err == nil && d%time.Millisecond != 0 {
+			err = fmt.Errorf("%q is finer than a millisecond", s)
+		}
+		return d, err
+	}
+	return k
+}
+
+func ascending(ds []time.Duration) error {
+	if err := notEmpty(ds); err != nil {
+		return err
+	}
+	for i := 1; i < len(ds); i++ {
+		switch before, d := ds[i-1], ds[i]; {
+		case d == before:
+			return fmt.Errorf("%q is there twice", delay.Name(d))
+		case d < before:
+			return fmt.Errorf("%q follows %q, must ascend", delay.Name(d), delay.Name(before))
+		}
+	}
+	return nil
+}
+
+func notEmpty[T any](items []T) error {
+	if len(items) == 0 {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+var sizePattern = regexp.MustCompile(`^([0-9]+)\s*([A-Za-z]*)$`)
+
+// byteSize is a plain number of bytes, or one with a decimal or binary unit.
+func byteSize(least int64) kind[int64] {
+	units := map[string]int64{
+		"": 1, "b": 1,
+		"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
+		"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+	}
+	return kind[int64]{"bytes", func(s string) (int64, error) {
+		parts := sizePattern.FindStringSubmatch(strings.TrimSpace(s))
+		if parts == nil {
+			return 0, fmt.Errorf("%q is no number of bytes (as in 67108864 or 64MiB)", s)
+		}
+		unit, known := units[strings.ToLower(parts[2])]
+		if !known {
+			return 0, fmt.Errorf("%q has an unknown unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)", s)
+		}
+		n, err := strconv.ParseInt(parts[1], 10, 64)
+		if err != nil || n > math.MaxInt64/unit {
+			return 0, fmt.Errorf("%q is too large", s)
+		}
+		if n*unit < least {
+			return 0, fmt.Errorf("%q is less than %d bytes", s, least)
+		}
+		return n * unit, nil
+	}, func(n int64) string { return strconv.FormatInt(n, 10) }}
+}
+
+// address is host:port with a port from least on. One to listen on (least 0)
+// may leave out the host.
+func address(least uint64) kind[string] {
+	return kind[string]{"host:port", func(s string) (string, error) {
+		s = strings.TrimSpace(s)
+		// What looks like a URL may hold a password, which is not repeated.
+		if strings.ContainsAny(s, "@/") {
+			return "", errors.New("is no host:port: give neither a scheme nor a user")
+		}
+		host, port, err := net.SplitHostPort(s)
+		if err != nil || strings.ContainsAny(host, " \t") || (host == "" && least > 0) {
+			return "", fmt.Errorf("%q is no host:port", s)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < least {
+			return "", fmt.Errorf("%q has no port from %d to 65535", s, least)
+		}
+		return s, nil
+	}, same}
+}
+
+var legalPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
+
+// legalName is what Kafka takes as a topic's name and as an instance id.
+func legalName() kind[string] {
+	return kind[string]{"name", func(s string) (string, error) {
+		switch {
+		case !legalPattern.MatchString(s):
+			return "", fmt.Errorf("%q is no legal name (letters, digits, '.', '_' and '-')", s)
+		case s == "." || s == "..":
+			return "", fmt.Errorf("%q is no legal name", s)
+		case len(s) > maxTopicName:
+			return "", fmt.Errorf("%q is longer than %d characters", s, maxTopicName)
+		}
+		return s, nil
+	}, same}
+}
+
+// network is a CIDR, or one address.
+func network() kind[netip.Prefix] {
+	return kind[netip.Prefix]{"CIDR", func(s string) (netip.Prefix, error) {
+		if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+			return netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("%q is no network (as in 10.0.0.0/8) and no address", s)
+		}
+		return p.Masked(), nil
+	}, netip.Prefix.String}
+}
+
+// key is a secret: its errors never repeat the text.
+func key() kind[[]byte] {
+	return kind[[]byte]{"base64", func(s string) ([]byte, error) {
+		s = strings.TrimRight(strings.TrimSpace(s), "=")
+		if s == "" {
+			return nil, nil
+		}
+		s = strings.NewReplacer("-", "+", "_", "/").Replace(s)
+		b, err := base64.RawStdEncoding.DecodeString(s)
+		if err != nil {
+			return nil, fmt.Errorf("is no base64 (make one with `openssl rand -base64 %d`)", keyBytes)
+		}
+		if len(b) != keyBytes {
+			return nil, fmt.Errorf("is %d bytes long, not %d (make one with `openssl rand -base64 %d`)", len(b), keyBytes, keyBytes)
+		}
+		return b, nil
+	}, base64.StdEncoding.EncodeToString}
+}

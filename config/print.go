@@ -1,0 +1,71 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// mask stands for a secret that is set.
+const mask = "********"
+
+// WriteYAML writes every setting as one YAML document that Load reads, in the
+// order of docs/configuration.md. A secret is ******** when set, else empty.
+func (c *Config) WriteYAML(w io.Writer) error {
+	root := &yaml.Node{Kind: yaml.MappingNode}
+	for _, s := range table() {
+		path := strings.Split(s.name, ".")
+		at := root
+		for _, section := range path[:len(path)-1] {
+			at = child(at, section)
+		}
+		at.Content = append(at.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[len(path)-1]}, s.node(c))
+	}
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	if err := enc.Encode(root); err != nil {
+		return fmt.Errorf("print settings: %w", err)
+	}
+	if err := enc.Close(); err != nil {
+		return fmt.Errorf("print settings: %w", err)
+	}
+	return nil
+}
+
+// child returns the mapping of that name at the end of n; a section's settings
+// are next to each other.
+func child(n *yaml.Node, name string) *yaml.Node {
+	if k := len(n.Content); k > 0 && n.Content[k-2].Value == name {
+		return n.Content[k-1]
+	}
+	section := &yaml.Node{Kind: yaml.MappingNode}
+	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: name}, section)
+	return section
+}
+
+func (s setting) node(c *Config) *yaml.Node {
+	texts := s.get(c)
+	if s.list {
+		list := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
+		for _, text := range texts {
+			list.Content = append(list.Content, s.scalar(text))
+		}
+		return list
+	}
+	if s.secret && texts[0] != "" {
+		texts[0] = mask
+	}
+	return s.scalar(texts[0])
+}
+
+// scalar leaves numbers and booleans bare and quotes text where YAML needs it.
+func (s setting) scalar(text string) *yaml.Node {
+	n := &yaml.Node{}
+	n.SetString(text)
+	if s.word == "number" || s.word == "bytes" || s.word == "boolean" {
+		n.Tag = ""
+	}
+	return n
+}

@@ -1,0 +1,113 @@
+package config
+
+import (
+	"errors"
+	"strings"
+)
+
+// setting is a row of the table. A scalar is one text, a list any number.
+type setting struct {
+	name   string // dotted, lower case
+	def    string // a list's items are separated by commas
+	usage  string
+	word   string // what a value is, for the usage text: duration, number, …
+	list   bool
+	secret bool
+
+	// set parses texts into the field of c; its error never holds a secret.
+	set func(c *Config, texts []string) error
+	// get returns the field of c as set would read it.
+	get func(c *Config) []string
+}
+
+// kind parses and prints one sort of value.
+type kind[T any] struct {
+	word   string
+	parse  func(text string) (T, error)
+	format func(T) string
+}
+
+func one[T any](name string, k kind[T], def string, at func(*Config) *T, usage string) setting {
+	return setting{
+		name: name, def: def, usage: usage, word: k.word,
+		set: func(c *Config, texts []string) error {
+			if len(texts) != 1 {
+				return errors.New("is one " + k.word + ", not a list")
+			}
+			v, err := k.parse(texts[0])
+			if err != nil {
+				return err
+			}
+			*at(c) = v
+			return nil
+		},
+		get: func(c *Config) []string { return []string{k.format(*at(c))} },
+	}
+}
+
+// many makes a list setting; check looks at the list as a whole and may be nil.
+func many[T any](name string, k kind[T], def string, at func(*Config) *[]T, check func([]T) error, usage string) setting {
+	return setting{
+		name: name, def: def, usage: usage, word: k.word + ",...", list: true,
+		set: func(c *Config, texts []string) error {
+			vs := make([]T, 0, len(texts))
+			for _, text := range texts {
+				v, err := k.parse(text)
+				if err != nil {
+					return err
+				}
+				vs = append(vs, v)
+			}
+			if check != nil {
+				if err := check(vs); err != nil {
+					return err
+				}
+			}
+			*at(c) = vs
+			return nil
+		},
+		get: func(c *Config) []string {
+			texts := make([]string, 0, len(*at(c)))
+			for _, v := range *at(c) {
+				texts = append(texts, k.format(v))
+			}
+			return texts
+		},
+	}
+}
+
+// hidden marks a setting as a secret.
+func hidden(s setting) setting {
+	s.secret = true
+	set := s.set
+	s.set = func(c *Config, texts []string) error {
+		if len(texts) == 1 && texts[0] == mask {
+			return errors.New("is the mask that `config print` writes, not the secret itself")
+		}
+		return set(c, texts)
+	}
+	return s
+}
+
+// texts returns the default as set wants it.
+func (s setting) texts() []string { return s.split(s.def) }
+
+// split cuts the text of a flag, variable or YAML scalar into what set wants.
+func (s setting) split(text string) []string {
+	if !s.list {
+		return []string{text}
+	}
+	if strings.TrimSpace(text) == "" {
+		return []string{}
+	}
+	items := strings.Split(text, ",")
+	for i, item := range items {
+		items[i] = strings.TrimSpace(item)
+	}
+	return items
+}
+
+// env returns the name of the setting's environment variable.
+func (s setting) env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.name, ".", "_"))
+}

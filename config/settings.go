@@ -1,0 +1,151 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// table returns every setting, those of a section next to each other.
+func table() []setting {
+	return slices.Concat(kafkaTable(), topicsTable(), redisTable(), listenTable(), dispatchTable(), timeTable(), processTable())
+}
+
+func kafkaTable() []setting {
+	return []setting{
+		many("kafka.brokers", address(1), "127.0.0.1:9092", func(c *Config) *[]string { return &c.Kafka.Brokers }, notEmpty[string],
+			"brokers to start from"),
+		one("kafka.group", filled(), "smshooks", func(c *Config) *string { return &c.Kafka.Group },
+			"consumer group"),
+		one("kafka.instance_id", optional(legalName()), "", func(c *Config) *string { return &c.Kafka.InstanceID },
+			"static membership: this process's own id within the group; empty for none"),
+		one("kafka.session_timeout", duration(), "45s", func(c *Config) *time.Duration { return &c.Kafka.SessionTimeout },
+			"how long a silent member keeps its partitions"),
+		one("kafka.tls.enabled", boolean(), "false", func(c *Config) *bool { return &c.Kafka.TLS.Enabled },
+			"speak TLS to the brokers"),
+		one("kafka.tls.ca_file", text(), "", func(c *Config) *string { return &c.Kafka.TLS.CAFile },
+			"PEM file of the authorities to trust; empty for the system's"),
+		one("kafka.tls.cert_file", text(), "", func(c *Config) *string { return &c.Kafka.TLS.CertFile },
+			"PEM file of the client certificate; goes with kafka.tls.key_file"),
+		one("kafka.tls.key_file", text(), "", func(c *Config) *string { return &c.Kafka.TLS.KeyFile },
+			"PEM file of the client certificate's key"),
+		one("kafka.tls.server_name", text(), "", func(c *Config) *string { return &c.Kafka.TLS.ServerName },
+			"name expected in the brokers' certificates; empty for the host dialled"),
+		one("kafka.tls.insecure_skip_verify", boolean(), "false", func(c *Config) *bool { return &c.Kafka.TLS.InsecureSkipVerify },
+			"accept any certificate; for tests only"),
+		one("kafka.sasl.mechanism", choice("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"), "", func(c *Config) *string { return &c.Kafka.SASL.Mechanism },
+			"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty for no login"),
+		one("kafka.sasl.username", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Username },
+			"user to log in as"),
+		hidden(one("kafka.sasl.password", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Password },
+			"that user's password")),
+	}
+}
+
+func topicsTable() []setting {
+	return []setting{
+		one("topics.dlr", legalName(), "sms-dlr", func(c *Config) *string { return &c.Topics.DLR },
+			"source of delivery reports"),
+		one("topics.click", legalName(), "sms-click", func(c *Config) *string { return &c.Topics.Click },
+			"source of clicks"),
+		one("topics.inbound", legalName(), "sms-inbound", func(c *Config) *string { return &c.Topics.Inbound },
+			"source of inbound messages"),
+		one("topics.revocation", legalName(), "click-revocation", func(c *Config) *string { return &c.Topics.Revocation },
+			"source of click revocations"),
+		one("topics.config", legalName(), "webhook-config", func(c *Config) *string { return &c.Topics.Config },
+			"users' webhook settings (compacted)"),
+		one("topics.keys", legalName(), "webhook-keys", func(c *Config) *string { return &c.Topics.Keys },
+			"API keys (compacted)"),
+		one("topics.dead_letter", legalName(), "webhook-dead-letter", func(c *Config) *string { return &c.Topics.DeadLetter },
+			"events given up"),
+		one("topics.ensure", boolean(), "false", func(c *Config) *bool { return &c.Topics.Ensure },
+			"create missing topics when the service starts"),
+		one("topics.partitions", number(1, maxPartitions), "12", func(c *Config) *int { return &c.Topics.Partitions },
+			"partitions of a created topic"),
+		one("topics.replication", replication(), "-1", func(c *Config) *int { return &c.Topics.Replication },
+			"replicas of a created topic; -1 for the broker's default"),
+	}
+}
+
+func redisTable() []setting {
+	return []setting{
+		many("redis.addrs", address(1), "127.0.0.1:6379", func(c *Config) *[]string { return &c.Redis.Addrs }, notEmpty[string],
+			"one server, the Sentinels of redis.master_name, or nodes of a cluster"),
+		one("redis.master_name", text(), "", func(c *Config) *string { return &c.Redis.MasterName },
+			"name of the master that the Sentinels watch; empty for no Sentinel"),
+		one("redis.cluster", boolean(), "false", func(c *Config) *bool { return &c.Redis.Cluster },
+			"speak to a cluster, even where redis.addrs names a single node"),
+		one("redis.username", text(), "", func(c *Config) *string { return &c.Redis.Username },
+			"user to log in as; empty for the default user"),
+		hidden(one("redis.password", text(), "", func(c *Config) *string { return &c.Redis.Password },
+			"that user's password; empty for none")),
+		one("redis.db", number(0, maxInt32), "0", func(c *Config) *int { return &c.Redis.DB },
+			"database number; 0 in a cluster"),
+		one("redis.tls", boolean(), "false", func(c *Config) *bool { return &c.Redis.TLS },
+			"speak TLS to Redis"),
+		one("redis.key_prefix", text(), "smshooks:", func(c *Config) *string { return &c.Redis.KeyPrefix },
+			"what every key in Redis starts with"),
+	}
+}
+
+func listenTable() []setting {
+	return []setting{
+		one("api.addr", address(0), "127.0.0.1:8080", func(c *Config) *string { return &c.API.Addr },
+			"where the API listens; port 0 for any free one"),
+		one("api.rate", number(0, maxInt32), "50", func(c *Config) *int { return &c.API.Rate },
+			"requests per key and second; 0 for no limit"),
+		one("ops.addr", address(0), "127.0.0.1:9464", func(c *Config) *string { return &c.Ops.Addr },
+			"where /metrics, /healthz and /readyz listen; port 0 for any free one"),
+	}
+}
+
+func dispatchTable() []setting {
+	return []setting{
+		one("dispatch.parallel", number(1, maxInt32), "3", func(c *Config) *int { return &c.Dispatch.Parallel },
+			"requests in flight per endpoint"),
+		one("dispatch.timeout", duration(), "10s", func(c *Config) *time.Duration { return &c.Dispatch.Timeout },
+			"longest time of one request, from dial to the last byte of the reply"),
+		one("dispatch.success", choice("200", "2xx"), "200", func(c *Config) *string { return &c.Dispatch.Success },
+			"statuses that mean delivered: 200 or 2xx"),
+		one("dispatch.max_in_flight", number(1, maxInt32), "2000", func(c *Config) *int { return &c.Dispatch.MaxInFlight },
+			"requests in flight in this process, at least dispatch.parallel"),
+		one("dispatch.queue_per_endpoint", number(1, maxInt32), "1024", func(c *Config) *int { return &c.Dispatch.QueuePerEndpoint },
+			"events that wait in memory for one endpoint before they overflow"),
+		one("dispatch.max_buffered_bytes", byteSize(mebibyte), "67108864", func(c *Config) *int64 { return &c.Dispatch.MaxBufferedBytes },
+			"records held in memory by this process: bytes, or with a unit as in 64MiB; at least 1MiB"),
+		many("dispatch.allow_networks", network(), "", func(c *Config) *[]netip.Prefix { return &c.Dispatch.AllowNetworks }, nil,
+			"networks (CIDR) that webhooks may reach although they are blocked by default: loopback, private, link-local and the like"),
+	}
+}
+
+func timeTable() []setting {
+	return []setting{
+		many("retry.schedule", step(), "6h,6h", func(c *Config) *[]time.Duration { return &c.Retry.Schedule }, nil,
+			"delays after the first, second, … failure; one attempt more than there are delays"),
+		one("retry.window", duration(), "24h", func(c *Config) *time.Duration { return &c.Retry.Window },
+			"no attempt starts later than this after the event"),
+		many("overflow.delays", step(), "10s,1m,5m,30m", func(c *Config) *[]time.Duration { return &c.Overflow.Delays }, ascending,
+			"tiers in which events of a slow endpoint wait, ascending"),
+		one("revocation.interval", duration(), "1m", func(c *Config) *time.Duration { return &c.Revocation.Interval },
+			"a user's revoked clicks are sent at multiples of this"),
+		one("revocation.max_ids", number(1, maxInt32), "10000", func(c *Config) *int { return &c.Revocation.MaxIDs },
+			"most ids in one batch"),
+		one("click.remember", duration(), "720h", func(c *Config) *time.Duration { return &c.Click.Remember },
+			"how long the first click of a message is remembered"),
+	}
+}
+
+func processTable() []setting {
+	return []setting{
+		one("shutdown.grace", duration(), "15s", func(c *Config) *time.Duration { return &c.Shutdown.Grace },
+			"how long a stop waits for requests in flight"),
+		one("log.level", choice("debug", "info", "warn", "error"), "info", func(c *Config) *string { return &c.Log.Level },
+			"debug, info, warn or error"),
+		one("log.format", choice("", "json", "console"), "", func(c *Config) *string { return &c.Log.Format },
+			"json or console; empty for console on a terminal, else json"),
+		hidden(one("secrets.key", key(), "", func(c *Config) *[]byte { return &c.Secrets.Key },
+			"32 bytes in base64 that encrypt users' credentials at rest; empty to store them in clear")),
+		one("embedded.dir", filled(), "smshooks-data", func(c *Config) *string { return &c.Embedded.Dir },
+			"where serve --embedded keeps its data"),
+	}
+}

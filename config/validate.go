@@ -1,0 +1,129 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/delay"
+)
+
+// validator checks settings against each other.
+type validator struct {
+	c        *Config
+	bad      map[string]bool // settings already found wrong
+	problems []Problem
+}
+
+// validate returns what is wrong between settings; rules about a bad one are
+// left out, since they would judge its default.
+func validate(c *Config, bad map[string]bool) []Problem {
+	v := &validator{c: c, bad: bad}
+	v.dispatch()
+	v.kafka()
+	v.redis()
+	v.listeners()
+	v.topics()
+	return v.problems
+}
+
+// fail reports name, unless it or one of the others involved is bad already.
+func (v *validator) fail(name, text string, others ...string) {
+	if v.bad[name] {
+		return
+	}
+	for _, other := range others {
+		if v.bad[other] {
+			return
+		}
+	}
+	v.problems = append(v.problems, Problem{name, text, v.c.origins[name].place()})
+}
+
+func (v *validator) dispatch() {
+	d := v.c.Dispatch
+	if d.MaxInFlight < d.Parallel {
+		v.fail("dispatch.max_in_flight", fmt.Sprintf("%d is less than dispatch.parallel, which is %d from %s",
+			d.MaxInFlight, d.Parallel, v.c.origins["dispatch.parallel"].place()), "dispatch.parallel")
+	}
+}
+
+func (v *validator) kafka() {
+	const mechanism, username, password = "kafka.sasl.mechanism", "kafka.sasl.username", "kafka.sasl.password"
+	sasl := v.c.Kafka.SASL
+	for _, s := range []struct{ name, value string }{{username, sasl.Username}, {password, sasl.Password}} {
+		switch {
+		case sasl.Mechanism == "" && s.value != "":
+			v.fail(s.name, "is set, but "+mechanism+" is not", mechanism)
+		case sasl.Mechanism != "" && s.value == "":
+			v.fail(s.name, "must not be empty with "+mechanism+" "+sasl.Mechanism, mechanism)
+		}
+	}
+	const cert, key = "kafka.tls.cert_file", "kafka.tls.key_file"
+	switch tls := v.c.Kafka.TLS; {
+	case tls.CertFile != "" && tls.KeyFile == "":
+		v.fail(cert, "is set, but "+key+" is not", key)
+	case tls.CertFile == "" && tls.KeyFile != "":
+		v.fail(key, "is set, but "+cert+" is not", cert)
+	}
+}
+
+func (v *validator) redis() {
+	r := v.c.Redis
+	if r.Cluster && r.MasterName != "" {
+		v.fail("redis.master_name", "is set together with redis.cluster: Redis is one or the other", "redis.cluster")
+	}
+	// Several addresses without Sentinel are those of a cluster.
+	cluster := r.Cluster || (r.MasterName == "" && len(r.Addrs) > 1)
+	if cluster && r.DB != 0 {
+		v.fail("redis.db", fmt.Sprintf("%d: a cluster has database 0 only", r.DB), "redis.cluster", "redis.addrs")
+	}
+}
+
+func (v *validator) listeners() {
+	addr := v.c.Ops.Addr
+	if _, port, _ := net.SplitHostPort(addr); port != "0" && addr == v.c.API.Addr {
+		v.fail("ops.addr", fmt.Sprintf("%q is also api.addr", addr), "api.addr")
+	}
+}
+
+// topics wants every topic's name distinct, the waiting ones included. Kafka
+// takes names that differ in '.' and '_' only for the same.
+func (v *validator) topics() {
+	t := v.c.Topics
+	fixed := []struct{ setting, name string }{
+		{"topics.dlr", t.DLR}, {"topics.click", t.Click}, {"topics.inbound", t.Inbound}, {"topics.revocation", t.Revocation},
+		{"topics.config", t.Config}, {"topics.keys", t.Keys}, {"topics.dead_letter", t.DeadLetter},
+	}
+	normal := strings.NewReplacer(".", "_")
+	owner := map[string]string{}
+	for _, topic := range fixed {
+		n := normal.Replace(topic.name)
+		if other, taken := owner[n]; taken {
+			v.fail(topic.setting, fmt.Sprintf("%q is also the topic of %s", topic.name, other), other)
+			continue
+		}
+		owner[n] = topic.setting
+	}
+	for _, source := range fixed[:len(t.sources())] {
+		v.waiting(source.setting, source.name, "retry", v.c.Retry.Schedule, func(n string) string { return owner[normal.Replace(n)] })
+		v.waiting(source.setting, source.name, "overflow", v.c.Overflow.Delays, func(n string) string { return owner[normal.Replace(n)] })
+	}
+}
+
+// waiting checks the topics of one source and use against the fixed names.
+func (v *validator) waiting(setting, source, use string, delays []time.Duration, owner func(string) string) {
+	// Steps of equal delay share a topic.
+	for _, d := range slices.Compact(slices.Sorted(slices.Values(delays))) {
+		name := source + "-" + use + "-" + delay.Name(d)
+		if len(name) > maxTopicName {
+			v.fail(setting, fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source, name, maxTopicName))
+			return
+		}
+		if other := owner(name); other != "" {
+			v.fail(other, fmt.Sprintf("%q is also the %s topic of %s", name, use, setting), setting)
+		}
+	}
+}
