@@ -1,0 +1,226 @@
+#!/bin/bash
+# Makes a real Kafka and a real Redis available to the tests, whatever the machine has.
+#
+#   eval "$(test/stack/up.sh)"        progress goes to stderr, shell exports to stdout
+#
+# Where Docker runs and has (or can pull) the official images, they are used. Otherwise, on Debian as root, Docker
+# is installed and started, and both images are built here from Debian's packages and Maven's jars.
+# Idempotent: a second run takes about a second.
+#
+# env: SMSHOOKS_TEST_KAFKA_IMAGE, SMSHOOKS_TEST_REDIS_IMAGE  the images wanted (the official ones)
+#      KAFKA_VERSION (4.1.1)   STACK_DIR (/var/tmp/smshooks-stack)   FORCE=1 builds the local images anew
+#      STACK_PULL=0 asks no registry   IMAGE_JAVA_HOME  the JDK that goes into the Kafka image
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+KAFKA_VERSION=${KAFKA_VERSION:-4.1.1}
+STACK_DIR=${STACK_DIR:-/var/tmp/smshooks-stack}
+local_kafka=local/kafka:$KAFKA_VERSION
+local_redis=local/redis:7
+mkdir -p "$STACK_DIR"
+exec 3>&1 1>&2 # whatever a tool prints is progress; only the exports at the end go to stdout
+
+started=$SECONDS
+say() { printf '[stack %3ds] %s\n' "$((SECONDS - started))" "$*"; }
+die() { say "$*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+bounded() { # SECONDS COMMAND...
+  local s=$1; shift
+  if have timeout; then timeout -k 2 "$s" "$@"; else "$@"; fi
+}
+
+packages() { # PACKAGE...
+  [ $# -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] && have apt-get || die "missing: $*. Install them, or run this on Debian as root"
+  say "installing $*"
+  # RUNLEVEL=1 keeps the packages' own services (a Redis on 6379, say) from being started
+  export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+  local apt=(apt-get install -y -q --no-install-recommends "$@")
+  "${apt[@]}" >"$STACK_DIR/apt.log" 2>&1 ||
+    { apt-get update -q >>"$STACK_DIR/apt.log" 2>&1 && "${apt[@]}" >>"$STACK_DIR/apt.log" 2>&1; } ||
+    { tail -20 "$STACK_DIR/apt.log"; die "apt-get could not install: $*"; }
+}
+
+docker_answers() { bounded 10 docker version >/dev/null 2>&1; }
+
+docker_up() {
+  if have docker && docker_answers; then say "docker: running"; return; fi
+  have dockerd || packages docker.io
+  [ "$(id -u)" = 0 ] || die "Docker does not answer (is it running, may this user talk to it?)"
+  if [ -d /run/systemd/system ]; then
+    systemctl start docker || true
+  else
+    # left behind by a daemon that was killed; a live one would have answered above
+    rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
+    # 9 is the lock: the daemon outlives this script and must not inherit it
+    setsid dockerd --data-root "$STACK_DIR/docker" >"$STACK_DIR/dockerd.log" 2>&1 </dev/null 3>&- 9>&- &
+  fi
+  for _ in $(seq 300); do
+    if docker_answers; then say "docker: started"; return; fi
+    sleep 0.1
+  done
+  tail -30 "$STACK_DIR/dockerd.log" 2>/dev/null || true
+  die "Docker did not come up within 30 s"
+}
+
+present() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# The manifest is small and says within seconds whether a registry can be asked at all; only then is it worth
+# waiting for the whole image.
+pulled() {
+  [ "${STACK_PULL:-1}" = 1 ] || return 1
+  bounded 8 docker manifest inspect "$1" >/dev/null 2>&1 || return 1
+  say "pulling $1"
+  bounded 300 docker pull -q "$1" >/dev/null 2>&1
+}
+
+# choose WANTED LOCAL BUILD: sets $chosen to the image the tests shall use.
+choose() {
+  local wanted=$1 image=$2 build=$3
+  chosen=$wanted
+  if [ "$wanted" != "$image" ]; then
+    if present "$wanted"; then say "image $wanted: there"; return; fi
+    # without a wish of the caller's an image already built here saves the question
+    if [ "$4" = wish ] || ! present "$image" || [ -n "${FORCE:-}" ]; then
+      if pulled "$wanted"; then say "image $wanted: pulled"; return; fi
+      say "image $wanted: neither here nor pullable, falling back to $image"
+    fi
+  fi
+  chosen=$image
+  if [ -z "${FORCE:-}" ] && present "$image"; then say "image $image: there"; return; fi
+  "$build" "$image"
+  say "image $image: built"
+}
+
+# rootfs DIR BINARY...: a root with busybox, bash and the binaries, each with its shared libraries.
+rootfs() {
+  local r=$1 a b; shift
+  rm -rf "$r"
+  mkdir -p "$r"/{bin,usr/bin,usr/sbin,sbin,etc,tmp,proc,sys,dev,root,run,var/tmp,home,usr/local/bin}
+  chmod 1777 "$r/tmp" "$r/var/tmp"
+  cp /bin/busybox "$r/bin/busybox"
+  for a in $(/bin/busybox --list); do [ "$a" = busybox ] || ln -sf busybox "$r/bin/$a"; done
+  printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n' >"$r/etc/passwd"
+  printf 'root:x:0:\nnogroup:x:65534:\n' >"$r/etc/group"
+  printf 'hosts: files dns\n' >"$r/etc/nsswitch.conf"
+  cp --parents -L /etc/ssl/openssl.cnf "$r" 2>/dev/null || true
+  rm -f "$r/bin/bash"
+  cp -L /bin/bash "$r/bin/"
+  for b in "$@"; do cp -L "$b" "$r/usr/bin/"; done
+  libraries "$r" /bin/bash "$@"
+  libraries "$r" "$(ldconfig -p | awk '/libnss_dns.so.2/{print $NF; exit}')"
+}
+
+# libraries DIR FILE...: copies what the dynamic linker would load for the files.
+libraries() {
+  local r=$1 f l; shift
+  for f in "$@"; do
+    [ -e "$f" ] || continue
+    case $f in *.so*) [ -e "$r$f" ] || cp --parents -L "$f" "$r";; esac
+    { ldd "$f" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r l; do
+      [ -e "$r$l" ] || cp --parents -L "$l" "$r"
+    done
+  done
+}
+
+build_tools() {
+  local need=()
+  [ -x /bin/busybox ] || need+=(busybox-static)
+  case $1 in
+    redis) have redis-server || need+=(redis-server) ;;
+    kafka) [ -n "$(newest_java)" ] || need+=(openjdk-17-jre-headless)
+           have mvn || need+=(maven) ;;
+  esac
+  packages ${need[@]+"${need[@]}"}
+}
+
+build_redis() {
+  local image=$1 r=$STACK_DIR/root-redis
+  build_tools redis
+  rootfs "$r" "$(command -v redis-server)" "$(command -v redis-cli)"
+  mkdir "$r/data"
+  install -m 755 "$here/redis-entrypoint.sh" "$r/usr/local/bin/docker-entrypoint.sh"
+  tar -C "$r" -c . | docker import -c 'ENTRYPOINT ["docker-entrypoint.sh"]' -c 'CMD ["redis-server"]' \
+    -c 'WORKDIR /data' -c 'VOLUME /data' -c 'EXPOSE 6379' -c 'ENV PATH=/usr/local/bin:/usr/bin:/bin' - "$image" >/dev/null
+  rm -rf "$r"
+}
+
+# newest_java prints the home of the newest Java 17 or later, nothing if there is none.
+newest_java() {
+  if [ -n "${IMAGE_JAVA_HOME:-}" ]; then echo "$IMAGE_JAVA_HOME"; return; fi
+  local h v
+  for h in /usr/lib/jvm/*/; do
+    h=${h%/}
+    if [ ! -L "$h" ] && [ -x "$h/bin/java" ]; then
+      v=$(sed -n 's/^JAVA_VERSION="\([0-9]*\).*/\1/p' "$h/release" 2>/dev/null || true)
+      if [ "${v:-0}" -ge 17 ]; then echo "$v $h"; fi
+    fi
+  done | sort -n | tail -1 | cut -d' ' -f2
+}
+
+kafka_jars() {
+  local jars=$STACK_DIR/kafka-libs-$KAFKA_VERSION log=$STACK_DIR/maven.log
+  if [ ! -e "$jars/.complete" ]; then
+    say "fetching Kafka $KAFKA_VERSION's jars"
+    mvn -q -B -f "$here/kafka-pom.xml" -Dkafka.version="$KAFKA_VERSION" dependency:copy-dependencies \
+      -DoutputDirectory="$jars" >"$log" 2>&1 || { tail -20 "$log"; die "Maven could not fetch Kafka $KAFKA_VERSION"; }
+    touch "$jars/.complete"
+  fi
+}
+
+build_kafka() {
+  local image=$1 r=$STACK_DIR/root-kafka java lib
+  build_tools kafka
+  kafka_jars
+  java=$(newest_java)
+  rootfs "$r"
+  mkdir -p "$r"/opt/{java,kafka/libs,kafka/config} "$r"/etc/kafka/{docker,secrets} "$r"/mnt/shared/config "$r"/var/lib/kafka/data
+  tar -C "$java" -chf - --exclude=jmods --exclude=man --exclude=include --exclude=legal --exclude=src.zip --exclude=ct.sym \
+    --exclude='*.diz' --exclude='classes*.jsa' --ignore-failed-read . 2>/dev/null | tar -C "$r/opt/java" -xf - || true
+  cp "$java/lib/server/classes.jsa" "$r/opt/java/lib/server/" 2>/dev/null || true
+  libraries "$r" "$java"/bin/java "$java"/lib/{libjava,libnet,libnio,libzip,libmanagement,libextnet}.so "$java/lib/server/libjvm.so"
+  rm -rf "${r:?}$java" # the JDK itself is in /opt/java
+  for lib in libstdc++.so.6 libgcc_s.so.1; do # for the native parts of Kafka's compression jars
+    libraries "$r" "$(ldconfig -p | awk -v l="$lib" '$1==l{print $NF; exit}')"
+  done
+  cp -p "$STACK_DIR/kafka-libs-$KAFKA_VERSION"/*.jar "$r/opt/kafka/libs/"
+  cp "$here/log4j2.properties" "$r/etc/kafka/docker/log4j2.properties"
+  install -m 755 "$here/kafka-run.sh" "$r/etc/kafka/docker/run"
+  ln -s /opt/java/bin/java "$r/usr/bin/java"
+  tar -C "$r" -c . | docker import -c 'CMD ["/etc/kafka/docker/run"]' -c 'EXPOSE 9092' -c 'VOLUME /var/lib/kafka/data' \
+    -c 'WORKDIR /' -c 'ENV PATH=/usr/local/bin:/opt/java/bin:/usr/bin:/bin' -c 'ENV LANG=C.UTF-8' - "$image" >/dev/null
+  rm -rf "$r"
+  train_kafka "$image"
+}
+
+# train_kafka IMAGE: a trained class cache starts the broker in a third of the time. Without it all works, slower.
+train_kafka() {
+  local c
+  c=$(docker run -d "$1" /etc/kafka/docker/run train)
+  bounded 90 docker wait "$c" >/dev/null || true
+  if docker logs "$c" 2>&1 | grep -q TRAINED; then
+    docker commit -c 'CMD ["/etc/kafka/docker/run"]' "$c" "$1" >/dev/null
+  else
+    docker logs "$c" 2>&1 | tail -20 || true
+    say "image $1: no class cache, brokers will start slowly"
+  fi
+  docker rm -f -v "$c" >/dev/null
+}
+
+if have flock; then # two runs at once would build the same image twice
+  exec 9>"$STACK_DIR/lock"
+  flock -w 600 9 || die "another run of this script has held $STACK_DIR/lock for 10 minutes"
+fi
+docker_up
+choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
+kafka=$chosen
+choose "${SMSHOOKS_TEST_REDIS_IMAGE:-redis:7}" "$local_redis" build_redis "${SMSHOOKS_TEST_REDIS_IMAGE:+wish}"
+redis=$chosen
+say "ready: $kafka and $redis"
+# Ryuk, testcontainers' reaper, is one more image to pull: the tests end what they start. The override is for
+# machines with a /.dockerenv, where testcontainers would dial the default gateway instead of loopback.
+cat >&3 <<E
+export SMSHOOKS_TEST_KAFKA_IMAGE=$kafka
+export SMSHOOKS_TEST_REDIS_IMAGE=$redis
+export TESTCONTAINERS_RYUK_DISABLED=true
+export TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1
+E
