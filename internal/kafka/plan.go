@@ -167,7 +167,7 @@ func (p *Plan) Validate() error {
 		if info.delay <= 0 {
 			errs = append(errs, fmt.Errorf("%s topic of %s: its delay %v is not positive", info.class, p.sources[info.kind], info.delay))
 		} else if legalTopic.MatchString(p.sources[info.kind]) && !legalTopic.MatchString(topic) {
-			errs = append(errs, fmt.Errorf("topic %s: the name is longer than 249 bytes; shorten the source's name", topic))
+			errs = append(errs, fmt.Errorf("topic %s: no broker accepts this name (1 to 249 of a-z A-Z 0-9 . _ -); shorten the source's name or use whole milliseconds", topic))
 		}
 	}
 	return errors.Join(errs...)
