@@ -1,0 +1,96 @@
+// Package click remembers the first click of a message.
+//
+// The memory is one Redis key per user and message. Its value names the event
+// that was the first, so a redelivery of that event is told apart from a second
+// click.
+package click
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// maxID is the length in bytes up to which a message id stands in its key as it
+// is. A longer one is replaced by '#' and its SHA-256 in hex, 65 bytes: as that
+// is over maxID, no id as it is looks like a hash.
+const maxID = 64
+
+// Claim asks whether one click is the first of its message.
+type Claim struct {
+	UserID    int64
+	MessageID string // sms.id as it stands in the record: any text of any length
+	Owner     string // the event's identity, <topic>/<partition>/<offset>
+}
+
+// Memory is the memory of first clicks. It is safe for concurrent use.
+type Memory struct {
+	rdb      redis.UniversalClient
+	prefix   string
+	remember time.Duration
+}
+
+// New returns a memory that keeps its keys under prefix and forgets a click
+// after remember. Redis must be 7.0 or later (SET with NX and GET together).
+func New(rdb redis.UniversalClient, prefix string, remember time.Duration) *Memory {
+	return &Memory{rdb: rdb, prefix: prefix + "click:", remember: remember}
+}
+
+// Claim takes the message of each claim, in one round trip, and sets first[i]:
+// true when the message was free or already belongs to claims[i].Owner, false
+// when another event was first. Of two claims to a message in one call, the
+// earlier one wins. first must be as long as claims.
+//
+// After an error nothing may be concluded, and the whole call is to be made
+// again: what it may have taken belongs to the same owners.
+func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error {
+	if len(first) != len(claims) {
+		return fmt.Errorf("click: %d claims, room for %d answers", len(claims), len(first))
+	}
+	if len(claims) == 0 {
+		return nil
+	}
+	cmds := make([]*redis.StatusCmd, len(claims))
+	args := redis.SetArgs{Mode: "NX", Get: true, TTL: m.remember}
+	// The error that Pipelined returns is that of the first failed command, and
+	// a free key fails with redis.Nil: each command is looked at below instead.
+	_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range claims {
+			cmds[i] = p.SetArgs(ctx, m.key(&claims[i]), claims[i].Owner, args)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("click memory in Redis: %w", err)
+	}
+	for i, cmd := range cmds {
+		owner, err := cmd.Result()
+		switch {
+		case errors.Is(err, redis.Nil):
+			first[i] = true
+		case err != nil:
+			return fmt.Errorf("click memory in Redis: %w", err)
+		default:
+			first[i] = owner == claims[i].Owner
+		}
+	}
+	return nil
+}
+
+func (m *Memory) key(c *Claim) string {
+	b := make([]byte, 0, len(m.prefix)+21+maxID+1)
+	b = append(b, m.prefix...)
+	b = strconv.AppendInt(b, c.UserID, 10)
+	b = append(b, ':')
+	if len(c.MessageID) <= maxID {
+		return string(append(b, c.MessageID...))
+	}
+	sum := sha256.Sum256([]byte(c.MessageID))
+	return string(hex.AppendEncode(append(b, '#'), sum[:]))
+}
