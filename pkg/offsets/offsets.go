@@ -153,20 +153,20 @@ func (t *Tracker) Committable() int64 {
 }
 
 // State returns what is finished above Committable as printable ASCII without
-// ';', at most max bytes: if it does not fit, the highest offsets are left
+// ';', at most limit bytes: if it does not fit, the highest offsets are left
 // out, which sends them again after a restart. It is "" if there is nothing.
 // It is good only together with the committable offset of the same moment:
 // see Snapshot.
-func (t *Tracker) State(max int) string {
-	_, state := t.Snapshot(max)
+func (t *Tracker) State(limit int) string {
+	_, state := t.Snapshot(limit)
 	return state
 }
 
 // Snapshot returns Committable and State of one moment.
-func (t *Tracker) Snapshot(max int) (next int64, state string) {
+func (t *Tracker) Snapshot(limit int) (next int64, state string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.base, format(t.base, t.runs.all(), max)
+	return t.base, format(t.base, t.runs.all(), limit)
 }
 
 // Outstanding returns how many tracked offsets are not finished.

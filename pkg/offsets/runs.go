@@ -53,12 +53,15 @@ func (r *runs) add(lo, hi int64) {
 		}
 		return
 	}
-	if r.head > 0 && (first <= len(list)/2 || len(r.list) == cap(r.list)) {
-		// Use the room at the front instead of moving the longer part or growing.
+	if r.head > 0 && first <= len(list)/2 { // the front is the shorter part to move
 		r.head--
 		copy(r.list[r.head:], list[:first])
 		r.list[r.head+first] = run{lo, hi}
 		return
+	}
+	if len(r.list) == cap(r.list) && r.head >= len(list)/4 {
+		// Reuse what was taken from the front instead of growing.
+		r.list, r.head = r.list[:copy(r.list, list)], 0
 	}
 	r.list = slices.Insert(r.list, r.head+first, run{lo, hi})
 }

@@ -15,13 +15,14 @@ const version = "1:"
 // encoding has no padding and refuses stray bits, so a text has one meaning.
 var encoding = base64.RawStdEncoding.Strict()
 
-// format returns the state of at most max bytes, "" if no run fits.
-func format(base int64, list []run, max int) string {
-	room := (max - len(version)) * 3 / 4 // bytes before base64
+// format returns the state of at most limit bytes, "" if no run fits.
+func format(base int64, list []run, limit int) string {
+	room := (limit - len(version)) * 3 / 4 // bytes before base64
 	if len(list) == 0 || room <= 0 {
 		return ""
 	}
-	out := binary.AppendUvarint(nil, uint64(base))
+	out := make([]byte, 0, min(room, 4*len(list))+2*binary.MaxVarintLen64)
+	out = binary.AppendUvarint(out, uint64(base))
 	empty := len(out)
 	last := base
 	for _, r := range list {

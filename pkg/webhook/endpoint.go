@@ -59,7 +59,23 @@ func usable(raw string) *url.URL {
 		return nil
 	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
+	u.RawQuery = escapeQuery(u.RawQuery)
 	return u
+}
+
+// escapeQuery escapes what may not stand in a request line. Unlike the path,
+// net/url keeps a query as it is, blanks included.
+func escapeQuery(query string) string {
+	const hex = "0123456789ABCDEF"
+	var out strings.Builder
+	for i := range len(query) {
+		if c := query[i]; c <= ' ' || c >= 0x7F || c == '"' {
+			out.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		} else {
+			out.WriteByte(c)
+		}
+	}
+	return out.String()
 }
 
 func isWeb(u *url.URL) bool {

@@ -1,0 +1,118 @@
+package webhook
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestValidateURL(t *testing.T) {
+	const notWeb = "must be an absolute http or https URL"
+	tests := []struct{ raw, want string }{
+		{"http://example.com", ""},
+		{"https://example.com/", ""},
+		{"HTTPS://EXAMPLE.com:8443/a/b%20c?q=1&r=;", ""},
+		{"http://127.0.0.1:8080/x", ""},
+		{"http://[::1]:80/", ""},
+		{"http://bücher.example/ü", ""},
+		{"http://example.com/" + strings.Repeat("a", 2048-19), ""},
+		{"http://example.com/" + strings.Repeat("a", 2049-19), "must be at most 2048 bytes"},
+		{"", notWeb},
+		{"example.com", notWeb},
+		{"//example.com/", notWeb},
+		{"/path", notWeb},
+		{"ftp://example.com/", notWeb},
+		{"javascript:alert(1)", notWeb},
+		{"http:example.com", notWeb},
+		{"http://", notWeb},
+		{"http:///path", notWeb},
+		{"http://:80/", notWeb},
+		{"http://exa mple.com/", notWeb},
+		{" http://example.com/", notWeb},
+		{"http://example.com/\n", notWeb},
+		{"http://example.com/\xff", notWeb},
+		{"http://example.com:port/", notWeb},
+		{"http://example.com:0/", "must have a port from 1 to 65535"},
+		{"http://example.com:65536/", "must have a port from 1 to 65535"},
+		{"http://user:pass@example.com/", "must not contain credentials"},
+		{"http://user@example.com/", "must not contain credentials"},
+		{"http://@example.com/", "must not contain credentials"},
+		{"http://example.com/#top", "must not contain a fragment"},
+		{"http://example.com/#", "must not contain a fragment"},
+	}
+	for _, tt := range tests {
+		got := ""
+		if err := ValidateURL(tt.raw); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("ValidateURL(%.60q) = %q, want %q", tt.raw, got, tt.want)
+		}
+	}
+}
+
+func TestValidateAuth(t *testing.T) {
+	const form = "must be user:pass with a non-empty user"
+	tests := []struct{ raw, want string }{
+		{"user:pass", ""},
+		{"user:", ""},
+		{"user:pa:ss", ""},
+		{"ü:" + strings.Repeat("ö", 30), ""},
+		{"ü:" + strings.Repeat("ö", 31), "must be at most 32 characters"},
+		{"", form},
+		{"user", form},
+		{":pass", form},
+		{":", form},
+		{"user:pa\tss", "must not contain control characters"},
+		{"us\r\ner:pass", "must not contain control characters"},
+		{"user:\u0085", "must not contain control characters"},
+		{"user:\xff", "must be valid UTF-8"},
+	}
+	for _, tt := range tests {
+		got := ""
+		if err := ValidateAuth(tt.raw); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("ValidateAuth(%q) = %q, want %q", tt.raw, got, tt.want)
+		}
+	}
+}
+
+func TestNewSettings(t *testing.T) {
+	s := NewSettings(42, [NumKinds]string{DLR: "https://example.com/dlr", Click: "https://u:p@example.com/c?x=1#top"}, "user:pa:ss")
+	if s.UserID != 42 || s.Endpoints[Inbound] != nil || s.Endpoints[RevokeClick] != nil {
+		t.Errorf("settings %+v", s)
+	}
+	if got := s.Endpoints[DLR]; got.URL.String() != "https://example.com/dlr" || got.Authorization != "Basic dXNlcjpwYTpzcw==" {
+		t.Errorf("dlr: %+v", got)
+	}
+	if got := s.Endpoints[Click]; got.URL.String() != "https://example.com/c?x=1" || got.Authorization != "" {
+		t.Errorf("click: %+v", got)
+	}
+}
+
+func TestStoredText(t *testing.T) {
+	tests := []struct{ raw, want string }{ // want "": no URL
+		{"http://example.com/a?q=a b\u00e9&r=%20;\"", "http://example.com/a?q=a%20b%C3%A9&r=%20;%22"},
+		{"http://example.com/a b", "http://example.com/a%20b"},
+		{"http://example.com/#", "http://example.com/"},
+		{"example.com", ""},
+		{"ftp://example.com/", ""},
+		{"http://%zz/", ""},
+		{"http://:80/", ""},
+	}
+	for _, tt := range tests {
+		e := NewSettings(1, [NumKinds]string{Inbound: tt.raw}, "").Endpoints[Inbound]
+		got := ""
+		if e.URL != nil {
+			got = e.URL.String()
+		}
+		if got != tt.want {
+			t.Errorf("%q became %q, want %q", tt.raw, got, tt.want)
+		}
+	}
+	e := NewSettings(1, [NumKinds]string{DLR: "http://example.com"}, "user").Endpoints[DLR]
+	if e.Authorization != "Basic dXNlcjo=" {
+		t.Errorf("auth without a colon: %q", e.Authorization)
+	}
+}
