@@ -1,0 +1,229 @@
+// Package arch holds the rules of the house: imports go down only, and each driver stays in the packages that were
+// given it. It reads the packages from `go list`, so that it sees what the compiler sees.
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/smshooks/smshooks"
+
+// floors: a package may import packages of lower floors only, never of its own. A path stands for the folders below it
+// too, and packages below the same path may import each other. The longest path that fits decides.
+var floors = map[string]int{
+	"pkg/*": 0, // each folder of pkg is a package of its own: no sideways imports among them
+
+	"internal/kafka":   1,
+	"internal/metrics": 1,
+	"internal/event":   1,
+
+	"consumer":             2,
+	"dispatcher":           2,
+	"retry":                2,
+	"internal/tenant":      2,
+	"internal/click":       2,
+	"internal/revocation":  2,
+	"internal/deliverylog": 2,
+
+	"config":       3,
+	"internal/api": 3,
+	"internal/web": 3,
+
+	"internal/app":      4,
+	"internal/demo":     4,
+	"internal/embedded": 4,
+
+	"cmd/smshooks": 5,
+}
+
+// outside: programs and tests that stand beside the house. They may import any of it; nothing may import them.
+var outside = []string{"test", "examples"}
+
+// sideways: imports within a floor that are allowed all the same, each with its reason.
+var sideways = map[[2]string]string{}
+
+// drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
+// up. Floor 0 imports the standard library only.
+var drivers = map[string][]string{
+	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/tenant", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test"},
+	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
+	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
+	"github.com/redis/go-redis":          {"internal/tenant", "internal/click", "internal/app", "internal/api", "internal/deliverylog", "test"},
+	"github.com/alicebob/miniredis":      {"internal/embedded", "test"},
+	"github.com/spf13/viper":             {"config"},
+	"github.com/spf13/cobra":             {"cmd/smshooks"},
+	"github.com/prometheus":              {"internal/metrics", "internal/app", "test"},
+	"github.com/testcontainers":          {"test"},
+	"code.dny.dev/ssrf":                  {"dispatcher"},
+	"net/http":                           {"dispatcher", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "cmd/smshooks", "examples", "test"},
+}
+
+// within reports whether path is root or lies below it.
+func within(path, root string) bool {
+	return path == root || strings.HasPrefix(path, root+"/")
+}
+
+// floorOf gives the floor of a package and the path it belongs to; ok is false if nobody gave it a floor.
+func floorOf(pkg string) (floor int, root string, ok bool) {
+	for path, f := range floors {
+		base, each := strings.CutSuffix(path, "/*")
+		r := base
+		if each {
+			rest, below := strings.CutPrefix(pkg, base+"/")
+			if !below {
+				continue
+			}
+			name, _, _ := strings.Cut(rest, "/")
+			r = base + "/" + name
+		}
+		if within(pkg, r) && len(r) > len(root) {
+			floor, root, ok = f, r, true
+		}
+	}
+	return floor, root, ok
+}
+
+func isOutside(pkg string) bool {
+	return slices.ContainsFunc(outside, func(o string) bool { return within(pkg, o) })
+}
+
+// fault says what is wrong with pkg (a path inside the module) importing imp (a full path), "" if nothing is.
+func fault(pkg, imp string) string {
+	if own, ok := strings.CutPrefix(imp, module+"/"); ok {
+		return ownFault(pkg, own)
+	}
+	if f, _, ok := floorOf(pkg); ok && f == 0 && strings.Contains(strings.Split(imp, "/")[0], ".") {
+		return fmt.Sprintf("%s imports %s: pkg/* uses the standard library only", pkg, imp)
+	}
+	driver := ""
+	for d := range drivers {
+		if within(imp, d) && len(d) > len(driver) {
+			driver = d
+		}
+	}
+	if driver == "" || slices.ContainsFunc(drivers[driver], func(p string) bool { return within(pkg, p) }) {
+		return ""
+	}
+	return fmt.Sprintf("%s imports %s: only %s may", pkg, imp, strings.Join(drivers[driver], ", "))
+}
+
+func ownFault(pkg, imp string) string {
+	switch {
+	case isOutside(pkg):
+		return ""
+	case isOutside(imp):
+		return fmt.Sprintf("%s imports %s: tests and examples are imported by nobody", pkg, imp)
+	}
+	from, fromRoot, ok := floorOf(pkg)
+	if !ok {
+		return fmt.Sprintf("%s has no floor: give it one in test/arch", pkg)
+	}
+	to, toRoot, ok := floorOf(imp)
+	if !ok {
+		return fmt.Sprintf("%s has no floor: give it one in test/arch", imp)
+	}
+	switch {
+	case fromRoot == toRoot || to < from:
+		return ""
+	case to > from:
+		return fmt.Sprintf("%s (floor %d) imports %s (floor %d): upward", pkg, from, imp, to)
+	case sideways[[2]string{fromRoot, toRoot}] != "":
+		return ""
+	default:
+		return fmt.Sprintf("%s imports %s: sideways on floor %d; declare a one-method interface and let internal/app fit it", pkg, imp, from)
+	}
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+}
+
+// list gives the module's packages. A package that does not compile is listed with what could be read of it: saying so
+// is the build's business.
+func list(t *testing.T) []goPackage {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports", module+"/...")
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var pkgs []goPackage
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatalf("go list printed what is no JSON: %v", err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func TestImports(t *testing.T) {
+	pkgs := list(t)
+	if len(pkgs) < 2 {
+		t.Fatalf("go list knows %d packages: the test looks at nothing", len(pkgs))
+	}
+	for _, p := range pkgs {
+		pkg := strings.TrimPrefix(p.ImportPath, module+"/")
+		if _, _, ok := floorOf(pkg); !ok && !isOutside(pkg) {
+			t.Errorf("%s has no floor: give it one in test/arch", pkg)
+		}
+		for _, imp := range p.Imports {
+			if f := fault(pkg, imp); f != "" {
+				t.Error(f)
+			}
+		}
+	}
+}
+
+// TestRules shows that the rules can say no.
+func TestRules(t *testing.T) {
+	for _, tc := range []struct{ pkg, imp, want string }{
+		{"consumer", module + "/pkg/offsets", ""},
+		{"internal/app", module + "/consumer", ""},
+		{"cmd/smshooks", module + "/internal/app", ""},
+		{"internal/tenant/store", module + "/internal/tenant", ""},
+		{"test/real", module + "/internal/app", ""},
+		{"consumer", "fmt", ""},
+		{"internal/app", "go.uber.org/zap", ""},
+		{"internal/app", module + "/consumerish", "no floor"},
+		{"pkg/lanes", module + "/internal/event", "upward"},
+		{"internal/kafka", module + "/retry", "upward"},
+		{"config", module + "/internal/app", "upward"},
+		{"consumer", module + "/dispatcher", "sideways"},
+		{"pkg/lanes", module + "/pkg/offsets", "sideways"},
+		{"internal/api", module + "/config", "sideways"},
+		{"internal/newcomer", module + "/pkg/lanes", "no floor"},
+		{"internal/app", module + "/test/real/harness", "imported by nobody"},
+		{"pkg/webhook", "encoding/json", ""},
+		{"pkg/webhook", "go.uber.org/zap", "standard library only"},
+		{"consumer", "github.com/twmb/franz-go/pkg/kgo", ""},
+		{"dispatcher", "github.com/twmb/franz-go/pkg/kgo", "only"},
+		{"consumer", "github.com/twmb/franz-go/pkg/kfake", "only"},
+		{"internal/click", "github.com/redis/go-redis/v9", ""},
+		{"retry", "github.com/redis/go-redis/v9", "only"},
+		{"config", "github.com/spf13/viper", ""},
+		{"internal/app", "github.com/spf13/viper", "only"},
+		{"internal/app", "github.com/spf13/cobra", "only"},
+		{"dispatcher", "net/http", ""},
+		{"retry", "net/http", "only"},
+		{"retry", "net/http/httptest", "only"},
+	} {
+		got := fault(tc.pkg, tc.imp)
+		if (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
+			t.Errorf("%s imports %s: %q, want it to say %q", tc.pkg, tc.imp, got, tc.want)
+		}
+	}
+}
