@@ -1,6 +1,8 @@
 package config
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -23,12 +25,15 @@ func (c *Config) WriteYAML(w io.Writer) error {
 		}
 		at.Content = append(at.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[len(path)-1]}, s.node(c))
 	}
-	enc := yaml.NewEncoder(w)
+	// Into a buffer first: the encoder hides the kind of its writer's errors.
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	if err := enc.Encode(root); err != nil {
-		return fmt.Errorf("print settings: %w", err)
+	err := errors.Join(enc.Encode(root), enc.Close())
+	if err == nil {
+		_, err = w.Write(b.Bytes())
 	}
-	if err := enc.Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("print settings: %w", err)
 	}
 	return nil
@@ -60,12 +65,16 @@ func (s setting) node(c *Config) *yaml.Node {
 	return s.scalar(texts[0])
 }
 
-// scalar leaves numbers and booleans bare and quotes text where YAML needs it.
+// scalar quotes text where YAML would read something else; a number, a boolean
+// and a word of a closed list stand bare.
 func (s setting) scalar(text string) *yaml.Node {
 	n := &yaml.Node{}
 	n.SetString(text)
-	if s.word == "number" || s.word == "bytes" || s.word == "boolean" {
-		n.Tag = ""
+	switch s.word {
+	case "number", "bytes", "boolean", "word":
+		if text != "" {
+			n.Tag = ""
+		}
 	}
 	return n
 }

@@ -108,22 +108,30 @@ func (v *validator) topics() {
 		owner[n] = topic.setting
 	}
 	for _, source := range fixed[:len(t.sources())] {
-		v.waiting(source.setting, source.name, "retry", v.c.Retry.Schedule, func(n string) string { return owner[normal.Replace(n)] })
-		v.waiting(source.setting, source.name, "overflow", v.c.Overflow.Delays, func(n string) string { return owner[normal.Replace(n)] })
+		for _, w := range v.waiting(source.name) {
+			if len(w.name) > maxTopicName {
+				v.fail(source.setting, fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source.name, w.name, maxTopicName))
+				break
+			}
+			if other := owner[normal.Replace(w.name)]; other != "" {
+				v.fail(other, fmt.Sprintf("%q is also the %s topic of %s", w.name, w.use, source.setting), source.setting)
+			}
+		}
 	}
 }
 
-// waiting checks the topics of one source and use against the fixed names.
-func (v *validator) waiting(setting, source, use string, delays []time.Duration, owner func(string) string) {
-	// Steps of equal delay share a topic.
-	for _, d := range slices.Compact(slices.Sorted(slices.Values(delays))) {
-		name := source + "-" + use + "-" + delay.Name(d)
-		if len(name) > maxTopicName {
-			v.fail(setting, fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source, name, maxTopicName))
-			return
-		}
-		if other := owner(name); other != "" {
-			v.fail(other, fmt.Sprintf("%q is also the %s topic of %s", name, use, setting), setting)
+type waitingTopic struct{ name, use string }
+
+// waiting returns the topics in which a source's events wait; steps of equal
+// delay share one.
+func (v *validator) waiting(source string) []waitingTopic {
+	var topics []waitingTopic
+	add := func(use string, delays []time.Duration) {
+		for _, d := range slices.Compact(slices.Sorted(slices.Values(delays))) {
+			topics = append(topics, waitingTopic{source + "-" + use + "-" + delay.Name(d), use})
 		}
 	}
+	add("retry", v.c.Retry.Schedule)
+	add("overflow", v.c.Overflow.Delays)
+	return topics
 }

@@ -1,0 +1,101 @@
+package config_test
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+func TestDefaults(t *testing.T) {
+	c, err := config.Load("", nil, nil)
+	if err != nil {
+		t.Fatalf("the defaults do not load: %v", err)
+	}
+	want := config.Config{
+		Kafka: config.Kafka{Brokers: []string{"127.0.0.1:9092"}, Group: "smshooks", SessionTimeout: 45 * time.Second},
+		Topics: config.Topics{
+			DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
+			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Partitions: 12, Replication: -1,
+		},
+		Redis: config.Redis{Addrs: []string{"127.0.0.1:6379"}, KeyPrefix: "smshooks:"},
+		API:   config.API{Addr: "127.0.0.1:8080", Rate: 50},
+		Ops:   config.Ops{Addr: "127.0.0.1:9464"},
+		Dispatch: config.Dispatch{
+			Parallel: 3, Timeout: 10 * time.Second, Success: "200", MaxInFlight: 2000, QueuePerEndpoint: 1024,
+			MaxBufferedBytes: 64 << 20, AllowNetworks: []netip.Prefix{},
+		},
+		Retry:      config.Retry{Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Window: 24 * time.Hour},
+		Overflow:   config.Overflow{Delays: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}},
+		Revocation: config.Revocation{Interval: time.Minute, MaxIDs: 10_000},
+		Click:      config.Click{Remember: 30 * 24 * time.Hour},
+		Shutdown:   config.Shutdown{Grace: 15 * time.Second},
+		Log:        config.Log{Level: "info"},
+		Embedded:   config.Embedded{Dir: "smshooks-data"},
+	}
+	for _, got := range []*config.Config{c, config.Defaults()} {
+		if diff := difference(*got, want); diff != "" {
+			t.Error(diff)
+		}
+		if o := got.Origin("retry.window"); o != "default" {
+			t.Errorf("Origin of an untouched setting = %q", o)
+		}
+	}
+}
+
+// difference returns the first exported part in which two settings differ.
+func difference(got, want config.Config) string {
+	g, w := reflect.ValueOf(got), reflect.ValueOf(want)
+	for i := range g.NumField() {
+		if f := g.Type().Field(i); f.IsExported() && !reflect.DeepEqual(g.Field(i).Interface(), w.Field(i).Interface()) {
+			return f.Name + " differs:\n got " + describe(g.Field(i)) + "\nwant " + describe(w.Field(i))
+		}
+	}
+	return ""
+}
+
+func TestTable(t *testing.T) {
+	names, envs := map[string]bool{}, map[string]bool{}
+	sections, last := map[string]bool{}, ""
+	for _, row := range config.Rows() {
+		if names[row.Name] || envs[row.Env] {
+			t.Errorf("%s or %s is there twice", row.Name, row.Env)
+		}
+		names[row.Name], envs[row.Env] = true, true
+		if row.Name != strings.ToLower(row.Name) {
+			t.Errorf("%s is not lower case, as viper wants it", row.Name)
+		}
+		if row.Usage == "" {
+			t.Errorf("%s has no usage text", row.Name)
+		}
+		section := row.Name[:strings.LastIndex(row.Name, ".")]
+		if section != last && sections[section] {
+			t.Errorf("%s is apart from the rest of its section", row.Name)
+		}
+		sections[section], last = true, section
+	}
+	var secrets []string
+	for _, row := range config.Rows() {
+		if row.Secret {
+			secrets = append(secrets, row.Name)
+		}
+	}
+	if want := []string{"kafka.sasl.password", "redis.password", "secrets.key"}; !slices.Equal(secrets, want) {
+		t.Errorf("secrets = %v, want %v", secrets, want)
+	}
+}
+
+func TestSource(t *testing.T) {
+	topics := config.Defaults().Topics
+	for kind, want := range map[int]string{
+		-1: "", 0: "sms-dlr", 1: "sms-click", 2: "sms-inbound", 3: "click-revocation", 4: "",
+	} {
+		if got := topics.Source(kind); got != want {
+			t.Errorf("Source(%d) = %q, want %q", kind, got, want)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package config_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+func TestWriteYAMLRoundTrip(t *testing.T) {
+	fs := parsed(t,
+		"--kafka.brokers=a:1,[::1]:2", "--kafka.group=0123", "--kafka.instance_id=true", "--kafka.tls.enabled", "--kafka.tls.ca_file=null",
+		"--redis.key_prefix= x: #y", "--redis.master_name=é\n'", "--dispatch.success=2xx", "--dispatch.max_buffered_bytes=1GiB",
+		"--dispatch.allow_networks=127.0.0.1,::/0", "--retry.schedule=", "--overflow.delays=500ms,1.5s,90m", "--click.remember=30d", "--log.format=json",
+	)
+	changed, err := config.Load("", nil, fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]*config.Config{"defaults": config.Defaults(), "changed": changed} {
+		var first, second bytes.Buffer
+		if err := c.WriteYAML(&first); err != nil {
+			t.Fatal(err)
+		}
+		back, err := config.Load(write(t, first.String()), nil, nil)
+		if err != nil {
+			t.Fatalf("%s: %v in\n%s", name, err, first.String())
+		}
+		if diff := difference(*back, *c); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if err := back.WriteYAML(&second); err != nil {
+			t.Fatal(err)
+		}
+		if first.String() != second.String() {
+			t.Errorf("%s: printed as\n%s\nand then as\n%s", name, first.String(), second.String())
+		}
+	}
+}
+
+func TestWriteYAMLPrintsEverySettingButNoSecret(t *testing.T) {
+	const password = "hunter2"
+	c, err := config.Load("", []string{
+		"SMSHOOKS_SECRETS_KEY=" + goodKey, "SMSHOOKS_REDIS_PASSWORD=" + password,
+		"SMSHOOKS_KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "SMSHOOKS_KAFKA_SASL_USERNAME=u", "SMSHOOKS_KAFKA_SASL_PASSWORD=" + password,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := c.WriteYAML(&b); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	if strings.Contains(text, password) || strings.Contains(text, goodKey[:8]) {
+		t.Errorf("a secret is printed:\n%s", text)
+	}
+	if n := strings.Count(text, "'********'"); n != 3 {
+		t.Errorf("%d masks for 3 secrets:\n%s", n, text)
+	}
+	for _, row := range config.Rows() {
+		key := row.Name[strings.LastIndex(row.Name, ".")+1:]
+		if !strings.Contains(text, " "+key+": ") {
+			t.Errorf("%s is not printed", row.Name)
+		}
+	}
+	for _, line := range []string{"  schedule: [6h, 6h]\n", "  max_buffered_bytes: 67108864\n", "  remember: 720h\n", "  success: 200\n", "    enabled: false\n"} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no line %q in\n%s", line, text)
+		}
+	}
+	got := lines(t, write(t, text), nil, nil)
+	if len(got) != 3 || !strings.Contains(got[0], "kafka.sasl.password: is the mask") {
+		t.Errorf("masked secrets load as %q", got)
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errBroken }
+
+var errBroken = errors.New("broken pipe")
+
+func TestWriteYAMLReportsItsWriter(t *testing.T) {
+	if err := config.Defaults().WriteYAML(brokenPipe{}); !errors.Is(err, errBroken) {
+		t.Errorf("WriteYAML = %v, want %v", err, errBroken)
+	}
+}

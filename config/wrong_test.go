@@ -1,0 +1,215 @@
+package config_test
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+func TestWrongValues(t *testing.T) {
+	long := strings.Repeat("x", 245)
+	for _, tc := range []struct{ name, value, want string }{
+		{"kafka.brokers", "", `must not be empty`},
+		{"kafka.brokers", "a:9092,,b:9092", `"" is no host:port`},
+		{"kafka.brokers", "localhost", `"localhost" is no host:port`},
+		{"kafka.brokers", "a:0", `"a:0" has no port from 1 to 65535`},
+		{"kafka.brokers", ":9092", `":9092" is no host:port`},
+		{"redis.addrs", "redis://u:pw@h:1", `is no host:port: give neither a scheme nor a user`},
+		{"redis.addrs", "", `must not be empty`},
+		{"redis.db", "-1", `"-1" is not between 0 and 2147483647`},
+		{"kafka.group", " ", `must not be empty`},
+		{"kafka.instance_id", "a b", `"a b" is no legal name (letters, digits, '.', '_' and '-')`},
+		{"kafka.session_timeout", "0s", `"0s" is not above zero`},
+		{"kafka.tls.enabled", "perhaps", `"perhaps" is neither true nor false`},
+		{"kafka.sasl.mechanism", "GSSAPI", `"GSSAPI" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512`},
+		{"topics.dlr", "", `"" is no legal name (letters, digits, '.', '_' and '-')`},
+		{"topics.dlr", "a/b", `"a/b" is no legal name (letters, digits, '.', '_' and '-')`},
+		{"topics.dlr", "..", `".." is no legal name`},
+		{"topics.config", long + "12345", `"` + long + `12345" is longer than 249 characters`},
+		{"topics.dlr", long, `"` + long + `" is too long: its topic "` + long + `-retry-6h" has more than 249 characters`},
+		{"topics.partitions", "0", `"0" is not between 1 and 100000`},
+		{"topics.replication", "0", `"0" is neither -1 nor a number of replicas`},
+		{"topics.replication", "-2", `"-2" is not between -1 and 32767`},
+		{"api.addr", "127.0.0.1", `"127.0.0.1" is no host:port`},
+		{"api.addr", "127.0.0.1:65536", `"127.0.0.1:65536" has no port from 0 to 65535`},
+		{"ops.addr", "127.0.0.1:http", `"127.0.0.1:http" has no port from 0 to 65535`},
+		{"ops.addr", "127.0.0.1:8080", `"127.0.0.1:8080" is also api.addr`},
+		{"api.rate", "-1", `"-1" is not between 0 and 2147483647`},
+		{"api.rate", "1.5", `"1.5" is no whole number`},
+		{"dispatch.parallel", "0", `"0" is not between 1 and 2147483647`},
+		{"dispatch.parallel", "99999999999999999999", `"99999999999999999999" is not between 1 and 2147483647`},
+		{"dispatch.max_in_flight", "2", `2 is less than dispatch.parallel, which is 3 from default`},
+		{"dispatch.queue_per_endpoint", "0", `"0" is not between 1 and 2147483647`},
+		{"dispatch.success", "204", `"204" is none of 200, 2xx`},
+		{"dispatch.timeout", "", `"" is no duration`},
+		{"dispatch.timeout", "10", `"10" is no duration`},
+		{"dispatch.max_buffered_bytes", "1023KiB", `"1023KiB" is less than 1048576 bytes`},
+		{"dispatch.max_buffered_bytes", "64XB", `"64XB" has an unknown unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)`},
+		{"dispatch.max_buffered_bytes", "-1", `"-1" is no number of bytes (as in 67108864 or 64MiB)`},
+		{"dispatch.max_buffered_bytes", "9999999999TiB", `"9999999999TiB" is too large`},
+		{"dispatch.allow_networks", "10.0.0.0/8,home", `"home" is no network (as in 10.0.0.0/8) and no address`},
+		{"dispatch.allow_networks", "fe80::1%eth0", `"fe80::1%eth0" is no network (as in 10.0.0.0/8) and no address`},
+		{"retry.schedule", "6h,0s", `"0s" is not above zero`},
+		{"retry.schedule", "6h,1500us", `"1500us" is finer than a millisecond`},
+		{"retry.window", "abc", `"abc" is no duration`},
+		{"retry.window", "-1h", `"-1h" is not above zero`},
+		{"overflow.delays", "", `must not be empty`},
+		{"overflow.delays", "10s,10s", `"10s" is there twice`},
+		{"overflow.delays", "60s,1m", `"1m" is there twice`},
+		{"overflow.delays", "1m,10s", `"10s" follows "1m", must ascend`},
+		{"overflow.delays", "1us", `"1us" is finer than a millisecond`},
+		{"revocation.interval", "0", `"0" is not above zero`},
+		{"revocation.max_ids", "0", `"0" is not between 1 and 2147483647`},
+		{"click.remember", "forever", `"forever" is no duration`},
+		{"shutdown.grace", "0s", `"0s" is not above zero`},
+		{"log.level", "loud", `"loud" is none of debug, info, warn, error`},
+		{"log.format", "xml", `"xml" is none of json, console`},
+		{"embedded.dir", "", `must not be empty`},
+		{"secrets.key", "!!", "is no base64 (make one with `openssl rand -base64 32`)"},
+		{"secrets.key", badKey, "is 16 bytes long, not 32 (make one with `openssl rand -base64 32`)"},
+		{"secrets.key", "********", "is the mask that `config print` writes, not the secret itself"},
+		{"kafka.sasl.username", "u", `is set, but kafka.sasl.mechanism is not`},
+		{"kafka.sasl.password", "p", `is set, but kafka.sasl.mechanism is not`},
+		{"kafka.tls.cert_file", "c", `is set, but kafka.tls.key_file is not`},
+		{"kafka.tls.key_file", "k", `is set, but kafka.tls.cert_file is not`},
+		{"topics.click", "sms-dlr", `"sms-dlr" is also the topic of topics.dlr`},
+		{"topics.dead_letter", "sms-dlr-retry-6h", `"sms-dlr-retry-6h" is also the retry topic of topics.dlr`},
+		{"topics.inbound", "sms-click-overflow-30m", `"sms-click-overflow-30m" is also the overflow topic of topics.click`},
+	} {
+		t.Run(tc.name+"="+tc.value, func(t *testing.T) {
+			variable := "SMSHOOKS_" + strings.ToUpper(strings.ReplaceAll(tc.name, ".", "_"))
+			file := write(t, "# first line\n"+tc.name+": '"+tc.value+"'\n")
+			for origin, got := range map[string][]string{
+				"environment variable " + variable: lines(t, "", []string{variable + "=" + tc.value}, nil),
+				"flag --" + tc.name:                lines(t, "", nil, parsed(t, "--"+tc.name+"="+tc.value)),
+				"file " + file + ", line 2":        lines(t, file, nil, nil),
+			} {
+				if want := []string{tc.name + ": " + tc.want + " (from " + origin + ")"}; !slices.Equal(got, want) {
+					t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), want[0])
+				}
+			}
+		})
+	}
+}
+
+func TestWrongCombinations(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{
+			"mechanism alone", []string{"--kafka.sasl.mechanism=plain"},
+			[]string{
+				"kafka.sasl.username: must not be empty with kafka.sasl.mechanism PLAIN (from default)",
+				"kafka.sasl.password: must not be empty with kafka.sasl.mechanism PLAIN (from default)",
+			},
+		},
+		{
+			"a bad mechanism says nothing of the user", []string{"--kafka.sasl.mechanism=x", "--kafka.sasl.username=u", "--kafka.sasl.password=p"},
+			[]string{`kafka.sasl.mechanism: "x" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 (from flag --kafka.sasl.mechanism)`},
+		},
+		{
+			"Sentinel and cluster", []string{"--redis.cluster", "--redis.master_name=m"},
+			[]string{"redis.master_name: is set together with redis.cluster: Redis is one or the other (from flag --redis.master_name)"},
+		},
+		{
+			"database of a cluster", []string{"--redis.addrs=a:1,b:2", "--redis.db=1"},
+			[]string{"redis.db: 1: a cluster has database 0 only (from flag --redis.db)"},
+		},
+		{
+			"names that Kafka takes for the same", []string{"--topics.dlr=a.b", "--topics.click=a_b"},
+			[]string{`topics.click: "a_b" is also the topic of topics.dlr (from flag --topics.click)`},
+		},
+		{
+			"wider than the process", []string{"--dispatch.parallel=3000"},
+			[]string{"dispatch.max_in_flight: 2000 is less than dispatch.parallel, which is 3000 from flag --dispatch.parallel (from default)"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := lines(t, "", nil, parsed(t, tc.args...)); !slices.Equal(got, tc.want) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
+			}
+		})
+	}
+}
+
+func TestWrongFiles(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"unknown setting", "retry:\n  windw: 1h\n", "retry.windw: unknown setting (from file FILE, line 2)"},
+		{"unknown section", "\n\nretri: {}\n", "retri: unknown setting (from file FILE, line 3)"},
+		{"capitals", "Retry: {window: 1h}\n", "Retry: unknown setting (from file FILE, line 1)"},
+		{"value for a section", "retry: 6h\n", "retry: is a section, not a value (from file FILE, line 1)"},
+		{"section for a value", "retry:\n  window: {a: 1}\n", "retry.window: is one value, not a mapping (from file FILE, line 2)"},
+		{"list for a value", "retry: {window: [1h]}\n", "retry.window: is one value, not a list (from file FILE, line 1)"},
+		{"section for a list", "retry: {schedule: {a: 1}}\n", "retry.schedule: is a list, not a mapping (from file FILE, line 1)"},
+		{"list of lists", "retry: {schedule: [[1h]]}\n", "retry.schedule: is a list of plain values (from file FILE, line 1)"},
+		{"twice", "retry: {window: 1h}\nretry: {window: 2h}\n", "retry.window: is there twice, first in line 1 (from file FILE, line 2)"},
+		{"empty duration", "retry:\n  window:\n", `retry.window: "" is no duration (from file FILE, line 2)`},
+		{"not YAML", "retry: [\n", "file FILE: is no YAML: yaml: line 1: did not find expected node content"},
+		{"no mapping", "- a\n", "file FILE: is no YAML mapping of settings"},
+		{"two documents", "retry: {}\n---\nretry: {}\n", "file FILE: holds more than one YAML document"},
+		{"section within itself", "kafka: &k {tls: *k}\n", "kafka.tls.tls: unknown setting (from file FILE, line 1)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := write(t, tc.text)
+			if got, want := lines(t, file, nil, nil), strings.ReplaceAll(tc.want, "FILE", file); !slices.Equal(got, []string{want}) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), want)
+			}
+		})
+	}
+	missing := filepath.Join(t.TempDir(), "none.yaml")
+	if got := lines(t, missing, nil, nil); len(got) != 1 || !strings.HasPrefix(got[0], "file "+missing+": cannot be read: ") {
+		t.Errorf("a missing file: %q", got)
+	}
+}
+
+func TestEveryProblemIsReported(t *testing.T) {
+	file := write(t, "retry:\n  windw: 1h\n  window: x\n")
+	env := []string{"SMSHOOKS_ZZZ=1", "SMSHOOKS_AAA=1", "SMSHOOKS_kafka_group=g", "SMSHOOKS_API_RATE=x", "SMSHOOKS_TEST_X=1"}
+	got := lines(t, file, env, parsed(t, "--log.level=x"))
+	want := []string{
+		"retry.windw: unknown setting (from file " + file + ", line 2)",
+		"SMSHOOKS_AAA: unknown setting (from environment variable SMSHOOKS_AAA)",
+		"SMSHOOKS_ZZZ: unknown setting (from environment variable SMSHOOKS_ZZZ)",
+		"SMSHOOKS_kafka_group: unknown setting (from environment variable SMSHOOKS_kafka_group)",
+		`api.rate: "x" is no whole number (from environment variable SMSHOOKS_API_RATE)`,
+		`retry.window: "x" is no duration (from file ` + file + ", line 3)",
+		`log.level: "x" is none of debug, info, warn, error (from flag --log.level)`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// A bad value that a later source replaces does no harm.
+func TestReplacedValueIsNotJudged(t *testing.T) {
+	if _, err := config.Load("", []string{"SMSHOOKS_RETRY_WINDOW=abc"}, parsed(t, "--retry.window=1h")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestErrorsHoldNoSecret(t *testing.T) {
+	const secret = "hunter2"
+	for _, text := range []string{
+		"kafka: {sasl: {password: hunter2}}\n",
+		"kafka: {sasl: {password: [hunter2]}}\n",
+		"kafka: {sasl: {password: {hunter2: 1}}}\n",
+		"kafka: {sasl: {password: *hunter2}}\n",
+		"kafka: {sasl: {password: @hunter2}}\n",
+		"kafka: {sasl: {password: %hunter2}}\n",
+		"kafka: {sasl: {password: !hunter2 x}}\n",
+		"redis: {password: 'hunter2\n",
+		"redis: {password: hunter2, db: x}\n",
+		"redis: {addrs: ['redis://:hunter2@h:6379']}\n",
+		"secrets: {key: hunter2}\n",
+		"secrets: {key: [hunter2, hunter2]}\n",
+	} {
+		if got := strings.Join(lines(t, write(t, text), nil, nil), "\n"); strings.Contains(got, secret) {
+			t.Errorf("%q: the error repeats the secret: %s", text, got)
+		}
+	}
+}
