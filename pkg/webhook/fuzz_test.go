@@ -243,18 +243,25 @@ func TestStrings(t *testing.T) {
 		const hex = "0123456789aBcDeF"
 		return `\u` + string([]byte{hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15]})
 	}
+	var raw, escaped strings.Builder // a block of runes at a time
 	for r := rune(0); r <= utf8.MaxRune; r++ {
 		switch {
 		case r >= 0xD800 && r <= 0xDFFF:
 		case r > 0xFFFF && r%251 != 0: // a sample
 		case r > 0xFFFF:
-			check(string(r))
-			check("x" + escape(0xD800+(r-0x10000)>>10) + escape(0xDC00+(r-0x10000)&0x3FF) + "y")
+			raw.WriteRune(r)
+			escaped.WriteString(escape(0xD800+(r-0x10000)>>10) + escape(0xDC00+(r-0x10000)&0x3FF))
 		default:
-			check("x" + escape(r) + "y")
+			escaped.WriteString(escape(r))
 			if r >= ' ' && r != '"' && r != '\\' {
-				check(string(r))
+				raw.WriteRune(r)
 			}
+		}
+		if r&0xFF == 0xFF {
+			check(raw.String())
+			check("x" + escaped.String() + "y")
+			raw.Reset()
+			escaped.Reset()
 		}
 	}
 	check(`\"\\\/\b\f\n\r\t`)
