@@ -1,0 +1,182 @@
+package tenant
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Document is one user's settings as a record of the config topic holds them.
+// nil stands for null, that is, not set. Auth is in clear and is a secret.
+type Document struct {
+	UserID                                       int64
+	DLRURL, ClickURL, InboundURL, RevokeClickURL *string
+	Auth                                         *string
+}
+
+// fields lists the document's fields in the contract's order.
+func (d *Document) fields() [5]struct {
+	name  string
+	value **string
+} {
+	return [5]struct {
+		name  string
+		value **string
+	}{
+		{"dlr_url", &d.DLRURL}, {"click_url", &d.ClickURL}, {"inbound_url", &d.InboundURL},
+		{"revoke_click_url", &d.RevokeClickURL}, {"auth", &d.Auth},
+	}
+}
+
+// ParseDocument reads a record of the config topic that is no tombstone. The
+// key is the user id in decimal and must agree with the value. Keys that the
+// document doesn't know are ignored, of a doubled one the last counts. Errors
+// name what is wrong without repeating a value.
+func ParseDocument(key, value []byte, sealer *Sealer) (Document, error) {
+	userID, err := parseUserKey(key)
+	if err != nil {
+		return Document{}, err
+	}
+	return parseDocument(userID, value, sealer)
+}
+
+func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error) {
+	object, err := parseObject(value)
+	if err != nil {
+		return Document{}, err
+	}
+	if id, err := parseUserID(object); err != nil {
+		return Document{}, err
+	} else if id != userID {
+		return Document{}, errors.New("user_id differs from the record's key")
+	}
+	d := Document{UserID: userID}
+	for _, f := range d.fields() {
+		if *f.value, err = textOrNull(object[f.name]); err != nil {
+			return Document{}, fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	if d.Auth != nil {
+		plain, err := sealer.Open(userID, *d.Auth)
+		if err != nil {
+			return Document{}, fmt.Errorf("auth: %w", err)
+		}
+		d.Auth = &plain
+	}
+	return d, nil
+}
+
+// parseObject takes apart a JSON object. A map and not a struct, because
+// encoding/json matches a struct's names whatever their case.
+func parseObject(value []byte) (map[string]json.RawMessage, error) {
+	if !utf8.Valid(value) {
+		return nil, errors.New("not UTF-8")
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(value, &object); err != nil || object == nil {
+		// The parser's own message may quote the value.
+		return nil, errors.New("not a JSON object")
+	}
+	return object, nil
+}
+
+func parseUserID(object map[string]json.RawMessage) (int64, error) {
+	id, err := strconv.ParseInt(string(object["user_id"]), 10, 64)
+	if err != nil || id < 1 {
+		return 0, errors.New("user_id is not an integer from 1 to 2^63-1")
+	}
+	return id, nil
+}
+
+func parseUserKey(key []byte) (int64, error) {
+	id, err := strconv.ParseInt(string(key), 10, 64)
+	if err != nil || id < 1 || strconv.FormatInt(id, 10) != string(key) {
+		return 0, errors.New("the key is not a user id in decimal")
+	}
+	return id, nil
+}
+
+func textOrNull(raw json.RawMessage) (*string, error) {
+	if raw == nil || bytes.Equal(raw, []byte("null")) {
+		return nil, nil
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, errors.New("neither a string nor null")
+	}
+	return &s, nil
+}
+
+// AppendJSON appends the whole document in compact JSON: every key, in the
+// contract's order, null for what is not set, no HTML characters escaped. With
+// a sealer, auth is sealed.
+func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
+	dst = strconv.AppendInt(append(dst, `{"user_id":`...), d.UserID, 10)
+	for _, f := range d.fields() {
+		dst = append(append(append(dst, ',', '"'), f.name...), '"', ':')
+		text := *f.value
+		switch {
+		case text == nil:
+			dst = append(dst, "null"...)
+		case f.name == "auth" && sealer != nil:
+			dst = appendString(dst, sealer.Seal(d.UserID, *text))
+		default:
+			dst = appendString(dst, *text)
+		}
+	}
+	return append(dst, '}')
+}
+
+func appendString(dst []byte, s string) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s) // a string always encodes
+	return append(dst, bytes.TrimSuffix(b.Bytes(), []byte("\n"))...)
+}
+
+// Settings prepares the document for use; "" counts as not set.
+func (d Document) Settings() *webhook.Settings {
+	var urls [webhook.NumKinds]string
+	urls[webhook.DLR] = value(d.DLRURL)
+	urls[webhook.Click] = value(d.ClickURL)
+	urls[webhook.Inbound] = value(d.InboundURL)
+	urls[webhook.RevokeClick] = value(d.RevokeClickURL)
+	return webhook.NewSettings(d.UserID, urls, value(d.Auth))
+}
+
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// equal says whether both documents say the same.
+func (d Document) equal(o Document) bool {
+	a, b := d.fields(), o.fields()
+	for i := range a {
+		x, y := *a[i].value, *b[i].value
+		if (x == nil) != (y == nil) || value(x) != value(y) {
+			return false
+		}
+	}
+	return d.UserID == o.UserID
+}
+
+// clone copies the document, so that nobody holds on to a shared string.
+func (d Document) clone() Document {
+	for _, f := range d.fields() {
+		if *f.value != nil {
+			s := strings.Clone(**f.value)
+			*f.value = &s
+		}
+	}
+	return d
+}

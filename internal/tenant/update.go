@@ -1,0 +1,219 @@
+package tenant
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+)
+
+const (
+	// updateTimeout bounds an update, waiting for others included.
+	updateTimeout = 4 * time.Second
+	// lockKept is how long a lock outlives an instance that died holding it. It
+	// is longer than a record can be under way (deliveryTimeout).
+	lockKept        = 15 * time.Second
+	deliveryTimeout = 10 * time.Second
+	// retryPeriod is the pause between two looks at a lock or at a lagging Redis.
+	retryPeriod = 10 * time.Millisecond
+)
+
+// Document returns a user's document and its version as Redis has them, not
+// older than anything this instance heard. A user without one has an empty
+// document and the zero version. After an error nothing may be concluded.
+func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, error) {
+	if !s.ready() {
+		return Document{}, Version{}, ErrNotReady
+	}
+	for {
+		rows, err := s.rdb.read(ctx, []string{userName(userID)})
+		if err != nil {
+			return Document{}, Version{}, err
+		}
+		if !s.users.heard(userID).newer(rows[0].ver) {
+			return s.documentOf(userID, rows[0])
+		}
+		// Redis is about to get what was heard already.
+		if sleep(ctx, retryPeriod) != nil {
+			return Document{}, Version{}, fmt.Errorf("%w: Redis lags behind the topic", ErrNotReady)
+		}
+	}
+}
+
+func (s *Store) documentOf(userID int64, r row) (Document, Version, error) {
+	if r.doc == nil {
+		return Document{UserID: userID}, r.ver, nil
+	}
+	d, err := parseDocument(userID, r.doc, s.cfg.Secrets)
+	if err != nil {
+		return Document{}, Version{}, fmt.Errorf("%w: settings of user %d in Redis: %w", ErrNotReady, userID, err)
+	}
+	return d, r.ver, nil
+}
+
+// Update changes a user's document and returns it as it is then. change gets
+// the latest document and must not change what its pointers point to. Updates
+// of one user, by all instances, run one after the other and each sees what the
+// one before did. When Update returns, all in-sync replicas have the record, and
+// every instance's Document answers with it.
+//
+// ErrUnavailable, within 4 s, when Kafka or Redis is away or the store isn't
+// ready. If Kafka went away in the middle, the record may still arrive.
+func (s *Store) Update(ctx context.Context, userID int64, change func(Document) Document) (Document, error) {
+	if userID < 1 {
+		return Document{}, fmt.Errorf("user %d: must be from 1 to 2^63-1", userID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	unlock, err := s.lock(ctx, userID)
+	if err != nil {
+		return Document{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	after, release, err := s.updateLocked(ctx, userID, change, unlock)
+	if release {
+		unlock()
+	}
+	if err != nil {
+		return Document{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return after, nil
+}
+
+// updateLocked does the work of Update under the user's lock. release is false
+// when the lock must outlive it: a record is under way.
+func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Document) Document, unlock func()) (after Document, release bool, err error) {
+	if err := s.catchUp(ctx); err != nil {
+		return after, true, err
+	}
+	before, ver, err := s.Document(ctx, userID)
+	if err != nil {
+		return after, true, err
+	}
+	after = change(before)
+	after.UserID = userID
+	after = after.clone()
+	if ver.Offset > 0 && after.equal(before) {
+		return after, true, nil
+	}
+	record := &kgo.Record{
+		Topic: s.cfg.ConfigTopic, Key: strconv.AppendInt(nil, userID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
+		// Clocks differ: between partitions time decides which record is newer.
+		Timestamp: time.UnixMilli(max(time.Now().UnixMilli(), ver.Time+1)),
+	}
+	done, err := s.produce(ctx, record)
+	if err != nil {
+		return after, true, err
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			return after, true, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, err)
+		}
+	case <-ctx.Done():
+		// Nobody may read the document as it is until this record's fate is known.
+		go func() { <-done; unlock() }()
+		return after, false, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
+	}
+	s.settle(ctx, record)
+	return after, true, nil
+}
+
+// settle brings an acknowledged record into memory and Redis. It is durable
+// already: if Redis just went away, the record gets there by way of the topic,
+// and until then nobody who heard of it believes an older one.
+func (s *Store) settle(ctx context.Context, record *kgo.Record) {
+	c, err := s.decode(record)
+	if err != nil {
+		s.log.Error("own settings record is unreadable", zap.String("reason", err.Error()))
+		return
+	}
+	s.hear(&c, time.Now())
+	if err := s.rdb.write(ctx, []change{c}); err != nil {
+		s.log.Warn("updated settings reach Redis late", zap.Error(err))
+	}
+}
+
+// catchUp waits until everything was heard that other writers have had
+// acknowledged by now, so that an update doesn't undo it.
+func (s *Store) catchUp(ctx context.Context) error {
+	r := s.reading.Load()
+	if r == nil || !s.ready() {
+		return ErrNotReady
+	}
+	now, err := describe(ctx, r.client, s.cfg.ConfigTopic)
+	if err != nil {
+		return err
+	}
+	for stop := time.Now().Add(stuckAfter); !r.passed(now.spans); {
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+		if time.Now().After(stop) {
+			return fmt.Errorf("%w: the topic's latest records have not come yet", ErrNotReady)
+		}
+	}
+	return nil
+}
+
+// lock waits for the user's lock. The returned function gives it back.
+func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err error) {
+	if !s.ready() {
+		return nil, ErrNotReady
+	}
+	name, token := s.rdb.key("lock:"+strconv.FormatInt(userID, 10)), randomHex(16)
+	unlock = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if err := s.rdb.unlock.Run(ctx, s.rdb.rdb, []string{name}, token).Err(); err != nil {
+			s.log.Warn("a user's lock stays until it runs out", zap.Error(err))
+		}
+	}
+	for {
+		ok, err := s.rdb.rdb.SetNX(ctx, name, token, lockKept).Result()
+		if err != nil {
+			return nil, fmt.Errorf("locking user %d in Redis: %w", userID, err)
+		}
+		if ok {
+			return unlock, nil
+		}
+		if err := sleep(ctx, retryPeriod); err != nil {
+			return nil, fmt.Errorf("user %d is being changed elsewhere: %w", userID, err)
+		}
+	}
+}
+
+// produce sends a record; the channel gets its fate.
+func (s *Store) produce(ctx context.Context, record *kgo.Record) (<-chan error, error) {
+	client, err := s.producing()
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	client.Produce(ctx, record, func(_ *kgo.Record, err error) { done <- err })
+	return done, nil
+}
+
+func (s *Store) producing() (*kgo.Client, error) {
+	s.producerMu.Lock()
+	defer s.producerMu.Unlock()
+	if s.producer == nil {
+		client, err := s.newClient(kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(deliveryTimeout))
+		if err != nil {
+			return nil, err
+		}
+		s.producer = client
+	}
+	return s.producer, nil
+}
+
+func (s *Store) closeProducer() {
+	s.producerMu.Lock()
+	defer s.producerMu.Unlock()
+	if s.producer != nil {
+		s.producer.Close()
+		s.producer = nil
+	}
+}

@@ -1,0 +1,57 @@
+package tenant
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Version says where in its topic a document was read: of two records of one
+// key the one with the newer version is the truth. The zero Version, of a key
+// that was never written, is older than any other.
+type Version struct {
+	Partition int32
+	Offset    int64 // of the record plus one, so that zero stands for none
+	Time      int64 // the record's timestamp in Unix milliseconds
+}
+
+func versionOf(r *kgo.Record) Version {
+	return Version{Partition: r.Partition, Offset: r.Offset + 1, Time: r.Timestamp.UnixMilli()}
+}
+
+// newer says whether v replaces o. A key normally stays in one partition, where
+// the offset decides. Writers with another partitioner, and partitions added
+// later, can put it into a second one; between two partitions only time can
+// decide. The Lua script in redis.go does the same.
+func (v Version) newer(o Version) bool {
+	switch {
+	case o.Offset == 0:
+		return v.Offset > 0
+	case v.Partition == o.Partition || v.Offset == 0:
+		return v.Offset > o.Offset
+	case v.Time != o.Time:
+		return v.Time > o.Time
+	}
+	return v.Partition > o.Partition
+}
+
+// String is the version's form in Redis: partition/offset/time.
+func (v Version) String() string {
+	b := strconv.AppendInt(make([]byte, 0, 48), int64(v.Partition), 10)
+	b = strconv.AppendInt(append(b, '/'), v.Offset, 10)
+	return string(strconv.AppendInt(append(b, '/'), v.Time, 10))
+}
+
+func parseVersion(s string) (Version, error) {
+	p, rest, _ := strings.Cut(s, "/")
+	o, t, _ := strings.Cut(rest, "/")
+	partition, err1 := strconv.ParseInt(p, 10, 32)
+	offset, err2 := strconv.ParseInt(o, 10, 64)
+	ms, err3 := strconv.ParseInt(t, 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil {
+		return Version{}, fmt.Errorf("version %.64q is not partition/offset/time", s)
+	}
+	return Version{Partition: int32(partition), Offset: offset, Time: ms}, nil
+}
