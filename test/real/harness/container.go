@@ -1,0 +1,291 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/wait"
+)
+
+// ownerLabel names the test process a container belongs to, so that a later run can remove what a killed one left.
+const ownerLabel = "smshooks.test.owner"
+
+// server is a container with one port at a fixed loopback address, which stays over stop and start.
+type server struct {
+	addr   string
+	name   string // "kafka", "redis": for messages
+	c      *testcontainers.DockerContainer
+	ready  func(ctx context.Context, addr string) error
+	shared bool
+}
+
+// spec says how a server's container is made.
+type spec struct {
+	name, image, port string
+	env               func(addr string) map[string]string
+	ready             func(ctx context.Context, addr string) error
+}
+
+// run starts a container. The port may be taken between the look and the start, so it tries three times.
+func (s spec) run(ctx context.Context) (*server, error) {
+	var err error
+	for range 3 {
+		var srv *server
+		if srv, err = s.try(ctx); err == nil {
+			return srv, nil
+		}
+		if !strings.Contains(err.Error(), "already allocated") && !strings.Contains(err.Error(), "address already in use") {
+			break
+		}
+	}
+	return nil, fmt.Errorf("%s did not start from image %s (test/stack/up.sh makes images available): %w", s.name, s.image, err)
+}
+
+func (s spec) try(ctx context.Context) (*server, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	srv := &server{addr: loopback(port), name: s.name, ready: s.ready}
+	inside := network.MustParsePort(s.port + "/tcp")
+	srv.c, err = testcontainers.Run(ctx, s.image,
+		testcontainers.WithEnv(s.env(srv.addr)),
+		testcontainers.WithExposedPorts(s.port+"/tcp"),
+		testcontainers.WithLabels(map[string]string{ownerLabel: owner(os.Getpid())}),
+		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
+			h.PortBindings = network.PortMap{inside: {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: strconv.Itoa(port)}}}
+		}),
+		testcontainers.WithWaitStrategyAndDeadline(90*time.Second, asked{srv}),
+	)
+	if err != nil {
+		if srv.c != nil {
+			err = fmt.Errorf("%w\n%s", err, srv.logs())
+			_ = testcontainers.TerminateContainer(srv.c)
+		}
+		return nil, err
+	}
+	return srv, nil
+}
+
+// asked waits until the server itself answers. A log line may be from before a restart, and a listening port proves
+// nothing: docker's proxy accepts as soon as the container exists.
+type asked struct{ srv *server }
+
+// WaitUntilReady implements testcontainers' wait.Strategy.
+func (a asked) WaitUntilReady(ctx context.Context, target wait.StrategyTarget) error {
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := a.srv.ready(try, a.srv.addr)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if state, stateErr := target.State(ctx); stateErr == nil && !state.Running {
+			return fmt.Errorf("the container ended with exit code %d", state.ExitCode)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no answer at %s: %w", a.srv.addr, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *server) logs() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r, err := s.c.Logs(ctx)
+	if err != nil {
+		return ""
+	}
+	defer r.Close()
+	buf := make([]byte, 0, 64<<10)
+	for chunk := make([]byte, 4<<10); ; {
+		n, err := r.Read(chunk)
+		if buf = append(buf, chunk[:n]...); len(buf) > 32<<10 {
+			buf = buf[len(buf)-(16<<10):]
+		}
+		if err != nil {
+			return string(buf)
+		}
+	}
+}
+
+// own fails the test if it is about to disturb what others share.
+func (s *server) own(t testing.TB, what string) {
+	t.Helper()
+	if s.shared {
+		t.Fatalf("%s of the shared %s: take one of your own (OwnKafka, OwnRedis)", what, s.name)
+	}
+}
+
+func (s *server) stop(t testing.TB) {
+	t.Helper()
+	s.own(t, "stop")
+	grace := 10 * time.Second
+	if err := s.c.Stop(within(t, 30*time.Second), &grace); err != nil {
+		t.Fatalf("stop %s: %v", s.name, err)
+	}
+}
+
+func (s *server) start(t testing.TB) {
+	t.Helper()
+	s.own(t, "start")
+	if err := s.c.Start(within(t, 2*time.Minute)); err != nil {
+		t.Fatalf("start %s again: %v\n%s", s.name, err, s.logs())
+	}
+}
+
+// docker runs f with a client of the Docker daemon, for what testcontainers has no method for.
+func (s *server) docker(t testing.TB, what string, f func(ctx context.Context, cli *testcontainers.DockerClient, id string) error) {
+	t.Helper()
+	s.own(t, what)
+	ctx := within(t, 30*time.Second)
+	cli, err := testcontainers.NewDockerClientWithOpts(ctx)
+	if err != nil {
+		t.Fatalf("%s %s: %v", what, s.name, err)
+	}
+	defer cli.Close()
+	if err := f(ctx, cli, s.c.GetContainerID()); err != nil {
+		t.Fatalf("%s %s: %v", what, s.name, err)
+	}
+}
+
+func (s *server) kill(t testing.TB) {
+	t.Helper()
+	s.docker(t, "kill", func(ctx context.Context, cli *testcontainers.DockerClient, id string) error {
+		if _, err := cli.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
+			return err
+		}
+		ended := poll(10*time.Second, func() bool {
+			state, err := s.c.State(ctx)
+			return err == nil && !state.Running
+		})
+		if !ended {
+			return fmt.Errorf("still running after 10 s")
+		}
+		return nil
+	})
+}
+
+func (s *server) pause(t testing.TB) {
+	t.Helper()
+	s.docker(t, "pause", func(ctx context.Context, cli *testcontainers.DockerClient, id string) error {
+		_, err := cli.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+		return err
+	})
+}
+
+func (s *server) unpause(t testing.TB) {
+	t.Helper()
+	s.docker(t, "unpause", func(ctx context.Context, cli *testcontainers.DockerClient, id string) error {
+		_, err := cli.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{})
+		return err
+	})
+}
+
+// lazy is a server that is started by the first test that needs it and ended by Main.
+type lazy struct {
+	mu  sync.Mutex
+	srv *server
+	err error
+}
+
+// The process's shared servers: the one mutable state of the package, since `go test` gives a package no other place
+// to keep what outlives a test.
+var (
+	sharedKafka lazy
+	sharedRedis lazy
+)
+
+func (l *lazy) get(t testing.TB, s spec) *server {
+	t.Helper()
+	Need(t)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.srv == nil && l.err == nil {
+		began := time.Now()
+		if l.srv, l.err = s.run(context.Background()); l.err == nil {
+			l.srv.shared = true
+			t.Logf("%s: %s at %s, ready in %v", s.name, s.image, l.srv.addr, time.Since(began).Round(time.Millisecond))
+		}
+	}
+	if l.err != nil {
+		t.Fatal(l.err)
+	}
+	return l.srv
+}
+
+func (l *lazy) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.srv != nil {
+		if err := testcontainers.TerminateContainer(l.srv.c, testcontainers.StopTimeout(0)); err != nil {
+			fmt.Fprintf(os.Stderr, "harness: end %s: %v\n", l.srv.name, err)
+		}
+	}
+}
+
+func endShared() {
+	sharedKafka.end()
+	sharedRedis.end()
+}
+
+// runOwn starts a server for one test.
+func runOwn(t testing.TB, s spec) *server {
+	t.Helper()
+	Need(t)
+	srv, err := s.run(within(t, 3*time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := testcontainers.TerminateContainer(srv.c, testcontainers.StopTimeout(0)); err != nil {
+			t.Errorf("end %s: %v", s.name, err)
+		}
+	})
+	return srv
+}
+
+func owner(pid int) string {
+	host, _ := os.Hostname()
+	return host + ":" + strconv.Itoa(pid)
+}
+
+// reap removes containers of test processes of this host that are no longer there. It only tidies: on any error the
+// tests go on.
+func reap() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	cli, err := testcontainers.NewDockerClientWithOpts(ctx)
+	if err != nil {
+		return
+	}
+	defer cli.Close()
+	list, err := cli.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", ownerLabel)})
+	if err != nil {
+		return
+	}
+	for _, c := range list.Items {
+		host, pid, ok := strings.Cut(c.Labels[ownerLabel], ":")
+		if n, err := strconv.Atoi(pid); !ok || err != nil || owner(n) != host+":"+pid || alive(n) {
+			continue
+		}
+		_, _ = cli.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	}
+}

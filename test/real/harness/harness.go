@@ -1,0 +1,114 @@
+// Package harness gives the real floor its world: a real Kafka and a real Redis in containers, the program as a child
+// process, and an HTTP receiver that remembers what it got.
+//
+// A test says what it needs (Kafka, Redis, Start, NewReceiver) and everything ends with it. One Kafka and one Redis are
+// shared by all tests of a process, which keep apart by topic names and key prefixes (TopicsFor); a test that stops or
+// kills them takes its own (OwnKafka, OwnRedis).
+package harness
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// Main is the body of TestMain: it runs the tests and ends the shared containers.
+func Main(m *testing.M) {
+	// On a machine with a /.dockerenv testcontainers would dial the default gateway instead of loopback. Its reaper
+	// is one more image to pull; here the tests end what they start, and reap what a killed run left.
+	setDefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
+	setDefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+	if wanted() {
+		reap()
+	}
+	code := m.Run()
+	endShared()
+	removeBinary()
+	os.Exit(code)
+}
+
+// Need skips the test unless the real floor is asked for: by SMSHOOKS_TEST_REAL, or by CI, where a missing real floor
+// is a failure.
+func Need(t testing.TB) {
+	t.Helper()
+	if !wanted() {
+		t.Skip("needs Docker: run make test-real (or set SMSHOOKS_TEST_REAL=1)")
+	}
+}
+
+func wanted() bool { return os.Getenv("SMSHOOKS_TEST_REAL") != "" || os.Getenv("CI") != "" }
+
+// Eventually polls cond every 20 ms and fails the test with msg when it is not true within timeout. msg is formatted
+// with args at the end, so pass pointers or functions' results that are still right then.
+func Eventually(t testing.TB, timeout time.Duration, cond func() bool, msg string, args ...any) {
+	t.Helper()
+	if !poll(timeout, cond) {
+		t.Fatalf("not within %v: %s", timeout, fmt.Sprintf(msg, args...))
+	}
+}
+
+// poll asks cond every 20 ms, and a last time at the end of timeout.
+func poll(timeout time.Duration, cond func() bool) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(timeout); ; <-tick.C {
+		if cond() {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+}
+
+// freePort gives a loopback TCP port nobody listens on. It lies below the range the kernel takes for outgoing
+// connections: a client that keeps dialling a server that is down would else, now and then, be given the server's own
+// port, connect to itself and keep the server from coming back.
+func freePort() (int, error) {
+	var err error
+	for range 100 {
+		port := 20000 + rand.IntN(10000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, fmt.Errorf("no free loopback port in 20000-29999: %w", err)
+}
+
+// FreeAddr gives a loopback address (127.0.0.1:port) nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loopback(port)
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+func setDefault(name, value string) {
+	if os.Getenv(name) == "" {
+		os.Setenv(name, value)
+	}
+}
+
+// within gives a context for one step of the set-up, ended with the test.
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -1,0 +1,82 @@
+package harness
+
+import (
+	"context"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Broker is a single-node Kafka in a container.
+type Broker struct {
+	Addr string // 127.0.0.1:port, the same over stop and start
+	srv  *server
+}
+
+// Kafka gives the broker all tests of the process share. It can't be stopped.
+func Kafka(t testing.TB) *Broker {
+	t.Helper()
+	srv := sharedKafka.get(t, kafkaSpec())
+	return &Broker{Addr: srv.addr, srv: srv}
+}
+
+// OwnKafka gives the test a broker of its own, which it may stop, kill and pause. It takes about two seconds.
+func OwnKafka(t testing.TB) *Broker {
+	t.Helper()
+	srv := runOwn(t, kafkaSpec())
+	return &Broker{Addr: srv.addr, srv: srv}
+}
+
+// Stop shuts the broker down in order. Its data stay.
+func (b *Broker) Stop(t testing.TB) { t.Helper(); b.srv.stop(t) }
+
+// Start starts a stopped or killed broker at the same address and returns when it answers.
+func (b *Broker) Start(t testing.TB) { t.Helper(); b.srv.start(t) }
+
+// Kill ends the broker with SIGKILL. Its data stay.
+func (b *Broker) Kill(t testing.TB) { t.Helper(); b.srv.kill(t) }
+
+// Pause freezes the broker: connections stay open and nothing answers.
+func (b *Broker) Pause(t testing.TB) { t.Helper(); b.srv.pause(t) }
+
+// Unpause lets a paused broker go on.
+func (b *Broker) Unpause(t testing.TB) { t.Helper(); b.srv.unpause(t) }
+
+func kafkaSpec() spec {
+	return spec{name: "kafka", image: env("SMSHOOKS_TEST_KAFKA_IMAGE", "apache/kafka:4.1.1"), port: "9092", env: kafkaEnv, ready: askKafka}
+}
+
+func kafkaEnv(addr string) map[string]string {
+	return map[string]string{
+		"KAFKA_NODE_ID":                                  "1",
+		"KAFKA_PROCESS_ROLES":                            "broker,controller",
+		"KAFKA_CONTROLLER_QUORUM_VOTERS":                 "1@localhost:9093",
+		"KAFKA_CONTROLLER_LISTENER_NAMES":                "CONTROLLER",
+		"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+		"KAFKA_LISTENERS":                                "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093",
+		"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addr,
+		"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR":         "1",
+		"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "1",
+		"KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+		"KAFKA_TRANSACTION_STATE_LOG_MIN_ISR":            "1",
+		"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS":         "0",
+		// a topic that springs up by itself would hide a missing `topics ensure`
+		"KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+		// tests want members with session timeouts of a second or two
+		"KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS": "500",
+		// else a broker that was killed waits 9 s for its own old registration to lapse
+		"KAFKA_BROKER_SESSION_TIMEOUT_MS":       "2000",
+		"KAFKA_BROKER_HEARTBEAT_INTERVAL_MS":    "500",
+		"KAFKA_HEAP_OPTS":                       env("KAFKA_HEAP", "-Xms256m -Xmx512m"),
+		"KAFKA_LOG_RETENTION_CHECK_INTERVAL_MS": "300000",
+	}
+}
+
+func askKafka(ctx context.Context, addr string) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(addr))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return cl.Ping(ctx)
+}

@@ -1,0 +1,296 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Options say how the program runs. The harness sets what it knows by environment variables, so that Env and, more so,
+// Args have the last word, as the contract orders them.
+type Options struct {
+	Brokers   string   // kafka.brokers
+	RedisAddr string   // redis.addrs; "" for commands that need none
+	Topics    Topics   // the zero value leaves the default names
+	Args      []string // flags after the command: "--retry.schedule=1s,1s"
+	Env       []string // "SMSHOOKS_RETRY_WINDOW=10s"
+	Addr      string   // api.addr; "" = a free loopback port
+	OpsAddr   string   // ops.addr; "" = a free loopback port
+}
+
+// environ gives the child's environment: the test's own without settings, then the harness's, then the test's wishes.
+func (o Options) environ() []string {
+	var vars []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "SMSHOOKS_") {
+			vars = append(vars, v)
+		}
+	}
+	set := func(setting, value string) {
+		if value != "" {
+			vars = append(vars, Variable(setting)+"="+value)
+		}
+	}
+	set("kafka.brokers", o.Brokers)
+	set("redis.addrs", o.RedisAddr)
+	set("api.addr", o.Addr)
+	set("ops.addr", o.OpsAddr)
+	// the receivers of tests are on loopback, which is blocked by default
+	set("dispatch.allow_networks", "127.0.0.0/8")
+	if o.Topics != (Topics{}) {
+		vars = append(vars, o.Topics.Env()...)
+	}
+	return append(vars, o.Env...)
+}
+
+// binary is the program under test, built once per process.
+var binary struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+// Binary builds the program, without the race detector as it is shipped, and gives its path.
+// SMSHOOKS_TEST_BINARY names one that is built already.
+func Binary(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv("SMSHOOKS_TEST_BINARY"); path != "" {
+		return path
+	}
+	binary.once.Do(func() {
+		if binary.dir, binary.err = os.MkdirTemp("", "smshooks-test-"); binary.err != nil {
+			return
+		}
+		binary.path = filepath.Join(binary.dir, "smshooks")
+		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", binary.path, "github.com/smshooks/smshooks/cmd/smshooks")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			binary.err = fmt.Errorf("build cmd/smshooks: %w\n%s", err, out)
+		}
+	})
+	if binary.err != nil {
+		t.Fatal(binary.err)
+	}
+	return binary.path
+}
+
+func removeBinary() {
+	if binary.dir != "" {
+		_ = os.RemoveAll(binary.dir)
+	}
+}
+
+// Run runs a command of the program to its end (at most a minute) and gives what it printed and its exit code. args are
+// the command and its flags; o.Args come after them.
+func Run(t testing.TB, o Options, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(within(t, time.Minute), Binary(t), append(args, o.Args...)...)
+	var out, errOut bytes.Buffer
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = o.environ(), &out, &errOut, diesWithUs()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("run %v: %v", args, err)
+	}
+	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
+}
+
+// Proc is a running `smshooks serve`.
+type Proc struct {
+	Addr    string // of the API, 127.0.0.1:port
+	OpsAddr string // of /metrics, /healthz, /readyz
+
+	cmd  *exec.Cmd
+	log  buffer
+	done chan struct{} // closed when the process has ended
+}
+
+// Start runs `smshooks serve`. It is ended with the test, and its log shown if the test failed. Options without Topics
+// use the default names. It does not wait: WaitReady does.
+func Start(t testing.TB, o Options) *Proc {
+	t.Helper()
+	Need(t)
+	if o.Addr == "" {
+		o.Addr = FreeAddr(t)
+	}
+	if o.OpsAddr == "" {
+		o.OpsAddr = FreeAddr(t)
+	}
+	p := &Proc{Addr: o.Addr, OpsAddr: o.OpsAddr, done: make(chan struct{})}
+	p.cmd = exec.Command(Binary(t), append([]string{"serve"}, o.Args...)...)
+	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = o.environ(), &p.log, &p.log, diesWithUs()
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start smshooks serve: %v", err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // the exit code is read from ProcessState
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("log of smshooks (pid %d, %s):\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, p.Log())
+		}
+	})
+	return p
+}
+
+// StartReady is Start and WaitReady.
+func StartReady(t testing.TB, o Options) *Proc {
+	t.Helper()
+	p := Start(t, o)
+	p.WaitReady(t, 30*time.Second)
+	return p
+}
+
+// Kill ends the process with SIGKILL and waits for its end.
+func (p *Proc) Kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Signal sends a signal; SIGSTOP and SIGCONT freeze the process and let it go on.
+func (p *Proc) Signal(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		t.Fatalf("send %v to smshooks: %v", sig, err)
+	}
+}
+
+// Term sends SIGTERM, waits for the end and gives the exit code.
+func (p *Proc) Term(t testing.TB) int {
+	t.Helper()
+	p.Signal(t, syscall.SIGTERM)
+	return p.Wait(t, time.Minute)
+}
+
+// Wait waits for the process to end and gives its exit code, -1 if a signal ended it.
+func (p *Proc) Wait(t testing.TB, timeout time.Duration) int {
+	t.Helper()
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(timeout):
+		t.Fatalf("smshooks still runs after %v", timeout)
+		return 0
+	}
+}
+
+// Running reports whether the process has not ended.
+func (p *Proc) Running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Log gives what the process has printed so far.
+func (p *Proc) Log() string { return p.log.String() }
+
+// WaitReady waits until /readyz says 200, and fails at once when the process ends before.
+func (p *Proc) WaitReady(t testing.TB, timeout time.Duration) {
+	t.Helper()
+	var last string
+	ready := poll(timeout, func() bool {
+		status, body, err := p.ops("/readyz")
+		last = fmt.Sprint(status, " ", body)
+		if err != nil {
+			last = err.Error()
+		}
+		return err == nil && status == http.StatusOK || !p.Running()
+	})
+	if !p.Running() {
+		t.Fatalf("smshooks ended with exit code %d before it was ready", p.cmd.ProcessState.ExitCode())
+	}
+	if !ready {
+		t.Fatalf("smshooks not ready within %v: %s", timeout, last)
+	}
+}
+
+// Ready asks /readyz once.
+func (p *Proc) Ready() bool {
+	status, _, err := p.ops("/readyz")
+	return err == nil && status == http.StatusOK
+}
+
+// Metrics scrapes /metrics.
+func (p *Proc) Metrics(t testing.TB) Metrics {
+	t.Helper()
+	status, body, err := p.ops("/metrics")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("status %d", status)
+	}
+	var m Metrics
+	if err == nil {
+		m, err = parseMetrics(strings.NewReader(body))
+	}
+	if err != nil {
+		t.Fatalf("metrics of %s: %v", p.OpsAddr, err)
+	}
+	return m
+}
+
+// WaitBalanced waits until the process has settled all it consumed, at least n records, and gives that scrape.
+func (p *Proc) WaitBalanced(t testing.TB, n float64, timeout time.Duration) Metrics {
+	t.Helper()
+	var m Metrics
+	ok := poll(timeout, func() bool {
+		m = p.Metrics(t)
+		consumed, settled := m.Ledger()
+		return consumed >= n && consumed == settled && m.Sum("smshooks_buffered_records") == 0
+	})
+	if !ok {
+		consumed, settled := m.Ledger()
+		t.Fatalf("not within %v: %v records consumed (want at least %v), %v settled, %v buffered",
+			timeout, consumed, n, settled, m.Sum("smshooks_buffered_records"))
+	}
+	return m
+}
+
+// ops asks the operations listener.
+func (p *Proc) ops(path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.OpsAddr+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	_, err = b.ReadFrom(resp.Body)
+	return resp.StatusCode, b.String(), err
+}
+
+// buffer is a bytes.Buffer that a process writes while a test reads.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}

@@ -1,0 +1,122 @@
+package harness
+
+import (
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Topics are the names one test uses, so that tests share a broker and a Redis without meeting.
+type Topics struct {
+	DLR, Click, Inbound, Revocation, Config, Keys, DeadLetter string
+
+	Group     string // consumer group
+	KeyPrefix string // of every Redis key
+}
+
+// TopicsWith gives the contract's default names with a prefix, and a group and a Redis key prefix of the same name.
+func TopicsWith(prefix string) Topics {
+	return Topics{
+		DLR:        prefix + "-sms-dlr",
+		Click:      prefix + "-sms-click",
+		Inbound:    prefix + "-sms-inbound",
+		Revocation: prefix + "-click-revocation",
+		Config:     prefix + "-webhook-config",
+		Keys:       prefix + "-webhook-keys",
+		DeadLetter: prefix + "-webhook-dead-letter",
+		Group:      prefix,
+		KeyPrefix:  prefix + ":",
+	}
+}
+
+// TopicsFor gives names that no other test and no other run (`-count=2`) uses.
+func TopicsFor(t testing.TB) Topics {
+	h := fnv.New32a()
+	h.Write([]byte(t.Name() + time.Now().String()))
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, strings.TrimPrefix(t.Name(), "Test"))
+	return TopicsWith(name[:min(len(name), 40)] + "-" + strconv.FormatUint(uint64(h.Sum32()), 36))
+}
+
+// Retry names the topic of a source that waits for delay, written as the contract does ("6h", "500ms").
+func Retry(source, delay string) string { return source + "-retry-" + delay }
+
+// Overflow names the overflow topic of a source for a tier ("10s", "1m", "5m", "30m").
+func Overflow(source, tier string) string { return source + "-overflow-" + tier }
+
+// settings gives the names as settings, each under its dotted name.
+func (n Topics) settings() [][2]string {
+	return [][2]string{
+		{"topics.dlr", n.DLR}, {"topics.click", n.Click}, {"topics.inbound", n.Inbound}, {"topics.revocation", n.Revocation},
+		{"topics.config", n.Config}, {"topics.keys", n.Keys}, {"topics.dead_letter", n.DeadLetter},
+		{"kafka.group", n.Group}, {"redis.key_prefix", n.KeyPrefix},
+	}
+}
+
+// Flags gives the names as flags of the program.
+func (n Topics) Flags() []string {
+	var flags []string
+	for _, s := range n.settings() {
+		flags = append(flags, "--"+s[0]+"="+s[1])
+	}
+	return flags
+}
+
+// Env gives the names as environment variables of the program.
+func (n Topics) Env() []string {
+	var vars []string
+	for _, s := range n.settings() {
+		vars = append(vars, Variable(s[0])+"="+s[1])
+	}
+	return vars
+}
+
+// Variable names the environment variable of a setting: kafka.brokers is SMSHOOKS_KAFKA_BROKERS.
+func Variable(setting string) string {
+	return "SMSHOOKS_" + strings.ToUpper(strings.ReplaceAll(setting, ".", "_"))
+}
+
+// EnsureTopics runs `smshooks topics ensure` with the names and flags given (`--topics.partitions=3`), and returns what
+// it printed.
+func EnsureTopics(t testing.TB, b *Broker, n Topics, flags ...string) string {
+	t.Helper()
+	out, stderr, code := Run(t, Options{Brokers: b.Addr, Topics: n}, append([]string{"topics", "ensure"}, flags...)...)
+	if code != 0 {
+		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
+	}
+	return out
+}
+
+// CreateTopic creates a topic without the program, for tests that want one that is wrong. configs are name, value
+// pairs, such as "cleanup.policy", "compact".
+func CreateTopic(t testing.TB, brokers, topic string, partitions int32, configs ...string) {
+	t.Helper()
+	set := map[string]*string{}
+	for i := 0; i+1 < len(configs); i += 2 {
+		set[configs[i]] = &configs[i+1]
+	}
+	adm := kadm.NewClient(Client(t, brokers))
+	if _, err := adm.CreateTopic(within(t, 20*time.Second), partitions, 1, set, topic); err != nil {
+		t.Fatalf("create topic %s: %v", topic, err)
+	}
+}
+
+// Client gives a Kafka client, closed with the test.
+func Client(t testing.TB, brokers string, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(strings.Split(brokers, ",")...)}, opts...)...)
+	if err != nil {
+		t.Fatalf("Kafka client: %v", err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
