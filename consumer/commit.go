@@ -1,0 +1,199 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+)
+
+const (
+	commitInterval = 800 * time.Millisecond // the contract promises once a second
+	maxMetadata    = 4096                   // bytes the broker takes unless told otherwise
+	maxNote        = 1024                   // of them for a note
+)
+
+func (c *Consumer) commitLoop(ctx context.Context) {
+	ticker := time.NewTicker(commitInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			c.CommitNow(ctx)
+		}
+	}
+}
+
+// CommitNow stores what is finished of all partitions, and their notes, unless nothing has changed.
+func (c *Consumer) CommitNow(ctx context.Context) {
+	c.mu.Lock()
+	as := make([]*assignment, 0, len(c.assignments))
+	for _, a := range c.assignments {
+		as = append(as, a)
+	}
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c.commit(ctx, as)
+}
+
+// snapshot is what is to be committed of a partition.
+type snapshot struct {
+	a     *assignment
+	next  int64
+	state string
+}
+
+func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
+	if a.tracker == nil {
+		return snapshot{}, false
+	}
+	note := ""
+	if a.info.Class == event.Source && a.stateMax > 0 {
+		note = c.notes.Note(a.topic, a.partition, a.tracker.Committable(), maxNote)
+	}
+	room := a.stateMax
+	if note != "" {
+		room -= len(note) + 1
+	}
+	next, state := a.tracker.Snapshot(max(room, 0))
+	if note != "" {
+		state += ";" + note
+	}
+	return snapshot{a, next, state}, next >= 0 && (next != a.committed || state != a.committedState)
+}
+
+// commit stores what has changed of as. A broker's refusal is logged and repaired by the next commit.
+func (c *Consumer) commit(ctx context.Context, as []*assignment) {
+	select {
+	case c.committing <- struct{}{}:
+		defer func() { <-c.committing }()
+	case <-ctx.Done():
+		return
+	}
+	pending := map[topicPartition]snapshot{}
+	upto := map[string]map[int32]kgo.EpochOffset{}
+	for _, a := range as {
+		s, changed := c.snapshot(a)
+		if !changed {
+			continue
+		}
+		pending[a.topicPartition] = s
+		if upto[a.topic] == nil {
+			upto[a.topic] = map[int32]kgo.EpochOffset{}
+		}
+		upto[a.topic][a.partition] = kgo.EpochOffset{Epoch: -1, Offset: s.next}
+	}
+	if len(pending) == 0 {
+		return
+	}
+	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
+		for i := range req.Topics {
+			for j := range req.Topics[i].Partitions {
+				p := &req.Topics[i].Partitions[j]
+				state := pending[topicPartition{req.Topics[i].Topic, p.Partition}].state
+				p.Metadata = &state
+			}
+		}
+		return nil
+	})
+	c.client.CommitOffsetsSync(ctx, upto, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+		if err != nil {
+			c.metrics.CommitErrors.Inc()
+			c.log.Warn("cannot commit offsets, trying again", zap.Error(err))
+			return
+		}
+		c.committed(pending, resp)
+	})
+}
+
+func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) {
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			s, ok := pending[topicPartition{t.Topic, p.Partition}]
+			if !ok {
+				continue
+			}
+			err := kerr.ErrorForCode(p.ErrorCode)
+			switch {
+			case err == nil:
+				s.a.committed, s.a.committedState = s.next, s.state
+				continue
+			case err == kerr.OffsetMetadataTooLarge: //nolint:errorlint // kerr.ErrorForCode gives the value itself
+				s.a.stateMax /= 2 // the broker's offset.metadata.max.bytes is lower
+			}
+			c.metrics.CommitErrors.Inc()
+			c.log.Warn("cannot commit the offset of a partition, trying again",
+				zap.String("topic", t.Topic), zap.Int32("partition", p.Partition), zap.Error(err))
+		}
+	}
+}
+
+// lagLoop keeps the figures of lag, waiting and overdue records.
+func (c *Consumer) lagLoop(ctx context.Context) {
+	ticker := time.NewTicker(2 * time.Second)
+	defer ticker.Stop()
+	admin := kadm.NewClient(c.client)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		late := c.gates.overdue(time.Now())
+		for _, t := range c.cfg.Topics {
+			if c.topics.Describe(t).Class != event.Source {
+				c.metrics.Overdue(t, max(late[t], 0))
+			}
+		}
+		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
+		ends, err := admin.ListEndOffsets(asked, c.cfg.Topics...)
+		var starts kadm.ListedOffsets
+		if err == nil {
+			starts, err = admin.ListStartOffsets(asked, c.cfg.Topics...)
+		}
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil {
+				c.log.Warn("cannot measure the lag", zap.Error(err))
+			}
+			continue
+		}
+		c.measureLag(starts, ends)
+	}
+}
+
+func (c *Consumer) measureLag(starts, ends kadm.ListedOffsets) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.metrics.ForgetLag()
+	waiting := map[string]int64{}
+	for tp, a := range c.assignments {
+		end, ok := ends.Lookup(tp.topic, tp.partition)
+		if !ok || end.Err != nil || a.tracker == nil {
+			continue
+		}
+		next := a.tracker.Committable()
+		if start, ok := starts.Lookup(tp.topic, tp.partition); ok && next < start.Offset {
+			next = start.Offset // nothing committed yet, or cut off by retention
+		}
+		lag := max(end.Offset-next, 0)
+		c.metrics.Lag(tp.topic, tp.partition, lag)
+		if a.info.Class != event.Source {
+			waiting[tp.topic] += lag
+		}
+	}
+	for _, t := range c.cfg.Topics {
+		if c.topics.Describe(t).Class != event.Source {
+			c.metrics.Waiting(t, waiting[t])
+		}
+	}
+}

@@ -1,0 +1,256 @@
+// Package consumer turns partitions into records that finish in any order, and commits only what is finished.
+//
+// The journey of a record: poll takes it over, its partition's assignment tracks it, a gate holds it until it is due
+// if its topic waits, the handler gets it. When its fate is stored, Settle marks it finished; every commitInterval,
+// and before the partition is given away, the lowest contiguous finished offset is committed, and with it, in the
+// commit's metadata, what is finished above.
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	maxRecords  = 50_000          // taken over and not settled, over the whole process
+	maxPoll     = 512             // records of one poll
+	overhead    = 512             // bytes a record costs besides its key and value
+	revokeWait  = 5 * time.Second // for requests in flight, before their partition is given away
+	cancelWait  = 2 * time.Second // for them to notice that they are cancelled
+	gateRecords = 16_384          // held by the gates of all waiting partitions together
+)
+
+// Config of a Consumer.
+type Config struct {
+	Group            string
+	InstanceID       string // static membership, "" = none
+	SessionTimeout   time.Duration
+	MaxBufferedBytes int64
+	Topics           []string // source, retry and overflow topics, all with the partition count of their kind
+}
+
+// Info says what a topic is.
+type Info struct {
+	Kind  webhook.Kind
+	Class event.Class
+	Tier  int8 // of an overflow topic
+}
+
+// Topics describes the topics consumed.
+type Topics interface{ Describe(topic string) Info }
+
+// Handler takes events over. It ends each with one Settle or Abandon, in any order, at any time.
+type Handler interface {
+	// Handle takes events over, in the order of their partitions. It may hold up the caller for a moment.
+	Handle(events []*event.Event)
+	// Purge abandons the events that wait and whose lease is gone.
+	Purge()
+}
+
+// Notes are texts that travel with a partition's committed offset, besides what is finished above it.
+type Notes interface {
+	// Note is what to keep of a partition; printable ASCII, at most max bytes.
+	Note(topic string, partition int32, committed int64, max int) string
+	// Restore is told what a former owner kept of a partition, "" if nothing.
+	Restore(topic string, partition int32, note string)
+	// Forget is told that a partition was given away.
+	Forget(topic string, partition int32)
+}
+
+// Consumer is one member of the consumer group.
+type Consumer struct {
+	cfg     Config
+	topics  Topics
+	handler Handler
+	notes   Notes
+	metrics *metrics.Metrics
+	log     *zap.Logger
+
+	client *kgo.Client
+	buffer *buffer
+	gates  *gates
+	work   context.Context // ends when all work must stop at once
+	stop   context.CancelFunc
+
+	mu          sync.Mutex
+	assignments map[topicPartition]*assignment
+	committing  chan struct{} // a semaphore of one: no snapshot may overtake another
+	joined      atomic.Bool
+	mean        float64 // bytes per record lately; poll loop only
+}
+
+// New joins the group when Run is called; newClient builds a Kafka client with the options given.
+func New(cfg Config, topics Topics, handler Handler, notes Notes, newClient func(...kgo.Opt) (*kgo.Client, error), m *metrics.Metrics, log *zap.Logger) (*Consumer, error) {
+	c := &Consumer{
+		cfg: cfg, topics: topics, handler: handler, notes: notes, metrics: m, log: log, mean: overhead,
+		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
+		assignments: map[topicPartition]*assignment{}, committing: make(chan struct{}, 1),
+	}
+	c.work, c.stop = context.WithCancel(context.Background())
+	m.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
+	m.Gauge("smshooks_buffered_bytes", "Bytes of the records taken over and not settled.", func() float64 { return float64(c.buffer.bytes.Load()) })
+	opts := []kgo.Opt{
+		kgo.ConsumerGroup(cfg.Group),
+		kgo.ConsumeTopics(cfg.Topics...),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		// Range gives a member the same partition numbers of all topics of a kind; see docs/adr.
+		kgo.Balancers(kgo.RangeBalancer()),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		kgo.SessionTimeout(cfg.SessionTimeout),
+		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
+		kgo.RebalanceTimeout(max(60*time.Second, cfg.SessionTimeout)),
+		kgo.FetchMaxBytes(int32(min(8<<20, cfg.MaxBufferedBytes/4))), //nolint:gosec // at most 8 MiB
+		kgo.OnPartitionsAssigned(c.assigned),
+		kgo.OnOffsetsFetched(c.fetched),
+		kgo.OnPartitionsRevoked(c.revoked),
+		kgo.OnPartitionsLost(c.lost),
+	}
+	if cfg.InstanceID != "" {
+		opts = append(opts, kgo.InstanceID(cfg.InstanceID))
+	}
+	var err error
+	if c.client, err = newClient(opts...); err != nil {
+		return nil, fmt.Errorf("consumer group %s: %w", cfg.Group, err)
+	}
+	return c, nil
+}
+
+// Joined tells whether the member is in the group and knows its partitions (which may be none).
+func (c *Consumer) Joined() bool { return c.joined.Load() }
+
+// Run consumes until ctx ends, then lets what has begun come to its end for at most grace, commits and leaves the
+// group (a static member stays in it).
+func (c *Consumer) Run(ctx context.Context, grace time.Duration) {
+	var background sync.WaitGroup
+	running, stopBackground := context.WithCancel(context.Background())
+	background.Go(func() { c.gates.run(running, c.client, c.handOver) })
+	background.Go(func() { c.commitLoop(running) })
+	background.Go(func() { c.lagLoop(running) })
+	c.pollLoop(ctx)
+	c.client.AllowRebalance()
+	c.giveAway(c.take(nil), grace, true)
+	stopBackground()
+	background.Wait()
+	c.client.CloseAllowingRebalance()
+	c.stop()
+}
+
+func (c *Consumer) pollLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if c.buffer.wait(ctx); ctx.Err() != nil {
+			return
+		}
+		fetches := c.client.PollRecords(ctx, c.pollSize())
+		if fetches.IsClientClosed() {
+			return
+		}
+		fetches.EachError(func(topic string, partition int32, err error) {
+			if !errors.Is(err, context.Canceled) {
+				c.log.Warn("cannot fetch", zap.String("topic", topic), zap.Int32("partition", partition), zap.Error(err))
+			}
+		})
+		c.takeOver(fetches)
+		c.client.AllowRebalance()
+	}
+}
+
+// pollSize bounds what one poll may bring: by the room in the buffer, and by what the gates may hold, since a record
+// that is polled cannot be put back.
+func (c *Consumer) pollSize() int {
+	c.mu.Lock()
+	waiting := 0
+	for _, a := range c.assignments {
+		if a.info.Class != event.Source {
+			waiting++
+		}
+	}
+	c.mu.Unlock()
+	n := min(maxPoll, max(16, gateRecords/max(waiting, 1)))
+	room := min(float64(c.cfg.MaxBufferedBytes-c.buffer.bytes.Load()), max(float64(c.cfg.MaxBufferedBytes/4-c.gates.bytes()), 1))
+	return max(1, min(n, int(room/c.mean)))
+}
+
+// takeOver turns what was polled into events, and hands over those that need not wait.
+func (c *Consumer) takeOver(fetches kgo.Fetches) {
+	var ready []*event.Event
+	now := time.Now()
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		if len(p.Records) == 0 {
+			return
+		}
+		c.mu.Lock()
+		a := c.assignments[topicPartition{p.Topic, p.Partition}]
+		c.mu.Unlock()
+		if a == nil || a.tracker == nil {
+			return // given away; its next owner reads it
+		}
+		events := make([]*event.Event, 0, len(p.Records))
+		for _, r := range p.Records {
+			if e := c.newEvent(a, r, now); e != nil {
+				events = append(events, e)
+			}
+		}
+		if a.info.Class == event.Source {
+			ready = append(ready, events...)
+		} else if len(events) > 0 {
+			c.gates.admit(c.client, a, events)
+		}
+	})
+	c.handOver(ready)
+}
+
+// newEvent tracks a record and copies what is kept of it, so that it does not hold the whole fetch in memory. Nil if
+// a former owner finished it.
+func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
+	if a.next >= 0 && r.Offset > a.next && a.info.Class != event.Source {
+		c.log.Error("records of a waiting topic are gone: its retention is too short", zap.String("topic", a.topic),
+			zap.Int32("partition", a.partition), zap.Int64("from", a.next), zap.Int64("to", r.Offset))
+	}
+	a.next = r.Offset + 1
+	generation, fresh := a.tracker.Track(r.Offset)
+	if !fresh {
+		return nil
+	}
+	data := make([]byte, len(r.Key)+len(r.Value))
+	copy(data, r.Key)
+	copy(data[len(r.Key):], r.Value)
+	e := &event.Event{
+		Kind: a.info.Kind, Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
+		Generation: generation, Key: data[:len(r.Key):len(r.Key)], Value: data[len(r.Key):], Time: r.Timestamp,
+		Size: int64(len(data)) + overhead, Lease: a,
+	}
+	if r.Timestamp.UnixMilli() < 0 {
+		e.Time = now // the record has no timestamp
+	}
+	if a.info.Class != event.Source {
+		for _, h := range r.Headers {
+			e.SetHeader(h.Key, h.Value)
+		}
+	}
+	c.mean += (float64(e.Size) - c.mean) / 64
+	return e
+}
+
+func (c *Consumer) handOver(events []*event.Event) {
+	if len(events) == 0 {
+		return
+	}
+	now := time.Now()
+	for _, e := range events {
+		e.Arrived = now
+		c.buffer.take(e.Size)
+	}
+	c.handler.Handle(events)
+}

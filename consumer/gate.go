@@ -1,0 +1,153 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/event"
+)
+
+// A waiting partition is fetched again this long before the last record that is held of it comes due.
+const ahead = 500 * time.Millisecond
+
+// gates hold back the records of waiting topics until they are due. A topic has one delay, so a partition is sorted
+// by due time but for milliseconds: while its head is not due the partition is paused, costs no CPU, and only the
+// few records that came with the head are in memory.
+type gates struct {
+	mu   sync.Mutex
+	open map[topicPartition]*gate
+	held int64 // bytes
+	kick chan struct{}
+}
+
+type gate struct {
+	a      *assignment
+	held   []*event.Event
+	paused bool
+}
+
+func newGates() *gates {
+	return &gates{open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
+}
+
+// admit takes over records just polled from a waiting partition, and pauses it if the last of them is not due soon.
+func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := gs.open[a.topicPartition]
+	if g == nil || g.a != a {
+		g = &gate{a: a}
+		gs.open[a.topicPartition] = g
+	}
+	g.held = append(g.held, events...)
+	for _, e := range events {
+		gs.held += e.Size
+	}
+	if last := g.held[len(g.held)-1]; !g.paused && time.Until(last.Due) > ahead {
+		cl.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
+		g.paused = true
+	}
+	select {
+	case gs.kick <- struct{}{}:
+	default:
+	}
+}
+
+// drop forgets what is held of a partition that is given away. Pausing outlives an assignment, so it is undone.
+func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := gs.open[tp]
+	if g == nil {
+		return
+	}
+	for _, e := range g.held {
+		gs.held -= e.Size
+	}
+	if g.paused {
+		cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
+	}
+	delete(gs.open, tp)
+}
+
+// due takes out what is due at now, resumes the partitions that have nothing left to wait for, and tells when to
+// look again; the zero time if nothing is held.
+func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next time.Time) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	earliest := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for tp, g := range gs.open {
+		n := 0
+		for n < len(g.held) && !g.held[n].Due.After(now) {
+			gs.held -= g.held[n].Size
+			n++
+		}
+		if n > 0 {
+			events = append(events, g.held[:n]...)
+			g.held = append([]*event.Event(nil), g.held[n:]...)
+		}
+		if len(g.held) > 0 {
+			earliest(g.held[0].Due)
+		}
+		if !g.paused {
+			continue
+		}
+		if len(g.held) == 0 || g.held[len(g.held)-1].Due.Sub(now) <= ahead {
+			cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
+			g.paused = false
+			continue
+		}
+		earliest(g.held[len(g.held)-1].Due.Add(-ahead))
+	}
+	return events, next
+}
+
+// run hands over what comes due until ctx ends.
+func (gs *gates) run(ctx context.Context, cl *kgo.Client, handOver func([]*event.Event)) {
+	const coarse = 5 * time.Millisecond // records that come due together go together
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-gs.kick:
+		case <-timer.C:
+		}
+		events, next := gs.due(cl, time.Now())
+		if len(events) > 0 {
+			handOver(events)
+		}
+		wait := time.Hour
+		if !next.IsZero() {
+			wait = max(time.Until(next), coarse)
+		}
+		timer.Reset(wait)
+	}
+}
+
+// overdue is, per topic, by how much the oldest record held is overdue.
+func (gs *gates) overdue(now time.Time) map[string]time.Duration {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	late := map[string]time.Duration{}
+	for tp, g := range gs.open {
+		if len(g.held) > 0 {
+			late[tp.topic] = max(late[tp.topic], now.Sub(g.held[0].Due))
+		}
+	}
+	return late
+}
+
+func (gs *gates) bytes() int64 {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	return gs.held
+}

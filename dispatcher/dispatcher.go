@@ -1,0 +1,288 @@
+// Package dispatcher settles events: looks the settings up, sends, decides the fate.
+//
+// The road of an event: Handle reads it (unreadable: dead letter), waits in prepare if Redis must be asked first (an
+// unknown user, a click that may not be its message's first), then in its endpoint's lane, and attempt makes the
+// request. Every event ends in one place: settled (delivered, or nothing to be done), or handed to Waiting, which
+// settles it once it is stored.
+package dispatcher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/lanes"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// patience is how long an event waits in memory before it goes to an overflow topic.
+const patience = 15 * time.Second
+
+// Policy is the timing of attempts.
+type Policy interface {
+	// MayAttempt tells whether an attempt may start now: "" yes, else why the event is dead.
+	MayAttempt(e *event.Event, now time.Time) webhook.Reason
+}
+
+// Waiting stores events in the topics that wait, and settles them once they are stored.
+type Waiting interface {
+	Retry(e *event.Event, now time.Time)
+	Overflow(e *event.Event, tier int, now time.Time) int
+	Dead(e *event.Event, reason webhook.Reason)
+	Invalid(e *event.Event, what string)
+}
+
+// Settings are the users' webhook settings.
+type Settings interface {
+	// Lookup answers from memory; false: not known there, ask Load.
+	Lookup(userID int64) (*webhook.Settings, bool)
+	// Load makes Lookup know the users. An error says nothing about them: try again.
+	Load(ctx context.Context, userIDs []int64) error
+}
+
+// Clicks is the memory of first clicks.
+type Clicks interface {
+	// Claim sets first[i] if clicks[i] is its message's first. It may be repeated.
+	Claim(ctx context.Context, clicks []*event.Event, first []bool) error
+}
+
+// Batches collects revocations until they are sent.
+type Batches interface {
+	// Add takes the source record e over.
+	Add(e *event.Event)
+	// Purge abandons the records whose partition is given away.
+	Purge()
+}
+
+// Config of a Dispatcher.
+type Config struct {
+	Parallel         int
+	MaxInFlight      int
+	QueuePerEndpoint int
+	Tiers            []time.Duration // overflow delays, ascending
+}
+
+// Parts are what a Dispatcher works with.
+type Parts struct {
+	Sender   *Sender
+	Policy   Policy
+	Waiting  Waiting
+	Settings Settings
+	Clicks   Clicks
+	Batches  Batches
+	Metrics  *metrics.Metrics
+	Log      *zap.Logger
+}
+
+type endpoint struct {
+	userID int64
+	kind   webhook.Kind
+}
+
+// Dispatcher settles events.
+type Dispatcher struct {
+	Parts
+	lanes   *lanes.Lanes[endpoint, *event.Event]
+	prepare *prepare
+	backlog *backlog
+}
+
+// New gives a Dispatcher; Run must be running for events to get past what waits.
+func New(cfg Config, parts Parts) *Dispatcher {
+	d := &Dispatcher{Parts: parts, prepare: newPrepare(), backlog: newBacklog(cfg.Tiers)}
+	d.lanes = lanes.New[endpoint](lanes.Config{
+		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, Reserve: cfg.MaxInFlight / 4,
+		QueueMax: cfg.QueuePerEndpoint, Patience: patience,
+	}, d.attempt)
+	parts.Metrics.Gauge("smshooks_in_flight_requests", "HTTP requests in flight.", func() float64 { return float64(d.lanes.Running()) })
+	return d
+}
+
+// Run looks after what waits, until ctx ends.
+func (d *Dispatcher) Run(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.runPrepare(ctx)
+	}()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			<-done
+			d.lanes.Close()
+			return
+		case now := <-ticker.C:
+			for _, e := range d.lanes.Overdue(now) {
+				d.spill(e, now)
+			}
+		}
+	}
+}
+
+// Handle takes events over and sends each on its road.
+func (d *Dispatcher) Handle(events []*event.Event) {
+	ready := make([]*event.Event, 0, len(events))
+	for _, e := range events {
+		if err := decode(e); err != nil {
+			d.Waiting.Invalid(e, invalidText(err))
+			continue
+		}
+		if !keyed(e) {
+			d.Metrics.Miskeyed.Inc()
+			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()))
+		}
+		switch {
+		case e.Kind == webhook.RevokeClick && e.Class == event.Source:
+			d.Batches.Add(e)
+		case e.Message.Bot || e.Message.Preview:
+			d.settle(e, webhook.Filtered)
+		default:
+			ready = append(ready, e)
+		}
+	}
+	d.Submit(ready)
+}
+
+// Submit sends decoded events to their endpoints' lanes, by way of prepare where Redis must be asked first.
+func (d *Dispatcher) Submit(events []*event.Event) {
+	now := events[:0:len(events)]
+	for _, e := range events {
+		if e.Class == event.Overflow {
+			d.backlog.returned(endpoint{e.UserID, e.Kind}, int(e.Tier))
+		}
+		if d.needsRedis(e) || d.prepare.holds(endpoint{e.UserID, e.Kind}) {
+			d.toPrepare(e)
+			continue
+		}
+		now = append(now, e)
+	}
+	d.toLanes(now)
+}
+
+// Purge abandons what waits and whose partition is given away.
+func (d *Dispatcher) Purge() {
+	gone := func(e *event.Event) bool { return e.Lease.Gone() }
+	for _, e := range d.lanes.Purge(gone) {
+		e.Abandon()
+	}
+	for _, e := range d.prepare.purge(gone) {
+		e.Abandon()
+	}
+	d.Batches.Purge()
+}
+
+// needsRedis: the user is not in memory, or the click may not be the first of its message.
+func (d *Dispatcher) needsRedis(e *event.Event) bool {
+	s, known := d.Settings.Lookup(e.UserID)
+	return !known || needsClaim(e) && s.Endpoints[e.Kind] != nil
+}
+
+// needsClaim: a click that was attempted before has been found to be the first then.
+func needsClaim(e *event.Event) bool {
+	return e.Kind == webhook.Click && e.Attempts == 0 && !e.Claimed
+}
+
+// attempt makes one HTTP attempt and decides what becomes of the event.
+func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
+	if !e.Begin() {
+		e.Abandon()
+		return lanes.Report{}
+	}
+	settings, known := d.Settings.Lookup(e.UserID)
+	if !known { // pushed out of memory meanwhile
+		d.toPrepare(e)
+		return lanes.Report{}
+	}
+	to := settings.Endpoints[e.Kind]
+	if to == nil {
+		d.settle(e, webhook.NotConfigured)
+		return lanes.Report{}
+	}
+	if needsClaim(e) { // its URL was set while it was on its way
+		d.toPrepare(e)
+		return lanes.Report{}
+	}
+	now := time.Now()
+	if dead := d.Policy.MayAttempt(e, now); dead != "" {
+		d.Waiting.Dead(e, dead)
+		return lanes.Report{}
+	}
+	out := d.Sender.Send(e.Context(), Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Body: body(e)})
+	if out.Aborted {
+		e.Abandon()
+		return lanes.Report{}
+	}
+	d.conclude(e, out)
+	return lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
+}
+
+// conclude counts an attempt that was made.
+func (d *Dispatcher) conclude(e *event.Event, out Outcome) {
+	e.Attempts++
+	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
+	now := time.Now()
+	if out.Failure == "" {
+		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
+		e.Settle(webhook.Delivered)
+		return
+	}
+	e.Error = out.Failure
+	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.Int64("user_id", e.UserID),
+		zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)), zap.Duration("took", out.Took))
+	d.Waiting.Retry(e, now)
+}
+
+// settle ends an event for which nothing more is to be done.
+func (d *Dispatcher) settle(e *event.Event, fate webhook.Fate) {
+	if !e.Begin() {
+		e.Abandon()
+		return
+	}
+	e.Settle(fate)
+}
+
+func decode(e *event.Event) error {
+	if e.Kind == webhook.RevokeClick {
+		if err := webhook.DecodeRevocation(e.Value, &e.Batch); err != nil {
+			return err
+		}
+		e.UserID = e.Batch.UserID
+		return nil
+	}
+	if err := webhook.Decode(e.Kind, e.Value, &e.Message); err != nil {
+		return err
+	}
+	e.UserID = e.Message.UserID
+	e.MessageKey = e.Message.Key(e.Value) | 1 // 0 is no key
+	return nil
+}
+
+// invalidText says what is wrong with a record.
+func invalidText(err error) string {
+	var invalid *webhook.InvalidError
+	if errors.As(err, &invalid) {
+		return invalid.Reason
+	}
+	return err.Error()
+}
+
+// keyed: the record's key is its user's id.
+func keyed(e *event.Event) bool {
+	var text [20]byte
+	return bytes.Equal(e.Key, strconv.AppendInt(text[:0], e.UserID, 10))
+}
+
+func body(e *event.Event) []byte {
+	if e.Kind == webhook.RevokeClick {
+		return e.Batch.AppendBody(make([]byte, 0, len(e.Value)+64))
+	}
+	return e.Message.AppendBody(make([]byte, 0, len(e.Value)+len(e.Value)/2+64), e.Value)
+}

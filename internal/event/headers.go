@@ -1,0 +1,56 @@
+package event
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// The headers on retry, overflow and dead-letter records (UTF-8 text).
+const (
+	HeaderID       = "smshooks-id"
+	HeaderKind     = "smshooks-kind"
+	HeaderTime     = "smshooks-event-time"
+	HeaderAttempts = "smshooks-attempts"
+	HeaderDue      = "smshooks-due"
+	HeaderError    = "smshooks-error"
+	HeaderReason   = "smshooks-reason"
+)
+
+// TimeLayout is RFC 3339 with milliseconds, as all times in headers are written.
+const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// FormatTime writes t in UTC with milliseconds, cut down to the millisecond.
+func FormatTime(t time.Time) string { return t.UTC().Format(TimeLayout) }
+
+// CeilMilli rounds t up to a whole millisecond, so that a due time written with milliseconds is never early.
+func CeilMilli(t time.Time) time.Time {
+	if r := t.Truncate(time.Millisecond); !r.Equal(t) {
+		return r.Add(time.Millisecond)
+	}
+	return t
+}
+
+// SetHeader takes one header of a waiting record over into e. Headers of other programs and values that cannot
+// be read are ignored: such a record is due at once and counts from its own beginning.
+func (e *Event) SetHeader(key string, value []byte) {
+	switch key {
+	case HeaderID:
+		e.ID = string(value)
+	case HeaderTime:
+		if t, err := time.Parse(time.RFC3339, string(value)); err == nil {
+			e.Time = t
+		}
+	case HeaderAttempts:
+		if n, err := strconv.Atoi(string(value)); err == nil && n >= 0 {
+			e.Attempts = n
+		}
+	case HeaderDue:
+		if t, err := time.Parse(time.RFC3339, string(value)); err == nil {
+			e.Due = t
+		}
+	case HeaderError:
+		e.Error = webhook.Failure(value)
+	}
+}

@@ -1,0 +1,163 @@
+// Package metrics holds the figures that the service shows to Prometheus. All of them exist from the start, and
+// no label holds a user id or a URL.
+package metrics
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Metrics are the service's figures; the counters of the hot path are looked up once, here.
+type Metrics struct {
+	consumed map[string]prometheus.Counter
+	settled  [webhook.NumKinds][webhook.NumFates]prometheus.Counter
+	attempts [webhook.NumKinds][webhook.NumResults]prometheus.Counter
+	took     [webhook.NumKinds]prometheus.Observer
+	delivery [webhook.NumKinds]prometheus.Observer
+
+	Miskeyed     prometheus.Counter
+	CommitErrors prometheus.Counter
+	unreadable   *prometheus.CounterVec
+	lag          *prometheus.GaugeVec
+	waiting      *prometheus.GaugeVec
+	overdue      *prometheus.GaugeVec
+	configLag    prometheus.Gauge
+	configUsers  prometheus.Gauge
+	factory      factory
+}
+
+// Topics are the names that are used as label values.
+type Topics struct {
+	Consumed []string // source, retry and overflow topics
+	Waiting  []string // of these: retry and overflow topics
+	Settings []string // config and keys topics
+}
+
+type factory struct{ reg prometheus.Registerer }
+
+func (f factory) counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	f.reg.MustRegister(c)
+	return c
+}
+
+func (f factory) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	f.reg.MustRegister(v)
+	return v
+}
+
+func (f factory) gauge(name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	f.reg.MustRegister(g)
+	return g
+}
+
+func (f factory) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	f.reg.MustRegister(v)
+	return v
+}
+
+func (f factory) histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	f.reg.MustRegister(v)
+	return v
+}
+
+// New registers everything at reg.
+func New(reg prometheus.Registerer, topics Topics) *Metrics {
+	f := factory{reg}
+	m := &Metrics{factory: f, consumed: map[string]prometheus.Counter{}}
+	consumed := f.counters("smshooks_records_consumed_total", "Records of source, retry and overflow topics whose fate is stored.", "topic")
+	for _, t := range topics.Consumed {
+		m.consumed[t] = consumed.WithLabelValues(t)
+	}
+	settled := f.counters("smshooks_settled_total", "Records settled, by kind and fate; every consumed record has exactly one.", "kind", "fate")
+	attempts := f.counters("smshooks_attempts_total", "HTTP attempts, by kind and result.", "kind", "result")
+	took := f.histograms("smshooks_attempt_seconds", "Duration of an HTTP attempt, from dial to the last body byte.",
+		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
+	delivery := f.histograms("smshooks_event_to_delivery_seconds", "From the event's time to its delivery.",
+		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 21600, 43200, 86400}, "kind")
+	for _, k := range webhook.Kinds() {
+		for _, fate := range webhook.Fates() {
+			m.settled[k][fate] = settled.WithLabelValues(k.String(), fate.String())
+		}
+		for _, r := range webhook.Results() {
+			m.attempts[k][r] = attempts.WithLabelValues(k.String(), r.String())
+		}
+		m.took[k] = took.WithLabelValues(k.String())
+		m.delivery[k] = delivery.WithLabelValues(k.String())
+	}
+	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not their user_id.")
+	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are repeated.")
+	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped.", "topic")
+	for _, t := range topics.Settings {
+		m.unreadable.WithLabelValues(t)
+	}
+	m.lag = f.gauges("smshooks_group_lag_records", "End offset less committed offset of the partitions assigned to this instance.", "topic", "partition")
+	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records in a waiting topic that are not settled yet, in the partitions assigned to this instance.", "topic")
+	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record, 0 if none is due.", "topic")
+	for _, t := range topics.Waiting {
+		m.waiting.WithLabelValues(t)
+		m.overdue.WithLabelValues(t)
+	}
+	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config topic that are not applied yet.")
+	m.configUsers = f.gauge("smshooks_config_users", "Users with webhook settings.")
+	return m
+}
+
+// Gauge registers a gauge that is read when it is scraped.
+func (m *Metrics) Gauge(name, help string, read func() float64) {
+	m.factory.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+}
+
+// Settled counts a record of topic, of kind k, whose fate is stored.
+func (m *Metrics) Settled(topic string, k webhook.Kind, fate webhook.Fate) {
+	if c := m.consumed[topic]; c != nil {
+		c.Inc()
+	}
+	m.settled[k][fate].Inc()
+}
+
+// Attempt counts an HTTP attempt that took so long.
+func (m *Metrics) Attempt(k webhook.Kind, r webhook.Result, took time.Duration) {
+	m.attempts[k][r].Inc()
+	m.took[k].Observe(took.Seconds())
+}
+
+// Delivered notes how long after its time an event was delivered.
+func (m *Metrics) Delivered(k webhook.Kind, after time.Duration) {
+	m.delivery[k].Observe(max(after.Seconds(), 0))
+}
+
+// Lag sets the lag of a partition, counted in records.
+func (m *Metrics) Lag(topic string, partition int32, records int64) {
+	m.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
+}
+
+// ForgetLag drops the partitions that are not assigned any more.
+func (m *Metrics) ForgetLag() { m.lag.Reset() }
+
+// Waiting sets how many records wait in a topic.
+func (m *Metrics) Waiting(topic string, records int64) {
+	m.waiting.WithLabelValues(topic).Set(float64(records))
+}
+
+// Overdue sets by how much the oldest waiting record of a topic is overdue.
+func (m *Metrics) Overdue(topic string, by time.Duration) {
+	m.overdue.WithLabelValues(topic).Set(by.Seconds())
+}
+
+// ConfigLag sets how many records of the config topic are not applied yet.
+func (m *Metrics) ConfigLag(records int64) { m.configLag.Set(float64(records)) }
+
+// ConfigUsers sets how many users have settings.
+func (m *Metrics) ConfigUsers(n int) { m.configUsers.Set(float64(n)) }
+
+// UnreadableRecord counts a skipped record of the config or keys topic.
+func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }

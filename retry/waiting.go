@@ -1,0 +1,157 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// again is how long a record that the broker refused rests before it is produced once more.
+const again = time.Second
+
+// Topics names the topics that wait.
+type Topics interface {
+	Retry(kind, step int) string
+	Overflow(kind, tier int) string
+}
+
+// Producer is the part of a Kafka client that is needed; *kgo.Client is one.
+type Producer interface {
+	TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
+}
+
+// Waiting writes events to the topics that wait. An event is settled when all in-sync replicas have its record;
+// until then it is kept and produced again, however long that takes, or abandoned when its partition is given away.
+type Waiting struct {
+	policy     Policy
+	topics     Topics
+	deadLetter string
+	producer   Producer
+	log        *zap.Logger
+}
+
+// NewWaiting writes with producer, which must wait for all in-sync replicas (acks=all) and place records of
+// waiting topics by Partitioner.
+func NewWaiting(policy Policy, topics Topics, deadLetter string, producer Producer, log *zap.Logger) *Waiting {
+	return &Waiting{policy, topics, deadLetter, producer, log}
+}
+
+// Retry stores a failed event until its next attempt, or as a dead letter if it has none left.
+// e.Attempts counts the failed attempt, e.Error says how it failed.
+func (w *Waiting) Retry(e *event.Event, now time.Time) {
+	dead, step, due := w.policy.AfterFailure(e, now)
+	if dead != "" {
+		w.Dead(e, dead)
+		return
+	}
+	w.produce(e, w.waitingRecord(e, w.topics.Retry(int(e.Kind), step), due), webhook.Retry)
+}
+
+// Overflow stores an event that does not fit into its endpoint's queue in the wanted tier or a shorter one, no
+// attempt counted. It reports the tier; -1 if the event's window ends too soon and it became a dead letter.
+func (w *Waiting) Overflow(e *event.Event, want int, now time.Time) int {
+	dead, tier, due := w.policy.Overflow(e, want, now)
+	if dead != "" {
+		w.Dead(e, dead)
+		return -1
+	}
+	w.produce(e, w.waitingRecord(e, w.topics.Overflow(int(e.Kind), tier), due), webhook.Overflow)
+	return tier
+}
+
+// Dead stores an event as a dead letter.
+func (w *Waiting) Dead(e *event.Event, reason webhook.Reason) {
+	w.produce(e, w.deadRecord(e, reason, string(e.Error)), webhook.Dead)
+}
+
+// Invalid stores a record that cannot be read as a dead letter, byte for byte; what says what is wrong with it.
+func (w *Waiting) Invalid(e *event.Event, what string) {
+	e.Attempts = 0
+	w.produce(e, w.deadRecord(e, webhook.InvalidRecord, what), webhook.Dead)
+}
+
+func (w *Waiting) waitingRecord(e *event.Event, topic string, due time.Time) *kgo.Record {
+	return &kgo.Record{
+		Topic: topic,
+		// The same partition number as the origin: whoever holds the one holds the other, whatever
+		// partitioner the gateway uses.
+		Partition: e.Partition,
+		Key:       strconv.AppendInt(nil, e.UserID, 10),
+		Value:     e.Value,
+		Headers:   append(headers(e, string(e.Error)), kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(due))}),
+	}
+}
+
+func (w *Waiting) deadRecord(e *event.Event, reason webhook.Reason, failure string) *kgo.Record {
+	return &kgo.Record{
+		Topic:   w.deadLetter,
+		Key:     e.Key,
+		Value:   e.Value,
+		Headers: append(headers(e, failure), kgo.RecordHeader{Key: event.HeaderReason, Value: []byte(reason)}),
+	}
+}
+
+func headers(e *event.Event, failure string) []kgo.RecordHeader {
+	hs := append(make([]kgo.RecordHeader, 0, 6),
+		kgo.RecordHeader{Key: event.HeaderID, Value: []byte(e.Identity())},
+		kgo.RecordHeader{Key: event.HeaderKind, Value: []byte(e.Kind.String())},
+		kgo.RecordHeader{Key: event.HeaderTime, Value: []byte(event.FormatTime(e.Time))},
+		kgo.RecordHeader{Key: event.HeaderAttempts, Value: strconv.AppendInt(nil, int64(e.Attempts), 10)})
+	if failure != "" {
+		hs = append(hs, kgo.RecordHeader{Key: event.HeaderError, Value: []byte(failure)})
+	}
+	return hs
+}
+
+// produce stores r and settles e with fate once it is acknowledged.
+func (w *Waiting) produce(e *event.Event, r *kgo.Record, fate webhook.Fate) {
+	if !e.Begin() {
+		e.Abandon()
+		return
+	}
+	w.try(e, r, fate)
+}
+
+func (w *Waiting) try(e *event.Event, r *kgo.Record, fate webhook.Fate) {
+	ctx := e.Context()
+	w.producer.TryProduce(ctx, r, func(r *kgo.Record, err error) {
+		switch {
+		case err == nil:
+			e.Settle(fate)
+		case ctx.Err() != nil || errors.Is(err, kgo.ErrClientClosed):
+			e.Abandon()
+		default:
+			// The event is kept: nothing below it is committed until the broker takes the record.
+			w.log.Error("cannot store a record, trying again: check the topic and the broker's limits",
+				zap.String("id", e.Identity()), zap.String("topic", r.Topic), zap.Int("bytes", len(r.Value)), zap.Error(err))
+			time.AfterFunc(again, func() {
+				w.try(e, &kgo.Record{Topic: r.Topic, Partition: e.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}, fate)
+			})
+		}
+	})
+}
+
+// Partitioner places records of waiting topics where they say, and all others by the hash of their key as Kafka's
+// own clients do.
+func Partitioner(waiting func(topic string) bool) kgo.Partitioner {
+	return partitioner{waiting, kgo.ManualPartitioner(), kgo.StickyKeyPartitioner(nil)}
+}
+
+type partitioner struct {
+	waiting        func(string) bool
+	manual, hashed kgo.Partitioner
+}
+
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	if p.waiting(topic) {
+		return p.manual.ForTopic(topic)
+	}
+	return p.hashed.ForTopic(topic)
+}
