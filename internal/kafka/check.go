@@ -54,10 +54,10 @@ func (p *Plan) problems(states map[string]state) []Problem {
 // countProblems compares a waiting topic with its source: a member of the group holds the same
 // partition numbers of both, and only then sees all of a user's records.
 func (p *Plan) countProblems(topic string, s state, states map[string]state) []Problem {
-	kind, class, _ := p.Describe(topic)
-	if class != RetryTopic && class != OverflowTopic {
+	if !p.waits(topic) {
 		return nil
 	}
+	kind, _, _ := p.Describe(topic)
 	source, ok := states[p.sources[kind]]
 	if !ok || source.partitions == s.partitions {
 		return nil
@@ -85,10 +85,10 @@ func (p *Plan) policyProblems(topic string, s state) []Problem {
 
 // retentionProblems is about waiting topics only: how long sources are kept is the operator's choice.
 func (p *Plan) retentionProblems(topic string, s state) []Problem {
-	_, class, wait := p.Describe(topic)
-	if class != RetryTopic && class != OverflowTopic {
+	if !p.waits(topic) {
 		return nil
 	}
+	_, _, wait := p.Describe(topic)
 	var problems []Problem
 	if retention, less := s.keepsLess(p.minRetention(wait)); less {
 		problems = append(problems, Problem{

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,6 +89,11 @@ func (c Config) options() ([]kgo.Opt, error) {
 	if len(c.Brokers) == 0 {
 		return nil, errors.New("kafka.brokers: at least one host:port is needed")
 	}
+	for _, broker := range c.Brokers {
+		if !validBroker(broker) {
+			return nil, fmt.Errorf("kafka.brokers: %q is no host:port", broker)
+		}
+	}
 	dial, err := c.dialer()
 	if err != nil {
 		return nil, err
@@ -119,6 +125,16 @@ func (c Config) options() ([]kgo.Opt, error) {
 		opts = append(opts, kgo.WithHooks(c.Hooks...))
 	}
 	return opts, nil
+}
+
+// validBroker accepts host, host:port and [IPv6]:port. The client itself would only fail at each dial.
+func validBroker(broker string) bool {
+	host, port, err := net.SplitHostPort(broker)
+	if err != nil {
+		host, port, err = net.SplitHostPort(broker + ":9092")
+	}
+	number, portErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && portErr == nil && number > 0 && host != "" && !strings.ContainsAny(host, " /@")
 }
 
 func (s SASLConfig) mechanism() (sasl.Mechanism, error) {

@@ -48,12 +48,17 @@ func (p *Plan) Ensure(ctx context.Context, cl *kgo.Client) ([]Line, error) {
 		return nil, err
 	}
 	done := make(map[string][]string)
-	if err := p.create(ctx, cl, states, done); err != nil {
-		return nil, err
-	}
-	if len(done) > 0 {
-		if states, err = p.awaitVisible(ctx, cl, false); err != nil {
+	// Sources first: one that somebody made a moment ago, which this broker had not heard of, still
+	// decides how many partitions the rest of its kind gets.
+	for _, waiting := range []bool{false, true} {
+		made, err := p.create(ctx, cl, states, waiting, done)
+		if err != nil {
 			return nil, err
+		}
+		if made {
+			if states, err = p.awaitVisible(ctx, cl, func(s map[string]state) string { return p.missing(s, waiting) }); err != nil {
+				return nil, err
+			}
 		}
 	}
 	changed, err := p.repair(ctx, cl, states, done)
@@ -61,20 +66,21 @@ func (p *Plan) Ensure(ctx context.Context, cl *kgo.Client) ([]Line, error) {
 		return nil, err
 	}
 	if changed {
-		if states, err = p.awaitVisible(ctx, cl, true); err != nil {
+		if states, err = p.awaitVisible(ctx, cl, p.unrepaired); err != nil {
 			return nil, err
 		}
 	}
 	return p.report(states, done)
 }
 
-// create makes the missing topics in one request.
-func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]state, done map[string][]string) error {
+// create makes the missing topics in one request: those that wait, or all others. made is whether any
+// was missing.
+func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]state, waiting bool, done map[string][]string) (made bool, err error) {
 	req := kmsg.NewCreateTopicsRequest()
 	req.TimeoutMillis = int32((15 * time.Second).Milliseconds())
 	count := make(map[string]int32)
 	for _, topic := range p.all() {
-		if _, ok := states[topic]; ok {
+		if _, ok := states[topic]; ok || p.waits(topic) != waiting {
 			continue
 		}
 		t := kmsg.NewCreateTopicsRequestTopic()
@@ -88,11 +94,11 @@ func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]sta
 		req.Topics = append(req.Topics, t)
 	}
 	if len(req.Topics) == 0 {
-		return nil
+		return false, nil
 	}
 	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
-		return fmt.Errorf("create topics: %w", err)
+		return false, fmt.Errorf("create topics: %w", err)
 	}
 	var errs []error
 	for _, t := range resp.Topics {
@@ -100,12 +106,11 @@ func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]sta
 		case err == nil:
 			done[t.Topic] = append(done[t.Topic], fmt.Sprintf("created (%d partitions)", count[t.Topic]))
 		case errors.Is(err, kerr.TopicAlreadyExists): // another instance was faster
-			done[t.Topic] = nil
 		default:
 			errs = append(errs, fmt.Errorf("create topic %s: %w%s", t.Topic, err, suffix(t.ErrorMessage)))
 		}
 	}
-	return errors.Join(errs...)
+	return true, errors.Join(errs...)
 }
 
 // count is how many partitions a missing topic gets: as many as the rest of its kind.
@@ -220,9 +225,9 @@ func alterTopic(ctx context.Context, admin *kadm.Client, topic string, alter []k
 	return nil
 }
 
-// awaitVisible polls until every topic exists with leaders, and, once repaired, until nothing is left
-// that repair would do: brokers learn of a change one after the other. It returns the last state it read.
-func (p *Plan) awaitVisible(ctx context.Context, cl *kgo.Client, repaired bool) (map[string]state, error) {
+// awaitVisible polls until pending names no topic any more: brokers learn of a change one after the
+// other. It returns the last state it read.
+func (p *Plan) awaitVisible(ctx context.Context, cl *kgo.Client, pending func(map[string]state) string) (map[string]state, error) {
 	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
 	defer cancel()
 	for {
@@ -230,34 +235,41 @@ func (p *Plan) awaitVisible(ctx context.Context, cl *kgo.Client, repaired bool) 
 		if err != nil {
 			return nil, err
 		}
-		pending := p.pending(states, repaired)
-		if pending == "" {
+		topic := pending(states)
+		if topic == "" {
 			return states, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("topic %s was created or changed, but the change is not visible: %w", pending, ctx.Err())
+			return nil, fmt.Errorf("topic %s was created or changed, but the change is not visible: %w", topic, ctx.Err())
 		case <-time.After(visiblePoll):
 		}
 	}
 }
 
-// pending names a topic whose change has not arrived yet, or "".
-func (p *Plan) pending(states map[string]state, repaired bool) string {
+// missing names a topic that has not arrived yet or has no leaders, or ""; waiting topics only count if asked for.
+func (p *Plan) missing(states map[string]state, waiting bool) string {
 	for _, topic := range p.all() {
-		s, ok := states[topic]
-		if !ok || !s.settled {
-			return topic
-		}
-		kind, class, _ := p.Describe(topic)
-		if !repaired || class == Other || class == Source {
-			continue
-		}
-		if alter, _ := p.raise(topic, s); len(alter) > 0 || s.partitions < states[p.sources[kind]].partitions {
+		if s, ok := states[topic]; (!ok || !s.settled) && (waiting || !p.waits(topic)) {
 			return topic
 		}
 	}
 	return ""
+}
+
+// unrepaired names a topic on which the work of repair does not show yet, or "".
+func (p *Plan) unrepaired(states map[string]state) string {
+	for _, topic := range p.all() {
+		if !p.waits(topic) {
+			continue
+		}
+		kind, _, _ := p.Describe(topic)
+		s := states[topic]
+		if alter, _ := p.raise(topic, s); len(alter) > 0 || s.partitions < states[p.sources[kind]].partitions {
+			return topic
+		}
+	}
+	return p.missing(states, true)
 }
 
 // report turns what was done and what is still wrong into a line per topic.

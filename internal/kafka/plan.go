@@ -156,26 +156,37 @@ func (p *Plan) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %q is no topic name (1 to 249 of a-z A-Z 0-9 . _ -)", s.setting, s.topic))
 		}
 	}
-	for _, topic := range p.consumed {
-		info := p.info[topic]
-		if info.class == Source {
-			continue
-		}
-		if setting, ok := owner[topic]; ok {
-			errs = append(errs, fmt.Errorf("%s: %q is also the %s topic of %s; choose another name", setting, topic, info.class, p.sources[info.kind]))
-		}
-		if info.delay <= 0 {
-			errs = append(errs, fmt.Errorf("%s topic of %s: its delay %v is not positive", info.class, p.sources[info.kind], info.delay))
-		} else if legalTopic.MatchString(p.sources[info.kind]) && !legalTopic.MatchString(topic) {
-			errs = append(errs, fmt.Errorf("topic %s: no broker accepts this name (1 to 249 of a-z A-Z 0-9 . _ -); shorten the source's name or use whole milliseconds", topic))
+	return errors.Join(append(errs, p.validateDerived(owner)...)...)
+}
+
+// validateDerived looks at the retry and overflow topics; owner is the setting that gives a topic its name.
+func (p *Plan) validateDerived(owner map[string]string) (errs []error) {
+	for kind, source := range p.sources {
+		derived := map[Class][]string{RetryTopic: p.retry[kind], OverflowTopic: p.overflow[kind]}
+		for _, class := range []Class{RetryTopic, OverflowTopic} {
+			for _, topic := range slices.Compact(slices.Sorted(slices.Values(derived[class]))) {
+				if setting, ok := owner[topic]; ok {
+					errs = append(errs, fmt.Errorf("%s: %q is also the %s topic of %s; choose another name", setting, topic, class, source))
+				} else if wait := p.info[topic].delay; wait <= 0 {
+					errs = append(errs, fmt.Errorf("%s topic of %s: its delay %v is not positive", class, source, wait))
+				} else if legalTopic.MatchString(source) && !legalTopic.MatchString(topic) {
+					errs = append(errs, fmt.Errorf("topic %s: no broker accepts this name (1 to 249 of a-z A-Z 0-9 . _ -); shorten the source's name or use whole milliseconds", topic))
+				}
+			}
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // all returns every topic of the plan, the compacted ones and the dead letter topic last.
 func (p *Plan) all() []string {
 	return append(p.Consumed(), p.names.Config, p.names.Keys, p.names.DeadLetter)
+}
+
+// waits reports whether topic is a retry or overflow topic.
+func (p *Plan) waits(topic string) bool {
+	_, class, _ := p.Describe(topic)
+	return class == RetryTopic || class == OverflowTopic
 }
 
 // waiting returns the retry and overflow topics of a kind, once each.

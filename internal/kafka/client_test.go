@@ -1,0 +1,291 @@
+package kafka
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func ping(t *testing.T, c Config) error {
+	t.Helper()
+	return pingFor(t, c, 10*time.Second)
+}
+
+func pingFor(t *testing.T, c Config, limit time.Duration) error {
+	t.Helper()
+	cl, err := c.NewClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	return cl.Ping(ctx)
+}
+
+func TestConfigErrors(t *testing.T) {
+	dir := t.TempDir()
+	junk := filepath.Join(dir, "junk.pem")
+	if err := os.WriteFile(junk, []byte("no pem"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		cfg  Config
+		want string
+	}{
+		{"no brokers", Config{}, "kafka.brokers"},
+		{"bad seed", Config{Brokers: []string{"a:b:c"}}, `kafka.brokers: "a:b:c"`},
+		{"a URL", Config{Brokers: []string{"kafka://a:9092"}}, "kafka.brokers"},
+		{"no host", Config{Brokers: []string{":9092"}}, "kafka.brokers"},
+		{"port 0", Config{Brokers: []string{"a:0"}}, "kafka.brokers"},
+		{"mechanism", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "KERBEROS", Username: "u", Password: "hush"}}, "kafka.sasl.mechanism"},
+		{"no mechanism", Config{Brokers: []string{"a"}, SASL: SASLConfig{Username: "u", Password: "hush"}}, "kafka.sasl.mechanism"},
+		{"no user", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "PLAIN", Password: "hush"}}, "kafka.sasl.username"},
+		{"no CA", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CAFile: filepath.Join(dir, "none")}}, "kafka.tls.ca_file"},
+		{"junk CA", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CAFile: junk}}, "kafka.tls.ca_file"},
+		{"half a pair", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk}}, "kafka.tls.key_file"},
+		{"junk pair", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk, KeyFile: junk}}, "kafka.tls.cert_file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := c.cfg.NewClient()
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			if strings.Contains(err.Error(), "hush") {
+				t.Errorf("the password shows: %v", err)
+			}
+		})
+	}
+}
+
+func TestSASL(t *testing.T) {
+	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
+		t.Run(mechanism, func(t *testing.T) {
+			cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser(mechanism, "ann", "right"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cluster.Close()
+			log, seen := observer.New(zapcore.DebugLevel)
+			cfg := Config{Brokers: cluster.ListenAddrs(), Log: zap.New(log), SASL: SASLConfig{Mechanism: strings.ToLower(mechanism), Username: "ann", Password: "right"}}
+			if err := ping(t, cfg); err != nil {
+				t.Errorf("right password: %v", err)
+			}
+			cfg.SASL.Password = "wrong-hush"
+			// kfake hangs up on a wrong password; Kafka says SASL_AUTHENTICATION_FAILED.
+			if err := ping(t, cfg); err == nil {
+				t.Error("a wrong password works")
+			}
+			for _, entry := range seen.All() {
+				if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "hush") {
+					t.Errorf("the password is logged: %s", text)
+				}
+			}
+		})
+	}
+}
+
+// writeCert makes a certificate that signs itself, for 127.0.0.1, and returns the PEM files.
+func writeCert(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-hour), NotAfter: time.Now().Add(hour),
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"broker.test"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}
+
+func TestTLS(t *testing.T) {
+	certFile, keyFile := writeCert(t)
+	server, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := x509.NewCertPool()
+	text, _ := os.ReadFile(certFile)
+	trusted.AppendCertsFromPEM(text)
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.TLS(&tls.Config{
+		Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	for _, c := range []struct {
+		name string
+		tls  TLSConfig
+		ok   bool
+	}{
+		{"both sides known", TLSConfig{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile}, true},
+		{"another name of the broker", TLSConfig{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile, ServerName: "broker.test"}, true},
+		{"not verified", TLSConfig{Enabled: true, InsecureSkipVerify: true, CertFile: certFile, KeyFile: keyFile}, true},
+		{"unknown authority", TLSConfig{Enabled: true, CertFile: certFile, KeyFile: keyFile}, false},
+		{"wrong name", TLSConfig{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile, ServerName: "other.test"}, false},
+		{"no client certificate", TLSConfig{Enabled: true, CAFile: certFile}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := ping(t, Config{Brokers: cluster.ListenAddrs(), TLS: c.tls})
+			if (err == nil) != c.ok || IsUnavailable(err) {
+				t.Errorf("got %v (unavailable: %v)", err, IsUnavailable(err))
+			}
+		})
+	}
+}
+
+func TestTLSAgainstPlainBroker(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	if err := pingFor(t, Config{Brokers: cluster.ListenAddrs(), TLS: TLSConfig{Enabled: true}}, time.Second); err == nil {
+		t.Error("TLS with a plain broker works")
+	}
+}
+
+func TestDialAndHooks(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	var dials atomic.Int32
+	hook := new(connectHook)
+	err = ping(t, Config{
+		Brokers: []string{"kafka.invalid:9092"}, Hooks: []kgo.Hook{hook},
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			if _, ok := ctx.Deadline(); !ok {
+				t.Error("dialling without a deadline")
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, cluster.ListenAddrs()[0])
+		},
+	})
+	if err != nil || dials.Load() == 0 || hook.n.Load() == 0 {
+		t.Errorf("err %v, %d dials, %d hooks", err, dials.Load(), hook.n.Load())
+	}
+}
+
+type connectHook struct{ n atomic.Int32 }
+
+func (h *connectHook) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn, error) { h.n.Add(1) }
+
+func TestLog(t *testing.T) {
+	core, seen := observer.New(zapcore.DebugLevel)
+	log := newLogger(zap.New(core))
+	log.Log(kgo.LogLevelInfo, "chatter")
+	log.Log(kgo.LogLevelError, "bad", "broker", "1", "err", io.EOF, "odd")
+	for range 20 {
+		log.Log(kgo.LogLevelWarn, "again")
+	}
+	entries := seen.All()
+	if len(entries) != 1+logFirst {
+		t.Fatalf("%d lines, want %d", len(entries), 1+logFirst)
+	}
+	if got := entries[0]; got.Level != zapcore.ErrorLevel || got.ContextMap()["broker"] != "1" || got.ContextMap()["err"] != "EOF" {
+		t.Errorf("got %v %v", got.Entry, got.ContextMap())
+	}
+}
+
+func TestIsUnavailable(t *testing.T) {
+	_, refused := net.Dial("tcp", freeAddr(t))
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{errors.New("something"), false},
+		{context.Canceled, false},
+		{context.DeadlineExceeded, true},
+		{kgo.ErrClientClosed, false},
+		{kgo.ErrRecordTimeout, true},
+		{kgo.ErrRecordRetries, true},
+		{refused, true},
+		{io.EOF, true},
+		{net.ErrClosed, true},
+		{&net.DNSError{Err: "no such host", Name: "kafka", IsNotFound: true}, true},
+		{&net.OpError{Op: "dial", Err: &net.AddrError{Err: "missing port", Addr: "a"}}, false},
+		{&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}, false},
+		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, false},
+		{kerr.LeaderNotAvailable, true},
+		{kerr.NotLeaderForPartition, true},
+		{kerr.NotEnoughReplicas, true},
+		{kerr.RequestTimedOut, true},
+		{kerr.BrokerNotAvailable, true},
+		{kerr.CoordinatorLoadInProgress, true},
+		{kerr.SaslAuthenticationFailed, false},
+		{kerr.TopicAuthorizationFailed, false},
+		{kerr.UnknownTopicOrPartition, false},
+		{kerr.MessageTooLarge, false},
+		{kerr.InvalidReplicationFactor, false},
+	} {
+		for _, err := range []error{c.err, wrap(c.err)} {
+			if got := IsUnavailable(err); got != c.want {
+				t.Errorf("%v: got %v", err, got)
+			}
+		}
+	}
+}
+
+func wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("read topics: %w", err)
+}
