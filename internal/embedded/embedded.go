@@ -22,7 +22,7 @@ const (
 	// redisTick is how coarse the TTLs are. Every tick looks at every key, so it is not finer.
 	redisTick = 250 * time.Millisecond
 
-	// offsetsRetention keeps a group's offsets for ten years: a first look that is taken up again
+	// offsetsRetentionMinutes keeps a group's offsets for ten years: a first look that is taken up again
 	// after the usual seven days must not start over and send everything again.
 	offsetsRetentionMinutes = "5256000"
 )
@@ -84,7 +84,10 @@ func Start(opts Options) (_ *Embedded, err error) {
 	if err := e.startKafka(kafkaAddr); err != nil {
 		return nil, err
 	}
-	return e, e.startRedis(redisAddr)
+	if err := e.startRedis(redisAddr); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 func (e *Embedded) startKafka(addr string) error {
