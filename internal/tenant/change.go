@@ -165,10 +165,11 @@ func (q *queue) finished() {
 	q.mu.Unlock()
 }
 
-// reset drops everything: a new session's rebuild writes it all.
+// reset drops everything: the next rebuild writes it all.
 func (q *queue) reset() {
 	q.mu.Lock()
 	q.waiting, q.busy = nil, false
+	q.drops++
 	q.mu.Unlock()
 }
 

@@ -46,6 +46,11 @@ func (s *Store) session(ctx context.Context) error {
 			}
 		})
 	}
+	wg.Go(func() {
+		if err := s.keepHouse(ctx, r); err != nil {
+			cancel(err)
+		}
+	})
 	err = s.follow(ctx, r)
 	cancel(err)
 	wg.Wait()
@@ -70,11 +75,20 @@ func (s *Store) startOver(r *reader) {
 // the end that the reader saw when it was made; what was there before is written
 // by the rebuild, which begins later and so sees a later end.
 func (s *Store) follow(ctx context.Context, r *reader) error {
-	nextKeeping := time.Now()
+	wait := 50 * time.Millisecond // a poll without records is no news; look whether it's the end
 	for {
+		if !s.read.Load() {
+			if err := s.checkRead(ctx, r); err != nil {
+				if stop := s.readFailed(ctx, err); stop != nil {
+					return stop
+				}
+			}
+		} else {
+			wait = time.Second
+		}
 		now := time.Now()
 		var fresh []change
-		err := r.poll(ctx, time.Second, func(record *kgo.Record) {
+		err := r.poll(ctx, wait, func(record *kgo.Record) {
 			c, err := s.decode(record)
 			if err != nil {
 				s.skip(record, err)
@@ -93,61 +107,62 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 		if s.cfg.Materialise && len(fresh) > 0 {
 			s.queue.push(fresh)
 		}
-		if err == nil && !s.read.Load() {
-			err = s.checkRead(ctx, r)
-		}
-		if ctx.Err() != nil || errors.Is(err, errRecreated) || errors.Is(err, kgo.ErrClientClosed) {
-			return err
-		}
 		if err != nil {
-			s.log.Warn("reading settings", zap.Error(err))
-			if err := sleep(ctx, 100*time.Millisecond); err != nil {
-				return err
+			if stop := s.readFailed(ctx, err); stop != nil {
+				return stop
 			}
-		}
-		if time.Now().After(nextKeeping) {
-			if err := s.keepHouse(ctx, r); err != nil {
-				return err
-			}
-			nextKeeping = time.Now().Add(housekeeping)
 		}
 	}
+}
+
+// readFailed logs an error of reading and waits a little. It returns the error
+// after which reading can't go on.
+func (s *Store) readFailed(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, errRecreated) || errors.Is(err, kgo.ErrClientClosed) {
+		return err
+	}
+	s.log.Warn("reading settings", zap.Error(err))
+	return sleep(ctx, 100*time.Millisecond)
 }
 
 func (s *Store) checkRead(ctx context.Context, r *reader) error {
 	done, err := r.done(ctx)
 	if done {
 		s.read.Store(true)
-		s.obs.ConfigUsers(s.users.count())
+		users := s.users.count()
+		s.obs.ConfigUsers(users)
 		s.obs.ConfigLag(0)
-		s.log.Info("settings topics read to their end", zap.Int("users_in_memory", s.users.count()))
+		s.log.Info("settings topics read to their end", zap.Int("users_in_memory", users))
 		s.becameReady()
 	}
 	return err
 }
 
-// keepHouse measures, forgets, and notices topics that were made anew. It
-// returns only such an error.
+// keepHouse measures, forgets, and notices topics that were made anew, until
+// ctx ends.
 func (s *Store) keepHouse(ctx context.Context, r *reader) error {
-	s.obs.ConfigUsers(s.users.count())
-	switch {
-	case !s.cfg.Materialise:
-		s.forgetHeard(time.Now().Add(-hearingKept))
-	case s.queue.idle() && s.filled.Load():
-		// Redis has it all. A read that began before it had takes seconds at most.
-		s.forgetHeard(time.Now().Add(-hearingKept / 2))
+	for {
+		s.obs.ConfigUsers(s.users.count())
+		switch {
+		case !s.cfg.Materialise:
+			s.forgetHeard(time.Now().Add(-hearingKept))
+		case s.queue.idle() && s.filled.Load():
+			// Redis has it all. A read that began before it had takes seconds at most.
+			s.forgetHeard(time.Now().Add(-hearingKept / 2))
+		}
+		asking, cancel := context.WithTimeout(ctx, housekeeping)
+		now, err := describe(asking, r.client, r.topics...)
+		cancel()
+		if err == nil { // otherwise Kafka is away, and the lag stays as it was known
+			if now.id != r.goal.id {
+				return errRecreated
+			}
+			s.obs.ConfigLag(r.lag(now.spans))
+		}
+		if err := sleep(ctx, housekeeping); err != nil {
+			return err
+		}
 	}
-	asking, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	now, err := describe(asking, r.client, r.topics...)
-	if err != nil {
-		return nil // Kafka is away: the lag stays as it was known
-	}
-	if now.id != r.goal.id {
-		return errRecreated
-	}
-	s.obs.ConfigLag(r.lag(now.spans))
-	return nil
 }
 
 func (s *Store) forgetHeard(before time.Time) {

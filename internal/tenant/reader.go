@@ -119,11 +119,15 @@ func (r *reader) done(ctx context.Context) (bool, error) {
 	if !stuck {
 		return false, nil
 	}
-	return r.passed(r.goal.spans), r.skip(ctx)
+	if err := r.skip(ctx, r.goal.spans); err != nil {
+		return false, err
+	}
+	return r.passed(r.goal.spans), nil
 }
 
-// skip moves the positions over what compaction or deletion took away.
-func (r *reader) skip(ctx context.Context) error {
+// skip moves the positions, up to the spans' ends, over what compaction or
+// deletion took away.
+func (r *reader) skip(ctx context.Context, spans map[slot]span) error {
 	now, err := describe(ctx, r.client, r.topics...)
 	if err != nil {
 		return err
@@ -131,7 +135,7 @@ func (r *reader) skip(ctx context.Context) error {
 	if now.id != r.goal.id {
 		return errRecreated
 	}
-	for at, s := range r.goal.spans {
+	for at, s := range spans {
 		r.mu.Lock()
 		from := max(r.position[at], now.spans[at].start)
 		r.mu.Unlock()

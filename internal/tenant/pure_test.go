@@ -1,0 +1,321 @@
+package tenant
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+func testSealer(t *testing.T, fill string) *Sealer {
+	t.Helper()
+	s, err := NewSealer([]byte(strings.Repeat(fill, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func text(s string) *string { return &s }
+
+func TestParseDocument(t *testing.T) {
+	sealer := testSealer(t, "k")
+	sealed := sealer.Seal(42, "bob:s3cret")
+	for _, c := range []struct {
+		name, key, value string
+		want             string // the document written without a sealer; "" for an error
+	}{
+		{"whole", "42", `{"user_id":42,"dlr_url":"http://a/?x=1&y=<2>","click_url":"http://b","inbound_url":"http://c","revoke_click_url":"http://d","auth":"u:p"}`,
+			`{"user_id":42,"dlr_url":"http://a/?x=1&y=<2>","click_url":"http://b","inbound_url":"http://c","revoke_click_url":"http://d","auth":"u:p"}`},
+		{"absent and null", "42", `{"user_id":42,"click_url":null,"inbound_url":""}`,
+			`{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":"","revoke_click_url":null,"auth":null}`},
+		{"extra and doubled", "42", ` { "x":{"y":[1]}, "DLR_URL":7, "dlr_url":"http://a", "user_id":42, "dlr_url":"http://b" } `,
+			`{"user_id":42,"dlr_url":"http://b","click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":null}`},
+		{"sealed", "42", `{"user_id":42,"auth":"` + sealed + `"}`,
+			`{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":"bob:s3cret"}`},
+		{"largest id", "9223372036854775807", `{"user_id":9223372036854775807}`,
+			`{"user_id":9223372036854775807,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":null}`},
+		{"sealed for another", "43", `{"user_id":43,"auth":"` + sealed + `"}`, ""},
+		{"sealed rubbish", "42", `{"user_id":42,"auth":"enc:v1:???"}`, ""},
+		{"sealed short", "42", `{"user_id":42,"auth":"enc:v1:AAAA"}`, ""},
+		{"url is a number", "42", `{"user_id":42,"dlr_url":1}`, ""},
+		{"url is an object", "42", `{"user_id":42,"click_url":{}}`, ""},
+		{"auth is a boolean", "42", `{"user_id":42,"auth":false}`, ""},
+		{"no user", "42", `{"dlr_url":"http://a"}`, ""},
+		{"user is text", "42", `{"user_id":"42"}`, ""},
+		{"user is a fraction", "42", `{"user_id":42.0}`, ""},
+		{"other user", "42", `{"user_id":43}`, ""},
+		{"key with zeros", "042", `{"user_id":42}`, ""},
+		{"key is no number", "x", `{"user_id":42}`, ""},
+		{"key is zero", "0", `{"user_id":0}`, ""},
+		{"array", "42", `[42]`, ""},
+		{"null", "42", `null`, ""},
+		{"empty", "42", ``, ""},
+		{"cut", "42", `{"user_id":42`, ""},
+		{"not UTF-8", "42", "{\"user_id\":42,\"dlr_url\":\"http://\xff\"}", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, err := ParseDocument([]byte(c.key), []byte(c.value), sealer)
+			if c.want == "" {
+				if err == nil {
+					t.Fatalf("no error, got %+v", d)
+				}
+				if strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "enc:v1") {
+					t.Errorf("the error repeats a value: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := string(d.AppendJSON(nil, nil)); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+			again, err := ParseDocument([]byte(c.key), d.AppendJSON(nil, sealer), sealer)
+			if err != nil || !again.equal(d) {
+				t.Errorf("written sealed and read again: %+v, %v", again, err)
+			}
+		})
+	}
+}
+
+func TestDocumentWithoutSealer(t *testing.T) {
+	if _, err := ParseDocument([]byte("1"), []byte(`{"user_id":1,"auth":"enc:v1:AAAA"}`), nil); err == nil {
+		t.Error("a sealed auth was read without a key")
+	}
+	d := Document{UserID: 1, DLRURL: text("enc:v1:no"), Auth: text("a:b")}
+	s := string(d.AppendJSON(nil, testSealer(t, "k")))
+	if strings.Contains(s, "a:b") || !strings.Contains(s, `"dlr_url":"enc:v1:no"`) {
+		t.Errorf("sealed document: %s", s)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	s := Document{UserID: 7, DLRURL: text("https://a/x"), ClickURL: text(""), RevokeClickURL: text("http://d"), Auth: text("u:p")}.Settings()
+	for kind, want := range [webhook.NumKinds]bool{webhook.DLR: true, webhook.RevokeClick: true} {
+		if got := s.Endpoints[kind] != nil; got != want {
+			t.Errorf("%v configured: %v, want %v", webhook.Kind(kind), got, want)
+		}
+	}
+	if s.UserID != 7 || s.Endpoints[webhook.DLR].Authorization == "" || s.Endpoints[webhook.RevokeClick].Authorization != "" {
+		t.Errorf("settings: %+v", s)
+	}
+}
+
+func TestSealer(t *testing.T) {
+	a, b := testSealer(t, "a"), testSealer(t, "b")
+	sealed := a.Seal(1, "u:p")
+	if sealed == a.Seal(1, "u:p") || !strings.HasPrefix(sealed, "enc:v1:") {
+		t.Errorf("sealed: %s", sealed)
+	}
+	if plain, err := a.Open(1, sealed); err != nil || plain != "u:p" {
+		t.Errorf("opened: %q, %v", plain, err)
+	}
+	if _, err := a.Open(2, sealed); err == nil {
+		t.Error("opened for another user")
+	}
+	if _, err := b.Open(1, sealed); err == nil {
+		t.Error("opened with another key")
+	}
+	if plain, err := a.Open(1, "u:p"); err != nil || plain != "u:p" {
+		t.Errorf("plain text: %q, %v", plain, err)
+	}
+	if _, err := NewSealer([]byte("short")); err == nil {
+		t.Error("a short key was taken")
+	}
+}
+
+func TestVersion(t *testing.T) {
+	none := Version{}
+	for _, c := range []struct {
+		name     string
+		old, new Version
+	}{
+		{"first", none, Version{0, 1, 0}},
+		{"next offset", Version{3, 5, 100}, Version{3, 6, 100}},
+		{"next offset, earlier clock", Version{3, 5, 100}, Version{3, 6, 50}},
+		{"other partition, later", Version{3, 500, 100}, Version{4, 1, 101}},
+		{"other partition, same time", Version{3, 500, 100}, Version{4, 1, 100}},
+	} {
+		if !c.new.newer(c.old) || c.old.newer(c.new) {
+			t.Errorf("%s: %v must be newer than %v", c.name, c.new, c.old)
+		}
+		if c.new.newer(c.new) {
+			t.Errorf("%v is newer than itself", c.new)
+		}
+		if got, err := parseVersion(c.new.String()); err != nil || got != c.new {
+			t.Errorf("%v written and read: %v, %v", c.new, got, err)
+		}
+	}
+	for _, s := range []string{"", "1", "1/2", "1/2/x", "99999999999/1/1"} {
+		if _, err := parseVersion(s); err == nil {
+			t.Errorf("%q was read", s)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	c := newCache[int64, string](shardCount*2, func(id int64) uint64 { return uint64(id) })
+	v := func(offset int64) Version { return Version{Offset: offset} }
+	now := time.Now()
+
+	c.put(1, entry[string]{"new", v(5), true}, now)
+	if !c.offer(1, entry[string]{"old", v(4), true}) {
+		t.Error("an old value is no obstacle when the new one is there")
+	}
+	c.put(1, entry[string]{"older", v(3), true}, now)
+	if e, _ := c.get(1); e.value != "new" {
+		t.Errorf("went back to %q", e.value)
+	}
+	// Two more keys of the same shard throw it out, sooner or later.
+	for id := int64(1 + shardCount); ; id += shardCount {
+		c.put(id, entry[string]{"x", v(1), true}, time.Time{})
+		if _, ok := c.get(1); !ok {
+			break
+		}
+	}
+	if c.offer(1, entry[string]{"old", v(4), true}) {
+		t.Error("a lagging Redis was believed")
+	}
+	if c.offer(1, entry[string]{}) {
+		t.Error("a Redis without the key was believed")
+	}
+	if !c.offer(1, entry[string]{"new", v(5), true}) {
+		t.Error("Redis was not believed though it has caught up")
+	}
+	c.refresh(1, entry[string]{"newest", v(6), true})
+	if e, _ := c.get(1); e.value != "newest" {
+		t.Errorf("not refreshed: %q", e.value)
+	}
+	c.refresh(2, entry[string]{"x", v(6), true})
+	if _, ok := c.get(2); ok {
+		t.Error("refresh brought in a key")
+	}
+	c.forget(now.Add(time.Second))
+	if c.heard(1) != (Version{}) {
+		t.Error("still remembered")
+	}
+	for id := range int64(10_000) {
+		c.put(id, entry[string]{"x", v(10), true}, time.Time{})
+	}
+	if n := c.count(); n != shardCount*2 {
+		t.Errorf("%d entries, want %d", n, shardCount*2)
+	}
+}
+
+func TestQueue(t *testing.T) {
+	q := queue{wake: make(chan struct{}, 1)}
+	q.push(make([]change, 3))
+	if got := len(q.take(2)); got != 2 || q.idle() {
+		t.Errorf("took %d, idle %v", got, q.idle())
+	}
+	q.finished()
+	q.take(2)
+	q.finished()
+	if !q.idle() {
+		t.Error("not idle though all was written")
+	}
+	q.push(make([]change, queueLimit+1))
+	n, unhealed := q.dropped()
+	if n != 1 || !unhealed || q.idle() {
+		t.Errorf("after dropping: %d, %v, idle %v", n, unhealed, q.idle())
+	}
+	q.heal(n)
+	if !q.idle() {
+		t.Error("not idle after a rebuild")
+	}
+}
+
+func TestLimiter(t *testing.T) {
+	var l limiter
+	passed := 0
+	for range 100 {
+		if _, ok := l.allow(); ok {
+			passed++
+		}
+	}
+	if passed != 10 {
+		t.Errorf("%d lines at once, want 10", passed)
+	}
+	l.last = l.last.Add(-time.Second)
+	if suppressed, ok := l.allow(); !ok || suppressed != 90 {
+		t.Errorf("a second later: %d, %v", suppressed, ok)
+	}
+}
+
+// batch is a record batch as it comes over the wire, as far as skipEmpty looks.
+func batch(base int64, lastDelta, records int) []byte {
+	b := make([]byte, 61+records*10)
+	binary.BigEndian.PutUint64(b, uint64(base))
+	binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
+	b[16] = 2
+	binary.BigEndian.PutUint32(b[23:], uint32(lastDelta))
+	binary.BigEndian.PutUint32(b[57:], uint32(records))
+	return b
+}
+
+func TestSkipEmpty(t *testing.T) {
+	join := func(bs ...[]byte) (all []byte) {
+		for _, b := range bs {
+			all = append(all, b...)
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name  string
+		wire  []byte
+		from  int64
+		next  int64
+		found bool
+	}{
+		{"nothing", nil, 10, 10, false},
+		{"a record", batch(10, 0, 1), 10, 10, true},
+		{"compacted to nothing", batch(10, 4, 0), 10, 15, false},
+		{"empty, then a record", join(batch(10, 4, 0), batch(15, 1, 2)), 10, 15, true},
+		{"empty twice", join(batch(10, 4, 0), batch(15, 1, 0)), 10, 17, false},
+		{"one from before", join(batch(5, 4, 3), batch(10, 0, 0)), 10, 11, false},
+		{"cut in the body", batch(10, 0, 5)[:70], 10, 10, true},
+		{"cut in the header", batch(10, 0, 5)[:30], 10, 10, true},
+	} {
+		if next, found := skipEmpty(c.wire, c.from); next != c.next || found != c.found {
+			t.Errorf("%s: %d, %v, want %d, %v", c.name, next, found, c.next, c.found)
+		}
+	}
+}
+
+func TestKeyRecords(t *testing.T) {
+	hash := HashKey("smsh_x")
+	if h, err := parseKeyHash([]byte(hash)); err != nil || keyName(h) != "key:"+hash {
+		t.Errorf("hash read again: %v, %v", h, err)
+	}
+	for _, bad := range []string{"", "12", strings.ToUpper(hash), hash + "00", "zz" + hash[2:]} {
+		if _, err := parseKeyHash([]byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	for value, want := range map[string]int64{
+		`{"user_id":5,"name":"n"}`: 5, `{"user_id":5}`: 5, `{"name":"n"}`: 0, `{"user_id":-5}`: 0, `5`: 0, ``: 0,
+	} {
+		if id, err := parseKeyRecord([]byte(value)); id != want || (err != nil) != (want == 0) {
+			t.Errorf("%s: %d, %v", value, id, err)
+		}
+	}
+}
+
+func FuzzParseDocument(f *testing.F) {
+	f.Add([]byte("42"), []byte(`{"user_id":42,"dlr_url":"http://a","auth":"u:p"}`))
+	f.Add([]byte("1"), []byte(`{"user_id":1,"auth":"enc:v1:AAAA","x":[]}`))
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		d, err := ParseDocument(key, value, nil)
+		if err != nil {
+			return
+		}
+		d.Settings()
+		again, err := ParseDocument(key, d.AppendJSON(nil, nil), nil)
+		if err != nil || !again.equal(d) {
+			t.Fatalf("%+v became %+v, %v", d, again, err)
+		}
+	})
+}

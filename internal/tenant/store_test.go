@@ -1,0 +1,700 @@
+package tenant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const partitions = 3
+
+// stack is a Kafka with both topics, and a Redis.
+type stack struct {
+	t            *testing.T
+	brokers      []string
+	redisAddr    string
+	config, keys string
+	prefix       string
+	client       *kgo.Client // writes as another program would
+	rdb          *redis.Client
+}
+
+// newStack starts kfake and miniredis, unless the environment names real ones.
+func newStack(t *testing.T) (*stack, *miniredis.Miniredis) {
+	t.Helper()
+	s := &stack{t: t, config: "webhook-config", keys: "webhook-keys", prefix: "smshooks:"}
+	var mini *miniredis.Miniredis
+	if s.redisAddr = os.Getenv("SMSHOOKS_TEST_REDIS_ADDR"); s.redisAddr == "" {
+		mini = miniredis.RunT(t)
+		s.redisAddr = mini.Addr()
+	}
+	if addr := os.Getenv("SMSHOOKS_TEST_KAFKA_ADDR"); addr != "" {
+		s.brokers = []string{addr}
+		run := strconv.FormatInt(time.Now().UnixNano(), 36)
+		s.config, s.keys, s.prefix = "config-"+run, "keys-"+run, "t"+run+":"
+	} else {
+		cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(cluster.Close)
+		s.brokers = cluster.ListenAddrs()
+	}
+	var err error
+	if s.client, err = s.newClient(kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.client.Close)
+	s.createTopics()
+	s.rdb = s.newRedis()
+	return s, mini
+}
+
+func (s *stack) createTopics() {
+	s.t.Helper()
+	req := kmsg.NewPtrCreateTopicsRequest()
+	for _, topic := range []string{s.config, s.keys} {
+		t := kmsg.NewCreateTopicsRequestTopic()
+		t.Topic, t.NumPartitions, t.ReplicationFactor = topic, partitions, 1
+		compact := kmsg.NewCreateTopicsRequestTopicConfig()
+		compact.Name, compact.Value = "cleanup.policy", kmsg.StringPtr("compact")
+		t.Configs = append(t.Configs, compact)
+		req.Topics = append(req.Topics, t)
+	}
+	resp, err := req.RequestWith(s.t.Context(), s.client)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, t := range resp.Topics {
+		if t.ErrorCode != 0 {
+			s.t.Fatalf("creating %s: code %d", t.Topic, t.ErrorCode)
+		}
+	}
+}
+
+func (s *stack) deleteTopics() {
+	s.t.Helper()
+	req := kmsg.NewPtrDeleteTopicsRequest()
+	for _, topic := range []string{s.config, s.keys} {
+		req.TopicNames = append(req.TopicNames, topic)
+		t := kmsg.NewDeleteTopicsRequestTopic()
+		t.Topic = kmsg.StringPtr(topic)
+		req.Topics = append(req.Topics, t)
+	}
+	if _, err := req.RequestWith(s.t.Context(), s.client); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stack) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(s.brokers...), kgo.FetchMaxWait(250 * time.Millisecond)}, extra...)...)
+}
+
+func (s *stack) newRedis() *redis.Client {
+	rdb := redis.NewClient(&redis.Options{
+		Addr: s.redisAddr, ContextTimeoutEnabled: true, MaxRetries: 1,
+		DialTimeout: 500 * time.Millisecond, ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
+	})
+	s.t.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}
+
+// write produces records key, value, key, value…; the value "" is a tombstone.
+func (s *stack) write(topic string, pairs ...string) {
+	s.t.Helper()
+	var records []*kgo.Record
+	for i := 0; i < len(pairs); i += 2 {
+		r := &kgo.Record{Topic: topic, Key: []byte(pairs[i])}
+		if pairs[i+1] != "" {
+			r.Value = []byte(pairs[i+1])
+		}
+		records = append(records, r)
+	}
+	if err := s.client.ProduceSync(s.t.Context(), records...).FirstErr(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// set writes a document with one URL, http://host.
+func (s *stack) set(userID int64, host string) {
+	s.t.Helper()
+	s.write(s.config, strconv.FormatInt(userID, 10), fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://%s"}`, userID, host))
+}
+
+// observed counts what a store reports.
+type observed struct {
+	mu         sync.Mutex
+	lag        int64
+	users      int
+	unreadable map[string]int
+}
+
+func (o *observed) ConfigLag(n int64) { o.mu.Lock(); o.lag = n; o.mu.Unlock() }
+func (o *observed) ConfigUsers(n int) { o.mu.Lock(); o.users = n; o.mu.Unlock() }
+func (o *observed) UnreadableRecord(topic string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.unreadable == nil {
+		o.unreadable = map[string]int{}
+	}
+	o.unreadable[topic]++
+}
+
+// start runs a store until the test ends or stop is called.
+func (s *stack) start(change ...func(*Config)) (store *Store, obs *observed, stop func()) {
+	s.t.Helper()
+	cfg := Config{ConfigTopic: s.config, KeysTopic: s.keys, KeyPrefix: s.prefix, Materialise: true}
+	for _, c := range change {
+		c(&cfg)
+	}
+	obs = &observed{}
+	store = New(cfg, s.newClient, s.newRedis(), zaptest.NewLogger(s.t), obs)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := store.Run(ctx); !errors.Is(err, context.Canceled) {
+			s.t.Errorf("Run ended with %v", err)
+		}
+	}()
+	var once sync.Once
+	stop = func() { once.Do(func() { cancel(); <-ended }) }
+	s.t.Cleanup(stop)
+	return store, obs, stop
+}
+
+func waitLoaded(t *testing.T, stores ...*Store) {
+	t.Helper()
+	for _, s := range stores {
+		select {
+		case <-s.Loaded():
+		case <-time.After(20 * time.Second):
+			t.Fatal("not loaded in 20 s")
+		}
+	}
+}
+
+// eventually polls until ok, and returns how long it took.
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > within {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// host is the user's DLR host: "" without a URL, "?" when nothing may be
+// concluded now.
+func host(t *testing.T, s *Store, userID int64) string {
+	t.Helper()
+	settings, ok := s.Lookup(userID)
+	if !ok {
+		if s.Load(t.Context(), []int64{userID}) != nil {
+			return "?"
+		}
+		if settings, ok = s.Lookup(userID); !ok {
+			return "?"
+		}
+	}
+	if settings.UserID != userID {
+		t.Fatalf("settings of user %d for %d", settings.UserID, userID)
+	}
+	if e := settings.Endpoints[webhook.DLR]; e != nil {
+		return e.URL.Host
+	}
+	return ""
+}
+
+func wantHost(t *testing.T, s *Store, userID int64, want string) {
+	t.Helper()
+	if got := host(t, s, userID); got != want {
+		t.Errorf("user %d has %q, want %q", userID, got, want)
+	}
+}
+
+func TestStoreReadsAndFollows(t *testing.T) {
+	k, _ := newStack(t)
+	k.set(1, "a")
+	k.set(1, "b")
+	k.set(2, "c")
+	k.write(k.config, "2", "")
+	k.write(k.config, "1", `{"user_id":1,"dlr_url":5}`, "1", `nonsense`, "x", "", "3", `{"user_id":4}`)
+	store, obs, _ := k.start()
+	if _, ok := store.Lookup(1); ok {
+		t.Error("an answer before anything was read")
+	}
+	waitLoaded(t, store)
+	wantHost(t, store, 1, "b")
+	wantHost(t, store, 2, "")
+	wantHost(t, store, 99, "")
+	obs.mu.Lock()
+	if obs.unreadable[k.config] != 4 || obs.users != 1 || obs.lag != 0 {
+		t.Errorf("observed %+v", obs)
+	}
+	obs.mu.Unlock()
+
+	// 99 is a negative in memory by now; it must hear of the change too.
+	k.set(99, "z")
+	eventually(t, time.Second, "the new user", func() bool { return host(t, store, 99) == "z" })
+	k.write(k.config, "1", "")
+	eventually(t, time.Second, "the removal", func() bool { return host(t, store, 1) == "" })
+}
+
+func TestStoreEmptyTopics(t *testing.T) {
+	k, _ := newStack(t)
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	wantHost(t, store, 1, "")
+}
+
+func TestStoreSmallMemory(t *testing.T) {
+	k, _ := newStack(t)
+	const users = 2000
+	var pairs []string
+	for id := 1; id <= users; id++ {
+		pairs = append(pairs, strconv.Itoa(id), fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://h%d"}`, id, id))
+	}
+	k.write(k.config, pairs...)
+	store, _, _ := k.start(func(c *Config) { c.MaxUsers = 128 })
+	waitLoaded(t, store)
+	for id := int64(1); id <= users; id++ {
+		// Just heard records are not believed to be missing; Redis has them.
+		wantHost(t, store, id, fmt.Sprintf("h%d", id))
+	}
+	if n := store.users.count(); n > 128 {
+		t.Errorf("%d users in memory", n)
+	}
+	k.set(5, "changed")
+	eventually(t, time.Second, "the change", func() bool { return host(t, store, 5) == "changed" })
+}
+
+func TestFlush(t *testing.T) {
+	k, mini := newStack(t)
+	if mini == nil && os.Getenv("SMSHOOKS_TEST_REDIS_ADDR") != "" {
+		t.Log("flushing the given Redis")
+	}
+	for id := int64(1); id <= 300; id++ {
+		k.set(id, "h"+strconv.FormatInt(id, 10))
+	}
+	key, err := CreateKey(t.Context(), k.client, k.keys, 7, "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	small := func(c *Config) { c.MaxUsers = 1 } // one per shard: most look-ups go to Redis
+	a, _, _ := k.start(small)
+	b, _, _ := k.start(small)
+	waitLoaded(t, a, b)
+	for round := range 5 {
+		// While rounds go on, a flush hits a rebuild too.
+		flushed := time.Now()
+		if err := k.rdb.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		for id := int64(1); id <= 300; id += 7 {
+			for _, s := range []*Store{a, b} {
+				if got := host(t, s, id); got != "?" && got != "h"+strconv.FormatInt(id, 10) {
+					t.Fatalf("round %d: user %d is taken for %q", round, id, got)
+				}
+			}
+		}
+		if _, found, err := a.KeyUser(t.Context(), HashKey(key)); err == nil && !found {
+			t.Fatal("a key was refused")
+		}
+		if round%2 == 1 {
+			<-time.After(time.Duration(round) * 130 * time.Millisecond)
+			continue
+		}
+		for id := int64(1); id <= 300; id++ {
+			eventually(t, 5*time.Second, "user "+strconv.FormatInt(id, 10), func() bool {
+				return host(t, b, id) == "h"+strconv.FormatInt(id, 10)
+			})
+		}
+		t.Logf("round %d: back after %v", round, time.Since(flushed))
+	}
+	if id, found, err := b.KeyUser(t.Context(), HashKey(key)); id != 7 || !found || err != nil {
+		t.Errorf("the key after the flush: %d, %v, %v", id, found, err)
+	}
+}
+
+func TestTombstonesSurviveOutOfOrderWriters(t *testing.T) {
+	k, _ := newStack(t)
+	k.set(1, "a")
+	k.write(k.config, "1", "")
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	// A slow instance writes what it read long ago.
+	c, err := store.decode(&kgo.Record{
+		Topic: k.config, Key: []byte("1"), Value: []byte(`{"user_id":1,"dlr_url":"http://a"}`),
+		Partition: partitionOf(t, k, "1"), Offset: 0, Timestamp: time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.rdb.write(t.Context(), []change{c}); err != nil {
+		t.Fatal(err)
+	}
+	d, ver, err := store.Document(t.Context(), 1)
+	if err != nil || d.DLRURL != nil || ver.Offset == 0 {
+		t.Errorf("document %+v, version %v, %v", d, ver, err)
+	}
+	if ttl := k.rdb.PTTL(t.Context(), store.rdb.key(userName(1))).Val(); ttl <= 0 || ttl > tombstoneKept {
+		t.Errorf("the tombstone is kept %v", ttl)
+	}
+	k.set(1, "b")
+	eventually(t, time.Second, "the user again", func() bool {
+		d, _, err := store.Document(t.Context(), 1)
+		return err == nil && d.DLRURL != nil && *d.DLRURL == "http://b"
+	})
+	if ttl := k.rdb.PTTL(t.Context(), store.rdb.key(userName(1))).Val(); ttl > 0 {
+		t.Errorf("a document runs out in %v", ttl)
+	}
+}
+
+func partitionOf(t *testing.T, k *stack, key string) int32 {
+	t.Helper()
+	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(k.config).Partition(&kgo.Record{Key: []byte(key)}, partitions))
+}
+
+func TestOtherPartitioner(t *testing.T) {
+	k, _ := newStack(t)
+	own := partitionOf(t, k, "1")
+	k.set(2, "x") // some offsets of difference
+	k.set(1, "first")
+	k.set(1, "second")
+	manual, err := k.newClient(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manual.Close()
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	err = manual.ProduceSync(t.Context(), &kgo.Record{
+		Topic: k.config, Partition: (own + 1) % partitions, Key: []byte("1"),
+		Value: []byte(`{"user_id":1,"dlr_url":"http://elsewhere"}`), Timestamp: time.Now().Add(10 * time.Millisecond),
+	}).FirstErr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "the record in the other partition", func() bool { return host(t, store, 1) == "elsewhere" })
+	d, err := store.Update(t.Context(), 1, func(d Document) Document { d.ClickURL = text("http://c"); return d })
+	if err != nil || value(d.DLRURL) != "http://elsewhere" {
+		t.Fatalf("updated: %+v, %v", d, err)
+	}
+	// A store that starts now must come to the same end.
+	late, _, _ := k.start(func(c *Config) { c.KeyPrefix = "late" + k.prefix })
+	waitLoaded(t, late)
+	for _, s := range []*Store{store, late} {
+		d, _, err := s.Document(t.Context(), 1)
+		if err != nil || value(d.DLRURL) != "http://elsewhere" || value(d.ClickURL) != "http://c" {
+			t.Errorf("document: %+v, %v", d, err)
+		}
+		if settings, ok := s.Lookup(1); !ok || settings.Endpoints[webhook.Click] == nil {
+			t.Error("memory has an older document")
+		}
+	}
+}
+
+func TestUpdatesRace(t *testing.T) {
+	k, _ := newStack(t)
+	a, _, _ := k.start()
+	b, _, _ := k.start()
+	waitLoaded(t, a, b)
+	const rounds = 15
+	for round := range rounds {
+		v := text("http://host/" + strconv.Itoa(round))
+		changes := []func(Document) Document{
+			func(d Document) Document { d.DLRURL = v; return d },
+			func(d Document) Document { d.ClickURL = v; return d },
+			func(d Document) Document { d.InboundURL = v; return d },
+			func(d Document) Document { d.RevokeClickURL = v; return d },
+		}
+		var wg sync.WaitGroup
+		for i, change := range changes {
+			wg.Go(func() {
+				if _, err := []*Store{a, b}[i%2].Update(t.Context(), 1, change); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for _, s := range []*Store{a, b} {
+			d, _, err := s.Document(t.Context(), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fields := d.fields()
+			for _, f := range fields[:4] {
+				if value(*f.value) != *v {
+					t.Errorf("round %d: %s is %q", round, f.name, value(*f.value))
+				}
+			}
+		}
+	}
+}
+
+func TestUpdateSeesOtherWriters(t *testing.T) {
+	k, _ := newStack(t)
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	for i := range 20 {
+		k.set(1, "h"+strconv.Itoa(i)) // acknowledged, perhaps not yet heard
+		d, err := store.Update(t.Context(), 1, func(d Document) Document {
+			d.ClickURL = text("http://c" + strconv.Itoa(i))
+			return d
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if value(d.DLRURL) != "http://h"+strconv.Itoa(i) {
+			t.Fatalf("round %d: the other writer's URL became %q", i, value(d.DLRURL))
+		}
+	}
+	_, before, _ := store.Document(t.Context(), 1)
+	if _, err := store.Update(t.Context(), 1, func(d Document) Document { return d }); err != nil {
+		t.Fatal(err)
+	}
+	if _, after, _ := store.Document(t.Context(), 1); after != before {
+		t.Errorf("an update without a change wrote version %v after %v", after, before)
+	}
+}
+
+func TestSealedAtRest(t *testing.T) {
+	k, _ := newStack(t)
+	sealer := testSealer(t, "k")
+	k.write(k.config, "1", `{"user_id":1,"dlr_url":"http://a","auth":"u:plain"}`)
+	store, _, _ := k.start(func(c *Config) { c.Secrets = sealer })
+	waitLoaded(t, store)
+	if s, ok := store.Lookup(1); !ok || s.Endpoints[webhook.DLR].Authorization == "" {
+		t.Error("a plain auth of another writer is not used")
+	}
+	d, err := store.Update(t.Context(), 2, func(d Document) Document {
+		d.DLRURL, d.Auth = text("http://b"), text("u:sealed")
+		return d
+	})
+	if err != nil || value(d.Auth) != "u:sealed" {
+		t.Fatalf("updated: %+v, %v", d, err)
+	}
+	for _, id := range []int64{1, 2} {
+		doc := k.rdb.HGet(t.Context(), store.rdb.key(userName(id)), "d").Val()
+		if !strings.Contains(doc, `"auth":"enc:v1:`) || strings.Contains(doc, "u:") {
+			t.Errorf("user %d in Redis: %s", id, doc)
+		}
+		if d, _, err := store.Document(t.Context(), id); err != nil || d.Auth == nil {
+			t.Errorf("user %d read again: %+v, %v", id, d, err)
+		}
+	}
+	records := map[string]string{}
+	last, err := k.newClient(readerOpts([]string{k.config})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer last.Close()
+	eventually(t, 5*time.Second, "the record", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		last.PollFetches(ctx).EachRecord(func(r *kgo.Record) { records[string(r.Key)] = string(r.Value) })
+		return records["2"] != ""
+	})
+	if strings.Contains(records["2"], "u:sealed") || !strings.Contains(records["2"], "enc:v1:") {
+		t.Errorf("in Kafka: %s", records["2"])
+	}
+	// An instance without the key concludes nothing.
+	blind, obs, _ := k.start(func(c *Config) { c.Materialise = false })
+	waitLoaded(t, blind)
+	if got := host(t, blind, 2); got != "?" {
+		t.Errorf("without the key user 2 is taken for %q", got)
+	}
+	obs.mu.Lock()
+	defer obs.mu.Unlock()
+	if obs.unreadable[k.config] != 1 {
+		t.Errorf("unreadable: %v", obs.unreadable)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	k, _ := newStack(t)
+	ctx := t.Context()
+	old, err := CreateKey(ctx, k.client, k.keys, 5, `a "name" & more`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, obs, _ := k.start()
+	b, _, _ := k.start(func(c *Config) { c.Materialise = false; c.MaxUsers = 1 })
+	waitLoaded(t, a, b)
+	user := func(s *Store, key string) string {
+		id, found, err := s.KeyUser(ctx, HashKey(key))
+		return fmt.Sprint(id, found, err)
+	}
+	fresh, err := CreateKey(ctx, k.client, k.keys, 6, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Store{a, b} {
+		eventually(t, time.Second, "both keys", func() bool {
+			return user(s, old) == "5 true <nil>" && user(s, fresh) == "6 true <nil>"
+		})
+		if got := user(s, "unknown"); got != "0 false <nil>" {
+			t.Errorf("an unknown key: %s", got)
+		}
+		if _, found, err := s.KeyUser(ctx, "no hash"); found || err != nil {
+			t.Errorf("no hash: %v, %v", found, err)
+		}
+	}
+	for _, want := range []bool{true, false} {
+		if found, err := RevokeKey(ctx, k.client, k.keys, old); found != want || err != nil {
+			t.Errorf("revoked: %v, %v, want %v", found, err, want)
+		}
+	}
+	if found, err := RevokeKey(ctx, k.client, k.keys, "unknown"); found || err != nil {
+		t.Errorf("revoked an unknown key: %v, %v", found, err)
+	}
+	for _, s := range []*Store{a, b} {
+		eventually(t, time.Second, "the refusal", func() bool { return user(s, old) == "0 false <nil>" })
+	}
+	k.write(k.keys, "nonsense", `{"user_id":1}`, HashKey(fresh), `{"user_id":"x"}`)
+	eventually(t, time.Second, "unreadable records", func() bool {
+		obs.mu.Lock()
+		defer obs.mu.Unlock()
+		return obs.unreadable[k.keys] == 2
+	})
+	if got := user(a, fresh); got != "6 true <nil>" {
+		t.Errorf("after an unreadable record: %s", got)
+	}
+	if _, err := CreateKey(ctx, k.client, k.keys, 0, ""); err == nil {
+		t.Error("a key for user 0")
+	}
+}
+
+func TestRedisAway(t *testing.T) {
+	k, mini := newStack(t)
+	if mini == nil {
+		t.Skip("stops the Redis in the process")
+	}
+	k.set(1, "a")
+	mini.Close()
+	store, _, _ := k.start()
+	eventually(t, 5*time.Second, "memory", func() bool { return host(t, store, 1) == "a" })
+	select {
+	case <-store.Loaded():
+		t.Fatal("loaded without Redis")
+	default:
+	}
+	if got := host(t, store, 2); got != "?" {
+		t.Errorf("an unknown user is taken for %q", got)
+	}
+	if err := mini.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	waitLoaded(t, store)
+	wantHost(t, store, 2, "")
+
+	mini.Close()
+	k.set(1, "b")
+	eventually(t, time.Second, "a change without Redis", func() bool { return host(t, store, 1) == "b" })
+	if got := host(t, store, 3); got != "?" {
+		t.Errorf("an unknown user is taken for %q", got)
+	}
+	began := time.Now()
+	if _, err := store.Update(t.Context(), 1, func(d Document) Document { return d }); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("update without Redis: %v", err)
+	}
+	if took := time.Since(began); took > 4500*time.Millisecond {
+		t.Errorf("refused after %v", took)
+	}
+	if err := mini.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	other := New(Config{ConfigTopic: k.config, KeyPrefix: k.prefix, Materialise: true}, k.newClient, k.newRedis(), zaptest.NewLogger(t), &observed{})
+	other.rdb.use(*store.rdb.id.Load())
+	eventually(t, 5*time.Second, "the change in Redis", func() bool {
+		rows, err := other.rdb.read(t.Context(), []string{userName(1)})
+		return err == nil && strings.Contains(string(rows[0].doc), "http://b")
+	})
+	if err := mini.DB(0).Set("unrelated", "x"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestQueueOverflowIsMadeGood(t *testing.T) {
+	k, _ := newStack(t)
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	store.queue.mu.Lock()
+	store.queue.drops++ // as if the next change had found no room
+	store.queue.mu.Unlock()
+	eventually(t, 5*time.Second, "a rebuild", func() bool { return store.queue.idle() })
+}
+
+func TestTopicsMadeAnew(t *testing.T) {
+	k, _ := newStack(t)
+	for range 5 {
+		k.set(1, "old")
+	}
+	k.set(2, "gone")
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	k.deleteTopics()
+	eventually(t, 10*time.Second, "new topics", func() bool {
+		_, err := describe(t.Context(), k.client, k.config, k.keys)
+		return err != nil
+	})
+	k.createTopics()
+	writer, err := k.newClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	k.client = writer
+	k.set(1, "new")
+	eventually(t, 20*time.Second, "the new topic's document", func() bool { return host(t, store, 1) == "new" })
+	eventually(t, 5*time.Second, "the old topic's user gone", func() bool { return host(t, store, 2) == "" })
+}
+
+func TestWithoutMaterialiser(t *testing.T) {
+	k, _ := newStack(t)
+	k.set(1, "a")
+	reader, _, _ := k.start(func(c *Config) { c.Materialise = false })
+	waitLoaded(t, reader)
+	wantHost(t, reader, 1, "a")
+	if got := host(t, reader, 2); got != "?" {
+		t.Errorf("a Redis that nobody filled was believed: %q", got)
+	}
+	k.start()
+	eventually(t, 5*time.Second, "Redis filled by the other", func() bool { return host(t, reader, 2) == "" })
+}
+
+func BenchmarkLookup(b *testing.B) {
+	c := newCache[int64, *webhook.Settings](200_000, hashUser)
+	s := &Store{users: c}
+	s.read.Store(true)
+	for id := range int64(100_000) {
+		c.put(id, entry[*webhook.Settings]{&webhook.Settings{UserID: id}, Version{Offset: 1}, true}, time.Time{})
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		for id := int64(0); p.Next(); id++ {
+			if _, ok := s.Lookup(id % 100_000); !ok {
+				b.Error("not found")
+			}
+		}
+	})
+}
