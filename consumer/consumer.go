@@ -77,11 +77,12 @@ type Consumer struct {
 	metrics *metrics.Metrics
 	log     *zap.Logger
 
-	client *kgo.Client
-	buffer *buffer
-	gates  *gates
-	work   context.Context // ends when all work must stop at once
-	stop   context.CancelFunc
+	newClient func(...kgo.Opt) (*kgo.Client, error)
+	client    *kgo.Client // while Run is running
+	buffer    *buffer
+	gates     *gates
+	work      context.Context // ends when all work must stop at once
+	stop      context.CancelFunc
 
 	mu          sync.Mutex
 	assignments map[topicPartition]*assignment
@@ -90,16 +91,33 @@ type Consumer struct {
 	mean        float64 // bytes per record lately; poll loop only
 }
 
-// New joins the group when Run is called; newClient builds a Kafka client with the options given.
-func New(cfg Config, topics Topics, handler Handler, notes Notes, newClient func(...kgo.Opt) (*kgo.Client, error), m *metrics.Metrics, log *zap.Logger) (*Consumer, error) {
+// Parts are what a Consumer works with.
+type Parts struct {
+	Topics    Topics
+	Handler   Handler
+	Notes     Notes
+	NewClient func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the options given
+	Metrics   *metrics.Metrics
+	Log       *zap.Logger
+}
+
+// New gives a Consumer that joins the group when Run is called.
+func New(cfg Config, parts Parts) *Consumer {
 	c := &Consumer{
-		cfg: cfg, topics: topics, handler: handler, notes: notes, metrics: m, log: log, mean: overhead,
+		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
+		metrics: parts.Metrics, log: parts.Log, mean: overhead,
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
 		assignments: map[topicPartition]*assignment{}, committing: make(chan struct{}, 1),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
-	m.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
-	m.Gauge("smshooks_buffered_bytes", "Bytes of the records taken over and not settled.", func() float64 { return float64(c.buffer.bytes.Load()) })
+	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
+	c.metrics.Gauge("smshooks_buffered_bytes", "Bytes of the records taken over and not settled.", func() float64 { return float64(c.buffer.bytes.Load()) })
+	return c
+}
+
+// join builds the client, which joins the group by itself.
+func (c *Consumer) join() error {
+	cfg := c.cfg
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(cfg.Topics...),
@@ -121,18 +139,21 @@ func New(cfg Config, topics Topics, handler Handler, notes Notes, newClient func
 		opts = append(opts, kgo.InstanceID(cfg.InstanceID))
 	}
 	var err error
-	if c.client, err = newClient(opts...); err != nil {
-		return nil, fmt.Errorf("consumer group %s: %w", cfg.Group, err)
+	if c.client, err = c.newClient(opts...); err != nil {
+		return fmt.Errorf("consumer group %s: %w", cfg.Group, err)
 	}
-	return c, nil
+	return nil
 }
 
 // Joined tells whether the member is in the group and knows its partitions (which may be none).
 func (c *Consumer) Joined() bool { return c.joined.Load() }
 
 // Run consumes until ctx ends, then lets what has begun come to its end for at most grace, commits and leaves the
-// group (a static member stays in it).
-func (c *Consumer) Run(ctx context.Context, grace time.Duration) {
+// group (a static member stays in it). An error means that it could not begin.
+func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
+	if err := c.join(); err != nil {
+		return err
+	}
 	var background sync.WaitGroup
 	running, stopBackground := context.WithCancel(context.Background())
 	background.Go(func() { c.gates.run(running, c.client, c.handOver) })
@@ -145,6 +166,16 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) {
 	background.Wait()
 	c.client.CloseAllowingRebalance()
 	c.stop()
+	return nil
+}
+
+// Hold stops and resumes the fetching of a topic, whoever holds its partitions meanwhile.
+func (c *Consumer) Hold(topic string, hold bool) {
+	if hold {
+		c.client.PauseFetchTopics(topic)
+	} else {
+		c.client.ResumeFetchTopics(topic)
+	}
 }
 
 func (c *Consumer) pollLoop(ctx context.Context) {

@@ -60,6 +60,9 @@ type Batches interface {
 	Purge()
 }
 
+// Attempts is told of every attempt that was made. It must not block.
+type Attempts interface{ Add(event.Attempt) }
+
 // Config of a Dispatcher.
 type Config struct {
 	Parallel         int
@@ -76,6 +79,7 @@ type Parts struct {
 	Settings Settings
 	Clicks   Clicks
 	Batches  Batches
+	Attempts Attempts // may be nil
 	Metrics  *metrics.Metrics
 	Log      *zap.Logger
 }
@@ -220,13 +224,20 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		e.Abandon()
 		return lanes.Report{}
 	}
-	d.conclude(e, out)
+	d.conclude(e, to, now, out)
 	return lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
 }
 
 // conclude counts an attempt that was made.
-func (d *Dispatcher) conclude(e *event.Event, out Outcome) {
+func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time.Time, out Outcome) {
 	e.Attempts++
+	if d.Attempts != nil {
+		a := event.Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: started, Status: out.Status, Failure: out.Failure, Took: out.Took}
+		if to.URL != nil {
+			a.Host = to.URL.Host
+		}
+		d.Attempts.Add(a)
+	}
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
 	now := time.Now()
 	if out.Failure == "" {

@@ -69,6 +69,19 @@ type Event struct {
 	begun bool
 }
 
+// Attempt is one HTTP attempt that was made, for the log of deliveries.
+type Attempt struct {
+	UserID  int64
+	Kind    webhook.Kind
+	ID      string // the event's identity
+	Number  int    // from 1
+	Time    time.Time
+	Host    string // of the URL
+	Status  int    // HTTP status, 0 if no reply came
+	Failure webhook.Failure
+	Took    time.Duration
+}
+
 // Identity is the event's stable identity: the smshooks-id it came with, else <topic>/<partition>/<offset>.
 func (e *Event) Identity() string {
 	if e.ID == "" {

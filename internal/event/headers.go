@@ -16,6 +16,7 @@ const (
 	HeaderDue      = "smshooks-due"
 	HeaderError    = "smshooks-error"
 	HeaderReason   = "smshooks-reason"
+	HeaderReplayed = "smshooks-replayed" // when a dead letter was sent again; the memory of first clicks doesn't stop it
 )
 
 // TimeLayout is RFC 3339 with milliseconds, as all times in headers are written.
@@ -50,6 +51,8 @@ func (e *Event) SetHeader(key string, value []byte) {
 		if t, err := time.Parse(time.RFC3339, string(value)); err == nil {
 			e.Due = t
 		}
+	case HeaderReplayed:
+		e.Claimed = true
 	case HeaderError:
 		e.Error = webhook.Failure(value)
 	}

@@ -1,0 +1,145 @@
+// Command smshooks sends the webhooks of an SMS platform: it reads events from Kafka and posts them to its users'
+// URLs. This package holds the commands, signals and exit codes, and no logic.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// The exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func main() {
+	ctx, stop := signalled(os.Stderr)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// signalled gives a context that ends at the first SIGTERM or SIGINT; the second ends the process at once.
+func signalled(stderr io.Writer) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		fmt.Fprintln(stderr, "smshooks: second signal, ending at once")
+		os.Exit(exitFailed)
+	}()
+	return ctx, func() { signal.Stop(signals); cancel() }
+}
+
+// run executes one command line and returns its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintf(stderr, "smshooks: %v\n", err)
+	var (
+		usage usageError
+		wrong *config.Error
+	)
+	if errors.As(err, &usage) || errors.As(err, &wrong) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "smshooks",
+		Short:         "Sends the webhooks of an SMS platform, from Kafka to its users' URLs",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q; see smshooks --help", args[0])}
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().String("config", "", "read settings from this YAML file")
+	config.Flags(root.PersistentFlags())
+	root.AddCommand(serveCommand(), topicsCommand(), keysCommand(), configCommand(), versionCommand(), readyCommand())
+	return root
+}
+
+// group is a command that only holds others.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usageError{fmt.Errorf("unknown command %q; see %s --help", args[0], cmd.CommandPath())}
+		}
+		return usageError{fmt.Errorf("a command is missing; see %s --help", cmd.CommandPath())}
+	}}
+	c.AddCommand(children...)
+	return c
+}
+
+// arguments takes exactly n of them, else the command line is wrong.
+func arguments(n int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("takes %d arguments, got %d", n, len(args))}
+		}
+		return nil
+	}
+}
+
+// settings reads the settings of a command.
+func settings(cmd *cobra.Command) (*config.Config, error) {
+	file, err := cmd.Flags().GetString("config")
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return config.Load(file, os.Environ(), cmd.Flags())
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: arguments(0), RunE: func(cmd *cobra.Command, _ []string) error {
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "smshooks %s\n", version)
+		return err
+	}}
+}
+
+func configCommand() *cobra.Command {
+	return group("config", "Look at the settings", &cobra.Command{
+		Use: "print", Short: "Print every setting as YAML, secrets masked", Args: arguments(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := settings(cmd)
+			if err != nil {
+				return err
+			}
+			return cfg.WriteYAML(cmd.OutOrStdout())
+		},
+	})
+}

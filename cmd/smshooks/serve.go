@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/app"
+	"github.com/smshooks/smshooks/internal/embedded"
+)
+
+func serveCommand() *cobra.Command {
+	var (
+		inProcess bool
+		roles     []string
+	)
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the service", Args: arguments(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := settings(cmd)
+			if err != nil {
+				return err
+			}
+			chosen, err := parseRoles(roles)
+			if err != nil {
+				return err
+			}
+			log, err := app.NewLogger(cfg.Log, os.Stderr)
+			if err != nil {
+				return err
+			}
+			defer log.Sync() //nolint:errcheck // stderr
+			if inProcess {
+				stop, err := embed(cfg, log)
+				if err != nil {
+					return err
+				}
+				defer stop()
+			}
+			return serve(cmd.Context(), cfg, log, chosen)
+		},
+	}
+	cmd.Flags().BoolVar(&inProcess, "embedded", false, "run Kafka and Redis in the process, data in embedded.dir")
+	cmd.Flags().StringSliceVar(&roles, "roles", nil, "parts to play: consume, materialise, api (default all)")
+	return cmd
+}
+
+func parseRoles(names []string) ([]app.Role, error) {
+	var roles []app.Role
+	for _, name := range names {
+		role := app.Role(strings.TrimSpace(name))
+		if !slices.Contains(app.Roles(), role) {
+			return nil, usageError{fmt.Errorf("--roles: %q is no role; the roles are consume, materialise, api", name)}
+		}
+		roles = append(roles, role)
+	}
+	return roles, nil
+}
+
+// embed starts Kafka and Redis in the process and points the settings at them.
+func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
+	e, err := embedded.Start(embedded.Options{Dir: cfg.Embedded.Dir, Log: log.Named("embedded")})
+	if err != nil {
+		return nil, err
+	}
+	cfg.Kafka.Brokers, cfg.Redis.Addrs, cfg.Topics.Ensure = e.Brokers(), []string{e.RedisAddr()}, true
+	log.Warn("embedded Kafka and Redis: for a first look, not for production", zap.Strings("kafka", e.Brokers()),
+		zap.String("redis", e.RedisAddr()), zap.String("dir", cfg.Embedded.Dir), zap.String("a_restart_loses", e.Lost()))
+	return func() {
+		if err := e.Close(); err != nil {
+			log.Error("embedded Kafka did not close cleanly", zap.Error(err))
+		}
+	}, nil
+}
+
+func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, roles []app.Role) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a, err := app.New(app.Options{Config: cfg, Version: version, Log: log, Registry: registry, Roles: roles})
+	if err != nil {
+		return err
+	}
+	log.Info("starting", zap.String("version", version), zap.Strings("brokers", cfg.Kafka.Brokers), zap.String("group", cfg.Kafka.Group))
+	err = a.Run(ctx)
+	log.Info("stopped", zap.Error(err))
+	return err
+}
+
+// readyCommand asks a running service whether it is ready; for health checks of images without a shell.
+func readyCommand() *cobra.Command {
+	return &cobra.Command{Use: "ready", Short: "Ask the service at ops.addr whether it is ready", Args: arguments(0), Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := settings(cmd)
+			if err != nil {
+				return err
+			}
+			client := &http.Client{Timeout: 3 * time.Second}
+			resp, err := client.Get("http://" + cfg.Ops.Addr + "/readyz")
+			if err != nil {
+				return fmt.Errorf("ops.addr: %w", err)
+			}
+			defer resp.Body.Close() //nolint:errcheck // nothing is left to be done
+			text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+			if err != nil {
+				return fmt.Errorf("ops.addr: %w", err)
+			}
+			if resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("not ready: %s", strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", ", "))
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), string(text))
+			return err
+		}}
+}

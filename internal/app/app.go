@@ -1,0 +1,242 @@
+// Package app wires the parts and owns their life: starts them in order, stops them in reverse, within the grace.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/tenant"
+)
+
+// tryAgain is the pause between attempts to reach Kafka at the start.
+const tryAgain = time.Second
+
+// Role is a part of the service that an instance may play.
+type Role string
+
+// The roles.
+const (
+	Consume     Role = "consume"     // read the topics and send
+	Materialise Role = "materialise" // write settings from their topics to Redis
+	API         Role = "api"         // serve the customers' API and page
+)
+
+// Roles lists all roles.
+func Roles() []Role { return []Role{Consume, Materialise, API} }
+
+// Dial opens a connection.
+type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Options of an App. Config, Version, Log and Registry are needed, the rest may be zero.
+type Options struct {
+	Config   *config.Config
+	Version  string
+	Log      *zap.Logger
+	Registry *prometheus.Registry
+	Roles    []Role // none = all
+
+	KafkaDial, RedisDial, HTTPDial Dial // replace the network in tests
+	OpsListener                    net.Listener
+}
+
+// App is one instance of the service.
+type App struct {
+	Options
+	kafka   kafka.Config
+	plan    *kafka.Plan
+	admin   *kgo.Client
+	redis   redis.UniversalClient
+	store   *tenant.Store
+	metrics *metrics.Metrics
+	road    *road
+}
+
+// TopicError says that topics are not as they must be; the service does not start.
+type TopicError struct{ Problems []string }
+
+func (e *TopicError) Error() string { return strings.Join(e.Problems, "\n") }
+
+// New builds an App and touches nothing outside the process yet.
+func New(opts Options) (*App, error) {
+	if len(opts.Roles) == 0 {
+		opts.Roles = Roles()
+	}
+	cfg := opts.Config
+	a := &App{Options: opts, kafka: KafkaConfig(cfg, opts.KafkaDial, opts.Log), plan: TopicPlan(cfg)}
+	sources := a.plan.Sources()
+	waiting := slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) })
+	a.metrics = metrics.New(opts.Registry, metrics.Topics{
+		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys},
+	})
+	var err error
+	if a.admin, err = a.kafka.NewClient(); err != nil {
+		return nil, err
+	}
+	useRedisLog(opts.Log)
+	a.redis = newRedis(cfg.Redis, opts.RedisDial)
+	var sealer *tenant.Sealer
+	if len(cfg.Secrets.Key) > 0 {
+		if sealer, err = tenant.NewSealer(cfg.Secrets.Key); err != nil {
+			return nil, fmt.Errorf("secrets.key: %w", err)
+		}
+	}
+	a.store = tenant.New(tenant.Config{
+		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
+		Materialise: a.plays(Materialise),
+	}, a.kafka.NewClient, a.redis, opts.Log.Named("settings"), a.metrics)
+	if a.plays(Consume) {
+		if a.road, err = a.newRoad(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func (a *App) plays(r Role) bool { return slices.Contains(a.Roles, r) }
+
+// Run runs the service until ctx ends, then stops it within shutdown.grace. A nil error means that it stopped as it
+// was told to, in time.
+func (a *App) Run(ctx context.Context) error {
+	stopOps, err := a.serveOps()
+	if err != nil {
+		return err
+	}
+	defer stopOps()
+	defer a.admin.Close()
+	defer a.redis.Close() //nolint:errcheck // nothing is left to be done
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(a.Config.Shutdown.Grace):
+		return fmt.Errorf("work did not end within shutdown.grace (%v)", a.Config.Shutdown.Grace)
+	}
+}
+
+func (a *App) run(ctx context.Context) error {
+	if err := a.topics(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	background, stop := context.WithCancel(context.Background())
+	storeEnded := make(chan error, 1)
+	go func() { storeEnded <- a.store.Run(background) }()
+	defer func() {
+		stop()
+		<-storeEnded
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-storeEnded:
+		storeEnded <- err
+		return fmt.Errorf("settings: %w", err)
+	case <-a.store.Loaded():
+	}
+	a.Log.Info("settings loaded")
+	if a.road == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return a.road.run(ctx, a.Config.Shutdown.Grace)
+}
+
+// topics checks the topics, or creates them, and keeps trying while Kafka is away.
+func (a *App) topics(ctx context.Context) error {
+	for {
+		err := a.checkTopics(ctx)
+		var wrong *TopicError
+		if err == nil || errors.As(err, &wrong) || ctx.Err() != nil || !kafka.IsUnavailable(err) {
+			return err
+		}
+		a.Log.Warn("cannot reach Kafka, trying again", zap.Strings("brokers", a.Config.Kafka.Brokers), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(tryAgain):
+		}
+	}
+}
+
+func (a *App) checkTopics(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	if a.Config.Topics.Ensure {
+		lines, err := a.plan.Ensure(ctx, a.admin)
+		for _, l := range lines {
+			a.Log.Info("topic", zap.String("topic", l.Topic), zap.String("state", l.What))
+		}
+		return err
+	}
+	problems, err := a.plan.Check(ctx, a.admin)
+	if err != nil || len(problems) == 0 {
+		return err
+	}
+	wrong := &TopicError{}
+	for _, p := range problems {
+		wrong.Problems = append(wrong.Problems, p.String())
+	}
+	return wrong
+}
+
+// stopped turns the error of something that was told to stop into none.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (a *App) serveOps() (stop func(), err error) {
+	l := a.OpsListener
+	if l == nil {
+		if l, err = net.Listen("tcp", a.Config.Ops.Addr); err != nil {
+			return nil, fmt.Errorf("ops.addr: %w", err)
+		}
+	}
+	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
+	return serveHTTP(l, opsHandler(a.Registry, a.checks())), nil
+}
+
+// checks are the conditions of readiness.
+func (a *App) checks() []check {
+	checks := []check{
+		{"kafka", func(ctx context.Context) error { return a.admin.Ping(ctx) }},
+		{"redis", func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }},
+		{"config", func(context.Context) error {
+			select {
+			case <-a.store.Loaded():
+				return nil
+			default:
+				return errors.New("the settings are not loaded")
+			}
+		}},
+	}
+	if a.road != nil {
+		checks = append(checks, check{"group", func(context.Context) error {
+			if a.road.consumer.Joined() {
+				return nil
+			}
+			return errors.New("no partitions are assigned")
+		}})
+	}
+	return checks
+}

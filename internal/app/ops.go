@@ -1,0 +1,70 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// probeTimeout bounds the questions behind one /readyz.
+const probeTimeout = time.Second
+
+// check is one condition of readiness; nil means fulfilled.
+type check struct {
+	name string
+	ask  func(ctx context.Context) error
+}
+
+// opsHandler serves /metrics, /healthz and /readyz.
+func opsHandler(gatherer prometheus.Gatherer, checks []check) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
+		defer cancel()
+		errs := make([]error, len(checks))
+		var wg sync.WaitGroup
+		for i, c := range checks {
+			wg.Go(func() { errs[i] = c.ask(ctx) })
+		}
+		wg.Wait()
+		reasons := ""
+		for i, err := range errs {
+			if err != nil {
+				reasons += fmt.Sprintf("%s: %v\n", checks[i].name, err)
+			}
+		}
+		if reasons != "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprint(w, reasons)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	return mux
+}
+
+// serveHTTP serves h on l until the returned function is called, which waits a moment for requests in flight.
+func serveHTTP(l net.Listener, h http.Handler) (stop func()) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l) // ends with ErrServerClosed
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close()
+		}
+		<-done
+	}
+}

@@ -1,0 +1,143 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/plugin/kprom"
+
+	"github.com/smshooks/smshooks/consumer"
+	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/click"
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/revocation"
+	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/retry"
+)
+
+const (
+	maxProducing   = 200_000 // records on their way to waiting topics; more than can be buffered
+	producerLinger = 5 * time.Millisecond
+)
+
+// road is the way of an event: consumer → dispatcher → done, or → waiting topic → consumer.
+type road struct {
+	consumer   *consumer.Consumer
+	dispatcher *dispatcher.Dispatcher
+	collector  *revocation.Collector
+	sender     *dispatcher.Sender
+	producer   *kgo.Client
+}
+
+func (a *App) newRoad() (*road, error) {
+	cfg := a.Config
+	topics := newTopics(a.plan, cfg.Overflow.Delays)
+	r := &road{}
+	var err error
+	if r.producer, err = a.kafka.NewClient(
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(retry.Partitioner(topics.waits)),
+		kgo.MaxBufferedRecords(maxProducing),
+		kgo.ProducerLinger(producerLinger),
+		a.kafkaMetrics("producer"),
+	); err != nil {
+		return nil, err
+	}
+	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
+	r.sender = dispatcher.NewSender(dispatcher.SenderConfig{
+		Timeout: cfg.Dispatch.Timeout, Any2xx: cfg.Dispatch.Success == "2xx", AllowNetworks: cfg.Dispatch.AllowNetworks,
+		MaxInFlight: cfg.Dispatch.MaxInFlight, Version: a.Version, Dial: a.HTTPDial,
+	})
+	r.collector = revocation.New(revocation.Config{
+		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4,
+	}, revocation.Hooks{
+		Submit: func(batches []*event.Event) { r.dispatcher.Submit(batches) },
+		Commit: func(ctx context.Context) { r.consumer.CommitNow(ctx) },
+		Hold:   func(hold bool) { r.consumer.Hold(cfg.Topics.Revocation, hold) },
+	}, a.Log.Named("revocation"))
+	r.dispatcher = dispatcher.New(dispatcher.Config{
+		Parallel: cfg.Dispatch.Parallel, MaxInFlight: cfg.Dispatch.MaxInFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
+		Tiers: cfg.Overflow.Delays,
+	}, dispatcher.Parts{
+		Sender: r.sender, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
+		Waiting: retry.NewWaiting(policy, a.plan, cfg.Topics.DeadLetter, r.producer, a.Log.Named("retry")),
+		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
+	})
+	r.consumer = consumer.New(consumer.Config{
+		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
+		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(),
+	}, consumer.Parts{
+		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Metrics: a.metrics, Log: a.Log.Named("consumer"),
+		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
+			return a.kafka.NewClient(append(opts, a.kafkaMetrics("consumer"))...)
+		},
+	})
+	return r, nil
+}
+
+func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
+	return kgo.WithHooks(kprom.NewMetrics("kafka", kprom.Subsystem(subsystem), kprom.Registerer(a.Registry), kprom.Gatherer(a.Registry)))
+}
+
+// run consumes until ctx ends; then what has begun comes to its end, and what is finished is committed, within grace.
+func (r *road) run(ctx context.Context, grace time.Duration) error {
+	var background sync.WaitGroup
+	running, stop := context.WithCancel(context.Background())
+	background.Go(func() { r.dispatcher.Run(running) })
+	background.Go(func() { r.collector.Run(running) })
+	// Something is left of the grace for the last commit.
+	err := r.consumer.Run(ctx, max(grace-3*time.Second, grace/2))
+	stop()
+	background.Wait()
+	r.sender.Close()
+	r.producer.Close()
+	if err != nil {
+		return fmt.Errorf("consumer: %w", err)
+	}
+	return nil
+}
+
+// topics answers what the consumer asks of a topic.
+type topics map[string]consumer.Info
+
+func newTopics(plan *kafka.Plan, tiers []time.Duration) topics {
+	t := topics{}
+	for _, name := range plan.Consumed() {
+		kind, class, delay := plan.Describe(name)
+		info := consumer.Info{Kind: webhook.Kinds()[kind]}
+		switch class {
+		case kafka.RetryTopic:
+			info.Class = event.Retry
+		case kafka.OverflowTopic:
+			info.Class = event.Overflow
+			for i, d := range tiers {
+				if d == delay {
+					info.Tier = int8(i) //nolint:gosec // a handful of tiers
+				}
+			}
+		}
+		t[name] = info
+	}
+	return t
+}
+
+// Describe implements consumer.Topics.
+func (t topics) Describe(topic string) consumer.Info { return t[topic] }
+
+func (t topics) waits(topic string) bool { return t[topic].Class != event.Source }
+
+// clicks asks the memory of first clicks about events.
+type clicks struct{ memory *click.Memory }
+
+// Claim implements dispatcher.Clicks.
+func (c clicks) Claim(ctx context.Context, events []*event.Event, first []bool) error {
+	claims := make([]click.Claim, len(events))
+	for i, e := range events {
+		claims[i] = click.Claim{UserID: e.UserID, MessageID: e.Message.ID(e.Value), Owner: e.Identity()}
+	}
+	return c.memory.Claim(ctx, claims, first)
+}
