@@ -67,13 +67,13 @@ func (a *assignment) end() {
 func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	a.tracker.Finish(e.Generation, e.Offset)
 	a.owner.metrics.Settled(a.topic, e.Kind, fate)
-	a.owner.buffer.release(e.Size)
+	a.owner.buffer.release(e)
 	a.end()
 }
 
 // Abandon implements event.Lease.
 func (a *assignment) Abandon(e *event.Event, begun bool) {
-	a.owner.buffer.release(e.Size)
+	a.owner.buffer.release(e)
 	if begun {
 		a.end()
 	}

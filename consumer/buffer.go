@@ -3,6 +3,9 @@ package consumer
 import (
 	"context"
 	"sync/atomic"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 // buffer counts the records that were taken over and are not settled, over the whole process. While it is full
@@ -10,6 +13,7 @@ import (
 type buffer struct {
 	maxRecords, maxBytes int64
 	records, bytes       atomic.Int64
+	collected            atomic.Int64 // of records: revocations, which wait a minute and have a bound of their own
 	stalled              atomic.Bool
 	room                 chan struct{}
 }
@@ -19,20 +23,26 @@ func newBuffer(maxRecords, maxBytes int64) *buffer {
 }
 
 func (b *buffer) full() bool {
-	return b.records.Load() >= b.maxRecords || b.bytes.Load() >= b.maxBytes
+	return b.records.Load()-b.collected.Load() >= b.maxRecords || b.bytes.Load() >= b.maxBytes
 }
 
-func (b *buffer) take(size int64) {
-	b.records.Add(1)
-	b.bytes.Add(size)
+func (b *buffer) take(e *event.Event) {
+	b.count(e, 1)
 }
 
-func (b *buffer) release(size int64) {
-	b.records.Add(-1)
-	b.bytes.Add(-size)
+func (b *buffer) release(e *event.Event) {
+	b.count(e, -1)
 	if b.stalled.Load() && !b.full() && b.stalled.CompareAndSwap(true, false) {
 		b.room <- struct{}{}
 	}
+}
+
+func (b *buffer) count(e *event.Event, n int64) {
+	if e.Kind == webhook.RevokeClick && e.Class == event.Source {
+		b.collected.Add(n)
+	}
+	b.records.Add(n)
+	b.bytes.Add(n * e.Size)
 }
 
 // wait returns when there is room, or ctx ends.

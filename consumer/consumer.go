@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	maxRecords  = 50_000          // taken over and not settled, over the whole process
+	maxRecords  = 20_000          // taken over and not settled, over the whole process
 	maxPoll     = 512             // records of one poll
 	overhead    = 512             // bytes a record costs besides its key and value
 	revokeWait  = 5 * time.Second // for requests in flight, before their partition is given away
@@ -281,7 +281,7 @@ func (c *Consumer) handOver(events []*event.Event) {
 	now := time.Now()
 	for _, e := range events {
 		e.Arrived = now
-		c.buffer.take(e.Size)
+		c.buffer.take(e)
 	}
 	c.handler.Handle(events)
 }
