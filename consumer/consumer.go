@@ -129,7 +129,7 @@ func (c *Consumer) join() error {
 		kgo.SessionTimeout(cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
 		kgo.RebalanceTimeout(max(60*time.Second, cfg.SessionTimeout)),
-		kgo.FetchMaxBytes(int32(min(8<<20, cfg.MaxBufferedBytes/4))), //nolint:gosec // at most 8 MiB
+		kgo.FetchMaxBytes(int32(min(8<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.assigned),
 		kgo.OnOffsetsFetched(c.fetched),
 		kgo.OnPartitionsRevoked(c.revoked),

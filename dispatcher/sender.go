@@ -130,7 +130,7 @@ func (s *Sender) post(ctx context.Context, r Request, now time.Time) (webhook.Fa
 	if err != nil {
 		return classify(ctx, err), 0
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is left to be done
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		if err := s.drain(resp); err != nil {
 			return classify(ctx, err), resp.StatusCode
@@ -152,7 +152,7 @@ func (s *Sender) drain(resp *http.Response) error {
 	for read := 0; read < maxReplyBody; {
 		n, err := resp.Body.Read((*buf)[:min(len(*buf), maxReplyBody-read)])
 		read += n
-		if err == io.EOF { //nolint:errorlint // Read returns io.EOF itself
+		if err == io.EOF {
 			return nil
 		}
 		if err != nil {

@@ -40,7 +40,7 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer log.Sync() //nolint:errcheck // stderr
+			defer log.Sync()
 			if inProcess {
 				stop, err := embed(cfg, log)
 				if err != nil {
@@ -110,7 +110,7 @@ func readyCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("ops.addr: %w", err)
 			}
-			defer resp.Body.Close() //nolint:errcheck // nothing is left to be done
+			defer resp.Body.Close()
 			text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 			if err != nil {
 				return fmt.Errorf("ops.addr: %w", err)

@@ -116,7 +116,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	defer stopOps()
 	defer a.admin.Close()
-	defer a.redis.Close() //nolint:errcheck // nothing is left to be done
+	defer a.redis.Close()
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx) }()
 	select {
@@ -137,8 +137,12 @@ func (a *App) run(ctx context.Context) error {
 		return stopped(ctx, err)
 	}
 	background, stop := context.WithCancel(context.Background())
-	storeEnded := make(chan error, 1)
-	go func() { storeEnded <- a.store.Run(background) }()
+	var storeErr error
+	storeEnded := make(chan struct{})
+	go func() {
+		defer close(storeEnded)
+		storeErr = a.store.Run(background)
+	}()
 	defer func() {
 		stop()
 		<-storeEnded
@@ -146,9 +150,8 @@ func (a *App) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case err := <-storeEnded:
-		storeEnded <- err
-		return fmt.Errorf("settings: %w", err)
+	case <-storeEnded:
+		return fmt.Errorf("settings: %w", storeErr)
 	case <-a.store.Loaded():
 	}
 	a.Log.Info("settings loaded")

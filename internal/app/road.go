@@ -116,7 +116,7 @@ func newTopics(plan *kafka.Plan, tiers []time.Duration) topics {
 			info.Class = event.Overflow
 			for i, d := range tiers {
 				if d == delay {
-					info.Tier = int8(i) //nolint:gosec // a handful of tiers
+					info.Tier = int8(i)
 				}
 			}
 		}
