@@ -1,0 +1,194 @@
+// Package deliverylog remembers each user's latest HTTP attempts, in Redis, at the side of the road.
+//
+// Writing must never slow a delivery: Add puts an attempt into a bounded channel, and one goroutine writes what has
+// come together in one round trip. When Redis is away or too slow, attempts are dropped and counted.
+package deliverylog
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	// PerUser is how many of a user's attempts are kept.
+	PerUser = 1000
+	// Keep is how long a user's attempts are kept after the latest one.
+	Keep = 7 * 24 * time.Hour
+
+	room         = 16384 // attempts on their way to Redis
+	batchMax     = 4096
+	linger       = 100 * time.Millisecond
+	writeTimeout = 2 * time.Second
+)
+
+// Log is the log of deliveries. It is safe for concurrent use.
+type Log struct {
+	rdb     redis.UniversalClient
+	prefix  string
+	dropped func(n int)
+	log     *zap.Logger
+	pending chan event.Attempt
+}
+
+// New returns a log that keeps its keys under prefix; Run must be running for anything to be written. dropped is told
+// how many attempts were given up, and must not block.
+func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap.Logger) *Log {
+	return &Log{rdb: rdb, prefix: prefix + "deliveries:", dropped: dropped, log: log, pending: make(chan event.Attempt, room)}
+}
+
+// Add notes an attempt. It never blocks: without room the attempt is dropped and counted.
+func (l *Log) Add(a event.Attempt) {
+	select {
+	case l.pending <- a:
+	default:
+		l.dropped(1)
+	}
+}
+
+// Run writes attempts until ctx ends, and then what is left.
+func (l *Log) Run(ctx context.Context) {
+	w := writer{Log: l, byUser: map[int64][]any{}}
+	for {
+		select {
+		case <-ctx.Done():
+			for len(l.pending) > 0 {
+				w.batch = append(w.batch, <-l.pending)
+				if len(w.batch) == batchMax || len(l.pending) == 0 {
+					w.write()
+				}
+			}
+			return
+		case a := <-l.pending:
+			w.batch = append(w.batch, a)
+			w.gather(ctx)
+			w.write()
+		}
+	}
+}
+
+// writer is the goroutine that writes, and what it uses again for each batch.
+type writer struct {
+	*Log
+	batch   []event.Attempt
+	byUser  map[int64][]any
+	failing bool
+}
+
+// gather takes what comes within the linger after the first attempt of a batch.
+func (w *writer) gather(ctx context.Context) {
+	timer := time.NewTimer(linger)
+	defer timer.Stop()
+	for len(w.batch) < batchMax {
+		select {
+		case a := <-w.pending:
+			w.batch = append(w.batch, a)
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// write sends the batch in one round trip. It is not repeated after an error: part of it may have arrived, and a
+// doubled line would be a lie.
+func (w *writer) write() {
+	for i := range w.batch {
+		a := &w.batch[i]
+		w.byUser[a.UserID] = append(w.byUser[a.UserID], encode(a))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+	defer cancel()
+	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for user, lines := range w.byUser {
+			key := w.key(user)
+			p.LPush(ctx, key, lines...)
+			p.LTrim(ctx, key, 0, PerUser-1)
+			p.Expire(ctx, key, Keep)
+		}
+		return nil
+	})
+	if err != nil {
+		w.dropped(len(w.batch))
+		if !w.failing {
+			w.log.Warn("cannot write the log of deliveries, dropping attempts until it works", zap.Int("attempts", len(w.batch)), zap.Error(err))
+		}
+	}
+	w.failing = err != nil
+	clear(w.batch) // lets go of the texts
+	w.batch = w.batch[:0]
+	clear(w.byUser)
+}
+
+func (l *Log) key(userID int64) string { return l.prefix + strconv.FormatInt(userID, 10) }
+
+// Filter says which attempts are wanted; the zero value means all.
+type Filter struct {
+	Kind   *webhook.Kind
+	Result *webhook.Result
+	Before time.Time // only attempts that began before
+	Limit  int       // 0: no limit
+}
+
+// List returns a user's attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
+// began within the same one, set apart by a millisecond each, so that asking for what was before the last one of a
+// page gives the next page. An error is one of Redis.
+func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt, error) {
+	lines, err := l.rdb.LRange(ctx, l.key(userID), 0, PerUser-1).Result()
+	if err != nil {
+		return nil, fmt.Errorf("log of deliveries in Redis: %w", err)
+	}
+	all := make([]event.Attempt, 0, len(lines))
+	for _, line := range lines {
+		// A line that cannot be read is of another version, whose instances run at the same time.
+		if a, ok := decode(line); ok {
+			a.UserID = userID
+			all = append(all, a)
+		}
+	}
+	// Instances write at different times: the list is only nearly in order.
+	slices.SortStableFunc(all, func(a, b event.Attempt) int { return b.Time.Compare(a.Time) })
+	setApart(all)
+	kept := make([]event.Attempt, 0, min(len(all), max(f.Limit, 16)))
+	for i := range all {
+		if f.Limit > 0 && len(kept) == f.Limit {
+			break
+		}
+		if f.matches(&all[i]) {
+			kept = append(kept, all[i])
+		}
+	}
+	return kept, nil
+}
+
+func (f *Filter) matches(a *event.Attempt) bool {
+	return (f.Kind == nil || a.Kind == *f.Kind) &&
+		(f.Result == nil || a.Failure.Result() == *f.Result) &&
+		(f.Before.IsZero() || a.Time.Before(f.Before))
+}
+
+// setApart cuts times, sorted with the newest first, to whole milliseconds and moves equal ones on, by at most shift
+// in all: of a user with more attempts per second than that, a page is a blink anyway.
+func setApart(attempts []event.Attempt) {
+	const shift = 100 * time.Millisecond
+	var last time.Time
+	for i := len(attempts) - 1; i >= 0; i-- {
+		t := attempts[i].Time.Truncate(time.Millisecond)
+		if next := last.Add(time.Millisecond); t.Before(next) {
+			if most := t.Add(shift); next.After(most) {
+				next = most
+			}
+			t = next
+		}
+		attempts[i].Time, last = t, t
+	}
+}
