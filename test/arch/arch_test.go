@@ -32,6 +32,7 @@ var floors = map[string]int{
 	"internal/click":       2,
 	"internal/revocation":  2,
 	"internal/deliverylog": 2,
+	"internal/deadletter":  2,
 
 	"config":       3,
 	"internal/api": 3,
@@ -53,7 +54,7 @@ var sideways = map[[2]string]string{}
 // drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
 // up. Floor 0 imports the standard library only.
 var drivers = map[string][]string{
-	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/tenant", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test"},
+	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/tenant", "internal/deadletter", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
 	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
 	"github.com/redis/go-redis":          {"internal/tenant", "internal/click", "internal/app", "internal/api", "internal/deliverylog", "test"},

@@ -1,0 +1,198 @@
+// Package deadletter reads the events that were given up, and sends them again.
+//
+// An event that is sent again goes to its kind's first overflow topic, due at once, with the identity it always had
+// and no attempts made. Sending it again does not take the dead letter away: asked twice, an event is sent twice.
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Config says where dead letters are and where they go. Arrays are in the order of kinds.
+type Config struct {
+	Topic    string
+	Sources  [webhook.NumKinds]string
+	Overflow [webhook.NumKinds]string // the first overflow topic of each kind
+	// Patience is how long Kafka may be silent before it counts as away; 0 means 4 s.
+	Patience time.Duration
+}
+
+// Filter says which dead letters are wanted; the zero value means all.
+type Filter struct {
+	UserID int64 // 0: every user's
+	Kind   string
+	Reason string
+	// Since and Until bound when the event was given up: since ≤ t < until.
+	Since, Until time.Time
+	IDs          []string // none: every event's
+}
+
+// Store reads and sends dead letters again. It is safe for concurrent use.
+type Store struct {
+	cfg       Config
+	newClient func(...kgo.Opt) (*kgo.Client, error)
+	client    *kgo.Client
+	admin     *kadm.Client
+}
+
+// New returns a store; nothing is dialled yet. newClient returns a Kafka client without a group that has the given
+// options too.
+func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*Store, error) {
+	if cfg.Patience <= 0 {
+		cfg.Patience = 4 * time.Second
+	}
+	client, err := newClient(
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RecordDeliveryTimeout(4*cfg.Patience),
+		kgo.MetadataMinAge(250*time.Millisecond),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("client for dead letters: %w", err)
+	}
+	return &Store{cfg: cfg, newClient: newClient, client: client, admin: kadm.NewClient(client)}, nil
+}
+
+// Close ends the store's connections.
+func (s *Store) Close() { s.client.Close() }
+
+// List calls each for the dead letters that were there when it began and that f wants: oldest first within a
+// partition of the topic. An error of each ends it and is returned. Other errors are Kafka's.
+//
+// The whole topic is read, from f.Since on, whomever it is asked for.
+func (s *Store) List(ctx context.Context, f Filter, each func(*Letter) error) error {
+	spans, err := s.spans(ctx, f.Since)
+	if err != nil {
+		return err
+	}
+	if len(spans) == 0 {
+		return nil
+	}
+	from := make(map[int32]kgo.Offset, len(spans))
+	for p, span := range spans {
+		from[p] = kgo.NewOffset().At(span.next)
+	}
+	client, err := s.newClient(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{s.cfg.Topic: from}), kgo.KeepControlRecords())
+	if err != nil {
+		return fmt.Errorf("client for topic %s: %w", s.cfg.Topic, err)
+	}
+	defer client.CloseAllowingRebalance()
+	return s.scan(ctx, client, spans, newMatcher(f), each)
+}
+
+// span is what is to be read of a partition: offsets next ≤ o < end.
+type span struct{ next, end int64 }
+
+// spans finds what is to be read, of the partitions that hold anything.
+func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
+	defer cancel()
+	var (
+		starts kadm.ListedOffsets
+		err    error
+	)
+	if since.IsZero() {
+		starts, err = s.admin.ListStartOffsets(ctx, s.cfg.Topic)
+	} else {
+		starts, err = s.admin.ListOffsetsAfterMilli(ctx, since.UnixMilli(), s.cfg.Topic)
+	}
+	if err = errors.Join(err, starts.Error()); err != nil {
+		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
+	}
+	ends, err := s.admin.ListEndOffsets(ctx, s.cfg.Topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
+	}
+	spans := map[int32]*span{}
+	ends.Each(func(end kadm.ListedOffset) {
+		start, ok := starts.Lookup(end.Topic, end.Partition)
+		if ok && start.Offset < end.Offset {
+			spans[end.Partition] = &span{start.Offset, end.Offset}
+		}
+	})
+	return spans, nil
+}
+
+// scan reads the spans to their ends.
+func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*span, m *matcher, each func(*Letter) error) error {
+	for progress := time.Now(); len(spans) > 0; {
+		polling, cancel := context.WithTimeout(ctx, min(s.cfg.Patience, time.Second))
+		fetches := client.PollFetches(polling)
+		cancel()
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("reading topic %s: %w", s.cfg.Topic, err)
+		}
+		var failed, stopped error
+		fetches.EachError(func(_ string, p int32, err error) {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				failed = fmt.Errorf("reading %s/%d: %w", s.cfg.Topic, p, err)
+			}
+		})
+		fetches.EachPartition(func(part kgo.FetchTopicPartition) {
+			if stopped == nil && len(part.Records) > 0 {
+				progress = time.Now()
+				stopped = take(spans, part, m, each)
+			}
+		})
+		if stopped != nil {
+			return stopped
+		}
+		if time.Since(progress) < s.cfg.Patience {
+			continue // the client goes on by itself after an error
+		}
+		if err := s.skipGone(ctx, spans); err != nil || len(spans) > 0 {
+			return fmt.Errorf("reading topic %s: no answer for %v: %w", s.cfg.Topic, s.cfg.Patience, errors.Join(failed, err, context.DeadlineExceeded))
+		}
+	}
+	return nil
+}
+
+// take hands the wanted records of a partition on, and crosses the partition off when it was read.
+func take(spans map[int32]*span, part kgo.FetchTopicPartition, m *matcher, each func(*Letter) error) error {
+	at := spans[part.Partition]
+	if at == nil {
+		return nil
+	}
+	for _, r := range part.Records {
+		if r.Offset >= at.end {
+			break
+		}
+		at.next = r.Offset + 1
+		if r.Attrs.IsControl() {
+			continue
+		}
+		if letter := m.match(r); letter != nil {
+			if err := each(letter); err != nil {
+				return err
+			}
+		}
+	}
+	if last := part.Records[len(part.Records)-1]; last.Offset >= at.end-1 {
+		delete(spans, part.Partition)
+	}
+	return nil
+}
+
+// skipGone crosses off the partitions whose rest was deleted by retention meanwhile.
+func (s *Store) skipGone(ctx context.Context, spans map[int32]*span) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
+	defer cancel()
+	starts, err := s.admin.ListStartOffsets(ctx, s.cfg.Topic)
+	if err = errors.Join(err, starts.Error()); err != nil {
+		return err
+	}
+	starts.Each(func(start kadm.ListedOffset) {
+		if at := spans[start.Partition]; at != nil && start.Offset >= at.end {
+			delete(spans, start.Partition)
+		}
+	})
+	return nil
+}
