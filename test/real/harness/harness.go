@@ -52,6 +52,9 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() bool, msg strin
 	}
 }
 
+// Pass lets time pass in which something must happen by contract, or must not: for what cannot be asked.
+func Pass(d time.Duration) { <-time.After(d) }
+
 // poll asks cond every 20 ms, and a last time at the end of timeout.
 func poll(timeout time.Duration, cond func() bool) bool {
 	tick := time.NewTicker(20 * time.Millisecond)

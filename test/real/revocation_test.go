@@ -1,0 +1,248 @@
+package real_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// interval of the quick settings.
+const interval = 2 * time.Second
+
+type revoked struct {
+	Event    string  `json:"event"`
+	Count    int     `json:"count"`
+	API      []int64 `json:"api_sms_ids"`
+	Campaign []int64 `json:"campaign_sms_ids"`
+}
+
+// batchOf reads a batch and holds it against what is true of all batches.
+func batchOf(t testing.TB, r harness.Request) revoked {
+	t.Helper()
+	var b revoked
+	if err := json.Unmarshal(r.Body, &b); err != nil {
+		t.Fatalf("%s: %v", r.Body, err)
+	}
+	if b.Event != "clicks_revoked" || b.Count != len(b.API)+len(b.Campaign) || b.Count == 0 || b.API == nil || b.Campaign == nil {
+		t.Errorf("batch %s", r.Body)
+	}
+	return b
+}
+
+// onTick tells whether a request began within a second after a multiple of the interval.
+func onTick(r harness.Request) bool {
+	return time.Duration(r.Start.UnixNano())%interval <= time.Second
+}
+
+// afterTick returns a moment after a tick, with nearly a whole interval ahead.
+func afterTick() {
+	now := time.Duration(time.Now().UnixNano())
+	harness.Pass(interval - now%interval + 100*time.Millisecond)
+}
+
+func TestRevocation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	users := map[int64]harness.Webhook{}
+	for user := int64(1); user <= 9; user++ {
+		users[user] = w.all(user, "u:p")
+	}
+	users[8] = harness.Webhook{DLR: w.recv.URL("/dlr/8")}
+	w.configure(t, users)
+	p := w.serve(t, "--revocation.max_ids=5")
+	afterTick()
+
+	w.recv.On("/revoke/3", harness.Codes(500, 200))
+	w.recv.On("/revoke/4", harness.Status(500))
+	records := w.emit(t,
+		w.revocation(1, []int64{3, 1, 3}, nil), w.revocation(1, []int64{1, 2}, []int64{3, 9}), // one batch of five, in the order first seen
+		w.revocation(2, numbers(10, 8), numbers(100, 4)),           // 5 + 3,2 + 2
+		w.revocation(3, []int64{7}, []int64{8}),                    // fails once
+		w.revocation(4, []int64{7}, nil),                           // fails for good
+		w.revocation(5, nil, nil), w.revocation(5, []int64{}, nil), // empty: never sent
+		w.revocation(8, []int64{1}, nil), // no URL
+		harness.Event(w.topics.Revocation, 6, `{"user_id":6,"api_sms_ids":9007199254740993,"campaign_sms_ids":null}`),
+	)
+	w.recv.WaitCount(t, "/revoke/1", 1, interval+2*time.Second)
+	chunks := w.recv.WaitCount(t, "/revoke/2", 3, 2*time.Second)
+	w.recv.WaitCount(t, "/revoke/3", 2, 5*time.Second)
+	dead := w.dead(t, 4, 1, 10*time.Second)[0]
+	if got := string(w.recv.WaitCount(t, "/revoke/6", 1, time.Second)[0].Body); got != `{"event":"clicks_revoked","count":1,"api_sms_ids":[9007199254740993],"campaign_sms_ids":[]}` {
+		t.Errorf("single id: %s", got)
+	}
+	for _, r := range w.recv.Requests("") {
+		batchOf(t, r)
+		if r.Header.Get("Webhook-Attempt") == "1" && !onTick(r) {
+			t.Errorf("%s began %v after a tick", r.Path, time.Duration(r.Start.UnixNano())%interval)
+		}
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s has an Authorization", r.Path)
+		}
+	}
+	one := w.recv.Requests("/revoke/1")[0]
+	if b := batchOf(t, one); !slices.Equal(b.API, []int64{3, 1, 2}) || !slices.Equal(b.Campaign, []int64{3, 9}) {
+		t.Errorf("batch %s", one.Body)
+	}
+	if id := one.Header.Get("Webhook-Id"); id != identity(records[0])+"/0" {
+		t.Errorf("id %s, want %s/0", id, identity(records[0]))
+	}
+	var api, campaign []int64
+	ids := map[string]bool{}
+	slices.SortFunc(chunks, func(a, b harness.Request) int { // three at once: their order on the wire is free
+		return strings.Compare(a.Header.Get("Webhook-Id"), b.Header.Get("Webhook-Id"))
+	})
+	for i, c := range chunks {
+		b := batchOf(t, c)
+		if b.Count > 5 {
+			t.Errorf("a batch of %d", b.Count)
+		}
+		api, campaign = append(api, b.API...), append(campaign, b.Campaign...)
+		ids[c.Header.Get("Webhook-Id")] = true
+		if want := identity(records[2]) + "/" + strconv.Itoa(i); c.Header.Get("Webhook-Id") != want {
+			t.Errorf("id %s, want %s", c.Header.Get("Webhook-Id"), want)
+		}
+	}
+	if len(ids) != 3 || !slices.Equal(api, numbers(10, 8)) || !slices.Equal(campaign, numbers(100, 4)) {
+		t.Errorf("ids %v, api %v, campaign %v", ids, api, campaign)
+	}
+	wantAttempts(t, w.recv.Requests("/revoke/3"), time.Second)
+	stored := w.waitStored(t, harness.Retry(w.topics.Revocation, "1s"), 4, 1, time.Second)[0]
+	if string(stored.Value) != `{"user_id":4,"api_sms_ids":[7],"campaign_sms_ids":[]}` {
+		t.Errorf("batch in the retry topic: %s", stored.Value)
+	}
+	wantHeaders(t, stored, map[string]string{"kind": "revoke_click", "attempts": "1", "error": "http 500", "id": identity(records[4]) + "/0"})
+	headerTime(t, stored, "due")
+	if string(dead.Value) != string(stored.Value) {
+		t.Errorf("dead letter %s", dead.Value)
+	}
+	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": identity(records[4]) + "/0"})
+	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
+	if n := w.recv.Count("/revoke/5") + w.recv.Count("/revoke/8"); n != 0 {
+		t.Errorf("%d batches too many", n)
+	}
+	for fate, want := range map[string]float64{"batched": 8, "not_configured": 1, "retry": 1, "delivered": 1, "dead": 1} {
+		if n := m.Sum("smshooks_settled_total", "kind", "revoke_click", "fate", fate); n != want {
+			t.Errorf("%v records %s, want %v", n, fate, want)
+		}
+	}
+}
+
+// TestRevocationTicks: a user's records all through some ticks make one batch per tick.
+func TestRevocationTicks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
+	p := w.serve(t)
+	afterTick()
+	began := time.Now()
+	next := int64(0)
+	for time.Since(began) < 3*interval {
+		w.emit(t, w.revocation(1, []int64{next}, nil), w.revocation(2, nil, []int64{next}))
+		next++
+		harness.Pass(50 * time.Millisecond)
+	}
+	harness.Pass(interval + time.Second)
+	for _, at := range []string{"/revoke/1", "/revoke/2"} {
+		var got []int64
+		ticks := map[int64]int{}
+		for _, r := range w.recv.Requests(at) {
+			b := batchOf(t, r)
+			got = append(append(got, b.API...), b.Campaign...)
+			ticks[r.Start.UnixNano()/int64(interval)]++
+			if !onTick(r) {
+				t.Errorf("%s began %v after a tick", at, time.Duration(r.Start.UnixNano())%interval)
+			}
+		}
+		if !slices.Equal(got, numbers(0, int(next))) {
+			t.Errorf("%s: ids %v, want %d in order", at, got, next)
+		}
+		for tick, n := range ticks {
+			if n != 1 {
+				t.Errorf("%s: %d batches at tick %d", at, n, tick)
+			}
+		}
+		if len(ticks) < 3 || len(ticks) > 4 {
+			t.Errorf("%s: %d ticks", at, len(ticks))
+		}
+	}
+	p.WaitBalanced(t, float64(2*next), 5*time.Second)
+}
+
+// TestRevocationCrash kills the member before, at and after a tick, again and again: no id is lost, and a batch that
+// is sent again has the same id and content.
+func TestRevocationCrash(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--kafka.session_timeout=2s")
+	users := map[int64]harness.Webhook{}
+	for user := int64(1); user <= 8; user++ {
+		users[user] = w.all(user, "")
+	}
+	w.configure(t, users)
+	w.recv.On("/revoke/8", harness.Slow(400*time.Millisecond, 200))
+	p := w.serve(t)
+	sent := int64(0)
+	for round := range 6 {
+		var records []*kgo.Record
+		for range 20 {
+			for user := range users {
+				records = append(records, w.revocation(user, []int64{sent}, []int64{sent}))
+			}
+			sent++
+		}
+		w.emit(t, records...)
+		now := time.Duration(time.Now().UnixNano())
+		// kill from 300 ms before the tick to 600 ms after it
+		harness.Pass(interval - now%interval + time.Duration(round*180-300)*time.Millisecond)
+		p.Kill()
+		p = w.serve(t)
+	}
+	harness.Eventually(t, 20*time.Second, func() bool {
+		for user := range users {
+			if len(seen(t, w, user)) < int(sent) {
+				return false
+			}
+		}
+		return true
+	}, "all %d ids of each user", sent)
+	m := p.WaitBalanced(t, 0, 10*time.Second)
+	t.Logf("settled by the last member: %v", m.Sum("smshooks_settled_total"))
+	bodies := map[string]string{}
+	again, differ := 0, 0
+	for _, r := range w.recv.Requests("") {
+		batchOf(t, r)
+		id := r.Header.Get("Webhook-Id")
+		if body, ok := bodies[id]; ok {
+			again++
+			if body != string(r.Body) {
+				differ++
+			}
+		}
+		bodies[id] = string(r.Body)
+	}
+	t.Logf("%d batches sent again, %d of them with another content", again, differ)
+	if differ > 0 {
+		t.Errorf("%d ids stand for two different batches", differ)
+	}
+}
+
+// seen gives the ids a user's endpoint was told of, each once.
+func seen(t testing.TB, w *world, user int64) map[int64]bool {
+	ids := map[int64]bool{}
+	for _, r := range w.recv.Requests(fmt.Sprintf("/revoke/%d", user)) {
+		if r.End.IsZero() {
+			continue
+		}
+		for _, id := range batchOf(t, r).API {
+			ids[id] = true
+		}
+	}
+	return ids
+}

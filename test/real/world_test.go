@@ -1,0 +1,223 @@
+// Package real_test holds the program against the contract as the outside world sees it: a real Kafka, a real Redis,
+// the program as a child process, and the customers' web server as the judge.
+package real_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// partitions every test topic has.
+const partitions = 2
+
+// changeTakes is within what time a change of settings counts, by contract.
+const changeTakes = time.Second
+
+// late is how much later than due an attempt may start, by contract.
+const late = time.Second
+
+// quick are settings that turn the contract's hours and minutes into seconds. They are environment variables, so that
+// a test's flags win.
+func quick() []string {
+	return []string{
+		"SMSHOOKS_RETRY_SCHEDULE=1s,2s", "SMSHOOKS_OVERFLOW_DELAYS=1s,3s,10s", "SMSHOOKS_REVOCATION_INTERVAL=2s",
+		"SMSHOOKS_KAFKA_SESSION_TIMEOUT=6s",
+	}
+}
+
+// world is what one test works in: topics of its own on the shared servers, and a receiver.
+type world struct {
+	kafka  *harness.Broker
+	redis  *harness.RedisServer
+	topics harness.Topics
+	recv   *harness.Receiver
+	flags  []string
+}
+
+// newWorld makes a world on the shared servers, its topics made for the quick settings and flags.
+func newWorld(t testing.TB, flags ...string) *world {
+	t.Helper()
+	w := &world{kafka: harness.Kafka(t), redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	w.begin(t, flags)
+	return w
+}
+
+func (w *world) begin(t testing.TB, flags []string) {
+	t.Helper()
+	w.flags = append([]string{"--topics.partitions=" + strconv.Itoa(partitions)}, flags...)
+	w.recv = harness.NewReceiver(t)
+	w.ensure(t)
+}
+
+func (w *world) ensure(t testing.TB) string {
+	t.Helper()
+	out, stderr, code := harness.Run(t, w.options(), "topics", "ensure")
+	if code != 0 {
+		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
+	}
+	return out
+}
+
+// options are those of a member, its own flags last.
+func (w *world) options(flags ...string) harness.Options {
+	args := append(append([]string(nil), w.flags...), flags...)
+	return harness.Options{Brokers: w.kafka.Addr, RedisAddr: w.redis.Addr, Topics: w.topics, Args: args, Env: quick()}
+}
+
+// serve starts a member and waits until it is ready.
+func (w *world) serve(t testing.TB, flags ...string) *harness.Proc {
+	t.Helper()
+	return harness.StartReady(t, w.options(flags...))
+}
+
+// configure writes settings of users; it doesn't wait until they count.
+func (w *world) configure(t testing.TB, users map[int64]harness.Webhook) {
+	t.Helper()
+	var records []*kgo.Record
+	for id, hooks := range users {
+		records = append(records, harness.WebhookRecord(t, w.topics.Config, id, hooks))
+	}
+	harness.ProduceMany(t, w.kafka.Addr, records)
+}
+
+// all gives a user one URL per kind: /dlr, /click, /inbound, /revoke and the user's id after it.
+func (w *world) all(user int64, auth string) harness.Webhook {
+	at := func(kind string) string { return w.recv.URL(path(kind, user)) }
+	return harness.Webhook{DLR: at("dlr"), Click: at("click"), Inbound: at("inbound"), Revoke: at("revoke"), Auth: auth}
+}
+
+func path(kind string, user int64) string { return fmt.Sprintf("/%s/%d", kind, user) }
+
+// emit writes events and gives them with their offsets.
+func (w *world) emit(t testing.TB, records ...*kgo.Record) []*kgo.Record {
+	t.Helper()
+	harness.ProduceMany(t, w.kafka.Addr, records)
+	return records
+}
+
+func (w *world) dlr(user, sms int64) *kgo.Record {
+	return harness.Event(w.topics.DLR, user, harness.DLRValue(user, sms))
+}
+
+func (w *world) click(user, sms int64) *kgo.Record {
+	return harness.Event(w.topics.Click, user, harness.ClickValue(user, sms))
+}
+
+func (w *world) revocation(user int64, api, campaign []int64) *kgo.Record {
+	return harness.Event(w.topics.Revocation, user, harness.RevocationValue(user, api, campaign))
+}
+
+// identity is the stable identity of the event of a source record.
+func identity(r *kgo.Record) string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
+
+// smsOf reads the JSON out of a form body.
+func smsOf(t testing.TB, body []byte) string {
+	t.Helper()
+	text, ok := strings.CutPrefix(string(body), "sms=")
+	if !ok {
+		t.Fatalf("body %q does not begin with sms=", body)
+	}
+	plain, err := url.QueryUnescape(text)
+	if err != nil {
+		t.Fatalf("body %q: %v", body, err)
+	}
+	return plain
+}
+
+// field reads one field of an sms object as its JSON text.
+func field(t testing.TB, body []byte, name string) string {
+	t.Helper()
+	var sms map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(smsOf(t, body)), &sms); err != nil {
+		t.Fatalf("sms %s: %v", smsOf(t, body), err)
+	}
+	return string(sms[name])
+}
+
+// golden reads one file of the contract's examples.
+func golden(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "..", "pkg", "webhook", "testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.TrimRight(data, "\n")
+}
+
+// of keeps the records of a user.
+func of(records []*kgo.Record, user int64) []*kgo.Record {
+	var mine []*kgo.Record
+	for _, r := range records {
+		if string(r.Key) == strconv.FormatInt(user, 10) {
+			mine = append(mine, r)
+		}
+	}
+	return mine
+}
+
+// waitStored waits until a topic holds n records of a user, and gives them.
+func (w *world) waitStored(t testing.TB, topic string, user int64, n int, timeout time.Duration) []*kgo.Record {
+	t.Helper()
+	var mine []*kgo.Record
+	harness.Eventually(t, timeout, func() bool {
+		mine = of(harness.Consume(t, w.kafka.Addr, topic), user)
+		return len(mine) >= n
+	}, "%d records of user %d in %s", n, user, topic)
+	if len(mine) > n {
+		t.Fatalf("%d records of user %d in %s, want %d", len(mine), user, topic, n)
+	}
+	return mine
+}
+
+// dead waits for a user's dead letters.
+func (w *world) dead(t testing.TB, user int64, n int, timeout time.Duration) []*kgo.Record {
+	t.Helper()
+	return w.waitStored(t, w.topics.DeadLetter, user, n, timeout)
+}
+
+// wantHeaders compares smshooks' headers of a record; "" wants an absent one.
+func wantHeaders(t testing.TB, r *kgo.Record, want map[string]string) {
+	t.Helper()
+	for name, value := range want {
+		if got := harness.Header(r, "smshooks-"+name); got != value {
+			t.Errorf("%s/%d/%d: header smshooks-%s is %q, want %q", r.Topic, r.Partition, r.Offset, name, got, value)
+		}
+	}
+}
+
+// headerTime reads a header that is a time: RFC 3339 with milliseconds.
+func headerTime(t testing.TB, r *kgo.Record, name string) time.Time {
+	t.Helper()
+	text := harness.Header(r, "smshooks-"+name)
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		t.Fatalf("header smshooks-%s of %s: %v", name, r.Topic, err)
+	}
+	if point := strings.IndexByte(text, '.'); point != len("2006-01-02T15:04:05") || !(text[point+4] == 'Z' || text[point+4] == '+' || text[point+4] == '-') {
+		t.Errorf("header smshooks-%s is %q, want milliseconds", name, text)
+	}
+	return at
+}
+
+// numbers gives n consecutive numbers.
+func numbers(from int64, n int) []int64 {
+	list := make([]int64, n)
+	for i := range list {
+		list[i] = from + int64(i)
+	}
+	return list
+}
