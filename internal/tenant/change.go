@@ -12,71 +12,73 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// change is what one record says, ready for memory and for Redis.
+// change is what one record says.
 type change struct {
-	name string // of the Redis key, without prefix
-	ver  Version
-	doc  []byte // as Redis holds it, nil for a tombstone
+	ver     Version
+	removed bool // a tombstone
+	isKey   bool // of the keys topic
 
-	key      keyHash // of a record of the keys topic
-	userID   int64
-	settings *webhook.Settings // nil for a record of the keys topic
+	key      keyHash  // of a record of the keys topic
+	userID   int64    // of either topic; 0 for a key's tombstone
+	document Document // of a record of the config topic
 }
 
 // decode reads a record of either topic. An error names what is unreadable
 // without repeating it.
 func (s *Store) decode(r *kgo.Record) (c change, err error) {
-	c.ver = versionOf(r)
-	if r.Topic == s.cfg.KeysTopic {
-		if c.key, err = parseKeyHash(r.Key); err != nil {
-			return c, err
+	c.ver, c.removed, c.isKey = versionOf(r), r.Value == nil, r.Topic == s.cfg.KeysTopic
+	if c.isKey {
+		if c.key, err = parseKeyHash(r.Key); err == nil && !c.removed {
+			c.userID, err = parseKeyRecord(r.Value)
 		}
-		c.name = keyName(c.key)
-		if r.Value != nil {
-			if c.userID, err = parseKeyRecord(r.Value); err != nil {
-				return c, err
-			}
-			c.doc = strconv.AppendInt(nil, c.userID, 10)
-		}
-		return c, nil
-	}
-	if c.userID, err = parseUserKey(r.Key); err != nil {
 		return c, err
 	}
-	c.name = userName(c.userID)
-	if r.Value == nil {
-		c.settings = &webhook.Settings{UserID: c.userID}
-		return c, nil
+	if c.userID, err = parseUserKey(r.Key); err == nil && !c.removed {
+		c.document, err = parseDocument(c.userID, r.Value, s.cfg.Secrets)
 	}
-	d, err := parseDocument(c.userID, r.Value, s.cfg.Secrets)
-	if err != nil {
-		return c, err
+	return c, err
+}
+
+// stored returns the change as Redis holds it: the key's name without prefix,
+// and the document, nil for a tombstone.
+func (c *change) stored(sealer *Sealer) (name string, doc []byte) {
+	switch {
+	case c.isKey && c.removed:
+		return keyName(c.key), nil
+	case c.isKey:
+		return keyName(c.key), strconv.AppendInt(nil, c.userID, 10)
+	case c.removed:
+		return userName(c.userID), nil
 	}
-	c.settings = d.Settings()
-	if s.cfg.Materialise {
-		c.doc = d.AppendJSON(nil, s.cfg.Secrets)
-	} else {
-		c.doc = r.Value
+	return userName(c.userID), c.document.AppendJSON(nil, sealer)
+}
+
+func (c *change) userEntry() entry[*webhook.Settings] {
+	if c.removed {
+		return entry[*webhook.Settings]{value: &webhook.Settings{UserID: c.userID}, ver: c.ver}
 	}
-	return c, nil
+	return entry[*webhook.Settings]{c.document.Settings(), c.ver, true}
 }
 
 // hear takes a change from the topic over into memory. at is when it was heard,
 // zero for one so old that Redis is sure to have it.
 func (s *Store) hear(c *change, at time.Time) {
-	if c.settings == nil {
-		s.keys.put(c.key, entry[int64]{c.userID, c.ver, c.doc != nil}, at)
+	if c.isKey {
+		s.keys.put(c.key, entry[int64]{c.userID, c.ver, !c.removed}, at)
 	} else {
-		s.users.put(c.userID, entry[*webhook.Settings]{c.settings, c.ver, c.doc != nil}, at)
+		s.users.put(c.userID, c.userEntry(), at)
 	}
 }
 
 // heal corrects what memory took over from a Redis that had lost records.
 func (s *Store) heal(c *change) {
-	if c.settings == nil {
-		s.keys.refresh(c.key, entry[int64]{c.userID, c.ver, c.doc != nil})
-	} else {
-		s.users.refresh(c.userID, entry[*webhook.Settings]{c.settings, c.ver, c.doc != nil})
+	switch {
+	case c.isKey:
+		s.keys.refresh(c.key, entry[int64]{c.userID, c.ver, !c.removed})
+	default:
+		if e, ok := s.users.get(c.userID); ok && c.ver.newer(e.ver) {
+			s.users.refresh(c.userID, c.userEntry())
+		}
 	}
 }
 

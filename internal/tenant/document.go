@@ -1,13 +1,10 @@
 package tenant
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -47,7 +44,8 @@ func ParseDocument(key, value []byte, sealer *Sealer) (Document, error) {
 }
 
 func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error) {
-	object, err := parseObject(value)
+	var room [8]member
+	object, err := parseObject(value, room[:])
 	if err != nil {
 		return Document{}, err
 	}
@@ -58,7 +56,7 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	}
 	d := Document{UserID: userID}
 	for _, f := range d.fields() {
-		if *f.value, err = textOrNull(object[f.name]); err != nil {
+		if *f.value, err = textOrNull(object.get(f.name)); err != nil {
 			return Document{}, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
@@ -72,45 +70,12 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	return d, nil
 }
 
-// parseObject takes apart a JSON object. A map and not a struct, because
-// encoding/json matches a struct's names whatever their case.
-func parseObject(value []byte) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(value) {
-		return nil, errors.New("not UTF-8")
-	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(value, &object); err != nil || object == nil {
-		// The parser's own message may quote the value.
-		return nil, errors.New("not a JSON object")
-	}
-	return object, nil
-}
-
-func parseUserID(object map[string]json.RawMessage) (int64, error) {
-	id, err := strconv.ParseInt(string(object["user_id"]), 10, 64)
-	if err != nil || id < 1 {
-		return 0, errors.New("user_id is not an integer from 1 to 2^63-1")
-	}
-	return id, nil
-}
-
 func parseUserKey(key []byte) (int64, error) {
 	id, err := strconv.ParseInt(string(key), 10, 64)
 	if err != nil || id < 1 || strconv.FormatInt(id, 10) != string(key) {
 		return 0, errors.New("the key is not a user id in decimal")
 	}
 	return id, nil
-}
-
-func textOrNull(raw json.RawMessage) (*string, error) {
-	if raw == nil || bytes.Equal(raw, []byte("null")) {
-		return nil, nil
-	}
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return nil, errors.New("neither a string nor null")
-	}
-	return &s, nil
 }
 
 // AppendJSON appends the whole document in compact JSON: every key, in the
@@ -131,14 +96,6 @@ func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 		}
 	}
 	return append(dst, '}')
-}
-
-func appendString(dst []byte, s string) []byte {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string always encodes
-	return append(dst, bytes.TrimSuffix(b.Bytes(), []byte("\n"))...)
 }
 
 // Settings prepares the document for use; "" counts as not set.

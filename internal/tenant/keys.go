@@ -31,7 +31,7 @@ func parseKeyHash(text []byte) (h keyHash, err error) {
 
 // parseKeyRecord reads the value of a record of the keys topic.
 func parseKeyRecord(value []byte) (userID int64, err error) {
-	object, err := parseObject(value)
+	object, err := parseObject(value, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -13,8 +13,7 @@ import (
 const (
 	// watchPeriod is how often the ready marker is looked at.
 	watchPeriod = 500 * time.Millisecond
-	// batchSize is the number of documents written to Redis in one round trip:
-	// well below the client's timeout, even on a slow server.
+	// batchSize is the most documents that go to Redis in one round trip.
 	batchSize = 500
 	// lanes is the number of round trips a rebuild has under way at once.
 	lanes = 4
@@ -131,7 +130,6 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 		s.read.Store(true)
 		users := s.users.count()
 		s.obs.ConfigUsers(users)
-		s.obs.ConfigLag(0)
 		s.log.Info("settings topics read to their end", zap.Int("users_in_memory", users))
 		s.becameReady()
 	}
@@ -142,7 +140,12 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 // ctx ends.
 func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 	for {
-		s.obs.ConfigUsers(s.users.count())
+		period := housekeeping
+		if s.read.Load() {
+			s.obs.ConfigUsers(s.users.count())
+		} else {
+			period = watchPeriod // the lag is worth watching
+		}
 		switch {
 		case !s.cfg.Materialise:
 			s.forgetHeard(time.Now().Add(-hearingKept))
@@ -159,7 +162,7 @@ func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 			}
 			s.obs.ConfigLag(r.lag(now.spans))
 		}
-		if err := sleep(ctx, housekeeping); err != nil {
+		if err := sleep(ctx, period); err != nil {
 			return err
 		}
 	}
@@ -181,14 +184,14 @@ func (s *Store) writeChanges(ctx context.Context) {
 			}
 			continue
 		}
-		for pause := newBackoff(); ; {
-			err := s.rdb.write(ctx, batch)
-			if err == nil {
-				break
-			}
-			s.log.Warn("settings wait for Redis", zap.Error(err))
-			if pause.wait(ctx) != nil {
-				return
+		for pause := newBackoff(); len(batch) > 0; {
+			n, err := s.rdb.write(ctx, batch)
+			batch = batch[n:]
+			if err != nil {
+				s.log.Warn("settings wait for Redis", zap.Error(err))
+				if pause.wait(ctx) != nil {
+					return
+				}
 			}
 		}
 		s.queue.finished()
@@ -251,7 +254,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := s.writeAll(ctx)
+	n, err := s.writeAll(ctx, token)
 	if err != nil {
 		return err
 	}
@@ -272,7 +275,8 @@ func (s *Store) rebuild(ctx context.Context) error {
 }
 
 // writeAll writes every readable record there is to Redis and returns how many.
-func (s *Store) writeAll(ctx context.Context) (n int, err error) {
+// It gives up when token is gone.
+func (s *Store) writeAll(ctx context.Context, token string) (n int, err error) {
 	topics := []string{s.cfg.ConfigTopic, s.cfg.KeysTopic}
 	client, err := s.newClient(readerOpts(topics)...)
 	if err != nil {
@@ -286,15 +290,16 @@ func (s *Store) writeAll(ctx context.Context) (n int, err error) {
 	if following := s.reading.Load(); following.goal.id != r.goal.id {
 		return 0, errRecreated
 	}
+	// One round of writing is under way while the next records are decoded.
+	writing := make(chan error, 1)
+	writing <- nil
 	for {
-		switch done, err := r.done(ctx); {
-		case err != nil:
-			return n, err
-		case done:
-			return n, nil
+		done, err := r.done(ctx)
+		if err != nil || done {
+			return n, errors.Join(err, <-writing)
 		}
 		var batches [lanes][]change
-		err := r.poll(ctx, 100*time.Millisecond, func(record *kgo.Record) {
+		err = r.poll(ctx, 100*time.Millisecond, func(record *kgo.Record) {
 			c, err := s.decode(record)
 			if err != nil {
 				return // follow has counted it
@@ -305,30 +310,50 @@ func (s *Store) writeAll(ctx context.Context) (n int, err error) {
 			*lane = append(*lane, c)
 			n++
 		})
-		if err == nil {
-			err = s.writeLanes(ctx, &batches)
-		}
-		if err != nil {
+		if err = errors.Join(err, <-writing); err != nil {
 			return n, err
 		}
+		go func() { writing <- s.writeLanes(ctx, &batches, token) }()
 	}
 }
 
-func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change) error {
+func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, token string) error {
+	if ok, err := s.rdb.intact(ctx, token); err != nil {
+		return err
+	} else if !ok {
+		return errFlushed
+	}
 	var errs [lanes]error
 	var wg sync.WaitGroup
 	for i, lane := range batches {
-		if len(lane) == 0 {
-			continue
+		if len(lane) > 0 {
+			wg.Go(func() { errs[i] = s.writeLane(ctx, lane) })
 		}
-		wg.Go(func() {
-			for len(lane) > 0 && errs[i] == nil {
-				k := min(batchSize, len(lane))
-				errs[i] = s.rdb.write(ctx, lane[:k])
-				lane = lane[k:]
-			}
-		})
 	}
 	wg.Wait()
 	return errors.Join(errs[:]...)
+}
+
+// writeLane writes changes in their order. It bears a few failures in a row: to
+// begin the whole rebuild again costs more than to try again.
+func (s *Store) writeLane(ctx context.Context, lane []change) error {
+	const patience = 5
+	failures, pause := 0, newBackoff()
+	for len(lane) > 0 {
+		n, err := s.rdb.write(ctx, lane)
+		lane = lane[n:]
+		if n > 0 {
+			failures, pause = 0, newBackoff()
+		}
+		if err == nil {
+			continue
+		}
+		if failures++; failures >= patience {
+			return err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -2,9 +2,11 @@ package tenant
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -89,6 +91,16 @@ func TestDocumentWithoutSealer(t *testing.T) {
 	s := string(d.AppendJSON(nil, testSealer(t, "k")))
 	if strings.Contains(s, "a:b") || !strings.Contains(s, `"dlr_url":"enc:v1:no"`) {
 		t.Errorf("sealed document: %s", s)
+	}
+}
+
+func TestAppendString(t *testing.T) {
+	for s, want := range map[string]string{
+		"": `""`, "a<b>&c/": `"a<b>&c/"`, `q"\`: `"q\"\\"`, "\n\x7f": "\"\\n\x7f\"", "é": `"é"`,
+	} {
+		if got := string(appendString(nil, s)); got != want {
+			t.Errorf("%q: %s, want %s", s, got, want)
+		}
 	}
 }
 
@@ -302,6 +314,36 @@ func TestKeyRecords(t *testing.T) {
 			t.Errorf("%s: %d, %v", value, id, err)
 		}
 	}
+}
+
+func FuzzParseObject(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, ` { "a" : "b" , "c":12, "d":null } `, `{"a":"\u0041"}`, `{"a":01}`, `{"a":1.5}`, `{"a":"b",}`, `{"a" "b"}`,
+		`{"a":nullx}`, `{"a":"b"}x`, `{"a":-1}`, `{,}`, `{"a":"b"`, "{\"a\":\"\n\"}", `{"a":[{}],"a":"b"}`, `{"a":1e2}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		o, ok := parseFlat(text, nil)
+		if !ok || !utf8.Valid(text) {
+			return
+		}
+		var want map[string]json.RawMessage
+		if err := json.Unmarshal(text, &want); err != nil {
+			t.Fatalf("%q was read as %v, though %v", text, o, err)
+		}
+		for name, value := range want {
+			if string(o.get(name)) != string(value) {
+				t.Fatalf("%q of %q: %q, want %q", name, text, o.get(name), value)
+			}
+			got, err1 := textOrNull(o.get(name))
+			var text *string
+			err2 := json.Unmarshal(value, &text)
+			if (err1 == nil) != (err2 == nil) || err1 == nil && (got == nil) != (text == nil) || err1 == nil && got != nil && *got != *text {
+				t.Fatalf("%q: %v, %v, want %v, %v", value, got, err1, text, err2)
+			}
+		}
+	})
 }
 
 func FuzzParseDocument(f *testing.F) {

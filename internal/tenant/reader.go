@@ -38,7 +38,8 @@ func readerOpts(topics []string) []kgo.Opt {
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.KeepControlRecords(),
-		kgo.MetadataMaxAge(15 * time.Second), // partitions that were added are found this late
+		// Partitions that were added are found this late.
+		kgo.MetadataMinAge(250 * time.Millisecond), kgo.MetadataMaxAge(15 * time.Second),
 	}
 }
 

@@ -42,7 +42,7 @@ if old then
 end
 if ARGV[5] == '0' then
   redis.call('HSET', KEYS[1], 'v', ARGV[4], 'd', ARGV[6])
-  redis.call('PERSIST', KEYS[1])
+  if old then redis.call('PERSIST', KEYS[1]) end
 else
   redis.call('HSET', KEYS[1], 'v', ARGV[4])
   redis.call('HDEL', KEYS[1], 'd')
@@ -78,17 +78,20 @@ return 0
 type database struct {
 	rdb    redis.UniversalClient
 	prefix string
+	sealer *Sealer
 	id     atomic.Pointer[string]
+	size   atomic.Int32 // changes per round trip
 
 	apply, mark, unlock *redis.Script
 }
 
-func newDatabase(rdb redis.UniversalClient, prefix string) *database {
+func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *database {
 	d := &database{
-		rdb: rdb, prefix: prefix,
+		rdb: rdb, prefix: prefix, sealer: sealer,
 		apply: redis.NewScript(applyScript), mark: redis.NewScript(markScript), unlock: redis.NewScript(unlockScript),
 	}
 	d.use("")
+	d.size.Store(batchSize)
 	return d
 }
 
@@ -171,33 +174,46 @@ func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 	return rows, nil
 }
 
-// write applies changes in their order, in one round trip. After an error some
-// may have been applied; to write them again does no harm.
-func (d *database) write(ctx context.Context, changes []change) error {
-	err := d.writeOnce(ctx, changes)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		// Redis is new or was flushed with its scripts.
-		if err := d.apply.Load(ctx, d.rdb).Err(); err != nil {
-			return fmt.Errorf("loading a script into Redis: %w", err)
+// write applies changes in their order, in one round trip or more, and returns
+// how many it is done with. After an error some more may have been applied; to
+// write them again does no harm.
+//
+// A round trip takes fewer changes after one that failed, and more again after
+// those that didn't: a server too slow for a full batch within the client's
+// timeout would otherwise never get one done.
+func (d *database) write(ctx context.Context, changes []change) (done int, err error) {
+	for done < len(changes) {
+		size := d.size.Load()
+		part := changes[done:min(done+int(size), len(changes))]
+		err := d.writeOnce(ctx, part)
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			// Redis is new or was flushed with its scripts.
+			if err := d.apply.Load(ctx, d.rdb).Err(); err != nil {
+				return done, fmt.Errorf("loading a script into Redis: %w", err)
+			}
+			err = d.writeOnce(ctx, part)
 		}
-		err = d.writeOnce(ctx, changes)
+		if err != nil {
+			d.size.Store(max(size/2, 1))
+			return done, fmt.Errorf("writing settings to Redis: %w", err)
+		}
+		d.size.Store(min(size+size/8+1, batchSize))
+		done += len(part)
 	}
-	if err != nil {
-		return fmt.Errorf("writing settings to Redis: %w", err)
-	}
-	return nil
+	return done, nil
 }
 
 func (d *database) writeOnce(ctx context.Context, changes []change) error {
 	cmds, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range changes {
 			c := &changes[i]
+			name, doc := c.stored(d.sealer)
 			ttl := int64(0)
-			if c.doc == nil {
+			if c.removed {
 				ttl = tombstoneKept.Milliseconds()
 			}
-			d.apply.EvalSha(ctx, p, []string{d.key(c.name)},
-				c.ver.Partition, c.ver.Offset, c.ver.Time, c.ver.String(), ttl, c.doc)
+			d.apply.EvalSha(ctx, p, []string{d.key(name)},
+				c.ver.Partition, c.ver.Offset, c.ver.Time, c.ver.String(), ttl, doc)
 		}
 		return nil
 	})
@@ -272,6 +288,15 @@ func (d *database) begin(ctx context.Context) (token string, err error) {
 		return "", fmt.Errorf("beginning to fill Redis: %w", err)
 	}
 	return token, nil
+}
+
+// intact says whether the token is still there.
+func (d *database) intact(ctx context.Context, token string) (bool, error) {
+	n, err := d.rdb.Exists(ctx, token).Result()
+	if err != nil {
+		return false, fmt.Errorf("filling Redis: %w", err)
+	}
+	return n == 1, nil
 }
 
 // finish sets the marker; false means that Redis was flushed since begin.

@@ -95,7 +95,7 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error), rdb 
 	}
 	return &Store{
 		cfg: cfg, newClient: newClient, log: log, obs: obs,
-		rdb:    newDatabase(rdb, cfg.KeyPrefix),
+		rdb:    newDatabase(rdb, cfg.KeyPrefix, cfg.Secrets),
 		users:  newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser),
 		keys:   newCache[keyHash, int64](cfg.MaxUsers, hashKeyHash),
 		loaded: make(chan struct{}),

@@ -28,6 +28,8 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, 
 	if !s.ready() {
 		return Document{}, Version{}, ErrNotReady
 	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout/2)
+	defer cancel()
 	for {
 		rows, err := s.rdb.read(ctx, []string{userName(userID)})
 		if err != nil {
@@ -131,7 +133,7 @@ func (s *Store) settle(ctx context.Context, record *kgo.Record) {
 		return
 	}
 	s.hear(&c, time.Now())
-	if err := s.rdb.write(ctx, []change{c}); err != nil {
+	if _, err := s.rdb.write(ctx, []change{c}); err != nil {
 		s.log.Warn("updated settings reach Redis late", zap.Error(err))
 	}
 }
@@ -147,18 +149,20 @@ func (s *Store) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for stop := time.Now().Add(stuckAfter); !r.passed(now.spans); {
-		if err := sleep(ctx, 2*time.Millisecond); err != nil {
-			return err
+	began := time.Now()
+	for next := began.Add(stuckAfter); !r.passed(now.spans); {
+		if time.Since(began) > updateTimeout/2 {
+			return fmt.Errorf("%w: the topic's latest records have not come yet", ErrNotReady)
 		}
-		if time.Now().After(stop) {
+		if time.Now().After(next) {
 			// Perhaps there are none: the last one may have been compacted away.
 			if err := r.skip(ctx, now.spans); err != nil {
 				return err
 			}
-			if !r.passed(now.spans) {
-				return fmt.Errorf("%w: the topic's latest records have not come yet", ErrNotReady)
-			}
+			next = time.Now().Add(stuckAfter)
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil
