@@ -171,10 +171,20 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 	}
 }
 
+// forgetLag drops the figures of partitions that are not assigned any more.
+func (c *Consumer) forgetLag() {
+	for tp := range c.measured {
+		if c.assignments[tp] == nil {
+			c.metrics.ForgetLag(tp.topic, tp.partition)
+			delete(c.measured, tp)
+		}
+	}
+}
+
 func (c *Consumer) measureLag(starts, ends kadm.ListedOffsets) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.metrics.ForgetLag()
+	c.forgetLag()
 	waiting := map[string]int64{}
 	for tp, a := range c.assignments {
 		end, ok := ends.Lookup(tp.topic, tp.partition)
@@ -187,6 +197,7 @@ func (c *Consumer) measureLag(starts, ends kadm.ListedOffsets) {
 		}
 		lag := max(end.Offset-next, 0)
 		c.metrics.Lag(tp.topic, tp.partition, lag)
+		c.measured[tp] = struct{}{}
 		if a.info.Class != event.Source {
 			waiting[tp.topic] += lag
 		}

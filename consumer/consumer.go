@@ -86,7 +86,8 @@ type Consumer struct {
 
 	mu          sync.Mutex
 	assignments map[topicPartition]*assignment
-	committing  chan struct{} // a semaphore of one: no snapshot may overtake another
+	measured    map[topicPartition]struct{} // partitions with a figure of their lag
+	committing  chan struct{}               // a semaphore of one: no snapshot may overtake another
 	joined      atomic.Bool
 	mean        float64 // bytes per record lately; poll loop only
 }
@@ -107,7 +108,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead,
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
-		assignments: map[topicPartition]*assignment{}, committing: make(chan struct{}, 1),
+		assignments: map[topicPartition]*assignment{}, measured: map[topicPartition]struct{}{}, committing: make(chan struct{}, 1),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
@@ -261,6 +262,12 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 		Kind: a.info.Kind, Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
 		Generation: generation, Key: data[:len(r.Key):len(r.Key)], Value: data[len(r.Key):], Time: r.Timestamp,
 		Size: int64(len(data)) + overhead, Lease: a,
+	}
+	if r.Key == nil {
+		e.Key = nil
+	}
+	if r.Value == nil {
+		e.Value = nil // a tombstone is a tombstone in the dead letters too
 	}
 	if r.Timestamp.UnixMilli() < 0 {
 		e.Time = now // the record has no timestamp

@@ -114,7 +114,16 @@ func (c *Consumer) giveAway(taken []*assignment, wait time.Duration, commit bool
 	}
 	c.handler.Purge()
 	deadline := time.Now().Add(wait)
-	idle := waitIdle(taken, wait)
+	idle := waitIdle(taken, min(wait, commitInterval))
+	for !idle && time.Now().Before(deadline) {
+		if commit {
+			// What ends meanwhile is stored as often as ever: the process may be killed while it waits.
+			ctx, cancel := context.WithDeadline(context.Background(), deadline)
+			c.commit(ctx, taken)
+			cancel()
+		}
+		idle = waitIdle(taken, min(time.Until(deadline), commitInterval))
+	}
 	for _, a := range taken {
 		a.cancel()
 	}
@@ -136,7 +145,7 @@ func (c *Consumer) giveAway(taken []*assignment, wait time.Duration, commit bool
 }
 
 func waitIdle(as []*assignment, wait time.Duration) bool {
-	timer := time.NewTimer(wait)
+	timer := time.NewTimer(max(wait, 0))
 	defer timer.Stop()
 	for _, a := range as {
 		select {

@@ -184,8 +184,8 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 			ready = append(ready, d.claimed(clicks, first)...)
 		}
 	}
-	d.prepare.leave(ready...)
 	d.toLanes(ready)
+	d.prepare.leave(ready...) // only now may a later event of theirs go its own way
 	return d.expire(left)
 }
 

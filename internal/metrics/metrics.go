@@ -140,8 +140,10 @@ func (m *Metrics) Lag(topic string, partition int32, records int64) {
 	m.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
 }
 
-// ForgetLag drops the partitions that are not assigned any more.
-func (m *Metrics) ForgetLag() { m.lag.Reset() }
+// ForgetLag drops a partition that is not assigned any more.
+func (m *Metrics) ForgetLag(topic string, partition int32) {
+	m.lag.DeleteLabelValues(topic, strconv.Itoa(int(partition)))
+}
 
 // Waiting sets how many records wait in a topic.
 func (m *Metrics) Waiting(topic string, records int64) {
