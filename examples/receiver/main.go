@@ -1,0 +1,179 @@
+// Command receiver takes webhooks and prints one line per event: a small example of the other end.
+//
+// It does the three things that every receiver should do. It checks the Basic Auth of delivery reports without
+// giving away by its timing how much of it was right. It answers 200 quickly, and only once it has the event. And it
+// knows the Webhook-Id of what it has seen: a webhook may come twice, and the second time it must do nothing.
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	maxBody  = 1 << 20
+	remember = 100_000 // ids; a real receiver keeps them where it keeps the events
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8090", "host:port to listen on")
+	auth := flag.String("auth", "", "user:pass that delivery reports must bring; empty for none")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := serve(ctx, *addr, newReceiver(*auth, os.Stdout)); err != nil {
+		fmt.Fprintf(os.Stderr, "receiver: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func serve(ctx context.Context, addr string, r *receiver) error {
+	server := &http.Server{Addr: addr, Handler: r.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.ListenAndServe() }()
+	fmt.Fprintf(os.Stderr, "listening; set the URLs to http://%s/dlr, /click, /inbound and /revoke_click\n", addr)
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		ending, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return server.Shutdown(ending)
+	}
+}
+
+// receiver prints events to out.
+type receiver struct {
+	auth string
+	out  io.Writer
+
+	mu    sync.Mutex
+	seen  map[string]bool // Webhook-Ids
+	order []string        // of seen, a ring
+	next  int
+}
+
+func newReceiver(auth string, out io.Writer) *receiver {
+	return &receiver{auth: auth, out: out, seen: map[string]bool{}, order: make([]string, remember)}
+}
+
+// handler has a path per kind.
+func (r *receiver) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /dlr", func(w http.ResponseWriter, req *http.Request) {
+		if !r.authorised(req) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="webhooks"`)
+			http.Error(w, "wrong user or password", http.StatusUnauthorized)
+			return
+		}
+		r.take(w, req, message("dlr"))
+	})
+	mux.HandleFunc("POST /click", func(w http.ResponseWriter, req *http.Request) { r.take(w, req, message("click")) })
+	mux.HandleFunc("POST /inbound", func(w http.ResponseWriter, req *http.Request) { r.take(w, req, message("inbound")) })
+	mux.HandleFunc("POST /revoke_click", func(w http.ResponseWriter, req *http.Request) { r.take(w, req, revocation) })
+	return mux
+}
+
+// authorised compares hashes, which have the same length whatever was sent, in constant time.
+func (r *receiver) authorised(req *http.Request) bool {
+	if r.auth == "" {
+		return true
+	}
+	user, pass, ok := req.BasicAuth()
+	got, want := sha256.Sum256([]byte(user+":"+pass)), sha256.Sum256([]byte(r.auth))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && ok
+}
+
+// take reads an event, prints it unless it has come before, and answers 200.
+func (r *receiver) take(w http.ResponseWriter, req *http.Request, describe func(contentType string, body []byte) (string, error)) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
+	if err != nil {
+		http.Error(w, "the body cannot be read", http.StatusBadRequest)
+		return
+	}
+	text, err := describe(req.Header.Get("Content-Type"), body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	id := req.Header.Get("Webhook-Id")
+	if err := r.once(id, func() error {
+		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s\n", text, id, req.Header.Get("Webhook-Attempt"))
+		return err
+	}); err != nil {
+		http.Error(w, "the event could not be kept", http.StatusInternalServerError) // it will come again
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// once calls keep unless the id was kept before. An event without an id is always kept.
+func (r *receiver) once(id string, keep func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen[id] {
+		return nil
+	}
+	if err := keep(); err != nil {
+		return err
+	}
+	if id == "" {
+		return nil
+	}
+	delete(r.seen, r.order[r.next])
+	r.order[r.next], r.seen[id] = id, true
+	r.next = (r.next + 1) % len(r.order)
+	return nil
+}
+
+// message describes a form whose field sms holds JSON.
+func message(kind string) func(string, []byte) (string, error) {
+	return func(contentType string, body []byte) (string, error) {
+		if t, _, err := mime.ParseMediaType(contentType); err != nil || t != "application/x-www-form-urlencoded" {
+			return "", errors.New("not a form")
+		}
+		form, err := url.ParseQuery(string(body))
+		if err != nil {
+			return "", errors.New("not a form")
+		}
+		// Raw JSON keeps the digits of ids that a float64 could not hold, and prints no control characters.
+		var sms map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(form.Get("sms")), &sms); err != nil || sms == nil {
+			return "", errors.New("sms is no JSON object")
+		}
+		switch kind {
+		case "click":
+			return fmt.Sprintf("click         message %s, %s", sms["id"], sms["original_url"]), nil
+		case "inbound":
+			return fmt.Sprintf("inbound       message %s from %s: %s", sms["id"], sms["from"], sms["message"]), nil
+		}
+		return fmt.Sprintf("dlr           message %s is %s", sms["id"], sms["dlr_status"]), nil
+	}
+}
+
+// revocation describes a batch of clicks that turned out to be a bot's.
+func revocation(_ string, body []byte) (string, error) {
+	var batch struct {
+		Event    string        `json:"event"`
+		API      []json.Number `json:"api_sms_ids"`
+		Campaign []json.Number `json:"campaign_sms_ids"`
+	}
+	if err := json.Unmarshal(body, &batch); err != nil || batch.Event != "clicks_revoked" {
+		return "", errors.New("no clicks_revoked event")
+	}
+	return fmt.Sprintf("revoke_click  api %v, campaigns %v", batch.API, batch.Campaign), nil
+}

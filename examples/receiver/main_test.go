@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+const form = "application/x-www-form-urlencoded"
+
+func sms(text string) string { return "sms=" + url.QueryEscape(text) }
+
+// send posts body and returns the status of the answer.
+func send(h http.Handler, path, contentType, body string, header ...string) int {
+	req := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
+	req.Header.Set("Content-Type", contentType)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, req)
+	return w.Code
+}
+
+func TestEvents(t *testing.T) {
+	for _, tc := range []struct {
+		name, path, contentType, body string
+		status                        int
+		line                          string
+	}{
+		{"dlr", "/dlr", form, sms(`{"id":9007199254740993,"dlr_status":"Delivered"}`), 200, `dlr           message 9007199254740993 is "Delivered"`},
+		{"click", "/click", form, sms(`{"id":"a;b","original_url":"https://example.com/?a=1&b=2"}`), 200, `click         message "a;b", "https://example.com/?a=1&b=2"`},
+		{"inbound", "/inbound", form, sms(`{"id":1,"from":15550100,"message":"one\ntwo"}`), 200, `inbound       message 1 from 15550100: "one\ntwo"`},
+		{"revocation", "/revoke_click", "application/json", `{"event":"clicks_revoked","count":3,"api_sms_ids":[1,2],"campaign_sms_ids":[3]}`, 200, "revoke_click  api [1 2], campaigns [3]"},
+		{"no JSON", "/dlr", form, "sms=%7B", 400, ""},
+		{"no object", "/dlr", form, "sms=null", 400, ""},
+		{"no form", "/inbound", "application/json", "{}", 400, ""},
+		{"another event", "/revoke_click", "application/json", `{"event":"other"}`, 400, ""},
+		{"too large", "/click", form, sms(strings.Repeat("x", maxBody)), 400, ""},
+		{"unknown path", "/other", form, "", 404, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var out bytes.Buffer
+			h := newReceiver("", &out).handler()
+			if got := send(h, tc.path, tc.contentType, tc.body, "Webhook-Id", "x/0/1", "Webhook-Attempt", "1"); got != tc.status {
+				t.Errorf("status %d, want %d", got, tc.status)
+			}
+			want := ""
+			if tc.line != "" {
+				want = tc.line + "  id x/0/1, attempt 1\n"
+			}
+			if out.String() != want {
+				t.Errorf("printed %q, want %q", out.String(), want)
+			}
+		})
+	}
+}
+
+func TestPrintsAnEventOnce(t *testing.T) {
+	var out bytes.Buffer
+	r := newReceiver("", &out)
+	r.order = make([]string, 2)
+	h := r.handler()
+	for i, tc := range []struct {
+		id    string
+		lines int
+	}{{"a", 1}, {"a", 1}, {"b", 2}, {"a", 2}, {"c", 3}, {"a", 4 /* forgotten meanwhile */}, {"c", 4}, {"", 5}, {"", 6}} {
+		if got := send(h, "/dlr", form, sms(`{"id":1}`), "Webhook-Id", tc.id); got != 200 {
+			t.Errorf("step %d: status %d", i, got)
+		}
+		if got := strings.Count(out.String(), "\n"); got != tc.lines {
+			t.Errorf("step %d (%q): %d lines, want %d", i, tc.id, got, tc.lines)
+		}
+	}
+}
+
+type brokenOnce struct {
+	bytes.Buffer
+	broken bool
+}
+
+func (b *brokenOnce) Write(p []byte) (int, error) {
+	if !b.broken {
+		b.broken = true
+		return 0, errors.New("disk full")
+	}
+	return b.Buffer.Write(p)
+}
+
+// What could not be kept must come again, and is kept then.
+func TestAnswersOnlyForWhatIsKept(t *testing.T) {
+	var out brokenOnce
+	h := newReceiver("", &out).handler()
+	for _, want := range []int{500, 200} {
+		if got := send(h, "/dlr", form, sms(`{"id":1}`), "Webhook-Id", "a"); got != want {
+			t.Errorf("status %d, want %d", got, want)
+		}
+	}
+	if out.Len() == 0 {
+		t.Error("the event is lost")
+	}
+}
+
+func TestAuth(t *testing.T) {
+	for _, tc := range []struct {
+		path, user, pass string
+		status           int
+	}{
+		{"/dlr", "ann", "s3:cret", 200},
+		{"/dlr", "ann", "wrong", 401},
+		{"/dlr", "", "", 401},
+		{"/click", "", "", 200},
+	} {
+		req := httptest.NewRequest(http.MethodPost, tc.path, strings.NewReader(sms(`{"id":1}`)))
+		req.Header.Set("Content-Type", form)
+		if tc.user != "" {
+			req.SetBasicAuth(tc.user, tc.pass)
+		}
+		w := httptest.NewRecorder()
+		newReceiver("ann:s3:cret", &bytes.Buffer{}).handler().ServeHTTP(w, req)
+		if w.Code != tc.status {
+			t.Errorf("%s as %q: status %d, want %d", tc.path, tc.user, w.Code, tc.status)
+		}
+	}
+}
+
+func TestServeEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := serve(ctx, "127.0.0.1:0", newReceiver("", &bytes.Buffer{})); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("serve: %v", err)
+	}
+	if err := serve(t.Context(), "127.0.0.1:http-none", newReceiver("", &bytes.Buffer{})); err == nil {
+		t.Error("a wrong address is no error")
+	}
+}
