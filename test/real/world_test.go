@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -221,3 +223,14 @@ func numbers(from int64, n int) []int64 {
 	}
 	return list
 }
+
+// Short names of what behaviours are made of, and of signals.
+type (
+	httpWriter  = http.ResponseWriter
+	httpRequest = http.Request
+)
+
+const (
+	sigStop = syscall.SIGSTOP
+	sigCont = syscall.SIGCONT
+)

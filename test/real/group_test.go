@@ -1,0 +1,290 @@
+package real_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// load writes delivery reports in the background.
+type load struct {
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu    sync.Mutex
+	acked []string // identities of what the broker has
+}
+
+// startLoad writes a batch of one event for each user every pause, until it is stopped.
+func startLoad(t testing.TB, w *world, users int64, pause time.Duration) *load {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	l := &load{stop: stop, done: make(chan struct{})}
+	cl := harness.Client(t, w.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))
+	go func() {
+		defer close(l.done)
+		for sms := int64(0); ctx.Err() == nil; sms++ {
+			for user := int64(1); user <= users; user++ {
+				r := harness.Event(w.topics.DLR, user, harness.DLRValue(user, sms))
+				cl.Produce(context.Background(), r, func(r *kgo.Record, err error) {
+					if err != nil {
+						t.Errorf("produce: %v", err)
+						return
+					}
+					l.mu.Lock()
+					defer l.mu.Unlock()
+					l.acked = append(l.acked, identity(r))
+				})
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		}
+		if err := cl.Flush(context.Background()); err != nil {
+			t.Errorf("produce: %v", err)
+		}
+	}()
+	t.Cleanup(func() { stop(); <-l.done })
+	return l
+}
+
+// end stops the load and gives the identities of all its events.
+func (l *load) end() []string {
+	l.stop()
+	<-l.done
+	return l.acked
+}
+
+// crowd makes a world with users whose endpoints take some milliseconds; those of every tenth user fail on the first
+// attempt of each event.
+func crowd(t testing.TB, w *world, users int64) {
+	t.Helper()
+	hooks := map[int64]harness.Webhook{}
+	for user := int64(1); user <= users; user++ {
+		hooks[user] = w.all(user, "")
+		w.recv.On(path("dlr", user), harness.Slow(time.Duration(user%5)*3*time.Millisecond, 200))
+		if user%10 == 0 {
+			w.recv.On(path("dlr", user), firstFails())
+		}
+	}
+	w.configure(t, hooks)
+}
+
+// firstFails answers first attempts with 500.
+func firstFails() harness.Behaviour {
+	ok, fail := harness.Status(200), harness.Status(500)
+	return func(rw httpWriter, r *httpRequest, req harness.Request) {
+		if req.Header.Get("Webhook-Attempt") == "1" {
+			fail(rw, r, req)
+			return
+		}
+		ok(rw, r, req)
+	}
+}
+
+// sums adds a metric over members.
+func sums(t testing.TB, members ...*harness.Proc) (consumed, settled, buffered float64) {
+	for _, p := range members {
+		m := p.Metrics(t)
+		c, s := m.Ledger()
+		consumed, settled, buffered = consumed+c, settled+s, buffered+m.Sum("smshooks_buffered_records")
+	}
+	return consumed, settled, buffered
+}
+
+// count tells how often each attempt of each event was received: "identity attempt".
+func count(w *world) map[string]int {
+	n := map[string]int{}
+	for _, r := range w.recv.Requests("") {
+		n[r.Header.Get("Webhook-Id")+" "+r.Header.Get("Webhook-Attempt")]++
+	}
+	return n
+}
+
+// succeeded tells how often each event got a 200.
+func succeeded(w *world) map[string]int {
+	n := map[string]int{}
+	for _, r := range w.recv.Requests("") {
+		user, _ := strconv.Atoi(r.Path[len("/dlr/"):])
+		if !r.End.IsZero() && !(user%10 == 0 && r.Header.Get("Webhook-Attempt") == "1") {
+			n[r.Header.Get("Webhook-Id")]++
+		}
+	}
+	return n
+}
+
+func wantNarrow(t *testing.T, w *world, users int64) {
+	t.Helper()
+	for user := int64(1); user <= users; user++ {
+		if n := w.recv.Widest(path("dlr", user)); n > 3 {
+			t.Errorf("user %d: %d requests at once over the whole group", user, n)
+		}
+	}
+}
+
+// TestGroupRebalance: members join and leave in order under load. Nothing is lost, nothing is sent twice, the ledger
+// balances over the members, and three requests per endpoint stay the limit over the whole group.
+func TestGroupRebalance(t *testing.T) {
+	t.Parallel()
+	const users = 60
+	w := newWorld(t, "--topics.partitions=6")
+	crowd(t, w, users)
+	a, b := w.serve(t), w.serve(t)
+	l := startLoad(t, w, users, 100*time.Millisecond)
+	w.recv.WaitCount(t, "", 1000, 20*time.Second)
+	c := w.serve(t)
+	from := w.recv.Count("")
+	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	if n := c.Metrics(t).Sum("smshooks_records_consumed_total"); n == 0 {
+		t.Error("the third member consumed nothing")
+	}
+	// the ledger over all three, when all is settled
+	events := l.end()
+	settledAll := func() bool {
+		consumed, settled, buffered := sums(t, a, b, c)
+		return consumed == settled && buffered == 0 && consumed == float64(len(events)+len(events)/10)
+	}
+	harness.Eventually(t, 15*time.Second, settledAll, "%d records and %d retries consumed and settled", len(events), len(events)/10)
+
+	l = startLoad(t, w, users, 100*time.Millisecond)
+	from = w.recv.Count("")
+	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	if code := b.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	from = w.recv.Count("")
+	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	d := w.serve(t)
+	if code := a.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	from = w.recv.Count("")
+	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	events = append(events, l.end()...)
+	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+	w.recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
+	twice := 0
+	for what, n := range count(w) {
+		if n > 1 {
+			if twice++; twice < 10 {
+				t.Errorf("%s came %d times", what, n)
+			}
+		}
+	}
+	ok := succeeded(w)
+	for _, id := range events {
+		if ok[id] != 1 {
+			t.Errorf("%s was delivered %d times", id, ok[id])
+		}
+	}
+	t.Logf("%d events, %d requests, %d twice", len(events), w.recv.Count(""), twice)
+	wantNarrow(t, w, users)
+	for _, p := range []*harness.Proc{c, d} {
+		p.WaitBalanced(t, 1, 5*time.Second)
+	}
+}
+
+// TestGroupKillLoop kills one of three members after the other with kill -9 under load.
+func TestGroupKillLoop(t *testing.T) {
+	t.Parallel()
+	const users = 60
+	w := newWorld(t, "--topics.partitions=6", "--kafka.session_timeout=2s")
+	crowd(t, w, users)
+	members := []*harness.Proc{w.serve(t), w.serve(t), w.serve(t)}
+	l := startLoad(t, w, users, 100*time.Millisecond)
+	var kills []time.Time
+	for round := range 6 {
+		from := w.recv.Count("")
+		w.recv.WaitCount(t, "", from+500, 20*time.Second)
+		members[round%3].Kill()
+		kills = append(kills, time.Now())
+		members[round%3] = harness.Start(t, w.options()) // comes up while the group still waits for the dead one
+	}
+	for _, p := range members {
+		p.WaitReady(t, 30*time.Second)
+	}
+	events := l.end()
+	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+	for _, p := range members {
+		p.WaitBalanced(t, 0, 20*time.Second)
+	}
+	again := 0
+	for what, n := range count(w) {
+		again += n - 1
+		if at := what[len(what)-1]; at < '1' || at > '3' {
+			t.Errorf("attempt numbered %s", what)
+		}
+	}
+	ok := succeeded(w)
+	for _, id := range events {
+		if ok[id] == 0 {
+			t.Errorf("%s was lost", id)
+		}
+	}
+	t.Logf("%d events, %d requests, %d of them again", len(events), w.recv.Count(""), again)
+	wantRepeatedNear(t, w, kills)
+	wantNarrow(t, w, users)
+}
+
+// wantRepeatedNear: a request is made again only if the first one fell into the second before a crash, since what is
+// finished is committed at least once per second, or was in flight.
+func wantRepeatedNear(t *testing.T, w *world, crashes []time.Time) {
+	t.Helper()
+	const commit, slack = time.Second, 300 * time.Millisecond
+	first := map[string]time.Time{}
+	far := 0
+	for _, r := range w.recv.Requests("") {
+		what := r.Header.Get("Webhook-Id") + " " + r.Header.Get("Webhook-Attempt")
+		before, again := first[what]
+		first[what] = r.Start
+		// a first attempt that was repeated may have been stored for its second twice
+		near := r.Header.Get("Webhook-Attempt") != "1"
+		for _, crash := range crashes {
+			near = near || before.After(crash.Add(-commit-slack)) && before.Before(crash.Add(slack))
+		}
+		if again && !near {
+			if far++; far < 10 {
+				t.Errorf("%s was sent at %s and again at %s, which no crash explains", what, before.Format("05.000"), r.Start.Format("05.000"))
+			}
+		}
+	}
+	if far > 0 {
+		for _, crash := range crashes {
+			t.Logf("crash at %s", crash.Format("05.000"))
+		}
+		t.Errorf("%d requests were made again without need", far)
+	}
+}
+
+// TestGroupFrozen: a member that is frozen loses its partitions and, thawed, sends nothing of them any more but what
+// it had begun.
+func TestGroupFrozen(t *testing.T) {
+	t.Parallel()
+	const users = 30
+	w := newWorld(t, "--topics.partitions=6", "--kafka.session_timeout=2s")
+	crowd(t, w, users)
+	a, b := w.serve(t), w.serve(t)
+	l := startLoad(t, w, users, 100*time.Millisecond)
+	w.recv.WaitCount(t, "", 500, 20*time.Second)
+	a.Signal(t, sigStop)
+	harness.Pass(4 * time.Second)
+	a.Signal(t, sigCont)
+	from := w.recv.Count("")
+	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	events := l.end()
+	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+	a.WaitBalanced(t, 0, 10*time.Second)
+	b.WaitBalanced(t, 0, 10*time.Second)
+	again := 0
+	for _, n := range count(w) {
+		again += n - 1
+	}
+	t.Logf("%d events, %d requests again", len(events), again)
+}
