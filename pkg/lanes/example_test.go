@@ -1,0 +1,36 @@
+package lanes_test
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/lanes"
+)
+
+// Items of one key run in the order in which they were submitted, never two at a time, though their group is three
+// wide.
+func Example() {
+	var done sync.WaitGroup
+	l := lanes.New[string](lanes.Config{
+		Parallel: 3, MaxRunning: 10, Reserve: 2, QueueMax: 100, Patience: 15 * time.Second,
+	}, func(text string) lanes.Report {
+		defer done.Done()
+		fmt.Println(text)
+		return lanes.Report{Took: time.Millisecond, OK: true, Called: true}
+	})
+	defer l.Close()
+
+	const message = 7
+	for _, text := range []string{"sent", "delivered", "read"} {
+		done.Add(1)
+		if !l.Submit("example.com", message, text) {
+			fmt.Println("the queue of example.com is full")
+		}
+	}
+	done.Wait()
+	// Output:
+	// sent
+	// delivered
+	// read
+}
