@@ -28,10 +28,11 @@ type assignment struct {
 
 	mu     sync.Mutex
 	closed bool
+	lost   bool // the group has given it to another: nothing may be committed
 	begun  int
 	idle   chan struct{} // closed when closed and begun == 0
 
-	committed      int64 // what the broker last took; under the commit semaphore
+	committed      int64 // what the broker last took
 	committedState string
 	stateMax       int
 }
@@ -93,6 +94,38 @@ func (a *assignment) close() {
 	if a.begun == 0 {
 		close(a.idle)
 	}
+}
+
+// begin is called once, with what was committed, before anything is fetched.
+func (a *assignment) begin(t *offsets.Tracker, committed int64, state string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tracker, a.next, a.committed, a.committedState = t, committed, committed, state
+}
+
+// hasNotes: a note travels with the partition's committed offset.
+func (a *assignment) hasNotes() bool {
+	return a.info.Class == event.Source && a.info.Kind == webhook.RevokeClick
+}
+
+func (a *assignment) lose() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lost = true
+}
+
+// tookOver notes what the broker took.
+func (a *assignment) tookOver(s snapshot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.committed, a.committedState = s.next, s.state
+}
+
+// tooLong notes that the broker takes less metadata than was sent.
+func (a *assignment) tooLong() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stateMax /= 2
 }
 
 // Gone implements event.Lease.

@@ -15,8 +15,9 @@ import (
 
 const (
 	commitInterval = 800 * time.Millisecond // the contract promises once a second
-	maxMetadata    = 4096                   // bytes the broker takes unless told otherwise
-	maxNote        = 1024                   // of them for a note
+	commitTimeout  = 5 * time.Second
+	maxMetadata    = 4096 // bytes the broker takes unless told otherwise
+	maxNote        = 1024 // of them for a note
 )
 
 func (c *Consumer) commitLoop(ctx context.Context) {
@@ -40,9 +41,9 @@ func (c *Consumer) CommitNow(ctx context.Context) {
 		as = append(as, a)
 	}
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	c.commit(ctx, as)
+	c.commit(ctx, as, false)
 }
 
 // snapshot is what is to be committed of a partition.
@@ -53,31 +54,41 @@ type snapshot struct {
 }
 
 func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
-	if a.tracker == nil {
+	a.mu.Lock()
+	tracker, lost, room, committed, committedState := a.tracker, a.lost, a.stateMax, a.committed, a.committedState
+	a.mu.Unlock()
+	if tracker == nil || lost {
 		return snapshot{}, false
 	}
 	note := ""
-	if a.info.Class == event.Source && a.stateMax > 0 {
-		note = c.notes.Note(a.topic, a.partition, a.tracker.Committable(), maxNote)
+	if a.hasNotes() && room > 0 {
+		note = c.notes.Note(a.topic, a.partition, tracker.Committable(), min(maxNote, room))
 	}
-	room := a.stateMax
 	if note != "" {
 		room -= len(note) + 1
 	}
-	next, state := a.tracker.Snapshot(max(room, 0))
+	next, state := tracker.Snapshot(max(room, 0))
 	if note != "" {
 		state += ";" + note
 	}
-	return snapshot{a, next, state}, next >= 0 && (next != a.committed || state != a.committedState)
+	return snapshot{a, next, state}, next >= 0 && (next != committed || state != committedState)
 }
 
-// commit stores what has changed of as. A broker's refusal is logged and repaired by the next commit.
-func (c *Consumer) commit(ctx context.Context, as []*assignment) {
+// commit stores what has changed of as, final: for the last time. A broker's refusal is logged and repaired by the
+// next commit.
+func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 	select {
 	case c.committing <- struct{}{}:
 		defer func() { <-c.committing }()
 	case <-ctx.Done():
 		return
+	}
+	if final {
+		defer func() {
+			for _, a := range as {
+				a.lose()
+			}
+		}()
 	}
 	pending := map[topicPartition]snapshot{}
 	upto := map[string]map[int32]kgo.EpochOffset{}
@@ -125,10 +136,10 @@ func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.Off
 			err := kerr.ErrorForCode(p.ErrorCode)
 			switch {
 			case err == nil:
-				s.a.committed, s.a.committedState = s.next, s.state
+				s.a.tookOver(s)
 				continue
 			case err == kerr.OffsetMetadataTooLarge: //nolint:errorlint // kerr.ErrorForCode gives the value itself
-				s.a.stateMax /= 2 // the broker's offset.metadata.max.bytes is lower
+				s.a.tooLong() // the broker's offset.metadata.max.bytes is lower
 			}
 			c.metrics.CommitErrors.Inc()
 			c.log.Warn("cannot commit the offset of a partition, trying again",

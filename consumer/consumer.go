@@ -23,12 +23,14 @@ import (
 )
 
 const (
-	maxRecords  = 20_000          // taken over and not settled, over the whole process
-	maxPoll     = 512             // records of one poll
-	overhead    = 512             // bytes a record costs besides its key and value
-	revokeWait  = 5 * time.Second // for requests in flight, before their partition is given away
-	cancelWait  = 2 * time.Second // for them to notice that they are cancelled
-	gateRecords = 16_384          // held by the gates of all waiting partitions together
+	maxRecords   = 20_000          // taken over and not settled, over the whole process
+	maxPoll      = 512             // records of one poll
+	minPoll      = 64              // and as many if the gates are full
+	overhead     = 512             // bytes a record costs besides its key and value
+	revokeWait   = 5 * time.Second // for requests in flight, before their partition is given away
+	cancelWait   = 2 * time.Second // for them to notice that they are cancelled
+	leaveTimeout = 2 * time.Second
+	gateRecords  = 16_384 // held by the gates of all waiting partitions together
 )
 
 // Config of a Consumer.
@@ -88,8 +90,10 @@ type Consumer struct {
 	assignments map[topicPartition]*assignment
 	measured    map[topicPartition]struct{} // partitions with a figure of their lag
 	committing  chan struct{}               // a semaphore of one: no snapshot may overtake another
+	giving      chan struct{}               // a semaphore of one: giving partitions away
 	joined      atomic.Bool
-	mean        float64 // bytes per record lately; poll loop only
+	waiting     atomic.Int32 // assigned partitions of waiting topics
+	mean        float64      // bytes per record lately; poll loop only
 }
 
 // Parts are what a Consumer works with.
@@ -108,7 +112,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead,
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
-		assignments: map[topicPartition]*assignment{}, measured: map[topicPartition]struct{}{}, committing: make(chan struct{}, 1),
+		assignments: map[topicPartition]*assignment{}, measured: map[topicPartition]struct{}{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
@@ -162,12 +166,23 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	background.Go(func() { c.lagLoop(running) })
 	c.pollLoop(ctx)
 	c.client.AllowRebalance()
-	c.giveAway(c.take(nil), grace, true)
+	c.giveAway(nil, grace)
 	stopBackground()
 	background.Wait()
-	c.client.CloseAllowingRebalance()
+	c.leave()
 	c.stop()
 	return nil
+}
+
+// leave tells the group; if it cannot be told it will notice by itself.
+func (c *Consumer) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	c.client.AllowRebalance()
+	if err := c.client.LeaveGroupContext(ctx); err != nil {
+		c.log.Warn("cannot leave the group", zap.Error(err))
+	}
+	c.client.CloseAllowingRebalance()
 }
 
 // Hold stops and resumes the fetching of a topic, whoever holds its partitions meanwhile.
@@ -201,17 +216,11 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 // pollSize bounds what one poll may bring: by the room in the buffer, and by what the gates may hold, since a record
 // that is polled cannot be put back.
 func (c *Consumer) pollSize() int {
-	c.mu.Lock()
-	waiting := 0
-	for _, a := range c.assignments {
-		if a.info.Class != event.Source {
-			waiting++
-		}
-	}
-	c.mu.Unlock()
-	n := min(maxPoll, max(16, gateRecords/max(waiting, 1)))
-	room := min(float64(c.cfg.MaxBufferedBytes-c.buffer.bytes.Load()), max(float64(c.cfg.MaxBufferedBytes/4-c.gates.bytes()), 1))
-	return max(1, min(n, int(room/c.mean)))
+	records, bytes, paused := c.gates.load()
+	free := min(float64(gateRecords-records), float64(c.cfg.MaxBufferedBytes/4-bytes)/c.mean)
+	n := max(int(free)/max(int(c.waiting.Load())-paused, 1), minPoll)
+	room := float64(c.cfg.MaxBufferedBytes-c.buffer.bytes.Load()) / c.mean
+	return max(1, min(n, maxPoll, int(room)))
 }
 
 // takeOver turns what was polled into events, and hands over those that need not wait.
@@ -225,7 +234,7 @@ func (c *Consumer) takeOver(fetches kgo.Fetches) {
 		c.mu.Lock()
 		a := c.assignments[topicPartition{p.Topic, p.Partition}]
 		c.mu.Unlock()
-		if a == nil || a.tracker == nil {
+		if a == nil || a.tracker == nil || a.Gone() {
 			return // given away; its next owner reads it
 		}
 		events := make([]*event.Event, 0, len(p.Records))

@@ -20,14 +20,26 @@ type gates struct {
 	mu   sync.Mutex
 	open map[topicPartition]*gate
 	held int64 // bytes
-	kick chan struct{}
+
+	records int
+	paused  int // partitions
+	kick    chan struct{}
 }
 
 type gate struct {
 	a      *assignment
 	held   []*event.Event
 	paused bool
+	handed []handed // heads of what was handed over, as far as it may not be settled
 }
+
+// handed is a record that was handed over.
+type handed struct {
+	offset int64
+	due    time.Time
+}
+
+const maxHanded = 64 // remembered per partition, for the figure of what is overdue
 
 func newGates() *gates {
 	return &gates{open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
@@ -46,9 +58,11 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	for _, e := range events {
 		gs.held += e.Size
 	}
+	gs.records += len(events)
 	if last := g.held[len(g.held)-1]; !g.paused && time.Until(last.Due) > ahead {
 		cl.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
 		g.paused = true
+		gs.paused++
 	}
 	select {
 	case gs.kick <- struct{}{}:
@@ -67,7 +81,9 @@ func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	for _, e := range g.held {
 		gs.held -= e.Size
 	}
+	gs.records -= len(g.held)
 	if g.paused {
+		gs.paused--
 		cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
 	}
 	delete(gs.open, tp)
@@ -89,8 +105,13 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 			gs.held -= g.held[n].Size
 			n++
 		}
+		gs.records -= n
 		if n > 0 {
 			events = append(events, g.held[:n]...)
+			g.settledUpto(g.a.tracker.Committable())
+			if len(g.handed) < maxHanded {
+				g.handed = append(g.handed, handed{g.held[0].Offset, g.held[0].Due})
+			}
 			g.held = append([]*event.Event(nil), g.held[n:]...)
 		}
 		if len(g.held) > 0 {
@@ -102,6 +123,7 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 		if len(g.held) == 0 || g.held[len(g.held)-1].Due.Sub(now) <= ahead {
 			cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
 			g.paused = false
+			gs.paused--
 			continue
 		}
 		earliest(g.held[len(g.held)-1].Due.Add(-ahead))
@@ -125,29 +147,43 @@ func (gs *gates) run(ctx context.Context, cl *kgo.Client, handOver func([]*event
 		if len(events) > 0 {
 			handOver(events)
 		}
-		wait := time.Hour
+		wait := time.Second // not longer: due times are of the wall clock, which may be set
 		if !next.IsZero() {
-			wait = max(time.Until(next), coarse)
+			wait = min(max(time.Until(next), coarse), wait)
 		}
 		timer.Reset(wait)
 	}
 }
 
-// overdue is, per topic, by how much the oldest record held is overdue.
+// settledUpto forgets what was handed over and is settled.
+func (g *gate) settledUpto(next int64) {
+	n := 0
+	for n < len(g.handed) && g.handed[n].offset < next {
+		n++
+	}
+	g.handed = append(g.handed[:0], g.handed[n:]...)
+}
+
+// overdue is, per topic, by how much the oldest record that is not settled is overdue.
 func (gs *gates) overdue(now time.Time) map[string]time.Duration {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	late := map[string]time.Duration{}
 	for tp, g := range gs.open {
-		if len(g.held) > 0 {
+		g.settledUpto(g.a.tracker.Committable())
+		switch {
+		case len(g.handed) > 0:
+			late[tp.topic] = max(late[tp.topic], now.Sub(g.handed[0].due))
+		case len(g.held) > 0:
 			late[tp.topic] = max(late[tp.topic], now.Sub(g.held[0].Due))
 		}
 	}
 	return late
 }
 
-func (gs *gates) bytes() int64 {
+// load is how many records and bytes are held, and of how many partitions no more can come now.
+func (gs *gates) load() (records int, bytes int64, paused int) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	return gs.held
+	return gs.records, gs.held, gs.paused
 }

@@ -22,6 +22,9 @@ func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[str
 			tp := topicPartition{topic, p}
 			c.assignments[tp] = c.newAssignment(tp)
 			n++
+			if c.assignments[tp].info.Class != event.Source {
+				c.waiting.Add(1)
+			}
 		}
 	}
 	c.joined.Store(true)
@@ -42,10 +45,8 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 			text = *metadata
 		}
 		finished, note, _ := strings.Cut(text, ";")
-		a.tracker = offsets.New(offset, finished)
-		a.next = offset
-		a.committed, a.committedState = offset, text
-		if a.info.Class == event.Source {
+		a.begin(offsets.New(offset, finished), offset, text)
+		if a.hasNotes() {
 			c.notes.Restore(topic, partition, note)
 		}
 	}
@@ -65,83 +66,88 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 }
 
 func (c *Consumer) revoked(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
-	c.giveAway(c.take(partitions), revokeWait, true)
+	c.giveAway(partitions, revokeWait)
 }
 
 // lost is called when the group has already given the partitions to others: nothing may be committed.
 func (c *Consumer) lost(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	c.joined.Store(false)
-	if taken := c.take(partitions); len(taken) > 0 {
-		c.log.Warn("partitions lost: the group did not hear from this member in time", zap.Int("partitions", len(taken)))
-		c.giveAway(taken, 0, false)
+	as := c.held(partitions)
+	if len(as) == 0 {
+		return
 	}
+	for _, a := range as {
+		a.lose()
+	}
+	c.log.Warn("partitions lost: the group did not hear from this member in time", zap.Int("partitions", len(as)))
+	c.giveAway(partitions, 0)
 }
 
-// take removes the assignments of partitions, or all for nil.
-func (c *Consumer) take(partitions map[string][]int32) []*assignment {
+// held gives the assignments of partitions, or all for nil.
+func (c *Consumer) held(partitions map[string][]int32) []*assignment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var taken []*assignment
+	var as []*assignment
 	if partitions == nil {
-		for tp, a := range c.assignments {
-			taken = append(taken, a)
-			delete(c.assignments, tp)
+		for _, a := range c.assignments {
+			as = append(as, a)
 		}
-		return taken
+		return as
 	}
 	for topic, ps := range partitions {
 		for _, p := range ps {
-			tp := topicPartition{topic, p}
-			if a := c.assignments[tp]; a != nil {
-				taken = append(taken, a)
-				delete(c.assignments, tp)
+			if a := c.assignments[topicPartition{topic, p}]; a != nil {
+				as = append(as, a)
 			}
 		}
 	}
-	return taken
+	return as
 }
 
-// giveAway ends assignments: no work begins any more, what waits is abandoned, what has begun gets wait to come to
-// its end and is cancelled then, and what is finished is committed. An attempt that was cancelled is made again by
-// the next owner under the same number.
-func (c *Consumer) giveAway(taken []*assignment, wait time.Duration, commit bool) {
-	if len(taken) == 0 {
+// giveAway ends the assignments of partitions (nil: all): no work begins any more, what waits is abandoned, what has
+// begun gets wait to come to its end and is cancelled then, and what is finished is committed. An attempt that was
+// cancelled is made again by the next owner under the same number. Until it is over the group is not left or joined
+// again: a shutdown and a rebalance take turns. The commit loop goes on meanwhile.
+func (c *Consumer) giveAway(partitions map[string][]int32, wait time.Duration) {
+	c.giving <- struct{}{}
+	defer func() { <-c.giving }()
+	as := c.held(partitions)
+	if len(as) == 0 {
 		return
 	}
-	for _, a := range taken {
+	for _, a := range as {
 		a.close()
 		c.gates.drop(c.client, a.topicPartition)
 	}
 	c.handler.Purge()
-	deadline := time.Now().Add(wait)
-	idle := waitIdle(taken, min(wait, commitInterval))
-	for !idle && time.Now().Before(deadline) {
-		if commit {
-			// What ends meanwhile is stored as often as ever: the process may be killed while it waits.
-			ctx, cancel := context.WithDeadline(context.Background(), deadline)
-			c.commit(ctx, taken)
-			cancel()
-		}
-		idle = waitIdle(taken, min(time.Until(deadline), commitInterval))
-	}
-	for _, a := range taken {
+	idle := waitIdle(as, wait)
+	for _, a := range as {
 		a.cancel()
 	}
-	if !idle && !waitIdle(taken, cancelWait) {
+	if !idle && !waitIdle(as, cancelWait) {
 		c.log.Warn("work on partitions given away has not stopped in time")
 	}
-	if commit {
-		// Committing is what keeps the next owner from sending again: it has its own time.
-		ctx, cancel := context.WithDeadline(context.Background(), deadline.Add(cancelWait+5*time.Second))
-		defer cancel()
-		c.commit(ctx, taken)
-	}
-	for _, a := range taken {
-		if a.info.Class == event.Source {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	c.commit(ctx, as, true)
+	c.remove(as)
+	c.log.Info("partitions given away", zap.Int("partitions", len(as)), zap.Bool("in_time", idle))
+}
+
+func (c *Consumer) remove(as []*assignment) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range as {
+		if c.assignments[a.topicPartition] == a {
+			delete(c.assignments, a.topicPartition)
+			if a.info.Class != event.Source {
+				c.waiting.Add(-1)
+			}
+		}
+		if a.hasNotes() {
 			c.notes.Forget(a.topic, a.partition)
 		}
 	}
-	c.log.Info("partitions given away", zap.Int("partitions", len(taken)), zap.Bool("in_time", idle))
 }
 
 func waitIdle(as []*assignment, wait time.Duration) bool {

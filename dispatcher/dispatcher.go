@@ -21,6 +21,9 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
+// afterTimeout is how long a slot stays taken after its request was cut off.
+const afterTimeout = 50 * time.Millisecond
+
 // patience is how long an event waits in memory before it goes to an overflow topic.
 const patience = 15 * time.Second
 
@@ -127,6 +130,9 @@ func (d *Dispatcher) Run(ctx context.Context) {
 			for _, e := range d.lanes.Overdue(now) {
 				d.spill(e, now)
 			}
+			if now.Second() == 0 {
+				d.backlog.forget(now)
+			}
 		}
 	}
 }
@@ -225,6 +231,10 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		return lanes.Report{}
 	}
 	d.conclude(e, to, now, out)
+	if out.Failure == webhook.Timeout {
+		// The slot is kept until the endpoint has seen the old request end: it must not see more than it is due.
+		time.Sleep(afterTimeout)
+	}
 	return lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
 }
 

@@ -1,65 +1,23 @@
 package dispatcher
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-const (
-	// A full queue of an endpoint that would take what does not fit this soon is waited for: for so little a
-	// trip through an overflow topic does not pay.
-	soon      = 250 * time.Millisecond
-	lookAgain = time.Millisecond
-	guessRate = 3 // events per second of an endpoint of which nothing is known
-)
+const guessRate = 3 // events per second of an endpoint of which nothing is known
 
-// toLanes puts events into their endpoints' lanes. What does not fit goes to an overflow topic, unless there is
-// room soon.
+// toLanes puts events into their endpoints' lanes. What does not fit goes to an overflow topic at once: nothing on
+// this road waits for one endpoint.
 func (d *Dispatcher) toLanes(events []*event.Event) {
-	var late []*event.Event
-	var full map[endpoint]int
 	for _, e := range events {
-		ep := endpoint{e.UserID, e.Kind}
-		if full[ep] == 0 && d.lanes.Submit(ep, e.MessageKey, e) {
-			continue
-		}
-		if full == nil {
-			full = map[endpoint]int{}
-		}
-		full[ep]++
-		late = append(late, e)
-	}
-	for deadline := time.Now().Add(soon); len(late) > 0; {
-		late = d.submitLate(late, full, deadline)
-		if len(late) > 0 {
-			time.Sleep(lookAgain)
+		if !d.lanes.Submit(endpoint{e.UserID, e.Kind}, e.MessageKey, e) {
+			d.spill(e, time.Now())
 		}
 	}
-}
-
-// submitLate tries the events of full queues once more, in order, and gives back those that are worth waiting for.
-func (d *Dispatcher) submitLate(late []*event.Event, full map[endpoint]int, deadline time.Time) []*event.Event {
-	now := time.Now()
-	refused := map[endpoint]bool{}
-	rest := late[:0]
-	for _, e := range late {
-		ep := endpoint{e.UserID, e.Kind}
-		if !refused[ep] && d.lanes.Submit(ep, e.MessageKey, e) {
-			full[ep]--
-			continue
-		}
-		refused[ep] = true
-		rate := d.lanes.Rate(ep)
-		if now.Before(deadline) && (rate == 0 || float64(full[ep])/rate < soon.Seconds()) {
-			rest = append(rest, e)
-			continue
-		}
-		full[ep]--
-		d.spill(e, now)
-	}
-	return rest
 }
 
 // spill stores an event in an overflow topic.
@@ -73,8 +31,8 @@ func (d *Dispatcher) spill(e *event.Event, now time.Time) {
 }
 
 func (d *Dispatcher) spillAs(e *event.Event, ep endpoint, rate float64, now time.Time) {
-	if tier := d.Waiting.Overflow(e, d.backlog.choose(ep, rate), now); tier >= 0 {
-		d.backlog.added(ep, tier)
+	if to := d.Waiting.Overflow(e, d.backlog.choose(ep, rate), now); to >= 0 {
+		d.backlog.added(ep, to)
 	}
 }
 
@@ -84,11 +42,20 @@ func (d *Dispatcher) spillAs(e *event.Event, ep endpoint, rate float64, now time
 type backlog struct {
 	tiers []time.Duration
 	mu    sync.Mutex
-	held  map[endpoint][]int
+	held  map[endpoint][]tier
 }
 
+// tier is what is known of one endpoint in one tier.
+type tier struct {
+	events int
+	last   time.Time // when the newest was stored
+}
+
+// comeBack is how long after its delay an event must have come back; if it has not, another instance has it.
+const comeBack = 30 * time.Second
+
 func newBacklog(tiers []time.Duration) *backlog {
-	return &backlog{tiers: tiers, held: map[endpoint][]int{}}
+	return &backlog{tiers: tiers, held: map[endpoint][]tier{}}
 }
 
 // choose gives the nearest tier that holds fewer events of ep than ep works off in the tier's delay, else the last.
@@ -100,39 +67,59 @@ func (b *backlog) choose(ep endpoint, rate float64) int {
 		return 0
 	}
 	for i, delay := range b.tiers {
-		if float64(held[i]) < rate*delay.Seconds() {
+		if time.Since(held[i].last) > delay+comeBack {
+			held[i].events = 0
+		}
+		if float64(held[i].events) < rate*delay.Seconds() {
 			return i
 		}
 	}
 	return len(b.tiers) - 1
 }
 
-func (b *backlog) added(ep endpoint, tier int) {
+func (b *backlog) added(ep endpoint, to int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	held := b.held[ep]
 	if held == nil {
-		held = make([]int, len(b.tiers))
+		held = make([]tier, len(b.tiers))
 		b.held[ep] = held
 	}
-	held[tier]++
+	held[to].events++
+	held[to].last = time.Now()
 }
 
-func (b *backlog) returned(ep endpoint, tier int) {
+func (b *backlog) returned(ep endpoint, from int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	held := b.held[ep]
-	if held == nil || held[tier] == 0 {
+	if held == nil || held[from].events == 0 {
 		ep = endpoint{0, ep.kind} // it waited for Redis, see prepareRate
-		if held = b.held[ep]; held == nil || held[tier] == 0 {
+		if held = b.held[ep]; held == nil || held[from].events == 0 {
 			return
 		}
 	}
-	held[tier]--
-	for _, n := range held {
-		if n > 0 {
-			return
+	if held[from].events--; empty(held) {
+		delete(b.held, ep)
+	}
+}
+
+// forget drops what must have come back, here or elsewhere.
+func (b *backlog) forget(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ep, held := range b.held {
+		for i, delay := range b.tiers {
+			if now.Sub(held[i].last) > delay+comeBack {
+				held[i].events = 0
+			}
+		}
+		if empty(held) {
+			delete(b.held, ep)
 		}
 	}
-	delete(b.held, ep)
+}
+
+func empty(held []tier) bool {
+	return !slices.ContainsFunc(held, func(t tier) bool { return t.events > 0 })
 }

@@ -121,12 +121,14 @@ func (d *Dispatcher) toPrepare(e *event.Event) {
 func (d *Dispatcher) runPrepare(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	kick := d.prepare.kick
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-d.prepare.kick:
+		case <-kick:
 		case <-timer.C:
+			kick = d.prepare.kick
 		}
 		for {
 			batch := d.prepare.take()
@@ -136,6 +138,7 @@ func (d *Dispatcher) runPrepare(ctx context.Context) {
 			if left := d.prepareRound(ctx, batch); len(left) > 0 {
 				d.prepare.putBack(left)
 				timer.Reset(prepareAgain)
+				kick = nil // Redis does not answer: new events are no reason to ask at once
 				break
 			}
 		}

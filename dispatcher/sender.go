@@ -77,6 +77,7 @@ func NewSender(cfg SenderConfig) *Sender {
 			MaxIdleConns:           4 * cfg.MaxInFlight,
 			MaxIdleConnsPerHost:    cfg.MaxInFlight, // many users may share a host
 			IdleConnTimeout:        idleTimeout,
+			TLSHandshakeTimeout:    cfg.Timeout, // a handshake outlives its request's context
 			MaxResponseHeaderBytes: maxReplyHeader,
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4096)},
 			TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only

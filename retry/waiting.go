@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
@@ -34,13 +35,20 @@ type Waiting struct {
 	topics     Topics
 	deadLetter string
 	producer   Producer
+	large      Producer // for records that do not fit into a usual batch
 	log        *zap.Logger
 }
 
-// NewWaiting writes with producer, which must wait for all in-sync replicas (acks=all) and place records of
-// waiting topics by Partitioner.
-func NewWaiting(policy Policy, topics Topics, deadLetter string, producer Producer, log *zap.Logger) *Waiting {
-	return &Waiting{policy, topics, deadLetter, producer, log}
+// Names are the topics that wait.
+type Names struct {
+	Topics     Topics
+	DeadLetter string
+}
+
+// NewWaiting writes with producer, and with large what producer finds too large. Both must wait for all in-sync
+// replicas (acks=all) and place records of waiting topics by Partitioner.
+func NewWaiting(policy Policy, names Names, producer, large Producer, log *zap.Logger) *Waiting {
+	return &Waiting{policy, names.Topics, names.DeadLetter, producer, large, log}
 }
 
 // Retry stores a failed event until its next attempt, or as a dead letter if it has none left.
@@ -116,24 +124,28 @@ func (w *Waiting) produce(e *event.Event, r *kgo.Record, fate webhook.Fate) {
 		e.Abandon()
 		return
 	}
-	w.try(e, r, fate)
+	w.try(e, r, fate, w.producer)
 }
 
-func (w *Waiting) try(e *event.Event, r *kgo.Record, fate webhook.Fate) {
+func (w *Waiting) try(e *event.Event, r *kgo.Record, fate webhook.Fate, by Producer) {
 	ctx := e.Context()
-	w.producer.TryProduce(ctx, r, func(r *kgo.Record, err error) {
+	afresh := func(r *kgo.Record) *kgo.Record {
+		return &kgo.Record{Topic: r.Topic, Partition: e.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
+	}
+	by.TryProduce(ctx, r, func(r *kgo.Record, err error) {
 		switch {
 		case err == nil:
 			e.Settle(fate)
 		case ctx.Err() != nil || errors.Is(err, kgo.ErrClientClosed):
 			e.Abandon()
+		case errors.Is(err, kerr.MessageTooLarge) && by == w.producer:
+			// Its batch was, or it is itself: alone it has the best chance.
+			w.try(e, afresh(r), fate, w.large)
 		default:
 			// The event is kept: nothing below it is committed until the broker takes the record.
 			w.log.Error("cannot store a record, trying again: check the topic and the broker's limits",
 				zap.String("id", e.Identity()), zap.String("topic", r.Topic), zap.Int("bytes", len(r.Value)), zap.Error(err))
-			time.AfterFunc(again, func() {
-				w.try(e, &kgo.Record{Topic: r.Topic, Partition: e.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}, fate)
-			})
+			time.AfterFunc(again, func() { w.try(e, afresh(r), fate, by) })
 		}
 	})
 }

@@ -101,6 +101,10 @@ func New(opts Options) (*App, error) {
 		if a.road, err = a.newRoad(); err != nil {
 			return nil, err
 		}
+	} else {
+		for _, name := range []string{"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes"} {
+			a.metrics.Gauge(name, "Nothing: this instance does not play the role consume.", func() float64 { return 0 })
+		}
 	}
 	return a, nil
 }

@@ -22,6 +22,7 @@ import (
 const (
 	maxProducing   = 200_000 // records on their way to waiting topics; more than can be buffered
 	producerLinger = 5 * time.Millisecond
+	maxLargeRecord = 8 << 20 // bytes; the topic's own limit decides
 )
 
 // road is the way of an event: consumer → dispatcher → done, or → waiting topic → consumer.
@@ -31,6 +32,7 @@ type road struct {
 	collector  *revocation.Collector
 	sender     *dispatcher.Sender
 	producer   *kgo.Client
+	large      *kgo.Client
 }
 
 func (a *App) newRoad() (*road, error) {
@@ -38,13 +40,13 @@ func (a *App) newRoad() (*road, error) {
 	topics := newTopics(a.plan, cfg.Overflow.Delays)
 	r := &road{}
 	var err error
-	if r.producer, err = a.kafka.NewClient(
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(retry.Partitioner(topics.waits)),
-		kgo.MaxBufferedRecords(maxProducing),
-		kgo.ProducerLinger(producerLinger),
-		a.kafkaMetrics("producer"),
-	); err != nil {
+	producing := []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(topics.waits)), kgo.MaxBufferedRecords(maxProducing),
+	}
+	if r.producer, err = a.kafka.NewClient(append(producing, kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))...); err != nil {
+		return nil, err
+	}
+	if r.large, err = a.kafka.NewClient(append(producing, kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(maxLargeRecord))...); err != nil {
 		return nil, err
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
@@ -64,7 +66,7 @@ func (a *App) newRoad() (*road, error) {
 		Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: r.sender, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
-		Waiting: retry.NewWaiting(policy, a.plan, cfg.Topics.DeadLetter, r.producer, a.Log.Named("retry")),
+		Waiting: retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry")),
 		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 	})
 	r.consumer = consumer.New(consumer.Config{
@@ -95,6 +97,7 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	background.Wait()
 	r.sender.Close()
 	r.producer.Close()
+	r.large.Close()
 	if err != nil {
 		return fmt.Errorf("consumer: %w", err)
 	}

@@ -18,6 +18,8 @@ const (
 	// retentionSlack is kept on top of what a waiting topic must keep: a long weekend of downtime.
 	retentionSlack      = 72 * time.Hour
 	deadLetterRetention = 30 * 24 * time.Hour
+	// maxMessageBytes of topics that smshooks writes: a record as large as brokers take by default, and its headers.
+	maxMessageBytes = "2097152"
 
 	visibleTimeout = 30 * time.Second
 	visiblePoll    = 50 * time.Millisecond
@@ -140,7 +142,7 @@ func (p *Plan) settings(topic string) [][2]string {
 		// brokers that look at it all the same.
 		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
 	case p.names.DeadLetter:
-		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}}
+		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, {"max.message.bytes", maxMessageBytes}}
 	}
 	_, class, wait := p.Describe(topic)
 	if class == Source {
@@ -150,6 +152,7 @@ func (p *Plan) settings(topic string) [][2]string {
 		{"cleanup.policy", "delete"},
 		{"retention.ms", millis(p.minRetention(wait) + retentionSlack)},
 		{"retention.bytes", "-1"},
+		{"max.message.bytes", maxMessageBytes},
 		// Retention counts from a record's timestamp: it must be the time it was parked.
 		{"message.timestamp.type", "LogAppendTime"},
 	}

@@ -121,11 +121,11 @@ func TestSettingsOfNewTopics(t *testing.T) {
 		{"sms-dlr", "cleanup.policy=delete"},
 		{"webhook-config", "cleanup.policy=compact retention.ms=-1"},
 		{"webhook-keys", "cleanup.policy=compact retention.ms=-1"},
-		{"webhook-dead-letter", "cleanup.policy=delete retention.ms=2592000000"},
+		{"webhook-dead-letter", "cleanup.policy=delete retention.ms=2592000000 max.message.bytes=2097152"},
 		// 6 h + 24 h + 72 h
-		{"sms-dlr-retry-6h", "cleanup.policy=delete retention.ms=367200000 retention.bytes=-1 message.timestamp.type=LogAppendTime"},
+		{"sms-dlr-retry-6h", "cleanup.policy=delete retention.ms=367200000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 		// 10 s + 24 h + 72 h
-		{"click-revocation-overflow-10s", "cleanup.policy=delete retention.ms=345610000 retention.bytes=-1 message.timestamp.type=LogAppendTime"},
+		{"click-revocation-overflow-10s", "cleanup.policy=delete retention.ms=345610000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 	} {
 		var got []string
 		for _, setting := range p.settings(c.topic) {

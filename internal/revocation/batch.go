@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -11,7 +12,7 @@ import (
 
 // batches makes the batches of one user's records: each id once within its list, in the order first seen, at most
 // maxIDs in a batch.
-func (u *userIDs) batches(maxIDs int) []*event.Event {
+func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
 	var all webhook.Revocation
 	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}
 	for _, e := range u.records {
@@ -28,7 +29,7 @@ func (u *userIDs) batches(maxIDs int) []*event.Event {
 		batches = append(batches, &event.Event{
 			Kind: webhook.RevokeClick, Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
 			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.Identity() + "/" + strconv.Itoa(n),
-			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: first.Arrived, Lease: lease,
+			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: now, Lease: lease,
 		})
 	}
 	return batches
@@ -64,6 +65,7 @@ type flush struct {
 
 	mu     sync.Mutex
 	open   int // batches without an end
+	begun  bool
 	undone bool
 	fate   webhook.Fate // of the records
 }
@@ -77,6 +79,7 @@ func (f *flush) Begin() bool {
 			return false
 		}
 	}
+	f.begun = true
 	return true
 }
 
@@ -111,8 +114,13 @@ func (f *flush) ended() {
 	}
 }
 
-// Gone implements event.Lease.
-func (f *flush) Gone() bool { return f.records[0].Lease.Gone() }
+// Gone implements event.Lease. Once one of the batches has begun the others may follow: only all of them together
+// settle the records.
+func (f *flush) Gone() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.begun && f.records[0].Lease.Gone()
+}
 
 // Context implements event.Lease.
 func (f *flush) Context() context.Context { return f.records[0].Context() }

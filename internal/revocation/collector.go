@@ -154,15 +154,14 @@ func (c *Collector) tick(ctx context.Context) {
 	for _, p := range c.partitions {
 		for _, g := range p.takeCut(now) {
 			c.count(g.records)
-			batches = append(batches, g.batches(c.cfg.MaxIDs)...)
+			batches = append(batches, g.batches(c.cfg.MaxIDs, now)...)
 		}
 	}
-	resume := c.held
-	c.held = false
-	c.mu.Unlock()
-	if resume {
+	if c.held {
+		c.held = false
 		c.hooks.Hold(false)
 	}
+	c.mu.Unlock()
 	if len(batches) > 0 {
 		c.hooks.Submit(batches)
 	}

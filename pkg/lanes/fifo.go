@@ -41,6 +41,14 @@ func (f *fifo[E]) removeAt(i int) E {
 
 func (f *fifo[E]) pop() E { return f.removeAt(0) }
 
+func (f *fifo[E]) removeLast() E {
+	e := *f.at(f.n - 1)
+	var zero E
+	*f.at(f.n - 1) = zero
+	f.n--
+	return e
+}
+
 // filter keeps the elements for which keep is true, in their order.
 func (f *fifo[E]) filter(keep func(*E) bool) {
 	var kept fifo[E]

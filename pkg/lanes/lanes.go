@@ -21,14 +21,24 @@ type Config struct {
 	Patience   time.Duration // an item is not to wait longer than this
 }
 
-// Limits of a group's queue while nothing is known of its latency, and where it is slow.
 const (
-	queueUnknown = 64
-	queueLeast   = 4
+	queueUnknown = 256  // a group's queue while nothing is known of its latency
+	queueLeast   = 4    // a slow group's queue
+	hanging      = 3    // seconds of latency from which on what is queued beyond the limit is given back
+	slack        = 0.25 // seconds of a group's work that may be queued beyond the limit: a burst for a fast group
 	smoothing    = 0.25 // weight of the newest call in the latency average
 	maxIdle      = 256  // goroutines kept for the next items
 	maxGroups    = 200_000
 )
+
+// The two queues of ready groups.
+const (
+	notReady side = iota
+	inUnproven
+	inProven
+)
+
+type side uint8
 
 // Report says how the call behind an item went.
 type Report struct {
@@ -71,7 +81,7 @@ type group[G comparable, T any] struct {
 	slots   []slot
 	average float64 // seconds; 0 = no call yet
 	proven  bool
-	ready   bool // in one of the two ready queues
+	ready   side // the ready queue that it is in; an entry in the other is stale
 }
 
 type job[G comparable, T any] struct {
@@ -126,7 +136,8 @@ func (l *Lanes[G, T]) Rate(id G) float64 {
 	return 0
 }
 
-// Overdue takes out and returns the items that have waited longer than Patience, the oldest of a group first.
+// Overdue takes out and returns the items that have waited longer than Patience, and the newest ones of groups that
+// hang which would have to.
 func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,6 +145,11 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 	for g := range l.waiting {
 		for g.queue.len() > 0 && now.Sub(g.queue.at(0).since) > l.cfg.Patience {
 			late = append(late, g.queue.pop().item)
+		}
+		if g.latency(now) >= hanging {
+			for limit := l.limit(g, now); g.queue.len() > limit; {
+				late = append(late, g.queue.removeLast().item)
+			}
 		}
 		l.unlist(g)
 	}
@@ -190,11 +206,13 @@ func (g *group[G, T]) latency(now time.Time) float64 {
 }
 
 func (l *Lanes[G, T]) limit(g *group[G, T], now time.Time) int {
-	n := queueUnknown
-	if latency := g.latency(now); latency > 0 {
-		n = int(min(float64(l.cfg.Parallel)/latency*l.cfg.Patience.Seconds(), float64(l.cfg.QueueMax)))
+	latency, most := g.latency(now), float64(l.cfg.QueueMax)
+	if latency == 0 {
+		return min(queueUnknown, l.cfg.QueueMax)
 	}
-	return min(max(n, queueLeast), l.cfg.QueueMax)
+	rate := float64(l.cfg.Parallel) / latency
+	n := min(max(rate*l.cfg.Patience.Seconds(), queueLeast), most)
+	return int(n + min(rate*slack, most))
 }
 
 // startable: the group has a slot free and no running item of the key.
@@ -232,19 +250,21 @@ func (l *Lanes[G, T]) candidate(g *group[G, T]) int {
 }
 
 func (l *Lanes[G, T]) markReady(g *group[G, T]) {
-	if g.ready || len(g.slots) >= l.cfg.Parallel || l.candidate(g) < 0 {
+	if g.ready == g.side() || len(g.slots) >= l.cfg.Parallel || l.candidate(g) < 0 {
 		return
 	}
-	g.ready = true
-	l.enqueueReady(g)
-}
-
-func (l *Lanes[G, T]) enqueueReady(g *group[G, T]) {
-	if g.proven {
+	if g.ready = g.side(); g.ready == inProven {
 		l.proven.push(g)
 	} else {
 		l.unproven.push(g)
 	}
+}
+
+func (g *group[G, T]) side() side {
+	if g.proven {
+		return inProven
+	}
+	return inUnproven
 }
 
 // take moves e, already out of its queue, into a slot of g.
@@ -265,7 +285,7 @@ func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 		if !ok {
 			return job[G, T]{}, false
 		}
-		g.ready = false
+		g.ready = notReady
 		i := l.candidate(g)
 		if i < 0 || len(g.slots) >= l.cfg.Parallel {
 			continue // purged or swept meanwhile
@@ -282,18 +302,15 @@ func (l *Lanes[G, T]) nextGroup() (*group[G, T], bool) {
 		return nil, false
 	}
 	l.turn = !l.turn
-	// The first side is asked again in the end: groups that changed sides while they waited are moved to it.
-	for _, proven := range [3]bool{l.turn, !l.turn, l.turn} {
-		ready := &l.unproven
+	for _, proven := range [2]bool{l.turn, !l.turn} {
+		ready, from := &l.unproven, inUnproven
 		if proven {
-			ready = &l.proven
+			ready, from = &l.proven, inProven
 		}
 		for ready.len() > 0 && (proven || l.doubtful < l.cfg.MaxRunning-l.cfg.Reserve) {
-			g := ready.pop()
-			if g.proven == proven {
+			if g := ready.pop(); g.ready == from {
 				return g, true
 			}
-			l.enqueueReady(g) // it has changed sides while it waited
 		}
 	}
 	return nil, false
@@ -389,7 +406,7 @@ func (l *Lanes[G, T]) forget() {
 		if len(l.groups) <= maxGroups || tries == 0 {
 			return
 		}
-		if tries--; len(g.slots) == 0 && g.queue.len() == 0 && !g.ready {
+		if tries--; len(g.slots) == 0 && g.queue.len() == 0 && g.ready == notReady {
 			delete(l.groups, id)
 		}
 	}
