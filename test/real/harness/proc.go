@@ -225,6 +225,12 @@ func (p *Proc) Ready() bool {
 	return err == nil && status == http.StatusOK
 }
 
+// Alive asks /healthz once.
+func (p *Proc) Alive() bool {
+	status, _, err := p.ops("/healthz")
+	return err == nil && status == http.StatusOK
+}
+
 // Metrics scrapes /metrics.
 func (p *Proc) Metrics(t testing.TB) Metrics {
 	t.Helper()

@@ -1,0 +1,247 @@
+package real_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// ownWorld is a world whose servers the test may stop; nil means the shared one.
+func ownWorld(t testing.TB, kafka, redis bool, flags ...string) *world {
+	t.Helper()
+	w := &world{topics: harness.TopicsFor(t)}
+	if kafka {
+		w.kafka = harness.OwnKafka(t)
+	} else {
+		w.kafka = harness.Kafka(t)
+	}
+	if redis {
+		w.redis = harness.OwnRedis(t)
+	} else {
+		w.redis = harness.Redis(t)
+	}
+	w.begin(t, flags)
+	return w
+}
+
+func notConfigured(t testing.TB, p *harness.Proc) float64 {
+	return p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured")
+}
+
+// TestKafkaRestart takes Kafka away under load, in order and by kill -9: nothing is lost, nothing is taken for not
+// configured, and what is sent again is what could not be committed any more.
+func TestKafkaRestart(t *testing.T) {
+	for name, away := range map[string]func(*harness.Broker){
+		"stop": func(b *harness.Broker) { b.Stop(t) },
+		"kill": func(b *harness.Broker) { b.Kill(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const users = 30
+			w := ownWorld(t, true, false, "--kafka.session_timeout=45s")
+			crowd(t, w, users)
+			p := w.serve(t)
+			l := startLoad(t, w, users, 100*time.Millisecond)
+			w.recv.WaitCount(t, "", 500, 20*time.Second)
+			away(w.kafka)
+			gone := time.Now()
+			harness.Eventually(t, 15*time.Second, func() bool { return !p.Ready() }, "not ready without Kafka")
+			harness.Pass(2 * time.Second)
+			w.kafka.Start(t)
+			p.WaitReady(t, 30*time.Second)
+			t.Logf("ready %v after Kafka went away", time.Since(gone).Round(time.Millisecond))
+			from := w.recv.Count("")
+			w.recv.WaitCount(t, "", from+500, 30*time.Second)
+			events := l.end()
+			harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+			if !p.Running() {
+				t.Fatal("the service ended")
+			}
+			p.WaitBalanced(t, float64(len(events)), 15*time.Second)
+			if n := notConfigured(t, p); n != 0 {
+				t.Errorf("%v events not configured", n)
+			}
+			again := 0
+			for _, n := range count(w) {
+				again += n - 1
+			}
+			t.Logf("%d events, %d requests again", len(events), again)
+			if again > 0 {
+				t.Errorf("%d requests were made again though the service did not crash", again)
+			}
+		})
+	}
+}
+
+// TestAwayAtStart: the service waits for Kafka and for Redis, not ready, and becomes ready by itself.
+func TestAwayAtStart(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t, true, true)
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	w.emit(t, w.dlr(1, 1), w.click(1, 2))
+	w.kafka.Stop(t)
+	w.redis.Stop(t)
+	p := harness.Start(t, w.options())
+	wantUnready := func(reason string) {
+		t.Helper()
+		harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
+		for range 20 {
+			if !p.Running() {
+				t.Fatalf("ended without %s", reason)
+			}
+			if p.Ready() {
+				t.Fatalf("ready without %s", reason)
+			}
+			harness.Pass(100 * time.Millisecond)
+		}
+	}
+	wantUnready("Kafka and Redis")
+	w.kafka.Start(t)
+	wantUnready("Redis")
+	if n := w.recv.Count("/click/1"); n != 0 {
+		t.Errorf("%d clicks without Redis", n)
+	}
+	w.redis.Start(t)
+	p.WaitReady(t, 20*time.Second)
+	w.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
+	w.recv.WaitCount(t, "/click/1", 1, 10*time.Second)
+	if n := notConfigured(t, p); n != 0 {
+		t.Errorf("%v events not configured", n)
+	}
+	// and a stop while both are away is a stop in order
+	w.kafka.Stop(t)
+	w.redis.Stop(t)
+	began := time.Now()
+	code := p.Term(t)
+	t.Logf("stopped with exit code %d after %v without Kafka and Redis", code, time.Since(began).Round(time.Millisecond))
+	if took := time.Since(began); took > 16*time.Second {
+		t.Errorf("the stop took %v, the grace is 15 s", took)
+	}
+	// also before it was ever ready
+	p = harness.Start(t, w.options())
+	harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
+	if code := p.Term(t); code != 0 {
+		t.Errorf("stop while waiting for Kafka: exit code %d", code)
+	}
+}
+
+// TestRedisAway: known users' events go on, clicks and unknown users wait, and nothing is dropped or taken for not
+// configured.
+func TestRedisAway(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t, false, true)
+	const known, late = 1, 2
+	w.configure(t, map[int64]harness.Webhook{known: w.all(known, ""), late: w.all(late, "")})
+	p := w.serve(t)
+	w.emit(t, w.dlr(known, 1), w.click(known, 1))
+	w.recv.WaitCount(t, "", 2, 10*time.Second)
+
+	w.redis.Stop(t)
+	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready without Redis")
+	began := time.Now()
+	w.emit(t, w.click(known, 1), w.click(known, 2), w.dlr(known, 2), harness.Event(w.topics.Inbound, known, harness.InboundValue(known, 2)),
+		w.revocation(known, numbers(1, 1), nil), w.dlr(999, 1)) // nobody knows 999
+	w.recv.WaitCount(t, "/dlr/1", 2, 3*time.Second)
+	w.recv.WaitCount(t, "/inbound/1", 1, 3*time.Second)
+	w.recv.WaitCount(t, "/revoke/1", 1, 5*time.Second)
+	// settings that change meanwhile count, as they come from the topic
+	w.configure(t, map[int64]harness.Webhook{3: w.all(3, ""), known: {DLR: w.recv.URL("/dlr/1/new"), Click: w.recv.URL("/click/1")}})
+	harness.Pass(changeTakes)
+	w.emit(t, w.dlr(known, 3), w.dlr(3, 1))
+	w.recv.WaitCount(t, "/dlr/1/new", 1, 3*time.Second)
+	w.recv.WaitCount(t, "/dlr/3", 1, 3*time.Second)
+	// longer than anything waits in memory
+	harness.Pass(time.Until(began.Add(18 * time.Second)))
+	if n := w.recv.Count("/click/1"); n != 1 {
+		t.Errorf("%d clicks without Redis, want the one before", n)
+	}
+	if n := notConfigured(t, p); n != 0 {
+		t.Errorf("%v events not configured while Redis is away", n)
+	}
+	w.redis.Start(t)
+	p.WaitReady(t, 15*time.Second)
+	w.recv.WaitCount(t, "/click/1", 2, 20*time.Second)
+	harness.Eventually(t, 20*time.Second, func() bool {
+		m := p.Metrics(t)
+		return m.Sum("smshooks_settled_total", "fate", "not_configured") == 1 && m.Sum("smshooks_settled_total", "fate", "duplicate") == 1
+	}, "the unknown user's event is settled, and the second click of a message")
+	p.WaitBalanced(t, 11, 10*time.Second)
+	if n := w.recv.Count("/click/1"); n != 2 {
+		t.Errorf("%d clicks, want 2", n)
+	}
+}
+
+// TestFlushAll: after FLUSHALL settings are back within 5 s, and no event is taken for not configured meanwhile.
+func TestFlushAll(t *testing.T) {
+	t.Parallel()
+	const users = 2000
+	w := ownWorld(t, false, true)
+	hooks := map[int64]harness.Webhook{}
+	for user := int64(1); user <= users; user++ {
+		hooks[user] = harness.Webhook{DLR: w.recv.URL("/dlr/all"), Click: w.recv.URL("/click/all")}
+	}
+	w.configure(t, hooks)
+	p := w.serve(t)
+	w.emit(t, w.click(1, 1))
+	w.recv.WaitCount(t, "/click/all", 1, 5*time.Second)
+	rdb := w.redis.Client(t)
+	keys := rdb.DBSize(t.Context()).Val()
+	for round := range int64(3) {
+		w.redis.FlushAll(t)
+		flushed := time.Now()
+		var records []*kgo.Record
+		for user := int64(1); user <= users; user += 10 {
+			records = append(records, w.dlr(user, round), w.click(user, 100+round))
+		}
+		w.emit(t, records...)
+		harness.Eventually(t, time.Until(flushed.Add(5*time.Second)), func() bool { return rdb.DBSize(t.Context()).Val() >= users }, "settings are back (%d keys before)", keys)
+		t.Logf("settings back %v after FLUSHALL", time.Since(flushed).Round(time.Millisecond))
+	}
+	w.recv.WaitCount(t, "/dlr/all", 600, 15*time.Second)
+	w.recv.WaitCount(t, "/click/all", 601, 15*time.Second)
+	m := p.WaitBalanced(t, 1201, 5*time.Second)
+	if n := m.Sum("smshooks_settled_total", "fate", "not_configured"); n != 0 {
+		t.Errorf("%v events not configured", n)
+	}
+	// the memory of clicks was lost, and only that
+	w.emit(t, w.click(1, 1))
+	w.recv.WaitCount(t, "/click/all", 602, 5*time.Second)
+
+	// a member that starts on an empty Redis
+	w.redis.FlushAll(t)
+	q := w.serve(t)
+	w.emit(t, w.dlr(5, 77), w.dlr(6, 77), w.dlr(7, 77))
+	w.recv.WaitCount(t, "/dlr/all", 603, 10*time.Second)
+	if n := notConfigured(t, p) + notConfigured(t, q); n != 0 {
+		t.Errorf("%v events not configured", n)
+	}
+}
+
+// TestPaused: a Redis and a Kafka that hang instead of refusing.
+func TestPaused(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t, true, true)
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	p := w.serve(t)
+	w.emit(t, w.dlr(1, 1))
+	w.recv.WaitCount(t, "/dlr/1", 1, 5*time.Second)
+	w.redis.Pause(t)
+	for i := range int64(20) {
+		w.emit(t, w.dlr(1, 10+i), w.click(1, 10+i))
+	}
+	w.recv.WaitCount(t, "/dlr/1", 21, 5*time.Second)
+	harness.Eventually(t, 5*time.Second, func() bool { return !p.Ready() }, "not ready")
+	w.redis.Unpause(t)
+	w.recv.WaitCount(t, "/click/1", 20, 15*time.Second)
+	w.kafka.Pause(t)
+	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready")
+	harness.Pass(8 * time.Second) // longer than the session
+	w.kafka.Unpause(t)
+	w.emit(t, w.dlr(1, 99))
+	w.recv.WaitCount(t, "/dlr/1", 22, 30*time.Second)
+	p.WaitReady(t, 20*time.Second)
+	p.WaitBalanced(t, 42, 15*time.Second)
+}
