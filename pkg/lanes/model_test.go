@@ -171,7 +171,7 @@ func (w *world) play(random *rand.Rand, n int) {
 	for i := range steady {
 		steady[i] = random.IntN(3)
 	}
-	for i := range n {
+	for i := 0; i < n && !w.t.Failed(); i++ {
 		switch random.IntN(20) {
 		case 0:
 			w.returned(w.l.Overdue(time.Now()))
@@ -192,11 +192,11 @@ func (w *world) play(random *rand.Rand, n int) {
 			w.submit(it)
 		}
 		w.check()
-		if w.t.Failed() {
-			return
-		}
 	}
 	time.Sleep(24 * time.Hour)
+	if w.t.Failed() {
+		return
+	}
 	w.check()
 	for _, it := range w.accepted {
 		if it.ran+it.back != 1 {

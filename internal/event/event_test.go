@@ -1,0 +1,115 @@
+package event_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+func TestIdentity(t *testing.T) {
+	e := &event.Event{Topic: "sms-dlr", Partition: 11, Offset: 9007199254740993}
+	if got := e.Identity(); got != "sms-dlr/11/9007199254740993" {
+		t.Errorf("Identity = %q", got)
+	}
+	e = &event.Event{Topic: "sms-dlr-retry-6h", ID: "sms-dlr/1/2"}
+	if got := e.Identity(); got != "sms-dlr/1/2" {
+		t.Errorf("Identity = %q, want the one it came with", got)
+	}
+}
+
+func TestTimesInHeaders(t *testing.T) {
+	base := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	tests := []struct {
+		t           time.Time
+		cut, ceiled string
+	}{
+		{base, "2026-03-01T12:00:00.000Z", "2026-03-01T12:00:00.000Z"},
+		{base.Add(1), "2026-03-01T12:00:00.000Z", "2026-03-01T12:00:00.001Z"},
+		{base.Add(999_999_999), "2026-03-01T12:00:00.999Z", "2026-03-01T12:00:01.000Z"},
+		{base.Add(time.Millisecond), "2026-03-01T12:00:00.001Z", "2026-03-01T12:00:00.001Z"},
+		{base.In(time.FixedZone("", 5*3600)), "2026-03-01T12:00:00.000Z", "2026-03-01T12:00:00.000Z"},
+	}
+	for _, test := range tests {
+		if got := event.FormatTime(test.t); got != test.cut {
+			t.Errorf("FormatTime(%v) = %s, want %s", test.t, got, test.cut)
+		}
+		if got := event.FormatTime(event.CeilMilli(test.t)); got != test.ceiled {
+			t.Errorf("CeilMilli(%v) = %s, want %s", test.t, got, test.ceiled)
+		}
+	}
+}
+
+func TestSetHeader(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 250e6, time.UTC)
+	tests := []struct {
+		key, value string
+		want       event.Event
+	}{
+		{"smshooks-id", "sms-dlr/1/2", event.Event{ID: "sms-dlr/1/2"}},
+		{"smshooks-event-time", "2026-03-01T12:00:00.250Z", event.Event{Time: at}},
+		{"smshooks-event-time", "2026-03-01T13:00:00.25+01:00", event.Event{Time: at}},
+		{"smshooks-event-time", "yesterday", event.Event{}},
+		{"smshooks-attempts", "2", event.Event{Attempts: 2}},
+		{"smshooks-attempts", "-1", event.Event{}},
+		{"smshooks-attempts", "two", event.Event{}},
+		{"smshooks-due", "2026-03-01T12:00:00.250Z", event.Event{Due: at}},
+		{"smshooks-due", "", event.Event{}},
+		{"smshooks-error", "http 503", event.Event{Error: "http 503"}},
+		{"smshooks-kind", "dlr", event.Event{}},
+		{"traceparent", "00-1", event.Event{}},
+	}
+	for _, test := range tests {
+		var e event.Event
+		e.SetHeader(test.key, []byte(test.value))
+		if e.ID != test.want.ID || !e.Time.Equal(test.want.Time) || e.Attempts != test.want.Attempts ||
+			!e.Due.Equal(test.want.Due) || e.Error != test.want.Error {
+			t.Errorf("%s: %s gives %+v, want %+v", test.key, test.value, e, test.want)
+		}
+	}
+}
+
+func TestReplayedIsClaimed(t *testing.T) {
+	var e event.Event
+	e.SetHeader("smshooks-replayed", []byte("2026-03-01T12:00:00.250Z"))
+	if !e.Claimed {
+		t.Error("a replayed click would be stopped by the memory of first clicks")
+	}
+}
+
+type lease struct {
+	open   bool
+	asked  int
+	begun  []bool
+	settle []webhook.Fate
+}
+
+func (l *lease) Begin() bool                              { l.asked++; return l.open }
+func (l *lease) Settle(_ *event.Event, fate webhook.Fate) { l.settle = append(l.settle, fate) }
+func (l *lease) Abandon(_ *event.Event, begun bool)       { l.begun = append(l.begun, begun) }
+func (l *lease) Gone() bool                               { return !l.open }
+func (l *lease) Context() context.Context                 { return context.Background() }
+
+func TestBeginAsksOnce(t *testing.T) {
+	l := &lease{}
+	e := &event.Event{Lease: l}
+	if e.Begin() {
+		t.Error("Begin of a partition given away")
+	}
+	e.Abandon()
+	l.open = true
+	e = &event.Event{Lease: l}
+	if !e.Begin() {
+		t.Error("Begin was refused")
+	}
+	l.open = false
+	if !e.Begin() || l.asked != 2 {
+		t.Errorf("Begin is not remembered: the lease was asked %d times", l.asked)
+	}
+	e.Abandon()
+	if len(l.begun) != 2 || l.begun[0] || !l.begun[1] {
+		t.Errorf("Abandon told the lease %v, want false and true", l.begun)
+	}
+}

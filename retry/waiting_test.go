@@ -1,0 +1,381 @@
+package retry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/retry"
+)
+
+type topics struct{}
+
+func (topics) Retry(kind, step int) string    { return fmt.Sprintf("retry-%d-%d", kind, step) }
+func (topics) Overflow(kind, tier int) string { return fmt.Sprintf("overflow-%d-%d", kind, tier) }
+
+// broker takes records, or refuses the next ones with errs.
+type broker struct {
+	mu      sync.Mutex
+	errs    []error
+	records []*kgo.Record
+	tries   int
+	later   []func() // answers held back, if hold is set
+	hold    bool
+}
+
+func (b *broker) TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error)) {
+	if err, now := b.take(ctx, r, promise); now {
+		promise(r, err)
+	}
+}
+
+func (b *broker) take(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error)) (err error, now bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tries++
+	if err = ctx.Err(); err == nil && len(b.errs) > 0 {
+		err, b.errs = b.errs[0], b.errs[1:]
+	}
+	if err == nil {
+		b.records = append(b.records, r)
+	}
+	if b.hold {
+		b.later = append(b.later, func() { promise(r, err) })
+	}
+	return err, !b.hold
+}
+
+// lease notes how events end.
+type lease struct {
+	ctx    context.Context
+	closed bool
+
+	mu    sync.Mutex
+	begun int
+	ends  []string
+}
+
+func newLease() *lease { return &lease{ctx: context.Background()} }
+
+func (l *lease) Begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.begun++
+	return true
+}
+
+func (l *lease) end(how string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ends = append(l.ends, how)
+}
+
+func (l *lease) Settle(_ *event.Event, fate webhook.Fate) { l.end(fate.String()) }
+func (l *lease) Abandon(_ *event.Event, begun bool)       { l.end(fmt.Sprint("abandoned, begun: ", begun)) }
+func (l *lease) Gone() bool                               { return l.closed }
+func (l *lease) Context() context.Context                 { return l.ctx }
+
+func (l *lease) want(t *testing.T, ends ...string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Equal(ends, l.ends) {
+		t.Errorf("the event ended %q, want %q", l.ends, ends)
+	}
+}
+
+func newEvent(l *lease) *event.Event {
+	return &event.Event{
+		Kind: webhook.Click, Topic: "sms-click", Partition: 5, Offset: 77, Key: []byte("the-key"), Value: []byte(`{"user_id": 42}`),
+		Time: origin, Attempts: 1, Error: "http 503", UserID: 42, Lease: l,
+	}
+}
+
+// record is what matters of a kgo.Record.
+type record struct {
+	Topic     string
+	Partition int32
+	Key       string
+	Value     string
+	Headers   []string
+}
+
+func (b *broker) want(t *testing.T, want ...record) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var got []record
+	for _, r := range b.records {
+		one := record{r.Topic, r.Partition, string(r.Key), string(r.Value), nil}
+		for _, h := range r.Headers {
+			one.Headers = append(one.Headers, h.Key+": "+string(h.Value))
+		}
+		got = append(got, one)
+	}
+	if !reflect.DeepEqual(want, got) {
+		t.Errorf("records:\n%+v\nwant:\n%+v", got, want)
+	}
+}
+
+func newWaiting(b *broker) *retry.Waiting {
+	return newWaitingWith(b, &broker{})
+}
+
+func newWaitingWith(b, large *broker) *retry.Waiting {
+	return retry.NewWaiting(usual, retry.Names{Topics: topics{}, DeadLetter: "dead"}, b, large, zap.NewNop())
+}
+
+func TestRetryRecord(t *testing.T) {
+	b, l := &broker{}, newLease()
+	newWaiting(b).Retry(newEvent(l), origin.Add(1234567*time.Microsecond))
+	b.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
+		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:01.235Z",
+	}})
+	l.want(t, "retry")
+}
+
+func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
+	b, l := &broker{}, newLease()
+	e := newEvent(l)
+	e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Error = "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
+	e.Time = origin.In(time.FixedZone("", 3600)).Add(999 * time.Microsecond)
+	newWaiting(b).Retry(e, origin.Add(6*time.Hour))
+	b.want(t, record{"retry-1-1", 2, "42", `{"user_id": 42}`, []string{
+		"smshooks-id: sms-click/2/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 2", "smshooks-error: timeout", "smshooks-due: 2026-03-02T00:00:00.000Z",
+	}})
+	l.want(t, "retry")
+}
+
+func TestRetryOfTheLastAttempt(t *testing.T) {
+	b, l := &broker{}, newLease()
+	e := newEvent(l)
+	e.Attempts = 3
+	newWaiting(b).Retry(e, origin.Add(12*time.Hour))
+	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
+		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 3", "smshooks-error: http 503", "smshooks-reason: attempts_exhausted",
+	}})
+	l.want(t, "dead")
+}
+
+func TestRetryPastTheWindow(t *testing.T) {
+	b, l := &broker{}, newLease()
+	newWaiting(b).Retry(newEvent(l), origin.Add(19*time.Hour))
+	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
+		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-reason: window_expired",
+	}})
+	l.want(t, "dead")
+}
+
+func TestOverflowRecord(t *testing.T) {
+	b, l := &broker{}, newLease()
+	e := newEvent(l)
+	e.Attempts, e.Error = 0, ""
+	if tier := newWaiting(b).Overflow(e, 3, origin.Add(day-6*time.Minute)); tier != 2 {
+		t.Errorf("tier %d, want 2: the window ends before tier 3 does", tier)
+	}
+	b.want(t, record{"overflow-1-2", 5, "42", `{"user_id": 42}`, []string{
+		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 0", "smshooks-due: 2026-03-02T11:59:00.000Z",
+	}})
+	l.want(t, "overflow")
+}
+
+func TestOverflowPastTheWindow(t *testing.T) {
+	b, l := &broker{}, newLease()
+	e := newEvent(l)
+	e.Attempts, e.Error = 0, ""
+	if tier := newWaiting(b).Overflow(e, 3, origin.Add(day)); tier != -1 {
+		t.Errorf("tier %d, want -1", tier)
+	}
+	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
+		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 0", "smshooks-reason: window_expired",
+	}})
+	l.want(t, "dead")
+}
+
+func TestInvalidRecord(t *testing.T) {
+	for _, key := range [][]byte{nil, {}, {0xFF, 0}} {
+		b, l := &broker{}, newLease()
+		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Partition: 1, Offset: 2, Key: key, Value: []byte{0, 0xFF, '{'},
+			Time: origin, Attempts: 2, Error: "http 500", Lease: l}
+		newWaiting(b).Invalid(e, "not UTF-8")
+		b.want(t, record{"dead", 0, string(key), "\x00\xff{", []string{
+			"smshooks-id: sms-dlr/1/2", "smshooks-kind: dlr", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+			"smshooks-attempts: 0", "smshooks-error: not UTF-8", "smshooks-reason: invalid_record",
+		}})
+		if got := b.records[0].Key; (got == nil) != (key == nil) {
+			t.Errorf("key %#v became %#v", key, got)
+		}
+		l.want(t, "dead")
+	}
+}
+
+// A record that is refused is produced again, whole, until it is taken; only then is the event settled.
+func TestRefusedRecordIsProducedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("message too large")
+		b, l := &broker{errs: []error{refused, kgo.ErrMaxBuffered, refused}}, newLease()
+		newWaiting(b).Retry(newEvent(l), origin)
+		for range 3 {
+			l.want(t)
+			time.Sleep(again)
+			synctest.Wait()
+		}
+		l.want(t, "retry")
+		b.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
+			"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+			"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:00.000Z",
+		}})
+		time.Sleep(time.Minute)
+		if b.tries != 4 || l.begun != 1 {
+			t.Errorf("%d tries, begun %d times, want 4 and 1", b.tries, l.begun)
+		}
+	})
+}
+
+// A record that is too large, or whose batch was, goes alone; if it is refused again it is kept and tried on.
+func TestLargeRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, large, l := &broker{errs: []error{kerr.MessageTooLarge}}, &broker{errs: []error{kerr.MessageTooLarge}}, newLease()
+		newWaitingWith(b, large).Retry(newEvent(l), origin)
+		l.want(t)
+		time.Sleep(again)
+		synctest.Wait()
+		l.want(t, "retry")
+		b.want(t)
+		large.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
+			"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+			"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:00.000Z",
+		}})
+	})
+}
+
+// again is how long a refused record rests.
+const again = time.Second
+
+func TestNothingIsSettledBeforeItIsStored(t *testing.T) {
+	b, l := &broker{hold: true}, newLease()
+	newWaiting(b).Dead(newEvent(l), webhook.WindowExpired)
+	l.want(t)
+	b.later[0]()
+	l.want(t, "dead")
+}
+
+func TestGivenAwayPartition(t *testing.T) {
+	t.Run("before", func(t *testing.T) {
+		b, l := &broker{}, newLease()
+		l.closed = true
+		w := newWaiting(b)
+		w.Retry(newEvent(l), origin)
+		w.Overflow(newEvent(l), 0, origin)
+		w.Dead(newEvent(l), webhook.WindowExpired)
+		w.Invalid(newEvent(l), "bad")
+		b.want(t)
+		l.want(t, "abandoned, begun: false", "abandoned, begun: false", "abandoned, begun: false", "abandoned, begun: false")
+	})
+	t.Run("while it is produced", func(t *testing.T) {
+		b, l := &broker{hold: true, errs: []error{context.Canceled}}, newLease()
+		ctx, cancel := context.WithCancel(context.Background())
+		l.ctx = ctx
+		newWaiting(b).Retry(newEvent(l), origin)
+		cancel()
+		b.later[0]()
+		l.want(t, "abandoned, begun: true")
+	})
+	t.Run("while it rests", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b, l := &broker{errs: []error{errors.New("no")}}, newLease()
+			ctx, cancel := context.WithCancel(context.Background())
+			l.ctx = ctx
+			newWaiting(b).Retry(newEvent(l), origin)
+			cancel()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			b.want(t)
+			l.want(t, "abandoned, begun: true")
+		})
+	})
+	t.Run("client closed", func(t *testing.T) {
+		b, l := &broker{errs: []error{fmt.Errorf("produce: %w", kgo.ErrClientClosed)}}, newLease()
+		newWaiting(b).Retry(newEvent(l), origin)
+		l.want(t, "abandoned, begun: true")
+	})
+	t.Run("stored in the last moment", func(t *testing.T) {
+		b, l := &broker{hold: true}, newLease()
+		ctx, cancel := context.WithCancel(context.Background())
+		l.ctx = ctx
+		newWaiting(b).Retry(newEvent(l), origin)
+		l.closed = true
+		cancel()
+		b.later[0]()
+		l.want(t, "retry")
+	})
+}
+
+func TestPartitioner(t *testing.T) {
+	p := retry.Partitioner(func(topic string) bool { return topic == "waits" })
+	hashed := kgo.StickyKeyPartitioner(nil).ForTopic("dead")
+	waits, dead := p.ForTopic("waits"), p.ForTopic("dead")
+	for n := range int32(12) {
+		r := &kgo.Record{Topic: "waits", Partition: n, Key: []byte("42")}
+		if got := waits.Partition(r, 12); got != int(n) {
+			t.Errorf("a waiting record of partition %d goes to %d", n, got)
+		}
+		key := []byte(fmt.Sprint(n))
+		if got, want := dead.Partition(&kgo.Record{Key: key}, 12), hashed.Partition(&kgo.Record{Key: key}, 12); got != want {
+			t.Errorf("the dead letter of key %s goes to %d, Kafka's clients take %d", key, got, want)
+		}
+	}
+	// murmur2 as the Java client has it: user 42 of 12 partitions.
+	if got := dead.Partition(&kgo.Record{Key: []byte("42")}, 12); got != int(murmur2([]byte("42"))&0x7fffffff)%12 {
+		t.Errorf("key 42 goes to %d", got)
+	}
+}
+
+// murmur2 is Kafka's hash, written after its description.
+func murmur2(data []byte) uint32 {
+	const m, r = 0x5bd1e995, 24
+	h := uint32(0x9747b28c) ^ uint32(len(data))
+	for ; len(data) >= 4; data = data[4:] {
+		k := uint32(data[0]) | uint32(data[1])<<8 | uint32(data[2])<<16 | uint32(data[3])<<24
+		k *= m
+		k ^= k >> r
+		k *= m
+		h *= m
+		h ^= k
+	}
+	switch len(data) {
+	case 3:
+		h ^= uint32(data[2]) << 16
+		fallthrough
+	case 2:
+		h ^= uint32(data[1]) << 8
+		fallthrough
+	case 1:
+		h ^= uint32(data[0])
+		h *= m
+	}
+	h ^= h >> 13
+	h *= m
+	return h ^ h>>15
+}
