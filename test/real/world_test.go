@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/test/real/harness"
@@ -234,3 +235,22 @@ const (
 	sigStop = syscall.SIGSTOP
 	sigCont = syscall.SIGCONT
 )
+
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// describe reads the configs of topics.
+func describe(t testing.TB, b *harness.Broker, topics []string) map[string]map[string]string {
+	t.Helper()
+	described, err := kadm.NewClient(harness.Client(t, b.Addr)).DescribeTopicConfigs(t.Context(), topics...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]map[string]string{}
+	for _, d := range described {
+		all[d.Name] = map[string]string{}
+		for _, c := range d.Configs {
+			all[d.Name][c.Key] = c.MaybeValue()
+		}
+	}
+	return all
+}

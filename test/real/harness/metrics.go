@@ -23,6 +23,18 @@ func (m Metrics) Sum(name string, labels ...string) float64 {
 	return sum
 }
 
+// Samples counts the samples of a metric whose labels have the values given as pairs.
+func (m Metrics) Samples(name string, labels ...string) int {
+	n := 0
+	for sample := range m {
+		base, rest, _ := strings.Cut(sample, "{")
+		if base == name && hasLabels(rest, labels) {
+			n++
+		}
+	}
+	return n
+}
+
 // Has reports whether a metric has a sample at all.
 func (m Metrics) Has(name string) bool {
 	for sample := range m {

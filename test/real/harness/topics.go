@@ -96,7 +96,8 @@ func EnsureTopics(t testing.TB, b *Broker, n Topics, flags ...string) string {
 	return out
 }
 
-// CreateTopic creates a topic without the program, for tests that want one that is wrong. configs are name, value
+// CreateTopic creates a topic without the program, for tests that want one that is wrong, and waits until the broker
+// shows it. configs are name, value
 // pairs, such as "cleanup.policy", "compact".
 func CreateTopic(t testing.TB, brokers, topic string, partitions int32, configs ...string) {
 	t.Helper()
@@ -108,6 +109,10 @@ func CreateTopic(t testing.TB, brokers, topic string, partitions int32, configs 
 	if _, err := adm.CreateTopic(within(t, 20*time.Second), partitions, 1, set, topic); err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
+	Eventually(t, 10*time.Second, func() bool {
+		listed, err := adm.ListEndOffsets(within(t, 5*time.Second), topic)
+		return err == nil && listed.Error() == nil && len(listed[topic]) == int(partitions)
+	}, "topic %s is there", topic)
 }
 
 // Client gives a Kafka client, closed with the test.

@@ -1,0 +1,352 @@
+package real_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+func TestVersion(t *testing.T) {
+	harness.Need(t)
+	out, _, code := harness.Run(t, harness.Options{}, "version")
+	if code != 0 || !strings.HasPrefix(out, "smshooks ") || strings.Count(out, "\n") != 1 || strings.Count(out, " ") != 1 {
+		t.Errorf("exit code %d, %q", code, out)
+	}
+}
+
+// TestSettings: sources of settings, what wins, and what is refused. None of it needs a server.
+func TestSettings(t *testing.T) {
+	harness.Need(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		at := filepath.Join(dir, name)
+		if err := os.WriteFile(at, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	file := write("good.yaml", "retry:\n  window: 20h\nkafka:\n  group: from-file\n  brokers: [a:1, b:2]\n  sasl: {mechanism: PLAIN, username: u, password: very-secret}\ndispatch:\n  max_buffered_bytes: 8MiB\n")
+	o := harness.Options{Env: []string{"SMSHOOKS_KAFKA_GROUP=from-env", "SMSHOOKS_RETRY_SCHEDULE=1h,2h30m", "SMSHOOKS_TEST_ANYTHING=x", "SMSHOOKS_REDIS_PASSWORD=hush"}}
+	out, stderr, code := harness.Run(t, o, "config", "print", "--config", file, "--retry.window=30h", "--log.level=warn")
+	if code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	for _, want := range []string{"group: from-env", "30h", "1h", "2h30m", "a:1", "b:2", "level: warn", "********", "interval: 1m", "max_in_flight: 2000", "key_prefix: "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("config print lacks %q", want)
+		}
+	}
+	if strings.Contains(out+stderr, "very-secret") || strings.Contains(out+stderr, "hush") {
+		t.Error("config print shows a secret")
+	}
+	if t.Failed() {
+		t.Log(out)
+	}
+	// what it prints is a settings file
+	again, stderr, code := harness.Run(t, harness.Options{}, "config", "print", "--config", write("printed.yaml", strings.ReplaceAll(out, "********", "x")))
+	if code != 0 || again == "" {
+		t.Errorf("config print of its own output: exit code %d: %s", code, stderr)
+	}
+
+	for name, test := range map[string]struct {
+		env, args []string
+		want      []string // on stderr
+	}{
+		"unknown flag":     {args: []string{"--no.such=1"}, want: []string{"no.such"}},
+		"bad flag":         {args: []string{"--retry.window=soon"}, want: []string{"retry.window", "flag"}},
+		"unknown variable": {env: []string{"SMSHOOKS_RETRY_WINDOWS=1h"}, want: []string{"SMSHOOKS_RETRY_WINDOWS"}},
+		"bad variable":     {env: []string{"SMSHOOKS_DISPATCH_PARALLEL=many"}, want: []string{"dispatch.parallel", "SMSHOOKS_DISPATCH_PARALLEL"}},
+		"unknown key":      {args: []string{"--config", write("unknown.yaml", "retry:\n  windo: 1h\n")}, want: []string{"retry.windo", "unknown.yaml"}},
+		"bad value":        {args: []string{"--config", write("bad.yaml", "dispatch:\n  timeout: [1]\n")}, want: []string{"dispatch.timeout", "bad.yaml"}},
+		"no yaml":          {args: []string{"--config", write("no.yaml", "retry: {\n")}, want: []string{"no.yaml"}},
+		"no file":          {args: []string{"--config", filepath.Join(dir, "absent.yaml")}, want: []string{"absent.yaml"}},
+		"negative":         {args: []string{"--retry.schedule=-1s"}, want: []string{"retry.schedule"}},
+		"zero interval":    {args: []string{"--revocation.interval=0s"}, want: []string{"revocation.interval"}},
+		"bad choice":       {args: []string{"--dispatch.success=3xx"}, want: []string{"dispatch.success"}},
+		"bad network":      {args: []string{"--dispatch.allow_networks=10.0.0.0/33"}, want: []string{"dispatch.allow_networks"}},
+		"bad key":          {args: []string{"--secrets.key=c2hvcnQ="}, want: []string{"secrets.key"}},
+		"bad mechanism":    {args: []string{"--kafka.sasl.mechanism=GSSAPI"}, want: []string{"kafka.sasl.mechanism"}},
+		"same topic":       {args: []string{"--topics.dlr=x", "--topics.click=x"}, want: []string{"topics.click"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, command := range [][]string{{"serve"}, {"config", "print"}} {
+				_, stderr, code := harness.Run(t, harness.Options{Env: test.env}, append(command, test.args...)...)
+				if code != 2 {
+					t.Errorf("%v: exit code %d, want 2: %s", command, code, stderr)
+				}
+				for _, want := range test.want {
+					if !strings.Contains(stderr, want) {
+						t.Errorf("%v: %q lacks %q", command, stderr, want)
+					}
+				}
+				if strings.Contains(stderr, "c2hvcnQ=") {
+					t.Errorf("shows a secret: %s", stderr)
+				}
+			}
+		})
+	}
+	for _, args := range [][]string{{"nonsense"}, {"topics"}, {"topics", "nonsense"}, {"keys", "create"}, {"keys", "revoke"}, {"serve", "--roles=cook"}, {"serve", "extra"}, {"version", "extra"}} {
+		if _, stderr, code := harness.Run(t, harness.Options{}, args...); code != 2 || stderr == "" {
+			t.Errorf("%v: exit code %d, want 2: %s", args, code, stderr)
+		}
+	}
+}
+
+// TestTopics: check and ensure, and serve with topics that are wrong.
+func TestTopics(t *testing.T) {
+	t.Parallel()
+	b, r := harness.Kafka(t), harness.Redis(t)
+	n := harness.TopicsFor(t)
+	o := harness.Options{Brokers: b.Addr, RedisAddr: r.Addr, Topics: n, Env: quick(), Args: []string{"--topics.partitions=2"}}
+	_, stderr, code := harness.Run(t, o, "topics", "check")
+	if code != 1 {
+		t.Errorf("check without topics: exit code %d", code)
+	}
+	all := []string{n.Config, n.Keys, n.DeadLetter}
+	for _, source := range []string{n.DLR, n.Click, n.Inbound, n.Revocation} {
+		all = append(all, source, harness.Retry(source, "1s"), harness.Retry(source, "2s"))
+		for _, tier := range []string{"1s", "3s", "10s"} {
+			all = append(all, harness.Overflow(source, tier))
+		}
+	}
+	for _, topic := range all {
+		if !strings.Contains(stderr, topic) {
+			t.Errorf("check does not name %s", topic)
+		}
+	}
+	p := harness.Start(t, o)
+	if code := p.Wait(t, 20*time.Second); code != 1 || !strings.Contains(p.Log(), n.DLR) || !strings.Contains(p.Log(), "missing") {
+		t.Errorf("serve without topics: exit code %d\n%s", code, p.Log())
+	}
+	out, stderr, code := harness.Run(t, o, "topics", "ensure")
+	if code != 0 || strings.Count(out, "\n") != len(all) {
+		t.Fatalf("ensure: exit code %d, %d lines, want %d: %s%s", code, strings.Count(out, "\n"), len(all), out, stderr)
+	}
+	for _, topic := range all {
+		if !strings.Contains(out, topic) {
+			t.Errorf("ensure does not name %s", topic)
+		}
+	}
+	configs := describe(t, b, all)
+	out, stderr, code = harness.Run(t, o, "topics", "ensure")
+	if code != 0 || strings.Count(out, "\n") != len(all) || strings.Contains(out, "created") {
+		t.Errorf("ensure again: exit code %d: %s%s", code, out, stderr)
+	}
+	if out, stderr, code = harness.Run(t, o, "topics", "check"); code != 0 {
+		t.Errorf("check after ensure: exit code %d: %s%s", code, out, stderr)
+	}
+	want := func(topic, config, value string) {
+		t.Helper()
+		if got := configs[topic][config]; got != value {
+			t.Errorf("%s: %s is %q, want %s", topic, config, got, value)
+		}
+	}
+	window, slack := 24*time.Hour, 72*time.Hour
+	for _, source := range []string{n.DLR, n.Click, n.Inbound, n.Revocation} {
+		want(source, "cleanup.policy", "delete")
+		want(harness.Retry(source, "2s"), "retention.ms", millis(2*time.Second+window+slack))
+		want(harness.Retry(source, "2s"), "message.timestamp.type", "LogAppendTime")
+		want(harness.Overflow(source, "10s"), "retention.ms", millis(10*time.Second+window+slack))
+		want(harness.Overflow(source, "10s"), "message.timestamp.type", "LogAppendTime")
+	}
+	want(n.Config, "cleanup.policy", "compact")
+	want(n.Keys, "cleanup.policy", "compact")
+	want(n.DeadLetter, "cleanup.policy", "delete")
+	want(n.DeadLetter, "retention.ms", millis(30*24*time.Hour))
+
+	// a retention that loses parked records, a wrong cleanup policy, unequal partition counts
+	bad := harness.TopicsFor(t)
+	harness.CreateTopic(t, b.Addr, bad.DLR, 3)
+	harness.CreateTopic(t, b.Addr, harness.Retry(bad.DLR, "1s"), 2)
+	harness.CreateTopic(t, b.Addr, harness.Retry(bad.Click, "1s"), 2, "retention.ms", "3600000")
+	harness.CreateTopic(t, b.Addr, bad.Config, 1, "cleanup.policy", "delete")
+	o.Topics = bad
+	_, stderr, code = harness.Run(t, o, "topics", "check")
+	if code != 1 {
+		t.Errorf("check of bad topics: exit code %d", code)
+	}
+	for topic, what := range map[string]string{harness.Retry(bad.DLR, "1s"): "partition", harness.Retry(bad.Click, "1s"): "retention.ms", bad.Config: "cleanup.policy"} {
+		if !lineWith(stderr, topic, what) {
+			t.Errorf("check does not say what is wrong with %s (%s):\n%s", topic, what, stderr)
+		}
+	}
+	p = harness.Start(t, o)
+	if code := p.Wait(t, 20*time.Second); code != 1 || !lineWith(p.Log(), bad.Config, "cleanup.policy") {
+		t.Errorf("serve with bad topics: exit code %d\n%s", code, p.Log())
+	}
+	// topics.ensure lets serve make them
+	o.Topics = harness.TopicsFor(t)
+	o.Args = append(o.Args, "--topics.ensure=true")
+	p = harness.StartReady(t, o)
+	if code := p.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func lineWith(text, topic, what string) bool {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, topic) && strings.Contains(line, what) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestKeys: keys create prints the key alone, which is stored as its hash; revoke writes a tombstone.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	out, stderr, code := harness.Run(t, w.options(), "keys", "create", "--user", "42", "--name", "back office")
+	key := strings.TrimSuffix(out, "\n")
+	if code != 0 || key == "" || strings.ContainsAny(key, " \n\t") {
+		t.Fatalf("keys create: exit code %d, %q %s", code, out, stderr)
+	}
+	if strings.Contains(stderr, key) {
+		t.Error("the log shows the key")
+	}
+	sum := sha256.Sum256([]byte(key))
+	hash := hex.EncodeToString(sum[:])
+	records := harness.Consume(t, w.kafka.Addr, w.topics.Keys)
+	if len(records) != 1 || string(records[0].Key) != hash {
+		t.Fatalf("records %v", records)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(records[0].Value, &doc); err != nil || doc["user_id"] != 42.0 || doc["name"] != "back office" {
+		t.Errorf("value %s", records[0].Value)
+	}
+	if bytes.Contains(records[0].Value, []byte(key)) {
+		t.Error("the key is stored in clear")
+	}
+	for range 2 {
+		_, stderr, code = harness.Run(t, w.options(), "keys", "revoke", key)
+		if strings.Contains(stderr, key) {
+			t.Errorf("stderr shows the key: %s", stderr)
+		}
+		if len(harness.Consume(t, w.kafka.Addr, w.topics.Keys)) != 2 {
+			t.Error("want one tombstone")
+		}
+		t.Logf("revoke: exit code %d %s", code, stderr)
+	}
+	if code != 1 {
+		t.Errorf("revoking a revoked key: exit code %d, want 1", code)
+	}
+	records = harness.Consume(t, w.kafka.Addr, w.topics.Keys)
+	if last := records[len(records)-1]; string(last.Key) != hash || last.Value != nil {
+		t.Errorf("last record %s=%s", last.Key, last.Value)
+	}
+	if _, stderr, code = harness.Run(t, w.options(), "keys", "revoke", "no-such-key"); code != 1 || strings.Contains(stderr, "no-such-key") {
+		t.Errorf("unknown key: exit code %d: %s", code, stderr)
+	}
+}
+
+// TestStop: a stop in order lets requests end within the grace; a second signal ends at once.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
+	w.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
+	w.recv.On("/dlr/2", harness.Hang())
+	p := w.serve(t)
+	w.emit(t, w.dlr(1, 1), w.dlr(1, 2), w.dlr(1, 3))
+	w.recv.WaitCount(t, "/dlr/1", 3, 5*time.Second)
+	if code := p.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, r := range w.recv.Requests("/dlr/1") {
+		if took := r.End.Sub(r.Start); took < 1900*time.Millisecond {
+			t.Errorf("a request was cut after %v", took)
+		}
+	}
+	p = w.serve(t)
+	// what ended in the stop isn't sent again
+	w.emit(t, w.dlr(1, 4))
+	w.recv.WaitCount(t, "/dlr/1", 4, 5*time.Second)
+	w.recv.Quiet(t, 2500*time.Millisecond, 10*time.Second)
+	if n := w.recv.Count("/dlr/1"); n != 4 {
+		t.Errorf("%d requests, want 4", n)
+	}
+	// one request outlasts the grace: it is made again under its number
+	w.emit(t, w.dlr(2, 1))
+	w.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
+	p.Signal(t, syscall.SIGINT)
+	harness.Pass(500 * time.Millisecond)
+	if !p.Running() {
+		t.Fatal("ended with a request in flight")
+	}
+	began := time.Now()
+	p.Signal(t, syscall.SIGINT)
+	code := p.Wait(t, 2*time.Second)
+	t.Logf("second signal: exit code %d after %v", code, time.Since(began))
+	p = w.serve(t, "--shutdown.grace=1s")
+	w.recv.WaitCount(t, "/dlr/2", 2, 10*time.Second)
+	began = time.Now()
+	code = p.Term(t)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("the stop took %v, the grace is 1 s", took)
+	}
+	t.Logf("a request outlasts the grace: exit code %d", code)
+	p = w.serve(t)
+	for i, r := range w.recv.WaitCount(t, "/dlr/2", 3, 10*time.Second) {
+		if n := r.Header.Get("Webhook-Attempt"); n != "1" {
+			t.Errorf("request %d has attempt %s, want 1", i+1, n)
+		}
+	}
+}
+
+// TestEmbedded: the same program without a Kafka and a Redis of its own.
+func TestEmbedded(t *testing.T) {
+	t.Parallel()
+	harness.Need(t)
+	dir := t.TempDir()
+	recv := harness.NewReceiver(t)
+	p := harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.dir=" + dir, "--topics.partitions=2"}})
+	broker := embeddedBroker(t, p)
+	harness.SetWebhook(t, broker, "webhook-config", 7, harness.Webhook{DLR: recv.URL("/dlr"), Click: recv.URL("/click"), Revoke: recv.URL("/revoke")})
+	harness.Pass(changeTakes)
+	recv.On("/dlr", harness.Codes(500, 200))
+	harness.ProduceMany(t, broker, []*kgo.Record{
+		harness.Event("sms-dlr", 7, harness.DLRValue(7, 1)), harness.Event("sms-click", 7, harness.ClickValue(7, 1)), harness.Event("sms-click", 7, harness.ClickValue(7, 1)),
+		harness.Event("click-revocation", 7, harness.RevocationValue(7, []int64{1}, nil)),
+	})
+	wantAttempts(t, recv.WaitCount(t, "/dlr", 2, 10*time.Second), time.Second)
+	recv.WaitCount(t, "/click", 1, 5*time.Second)
+	recv.WaitCount(t, "/revoke", 1, 5*time.Second)
+	p.WaitBalanced(t, 5, 5*time.Second)
+	if code := p.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	// its data stay
+	p = harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.dir=" + dir, "--topics.partitions=2"}})
+	harness.ProduceMany(t, embeddedBroker(t, p), []*kgo.Record{harness.Event("sms-dlr", 7, harness.DLRValue(7, 2))})
+	recv.WaitCount(t, "/dlr", 3, 10*time.Second)
+	recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
+	if n := recv.Count("/dlr"); n != 3 {
+		t.Errorf("%d requests, want 3", n)
+	}
+}
+
+// embeddedBroker reads the address of the embedded Kafka out of the log.
+func embeddedBroker(t testing.TB, p *harness.Proc) string {
+	t.Helper()
+	for line := range strings.Lines(p.Log()) {
+		var entry struct {
+			Kafka []string `json:"kafka"`
+		}
+		if json.Unmarshal([]byte(line), &entry) == nil && len(entry.Kafka) > 0 {
+			return strings.Join(entry.Kafka, ",")
+		}
+	}
+	t.Fatalf("the log does not tell where the embedded Kafka is:\n%s", p.Log())
+	return ""
+}
