@@ -97,7 +97,7 @@ func (s *stage) emit(ctx context.Context, view *screen) error {
 
 // drain waits until nothing is on its road any more and gives the facts for the ledger.
 func (s *stage) drain(ctx context.Context, view *screen, spare time.Duration) (facts, error) {
-	deadline := time.Now().Add(max(s.longest(), 0) + spare)
+	deadline := time.Now().Add(min(s.longest(), s.Length) + spare)
 	ticker := time.NewTicker(frame)
 	defer ticker.Stop()
 	interrupted := ctx.Done()

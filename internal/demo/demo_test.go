@@ -18,7 +18,7 @@ import (
 // quick gives the options of a show of about two seconds, and what it has written so far.
 func quick(t *testing.T, flags ...string) (Options, func() string) {
 	t.Helper()
-	environ := append([]string{"SMSHOOKS_DISPATCH_TIMEOUT=300ms", "SMSHOOKS_RETRY_SCHEDULE=100ms,100ms", "SMSHOOKS_REVOCATION_INTERVAL=500ms"}, flags...)
+	environ := append([]string{"SMSHOOKS_DISPATCH_TIMEOUT=500ms", "SMSHOOKS_RETRY_SCHEDULE=100ms,100ms", "SMSHOOKS_REVOCATION_INTERVAL=500ms"}, flags...)
 	cfg, err := config.Load("", environ, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -134,3 +134,14 @@ func TestBrowser(t *testing.T) {
 		}
 	}
 }
+
+func TestEquation(t *testing.T) {
+	for want, sides := range map[string][]side{
+		"4 + 1 = 5 = 5": {{terms: []int64{4, 1}}, {terms: []int64{5}}, {terms: []int64{1, 2, 2}}},
+		"4 + 1 ≠ 4 = 4": {{terms: []int64{4, 1}}, {terms: []int64{4}}, {terms: []int64{4}}},
+	} {
+		if got := equation(sides); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

@@ -69,6 +69,10 @@ func (v *screen) introduce(s *stage) {
 	}
 	v.line("")
 	v.line("  Retries      " + schedule(s.Config))
+	if s.longest() > s.Length+spareTime {
+		v.line("               " + v.paint(yellow, "An event's attempts take longer than this demo: what waits at its end will be missing in the ledger."))
+		v.line("               " + v.paint(yellow, "Give it more time with --for, or shorten retry.schedule, dispatch.timeout or revocation.interval."))
+	}
 	v.line("  Revocations  one batch per user every " + delay.Name(s.Config.Revocation.Interval) + shortened(config.Defaults().Revocation.Interval, s.Config.Revocation.Interval))
 	v.line("  Operations   http://" + s.opsAddr + "/metrics  /healthz  /readyz")
 	if s.apiUp {
@@ -239,14 +243,22 @@ func (v *screen) ledger(checks []check, f facts, deadLetters string) {
 	}
 }
 
-// equation writes 412 + 96 = 508 = 508.
+// equation writes 412 + 96 = 508 = 508, with ≠ where it is none.
 func equation(sides []side) string {
-	texts := make([]string, len(sides))
+	text := ""
 	for i, s := range sides {
-		texts[i] = fmt.Sprint(s.sum())
+		switch {
+		case i == 0:
+		case s.sum() == sides[i-1].sum():
+			text += " = "
+		default:
+			text += " ≠ "
+		}
 		if len(s.terms) == 2 {
-			texts[i] = fmt.Sprintf("%d + %d", s.terms[0], s.terms[1])
+			text += fmt.Sprintf("%d + %d", s.terms[0], s.terms[1])
+		} else {
+			text += fmt.Sprint(s.sum())
 		}
 	}
-	return strings.Join(texts, " = ")
+	return text
 }
