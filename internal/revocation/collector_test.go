@@ -1,0 +1,428 @@
+package revocation
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	topic    = "click-revocation"
+	interval = time.Minute
+)
+
+// lease notes how records end.
+type lease struct {
+	mu     sync.Mutex
+	closed bool
+	begun  int
+	fates  map[int64]string // by offset
+}
+
+func newLease() *lease { return &lease{fates: map[int64]string{}} }
+
+func (l *lease) Begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.begun++
+	}
+	return !l.closed
+}
+
+func (l *lease) end(e *event.Event, how string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fates[e.Offset] != "" {
+		how = "twice: " + l.fates[e.Offset] + ", " + how
+	}
+	l.fates[e.Offset] = how
+}
+
+func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.end(e, fate.String()) }
+func (l *lease) Abandon(e *event.Event, begun bool)       { l.end(e, fmt.Sprintf("abandoned (%v)", begun)) }
+func (l *lease) Context() context.Context                 { return context.Background() }
+
+func (l *lease) Gone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+func (l *lease) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+}
+
+func (l *lease) want(t *testing.T, want map[int64]string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !reflect.DeepEqual(l.fates, want) {
+		t.Errorf("the records' ends: %v, want %v", l.fates, want)
+	}
+}
+
+// rec is a source record of partition 3; ids are comma-separated.
+func rec(l event.Lease, offset, userID int64, api, campaign string) *event.Event {
+	value := fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s],"campaign_sms_ids":[%s]}`, userID, api, campaign)
+	e := &event.Event{
+		Kind: webhook.RevokeClick, Topic: topic, Partition: 3, Offset: offset, Key: []byte(fmt.Sprint(userID)), Value: []byte(value),
+		Time: time.Unix(1000+offset, 0), UserID: userID, Size: int64(len(value)), Lease: l, Arrived: time.Now(),
+	}
+	if err := webhook.DecodeRevocation(e.Value, &e.Batch); err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// sent is a batch that was submitted.
+type sent struct {
+	At    time.Duration // since the bubble's beginning
+	ID    string
+	Value string
+}
+
+// stage is a collector with what it did.
+type stage struct {
+	*Collector
+	began   time.Time
+	mu      sync.Mutex
+	batches []*event.Event
+	sent    []sent
+	holds   []bool
+	commits int
+	stop    context.CancelFunc
+}
+
+func newStage(cfg Config, commit func(context.Context)) *stage {
+	s := &stage{began: time.Now()}
+	s.Collector = New(cfg, Hooks{
+		Submit: func(batches []*event.Event) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, b := range batches {
+				s.batches = append(s.batches, b)
+				s.sent = append(s.sent, sent{time.Since(s.began), b.ID, string(b.Value)})
+			}
+		},
+		Commit: func(ctx context.Context) {
+			s.mu.Lock()
+			s.commits++
+			s.mu.Unlock()
+			if commit != nil {
+				commit(ctx)
+			}
+		},
+		Hold: func(hold bool) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.holds = append(s.holds, hold)
+		},
+	}, zap.NewNop())
+	return s
+}
+
+func (s *stage) run() {
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	go s.Run(ctx)
+}
+
+func (s *stage) rest(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (s *stage) heldSoFar() []bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.holds)
+}
+
+func (s *stage) want(t *testing.T, want ...sent) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got := slices.Clone(s.sent)
+	slices.SortStableFunc(got, func(a, b sent) int {
+		if a.At != b.At {
+			return int(a.At - b.At)
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("batches:\n%v\nwant:\n%v", got, want)
+	}
+}
+
+func usual() Config { return Config{Interval: interval, MaxIDs: 10_000, MaxBytes: 1 << 30} }
+
+func TestOneBatchPerUserAndMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newStage(usual(), nil), newLease()
+		time.Sleep(17300 * time.Millisecond)
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 10, 42, "1,2", ""))
+		s.Add(rec(l, 11, 43, "", "7"))
+		s.Add(rec(l, 12, 42, "2,3,2", "1"))
+		s.rest(42 * time.Second)
+		s.want(t)
+		s.rest(time.Second)
+		first := []sent{
+			{time.Minute, topic + "/3/10/0", `{"user_id":42,"api_sms_ids":[1,2,3],"campaign_sms_ids":[1]}`},
+			{time.Minute, topic + "/3/11/0", `{"user_id":43,"api_sms_ids":[],"campaign_sms_ids":[7]}`},
+		}
+		s.want(t, first...)
+		s.Add(rec(l, 13, 42, "1", ""))
+		s.rest(time.Minute)
+		s.want(t, append(first, sent{2 * time.Minute, topic + "/3/13/0", `{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`})...)
+		s.rest(time.Hour)
+		if len(s.sent) != 3 || s.commits != 2 {
+			t.Errorf("%d batches, %d commits, want 3 and 2: none when empty", len(s.sent), s.commits)
+		}
+	})
+}
+
+func TestBatchIsARecordOfItsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newStage(usual(), nil), newLease()
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 10, 42, "1", ""))
+		s.Add(rec(l, 12, 42, "2", ""))
+		s.rest(time.Minute)
+		b := s.batches[0]
+		if b.Kind != webhook.RevokeClick || b.Class != event.Source || b.Topic != topic || b.Partition != 3 || b.Offset != 10 ||
+			string(b.Key) != "42" || !b.Time.Equal(time.Unix(1010, 0)) || b.UserID != 42 || b.Attempts != 0 || b.Batch.Count() != 2 ||
+			b.Identity() != topic+"/3/10/0" || time.Since(b.Arrived) != 0 {
+			t.Errorf("the batch: %+v", b)
+		}
+	})
+}
+
+func TestNextTick(t *testing.T) {
+	tests := []struct {
+		now      string
+		interval time.Duration
+		want     string
+	}{
+		{"2026-03-01T12:00:00Z", time.Minute, "2026-03-01T12:01:00Z"},
+		{"2026-03-01T12:00:59.999999999Z", time.Minute, "2026-03-01T12:01:00Z"},
+		{"2026-03-01T12:00:00.000000001Z", time.Minute, "2026-03-01T12:01:00Z"},
+		{"2026-03-01T12:00:07Z", 5 * time.Second, "2026-03-01T12:00:10Z"},
+		{"2026-03-01T12:00:07+05:30", time.Hour, "2026-03-01T07:00:00Z"},
+		{"2026-03-01T12:00:07Z", 24 * time.Hour, "2026-03-02T00:00:00Z"},
+		{"1970-01-01T00:00:10Z", 7 * time.Second, "1970-01-01T00:00:14Z"}, // of Unix time
+	}
+	for _, test := range tests {
+		now, err := time.Parse(time.RFC3339, test.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := nextTick(now, test.interval).UTC().Format(time.RFC3339Nano); got != test.want {
+			t.Errorf("nextTick(%s, %v) = %s, want %s", test.now, test.interval, got, test.want)
+		}
+	}
+}
+
+func TestChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := usual()
+		cfg.MaxIDs = 3
+		s, l := newStage(cfg, nil), newLease()
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 1, 42, "1,2,3,4", "5"))
+		s.Add(rec(l, 2, 42, "4", "6,7,8"))
+		s.Add(rec(l, 3, 43, "1,2,3", ""))
+		s.rest(time.Minute)
+		s.want(t,
+			sent{time.Minute, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1,2,3],"campaign_sms_ids":[]}`},
+			sent{time.Minute, topic + "/3/1/1", `{"user_id":42,"api_sms_ids":[4],"campaign_sms_ids":[5,6]}`},
+			sent{time.Minute, topic + "/3/1/2", `{"user_id":42,"api_sms_ids":[],"campaign_sms_ids":[7,8]}`},
+			sent{time.Minute, topic + "/3/3/0", `{"user_id":43,"api_sms_ids":[1,2,3],"campaign_sms_ids":[]}`})
+	})
+}
+
+func TestEmptyRecord(t *testing.T) {
+	s, l := newStage(usual(), nil), newLease()
+	s.Add(rec(l, 1, 42, "", ""))
+	l.close()
+	s.Add(rec(l, 2, 42, "", ""))
+	l.want(t, map[int64]string{1: "batched", 2: "abandoned (false)"})
+	if s.records != 0 || s.bytes != 0 {
+		t.Errorf("%d records, %d bytes are counted as held", s.records, s.bytes)
+	}
+}
+
+// Records are settled when the last of their batches is, with one fate.
+func TestFateOfTheRecords(t *testing.T) {
+	tests := []struct {
+		ends []string // of the batches, in the order in which they end
+		want string
+	}{
+		{[]string{"delivered", "delivered"}, "batched"},
+		{[]string{"retry", "overflow"}, "batched"},
+		{[]string{"not_configured", "not_configured"}, "not_configured"},
+		{[]string{"delivered", "not_configured"}, "not_configured"},
+		{[]string{"dead", "delivered"}, "dead"},
+		{[]string{"not_configured", "dead"}, "dead"},
+		{[]string{"dead", "not_configured"}, "dead"},
+		{[]string{"delivered", "abandon"}, "abandoned (true)"},
+		{[]string{"abandon", "dead"}, "abandoned (true)"},
+	}
+	fates := map[string]webhook.Fate{}
+	for _, f := range webhook.Fates() {
+		fates[f.String()] = f
+	}
+	for _, test := range tests {
+		t.Run(strings.Join(test.ends, "_"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := usual()
+				cfg.MaxIDs = 2
+				s, l := newStage(cfg, nil), newLease()
+				s.run()
+				defer s.stop()
+				s.Add(rec(l, 1, 42, "1", ""))
+				s.Add(rec(l, 2, 42, "2,3", ""))
+				s.rest(time.Minute)
+				for i, b := range s.batches {
+					l.want(t, map[int64]string{})
+					if !b.Begin() {
+						t.Fatal("Begin was refused")
+					}
+					if test.ends[i] == "abandon" {
+						b.Abandon()
+					} else {
+						b.Settle(fates[test.ends[i]])
+					}
+				}
+				l.want(t, map[int64]string{1: test.want, 2: test.want})
+				if l.begun != 2 {
+					t.Errorf("begun %d times for 2 records", l.begun)
+				}
+			})
+		})
+	}
+}
+
+func TestPartitionGivenAwayAfterTheTick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newStage(usual(), nil), newLease()
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 1, 42, "1", ""))
+		s.rest(time.Minute)
+		l.close()
+		b := s.batches[0]
+		if !b.Lease.Gone() || b.Begin() {
+			t.Error("a batch of a partition given away may begin")
+		}
+		b.Abandon()
+		l.want(t, map[int64]string{1: "abandoned (false)"})
+	})
+}
+
+func TestPurge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, gone, kept := newStage(usual(), nil), newLease(), newLease()
+		s.run()
+		defer s.stop()
+		s.Add(rec(gone, 1, 42, "1", ""))
+		s.Add(rec(gone, 2, 43, "1", ""))
+		other := rec(kept, 3, 42, "9", "")
+		other.Partition = 4
+		s.Add(other)
+		gone.close()
+		s.Purge()
+		gone.want(t, map[int64]string{1: "abandoned (false)", 2: "abandoned (false)"})
+		s.rest(time.Minute)
+		s.want(t, sent{time.Minute, topic + "/4/3/0", `{"user_id":42,"api_sms_ids":[9],"campaign_sms_ids":[]}`})
+		if s.records != 0 || s.bytes != 0 {
+			t.Errorf("%d records, %d bytes are counted as held", s.records, s.bytes)
+		}
+	})
+}
+
+func TestHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := usual()
+		l := newLease()
+		cfg.MaxBytes = 3 * rec(l, 0, 42, "1", "").Size
+		s := newStage(cfg, nil)
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 1, 42, "1", ""))
+		s.Add(rec(l, 2, 42, "2", ""))
+		if len(s.heldSoFar()) != 0 {
+			t.Error("held too early")
+		}
+		s.Add(rec(l, 3, 42, "3", ""))
+		s.Add(rec(l, 4, 42, "4", "")) // was on its way
+		if !slices.Equal(s.heldSoFar(), []bool{true}) {
+			t.Errorf("holds: %v, want one", s.heldSoFar())
+		}
+		s.rest(time.Minute)
+		if !slices.Equal(s.heldSoFar(), []bool{true, false}) {
+			t.Errorf("holds: %v, want it to end at the tick", s.heldSoFar())
+		}
+		s.want(t, sent{time.Minute, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1,2,3,4],"campaign_sms_ids":[]}`})
+		s.Add(rec(l, 5, 42, "5", ""))
+		s.rest(time.Minute)
+		if len(s.heldSoFar()) != 2 {
+			t.Errorf("holds: %v", s.heldSoFar())
+		}
+	})
+	s, l := newStage(usual(), nil), newLease()
+	for i := range int64(maxHeld) {
+		s.Add(rec(l, i, i%100+1, "1", ""))
+	}
+	if !slices.Equal(s.heldSoFar(), []bool{true}) {
+		t.Errorf("holds after %d records: %v, want one", maxHeld, s.heldSoFar())
+	}
+}
+
+// A cut that cannot be stored costs half a second, and no revocation.
+func TestCommitThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newStage(usual(), func(ctx context.Context) { <-ctx.Done() }), newLease()
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 1, 42, "1", ""))
+		s.rest(time.Minute + cutWait)
+		s.want(t, sent{time.Minute + cutWait, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`})
+	})
+}
+
+// What arrives while the cuts are stored belongs to the next tick.
+func TestRecordsWhileTheCutsAreStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease()
+		var s *stage
+		n := int64(1)
+		s = newStage(usual(), func(context.Context) {
+			n++
+			s.Add(rec(l, n, 42, fmt.Sprint(n), ""))
+		})
+		s.run()
+		s.Add(rec(l, 1, 42, "1", ""))
+		s.rest(2 * time.Minute)
+		s.stop()
+		s.want(t, sent{time.Minute, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`},
+			sent{2 * time.Minute, topic + "/3/2/0", `{"user_id":42,"api_sms_ids":[2],"campaign_sms_ids":[]}`})
+	})
+}
