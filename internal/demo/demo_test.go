@@ -85,7 +85,7 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.close() //nolint:errcheck // the test is about the ledger
+			defer s.close()
 			tc.fault(t, s)
 			err = s.play(t.Context(), newScreen(o.Out), time.Second)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -106,7 +106,7 @@ func TestInterrupt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close() //nolint:errcheck // the test is about the ledger
+	defer s.close()
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(time.Second, cancel)
 	if err := s.play(ctx, newScreen(o.Out), spareTime); err != nil {
@@ -123,7 +123,7 @@ func TestAddressInUse(t *testing.T) {
 	if err := r.start(); err != nil {
 		t.Fatal(err)
 	}
-	defer r.server.Close() //nolint:errcheck // nothing is left to be done
+	defer r.server.Close()
 	for _, name := range []string{"ops.addr", "api.addr"} {
 		o, _ := quick(t, "SMSHOOKS_"+strings.ToUpper(strings.ReplaceAll(name, ".", "_"))+"="+r.addr)
 		if err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), name) {

@@ -95,7 +95,7 @@ func TestReceiver(t *testing.T) {
 		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
-		defer r.server.Close() //nolint:errcheck // nothing is left to be done
+		defer r.server.Close()
 		for n, status := range want {
 			if got := post(r, "a"); got != status {
 				t.Errorf("%s: request %d is answered %d, want %d", users[i].name, n+1, got, status)

@@ -88,7 +88,7 @@ func schedule(cfg *config.Config) string {
 		return "none: retry.schedule is empty"
 	}
 	usual := config.Defaults().Retry.Schedule
-	text := "a failed event is tried again after "
+	text := "failed events again after "
 	for i, d := range cfg.Retry.Schedule {
 		if i > 0 {
 			text += " and "
@@ -176,12 +176,12 @@ func (v *screen) table(s *stage, f figures, phase string, elapsed time.Duration)
 		fmt.Sprintf("  %s%s %5.1fs of about %s  %s", v.paint(green, strings.Repeat("█", filled)), v.paint(dim, strings.Repeat("░", barWidth-filled)),
 			elapsed.Seconds(), delay.Name(s.Length), v.paint(bold, phase)),
 		"",
-		v.paint(dim, fmt.Sprintf("  %-13s %7s %9s %8s %6s %8s %9s  %s", "user", "sent", "delivered", "waiting", "dead", "skipped", "requests", "last reply")),
+		v.paint(dim, fmt.Sprintf("  %-12s %6s %9s %7s %5s %7s %8s  %s", "user", "sent", "delivered", "waiting", "dead", "skipped", "requests", "last reply")),
 	}
 	for _, u := range s.users {
 		r := s.row(u)
-		lines = append(lines, fmt.Sprintf("  %-13s %7d %s %s %s %8d %9d  %s", fmt.Sprintf("%d %s", u.id, u.name), r.sent,
-			v.count(green, 9, r.delivered), v.count(yellow, 8, r.waiting), v.count(red, 6, r.dead), r.skipped, r.requests, v.reply(r.last)))
+		lines = append(lines, fmt.Sprintf("  %-12s %6d %s %s %s %7d %8d  %s", fmt.Sprintf("%d %s", u.id, u.name), r.sent,
+			v.count(green, 9, r.delivered), v.count(yellow, 7, r.waiting), v.count(red, 5, r.dead), r.skipped, r.requests, v.reply(r.last)))
 	}
 	lines = append(lines, "", v.paint(dim, fmt.Sprintf("  %-13s %9s %6s %8s %5s %7s %8s %9s", "fates", "delivered", "retry", "overflow", "dead", "batched", "filtered", "duplicate")))
 	for _, k := range webhook.Kinds() {

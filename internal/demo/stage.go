@@ -198,7 +198,7 @@ func (s *stage) get(ctx context.Context, url string, header http.Header) (status
 	if err != nil {
 		return 0, "", err
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is left to be done
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	return resp.StatusCode, string(body), err
 }

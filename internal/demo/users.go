@@ -48,7 +48,7 @@ func cast(cfg *config.Config, length time.Duration) []*user {
 	users := []*user{
 		{id: 101, name: "healthy", manners: "answers 200 at once", pace: lively, longest: brief,
 			receiver: &receiver{answer: func(int) int { return 200 }}},
-		{id: 102, name: "recovers", manners: "fails the first two attempts of each event, takes the third", pace: calm, longest: brief + pauses,
+		{id: 102, name: "recovers", manners: "fails twice, takes the third attempt of each event", pace: calm, longest: brief + pauses,
 			receiver: &receiver{answer: func(n int) int {
 				if n <= 2 {
 					return 500
