@@ -3,6 +3,8 @@ package consumer
 import (
 	"context"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/pkg/offsets"
@@ -22,6 +24,8 @@ type assignment struct {
 	owner   *Consumer
 	tracker *offsets.Tracker
 	next    int64 // the offset that is expected next, -1 = any; poll loop only
+	epoch   atomic.Int32
+	former  []former
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -37,12 +41,52 @@ type assignment struct {
 	stateMax       int
 }
 
+// former is what this process knows of an earlier assignment of the same partition. What was finished then is
+// finished, whoever held the partition meanwhile, even if it could not be committed: Kafka was away, or took this
+// member for dead.
+type former struct {
+	tracker *offsets.Tracker // late work may still finish in it
+	epoch   int32            // the newest leader epoch seen; records of a newer one are others at the same offsets
+	ended   time.Time
+}
+
+const (
+	formerKept = 10 * time.Minute
+	formerMost = 4
+)
+
+// finishedBefore: an earlier assignment finished the record.
+func (a *assignment) finishedBefore(offset int64, epoch int32) bool {
+	for _, f := range a.former {
+		if epoch <= f.epoch && f.tracker.Finished(offset) {
+			return true
+		}
+	}
+	return false
+}
+
+// end of an assignment: what later ones of the partition must know.
+func (a *assignment) legacy(now time.Time) []former {
+	if a.tracker == nil {
+		return a.former
+	}
+	all := append(a.former, former{a.tracker, a.epoch.Load(), now})
+	return all[max(0, len(all)-formerMost):]
+}
+
 func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 	ctx, cancel := context.WithCancel(c.work)
-	return &assignment{
+	a := &assignment{
 		topicPartition: tp, info: c.topics.Describe(tp.topic), owner: c, next: -1, ctx: ctx, cancel: cancel,
 		idle: make(chan struct{}), committed: -1, stateMax: maxMetadata,
 	}
+	for _, f := range c.former[tp] {
+		if time.Since(f.ended) < formerKept {
+			a.former = append(a.former, f)
+		}
+	}
+	delete(c.former, tp)
+	return a
 }
 
 // Begin implements event.Lease.
@@ -101,6 +145,9 @@ func (a *assignment) begin(t *offsets.Tracker, committed int64, state string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tracker, a.next, a.committed, a.committedState = t, committed, committed, state
+	if committed < 0 {
+		a.former = nil // nothing is committed: it may be another topic of the same name
+	}
 }
 
 // hasNotes: a note travels with the partition's committed offset.

@@ -88,6 +88,7 @@ type Consumer struct {
 
 	mu          sync.Mutex
 	assignments map[topicPartition]*assignment
+	former      map[topicPartition][]former // of partitions that are not assigned now
 	measured    map[topicPartition]struct{} // partitions with a figure of their lag
 	committing  chan struct{}               // a semaphore of one: no snapshot may overtake another
 	giving      chan struct{}               // a semaphore of one: giving partitions away
@@ -112,7 +113,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead,
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
-		assignments: map[topicPartition]*assignment{}, measured: map[topicPartition]struct{}{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
+		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, measured: map[topicPartition]struct{}{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
@@ -134,6 +135,7 @@ func (c *Consumer) join() error {
 		kgo.SessionTimeout(cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
 		kgo.RebalanceTimeout(max(60*time.Second, cfg.SessionTimeout)),
+		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*100*time.Millisecond, time.Second) }),
 		kgo.FetchMaxBytes(int32(min(8<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.assigned),
 		kgo.OnOffsetsFetched(c.fetched),
@@ -261,7 +263,14 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	}
 	a.next = r.Offset + 1
 	generation, fresh := a.tracker.Track(r.Offset)
+	if r.LeaderEpoch > a.epoch.Load() {
+		a.epoch.Store(r.LeaderEpoch)
+	}
 	if !fresh {
+		return nil
+	}
+	if a.finishedBefore(r.Offset, r.LeaderEpoch) {
+		a.tracker.Finish(generation, r.Offset)
 		return nil
 	}
 	data := make([]byte, len(r.Key)+len(r.Value))

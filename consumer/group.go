@@ -80,7 +80,7 @@ func (c *Consumer) lost(_ context.Context, _ *kgo.Client, partitions map[string]
 		a.lose()
 	}
 	c.log.Warn("partitions lost: the group did not hear from this member in time", zap.Int("partitions", len(as)))
-	c.giveAway(partitions, 0)
+	c.giveAway(partitions, revokeWait) // what ends by then need not be sent again if they come back
 }
 
 // held gives the assignments of partitions, or all for nil.
@@ -140,6 +140,7 @@ func (c *Consumer) remove(as []*assignment) {
 	for _, a := range as {
 		if c.assignments[a.topicPartition] == a {
 			delete(c.assignments, a.topicPartition)
+			c.former[a.topicPartition] = a.legacy(time.Now())
 			if a.info.Class != event.Source {
 				c.waiting.Add(-1)
 			}

@@ -24,7 +24,7 @@ func newLogger(log *zap.Logger) *logger {
 	thin := func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, logEvery, logFirst, 0)
 	}
-	return &logger{log: log.Named("kafka").WithOptions(zap.WrapCore(thin), zap.WithCaller(false), zap.AddStacktrace(zapcore.FatalLevel))}
+	return &logger{log: log.WithOptions(zap.WrapCore(thin), zap.WithCaller(false), zap.AddStacktrace(zapcore.FatalLevel))}
 }
 
 func (*logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }

@@ -169,6 +169,14 @@ func (t *Tracker) Snapshot(limit int) (next int64, state string) {
 	return t.base, format(t.base, t.runs.all(), limit)
 }
 
+// Finished tells whether the offset is finished; one that was never tracked is
+// if it lies below the committable offset.
+func (t *Tracker) Finished(offset int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return offset < t.base || t.runs.contains(offset)
+}
+
 // Outstanding returns how many tracked offsets are not finished.
 func (t *Tracker) Outstanding() int {
 	t.mu.Lock()

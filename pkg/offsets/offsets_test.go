@@ -366,3 +366,16 @@ func BenchmarkSnapshot20k(b *testing.B) {
 		tr.Snapshot(4000)
 	}
 }
+
+func TestFinished(t *testing.T) {
+	tr := New(10, "")
+	gen, _ := tr.Track(10)
+	tr.Track(11)
+	tr.Track(12)
+	tr.Finish(gen, 11)
+	for offset, want := range map[int64]bool{9: true, 10: false, 11: true, 12: false, 13: false} {
+		if got := tr.Finished(offset); got != want {
+			t.Errorf("Finished(%d) = %v, want %v", offset, got, want)
+		}
+	}
+}
