@@ -8,18 +8,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/app"
-	"github.com/smshooks/smshooks/internal/tenant"
 )
 
 // adminTimeout bounds a command that talks to Kafka.
 const adminTimeout = 60 * time.Second
 
-// withKafka runs f with the settings and a Kafka client.
-func withKafka(cmd *cobra.Command, f func(ctx context.Context, cfg *config.Config, client *kgo.Client) error) error {
+// withAdmin runs f with what an operator can do.
+func withAdmin(cmd *cobra.Command, f func(ctx context.Context, admin *app.Admin) error) error {
 	cfg, err := settings(cmd)
 	if err != nil {
 		return err
@@ -28,22 +25,22 @@ func withKafka(cmd *cobra.Command, f func(ctx context.Context, cfg *config.Confi
 	if err != nil {
 		return err
 	}
-	client, err := app.KafkaConfig(cfg, nil, log).NewClient()
+	admin, err := app.NewAdmin(cfg, log)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer admin.Close()
 	ctx, cancel := context.WithTimeout(cmd.Context(), adminTimeout)
 	defer cancel()
-	return f(ctx, cfg, client)
+	return f(ctx, admin)
 }
 
 func topicsCommand() *cobra.Command {
 	return group("topics", "Create or check the topics",
 		&cobra.Command{Use: "ensure", Short: "Create the topics that are missing; a line per topic", Args: arguments(0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withKafka(cmd, func(ctx context.Context, cfg *config.Config, client *kgo.Client) error {
-					lines, err := app.TopicPlan(cfg).Ensure(ctx, client)
+				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+					lines, err := admin.EnsureTopics(ctx)
 					for _, l := range lines {
 						fmt.Fprintln(cmd.OutOrStdout(), l)
 					}
@@ -52,8 +49,8 @@ func topicsCommand() *cobra.Command {
 			}},
 		&cobra.Command{Use: "check", Short: "Tell what is wrong with the topics and what to do about it", Args: arguments(0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withKafka(cmd, func(ctx context.Context, cfg *config.Config, client *kgo.Client) error {
-					problems, err := app.TopicPlan(cfg).Check(ctx, client)
+				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+					problems, err := admin.CheckTopics(ctx)
 					if err != nil {
 						return err
 					}
@@ -81,8 +78,8 @@ func keysCommand() *cobra.Command {
 			if user < 1 {
 				return usageError{errors.New("--user must be a user id from 1 on")}
 			}
-			return withKafka(cmd, func(ctx context.Context, cfg *config.Config, client *kgo.Client) error {
-				key, err := tenant.CreateKey(ctx, client, cfg.Topics.Keys, user, name)
+			return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+				key, err := admin.CreateKey(ctx, user, name)
 				if err != nil {
 					return err
 				}
@@ -94,12 +91,8 @@ func keysCommand() *cobra.Command {
 	create.Flags().StringVar(&name, "name", "", "a name to tell the user's keys apart")
 	revoke := &cobra.Command{Use: "revoke KEY", Short: "Revoke an API key", Args: arguments(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withKafka(cmd, func(ctx context.Context, cfg *config.Config, client *kgo.Client) error {
-				found, err := tenant.RevokeKey(ctx, client, cfg.Topics.Keys, args[0])
-				if err == nil && !found {
-					err = errors.New("no such key")
-				}
-				return err
+			return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+				return admin.RevokeKey(ctx, args[0])
 			})
 		}}
 	return group("keys", "Create and revoke API keys", create, revoke)

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -85,9 +83,7 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 }
 
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, roles []app.Role) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a, err := app.New(app.Options{Config: cfg, Version: version, Log: log, Registry: registry, Roles: roles})
+	a, err := app.New(app.Options{Config: cfg, Version: version, Log: log, Registry: app.NewRegistry(), Roles: roles})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,75 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/tenant"
+)
+
+// NewRegistry gives a registry with the collectors of Go and of the process.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// Admin does what an operator asks for on the command line.
+type Admin struct {
+	cfg    *config.Config
+	client *kgo.Client
+}
+
+// NewAdmin reaches Kafka by the settings. Close it in the end.
+func NewAdmin(cfg *config.Config, log *zap.Logger) (*Admin, error) {
+	client, err := KafkaConfig(cfg, nil, log).NewClient()
+	if err != nil {
+		return nil, err
+	}
+	return &Admin{cfg, client}, nil
+}
+
+// Close ends the connections.
+func (a *Admin) Close() { a.client.Close() }
+
+// EnsureTopics creates the topics that are missing and tells of each.
+func (a *Admin) EnsureTopics(ctx context.Context) ([]kafka.Line, error) {
+	return TopicPlan(a.cfg).Ensure(ctx, a.client)
+}
+
+// CheckTopics tells what is wrong with the topics.
+func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
+	return TopicPlan(a.cfg).Check(ctx, a.client)
+}
+
+// CreateKey creates an API key for a user and gives it; only its hash is stored.
+func (a *Admin) CreateKey(ctx context.Context, userID int64, name string) (string, error) {
+	key, err := tenant.CreateKey(ctx, a.client, a.cfg.Topics.Keys, userID, name)
+	if err != nil {
+		return "", fmt.Errorf("create a key: %w", err)
+	}
+	return key, nil
+}
+
+// ErrNoSuchKey says that a key to be revoked does not exist.
+var ErrNoSuchKey = errors.New("no such key")
+
+// RevokeKey revokes an API key.
+func (a *Admin) RevokeKey(ctx context.Context, key string) error {
+	found, err := tenant.RevokeKey(ctx, a.client, a.cfg.Topics.Keys, key)
+	if err != nil {
+		return fmt.Errorf("revoke a key: %w", err)
+	}
+	if !found {
+		return ErrNoSuchKey
+	}
+	return nil
+}
