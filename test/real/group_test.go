@@ -26,7 +26,7 @@ func startLoad(t testing.TB, w *world, users int64, pause time.Duration) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, done: make(chan struct{})}
-	cl := harness.Client(t, w.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))
+	cl := harness.Client(t, w.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.AlwaysRetryEOF())
 	go func() {
 		defer close(l.done)
 		for sms := int64(0); ctx.Err() == nil; sms++ {

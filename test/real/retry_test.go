@@ -155,7 +155,7 @@ func testWindowEnds(t *testing.T, w *world) {
 }
 
 func testManyInARow(t *testing.T, w *world) {
-	w.recv.On("/dlr/6", harness.Codes(append(repeat(500, 300), 200)...))
+	w.recv.On("/dlr/6", firstFails())
 	var records []*kgo.Record
 	for i := range int64(300) {
 		records = append(records, w.dlr(6, i))
@@ -171,14 +171,6 @@ func testManyInARow(t *testing.T, w *world) {
 	if n := w.recv.Widest("/dlr/6"); n > 3 {
 		t.Errorf("%d requests at once", n)
 	}
-}
-
-func repeat(code, n int) []int {
-	list := make([]int, n)
-	for i := range list {
-		list[i] = code
-	}
-	return list
 }
 
 func testInboundRetry(t *testing.T, w *world) {
