@@ -1,0 +1,212 @@
+package api
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/api/form"
+	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	defaultLimit = 20
+	maxLimit     = 100
+)
+
+func (h *handler) setWebhook(r *request) (any, error) {
+	var (
+		change  Change
+		invalid InvalidError
+	)
+	for i, name := range settingsFields {
+		text, problem := r.params.Text(name)
+		*change.field(i) = text
+		if problem == "" {
+			problem = change.problem(i)
+		}
+		if problem != "" {
+			invalid.Fields = append(invalid.Fields, FieldError{name, problem})
+		}
+	}
+	if len(invalid.Fields) > 0 {
+		return nil, &invalid
+	}
+	w, err := h.service.SetWebhook(r.quick, r.userID, change)
+	if err != nil {
+		return nil, err
+	}
+	return newWebhooksReply(w), nil
+}
+
+func (h *handler) getWebhook(r *request) (any, error) {
+	w, err := h.service.Settings(r.quick, r.userID)
+	if err != nil {
+		return nil, err
+	}
+	return newWebhooksReply(w), nil
+}
+
+func (h *handler) testWebhook(r *request) (any, error) {
+	trials, err := h.service.Test(r.ctx, r.userID, nil)
+	if err != nil {
+		return nil, err
+	}
+	return trialsReply{
+		newTrialReply(trials[webhook.DLR]), newTrialReply(trials[webhook.Click]),
+		newTrialReply(trials[webhook.Inbound]), newTrialReply(trials[webhook.RevokeClick]),
+	}, nil
+}
+
+func (h *handler) deliveries(r *request) (any, error) {
+	f, err := ParseDeliveryFilter(func(name string) string {
+		text, _ := r.params.Text(name) // all of a query are texts
+		if text == nil {
+			return ""
+		}
+		return *text
+	})
+	if err != nil {
+		return nil, err
+	}
+	attempts, err := h.service.Attempts(r.quick, r.userID, f)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]deliveryReply, len(attempts))
+	for i := range attempts {
+		list[i] = newDeliveryReply(&attempts[i])
+	}
+	return list, nil
+}
+
+// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, else 20) and before (RFC 3339); get gives one
+// by name, "" for none. An error is an *InvalidError.
+func ParseDeliveryFilter(get func(name string) string) (deliverylog.Filter, error) {
+	var (
+		f       = deliverylog.Filter{Limit: defaultLimit}
+		invalid InvalidError
+	)
+	refuse := func(field, problem string) { invalid.Fields = append(invalid.Fields, FieldError{field, problem}) }
+	if text := get("kind"); text != "" {
+		if kind, err := webhook.ParseKind(text); err == nil {
+			f.Kind = &kind
+		} else {
+			refuse("kind", mustBeKind)
+		}
+	}
+	if text := get("status"); text != "" {
+		for _, result := range webhook.Results() {
+			if result.String() == text {
+				f.Result = &result
+			}
+		}
+		if f.Result == nil {
+			refuse("status", "must be ok, failed, timeout, error or blocked")
+		}
+	}
+	if text := get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxLimit {
+			refuse("limit", "must be a whole number from 1 to 100")
+		}
+		f.Limit = n
+	}
+	if text := get("before"); text != "" {
+		var err error
+		if f.Before, err = parseTime(text); err != nil {
+			refuse("before", mustBeTime)
+		}
+	}
+	if len(invalid.Fields) > 0 {
+		return deliverylog.Filter{}, &invalid
+	}
+	return f, nil
+}
+
+const (
+	mustBeKind = "must be dlr, click, inbound or revoke_click"
+	mustBeTime = "must be a time as in 2026-02-27T14:30:00.000Z (RFC 3339)"
+)
+
+// parseTime reads RFC 3339. A '+' of the zone that was not escaped in a query arrives as a blank.
+func parseTime(text string) (time.Time, error) {
+	return time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1))
+}
+
+func (h *handler) replay(r *request) (any, error) {
+	f, wanted, err := parseReplay(r.params)
+	if err != nil {
+		return nil, err
+	}
+	var n int
+	if wanted { // an empty list wants nothing, an empty body changes nothing
+		if n, err = h.service.Replay(r.ctx, r.userID, f); err != nil {
+			return nil, err
+		}
+	}
+	return replayReply{n}, nil
+}
+
+// parseReplay reads ids, since, until and kind, which all narrow what is sent; wanted is false if that is nothing. An
+// error is an *InvalidError.
+func parseReplay(p form.Values) (f deadletter.Filter, wanted bool, err error) {
+	var invalid InvalidError
+	refuse := func(field, problem string) { invalid.Fields = append(invalid.Fields, FieldError{field, problem}) }
+	ids, emptyList := listOf(p["ids"])
+	if f.IDs = ids; p["ids"].Wrong {
+		refuse("ids", "must be a list of strings")
+	}
+	wanted = len(ids) > 0
+	field := func(name string, read func(string) string) {
+		text, problem := p.Text(name)
+		if text != nil && *text != "" {
+			wanted = true
+			problem = read(*text)
+		}
+		if problem != "" {
+			refuse(name, problem)
+		}
+	}
+	instant := func(to *time.Time) func(string) string {
+		return func(text string) string {
+			var err error
+			if *to, err = parseTime(text); err != nil {
+				return mustBeTime
+			}
+			return ""
+		}
+	}
+	field("since", instant(&f.Since))
+	field("until", instant(&f.Until))
+	field("kind", func(text string) string {
+		f.Kind = text
+		if _, err := webhook.ParseKind(text); err != nil {
+			return mustBeKind
+		}
+		return ""
+	})
+	if len(invalid.Fields) > 0 {
+		return f, false, &invalid
+	}
+	return f, wanted && !emptyList, nil
+}
+
+// listOf reads a list of events' identities: an array in JSON; in a form repeated, or written with commas, which no
+// identity has. empty: there is a list, with nothing in it.
+func listOf(v form.Value) (ids []string, empty bool) {
+	for _, text := range v.Texts {
+		if v.List {
+			ids = append(ids, text)
+			continue
+		}
+		for id := range strings.SplitSeq(text, ",") {
+			if id = strings.TrimSpace(id); id != "" {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids, v.List && len(ids) == 0
+}

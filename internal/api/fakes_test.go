@@ -1,0 +1,184 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	key42 = "smsh_key_of_42"
+	key43 = "smsh_key_of_43"
+)
+
+var errAway = errors.New("dial tcp 127.0.0.1:6379: connection refused")
+
+// fakes stand in for everything below the service.
+type fakes struct {
+	mu        sync.Mutex
+	documents map[int64]tenant.Document
+	attempts  []event.Attempt
+	letters   []deadletter.Letter
+	outcomes  map[webhook.Kind]dispatcher.Outcome
+
+	keysAway, storeAway, logAway, kafkaAway bool
+
+	updates  int
+	sent     []dispatcher.Request
+	listed   deliverylog.Filter
+	replayed []deadletter.Filter
+}
+
+func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
+	if f.keysAway {
+		return 0, false, errAway
+	}
+	users := map[string]int64{tenant.HashKey(key42): 42, tenant.HashKey(key43): 43}
+	return users[hash], users[hash] != 0, nil
+}
+
+func (f *fakes) Document(_ context.Context, user int64) (tenant.Document, tenant.Version, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.storeAway {
+		return tenant.Document{}, tenant.Version{}, errAway
+	}
+	d := f.documents[user]
+	d.UserID = user
+	return d, tenant.Version{}, nil
+}
+
+func (f *fakes) Update(_ context.Context, user int64, change func(tenant.Document) tenant.Document) (tenant.Document, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.storeAway {
+		return tenant.Document{}, errAway
+	}
+	d := f.documents[user]
+	d.UserID = user
+	d = change(d)
+	f.documents[user] = d
+	f.updates++
+	return d, nil
+}
+
+func (f *fakes) Send(_ context.Context, r dispatcher.Request) dispatcher.Outcome {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent = append(f.sent, r)
+	return f.outcomes[r.Kind]
+}
+
+// log and letters have a List each.
+type fakeLog struct{ *fakes }
+
+func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) ([]event.Attempt, error) {
+	if f.logAway {
+		return nil, errAway
+	}
+	f.listed = filter
+	var own []event.Attempt
+	for _, a := range f.attempts {
+		if a.UserID == user {
+			own = append(own, a)
+		}
+	}
+	return own, nil
+}
+
+type fakeLetters struct{ *fakes }
+
+func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func(*deadletter.Letter) error) error {
+	if f.kafkaAway {
+		return errAway
+	}
+	for i := range f.letters {
+		if f.letters[i].UserID == filter.UserID {
+			if err := each(&f.letters[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, error) {
+	if f.kafkaAway {
+		return 0, errAway
+	}
+	f.replayed = append(f.replayed, filter)
+	n := 0
+	for _, l := range f.letters {
+		if l.UserID == filter.UserID && (len(filter.IDs) == 0 || slices.Contains(filter.IDs, l.ID)) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// server is a handler on fakes.
+type server struct {
+	*fakes
+	service *Service
+	handler http.Handler
+	logs    *observer.ObservedLogs
+}
+
+func newServer(t *testing.T, options Options) *server {
+	t.Helper()
+	f := &fakes{documents: map[int64]tenant.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{}}
+	core, logs := observer.New(zap.DebugLevel)
+	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, DeadLetters: fakeLetters{f}, Log: zap.New(core)})
+	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}
+}
+
+// do makes a request and holds the answer against the specification.
+func (s *server) do(t *testing.T, method, target, key, contentType, body string, headers ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	if key != "" {
+		r.Header.Set("X-API-KEY", key)
+	}
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	checkReply(t, r, w)
+	return w
+}
+
+func (s *server) post(t *testing.T, path, body string) *httptest.ResponseRecorder {
+	t.Helper()
+	return s.do(t, "POST", "/v1/user/"+path, key42, formType, body)
+}
+
+const formType = "application/x-www-form-urlencoded"
+
+func want(t *testing.T, w *httptest.ResponseRecorder, status int, body string) {
+	t.Helper()
+	if w.Code != status || body != "" && w.Body.String() != body {
+		t.Errorf("%d %s\nwant %d %s", w.Code, w.Body, status, body)
+	}
+}
+
+var noon = time.Date(2026, 2, 27, 12, 0, 0, 123456789, time.UTC)

@@ -1,0 +1,153 @@
+// Package form reads the parameters of a request: a form, a multipart form, a JSON object or a query.
+package form
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// Values are a request's parameters by name. A name that is absent was not given, which is not the same as "".
+type Values map[string]Value
+
+// Value is what was given for one name.
+type Value struct {
+	Texts []string // in their order; one of JSON is a single text, or a list
+	List  bool     // a JSON array of strings
+	Wrong bool     // neither a text nor a list of texts
+}
+
+// Text returns the last text of a name, nil if it is absent, and what is wrong with it, "" if nothing is.
+func (p Values) Text(name string) (text *string, problem string) {
+	v, ok := p[name]
+	switch {
+	case !ok:
+		return nil, ""
+	case v.Wrong || v.List:
+		return nil, "must be a string or null"
+	}
+	return &v.Texts[len(v.Texts)-1], ""
+}
+
+var errBadEscape = errors.New("parameters: a % is not followed by two hexadecimal digits")
+
+// ParsePairs reads pairs as in a query or a form body. Unlike net/url it takes ';' for an ordinary character.
+func ParsePairs(s string) (Values, error) {
+	p := Values{}
+	for pair := range strings.SplitSeq(s, "&") {
+		if pair == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(pair, "=")
+		name, err := url.QueryUnescape(name)
+		if err != nil {
+			return nil, errBadEscape
+		}
+		if value, err = url.QueryUnescape(value); err != nil {
+			return nil, errBadEscape
+		}
+		p.add(name, value)
+	}
+	return p, nil
+}
+
+func (p Values) add(name, value string) {
+	v := p[name]
+	v.Texts = append(v.Texts, value)
+	p[name] = v
+}
+
+// Parse reads a request's body by its Content-Type; what is no multipart form and no JSON is a form.
+func Parse(contentType string, body []byte) (Values, error) {
+	kind, _, _ := strings.Cut(contentType, ";")
+	switch strings.ToLower(strings.TrimSpace(kind)) {
+	case "application/json":
+		return parseJSON(body)
+	case "multipart/form-data":
+		return parseMultipart(contentType, body)
+	}
+	return ParsePairs(string(body))
+}
+
+func parseMultipart(contentType string, body []byte) (Values, error) {
+	p := Values{}
+	if len(body) == 0 {
+		return p, nil
+	}
+	_, attributes, err := mime.ParseMediaType(contentType)
+	if err != nil || attributes["boundary"] == "" {
+		return nil, errors.New("body: the Content-Type of a multipart form needs a boundary")
+	}
+	// The reader takes a body that ends after a boundary for a whole one.
+	if !bytes.Contains(body, []byte("--"+attributes["boundary"]+"--")) {
+		return nil, errors.New("body: is no multipart form")
+	}
+	for reader := multipart.NewReader(bytes.NewReader(body), attributes["boundary"]); ; {
+		part, err := reader.NextPart()
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF is a body that was cut off
+			return p, nil
+		}
+		if err != nil {
+			return nil, errors.New("body: is no multipart form")
+		}
+		value, err := io.ReadAll(part)
+		if err != nil {
+			return nil, errors.New("body: is no multipart form")
+		}
+		name := part.FormName()
+		if name == "" {
+			continue
+		}
+		if part.FileName() != "" {
+			p[name] = Value{Wrong: true}
+			continue
+		}
+		v := p[name]
+		p[name] = Value{Texts: append(v.Texts, string(value))}
+	}
+}
+
+func parseJSON(body []byte) (Values, error) {
+	p := Values{}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return p, nil
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(body, &object); err != nil || object == nil || !utf8.Valid(body) {
+		return nil, errors.New("body: is no JSON object")
+	}
+	for name, raw := range object {
+		p[name] = jsonParam(raw)
+	}
+	return p, nil
+}
+
+func jsonParam(raw json.RawMessage) Value {
+	var value any
+	if err := json.Unmarshal(raw, &value); err != nil {
+		return Value{Wrong: true}
+	}
+	switch v := value.(type) {
+	case nil:
+		return Value{Texts: []string{""}}
+	case string:
+		return Value{Texts: []string{v}}
+	case []any:
+		p := Value{List: true}
+		for _, item := range v {
+			text, ok := item.(string)
+			if !ok {
+				return Value{Wrong: true}
+			}
+			p.Texts = append(p.Texts, text)
+		}
+		return p
+	}
+	return Value{Wrong: true}
+}

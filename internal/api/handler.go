@@ -1,0 +1,162 @@
+package api
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/api/form"
+	"github.com/smshooks/smshooks/internal/tenant"
+)
+
+const (
+	maxBody  = 64 << 10
+	bodyTime = 10 * time.Second // for the request's body to come
+	keyName  = "X-API-KEY"
+	// PagePath is where the account page is mounted, and below it.
+	PagePath = "/account/webhooks"
+)
+
+//go:embed openapi.yaml
+var specification []byte
+
+// Options of a Handler; all may be zero.
+type Options struct {
+	Rate int          // requests per key and second, 0 = no limit
+	Page http.Handler // serves PagePath and all below it; it answers for itself
+}
+
+// handler serves the API.
+type handler struct {
+	service *Service
+	options Options
+	limit   *limiter
+	routes  map[string]route
+}
+
+// route is what one path does.
+type route struct {
+	allow []string
+	// serve answers a request of a known key.
+	serve func(*handler, *request) (data any, err error)
+}
+
+// request is a request that was let in.
+type request struct {
+	ctx    context.Context // of the whole request
+	quick  context.Context // ends when the answer must be there
+	userID int64
+	params form.Values
+}
+
+// Handler serves the API's paths; every other one is 404.
+func Handler(service *Service, options Options) http.Handler {
+	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
+	return &handler{service: service, options: options, limit: newLimiter(options.Rate), routes: map[string]route{
+		"/v1/user/set-webhook":  {post, (*handler).setWebhook},
+		"/v1/user/get-webhook":  {get, (*handler).getWebhook},
+		"/v1/user/test-webhook": {post, (*handler).testWebhook},
+		"/v1/user/deliveries":   {get, (*handler).deliveries},
+		"/v1/user/replay":       {post, (*handler).replay},
+		"/openapi.yaml":         {get, nil},
+	}}
+}
+
+// ServeHTTP answers in this order: is there such a path and method (404, 405), whose key is it (401), is the body too
+// large (413), are there too many requests (429), can it be read (415, 400), and is it right (422).
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if page := h.options.Page; page != nil && (r.URL.Path == PagePath || strings.HasPrefix(r.URL.Path, PagePath+"/")) {
+		page.ServeHTTP(w, r)
+		return
+	}
+	to, ok := h.routes[r.URL.Path]
+	if !ok {
+		fail(w, http.StatusNotFound, "path: there is nothing here")
+		return
+	}
+	if !slices.Contains(to.allow, r.Method) {
+		w.Header().Set("Allow", strings.Join(to.allow, ", "))
+		fail(w, http.StatusMethodNotAllowed, "method: must be "+strings.Join(to.allow, " or "))
+		return
+	}
+	if to.serve == nil {
+		w.Header().Set("Content-Type", "application/yaml")
+		w.Write(specification)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	data, err := h.answer(w, r, to)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	succeed(w, data)
+}
+
+// answer lets a request in and serves it.
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any, error) {
+	quick, cancel := context.WithTimeout(r.Context(), answerTime)
+	defer cancel()
+	key := r.Header.Get(keyName)
+	userID, ok, err := h.service.Authenticate(quick, key)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, &statusError{http.StatusUnauthorized, keyName + ": the key is missing or unknown"}
+	}
+	var body []byte
+	if r.Method == http.MethodPost {
+		if body, err = readBody(w, r); err != nil {
+			return nil, err
+		}
+	}
+	if ok, wait := h.limit.take(tenant.HashKey(key), time.Now()); !ok {
+		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(wait.Seconds())))))
+		return nil, &statusError{http.StatusTooManyRequests, keyName + ": too many requests, at most " + strconv.Itoa(h.options.Rate) + " per second"}
+	}
+	req := &request{ctx: r.Context(), quick: quick, userID: userID}
+	if r.Method == http.MethodPost {
+		if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return nil, &statusError{http.StatusUnsupportedMediaType, "Content-Encoding: must be identity"}
+		}
+		req.params, err = form.Parse(r.Header.Get("Content-Type"), body)
+	} else {
+		req.params, err = form.ParsePairs(r.URL.RawQuery)
+	}
+	if err != nil {
+		return nil, &statusError{http.StatusBadRequest, err.Error()}
+	}
+	return to.serve(h, req)
+}
+
+// readBody reads the body, if it is not too large and comes in time.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	tooLarge := &statusError{http.StatusRequestEntityTooLarge, "body: must be at most 65536 bytes"}
+	if r.ContentLength > maxBody {
+		w.Header().Set("Connection", "close") // the rest is not read
+		return nil, tooLarge
+	}
+	// A ResponseWriter that knows no deadlines is one of a test.
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetReadDeadline(time.Now().Add(bodyTime))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	// The server goes on reading to see whether the client leaves: a deadline would end the request's context.
+	_ = deadline.SetReadDeadline(time.Time{})
+	var limit *http.MaxBytesError
+	switch {
+	case errors.As(err, &limit):
+		return nil, tooLarge
+	case err != nil:
+		return nil, &statusError{http.StatusBadRequest, "body: did not come whole"}
+	}
+	return body, nil
+}

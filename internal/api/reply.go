@@ -1,0 +1,143 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// statusError is a request that is refused with a status and one text.
+type statusError struct {
+	status int
+	text   string
+}
+
+func (e *statusError) Error() string { return e.text }
+
+type success struct {
+	Success bool `json:"success"`
+	Data    any  `json:"data"`
+}
+
+type failure struct {
+	Success bool     `json:"success"`
+	Data    []any    `json:"data"`
+	Errors  []string `json:"errors"`
+}
+
+func succeed(w http.ResponseWriter, data any) { reply(w, http.StatusOK, success{true, data}) }
+
+func fail(w http.ResponseWriter, status int, texts ...string) {
+	reply(w, status, failure{false, []any{}, texts})
+}
+
+// refuse answers with what err stands for.
+func refuse(w http.ResponseWriter, err error) {
+	var (
+		status  *statusError
+		invalid *InvalidError
+	)
+	switch {
+	case errors.As(err, &invalid):
+		texts := make([]string, len(invalid.Fields))
+		for i, f := range invalid.Fields {
+			texts[i] = f.String()
+		}
+		fail(w, http.StatusUnprocessableEntity, texts...)
+	case errors.As(err, &status):
+		if status.status == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", keyName)
+		}
+		fail(w, status.status, status.text)
+	default:
+		w.Header().Set("Retry-After", "1")
+		fail(w, http.StatusServiceUnavailable, "service: not available now, try again")
+	}
+}
+
+// reply writes compact JSON without HTML escapes.
+func reply(w http.ResponseWriter, status int, body any) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(body); err != nil {
+		status, b = http.StatusInternalServerError, bytes.Buffer{} // none of the types can fail
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(bytes.TrimSuffix(b.Bytes(), []byte("\n")))
+}
+
+type webhooksReply struct {
+	DLRURL         *string `json:"dlr_url"`
+	ClickURL       *string `json:"click_url"`
+	InboundURL     *string `json:"inbound_url"`
+	RevokeClickURL *string `json:"revoke_click_url"`
+	Auth           bool    `json:"auth"`
+}
+
+func newWebhooksReply(w Webhooks) webhooksReply {
+	return webhooksReply{w.URLs[webhook.DLR], w.URLs[webhook.Click], w.URLs[webhook.Inbound], w.URLs[webhook.RevokeClick], w.Auth}
+}
+
+type trialReply struct {
+	Status   string   `json:"status"`
+	HTTPCode int      `json:"http_code,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+	Time     *float64 `json:"time,omitempty"`
+}
+
+func newTrialReply(t Trial) trialReply {
+	r := trialReply{Status: t.Status, HTTPCode: t.HTTPCode, Reason: t.Reason}
+	if t.Status != TrialSkipped {
+		took := seconds(t.Took)
+		r.Time = &took
+	}
+	return r
+}
+
+type trialsReply struct {
+	DLR         trialReply `json:"dlr"`
+	Click       trialReply `json:"click"`
+	Inbound     trialReply `json:"inbound"`
+	RevokeClick trialReply `json:"revoke_click"`
+}
+
+type deliveryReply struct {
+	ID       string  `json:"id"`
+	Kind     string  `json:"kind"`
+	Attempt  int     `json:"attempt"`
+	Time     string  `json:"time"`
+	Status   string  `json:"status"`
+	HTTPCode *int    `json:"http_code"`
+	Error    *string `json:"error"`
+	Duration float64 `json:"duration"`
+}
+
+func newDeliveryReply(a *event.Attempt) deliveryReply {
+	r := deliveryReply{
+		ID: a.ID, Kind: a.Kind.String(), Attempt: a.Number, Time: event.FormatTime(a.Time),
+		Status: a.Failure.Result().String(), Duration: seconds(a.Took),
+	}
+	if a.Status != 0 {
+		r.HTTPCode = &a.Status
+	}
+	if a.Failure != "" {
+		text := string(a.Failure)
+		r.Error = &text
+	}
+	return r
+}
+
+type replayReply struct {
+	Replayed int `json:"replayed"`
+}
+
+// seconds has at most three decimals.
+func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 1000 }

@@ -1,0 +1,305 @@
+// Package api serves the customers' HTTP API.
+//
+// Service is what can be asked and changed, without HTTP: the JSON API and the account page stand on it. Handler puts
+// the JSON API on top. A key is looked up for every request, and every method acts for one user, the key's.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	// answerTime bounds what needs the store: the contract gives 503 five seconds.
+	answerTime = 4500 * time.Millisecond
+	// scanTime bounds one reading of the dead-letter topic, and scans how many run at a time.
+	scanTime = 30 * time.Second
+	scans    = 2
+)
+
+// ErrUnavailable says that Kafka or Redis is away and nothing was changed: the same request may be made again.
+var ErrUnavailable = errors.New("Kafka or Redis is away")
+
+// Keys finds whose an API key is, given its lower-case hex SHA-256.
+type Keys interface {
+	KeyUser(ctx context.Context, hexSHA256 string) (userID int64, found bool, err error)
+}
+
+// Documents are the users' settings.
+type Documents interface {
+	Document(ctx context.Context, userID int64) (tenant.Document, tenant.Version, error)
+	Update(ctx context.Context, userID int64, change func(tenant.Document) tenant.Document) (tenant.Document, error)
+}
+
+// Sender makes one HTTP attempt.
+type Sender interface {
+	Send(ctx context.Context, r dispatcher.Request) dispatcher.Outcome
+}
+
+// Deliveries is the log of attempts.
+type Deliveries interface {
+	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error)
+}
+
+// DeadLetters are the events given up.
+type DeadLetters interface {
+	List(ctx context.Context, f deadletter.Filter, each func(*deadletter.Letter) error) error
+	Replay(ctx context.Context, f deadletter.Filter) (int, error)
+}
+
+// Parts are what a Service works with.
+type Parts struct {
+	Keys        Keys
+	Documents   Documents
+	Sender      Sender
+	Deliveries  Deliveries
+	DeadLetters DeadLetters
+	Log         *zap.Logger
+}
+
+// Service is what users can ask and change. It is safe for concurrent use. Errors other than *InvalidError wrap
+// ErrUnavailable.
+type Service struct {
+	Parts
+	demo     [webhook.NumKinds][]byte
+	scanning chan struct{}
+}
+
+// New returns a service.
+func New(parts Parts) *Service {
+	return &Service{Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans)}
+}
+
+// FieldError says what is wrong with one field. The message starts with "must" and doesn't repeat the value.
+type FieldError struct{ Field, Message string }
+
+func (e FieldError) String() string { return e.Field + ": " + e.Message }
+
+// InvalidError lists the fields that cannot be taken, in the order of fields.
+type InvalidError struct{ Fields []FieldError }
+
+func (e *InvalidError) Error() string {
+	texts := make([]string, len(e.Fields))
+	for i, f := range e.Fields {
+		texts[i] = f.String()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Authenticate tells whose key it is; ok is false for an unknown or revoked one.
+func (s *Service) Authenticate(ctx context.Context, key string) (userID int64, ok bool, err error) {
+	if key == "" {
+		return 0, false, nil
+	}
+	return s.AuthenticateHash(ctx, tenant.HashKey(key))
+}
+
+// AuthenticateHash is Authenticate for who holds the key's lower-case hex SHA-256 only.
+func (s *Service) AuthenticateHash(ctx context.Context, hash string) (userID int64, ok bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	userID, ok, err = s.Keys.KeyUser(ctx, hash)
+	if err != nil {
+		return 0, false, s.unavailable("key", 0, err)
+	}
+	return userID, ok, nil
+}
+
+// unavailable logs an error and wraps it. The cause is for the log alone, the caller's answer is always the same.
+func (s *Service) unavailable(what string, userID int64, err error) error {
+	s.Log.Warn("cannot answer", zap.String("request", what), zap.Int64("user_id", userID), zap.Error(err))
+	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+}
+
+// Webhooks are a user's settings as they may be shown: nil is a URL that is not set, auth is never given away.
+type Webhooks struct {
+	URLs [webhook.NumKinds]*string
+	Auth bool
+}
+
+func webhooksOf(d *tenant.Document) Webhooks {
+	w := Webhooks{Auth: d.Auth != nil && *d.Auth != ""}
+	for kind, url := range urlsOf(d) {
+		if *url != nil && **url != "" {
+			w.URLs[kind] = *url
+		}
+	}
+	return w
+}
+
+func urlsOf(d *tenant.Document) [webhook.NumKinds]**string {
+	return [webhook.NumKinds]**string{
+		webhook.DLR: &d.DLRURL, webhook.Click: &d.ClickURL, webhook.Inbound: &d.InboundURL, webhook.RevokeClick: &d.RevokeClickURL,
+	}
+}
+
+// Settings returns a user's settings, not older than any answer of SetWebhook.
+func (s *Service) Settings(ctx context.Context, userID int64) (Webhooks, error) {
+	d, err := s.document(ctx, userID)
+	if err != nil {
+		return Webhooks{}, err
+	}
+	return webhooksOf(&d), nil
+}
+
+func (s *Service) document(ctx context.Context, userID int64) (tenant.Document, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	d, _, err := s.Documents.Document(ctx, userID)
+	if err != nil {
+		return d, s.unavailable("settings", userID, err)
+	}
+	return d, nil
+}
+
+// Change is what SetWebhook changes: nil leaves a field as it is, "" clears it.
+type Change struct {
+	URLs [webhook.NumKinds]*string
+	Auth *string
+}
+
+// settingsFields are the fields of set-webhook in their order.
+var settingsFields = [...]string{"dlr_url", "click_url", "inbound_url", "revoke_click_url", "auth"}
+
+func (c *Change) field(i int) **string {
+	if i < webhook.NumKinds {
+		return &c.URLs[i]
+	}
+	return &c.Auth
+}
+
+// problem says what is wrong with field i, "" if nothing is.
+func (c *Change) problem(i int) string {
+	text := *c.field(i)
+	if text == nil || *text == "" {
+		return ""
+	}
+	validate := webhook.ValidateURL
+	if settingsFields[i] == "auth" {
+		validate = webhook.ValidateAuth
+	}
+	if err := validate(*text); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func (c *Change) apply(d tenant.Document) tenant.Document {
+	set := func(field **string, to *string) {
+		if to == nil {
+			return
+		}
+		if *field = to; *to == "" {
+			*field = nil
+		}
+	}
+	for kind, url := range urlsOf(&d) {
+		set(url, c.URLs[kind])
+	}
+	set(&d.Auth, c.Auth)
+	return d
+}
+
+// SetWebhook changes a user's settings, all of c or nothing, and returns what they are then. An *InvalidError says
+// what cannot be taken.
+func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webhooks, error) {
+	var invalid InvalidError
+	for i, name := range settingsFields {
+		if problem := c.problem(i); problem != "" {
+			invalid.Fields = append(invalid.Fields, FieldError{name, problem})
+		}
+	}
+	if len(invalid.Fields) > 0 {
+		return Webhooks{}, &invalid
+	}
+	if c == (Change{}) {
+		return s.Settings(ctx, userID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	d, err := s.Documents.Update(ctx, userID, c.apply)
+	if err != nil {
+		return Webhooks{}, s.unavailable("set-webhook", userID, err)
+	}
+	return webhooksOf(&d), nil
+}
+
+// Attempts returns a user's latest attempts, newest first.
+func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	attempts, err := s.Deliveries.List(ctx, userID, f)
+	if err != nil {
+		return nil, s.unavailable("deliveries", userID, err)
+	}
+	return attempts, nil
+}
+
+// GivenUp returns the latest limit of a user's dead letters that f wants, newest first. It reads the whole topic from
+// f.Since on.
+func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
+	ctx, done, err := s.scan(ctx)
+	if err != nil {
+		return nil, s.unavailable("dead letters", userID, err)
+	}
+	defer done()
+	var letters []deadletter.Letter
+	newestFirst := func(a, b deadletter.Letter) int { return b.Time.Compare(a.Time) }
+	f.UserID = userID
+	err = s.DeadLetters.List(ctx, f, func(l *deadletter.Letter) error {
+		own := *l
+		own.Value = slices.Clone(l.Value)
+		if letters = append(letters, own); len(letters) >= 2*limit {
+			slices.SortStableFunc(letters, newestFirst)
+			letters = letters[:limit]
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.unavailable("dead letters", userID, err)
+	}
+	slices.SortStableFunc(letters, newestFirst)
+	return letters[:min(len(letters), limit)], nil
+}
+
+// Replay sends the user's dead letters that f wants again, and returns how many.
+func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter) (int, error) {
+	ctx, done, err := s.scan(ctx)
+	if err != nil {
+		return 0, s.unavailable("replay", userID, err)
+	}
+	defer done()
+	f.UserID = userID
+	n, err := s.DeadLetters.Replay(ctx, f)
+	if err != nil {
+		return n, s.unavailable("replay", userID, err)
+	}
+	s.Log.Info("dead letters sent again", zap.Int64("user_id", userID), zap.Int("events", n))
+	return n, nil
+}
+
+// scan waits for leave to read the dead-letter topic.
+func (s *Service) scan(ctx context.Context) (_ context.Context, done func(), err error) {
+	select {
+	case s.scanning <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	case <-time.After(answerTime):
+		return nil, nil, errors.New("the topic is being read for others")
+	}
+	ctx, cancel := context.WithTimeout(ctx, scanTime)
+	return ctx, func() { cancel(); <-s.scanning }, nil
+}

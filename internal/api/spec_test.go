@@ -1,0 +1,279 @@
+package api
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
+)
+
+// loadSpec reads the specification once; tests that hold replies against it share it.
+var loadSpec = sync.OnceValues(func() (validator.Validator, []string) {
+	document, err := libopenapi.NewDocument(specification)
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	v, errs := validator.NewValidator(document)
+	var problems []string
+	for _, err := range errs {
+		problems = append(problems, err.Error())
+	}
+	return v, problems
+})
+
+// TestSpecification lints the document: it is valid OpenAPI 3.1, and names nothing it does not describe.
+func TestSpecification(t *testing.T) {
+	v, problems := loadSpec()
+	for _, p := range problems {
+		t.Error(p)
+	}
+	if t.Failed() {
+		return
+	}
+	if ok, errs := v.ValidateDocument(); !ok {
+		for _, err := range errs {
+			t.Errorf("%s: %s", err.Message, err.Reason)
+			for _, e := range err.SchemaValidationErrors {
+				t.Errorf("  %s: %s", e.FieldPath, e.Reason)
+			}
+		}
+	}
+	document := readYAML(t, specification)
+	lintOperations(t, document)
+	for path := range Handler(New(Parts{}), Options{}).(*handler).routes {
+		if document["paths"].(map[string]any)[path] == nil {
+			t.Errorf("%s is served and not described", path)
+		}
+	}
+}
+
+// lintOperations: each has an id of its own, a summary, known tags and the answers that all can have.
+func lintOperations(t *testing.T, document map[string]any) {
+	ids, tags := map[any]bool{}, map[any]bool{}
+	for _, tag := range document["tags"].([]any) {
+		tags[tag.(map[string]any)["name"]] = true
+	}
+	for path, item := range document["paths"].(map[string]any) {
+		for method, op := range item.(map[string]any) {
+			o := op.(map[string]any)
+			if id := o["operationId"]; id == nil || ids[id] {
+				t.Errorf("%s %s: operationId %v is missing or doubled", method, path, id)
+			}
+			ids[o["operationId"]] = true
+			if o["summary"] == nil || o["description"] == nil {
+				t.Errorf("%s %s: no summary or description", method, path)
+			}
+			for _, tag := range o["tags"].([]any) {
+				if !tags[tag] {
+					t.Errorf("%s %s: tag %v is unknown", method, path, tag)
+				}
+			}
+			needed := []string{"200", "405"}
+			if strings.HasPrefix(path, "/v1/") {
+				needed = append(needed, "400", "401", "429", "503")
+			}
+			for _, status := range needed {
+				if o["responses"].(map[string]any)[status] == nil {
+					t.Errorf("%s %s: answer %s is not described", method, path, status)
+				}
+			}
+		}
+	}
+}
+
+func readYAML(t *testing.T, text []byte) map[string]any {
+	t.Helper()
+	var document map[string]any
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	lintReferences(t, document, document)
+	return document
+}
+
+// lintReferences: every $ref leads somewhere.
+func lintReferences(t *testing.T, root, at any) {
+	switch v := at.(type) {
+	case map[string]any:
+		if ref, ok := v["$ref"].(string); ok {
+			lintReference(t, root, ref)
+		}
+		for _, child := range v {
+			lintReferences(t, root, child)
+		}
+	case []any:
+		for _, child := range v {
+			lintReferences(t, root, child)
+		}
+	}
+}
+
+func lintReference(t *testing.T, root any, ref string) {
+	path, ok := strings.CutPrefix(ref, "#/")
+	if !ok {
+		t.Errorf("$ref %s: leads out of the document", ref)
+		return
+	}
+	if follow(root, path) == nil {
+		t.Errorf("$ref %s: leads nowhere", ref)
+	}
+}
+
+// follow goes down a path of names; nil: there is nothing.
+func follow(at any, path string) any {
+	for name := range strings.SplitSeq(path, "/") {
+		object, _ := at.(map[string]any)
+		at = object[strings.NewReplacer("~1", "/", "~0", "~").Replace(name)]
+	}
+	return at
+}
+
+// checkReply holds a reply against the specification.
+func checkReply(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
+	t.Helper()
+	if w.Header().Get("Content-Type") != "application/json" {
+		if r.URL.Path != "/openapi.yaml" && !strings.HasPrefix(r.URL.Path, PagePath) {
+			t.Errorf("%s %s: Content-Type %q", r.Method, r.URL.Path, w.Header().Get("Content-Type"))
+		}
+		return
+	}
+	if w.Code == http.StatusNotFound { // of a path that is not in the document
+		want(t, w, 404, `{"success":false,"data":[],"errors":["path: there is nothing here"]}`)
+		return
+	}
+	v, problems := loadSpec()
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	asked := r
+	if w.Code == http.StatusMethodNotAllowed || r.Method == http.MethodHead { // described at the methods there are
+		method, _, _ := strings.Cut(w.Header().Get("Allow")+",", ",")
+		if method == "" {
+			method = http.MethodGet
+		}
+		asked = httptest.NewRequest(method, r.URL.Path, nil)
+	}
+	reply := w.Result()
+	body, _ := io.ReadAll(reply.Body)
+	reply.Body = io.NopCloser(strings.NewReader(string(body)))
+	if ok, errs := v.ValidateHttpResponse(asked, reply); !ok {
+		for _, err := range errs {
+			t.Errorf("%s %s: %d %s\nis not as described: %s: %s", r.Method, r.URL.Path, w.Code, body, err.Message, err.Reason)
+			for _, e := range err.SchemaValidationErrors {
+				t.Errorf("  %s: %s", e.FieldPath, e.Reason)
+			}
+		}
+	}
+}
+
+// TestCheckReply shows that the check can say no.
+func TestCheckReply(t *testing.T) {
+	v, problems := loadSpec()
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for _, body := range []string{
+		`{"success":true,"data":{"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":"u:p"}}`,
+		`{"success":true,"data":{"dlr_url":null,"click_url":null,"inbound_url":null,"auth":true}}`,
+		`{"success":false,"data":[],"errors":["x: y"]}`,
+	} {
+		w := httptest.NewRecorder()
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.WriteString(body)
+		if ok, _ := v.ValidateHttpResponse(httptest.NewRequest("GET", "/v1/user/get-webhook", nil), w.Result()); ok {
+			t.Errorf("%s is taken", body)
+		}
+	}
+}
+
+// TestAsyncAPI lints docs/asyncapi.yaml, and holds it against the topics and headers there are.
+func TestAsyncAPI(t *testing.T) {
+	text, err := os.ReadFile("../../docs/asyncapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := readYAML(t, text)
+	if v, _ := document["asyncapi"].(string); !strings.HasPrefix(v, "3.") {
+		t.Errorf("asyncapi %q, want 3", v)
+	}
+	info, _ := document["info"].(map[string]any)
+	if info["title"] == nil || info["version"] == nil {
+		t.Error("info: no title or version")
+	}
+	described := map[string]bool{}
+	for name, c := range document["channels"].(map[string]any) {
+		channel := c.(map[string]any)
+		address, _ := channel["address"].(string)
+		messages, _ := channel["messages"].(map[string]any)
+		if address == "" || channel["description"] == nil || len(messages) == 0 {
+			t.Errorf("channel %s: no address, description or messages", name)
+		}
+		for _, topic := range addresses(t, document, name, address) {
+			described[topic] = true
+		}
+	}
+	for name, o := range document["operations"].(map[string]any) {
+		operation := o.(map[string]any)
+		if action := operation["action"]; action != "send" && action != "receive" {
+			t.Errorf("operation %s: action %v", name, action)
+		}
+		if operation["channel"] == nil || operation["summary"] == nil {
+			t.Errorf("operation %s: no channel or summary", name)
+		}
+	}
+	names := kafka.Names{DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation"}
+	plan := kafka.NewPlan(names, []time.Duration{6 * time.Hour, 6 * time.Hour},
+		[]time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}, 24*time.Hour, 12, -1)
+	for _, topic := range append(plan.Consumed(), "webhook-config", "webhook-keys", "webhook-dead-letter") {
+		if !described[topic] {
+			t.Errorf("topic %s is not described", topic)
+		}
+	}
+	for _, header := range []string{
+		event.HeaderID, event.HeaderKind, event.HeaderTime, event.HeaderAttempts, event.HeaderDue, event.HeaderError,
+		event.HeaderReason, event.HeaderReplayed,
+	} {
+		if !strings.Contains(string(text), "\n          "+header+":") {
+			t.Errorf("header %s is not described", header)
+		}
+	}
+}
+
+var braces = regexp.MustCompile(`\{([^}]*)\}`)
+
+// addresses writes an address with all values of its parameters.
+func addresses(t *testing.T, document map[string]any, name, address string) []string {
+	all := []string{address}
+	for _, m := range braces.FindAllStringSubmatch(address, -1) {
+		parameter, _ := follow(document, "channels/"+name+"/parameters/"+m[1]).(map[string]any)
+		if ref, ok := parameter["$ref"].(string); ok {
+			parameter, _ = follow(document, strings.TrimPrefix(ref, "#/")).(map[string]any)
+		}
+		values, _ := parameter["enum"].([]any)
+		if len(values) == 0 {
+			t.Errorf("channel %s: parameter %s has no values", name, m[1])
+		}
+		var more []string
+		for _, v := range values {
+			for _, a := range all {
+				more = append(more, strings.ReplaceAll(a, m[0], v.(string)))
+			}
+		}
+		all = more
+	}
+	slices.Sort(all)
+	return all
+}
