@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/tenant"
 )
@@ -25,16 +26,18 @@ func NewRegistry() *prometheus.Registry {
 // Admin does what an operator asks for on the command line.
 type Admin struct {
 	cfg    *config.Config
+	kafka  kafka.Config
 	client *kgo.Client
 }
 
 // NewAdmin reaches Kafka by the settings. Close it in the end.
 func NewAdmin(cfg *config.Config, log *zap.Logger) (*Admin, error) {
-	client, err := KafkaConfig(cfg, nil, log).NewClient()
+	k := KafkaConfig(cfg, nil, log)
+	client, err := k.NewClient()
 	if err != nil {
 		return nil, err
 	}
-	return &Admin{cfg, client}, nil
+	return &Admin{cfg, k, client}, nil
 }
 
 // Close ends the connections.
@@ -72,4 +75,24 @@ func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 		return ErrNoSuchKey
 	}
 	return nil
+}
+
+// DeadLetters calls each for the dead letters that f wants.
+func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, each func(*deadletter.Letter) error) error {
+	letters, err := newDeadLetters(a.cfg, a.kafka)
+	if err != nil {
+		return err
+	}
+	defer letters.Close()
+	return letters.List(ctx, f, each)
+}
+
+// ReplayDeadLetters sends the events that f wants again and tells how many.
+func (a *Admin) ReplayDeadLetters(ctx context.Context, f deadletter.Filter) (int, error) {
+	letters, err := newDeadLetters(a.cfg, a.kafka)
+	if err != nil {
+		return 0, err
+	}
+	defer letters.Close()
+	return letters.Replay(ctx, f)
 }

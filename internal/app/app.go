@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/tenant"
@@ -49,7 +51,7 @@ type Options struct {
 	Roles    []Role // none = all
 
 	KafkaDial, RedisDial, HTTPDial Dial // replace the network in tests
-	OpsListener                    net.Listener
+	OpsListener, APIListener       net.Listener
 }
 
 // App is one instance of the service.
@@ -61,7 +63,10 @@ type App struct {
 	redis   redis.UniversalClient
 	store   *tenant.Store
 	metrics *metrics.Metrics
+	sender  *dispatcher.Sender // with the roles consume and api
+	log     *deliverylog.Log
 	road    *road
+	api     *customers
 }
 
 // TopicError says that topics are not as they must be; the service does not start.
@@ -97,6 +102,15 @@ func New(opts Options) (*App, error) {
 		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
 		Materialise: a.plays(Materialise),
 	}, a.kafka.NewClient, a.redis, opts.Log.Named("settings"), a.metrics)
+	a.log = deliverylog.New(a.redis, cfg.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, opts.Log.Named("deliveries"))
+	if a.plays(Consume) || a.plays(API) {
+		a.sender = a.newSender()
+	}
+	if a.plays(API) {
+		if a.api, err = a.newCustomers(); err != nil {
+			return nil, err
+		}
+	}
 	if a.plays(Consume) {
 		if a.road, err = a.newRoad(); err != nil {
 			return nil, err
@@ -121,8 +135,16 @@ func (a *App) Run(ctx context.Context) error {
 	defer stopOps()
 	defer a.admin.Close()
 	defer a.redis.Close()
+	if a.sender != nil {
+		defer a.sender.Close()
+	}
+	stopAPI, err := a.serveAPI(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopAPI()
 	ended := make(chan error, 1)
-	go func() { ended <- a.run(ctx) }()
+	go func() { ended <- a.run(ctx, stopAPI) }()
 	select {
 	case err := <-ended:
 		return err
@@ -136,7 +158,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 }
 
-func (a *App) run(ctx context.Context) error {
+func (a *App) run(ctx context.Context, stopAPI func()) error {
 	if err := a.topics(ctx); err != nil {
 		return stopped(ctx, err)
 	}
@@ -151,6 +173,7 @@ func (a *App) run(ctx context.Context) error {
 		stop()
 		<-storeEnded
 	}()
+	defer stopAPI() // its requests need the store
 	select {
 	case <-ctx.Done():
 		return nil
@@ -220,7 +243,7 @@ func (a *App) serveOps() (stop func(), err error) {
 		}
 	}
 	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
-	return serveHTTP(l, opsHandler(a.Registry, a.checks())), nil
+	return serveHTTP(l, opsHandler(a.Registry, a.checks()), 2*time.Second), nil
 }
 
 // checks are the conditions of readiness.

@@ -51,8 +51,8 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check) http.Handler {
 	return mux
 }
 
-// serveHTTP serves h on l until the returned function is called, which waits a moment for requests in flight.
-func serveHTTP(l net.Listener, h http.Handler) (stop func()) {
+// serveHTTP serves h on l until the returned function is called, which waits so long for requests in flight.
+func serveHTTP(l net.Listener, h http.Handler, wait time.Duration) (stop func()) {
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 	done := make(chan struct{})
 	go func() {
@@ -60,7 +60,7 @@ func serveHTTP(l net.Listener, h http.Handler) (stop func()) {
 		_ = server.Serve(l) // ends with ErrServerClosed
 	}()
 	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), wait)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close()

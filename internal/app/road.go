@@ -12,6 +12,7 @@ import (
 	"github.com/smshooks/smshooks/consumer"
 	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/click"
+	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/revocation"
@@ -30,7 +31,7 @@ type road struct {
 	consumer   *consumer.Consumer
 	dispatcher *dispatcher.Dispatcher
 	collector  *revocation.Collector
-	sender     *dispatcher.Sender
+	log        *deliverylog.Log
 	producer   *kgo.Client
 	large      *kgo.Client
 }
@@ -38,7 +39,7 @@ type road struct {
 func (a *App) newRoad() (*road, error) {
 	cfg := a.Config
 	topics := newTopics(a.plan, cfg.Overflow.Delays)
-	r := &road{}
+	r := &road{log: a.log}
 	var err error
 	producing := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(topics.waits)), kgo.MaxBufferedRecords(maxProducing),
@@ -50,10 +51,6 @@ func (a *App) newRoad() (*road, error) {
 		return nil, err
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
-	r.sender = dispatcher.NewSender(dispatcher.SenderConfig{
-		Timeout: cfg.Dispatch.Timeout, Any2xx: cfg.Dispatch.Success == "2xx", AllowNetworks: cfg.Dispatch.AllowNetworks,
-		MaxInFlight: cfg.Dispatch.MaxInFlight, Version: a.Version, Dial: a.HTTPDial,
-	})
 	r.collector = revocation.New(revocation.Config{
 		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4,
 	}, revocation.Hooks{
@@ -65,7 +62,7 @@ func (a *App) newRoad() (*road, error) {
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: cfg.Dispatch.MaxInFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
-		Sender: r.sender, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
+		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
 		Waiting: retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry")),
 		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 	})
@@ -89,13 +86,20 @@ func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 func (r *road) run(ctx context.Context, grace time.Duration) error {
 	var background sync.WaitGroup
 	running, stop := context.WithCancel(context.Background())
+	logging, stopLog := context.WithCancel(context.Background())
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		r.log.Run(logging)
+	}()
 	background.Go(func() { r.dispatcher.Run(running) })
 	background.Go(func() { r.collector.Run(running) })
 	// Something is left of the grace for the last commit.
 	err := r.consumer.Run(ctx, max(grace-3*time.Second, grace/2))
 	stop()
 	background.Wait()
-	r.sender.Close()
+	stopLog()
+	<-logged
 	r.producer.Close()
 	r.large.Close()
 	if err != nil {

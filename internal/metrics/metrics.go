@@ -21,6 +21,7 @@ type Metrics struct {
 
 	Miskeyed     prometheus.Counter
 	CommitErrors prometheus.Counter
+	logDropped   prometheus.Counter
 	unreadable   *prometheus.CounterVec
 	lag          *prometheus.GaugeVec
 	waiting      *prometheus.GaugeVec
@@ -95,6 +96,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	}
 	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not their user_id.")
 	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are repeated.")
+	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts that are missing in the log of deliveries, because Redis was away or slow.")
 	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped.", "topic")
 	for _, t := range topics.Settings {
 		m.unreadable.WithLabelValues(t)
@@ -163,3 +165,6 @@ func (m *Metrics) ConfigUsers(n int) { m.configUsers.Set(float64(n)) }
 
 // UnreadableRecord counts a skipped record of the config or keys topic.
 func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }
+
+// DeliveryLogDropped counts attempts that are missing in the log of deliveries.
+func (m *Metrics) DeliveryLogDropped(attempts int) { m.logDropped.Add(float64(attempts)) }

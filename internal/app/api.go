@@ -1,0 +1,72 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// customers is what users can reach: the API.
+type customers struct {
+	letters *deadletter.Store
+	handler http.Handler
+}
+
+func (a *App) newSender() *dispatcher.Sender {
+	d := a.Config.Dispatch
+	return dispatcher.NewSender(dispatcher.SenderConfig{
+		Timeout: d.Timeout, Any2xx: d.Success == "2xx", AllowNetworks: d.AllowNetworks,
+		MaxInFlight: d.MaxInFlight, Version: a.Version, Dial: a.HTTPDial,
+	})
+}
+
+func (a *App) newCustomers() (*customers, error) {
+	letters, err := newDeadLetters(a.Config, a.kafka)
+	if err != nil {
+		return nil, err
+	}
+	service := api.New(api.Parts{
+		Keys: a.store, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: letters, Log: a.Log.Named("api"),
+	})
+	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate})}, nil
+}
+
+// newDeadLetters reads and replays dead letters.
+func newDeadLetters(cfg *config.Config, k kafka.Config) (*deadletter.Store, error) {
+	plan := TopicPlan(cfg)
+	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources()}
+	for _, kind := range webhook.Kinds() {
+		c.Overflow[kind] = plan.Overflow(int(kind), 0)
+	}
+	return deadletter.New(c, k.NewClient)
+}
+
+// serveAPI serves the API until ctx ends or stop is called; stop waits for requests in flight.
+func (a *App) serveAPI(ctx context.Context) (stop func(), err error) {
+	if a.api == nil {
+		return func() {}, nil
+	}
+	l := a.APIListener
+	if l == nil {
+		if l, err = net.Listen("tcp", a.Config.API.Addr); err != nil {
+			return nil, fmt.Errorf("api.addr: %w", err)
+		}
+	}
+	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
+	end := serveHTTP(l, a.api.handler, a.Config.Shutdown.Grace/2)
+	var once sync.Once
+	stop = func() { once.Do(func() { end(); a.api.letters.Close() }) }
+	atEnd := context.AfterFunc(ctx, stop)
+	return func() { atEnd(); stop() }, nil
+}
