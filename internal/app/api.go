@@ -66,7 +66,7 @@ func (a *App) serveAPI(ctx context.Context) (stop func(), err error) {
 	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
 	end := serveHTTP(l, a.api.handler, a.Config.Shutdown.Grace/2)
 	var once sync.Once
-	stop = func() { once.Do(func() { end(); a.api.letters.Close() }) }
-	atEnd := context.AfterFunc(ctx, stop)
-	return func() { atEnd(); stop() }, nil
+	shut := func() { once.Do(func() { end(); a.api.letters.Close() }) }
+	unhook := context.AfterFunc(ctx, shut)
+	return func() { unhook(); shut() }, nil
 }

@@ -105,6 +105,8 @@ func (c Config) options() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID(clientID),
+		// A proxy before a broker that restarts takes connections and closes them: that is no wrong setting.
+		kgo.AlwaysRetryEOF(),
 		kgo.Dialer(dial),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.MaxConcurrentFetches(maxConcurrentFetches),
