@@ -1,0 +1,129 @@
+// The page works without this file. It spares reloads, so that what is being typed stays, and shows each test result
+// as it comes. What the server sends is put in place as text, or as the page the server would have shown.
+"use strict";
+
+const json = "application/x-ndjson";
+
+// body is a form as the browser would send it, with the button that was pressed.
+function body(form, button) {
+  const data = new URLSearchParams(new FormData(form));
+  if (button && button.name) data.append(button.name, button.value);
+  return data;
+}
+
+function say(text, good) {
+  const p = document.createElement("p");
+  p.className = good ? "message good" : "message bad";
+  p.setAttribute("role", good ? "status" : "alert");
+  p.textContent = text;
+  document.getElementById("messages").replaceChildren(p);
+}
+
+// swap loads a page and puts its part with the id in the place of ours, and its messages.
+async function swap(id, url, options) {
+  const part = document.getElementById(id);
+  part.setAttribute("aria-busy", "true");
+  try {
+    const reply = await fetch(url, options);
+    const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+    const fresh = page.getElementById(id);
+    if (!fresh) {
+      if (reply.status === 401) location.reload();
+      const text = page.querySelector("main [role=alert]");
+      return say(text ? text.textContent : "This did not work. Please try again.");
+    }
+    part.replaceWith(fresh);
+    const messages = page.getElementById("messages");
+    document.getElementById("messages").replaceWith(messages);
+    if (!options && reply.ok) history.replaceState(null, "", url);
+    const first = messages.firstElementChild;
+    if (first) first.focus();
+    else focusOn(fresh);
+  } catch {
+    say("The server cannot be reached. Please try again.");
+  } finally {
+    part.removeAttribute("aria-busy");
+  }
+}
+
+function focusOn(part) {
+  const title = part.querySelector("h2");
+  title.tabIndex = -1;
+  title.focus({ preventScroll: true });
+}
+
+// test sends the test events and fills in each result when it is there.
+async function test(form) {
+  const button = document.getElementById("test-button");
+  const status = document.getElementById("test-status");
+  if (button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true");
+  status.textContent = "Sending…";
+  for (const row of form.querySelectorAll("tbody tr")) result(row, "", "waiting for the answer");
+  let good = 0, sent = 0;
+  try {
+    const reply = await fetch(form.action, { method: "POST", body: body(form), headers: { Accept: json } });
+    if (reply.status === 401) location.reload();
+    if (!reply.ok) {
+      const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+      throw new Error(page.querySelector("main [role=alert]")?.textContent);
+    }
+    for await (const line of lines(reply.body)) {
+      const trial = JSON.parse(line);
+      result(document.getElementById("trial-" + trial.kind), trial.status, trial.text);
+      if (trial.status !== "skipped") sent++;
+      if (trial.status === "ok") good++;
+    }
+    status.textContent = sent ? good + " of " + sent + " succeeded." : "No address is saved yet.";
+  } catch (error) {
+    status.textContent = error instanceof TypeError || !error.message ? "The server cannot be reached. Please try again." : error.message;
+    for (const row of form.querySelectorAll("tbody tr")) {
+      if (!row.querySelector(".badge").classList[1]) result(row, "", "not tested");
+    }
+  }
+  button.removeAttribute("aria-disabled");
+}
+
+function result(row, status, text) {
+  const badge = row.querySelector(".badge");
+  badge.className = "badge" + (status ? " " + status : "");
+  badge.textContent = status || "–";
+  row.querySelector(".text").textContent = text;
+}
+
+// lines reads a stream line by line.
+async function* lines(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n");
+    rest = parts.pop();
+    yield* parts;
+  }
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  const id = form.dataset.swap;
+  if (form.id === "test-form") {
+    event.preventDefault();
+    test(form);
+  } else if (id && form.method === "get") {
+    event.preventDefault();
+    const url = new URL(form.action);
+    url.search = body(form, event.submitter);
+    swap(id, url);
+  } else if (id) {
+    event.preventDefault();
+    swap(id, form.action, { method: "POST", body: body(form, event.submitter) });
+  }
+});
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-swap]");
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  swap(link.dataset.swap, link.href);
+});

@@ -1,0 +1,251 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	key42 = "smsh_key_of_42"
+	key43 = "smsh_key_of_43"
+)
+
+var errGone = errors.New("dial tcp 127.0.0.1:6379: connection refused")
+
+// fakes stand in for everything below the service.
+type fakes struct {
+	mu        sync.Mutex
+	keys      map[string]int64 // by hash
+	documents map[int64]tenant.Document
+	attempts  []event.Attempt // newest first
+	letters   []deadletter.Letter
+	outcomes  map[webhook.Kind]dispatcher.Outcome
+
+	keysAway, storeAway, readAway, logAway, kafkaAway bool
+
+	changes  int
+	sent     []webhook.Kind
+	scans    int
+	replayed []deadletter.Filter
+}
+
+func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keysAway {
+		return 0, false, errGone
+	}
+	user, ok := f.keys[hash]
+	return user, ok, nil
+}
+
+func (f *fakes) Document(_ context.Context, user int64) (tenant.Document, tenant.Version, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.storeAway || f.readAway {
+		return tenant.Document{}, tenant.Version{}, errGone
+	}
+	d := f.documents[user]
+	d.UserID = user
+	return d, tenant.Version{}, nil
+}
+
+func (f *fakes) Update(_ context.Context, user int64, change func(tenant.Document) tenant.Document) (tenant.Document, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.storeAway {
+		return tenant.Document{}, errGone
+	}
+	d := f.documents[user]
+	d.UserID = user
+	f.documents[user] = change(d)
+	f.changes++
+	return f.documents[user], nil
+}
+
+func (f *fakes) Send(_ context.Context, r dispatcher.Request) dispatcher.Outcome {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent = append(f.sent, r.Kind)
+	return f.outcomes[r.Kind]
+}
+
+type fakeLog struct{ *fakes }
+
+func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) ([]event.Attempt, error) {
+	if f.logAway {
+		return nil, errGone
+	}
+	var own []event.Attempt
+	for _, a := range f.attempts {
+		fits := a.UserID == user && (filter.Kind == nil || *filter.Kind == a.Kind) && (filter.Result == nil || *filter.Result == a.Failure.Result()) &&
+			(filter.Before.IsZero() || a.Time.Before(filter.Before)) && (filter.Limit == 0 || len(own) < filter.Limit)
+		if fits {
+			own = append(own, a)
+		}
+	}
+	return own, nil
+}
+
+type fakeLetters struct{ *fakes }
+
+func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func(*deadletter.Letter) error) error {
+	f.scans++
+	if f.kafkaAway {
+		return errGone
+	}
+	for i := range f.letters {
+		if l := &f.letters[i]; l.UserID == filter.UserID && !l.Time.Before(filter.Since) {
+			if err := each(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, error) {
+	if f.kafkaAway {
+		return 0, errGone
+	}
+	f.replayed = append(f.replayed, filter)
+	n := 0
+	for _, l := range f.letters {
+		if l.UserID == filter.UserID && slices.Contains(filter.IDs, l.ID) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// site is a page on fakes.
+type site struct {
+	*fakes
+	page  *Page
+	mini  *miniredis.Miniredis
+	logs  *observer.ObservedLogs
+	parts api.Parts
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	f := &fakes{
+		keys:      map[string]int64{tenant.HashKey(key42): 42, tenant.HashKey(key43): 43},
+		documents: map[int64]tenant.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{},
+	}
+	core, logs := observer.New(zap.DebugLevel)
+	s := &site{fakes: f, mini: miniredis.RunT(t), logs: logs}
+	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
+	s.page = s.instance(t)
+	return s
+}
+
+// instance is one more instance of the page, on the same Redis.
+func (s *site) instance(t *testing.T) *Page {
+	t.Helper()
+	rdb := redis.NewClient(&redis.Options{
+		Addr: s.mini.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1,
+		DialTimeout: 200 * time.Millisecond, ReadTimeout: 200 * time.Millisecond, WriteTimeout: 200 * time.Millisecond,
+	})
+	t.Cleanup(func() { _ = rdb.Close() })
+	return New(Options{Service: api.New(s.parts), Redis: rdb, KeyPrefix: "smshooks:", Log: s.parts.Log})
+}
+
+func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// form is a form as the page's own browser sends it.
+func formRequest(path string, values url.Values) *http.Request {
+	r := httptest.NewRequest(http.MethodPost, base+path, strings.NewReader(values.Encode()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	return r
+}
+
+// browser is signed in.
+type browser struct {
+	page   http.Handler
+	cookie *http.Cookie
+	token  string
+}
+
+func (s *site) signIn(t *testing.T, key string) *browser {
+	t.Helper()
+	w := serve(s.page, formRequest("/sign-in", url.Values{"key": {key}}))
+	if w.Code != http.StatusSeeOther || len(w.Result().Cookies()) != 1 {
+		t.Fatalf("sign in: %d %v", w.Code, w.Header())
+	}
+	b := &browser{page: s.page, cookie: w.Result().Cookies()[0]}
+	found := regexp.MustCompile(`name="token" value="([0-9a-f]{32})"`).FindStringSubmatch(b.get("").Body.String())
+	if found == nil {
+		t.Fatal("the page's forms have no token")
+	}
+	b.token = found[1]
+	return b
+}
+
+func (b *browser) get(rest string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodGet, base+rest, nil)
+	r.AddCookie(b.cookie)
+	return serve(b.page, r)
+}
+
+// post sends a form of the session: pairs of names and values.
+func (b *browser) post(path string, pairs ...string) *httptest.ResponseRecorder {
+	return serve(b.page, b.form(path, pairs...))
+}
+
+func (b *browser) form(path string, pairs ...string) *http.Request {
+	values := url.Values{"token": {b.token}}
+	for i := 0; i < len(pairs); i += 2 {
+		values.Add(pairs[i], pairs[i+1])
+	}
+	r := formRequest(path, values)
+	r.AddCookie(b.cookie)
+	return r
+}
+
+// want compares the status, and looks for texts in the answer; one that begins with "!" must not be there.
+func want(t *testing.T, w *httptest.ResponseRecorder, status int, texts ...string) {
+	t.Helper()
+	body := w.Body.String()
+	if w.Code != status {
+		t.Errorf("status %d, want %d\n%s", w.Code, status, body)
+	}
+	for _, text := range texts {
+		unwanted, not := strings.CutPrefix(text, "!")
+		if not && strings.Contains(body, unwanted) {
+			t.Errorf("the answer has %q\n%s", unwanted, body)
+		}
+		if !not && !strings.Contains(body, text) {
+			t.Errorf("the answer lacks %q\n%s", text, body)
+		}
+	}
+}
+
+func ptr(s string) *string { return &s }

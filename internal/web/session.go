@@ -1,0 +1,190 @@
+package web
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	cookieName   = "smshooks_session"
+	cookiePath   = "/account"
+	sessionLasts = 12 * time.Hour
+
+	keyBytes   = 32
+	hashBytes  = 32
+	tokenBytes = 16
+	plainBytes = 8 + hashBytes + tokenBytes + 8
+	maxCookie  = 512
+
+	// The key in Redis is read again after so long: always, and if a session cannot be opened.
+	rereadAfter, rereadIfWrong = 10 * time.Second, time.Second
+)
+
+// associated binds sealed sessions to what they are and to their form.
+var associated = []byte("smshooks session 1")
+
+var errNoSession = errors.New("no valid session")
+
+// session is who is signed in. The API key itself is not part of it.
+type session struct {
+	userID  int64
+	keyHash [hashBytes]byte
+	token   [tokenBytes]byte // every form of the session carries it
+	expires time.Time        // whole seconds
+}
+
+// formToken is the token as forms carry it.
+func (s *session) formToken() string { return hex.EncodeToString(s.token[:]) }
+
+// owns tells whether a form is the session's own.
+func (s *session) owns(r *http.Request) bool {
+	return subtle.ConstantTimeCompare([]byte(r.PostForm.Get("token")), []byte(s.formToken())) == 1
+}
+
+func (s *session) append(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s.userID)) //nolint:gosec // from 1 up
+	dst = append(append(dst, s.keyHash[:]...), s.token[:]...)
+	return binary.BigEndian.AppendUint64(dst, uint64(s.expires.Unix())) //nolint:gosec // after 1970
+}
+
+func parseSession(plain []byte) (s session, ok bool) {
+	if len(plain) != plainBytes {
+		return s, false
+	}
+	s.userID = int64(binary.BigEndian.Uint64(plain)) //nolint:gosec // sealed by us
+	copy(s.keyHash[:], plain[8:])
+	copy(s.token[:], plain[8+hashBytes:])
+	s.expires = time.Unix(int64(binary.BigEndian.Uint64(plain[plainBytes-8:])), 0) //nolint:gosec // sealed by us
+	return s, true
+}
+
+// sessions seals and opens sessions. The key is in Redis, made by whichever instance needs it first, so that every
+// instance opens what another one sealed. An instance remembers it: sessions outlast a Redis that is away, and one that
+// was emptied gets it back.
+type sessions struct {
+	rdb  redis.UniversalClient
+	name string
+
+	mu     sync.Mutex // never held while Redis is asked
+	key    []byte
+	aead   cipher.AEAD
+	readAt time.Time // last attempt
+}
+
+// seal returns a session as the cookie has it. An error is one of Redis.
+func (s *sessions) seal(ctx context.Context, in *session) (string, error) {
+	aead, err := s.current(ctx, 0)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, nil, in.append(nil), associated)), nil
+}
+
+// open reads a cookie. An error is errNoSession or one of Redis.
+func (s *sessions) open(ctx context.Context, cookie string, now time.Time) (session, error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(cookie)
+	if err != nil || len(cookie) > maxCookie {
+		return session{}, errNoSession
+	}
+	for _, age := range []time.Duration{rereadAfter, rereadIfWrong} {
+		aead, err := s.current(ctx, age)
+		if err != nil {
+			return session{}, err
+		}
+		plain, err := aead.Open(nil, nil, sealed, associated)
+		if err != nil {
+			continue // perhaps sealed by an instance with a newer key
+		}
+		if in, ok := parseSession(plain); ok && now.Before(in.expires) {
+			return in, nil
+		}
+		break
+	}
+	return session{}, errNoSession
+}
+
+// current returns the cipher, of a key that was read at most age ago if Redis answers.
+func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD, error) {
+	s.mu.Lock()
+	key, aead, fresh := s.key, s.aead, time.Since(s.readAt) < age
+	if !fresh {
+		s.readAt = time.Now() // others need not ask meanwhile
+	}
+	s.mu.Unlock()
+	if fresh && aead != nil {
+		return aead, nil
+	}
+	read, err := s.read(ctx, key)
+	if err != nil && aead != nil {
+		return aead, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("session key in Redis: %w", err)
+	}
+	if string(read) == string(key) {
+		return aead, nil
+	}
+	if aead, err = newAEAD(read); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key, s.aead = read, aead
+	return aead, nil
+}
+
+// read returns the key in Redis. If there is none it is known, or a new one.
+func (s *sessions) read(ctx context.Context, known []byte) ([]byte, error) {
+	key, err := s.rdb.Get(ctx, s.name).Bytes()
+	if errors.Is(err, redis.Nil) {
+		if known == nil {
+			known = make([]byte, keyBytes)
+			_, _ = rand.Read(known) // never fails
+		}
+		if err := s.rdb.SetNX(ctx, s.name, known, 0).Err(); err != nil {
+			return nil, err
+		}
+		key, err = s.rdb.Get(ctx, s.name).Bytes() // another instance may have been first
+	}
+	if err == nil && len(key) != keyBytes {
+		err = fmt.Errorf("%s has %d bytes, want %d: delete it", s.name, len(key), keyBytes)
+	}
+	return key, err
+}
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// setCookie gives the browser a session, or with value "" takes it away.
+func setCookie(w http.ResponseWriter, r *http.Request, value string) {
+	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: secure(r)}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	http.SetCookie(w, c)
+}
+
+// secure tells whether the browser's side of the request was encrypted.
+func secure(r *http.Request) bool {
+	proto, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
+	return r.TLS != nil || strings.EqualFold(strings.TrimSpace(proto), "https")
+}

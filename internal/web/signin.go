@@ -1,0 +1,124 @@
+package web
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/tenant"
+)
+
+const (
+	textAway  = "Kafka or Redis cannot be reached just now, so nothing was changed. Please try again in a moment."
+	textEnded = "Your session has ended. Please sign in again."
+	textMany  = "Too many requests. Please wait a moment and try again; nothing was changed."
+)
+
+// signIn starts a session for a right key.
+func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
+	key := strings.TrimSpace(r.PostForm.Get("key"))
+	if key == "" {
+		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "Please enter an API key."})
+		return
+	}
+	right, wait := p.signIns.try(remote(r), time.Now())
+	if wait > 0 {
+		retryAfter(w, wait)
+		p.views.signIn(w, http.StatusTooManyRequests, signInView{KeyError: "Too many wrong keys were tried. Please wait a minute and try again."})
+		return
+	}
+	userID, ok, err := p.service.Authenticate(r.Context(), key)
+	if err != nil {
+		right()
+		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textAway})
+		return
+	}
+	if !ok {
+		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "This API key is unknown or was revoked."})
+		return
+	}
+	right()
+	s := session{userID: userID, expires: time.Now().Add(sessionLasts)}
+	hash, _ := hex.DecodeString(tenant.HashKey(key))
+	copy(s.keyHash[:], hash)
+	_, _ = rand.Read(s.token[:]) // never fails
+	cookie, err := p.sessions.seal(r.Context(), &s)
+	if err != nil {
+		p.log.Warn("cannot start a session", zap.Int64("user_id", userID), zap.Error(err))
+		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textAway})
+		return
+	}
+	setCookie(w, r, cookie)
+	http.Redirect(w, r, base, http.StatusSeeOther)
+}
+
+// signOut ends the session in this browser.
+func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
+	c, err := r.Cookie(cookieName)
+	if err == nil {
+		if s, err := p.sessions.open(r.Context(), c.Value, time.Now()); err == nil && !s.owns(r) {
+			p.foreign(w)
+			return
+		}
+	}
+	setCookie(w, r, "")
+	http.Redirect(w, r, base+"?done=signed-out", http.StatusSeeOther)
+}
+
+func (p *Page) foreign(w http.ResponseWriter) {
+	p.views.message(w, http.StatusForbidden, "This form is not of your session. Nothing was changed.")
+}
+
+// errAway says that it cannot be told now whether a session's key is still good.
+var errAway = errors.New("Kafka or Redis is away")
+
+// who finds who is signed in, and looks the session's key up again. An error is errNoSession or errAway.
+func (p *Page) who(r *http.Request) (session, error) {
+	c, err := r.Cookie(cookieName)
+	if err != nil {
+		return session{}, errNoSession
+	}
+	s, err := p.sessions.open(r.Context(), c.Value, time.Now())
+	if err != nil && !errors.Is(err, errNoSession) {
+		p.log.Warn("cannot read a session", zap.Error(err))
+		return session{}, errAway
+	}
+	if err != nil {
+		return session{}, err
+	}
+	userID, ok, err := p.service.AuthenticateHash(r.Context(), hex.EncodeToString(s.keyHash[:]))
+	switch {
+	case err != nil:
+		return session{}, errAway
+	case !ok || userID != s.userID:
+		return session{}, errNoSession
+	}
+	return s, nil
+}
+
+// own lets a form of a signed-in user through; otherwise it answers, with away where it cannot be told who that is.
+func (p *Page) own(w http.ResponseWriter, r *http.Request, away func()) (session, bool) {
+	s, err := p.who(r)
+	switch {
+	case errors.Is(err, errAway):
+		away()
+	case err != nil:
+		p.signedOut(w, r)
+	case !s.owns(r):
+		p.foreign(w)
+	default:
+		return s, true
+	}
+	return s, false
+}
+
+// signedOut asks to sign in again.
+func (p *Page) signedOut(w http.ResponseWriter, r *http.Request) {
+	setCookie(w, r, "")
+	p.views.signIn(w, http.StatusUnauthorized, signInView{Alert: textEnded})
+}

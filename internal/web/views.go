@@ -1,0 +1,112 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"html/template"
+	"io/fs"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+)
+
+// file is one of the page's own files.
+type file struct {
+	kind, version string
+	content       []byte
+}
+
+func loadFiles() map[string]file {
+	mustAddTypes()
+	files := map[string]file{}
+	entries, err := fs.ReadDir(assets, "assets")
+	if err != nil {
+		panic(err) // part of the program
+	}
+	for _, e := range entries {
+		if path.Ext(e.Name()) == ".html" {
+			continue
+		}
+		content, err := assets.ReadFile("assets/" + e.Name())
+		if err != nil {
+			panic(err) // part of the program
+		}
+		sum := sha256.Sum256(content)
+		files[e.Name()] = file{mime.TypeByExtension(path.Ext(e.Name())), hex.EncodeToString(sum[:6]), content}
+	}
+	return files
+}
+
+// mustAddTypes makes the types of files independent of the machine's tables.
+func mustAddTypes() {
+	for ext, kind := range map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"} {
+		if err := mime.AddExtensionType(ext, kind); err != nil {
+			panic(err) // they are well-formed
+		}
+	}
+}
+
+func (f file) serve(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	// While instances are of two versions, one is asked for the other's file: that answer must not stay.
+	if r.URL.Query().Get("v") == f.version {
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	w.Header().Set("Content-Type", f.kind)
+	_, _ = w.Write(f.content) // a client that left
+}
+
+// views turns values into pages.
+type views struct{ t *template.Template }
+
+func loadViews(files map[string]file) *views {
+	t := template.New("").Funcs(template.FuncMap{
+		"asset": func(name string) string { return base + "/" + name + "?v=" + files[name].version },
+		"path":  func(rest string) string { return base + rest },
+	})
+	return &views{template.Must(t.ParseFS(assets, "assets/*.html"))}
+}
+
+func (v *views) render(w http.ResponseWriter, status int, name string, data any) {
+	var b bytes.Buffer
+	if err := v.t.ExecuteTemplate(&b, name, data); err != nil {
+		http.Error(w, "the page cannot be shown", http.StatusInternalServerError)
+		return
+	}
+	if status == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", "1")
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes()) // a client that left
+}
+
+// signInView is the page of who is not signed in.
+type signInView struct{ Alert, Notice, KeyError string }
+
+func (v *views) signIn(w http.ResponseWriter, status int, data signInView) {
+	v.render(w, status, "sign-in.html", data)
+}
+
+// message shows one text instead of the page.
+func (v *views) message(w http.ResponseWriter, status int, text string) {
+	v.render(w, status, "message.html", struct {
+		Status int
+		Title  string
+		Text   string
+	}{status, http.StatusText(status), text})
+}
+
+// sentence makes a sentence of an error's text.
+func sentence(text string) string {
+	if text == "" {
+		return ""
+	}
+	return strings.ToUpper(text[:1]) + text[1:] + "."
+}

@@ -1,0 +1,178 @@
+package web
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/smshooks/smshooks/internal/tenant"
+)
+
+func TestHeaders(t *testing.T) {
+	s := newSite(t)
+	b := s.signIn(t, key42)
+	answers := map[string]*httptest.ResponseRecorder{
+		"sign-in":   serve(s.page, httptest.NewRequest("GET", base, nil)),
+		"account":   b.get(""),
+		"save":      b.post(""),
+		"not found": b.get("/nothing"),
+		"forbidden": serve(s.page, httptest.NewRequest("PUT", base, nil)),
+		"css":       b.get("/page.css"),
+	}
+	for name, w := range answers {
+		for header, want := range map[string]string{
+			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+			"X-Content-Type-Options":  "nosniff",
+			"Referrer-Policy":         "same-origin",
+			"Cache-Control":           "no-store",
+		} {
+			if got := w.Header().Get(header); got != want {
+				t.Errorf("%s: %s is %q, want %q", name, header, got, want)
+			}
+		}
+	}
+}
+
+// TestNoInline: the policy blocks inline scripts and styles, so there must be none.
+func TestNoInline(t *testing.T) {
+	s := newSite(t)
+	s.fill()
+	b := s.signIn(t, key42)
+	inline := regexp.MustCompile(`(?i)<style|\sstyle=|<script>|\son[a-z]+=|javascript:|https?://[^<"]*\.(js|css)`)
+	for name, w := range map[string]*httptest.ResponseRecorder{
+		"sign-in": serve(s.page, httptest.NewRequest("GET", base, nil)), "account": b.get("?period=30d"), "message": b.get("/nothing"),
+	} {
+		if found := inline.FindString(w.Body.String()); found != "" {
+			t.Errorf("%s has %q", name, found)
+		}
+	}
+}
+
+func TestMethodsAndPaths(t *testing.T) {
+	s := newSite(t)
+	for _, tc := range []struct {
+		method, path string
+		status       int
+		header, want string
+	}{
+		{"GET", "", 200, "", ""},
+		{"HEAD", "", 200, "", ""},
+		{"GET", "/", 200, "", ""},
+		{"DELETE", "", 405, "Allow", "GET, HEAD, POST"},
+		{"PUT", "/test", 405, "Allow", "GET, HEAD, POST"},
+		{"GET", "/test", 303, "Location", base},
+		{"GET", "/replay", 303, "Location", base},
+		{"GET", "/sign-in", 303, "Location", base},
+		{"GET", "/nothing", 404, "", ""},
+		{"GET", "/account.html", 404, "", ""},
+		{"POST", "/page.css", 405, "Allow", "GET, HEAD"},
+	} {
+		r := httptest.NewRequest(tc.method, base+tc.path, nil)
+		w := serve(s.page, r)
+		if w.Code != tc.status || tc.header != "" && w.Header().Get(tc.header) != tc.want {
+			t.Errorf("%s %s: %d, %s %q; want %d, %q", tc.method, tc.path, w.Code, tc.header, w.Header().Get(tc.header), tc.status, tc.want)
+		}
+	}
+}
+
+func TestFiles(t *testing.T) {
+	s := newSite(t)
+	page := serve(s.page, httptest.NewRequest("GET", base, nil)).Body.String()
+	for file, kind := range map[string]string{"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
+		address := regexp.MustCompile(`"(` + base + "/" + file + `\?v=[0-9a-f]{12})"`).FindStringSubmatch(page)
+		if address == nil {
+			t.Errorf("the page does not name %s", file)
+			continue
+		}
+		w := serve(s.page, httptest.NewRequest("GET", address[1], nil))
+		if w.Code != 200 || w.Header().Get("Content-Type") != kind || !strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
+			t.Errorf("%s: %d %v", file, w.Code, w.Header())
+		}
+		if w = serve(s.page, httptest.NewRequest("GET", base+"/"+file+"?v=other", nil)); w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s of another version may be kept: %v", file, w.Header())
+		}
+	}
+}
+
+// TestForeignForms: nothing is changed by a form of another site or another session.
+func TestForeignForms(t *testing.T) {
+	s := newSite(t)
+	b, other := s.signIn(t, key42), s.signIn(t, key42)
+	for name, spoil := range map[string]func(*http.Request){
+		"cross-site":        func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
+		"same-site":         func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-site") },
+		"old browser":       func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "https://evil.example") },
+		"null origin":       func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
+		"another's session": func(r *http.Request) { r.Header.Del("Cookie"); r.AddCookie(other.cookie) },
+	} {
+		for _, path := range []string{"", "/test", "/replay", "/sign-out"} {
+			r := b.form(path, "dlr_url", "https://evil.example/", "ids", "x")
+			spoil(r)
+			w := serve(s.page, r)
+			want(t, w, http.StatusForbidden, "Nothing was changed")
+			if len(w.Result().Cookies()) != 0 {
+				t.Errorf("%s %s: sets a cookie", name, path)
+			}
+		}
+	}
+	for name, token := range map[string]string{"none": "", "wrong": strings.Repeat("0", 32), "other's": other.token} {
+		r := formRequest("", url.Values{"token": {token}, "dlr_url": {"https://evil.example/"}})
+		r.AddCookie(b.cookie)
+		if w := serve(s.page, r); w.Code != http.StatusForbidden {
+			t.Errorf("token %s: %d", name, w.Code)
+		}
+	}
+	foreign := formRequest("/sign-in", url.Values{"key": {key43}})
+	foreign.Header.Set("Sec-Fetch-Site", "cross-site")
+	want(t, serve(s.page, foreign), http.StatusForbidden)
+	if s.changes != 0 || len(s.sent) != 0 || len(s.replayed) != 0 {
+		t.Errorf("%d changes, %v sent, %v replayed", s.changes, s.sent, s.replayed)
+	}
+}
+
+func TestBadForms(t *testing.T) {
+	s := newSite(t)
+	b := s.signIn(t, key42)
+	r := b.form("", "dlr_url", "https://a.example/"+strings.Repeat("x", maxBody))
+	want(t, serve(s.page, r), http.StatusRequestEntityTooLarge)
+	r = b.form("", "dlr_url", "https://a.example/"+strings.Repeat("x", maxBody))
+	r.ContentLength = -1
+	want(t, serve(s.page, r), http.StatusBadRequest)
+	r = b.form("", "dlr_url", "https://a.example/")
+	r.Header.Set("Content-Type", "multipart/form-data; boundary=x")
+	want(t, serve(s.page, r), http.StatusUnsupportedMediaType)
+	r = httptest.NewRequest("POST", base, strings.NewReader("token="+b.token+"&dlr_url=%zz"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.AddCookie(b.cookie)
+	want(t, serve(s.page, r), http.StatusBadRequest)
+	if s.changes != 0 {
+		t.Errorf("%d changes", s.changes)
+	}
+}
+
+// TestHostileTexts: what users and gateways write is shown as text.
+func TestHostileTexts(t *testing.T) {
+	s := newSite(t)
+	s.fill()
+	hostile := `"><script>alert(1)</script>`
+	s.documents[42] = tenant.Document{UserID: 42, ClickURL: ptr("https://a.example/?" + hostile)}
+	for i := range s.attempts {
+		s.attempts[i].ID, s.attempts[i].Host = hostile, hostile
+	}
+	for i := range s.letters {
+		l := &s.letters[i]
+		l.ID, l.Kind, l.Reason, l.Error, l.Value = hostile, hostile, hostile, hostile, []byte(`{"a":"</pre><script>alert(1)</script>"}`)
+	}
+	b := s.signIn(t, key42)
+	for _, w := range []*httptest.ResponseRecorder{
+		b.get("?period=30d"),
+		b.get("?kind=" + url.QueryEscape(hostile) + "&status=" + url.QueryEscape(hostile) + "&before=" + url.QueryEscape(hostile) + "&done=" + url.QueryEscape(hostile)),
+		b.get("?done=replayed&n=" + url.QueryEscape(hostile)),
+		b.post("", "dlr_url", hostile, "auth", hostile+hostile, "was_dlr_url", hostile, "user", hostile),
+	} {
+		want(t, w, w.Code, "!<script>alert")
+	}
+}
