@@ -14,10 +14,11 @@ import (
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/web"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// customers is what users can reach: the API.
+// customers is what users can reach: the API and the account page.
 type customers struct {
 	letters *deadletter.Store
 	handler http.Handler
@@ -39,7 +40,8 @@ func (a *App) newCustomers() (*customers, error) {
 	service := api.New(api.Parts{
 		Keys: a.store, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: letters, Log: a.Log.Named("api"),
 	})
-	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate})}, nil
+	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix, Log: a.Log.Named("page")})
+	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})}, nil
 }
 
 // newDeadLetters reads and replays dead letters.
