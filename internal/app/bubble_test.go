@@ -1,0 +1,348 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/app"
+)
+
+// The whole service in virtual time: an in-process Kafka on a virtual network, an in-process Redis by its dialer,
+// HTTP over pipes. Nothing in a bubble may touch a real socket, or time stands still.
+
+// call is one request that an endpoint saw.
+type call struct {
+	At      time.Duration // since the bubble's beginning
+	Host    string
+	Attempt string
+	ID      string
+	Body    string
+}
+
+// city is a service and what surrounds it.
+type city struct {
+	t       *testing.T
+	began   time.Time
+	network kfake.VirtualNetwork
+	kafka   *kfake.Cluster
+	redis   *miniredis.Miniredis
+	cfg     *config.Config
+	gateway *kgo.Client // writes as other programs do
+	pipes   chan net.Conn
+
+	registry *prometheus.Registry
+	stop     context.CancelFunc
+	stopped  chan error
+
+	mu     sync.Mutex
+	calls  []call
+	answer func(http.ResponseWriter, *http.Request)
+}
+
+// newRedis must be called outside the bubble, for its server's own goroutines. It listens on nothing, so it need not be
+// closed, and cannot be: its connections are the bubble's.
+func newRedis(t *testing.T) *miniredis.Miniredis {
+	t.Helper()
+	m := miniredis.NewMiniRedis()
+	c, err := m.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	return m
+}
+
+func newCity(t *testing.T, redis *miniredis.Miniredis) *city {
+	t.Helper()
+	c := &city{t: t, began: time.Now(), redis: redis, pipes: make(chan net.Conn), cfg: config.Defaults()}
+	var err error
+	if c.kafka, err = kfake.NewCluster(kfake.Ports(9092), kfake.ListenFn(c.network.Listen)); err != nil {
+		t.Fatal(err)
+	}
+	c.cfg.Kafka.Brokers = c.kafka.ListenAddrs()
+	c.cfg.Topics.Ensure, c.cfg.Topics.Partitions = true, 2
+	c.answer = func(http.ResponseWriter, *http.Request) {}
+	if c.gateway, err = kgo.NewClient(kgo.SeedBrokers(c.cfg.Kafka.Brokers...), kgo.Dialer(c.network.DialContext),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil))); err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(c.serve)}
+	go func() { _ = server.Serve(pipeListener{c.pipes}) }()
+	return c
+}
+
+// tearDown ends everything, so that no goroutine is left in the bubble.
+func (c *city) tearDown() {
+	if c.stop != nil {
+		c.halt()
+	}
+	c.gateway.Close()
+	c.kafka.Close()
+	close(c.pipes)
+	time.Sleep(time.Minute)
+}
+
+type pipeListener struct{ pipes chan net.Conn }
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	if c, ok := <-l.pipes; ok {
+		return c, nil
+	}
+	return nil, io.EOF
+}
+func (pipeListener) Close() error   { return nil }
+func (pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (c *city) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case c.pipes <- far:
+		return near, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *city) serve(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	c.mu.Lock()
+	c.calls = append(c.calls, call{time.Since(c.began), r.Host, r.Header.Get("Webhook-Attempt"), r.Header.Get("Webhook-Id"), string(body)})
+	answer := c.answer
+	c.mu.Unlock()
+	answer(w, r)
+}
+
+// answers says what endpoints reply from now on.
+func (c *city) answers(answer func(http.ResponseWriter, *http.Request)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer = answer
+}
+
+func status(code int) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+// start runs the service and waits until it is ready.
+func (c *city) start() {
+	c.t.Helper()
+	c.registry = prometheus.NewRegistry()
+	ops, err := c.network.Listen("tcp", "localhost:9464")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	service, err := app.New(app.Options{
+		Config: c.cfg, Version: "test", Log: zap.NewNop(), Registry: c.registry, Roles: []app.Role{app.Consume, app.Materialise},
+		KafkaDial: c.network.DialContext, HTTPDial: c.dialHTTP, OpsListener: ops,
+		RedisDial: func(context.Context, string, string) (net.Conn, error) { return c.redis.Dial() },
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, c.stop = context.WithCancel(context.Background())
+	c.stopped = make(chan error, 1)
+	go func() { c.stopped <- service.Run(ctx) }()
+	for range 600 {
+		if ready, _ := c.ops("/readyz"); ready == http.StatusOK {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	_, why := c.ops("/readyz")
+	c.t.Fatalf("not ready after a minute: %s", why)
+}
+
+// ops asks the operations listener.
+func (c *city) ops(path string) (int, string) {
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return c.network.DialContext(ctx, network, "localhost:9464")
+	}, DisableKeepAlives: true}}
+	resp, err := client.Get("http://ops" + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body)
+}
+
+// halt tells the service to stop, as SIGTERM does, and returns how that ended and how long it took.
+func (c *city) halt() (time.Duration, error) {
+	at := time.Now()
+	c.stop()
+	c.stop = nil
+	err := <-c.stopped
+	return time.Since(at), err
+}
+
+// now is the time since the bubble's beginning.
+func (c *city) now() time.Duration { return time.Since(c.began) }
+
+// awayUntil stops the service and starts it again so that it is ready by then.
+func (c *city) awayUntil(then time.Duration) {
+	c.t.Helper()
+	if _, err := c.halt(); err != nil {
+		c.t.Fatal(err)
+	}
+	time.Sleep(then - 10*time.Second - c.now())
+	c.start()
+	time.Sleep(then - c.now())
+}
+
+// write produces records as the gateway does.
+func (c *city) write(topic string, userID int64, values ...string) {
+	c.t.Helper()
+	for _, v := range values {
+		r := &kgo.Record{Topic: topic, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(v)}
+		if err := c.gateway.ProduceSync(context.Background(), r).FirstErr(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *city) configure(userID int64) {
+	c.write("webhook-config", userID, fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://dlr.example/","click_url":"http://click.example/",`+
+		`"inbound_url":"http://inbound.example/","revoke_click_url":"http://revoke.example/","auth":"user:pass"}`, userID))
+	time.Sleep(time.Second) // the contract's bound for a change to count
+}
+
+func message(userID int64, id string) string {
+	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%s}}`, userID, id)
+}
+
+// seen are the calls so far.
+func (c *city) seen() []call {
+	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.calls)
+}
+
+// stored is a record of a topic, its headers as text.
+type stored struct {
+	Key, Value string
+	Header     map[string]string
+}
+
+// idOf is the identity of the event that a source record is.
+func (c *city) idOf(topic, value string) (id string) {
+	c.t.Helper()
+	c.read(topic, func(r *kgo.Record) {
+		if string(r.Value) == value {
+			id = fmt.Sprintf("%s/%d/%d", topic, r.Partition, r.Offset)
+		}
+	})
+	return id
+}
+
+// records reads what a topic holds.
+func (c *city) records(topic string) (all []stored) {
+	c.t.Helper()
+	c.read(topic, func(r *kgo.Record) {
+		one := stored{string(r.Key), string(r.Value), map[string]string{}}
+		for _, h := range r.Headers {
+			one.Header[h.Key] = string(h.Value)
+		}
+		all = append(all, one)
+	})
+	return all
+}
+
+func (c *city) read(topic string, each func(*kgo.Record)) {
+	c.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.cfg.Kafka.Brokers...), kgo.Dialer(c.network.DialContext), kgo.ConsumeTopics(topic),
+		kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		cl.PollFetches(ctx).EachRecord(each)
+	}
+}
+
+// metric sums the series of a counter or gauge whose labels contain all of with ("fate=dead").
+func (c *city) metric(name string, with ...string) (sum float64) {
+	c.t.Helper()
+	families, err := c.registry.Gather()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			if !slices.ContainsFunc(with, func(w string) bool { return !slices.Contains(labels, w) }) {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// wantBalance: every consumed record has one fate, and nothing is left over.
+func (c *city) wantBalance() {
+	c.t.Helper()
+	time.Sleep(5 * time.Second) // the lag is measured every other second
+	if consumed, settled := c.metric("smshooks_records_consumed_total"), c.metric("smshooks_settled_total"); consumed != settled {
+		c.t.Errorf("%v records consumed, %v settled", consumed, settled)
+	}
+	for _, name := range []string{"smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_in_flight_requests", "smshooks_group_lag_records", "smshooks_retry_waiting_records"} {
+		if v := c.metric(name); v != 0 {
+			c.t.Errorf("%s = %v at rest", name, v)
+		}
+	}
+}
+
+// wantTimes checks when an event's attempts were: never early, at most a second late.
+func wantTimes(t *testing.T, calls []call, want ...time.Duration) {
+	t.Helper()
+	if len(calls) != len(want) {
+		t.Fatalf("%d attempts, want %d: %v", len(calls), len(want), calls)
+	}
+	for i, c := range calls {
+		if c.At < want[i] || c.At > want[i]+time.Second {
+			t.Errorf("attempt %d at %v, want it within a second after %v", i+1, c.At, want[i])
+		}
+		if c.Attempt != strconv.Itoa(i+1) {
+			t.Errorf("attempt %d says that it is %s", i+1, c.Attempt)
+		}
+		if c.ID != calls[0].ID || c.Body != calls[0].Body {
+			t.Errorf("attempt %d differs from the first: %+v", i+1, c)
+		}
+	}
+}
+
+func byBody(calls []call, part string) (some []call) {
+	for _, c := range calls {
+		if strings.Contains(c.Body, part) {
+			some = append(some, c)
+		}
+	}
+	return some
+}
