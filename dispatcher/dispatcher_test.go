@@ -1,0 +1,472 @@
+package dispatcher
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+func status(code int) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+func slow(d time.Duration) func(http.ResponseWriter, *http.Request) {
+	return func(http.ResponseWriter, *http.Request) { time.Sleep(d) }
+}
+
+func hung(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+func TestFates(t *testing.T) {
+	tests := []struct {
+		name    string
+		change  func(s *stage, e *event.Event)
+		kind    webhook.Kind
+		user    int64
+		want    string
+		request bool
+	}{
+		{"delivered", nil, webhook.DLR, 1, "delivered", true},
+		{"click", nil, webhook.Click, 1, "delivered", true},
+		{"inbound", nil, webhook.Inbound, 1, "delivered", true},
+		{"failed", func(s *stage, _ *event.Event) { s.answers(status(503)) }, webhook.DLR, 1, "retry after 1: http 503", true},
+		{"failed again", func(s *stage, e *event.Event) { s.answers(status(301)); e.Attempts = 2; e.Class = event.Retry }, webhook.DLR, 1, "retry after 3: http 301", true},
+		{"no settings", nil, webhook.DLR, 8, "not_configured", false},
+		{"click without settings", nil, webhook.Click, 8, "not_configured", false},
+		{"unknown user without settings", nil, webhook.DLR, 77, "not_configured", false},
+		{"too old", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 1, "dead: window_expired", false},
+		{"exhausted", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.AttemptsExhausted }, webhook.DLR, 1, "dead: attempts_exhausted", false},
+		{"no settings and too old", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 8, "not_configured", false},
+		{"no JSON", func(_ *stage, e *event.Event) { e.Value = []byte("{") }, webhook.DLR, 1, "invalid: not JSON: ends early", false},
+		{"bad revocation", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":["x"]}`) }, webhook.RevokeClick, 1,
+			"invalid: api_sms_ids holds something that is no integer", false},
+		{"bot", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
+		{"preview", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"preview":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
+		{"given away", func(s *stage, _ *event.Event) { s.lease.closed = true }, webhook.DLR, 1, "abandoned", false},
+		{"bot given away", func(s *stage, e *event.Event) {
+			s.lease.closed = true
+			e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`)
+		}, webhook.Click, 1, "abandoned", false},
+		{"batch that comes back", func(_ *stage, e *event.Event) { e.Class = event.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
+		{"URL that is none", func(s *stage, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			onStage(t, func(t *testing.T, s *stage) {
+				e := s.newEvent(test.kind, 7, test.user, "1")
+				if test.change != nil {
+					test.change(s, e)
+				}
+				s.Handle([]*event.Event{e})
+				s.rest(time.Second)
+				s.want(e.Identity(), test.want)
+				if got := len(s.seen()) == 1; got != test.request {
+					t.Errorf("requests %v, want one: %v", s.seen(), test.request)
+				}
+			})
+		})
+	}
+}
+
+func TestRevocationsAreCollected(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		e := s.newEvent(webhook.RevokeClick, 7, 99, "1")
+		s.Handle([]*event.Event{e})
+		if len(s.batches) != 1 || s.batches[0] != e || e.Batch.Count() != 1 || e.UserID != 99 {
+			t.Errorf("handed to the collector: %v", s.batches)
+		}
+		s.Purge()
+		if s.purged != 1 {
+			t.Error("the collector was not asked to give up what is gone")
+		}
+	})
+}
+
+func TestAttemptsAreLogged(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(250 * time.Millisecond)
+			w.WriteHeader(http.StatusTeapot)
+		})
+		at := time.Now()
+		s.Handle([]*event.Event{s.newEvent(webhook.DLR, 7, 1, "1")})
+		s.rest(time.Second)
+		want := []event.Attempt{{UserID: 1, Kind: webhook.DLR, ID: "dlr/0/7", Number: 1, Time: at, Host: "user1", Status: 418, Failure: "http 418", Took: 250 * time.Millisecond}}
+		if !reflect.DeepEqual(s.attempts, want) {
+			t.Errorf("%+v, want %+v", s.attempts, want)
+		}
+	})
+}
+
+func TestMiskeyedRecordIsHandled(t *testing.T) {
+	for key, miskeyed := range map[string]float64{"1": 0, "2": 1, "": 1, "01": 1, "+1": 1, "1 ": 1} {
+		onStage(t, func(t *testing.T, s *stage) {
+			e := s.newEvent(webhook.DLR, 7, 1, "1")
+			e.Key = []byte(key)
+			s.Handle([]*event.Event{e})
+			s.rest(time.Second)
+			s.want("dlr/0/7", "delivered")
+			families, _ := s.registry.Gather()
+			for _, f := range families {
+				if f.GetName() == "smshooks_miskeyed_records_total" && f.GetMetric()[0].GetCounter().GetValue() != miskeyed {
+					t.Errorf("key %q: counted %v, want %v", key, f.GetMetric()[0].GetCounter().GetValue(), miskeyed)
+				}
+			}
+		})
+	}
+}
+
+func TestThreeWideAndOrderPerMessage(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(slow(time.Second))
+		var events []*event.Event
+		for i := range int64(12) { // 4 messages, 3 events each
+			events = append(events, s.newEvent(webhook.DLR, i, 1, fmt.Sprint(i%4)))
+		}
+		s.Handle(events)
+		s.Handle(s.dlrs(100, 1, 2))
+		s.rest(10 * time.Millisecond)
+		if got := s.seen(); len(got) != 4 {
+			t.Errorf("requests at once: %v, want 3 and one of another user", got)
+		}
+		s.rest(time.Minute)
+		if s.most["user1"] != 3 {
+			t.Errorf("%d requests at once, want 3", s.most["user1"])
+		}
+		for message := range 4 {
+			var order []int
+			for _, id := range s.seen() {
+				for _, offset := range []int{message, message + 4, message + 8} {
+					if id == fmt.Sprintf("dlr/0/%d", offset) {
+						order = append(order, offset)
+					}
+				}
+			}
+			if want := []int{message, message + 4, message + 8}; !slices.Equal(order, want) {
+				t.Errorf("message %d: order %v, want %v", message, order, want)
+			}
+		}
+	})
+}
+
+// Unknown users wait while Redis is away, in order; the others go on.
+func TestUnknownUsersWait(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.redis(true)
+		s.stored[42] = settings(42)
+		for i := range int64(5) {
+			s.Handle([]*event.Event{s.newEvent(webhook.DLR, i, 42, "1")})
+		}
+		s.Handle(s.dlrs(100, 1, 1))
+		s.rest(5 * time.Second)
+		s.want("dlr/0/100", "delivered")
+		if got := s.seen(); len(got) != 1 {
+			t.Errorf("requests %v, want the known user's", got)
+		}
+		if s.loads < 10 || s.loads > 40 {
+			t.Errorf("Redis was asked %d times in 5s", s.loads)
+		}
+		s.redis(false)
+		s.rest(time.Second)
+		if got, want := s.seen()[1:], []string{"dlr/0/0", "dlr/0/1", "dlr/0/2", "dlr/0/3", "dlr/0/4"}; !slices.Equal(got, want) {
+			t.Errorf("order %v, want %v", got, want)
+		}
+		loads := s.loads
+		s.Handle([]*event.Event{s.newEvent(webhook.DLR, 5, 42, "1")})
+		s.rest(time.Second)
+		s.want("dlr/0/5", "delivered")
+		if s.loads != loads {
+			t.Error("Redis was asked for a user that is known")
+		}
+	})
+}
+
+func TestClicksWaitForTheMemory(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.redis(true)
+		known := s.newEvent(webhook.Click, 5, 1, "7")
+		known.Claimed = true
+		again := s.newEvent(webhook.Click, 6, 2, "8")
+		again.Attempts, again.Class = 1, event.Retry
+		s.Handle([]*event.Event{s.newEvent(webhook.Click, 0, 1, "1"), s.newEvent(webhook.Click, 1, 1, "1"), s.newEvent(webhook.Click, 2, 1, "2"),
+			s.newEvent(webhook.Click, 3, 3, "1"), s.newEvent(webhook.Click, 4, 8, "1"), again})
+		s.Handle(s.dlrs(100, 1, 1))
+		s.rest(5 * time.Second)
+		s.want("dlr/0/100", "delivered")
+		s.want("click/0/4", "not_configured") // needs no memory
+		s.want("click/0/6", "delivered")      // an attempt before says that it is the first
+		for _, offset := range []int{0, 1, 2, 3} {
+			s.want(fmt.Sprint("click/0/", offset), "")
+		}
+		s.Handle([]*event.Event{known}) // an earlier click of its endpoint waits: it must not overtake it
+		s.redis(false)
+		s.rest(time.Second)
+		for identity, want := range map[string]string{"click/0/0": "delivered", "click/0/1": "duplicate", "click/0/2": "delivered",
+			"click/0/3": "delivered", "click/0/5": "delivered"} {
+			s.want(identity, want)
+		}
+		s.Handle([]*event.Event{s.newEvent(webhook.Click, 0, 1, "1"), s.newEvent(webhook.Click, 9, 1, "1")})
+		s.rest(time.Second)
+		s.want("click/0/0", "delivered, delivered") // a redelivery is not a second click
+		s.want("click/0/9", "duplicate")
+	})
+}
+
+// A click whose URL is set while it is in its lane is claimed then.
+func TestURLSetWhileAClickWaits(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.memory[1].Endpoints[webhook.Click] = nil
+		s.answers(slow(time.Second))
+		var events []*event.Event
+		for i := range int64(2) {
+			e := s.newEvent(webhook.Click, i, 1, "7")
+			if err := decode(e); err != nil {
+				t.Fatal(err)
+			}
+			events = append(events, e)
+		}
+		s.mu.Lock() // as if the setting came between Submit and attempt
+		s.memory[1].Endpoints[webhook.Click] = settings(1).Endpoints[webhook.Click]
+		s.mu.Unlock()
+		s.toLanes(events)
+		s.rest(time.Minute)
+		s.want("click/0/0", "delivered")
+		s.want("click/0/1", "duplicate")
+	})
+}
+
+// A user that is pushed out of memory while an event is in its lane is looked up again.
+func TestUserPushedOutOfMemory(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(slow(time.Second))
+		s.stored[1] = settings(1)
+		s.Handle(s.dlrs(0, 4, 1))
+		s.rest(500 * time.Millisecond)
+		s.mu.Lock()
+		delete(s.memory, 1)
+		s.mu.Unlock()
+		s.rest(time.Minute)
+		s.want("dlr/0/3", "delivered")
+	})
+}
+
+func TestRedisAwayForLong(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.redis(true)
+		var events []*event.Event
+		for i := range int64(10) {
+			events = append(events, s.newEvent(webhook.DLR, i, 1000+i, "1"), s.newEvent(webhook.Click, i, 1, fmt.Sprint(i)))
+		}
+		s.Handle(events)
+		s.rest(14 * time.Second)
+		if n := len(s.counts()); n != 0 {
+			t.Errorf("ends after 14s: %v", s.counts())
+		}
+		s.rest(4 * time.Second)
+		if got := s.counts(); got["overflow 0"] != 20 || len(got) != 1 {
+			t.Errorf("ends after 18s: %v, want 20 in the shortest tier", got)
+		}
+		// They come back, and wait in memory again.
+		s.redis(false)
+		back := s.newEvent(webhook.Click, 3, 1, "3")
+		back.Class = event.Overflow
+		s.Handle([]*event.Event{back})
+		s.rest(time.Second)
+		s.want("click/0/3", "overflow 0, delivered")
+	})
+}
+
+func TestManyWaitForRedis(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.redis(true)
+		var events []*event.Event
+		for i := range int64(20_000) {
+			events = append(events, s.newEvent(webhook.DLR, i, 1000+i%100, fmt.Sprint(i)))
+		}
+		s.Handle(events)
+		got, waits := s.counts(), 20_000
+		for _, n := range got {
+			waits -= n
+		}
+		if waits < prepareMax || waits > prepareMax+prepareBatch {
+			t.Errorf("%d wait in memory, want %d", waits, prepareMax)
+		}
+		// As if 500 a second were worked off: 10s hold 5,000, one minute 30,000.
+		if got["overflow 0"] != 5000 || got["overflow 1"] == 0 || len(got) != 2 {
+			t.Errorf("ends %v, want 5000 in the shortest tier and the rest in the next", got)
+		}
+		s.rest(time.Minute)
+		total := 0
+		for how, n := range s.counts() {
+			if total += n; how != "overflow 0" && how != "overflow 1" {
+				t.Errorf("%d ended %s", n, how)
+			}
+		}
+		if total != 20_000 {
+			t.Errorf("%d of 20,000 ended", total)
+		}
+	})
+}
+
+// An endpoint that hangs takes its three slots and a short queue; the rest goes to tiers by its rate. The others are
+// not held up.
+func TestEndpointThatHangs(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(func(w http.ResponseWriter, r *http.Request) {
+			if r.Host == "user1" {
+				hung(w, r)
+			}
+		})
+		at := time.Now()
+		s.Handle(s.dlrs(0, 3000, 1))
+		s.Handle(s.dlrs(5000, 1, 2))
+		if time.Since(at) != 0 {
+			t.Errorf("Handle was held up for %v", time.Since(at))
+		}
+		s.rest(10 * time.Millisecond)
+		s.want("dlr/0/5000", "delivered")
+		got := s.counts()
+		// Nothing is known of its rate: 3 a second. 10s hold 30, a minute 180, 5 minutes 900, the rest waits half an hour.
+		want := map[string]int{"delivered": 1, "overflow 0": 30, "overflow 1": 180, "overflow 2": 900, "overflow 3": 3000 - 3 - 256 - 30 - 180 - 900}
+		if !maps.Equal(got, want) {
+			t.Errorf("ends %v, want %v", got, want)
+		}
+		s.rest(5 * time.Second)
+		waits := 3001
+		for _, n := range s.counts() {
+			waits -= n
+		}
+		if waits > 3+10 {
+			t.Errorf("%d events of an endpoint that has hung for 5s are in memory", waits)
+		}
+		s.rest(5*time.Second + afterTimeout/2)
+		if n := s.counts()["retry after 1: timeout"]; n != 3 {
+			t.Errorf("%d timed out after 10s, want 3", n)
+		}
+		if n := len(s.seen()); n != 4 {
+			t.Errorf("%d requests, want 4: a slot is kept a moment after a time-out", n)
+		}
+		s.rest(afterTimeout)
+		if n := len(s.seen()); n != 7 {
+			t.Errorf("%d requests, want 7", n)
+		}
+		s.rest(time.Minute)
+		total := 0
+		for _, n := range s.counts() {
+			total += n
+		}
+		if total != 3001 || s.most["user1"] != 3 {
+			t.Errorf("%d of 3001 events ended, %d requests at once", total, s.most["user1"])
+		}
+	})
+}
+
+func TestBacklog(t *testing.T) {
+	onStage(t, func(t *testing.T, _ *stage) { // for its clock
+		b, ep := newBacklog(tiers), endpoint{1, webhook.DLR}
+		fill := func(rate float64, n int) (got [4]int) {
+			for range n {
+				to := b.choose(ep, rate)
+				b.added(ep, to)
+				got[to]++
+			}
+			return got
+		}
+		if got := fill(2, 800); got != [4]int{20, 120, 600, 60} {
+			t.Errorf("tiers %v, want 20, 120, 600 and the rest", got)
+		}
+		if got := b.choose(endpoint{2, webhook.DLR}, 2); got != 0 {
+			t.Errorf("another endpoint goes to tier %d", got)
+		}
+		for range 5 {
+			b.returned(ep, 0)
+		}
+		if got := fill(2, 6); got != [4]int{5, 0, 0, 1} {
+			t.Errorf("tiers %v, want 5 in the room that became free", got)
+		}
+		b.returned(endpoint{9, webhook.DLR}, 2) // never seen here: another instance stored it
+		time.Sleep(10*time.Second + comeBack + time.Second)
+		if got := fill(2, 1); got != [4]int{1} {
+			t.Errorf("tiers %v: what must have come back long ago still counts", got)
+		}
+		time.Sleep(time.Hour)
+		b.forget(time.Now())
+		if len(b.held) != 0 {
+			t.Errorf("%d endpoints are remembered", len(b.held))
+		}
+	})
+}
+
+func TestWaitsTooLongInTheQueue(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(slow(9 * time.Second))
+		s.Handle(s.dlrs(0, 7, 1))
+		s.rest(patience + 2*time.Second)
+		for offset, want := range map[int]string{0: "delivered", 2: "delivered", 5: "", 6: "overflow 0"} {
+			s.want(fmt.Sprint("dlr/0/", offset), want)
+		}
+	})
+}
+
+func TestGivenAway(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(hung)
+		s.redis(true)
+		s.Handle(s.dlrs(0, 5, 1))
+		s.Handle(s.dlrs(10, 2, 42)) // unknown
+		s.rest(time.Second)
+		s.mu.Lock()
+		s.lease.closed = true
+		s.mu.Unlock()
+		s.Purge()
+		for _, offset := range []int{3, 4, 10, 11} {
+			s.want(fmt.Sprint("dlr/0/", offset), "abandoned")
+		}
+		s.want("dlr/0/0", "")
+		s.lease.cancel() // what has begun is cut off
+		s.rest(time.Second)
+		for _, offset := range []int{0, 1, 2} {
+			s.want(fmt.Sprint("dlr/0/", offset), "abandoned")
+		}
+		if len(s.attempts) != 0 || len(s.seen()) != 3 {
+			t.Errorf("attempts %v of requests %v, want none counted of 3", s.attempts, s.seen())
+		}
+		s.Handle(s.dlrs(20, 1, 1)) // came late
+		s.rest(time.Minute)
+		s.want("dlr/0/20", "abandoned")
+	})
+}
+
+// A quarter of the slots is kept for endpoints that work, whatever hangs.
+func TestManyEndpointsThatHang(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.Handle(s.dlrs(0, 1, 1)) // proves itself
+		s.rest(time.Second)
+		s.answers(func(w http.ResponseWriter, r *http.Request) {
+			if r.Host != "user1" {
+				hung(w, r)
+			}
+		})
+		for user := int64(100); user < 140; user++ {
+			s.mu.Lock()
+			s.memory[user] = settings(user)
+			s.mu.Unlock()
+			s.Handle(s.dlrs(user*100, 3, user))
+		}
+		s.rest(time.Second)
+		if n := s.lanes.Running(); n != 30 {
+			t.Errorf("%d requests that hang, want 40 less a quarter", n)
+		}
+		s.Handle(s.dlrs(1, 100, 1))
+		s.rest(time.Second)
+		if n := s.counts()["delivered"]; n != 101 {
+			t.Errorf("%d of 101 delivered", n)
+		}
+	})
+}

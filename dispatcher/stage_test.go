@@ -1,0 +1,304 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+var errAway = errors.New("redis is away")
+
+// stage is a dispatcher in a bubble, with stand-ins for all that it works with.
+type stage struct {
+	*Dispatcher
+	t        *testing.T
+	began    time.Time
+	registry *prometheus.Registry
+	stop     context.CancelFunc
+
+	mu       sync.Mutex
+	lease    *lease
+	requests []string            // "user/attempt id" in the order in which they arrived
+	running  map[string]int      // by host
+	most     map[string]int      // of running
+	ends     map[string][]string // by the event's identity
+	away     bool                // Redis
+	memory   map[int64]*webhook.Settings
+	stored   map[int64]*webhook.Settings
+	owners   map[string]string // of clicks
+	loads    int
+	dead     map[string]webhook.Reason // what the policy says, by identity
+	batches  []*event.Event
+	purged   int
+	attempts []event.Attempt
+	answer   func(w http.ResponseWriter, r *http.Request)
+}
+
+// lease of all events of a stage.
+type lease struct {
+	s      *stage
+	ctx    context.Context
+	cancel context.CancelFunc
+	closed bool
+}
+
+func (l *lease) Begin() bool { return !l.Gone() }
+func (l *lease) Gone() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.closed
+}
+func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.s.end(e, fate.String()) }
+func (l *lease) Abandon(e *event.Event, _ bool)           { l.s.end(e, "abandoned") }
+func (l *lease) Context() context.Context                 { return l.ctx }
+
+func (s *stage) end(e *event.Event, how string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends[e.Identity()] = append(s.ends[e.Identity()], how)
+}
+
+type waiting struct{ s *stage }
+
+func (w waiting) Retry(e *event.Event, _ time.Time) {
+	w.s.end(e, fmt.Sprintf("retry after %d: %s", e.Attempts, e.Error))
+}
+func (w waiting) Overflow(e *event.Event, tier int, _ time.Time) int {
+	w.s.end(e, fmt.Sprint("overflow ", tier))
+	return tier
+}
+func (w waiting) Dead(e *event.Event, reason webhook.Reason) { w.s.end(e, "dead: "+string(reason)) }
+func (w waiting) Invalid(e *event.Event, what string)        { w.s.end(e, "invalid: "+what) }
+
+// Lookup implements Settings, as do Load.
+func (s *stage) Lookup(userID int64) (*webhook.Settings, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, known := s.memory[userID]
+	return found, known
+}
+
+func (s *stage) Load(_ context.Context, userIDs []int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loads++
+	if s.away {
+		return errAway
+	}
+	for _, id := range userIDs {
+		s.memory[id] = &webhook.Settings{UserID: id}
+		if found := s.stored[id]; found != nil {
+			s.memory[id] = found
+		}
+	}
+	return nil
+}
+
+// Claim implements Clicks.
+func (s *stage) Claim(_ context.Context, clicks []*event.Event, first []bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away {
+		return errAway
+	}
+	for i, e := range clicks {
+		key := fmt.Sprint(e.UserID, "/", e.MessageKey)
+		if s.owners[key] == "" {
+			s.owners[key] = e.Identity()
+		}
+		first[i] = s.owners[key] == e.Identity()
+	}
+	return nil
+}
+
+type policy struct{ s *stage }
+
+func (p policy) MayAttempt(e *event.Event, _ time.Time) webhook.Reason {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	return p.s.dead[e.Identity()]
+}
+
+type batches struct{ s *stage }
+
+func (b batches) Add(e *event.Event) {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	b.s.batches = append(b.s.batches, e)
+}
+
+func (b batches) Purge() {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	b.s.purged++
+}
+
+type attempts struct{ s *stage }
+
+func (a attempts) Add(one event.Attempt) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.s.attempts = append(a.s.attempts, one)
+}
+
+func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	s.mu.Lock()
+	s.requests = append(s.requests, r.Header.Get("Webhook-Id"))
+	s.running[r.Host]++
+	s.most[r.Host] = max(s.most[r.Host], s.running[r.Host])
+	answer := s.answer
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.running[r.Host]--
+	}()
+	answer(w, r)
+}
+
+type pipeListener struct{ pipes chan net.Conn }
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	if c, ok := <-l.pipes; ok {
+		return c, nil
+	}
+	return nil, io.EOF
+}
+func (pipeListener) Close() error   { return nil }
+func (pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+var tiers = []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}
+
+// onStage runs a test in a bubble. Users 1 to 9 are in memory, with all URLs; user 8 has none.
+func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, began: time.Now(), registry: prometheus.NewRegistry(), running: map[string]int{}, most: map[string]int{},
+			ends: map[string][]string{}, memory: map[int64]*webhook.Settings{}, stored: map[int64]*webhook.Settings{},
+			owners: map[string]string{}, dead: map[string]webhook.Reason{}, answer: func(http.ResponseWriter, *http.Request) {}}
+		s.lease = &lease{s: s}
+		s.lease.ctx, s.lease.cancel = context.WithCancel(context.Background())
+		for id := range int64(10) {
+			s.memory[id] = settings(id)
+		}
+		s.memory[8] = &webhook.Settings{UserID: 8}
+		pipes := make(chan net.Conn)
+		go func() { _ = (&http.Server{Handler: s}).Serve(pipeListener{pipes}) }()
+		sender := NewSender(SenderConfig{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				near, far := net.Pipe()
+				pipes <- far
+				return near, nil
+			}})
+		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
+			Sender: sender, Policy: policy{s}, Waiting: waiting{s}, Settings: s, Clicks: s, Batches: batches{s}, Attempts: attempts{s},
+			Metrics: metrics.New(s.registry, metrics.Topics{}), Log: zap.NewNop(),
+		})
+		var ctx context.Context
+		ctx, s.stop = context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.Run(ctx)
+		}()
+		defer func() {
+			s.stop()
+			<-ended
+			s.lease.cancel()
+			time.Sleep(time.Hour)
+			sender.Close()
+			close(pipes)
+		}()
+		test(t, s)
+	})
+}
+
+// settings with all URLs, at a host of the user's own.
+func settings(userID int64) *webhook.Settings {
+	at := fmt.Sprintf("http://user%d/", userID)
+	return webhook.NewSettings(userID, [4]string{at, at, at, at}, "user:pass")
+}
+
+// newEvent is a source record; its identity is kind/0/offset.
+func (s *stage) newEvent(kind webhook.Kind, offset, userID int64, sms string) *event.Event {
+	value := fmt.Sprintf(`{"user_id":%d,"sms":{"id":%s}}`, userID, sms)
+	if kind == webhook.RevokeClick {
+		value = fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s]}`, userID, sms)
+	}
+	return &event.Event{Kind: kind, Topic: kind.String(), Offset: offset, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(value),
+		Time: time.Now(), Arrived: time.Now(), Lease: s.lease}
+}
+
+// dlrs gives events of messages of their own.
+func (s *stage) dlrs(from, n, userID int64) (events []*event.Event) {
+	for i := range n {
+		events = append(events, s.newEvent(webhook.DLR, from+i, userID, fmt.Sprint(from+i)))
+	}
+	return events
+}
+
+func (s *stage) answers(answer func(http.ResponseWriter, *http.Request)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = answer
+}
+
+func (s *stage) redis(away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = away
+}
+
+func (s *stage) rest(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// endOf is how the event ended, "" if it has not.
+func (s *stage) endOf(identity string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.ends[identity], ", ")
+}
+
+func (s *stage) want(identity, end string) {
+	s.t.Helper()
+	if got := s.endOf(identity); got != end {
+		s.t.Errorf("%s ended %q, want %q", identity, got, end)
+	}
+}
+
+// counts is how many events ended how.
+func (s *stage) counts() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := map[string]int{}
+	for _, ends := range s.ends {
+		n[strings.Join(ends, ", ")]++
+	}
+	return n
+}
+
+func (s *stage) seen() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
+}
