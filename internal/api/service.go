@@ -31,7 +31,7 @@ const (
 )
 
 // ErrUnavailable says that Kafka or Redis is away and nothing was changed: the same request may be made again.
-var ErrUnavailable = errors.New("Kafka or Redis is away")
+var ErrUnavailable = errors.New("not available now: Kafka or Redis is away")
 
 // Keys finds whose an API key is, given its lower-case hex SHA-256.
 type Keys interface {

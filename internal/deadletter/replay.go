@@ -102,7 +102,7 @@ func place(r *kgo.Record, id, source string, partitions int) int32 {
 			return int32(p)
 		}
 	}
-	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, partitions)) //nolint:gosec // below partitions
+	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, partitions))
 }
 
 // produce stores the records and waits for every acknowledgement, as long as some come.

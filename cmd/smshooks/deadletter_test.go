@@ -1,0 +1,32 @@
+package main
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestLetterFilter(t *testing.T) {
+	now := time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
+	read := func(args ...string) (since, until time.Duration, err error) {
+		var f letterFlags
+		cmd := deadletterCommand()
+		cmd.ResetFlags()
+		f.add(cmd)
+		if err := cmd.ParseFlags(args); err != nil {
+			t.Fatal(err)
+		}
+		filter, err := f.filter(cmd, now)
+		return now.Sub(filter.Since), now.Sub(filter.Until), err
+	}
+	since, until, err := read("--user=42", "--kind=revoke_click", "--reason=window_expired", "--since=24h", "--until=2026-02-27T11:00:00Z")
+	if err != nil || since != 24*time.Hour || until != time.Hour {
+		t.Errorf("%v, since %v, until %v ago", err, since, until)
+	}
+	for _, arg := range []string{"--user=0", "--user=-1", "--kind=sms", "--reason=none", "--since=yesterday", "--until=-1h"} {
+		var usage usageError
+		if _, _, err := read(arg); !errors.As(err, &usage) {
+			t.Errorf("%s: %v, want wrong usage", arg, err)
+		}
+	}
+}
