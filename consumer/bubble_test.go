@@ -1,0 +1,292 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// The topics of these tests: a source and a waiting topic of one kind, and revocations, which have notes.
+const (
+	source      = "sms-dlr"
+	waiting     = "sms-dlr-retry-10m"
+	revocations = "click-revocation"
+)
+
+type kinds struct{}
+
+func (kinds) Describe(topic string) Info {
+	switch topic {
+	case waiting:
+		return Info{Kind: webhook.DLR, Class: event.Retry}
+	case revocations:
+		return Info{Kind: webhook.RevokeClick}
+	}
+	return Info{Kind: webhook.DLR}
+}
+
+// world is a Kafka on a virtual network that can be cut.
+type world struct {
+	t       *testing.T
+	network kfake.VirtualNetwork
+	kafka   *kfake.Cluster
+	client  *kgo.Client
+	admin   *kadm.Client
+	members []*member
+
+	mu    sync.Mutex
+	down  bool
+	conns []net.Conn
+}
+
+func inWorld(t *testing.T, partitions int32, test func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t}
+		var err error
+		if w.kafka, err = kfake.NewCluster(kfake.Ports(9092), kfake.ListenFn(w.network.Listen)); err != nil {
+			t.Fatal(err)
+		}
+		if w.client, err = w.newClient(kgo.Dialer(w.network.DialContext), kgo.RecordPartitioner(kgo.ManualPartitioner())); err != nil {
+			t.Fatal(err)
+		}
+		w.admin = kadm.NewClient(w.client)
+		defer func() {
+			for _, m := range w.members { // if the test failed
+				m.stop()
+			}
+			time.Sleep(time.Minute)
+			w.client.Close()
+			w.kafka.Close()
+			time.Sleep(time.Minute)
+		}()
+		if _, err := w.admin.CreateTopics(t.Context(), partitions, 1, nil, source, waiting, revocations); err != nil {
+			t.Fatal(err)
+		}
+		test(t, w)
+	})
+}
+
+func (w *world) newClient(opts ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers("localhost:9092"), kgo.FetchMaxWait(250 * time.Millisecond), kgo.Dialer(w.dial)}, opts...)...)
+}
+
+func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	w.mu.Lock()
+	down := w.down
+	w.mu.Unlock()
+	if down {
+		return nil, errors.New("the network is cut")
+	}
+	c, err := w.network.DialContext(ctx, network, address)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = append(w.conns, c)
+	return c, err
+}
+
+// cut parts the consumers from Kafka, or joins them again.
+func (w *world) cut(down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = down
+	if down {
+		for _, c := range w.conns {
+			_ = c.Close()
+		}
+		w.conns = nil
+	}
+}
+
+// write produces n records to a partition; those of the waiting topic are due then.
+func (w *world) write(topic string, partition int32, n int, due time.Time) {
+	w.t.Helper()
+	for i := range n {
+		r := &kgo.Record{Topic: topic, Partition: partition, Key: []byte("42"), Value: []byte(strconv.Itoa(i))}
+		if !due.IsZero() {
+			r.Headers = []kgo.RecordHeader{{Key: event.HeaderDue, Value: []byte(event.FormatTime(due))}, {Key: event.HeaderAttempts, Value: []byte("1")}}
+		}
+		if err := w.client.ProduceSync(context.Background(), r).FirstErr(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// committed is what the group has stored of a partition.
+func (w *world) committed(topic string, partition int32) (int64, string) {
+	w.t.Helper()
+	all, err := w.admin.FetchOffsets(context.Background(), "group")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	o, ok := all.Lookup(topic, partition)
+	if !ok {
+		return -1, ""
+	}
+	return o.At, o.Metadata
+}
+
+// member is a consumer with a handler that does what the test says.
+type member struct {
+	*Consumer
+	w       *world
+	stop    context.CancelFunc
+	stopped chan error
+
+	mu       sync.Mutex
+	settle   func(e *event.Event) bool // at once; false: it stays open
+	open     []*event.Event
+	got      []got
+	note     string
+	restored []string
+	forgot   int
+}
+
+// got is an event that was handed over.
+type got struct {
+	id string // topic/partition/offset
+	at time.Time
+}
+
+// join starts a member whose events stay open but for those that settle takes.
+func (w *world) join(settle func(*event.Event) bool, change ...func(*Config)) *member {
+	w.t.Helper()
+	m := &member{w: w, settle: settle, stopped: make(chan error, 1)}
+	cfg := Config{Group: "group", SessionTimeout: 45 * time.Second, MaxBufferedBytes: 64 << 20, Topics: []string{source, waiting, revocations}}
+	for _, c := range change {
+		c(&cfg)
+	}
+	m.Consumer = New(cfg, Parts{
+		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: zap.NewNop(),
+		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: cfg.Topics, Waiting: []string{waiting}}),
+	})
+	var ctx context.Context
+	ctx, m.stop = context.WithCancel(context.Background())
+	go func() { m.stopped <- m.Run(ctx, 12*time.Second) }()
+	w.members = append(w.members, m)
+	return m
+}
+
+// leave stops the member and waits for it; it tells how long that took.
+func (m *member) leave() time.Duration {
+	at := time.Now()
+	m.stop()
+	if err := <-m.stopped; err != nil {
+		m.w.t.Error(err)
+	}
+	return time.Since(at)
+}
+
+// Handle implements Handler.
+func (m *member) Handle(events []*event.Event) {
+	for _, e := range events {
+		m.mu.Lock()
+		m.got = append(m.got, got{e.Identity(), time.Now()})
+		settle := m.settle
+		m.mu.Unlock()
+		if settle != nil && settle(e) {
+			if e.Begin() {
+				e.Settle(webhook.Delivered)
+			} else {
+				e.Abandon()
+			}
+			continue
+		}
+		m.mu.Lock()
+		m.open = append(m.open, e)
+		m.mu.Unlock()
+	}
+}
+
+// Purge implements Handler.
+func (m *member) Purge() {
+	m.mu.Lock()
+	var gone []*event.Event
+	m.open = slices.DeleteFunc(m.open, func(e *event.Event) bool {
+		if e.Lease.Gone() {
+			gone = append(gone, e)
+		}
+		return e.Lease.Gone()
+	})
+	m.mu.Unlock()
+	for _, e := range gone {
+		e.Abandon()
+	}
+}
+
+// take takes the open event of that identity from the member.
+func (m *member) take(id string) *event.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, e := range m.open {
+		if e.Identity() == id {
+			m.open = slices.Delete(m.open, i, i+1)
+			return e
+		}
+	}
+	m.w.t.Fatalf("%s is not open", id)
+	return nil
+}
+
+// Note implements Notes, as do Restore and Forget.
+func (m *member) Note(topic string, _ int32, _ int64, _ int) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if topic != revocations {
+		m.w.t.Errorf("asked for a note of %s", topic)
+	}
+	return m.note
+}
+
+func (m *member) Restore(topic string, partition int32, note string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.restored = append(m.restored, fmt.Sprintf("%s/%d: %s", topic, partition, note))
+}
+
+func (m *member) Forget(string, int32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgot++
+}
+
+// ids are the events of a topic handed over so far, without its name.
+func (m *member) ids(topic string) (ids []string) {
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, g := range m.got {
+		if rest, ok := strings.CutPrefix(g.id, topic+"/"); ok {
+			ids = append(ids, rest)
+		}
+	}
+	return ids
+}
+
+func all(*event.Event) bool  { return true }
+func none(*event.Event) bool { return false }
+
+func offsetsOf(partition, from, to int) (ids []string) {
+	for o := from; o < to; o++ {
+		ids = append(ids, fmt.Sprintf("%d/%d", partition, o))
+	}
+	return ids
+}

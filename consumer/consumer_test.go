@@ -1,0 +1,383 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// rest lets time pass, and lets everything come to rest then.
+func rest(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// What is finished above an open record is stored with the offset, at least once a second, and not handed over again.
+func TestOutOfOrder(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 10, time.Time{})
+		m := w.join(func(e *event.Event) bool { return e.Offset != 2 && e.Offset != 5 })
+		rest(6 * time.Second)
+		if got := m.ids(source); !slices.Equal(got, offsetsOf(0, 0, 10)) {
+			t.Fatalf("handed over: %v", got)
+		}
+		if at, state := w.committed(source, 0); at != 2 || state == "" {
+			t.Errorf("committed %d with %q, want 2 and what is finished above", at, state)
+		}
+		if took := m.leave(); took > time.Second {
+			t.Errorf("left after %v, want at once: nothing had begun", took)
+		}
+		next := w.join(all)
+		rest(6 * time.Second)
+		if got, want := next.ids(source), []string{"0/2", "0/5"}; !slices.Equal(got, want) {
+			t.Errorf("handed over to the next: %v, want %v", got, want)
+		}
+		next.leave()
+		if at, state := w.committed(source, 0); at != 10 || state != "" {
+			t.Errorf("committed %d with %q, want 10 and nothing more", at, state)
+		}
+	})
+}
+
+func TestCommitWithinASecond(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		m := w.join(all)
+		rest(6 * time.Second)
+		for n := range 20 {
+			rest(time.Duration(n*137) * time.Millisecond)
+			w.write(source, 0, 1, time.Time{})
+			rest(time.Second)
+			if at, _ := w.committed(source, 0); at != int64(n+1) {
+				t.Errorf("committed %d one second after record %d", at, n)
+			}
+		}
+		m.leave()
+	})
+}
+
+// A stop waits for what has begun.
+func TestLeaveWaits(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 2, time.Time{})
+		m := w.join(none)
+		rest(6 * time.Second)
+		e := m.take(source + "/0/0")
+		if !e.Begin() {
+			t.Fatal("Begin was refused")
+		}
+		go func() {
+			time.Sleep(3 * time.Second)
+			if e.Context().Err() != nil {
+				t.Error("cancelled within the grace")
+			}
+			e.Settle(webhook.Delivered)
+		}()
+		if took := m.leave(); took < 3*time.Second || took > 4*time.Second {
+			t.Errorf("left after %v, want 3s", took)
+		}
+		if at, _ := w.committed(source, 0); at != 1 {
+			t.Errorf("committed %d, want 1", at)
+		}
+	})
+}
+
+func TestLeaveCancels(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 2, time.Time{})
+		m := w.join(none)
+		rest(6 * time.Second)
+		e := m.take(source + "/0/0")
+		e.Begin()
+		go func() {
+			<-e.Context().Done()
+			if e.Lease.Begin() {
+				t.Error("work may begin on a partition given away")
+			}
+			e.Abandon()
+		}()
+		if took := m.leave(); took < 12*time.Second || took > 13*time.Second {
+			t.Errorf("left after %v, want 12s, the grace", took)
+		}
+		next := w.join(all)
+		rest(6 * time.Second)
+		if got := next.ids(source); !slices.Equal(got, offsetsOf(0, 0, 2)) {
+			t.Errorf("handed over to the next: %v, want both", got)
+		}
+		next.leave()
+	})
+}
+
+// A rebalance makes no duplicates: what has begun gets five seconds, the new owner starts behind it.
+func TestRebalance(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		w.write(source, 0, 3, time.Time{})
+		w.write(source, 1, 3, time.Time{})
+		first := w.join(none)
+		rest(6 * time.Second)
+		for _, p := range []int{0, 1} {
+			e := first.take(fmt.Sprintf("%s/%d/1", source, p))
+			if !e.Begin() {
+				t.Fatal("Begin was refused")
+			}
+			go func() { // ends only when it is asked to hurry
+				for !e.Lease.Gone() {
+					time.Sleep(10 * time.Millisecond)
+				}
+				time.Sleep(2 * time.Second)
+				e.Settle(webhook.Delivered)
+			}()
+		}
+		second := w.join(none)
+		rest(30 * time.Second)
+		if n := second.ids(source); len(n) != 2 {
+			t.Errorf("handed over to the second: %v, want the two open ones of one partition", n)
+		}
+		var again []string
+		again = append(again, first.ids(source)[6:]...)
+		again = append(again, second.ids(source)...)
+		slices.Sort(again)
+		if want := []string{"0/0", "0/2", "1/0", "1/2"}; !slices.Equal(again, want) {
+			t.Errorf("handed over after the rebalance: %v, want %v", again, want)
+		}
+		first.leave()
+		second.leave()
+	})
+}
+
+func TestRebalanceCancels(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 1, time.Time{})
+		first := w.join(none)
+		rest(6 * time.Second)
+		e := first.take(source + "/0/0")
+		e.Begin()
+		ended := make(chan time.Duration, 1)
+		go func() {
+			for !e.Lease.Gone() {
+				time.Sleep(10 * time.Millisecond)
+			}
+			at := time.Now()
+			<-e.Context().Done()
+			ended <- time.Since(at)
+			e.Abandon()
+		}()
+		second := w.join(none)
+		rest(30 * time.Second)
+		if took := <-ended; took < revokeWait-20*time.Millisecond || took > revokeWait+100*time.Millisecond {
+			t.Errorf("cancelled after %v, want %v", took, revokeWait)
+		}
+		if n := len(first.ids(source)) + len(second.ids(source)); n != 2 {
+			t.Errorf("handed over %d times, want again to the new owner", n)
+		}
+		first.leave()
+		second.leave()
+	})
+}
+
+// Kafka is away for longer than the session: what was finished meanwhile is finished.
+func TestLostPartitions(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 6, time.Time{})
+		m := w.join(none)
+		rest(6 * time.Second)
+		w.cut(true)
+		m.settleNow(t, "0/0", "0/3")
+		rest(2 * time.Minute)
+		w.cut(false)
+		w.write(source, 0, 1, time.Time{})
+		rest(2 * time.Minute)
+		got := m.ids(source)[6:]
+		if want := []string{"0/1", "0/2", "0/4", "0/5", "0/6"}; !slices.Equal(got, want) {
+			t.Errorf("handed over again: %v, want %v", got, want)
+		}
+		m.settleNow(t, "0/1", "0/2", "0/4", "0/5", "0/6")
+		rest(time.Second)
+		if at, _ := w.committed(source, 0); at != 7 {
+			t.Errorf("committed %d, want 7", at)
+		}
+		m.leave()
+	})
+}
+
+// settleNow ends open events of the source.
+func (m *member) settleNow(t *testing.T, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		e := m.take(source + "/" + id)
+		if !e.Begin() {
+			t.Fatalf("Begin of %s was refused", id)
+		}
+		e.Settle(webhook.Delivered)
+	}
+}
+
+// Records of a waiting topic are handed over when they are due, never early.
+func TestGate(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		m := w.join(all)
+		rest(6 * time.Second)
+		var due []time.Time
+		for i := range 40 {
+			at := time.Now().Add(10 * time.Minute).Truncate(time.Millisecond)
+			due = append(due, at)
+			w.write(waiting, int32(i%2), 1, at)
+			rest(time.Duration(i*i) * time.Millisecond)
+		}
+		rest(9 * time.Minute)
+		if n := len(m.ids(waiting)); n != 0 {
+			t.Fatalf("%d events are early", n)
+		}
+		rest(5 * time.Minute)
+		if got := m.ids(waiting); len(got) != 40 {
+			t.Fatalf("%d events handed over, want 40", len(got))
+		}
+		for _, g := range m.got {
+			var p, o int
+			if _, err := fmt.Sscanf(strings.TrimPrefix(g.id, waiting+"/"), "%d/%d", &p, &o); err != nil {
+				t.Fatal(err)
+			}
+			if late := g.at.Sub(due[2*o+p]); late < 0 || late > 10*time.Millisecond {
+				t.Errorf("event %d of partition %d is %v late", o, p, late)
+			}
+		}
+		if records, bytes, paused := m.gates.load(); records != 0 || bytes != 0 || paused != 0 {
+			t.Errorf("the gates hold %d records, %d bytes, %d paused partitions", records, bytes, paused)
+		}
+		m.leave()
+	})
+}
+
+// What a gate holds goes to the next owner, who waits as long.
+func TestGateIsHandedOn(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		first := w.join(all)
+		rest(6 * time.Second)
+		due := time.Now().Add(10 * time.Minute).Truncate(time.Millisecond)
+		w.write(waiting, 0, 5, due)
+		rest(time.Minute)
+		first.leave()
+		if n := first.ids(waiting); len(n) != 0 {
+			t.Errorf("handed over early: %v", n)
+		}
+		second := w.join(all)
+		rest(time.Until(due) - time.Millisecond)
+		if n := second.ids(waiting); len(n) != 0 {
+			t.Errorf("handed over early: %v", n)
+		}
+		rest(20 * time.Millisecond)
+		if got := second.ids(waiting); !slices.Equal(got, offsetsOf(0, 0, 5)) {
+			t.Errorf("handed over: %v, want all 5", got)
+		}
+		second.leave()
+	})
+}
+
+// Many records wait in Kafka, not in memory.
+func TestGateHoldsFew(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		due := time.Now().Add(10 * time.Minute)
+		w.write(waiting, 0, 3000, due)
+		m := w.join(all)
+		rest(time.Minute)
+		synctest.Wait()
+		if records, _, paused := m.gates.load(); records == 0 || records > maxPoll || paused != 1 {
+			t.Errorf("%d records are held, %d partitions paused", records, paused)
+		}
+		rest(time.Until(due) + 2*time.Second)
+		if n := len(m.ids(waiting)); n != 3000 {
+			t.Errorf("%d events 2s after they were due, want 3000", n)
+		}
+		m.leave()
+	})
+}
+
+// While the buffer is full nothing more is fetched.
+func TestFullBuffer(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 300, time.Time{})
+		m := w.join(none, func(c *Config) { c.MaxBufferedBytes = 100 * (overhead + 4) })
+		rest(20 * time.Second)
+		if n := len(m.ids(source)); n < 90 || n > 110 {
+			t.Errorf("%d events handed over, want about 100", n)
+		}
+		for range 10 {
+			m.mu.Lock()
+			open := m.open
+			m.open = nil
+			m.mu.Unlock()
+			for _, e := range open {
+				e.Begin()
+				e.Settle(webhook.Delivered)
+			}
+			rest(time.Second)
+		}
+		if n := len(m.ids(source)); n != 300 {
+			t.Errorf("%d events handed over, want 300", n)
+		}
+		if m.buffer.records.Load() != 0 || m.buffer.bytes.Load() != 0 {
+			t.Errorf("%d records, %d bytes are counted at rest", m.buffer.records.Load(), m.buffer.bytes.Load())
+		}
+		m.leave()
+	})
+}
+
+func TestHold(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		m := w.join(all)
+		rest(6 * time.Second)
+		m.Hold(revocations, true)
+		rest(time.Second)
+		w.write(revocations, 0, 3, time.Time{})
+		w.write(source, 0, 1, time.Time{})
+		rest(10 * time.Second)
+		if r, s := m.ids(revocations), m.ids(source); len(r) != 0 || len(s) != 1 {
+			t.Errorf("handed over: revocations %v, dlr %v, want the dlr only", r, s)
+		}
+		m.Hold(revocations, false)
+		rest(time.Second)
+		if r := m.ids(revocations); len(r) != 3 {
+			t.Errorf("handed over: %v, want 3", r)
+		}
+		m.leave()
+	})
+}
+
+// Notes travel with the offsets of revocations alone.
+func TestNotes(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(revocations, 0, 4, time.Time{})
+		w.write(source, 0, 4, time.Time{})
+		m := w.join(func(e *event.Event) bool { return e.Offset != 1 })
+		rest(6 * time.Second)
+		m.mu.Lock()
+		m.note = "2.4"
+		m.mu.Unlock()
+		m.CommitNow(context.Background())
+		if at, state := w.committed(revocations, 0); at != 1 || !strings.HasSuffix(state, ";2.4") {
+			t.Errorf("committed %d with %q, want 1 and the note", at, state)
+		}
+		if _, state := w.committed(source, 0); state == "" || strings.Contains(state, ";") {
+			t.Errorf("committed of dlr: %q, want no note", state)
+		}
+		m.leave()
+		next := w.join(all)
+		rest(6 * time.Second)
+		if want := []string{revocations + "/0: 2.4"}; !slices.Equal(next.restored, want) {
+			t.Errorf("restored %v, want %v", next.restored, want)
+		}
+		if got := next.ids(revocations); !slices.Equal(got, []string{"0/1"}) {
+			t.Errorf("handed over: %v, want the open one", got)
+		}
+		next.leave()
+		if m.forgot != 1 || next.forgot != 1 {
+			t.Errorf("forgotten %d and %d times, want once each", m.forgot, next.forgot)
+		}
+	})
+}

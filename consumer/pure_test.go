@@ -1,0 +1,355 @@
+package consumer
+
+import (
+	"context"
+	"reflect"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/offsets"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+func sized(n int64) *event.Event { return &event.Event{Size: n} }
+
+func TestBufferBounds(t *testing.T) {
+	b := newBuffer(3, 100)
+	b.take(sized(10))
+	b.take(sized(10))
+	if b.full() {
+		t.Error("full with 2 of 3 records")
+	}
+	b.take(sized(10))
+	if !b.full() {
+		t.Error("not full with 3 of 3 records")
+	}
+	b.release(sized(10))
+	b.take(&event.Event{Kind: webhook.RevokeClick, Size: 10}) // collected for a minute, with a bound of their own
+	if b.full() {
+		t.Error("a collected record counts")
+	}
+	b.take(&event.Event{Kind: webhook.RevokeClick, Class: event.Retry, Size: 10})
+	if !b.full() {
+		t.Error("a batch that came back does not count")
+	}
+	b.release(&event.Event{Kind: webhook.RevokeClick, Class: event.Retry, Size: 10})
+	b.take(sized(70))
+	if !b.full() {
+		t.Error("not full with 100 of 100 bytes")
+	}
+}
+
+func TestBufferWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBuffer(2, 100)
+		b.wait(context.Background()) // there is room
+		b.take(sized(1))
+		b.take(sized(1))
+		var passed time.Time
+		var done sync.WaitGroup
+		at := time.Now()
+		done.Go(func() {
+			b.wait(context.Background())
+			passed = time.Now()
+		})
+		time.Sleep(time.Minute)
+		b.release(sized(1))
+		done.Wait()
+		if passed.Sub(at) != time.Minute {
+			t.Errorf("waited %v, want until there was room", passed.Sub(at))
+		}
+		b.take(sized(1))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		b.wait(ctx)
+		if ctx.Err() == nil {
+			t.Error("wait returned though there is no room")
+		}
+	})
+}
+
+// No wake-up is lost and nobody blocks, whoever releases when.
+func TestBufferRace(t *testing.T) {
+	b := newBuffer(4, 1<<40)
+	events := make(chan *event.Event, 1000)
+	var done sync.WaitGroup
+	for range 4 {
+		done.Go(func() {
+			for e := range events {
+				b.release(e)
+			}
+		})
+	}
+	for range 20_000 {
+		b.wait(context.Background())
+		e := sized(1)
+		b.take(e)
+		events <- e
+	}
+	close(events)
+	done.Wait()
+	if b.records.Load() != 0 || b.bytes.Load() != 0 {
+		t.Errorf("%d records, %d bytes at rest", b.records.Load(), b.bytes.Load())
+	}
+}
+
+// handler keeps what it gets.
+type handler struct{ events []*event.Event }
+
+func (h *handler) Handle(events []*event.Event) { h.events = append(h.events, events...) }
+func (h *handler) Purge()                       {}
+
+// pure is a consumer without a client that holds partition 3 of the source, committed up to committed.
+func pure(h *handler, committed int64) (*Consumer, *assignment) {
+	topics := []string{source, waiting, revocations}
+	c := New(Config{Topics: topics, MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: h, Log: zap.NewNop(),
+		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: topics, Waiting: topics[1:2]})})
+	a := c.newAssignment(topicPartition{source, 3})
+	a.begin(offsets.New(committed, ""), committed, "")
+	c.assignments[a.topicPartition] = a
+	return c, a
+}
+
+func fetch(topic string, records ...*kgo.Record) kgo.Fetches {
+	for _, r := range records {
+		r.Topic, r.Partition = topic, 3
+	}
+	return kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: topic, Partitions: []kgo.FetchPartition{{Partition: 3, Records: records}}}}}}
+}
+
+func records(epoch int32, offsets ...int64) (rs []*kgo.Record) {
+	for _, o := range offsets {
+		rs = append(rs, &kgo.Record{Offset: o, LeaderEpoch: epoch})
+	}
+	return rs
+}
+
+// The log was cut back: the offsets come again with other records, and what ends late of the old ones counts for
+// nothing.
+func TestRewind(t *testing.T) {
+	h := &handler{}
+	c, a := pure(h, 5)
+	c.takeOver(fetch(source, records(1, 5, 6, 7)...))
+	old := h.events
+	old[0].Begin()
+	old[0].Settle(webhook.Delivered)
+	c.takeOver(fetch(source, records(2, 6, 7)...))
+	if len(h.events) != 5 {
+		t.Fatalf("%d events, want 3 and 2 after the rewind", len(h.events))
+	}
+	for _, e := range old[1:] {
+		e.Begin()
+		e.Settle(webhook.Delivered)
+	}
+	if at := a.tracker.Committable(); at != 6 {
+		t.Errorf("committable %d, want 6: the old records' ends count for nothing", at)
+	}
+	for _, e := range h.events[3:] {
+		e.Begin()
+		e.Settle(webhook.Delivered)
+	}
+	if at := a.tracker.Committable(); at != 8 {
+		t.Errorf("committable %d, want 8", at)
+	}
+	if c.buffer.records.Load() != 0 {
+		t.Errorf("%d records are counted at rest", c.buffer.records.Load())
+	}
+}
+
+// What an earlier assignment finished is finished, unless the log was cut back between.
+func TestFinishedByAnEarlierAssignment(t *testing.T) {
+	for epoch, want := range map[int32]int{1: 1, 2: 3} {
+		h := &handler{}
+		c, a := pure(h, 5)
+		c.takeOver(fetch(source, records(1, 5, 6, 7)...))
+		for _, e := range h.events {
+			e.Begin()
+		}
+		h.events[0].Settle(webhook.Delivered)
+		a.lose()
+		a.close()
+		c.remove([]*assignment{a})
+		h.events[2].Settle(webhook.Delivered) // late
+		h.events = nil
+
+		again := c.newAssignment(a.topicPartition)
+		again.begin(offsets.New(5, ""), 5, "")
+		c.assignments[a.topicPartition] = again
+		c.takeOver(fetch(source, records(epoch, 5, 6, 7)...))
+		if len(h.events) != want {
+			t.Errorf("epoch %d: %d events come again, want %d", epoch, len(h.events), want)
+		}
+	}
+}
+
+// An earlier assignment says nothing of a topic of which nothing is committed: it may be a new one of the same name.
+func TestNothingCommittedForgetsFormerAssignments(t *testing.T) {
+	h := &handler{}
+	c, a := pure(h, 5)
+	c.takeOver(fetch(source, records(1, 5)...))
+	h.events[0].Begin()
+	h.events[0].Settle(webhook.Delivered)
+	c.remove([]*assignment{a})
+	again := c.newAssignment(a.topicPartition)
+	again.begin(offsets.New(-1, ""), -1, "")
+	c.assignments[a.topicPartition] = again
+	c.takeOver(fetch(source, records(0, 5)...))
+	if len(h.events) != 2 {
+		t.Errorf("%d events, want the new topic's too", len(h.events))
+	}
+}
+
+func TestLostIsNotCommitted(t *testing.T) {
+	h := &handler{}
+	c, a := pure(h, 5)
+	c.takeOver(fetch(source, records(1, 5)...))
+	h.events[0].Begin()
+	h.events[0].Settle(webhook.Delivered)
+	if s, changed := c.snapshot(a); !changed || s.next != 6 {
+		t.Errorf("snapshot %+v, %v, want 6", s, changed)
+	}
+	a.lose()
+	if _, changed := c.snapshot(a); changed {
+		t.Error("a lost partition would be committed")
+	}
+}
+
+func TestMetadataTooLarge(t *testing.T) {
+	c, a := pure(&handler{}, 5)
+	answer := func(code int16) {
+		resp := kmsg.NewOffsetCommitResponse()
+		topic := kmsg.NewOffsetCommitResponseTopic()
+		topic.Topic = source
+		p := kmsg.NewOffsetCommitResponseTopicPartition()
+		p.Partition, p.ErrorCode = 3, code
+		topic.Partitions = append(topic.Partitions, p)
+		resp.Topics = append(resp.Topics, topic)
+		c.committed(map[topicPartition]snapshot{a.topicPartition: {a, 9, "state"}}, &resp)
+	}
+	answer(kerr.OffsetMetadataTooLarge.Code)
+	answer(kerr.OffsetMetadataTooLarge.Code)
+	if a.stateMax != maxMetadata/4 || a.committed != 5 {
+		t.Errorf("room %d, committed %d, want a quarter and 5 as before", a.stateMax, a.committed)
+	}
+	answer(kerr.NotCoordinator.Code)
+	if a.committed != 5 || a.stateMax != maxMetadata/4 {
+		t.Error("a refused commit counts")
+	}
+	answer(0)
+	if a.committed != 9 || a.committedState != "state" {
+		t.Errorf("committed %d with %q, want 9 with state", a.committed, a.committedState)
+	}
+}
+
+func TestNewEvent(t *testing.T) {
+	at, now := time.UnixMilli(1700000000123), time.UnixMilli(1800000000000)
+	c, a := pure(&handler{}, 5)
+	w := c.newAssignment(topicPartition{waiting, 3})
+	w.begin(offsets.New(0, ""), 0, "")
+	headers := []kgo.RecordHeader{
+		{Key: event.HeaderID, Value: []byte("sms-dlr/3/1")}, {Key: event.HeaderAttempts, Value: []byte("2")}, {Key: event.HeaderError, Value: []byte("timeout")},
+		{Key: event.HeaderTime, Value: []byte("2023-11-14T22:13:20.123Z")}, {Key: event.HeaderDue, Value: []byte("2023-11-15T04:13:20.123Z")},
+	}
+	tests := []struct {
+		name string
+		a    *assignment
+		r    *kgo.Record
+		want event.Event
+	}{
+		{"source", a, &kgo.Record{Offset: 5, Key: []byte("k"), Value: []byte("v"), Timestamp: at, Headers: headers},
+			event.Event{Topic: source, Partition: 3, Offset: 5, Key: []byte("k"), Value: []byte("v"), Time: at, Size: 2 + overhead, Lease: a}},
+		{"null", a, &kgo.Record{Offset: 6, Timestamp: at},
+			event.Event{Topic: source, Partition: 3, Offset: 6, Time: at, Size: overhead, Lease: a}},
+		{"empty", a, &kgo.Record{Offset: 7, Key: []byte{}, Value: []byte{}, Timestamp: at},
+			event.Event{Topic: source, Partition: 3, Offset: 7, Key: []byte{}, Value: []byte{}, Time: at, Size: overhead, Lease: a}},
+		{"no timestamp", a, &kgo.Record{Offset: 8, Timestamp: time.UnixMilli(-1)},
+			event.Event{Topic: source, Partition: 3, Offset: 8, Time: now, Size: overhead, Lease: a}},
+		{"waiting", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
+			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: overhead, Lease: w, ID: "sms-dlr/3/1", Attempts: 2,
+				Error: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)}},
+		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
+			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Time: at, Size: overhead, Lease: w}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := c.newEvent(test.a, test.r, now); !reflect.DeepEqual(got, &test.want) {
+				t.Errorf("%+v, want %+v", got, &test.want)
+			}
+		})
+	}
+}
+
+func TestEventDoesNotHoldTheFetch(t *testing.T) {
+	c, a := pure(&handler{}, 5)
+	fetched := []byte("kv")
+	e := c.newEvent(a, &kgo.Record{Offset: 5, Key: fetched[:1], Value: fetched[1:]}, time.Now())
+	fetched[0], fetched[1] = 'x', 'x'
+	if string(e.Key) != "k" || string(e.Value) != "v" {
+		t.Error("the event shares the fetch's memory")
+	}
+	if _ = append(e.Key, 'y'); string(e.Value) != "v" {
+		t.Error("appending to the key writes over the value")
+	}
+}
+
+func TestWaitIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, a := pure(&handler{}, 5)
+		defer c.stop()
+		b := c.newAssignment(topicPartition{source, 4})
+		if !a.Begin() || !a.Begin() {
+			t.Fatal("Begin was refused")
+		}
+		a.close()
+		a.close()
+		b.close()
+		if a.Begin() {
+			t.Error("Begin after close")
+		}
+		at := time.Now()
+		if waitIdle([]*assignment{b, a}, time.Second) || time.Since(at) != time.Second {
+			t.Errorf("idle after %v with work begun", time.Since(at))
+		}
+		go func() {
+			time.Sleep(time.Second)
+			a.end()
+			time.Sleep(time.Second)
+			a.end()
+		}()
+		if !waitIdle([]*assignment{b, a}, time.Minute) || time.Since(at) != 3*time.Second {
+			t.Errorf("not idle after %v", time.Since(at))
+		}
+		if !waitIdle([]*assignment{b, a}, -1) {
+			t.Error("not idle")
+		}
+	})
+}
+
+func TestOverdue(t *testing.T) {
+	c, _ := pure(&handler{}, 5)
+	now := time.Now()
+	a := c.newAssignment(topicPartition{waiting, 0})
+	a.begin(offsets.New(0, ""), 0, "")
+	g := &gate{a: a, paused: true}
+	for i := range int64(3) {
+		a.tracker.Track(i)
+		g.held = append(g.held, &event.Event{Offset: i, Due: now.Add(time.Duration(i) * time.Second), Lease: a})
+	}
+	c.gates.open[a.topicPartition] = g
+	if late := c.gates.overdue(now.Add(-time.Minute))[waiting]; late != 0 {
+		t.Errorf("overdue by %v, want 0 before it is due", late)
+	}
+	if late := c.gates.overdue(now.Add(5 * time.Second))[waiting]; late != 5*time.Second {
+		t.Errorf("overdue by %v, want 5s", late)
+	}
+}
