@@ -84,8 +84,10 @@ func (t Topics) Source(kind int) string {
 	return names[kind]
 }
 
-func (t Topics) sources() [4]string {
-	return [4]string{t.DLR, t.Click, t.Inbound, t.Revocation}
+const numSources = 4
+
+func (t Topics) sources() [numSources]string {
+	return [numSources]string{t.DLR, t.Click, t.Inbound, t.Revocation}
 }
 
 // Redis says how to reach one server, Sentinel (MasterName is set) or a

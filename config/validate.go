@@ -107,8 +107,7 @@ func (v *validator) topics() {
 		}
 		owner[n] = topic.setting
 	}
-	sources := t.sources()
-	for _, source := range fixed[:len(sources)] {
+	for _, source := range fixed[:numSources] {
 		for _, w := range v.waiting(source.name) {
 			if len(w.name) > maxTopicName {
 				v.fail(source.setting, fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source.name, w.name, maxTopicName))

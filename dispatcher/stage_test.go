@@ -201,7 +201,7 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 		}
 		s.memory[8] = &webhook.Settings{UserID: 8}
 		pipes := make(chan net.Conn)
-		go func() { _ = (&http.Server{Handler: s}).Serve(pipeListener{pipes}) }()
+		go func() { _ = (&http.Server{Handler: s, ReadHeaderTimeout: time.Minute}).Serve(pipeListener{pipes}) }()
 		sender := NewSender(SenderConfig{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
 			Dial: func(context.Context, string, string) (net.Conn, error) {
 				near, far := net.Pipe()

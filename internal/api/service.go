@@ -282,6 +282,10 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 		return 0, s.unavailable("replay", userID, err)
 	}
 	defer done()
+	// A replay needs Kafka alone, but an API that is half away would be a riddle: it answers 503 then.
+	if _, _, err := s.Documents.Document(ctx, userID); err != nil {
+		return 0, s.unavailable("replay", userID, err)
+	}
 	f.UserID = userID
 	n, err := s.DeadLetters.Replay(ctx, f)
 	if err != nil {

@@ -83,7 +83,7 @@ func newCity(t *testing.T, redis *miniredis.Miniredis) *city {
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil))); err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(c.serve)}
+	server := &http.Server{Handler: http.HandlerFunc(c.serve), ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(pipeListener{c.pipes}) }()
 	return c
 }
@@ -91,7 +91,7 @@ func newCity(t *testing.T, redis *miniredis.Miniredis) *city {
 // tearDown ends everything, so that no goroutine is left in the bubble.
 func (c *city) tearDown() {
 	if c.stop != nil {
-		c.halt()
+		_, _ = c.halt()
 	}
 	c.gateway.Close()
 	c.kafka.Close()

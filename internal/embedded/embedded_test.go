@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -290,7 +291,7 @@ func TestCloseReportsWhatIsNotSaved(t *testing.T) {
 	if err := e.Close(); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("close: %v", err)
 	}
-	if first, again := e.Close(), e.Close(); first != again {
+	if first, again := e.Close(), e.Close(); !errors.Is(again, first) {
 		t.Errorf("closing again: %v, %v", first, again)
 	}
 }

@@ -13,9 +13,7 @@ import (
 
 func TestNote(t *testing.T) {
 	p := newPartition()
-	for _, cut := range []int64{10, 200, 3000} {
-		p.cuts = append(p.cuts, cut)
-	}
+	p.cuts = []int64{10, 200, 3000}
 	tests := []struct {
 		committed int64
 		room      int

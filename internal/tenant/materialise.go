@@ -239,7 +239,7 @@ func (s *Store) keepFilled(ctx context.Context) error {
 }
 
 // errFlushed says that Redis lost what a rebuild had written already.
-var errFlushed = errors.New("Redis was emptied or started again meanwhile")
+var errFlushed = errors.New("meanwhile Redis was emptied or started again")
 
 // rebuild reads the topics once more, writes everything to Redis, corrects
 // memory with it, and sets the ready marker.

@@ -130,16 +130,15 @@ func (l *layout) probe(ctx context.Context, client *kgo.Client, at slot, offset 
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		return offset, true, fmt.Errorf("looking for the end of %s/%d: %w", at.topic, at.partition, err)
 	}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return offset, true, fmt.Errorf("looking for the end of %s/%d: %w", at.topic, at.partition, err)
-			}
-			next, more = skipEmpty(p.RecordBatches, offset)
-			return next, more, nil
-		}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return offset, false, nil
 	}
-	return offset, false, nil
+	answer := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		return offset, true, fmt.Errorf("looking for the end of %s/%d: %w", at.topic, at.partition, err)
+	}
+	next, more = skipEmpty(answer.RecordBatches, offset)
+	return next, more, nil
 }
 
 // skipEmpty walks record batches in their wire form from offset on. It returns

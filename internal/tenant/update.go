@@ -116,7 +116,7 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 		}
 	case <-ctx.Done():
 		// Nobody may read the document as it is until this record's fate is known.
-		go func() { <-done; unlock() }()
+		go func() { _ = <-done; unlock() }() //nolint:staticcheck // errcheck wants the error named
 		return after, false, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
 	}
 	s.settle(ctx, record)

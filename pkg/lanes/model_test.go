@@ -18,7 +18,6 @@ type modelItem struct {
 	fails bool
 
 	ran, back int
-	doubtful  bool
 }
 
 // world is the lanes said plainly: what runs and what was accepted, by group and key.

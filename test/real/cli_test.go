@@ -296,7 +296,7 @@ func TestStop(t *testing.T) {
 		t.Errorf("the stop took %v, the grace is 1 s", took)
 	}
 	t.Logf("a request outlasts the grace: exit code %d", code)
-	p = w.serve(t)
+	w.serve(t)
 	for i, r := range w.recv.WaitCount(t, "/dlr/2", 3, 10*time.Second) {
 		if n := r.Header.Get("Webhook-Attempt"); n != "1" {
 			t.Errorf("request %d has attempt %s, want 1", i+1, n)
