@@ -4,7 +4,8 @@
 #   eval "$(test/stack/up.sh)"        progress goes to stderr, shell exports to stdout
 #
 # Where Docker runs and has (or can pull) the official images, they are used. Otherwise, on Debian as root, Docker
-# is installed and started, and both images are built here from Debian's packages and Maven's jars.
+# is installed and started, and both images are built here from Debian's packages and Maven's jars. The browser that
+# one test drives is installed too.
 # Idempotent: a second run takes about a second.
 #
 # env: SMSHOOKS_TEST_KAFKA_IMAGE, SMSHOOKS_TEST_REDIS_IMAGE  the images wanted (the official ones)
@@ -60,6 +61,15 @@ docker_up() {
   done
   tail -30 "$STACK_DIR/dockerd.log" 2>/dev/null || true
   die "Docker did not come up within 30 s"
+}
+
+# The account page's test drives a real browser.
+browser() {
+  local b
+  for b in chromium chromium-browser google-chrome google-chrome-stable; do
+    if have "$b"; then say "browser $b: there"; return; fi
+  done
+  packages chromium
 }
 
 present() { docker image inspect "$1" >/dev/null 2>&1; }
@@ -211,6 +221,7 @@ if have flock; then # two runs at once would build the same image twice
   flock -w 600 9 || die "another run of this script has held $STACK_DIR/lock for 10 minutes"
 fi
 docker_up
+browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
 kafka=$chosen
 choose "${SMSHOOKS_TEST_REDIS_IMAGE:-redis:7}" "$local_redis" build_redis "${SMSHOOKS_TEST_REDIS_IMAGE:+wish}"
