@@ -75,7 +75,7 @@ func (p *Page) foreign(w http.ResponseWriter) {
 }
 
 // errAway says that it cannot be told now whether a session's key is still good.
-var errAway = errors.New("Kafka or Redis is away")
+var errAway = errors.New("away: Kafka or Redis")
 
 // who finds who is signed in, and looks the session's key up again. An error is errNoSession or errAway.
 func (p *Page) who(r *http.Request) (session, error) {

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -233,7 +234,7 @@ func TestSessionExpires(t *testing.T) {
 	if err != nil || out != in {
 		t.Errorf("%+v, %v; want %+v", out, err, in)
 	}
-	if _, err := s.page.sessions.open(context.Background(), cookie, now.Add(sessionLasts)); err != errNoSession {
+	if _, err := s.page.sessions.open(context.Background(), cookie, now.Add(sessionLasts)); !errors.Is(err, errNoSession) {
 		t.Errorf("after its time: %v", err)
 	}
 }
