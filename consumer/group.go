@@ -57,6 +57,9 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 			}
 		}
 	}
+	if len(resp.Groups) > 0 {
+		return nil // the client repeats them below, in the shape of older protocols
+	}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			restore(t.Topic, p.Partition, p.Offset, p.Metadata)

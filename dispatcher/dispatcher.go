@@ -120,18 +120,19 @@ func (d *Dispatcher) Run(ctx context.Context) {
 	}()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
+	rarely := time.NewTicker(time.Minute)
+	defer rarely.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			<-done
 			d.lanes.Close()
 			return
+		case now := <-rarely.C:
+			d.backlog.forget(now)
 		case now := <-ticker.C:
 			for _, e := range d.lanes.Overdue(now) {
 				d.spill(e, now)
-			}
-			if now.Second() == 0 {
-				d.backlog.forget(now)
 			}
 		}
 	}

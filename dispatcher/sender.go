@@ -72,12 +72,13 @@ func NewSender(cfg SenderConfig) *Sender {
 		any2xx:    cfg.Any2xx,
 		userAgent: []string{"smshooks/" + cfg.Version},
 		transport: &http.Transport{
-			DialContext:            dial,
-			DisableCompression:     true,
-			MaxIdleConns:           4 * cfg.MaxInFlight,
-			MaxIdleConnsPerHost:    cfg.MaxInFlight, // many users may share a host
-			IdleConnTimeout:        idleTimeout,
-			TLSHandshakeTimeout:    cfg.Timeout, // a handshake outlives its request's context
+			DialContext:         dial,
+			DisableCompression:  true,
+			MaxIdleConns:        4 * cfg.MaxInFlight,
+			MaxIdleConnsPerHost: cfg.MaxInFlight, // many users may share a host
+			IdleConnTimeout:     idleTimeout,
+			// A handshake outlives its request's context. The request's own deadline comes first.
+			TLSHandshakeTimeout:    cfg.Timeout + time.Second,
 			MaxResponseHeaderBytes: maxReplyHeader,
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4096)},
 			TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only

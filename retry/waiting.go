@@ -112,6 +112,9 @@ func headers(e *event.Event, failure string) []kgo.RecordHeader {
 		kgo.RecordHeader{Key: event.HeaderKind, Value: []byte(e.Kind.String())},
 		kgo.RecordHeader{Key: event.HeaderTime, Value: []byte(event.FormatTime(e.Time))},
 		kgo.RecordHeader{Key: event.HeaderAttempts, Value: strconv.AppendInt(nil, int64(e.Attempts), 10)})
+	if e.Replayed != "" {
+		hs = append(hs, kgo.RecordHeader{Key: event.HeaderReplayed, Value: []byte(e.Replayed)})
+	}
 	if failure != "" {
 		hs = append(hs, kgo.RecordHeader{Key: event.HeaderError, Value: []byte(failure)})
 	}

@@ -64,7 +64,8 @@ type Event struct {
 	Generation uint32    // of its partition's tracker
 	Lease      Lease
 
-	Claimed bool // a click that is known to be its message's first
+	Claimed  bool   // a click that is known to be its message's first
+	Replayed string // when it was sent again as a dead letter, "" if it was not
 
 	begun bool
 }

@@ -52,7 +52,7 @@ func (e *Event) SetHeader(key string, value []byte) {
 			e.Due = t
 		}
 	case HeaderReplayed:
-		e.Claimed = true
+		e.Claimed, e.Replayed = true, string(value)
 	case HeaderError:
 		e.Error = webhook.Failure(value)
 	}

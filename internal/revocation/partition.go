@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,7 +65,8 @@ func (p *partition) cut() bool {
 // read again.
 func (p *partition) takeCut(now time.Time) []*userIDs {
 	var out []*userIDs
-	for segment, users := range p.segments {
+	for _, segment := range slices.Sorted(maps.Keys(p.segments)) {
+		users := p.segments[segment]
 		if segment == open || p.highest < segment-1 && now.Sub(p.restored) < restoreWait {
 			continue
 		}
