@@ -80,6 +80,8 @@ type Service struct {
 
 // New returns a service.
 func New(parts Parts) *Service {
+	p := patient{parts.Keys, parts.Documents}
+	parts.Keys, parts.Documents = p, p
 	return &Service{Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans)}
 }
 

@@ -1,0 +1,56 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/tenant"
+)
+
+const (
+	// notReadyTime is how long a request waits for a store that is not ready: a key made a moment ago is on its way to
+	// Redis, or Redis was emptied and is being filled. Longer means that something is away.
+	notReadyTime  = 2 * time.Second
+	notReadyAgain = 20 * time.Millisecond
+)
+
+// patient asks a store again that is not ready.
+type patient struct {
+	keys      Keys
+	documents Documents
+}
+
+func (p patient) KeyUser(ctx context.Context, hash string) (userID int64, found bool, err error) {
+	err = untilReady(ctx, func() (err error) {
+		userID, found, err = p.keys.KeyUser(ctx, hash)
+		return err
+	})
+	return userID, found, err
+}
+
+func (p patient) Document(ctx context.Context, userID int64) (d tenant.Document, v tenant.Version, err error) {
+	err = untilReady(ctx, func() (err error) {
+		d, v, err = p.documents.Document(ctx, userID)
+		return err
+	})
+	return d, v, err
+}
+
+func (p patient) Update(ctx context.Context, userID int64, change func(tenant.Document) tenant.Document) (tenant.Document, error) {
+	return p.documents.Update(ctx, userID, change) // waits by itself
+}
+
+func untilReady(ctx context.Context, ask func() error) error {
+	for end := time.Now().Add(notReadyTime); ; {
+		err := ask()
+		if !errors.Is(err, tenant.ErrNotReady) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(notReadyAgain):
+		}
+	}
+}
