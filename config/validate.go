@@ -39,6 +39,12 @@ func (v *validator) fail(name, text string, others ...string) {
 			return
 		}
 	}
+	// Of settings that clash the one that was given is at fault, not the other's default.
+	for _, other := range others {
+		if v.c.Origin(name) == "default" && v.c.Origin(other) != "default" && !strings.Contains(text, " from ") {
+			text += fmt.Sprintf("; %s is from %s", other, v.c.origins[other].place())
+		}
+	}
 	v.problems = append(v.problems, Problem{name, text, v.c.origins[name].place()})
 }
 

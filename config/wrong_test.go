@@ -104,8 +104,8 @@ func TestWrongCombinations(t *testing.T) {
 		{
 			"mechanism alone", []string{"--kafka.sasl.mechanism=plain"},
 			[]string{
-				"kafka.sasl.username: must not be empty with kafka.sasl.mechanism PLAIN (from default)",
-				"kafka.sasl.password: must not be empty with kafka.sasl.mechanism PLAIN (from default)",
+				"kafka.sasl.username: must not be empty with kafka.sasl.mechanism PLAIN; kafka.sasl.mechanism is from flag --kafka.sasl.mechanism (from default)",
+				"kafka.sasl.password: must not be empty with kafka.sasl.mechanism PLAIN; kafka.sasl.mechanism is from flag --kafka.sasl.mechanism (from default)",
 			},
 		},
 		{

@@ -130,6 +130,7 @@ func (c *Consumer) join() error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		// Range gives a member the same partition numbers of all topics of a kind; see docs/adr.
 		kgo.Balancers(kgo.RangeBalancer()),
+		kgo.MetadataMaxAge(30 * time.Second), // how soon partitions that were added are seen
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(cfg.SessionTimeout),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,6 +30,9 @@ func serveCommand() *cobra.Command {
 			cfg, err := settings(cmd)
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("roles") && len(roles) == 0 {
+				return usageError{errors.New("--roles: names no role; the roles are consume, materialise, api")}
 			}
 			chosen, err := parseRoles(roles)
 			if err != nil {

@@ -1,6 +1,8 @@
 package tenant
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -21,6 +23,7 @@ type change struct {
 	key      keyHash  // of a record of the keys topic
 	userID   int64    // of either topic; 0 for a key's tombstone
 	document Document // of a record of the config topic
+	locked   []byte   // the value of one whose auth is sealed with another secrets.key
 }
 
 // decode reads a record of either topic. An error names what is unreadable
@@ -36,6 +39,11 @@ func (s *Store) decode(r *kgo.Record) (c change, err error) {
 	if c.userID, err = parseUserKey(r.Key); err == nil && !c.removed {
 		c.document, err = parseDocument(c.userID, r.Value, s.cfg.Secrets)
 	}
+	if errors.Is(err, errSealed) {
+		// It is no bad record, the fault is with this instance. What the former one said doesn't count any
+		// more: nothing is concluded about the user until the right key is set, and nothing is lost.
+		c.locked, err = bytes.Clone(r.Value), nil
+	}
 	return c, err
 }
 
@@ -49,6 +57,8 @@ func (c *change) stored(sealer *Sealer) (name string, doc []byte) {
 		return keyName(c.key), strconv.AppendInt(nil, c.userID, 10)
 	case c.removed:
 		return userName(c.userID), nil
+	case c.locked != nil:
+		return userName(c.userID), c.locked
 	}
 	return userName(c.userID), c.document.AppendJSON(nil, sealer)
 }
@@ -56,6 +66,9 @@ func (c *change) stored(sealer *Sealer) (name string, doc []byte) {
 func (c *change) userEntry() entry[*webhook.Settings] {
 	if c.removed {
 		return entry[*webhook.Settings]{value: &webhook.Settings{UserID: c.userID}, ver: c.ver}
+	}
+	if c.locked != nil {
+		return entry[*webhook.Settings]{nil, c.ver, true} // Lookup doesn't know the user
 	}
 	return entry[*webhook.Settings]{c.document.Settings(), c.ver, true}
 }
@@ -79,6 +92,15 @@ func (s *Store) heal(c *change) {
 		if e, ok := s.users.get(c.userID); ok && c.ver.newer(e.ver) {
 			s.users.refresh(c.userID, c.userEntry())
 		}
+	}
+}
+
+// lockedOut counts and logs a record that this instance has no key for.
+func (s *Store) lockedOut(topic string, userID int64) {
+	s.obs.UnreadableRecord(topic)
+	if suppressed, ok := s.unreadable.allow(); ok {
+		s.log.Error("credentials are sealed with another secrets.key: the user's events wait until the right one is set",
+			zap.Int64("user_id", userID), zap.Int("not_logged_before", suppressed))
 	}
 }
 

@@ -93,6 +93,9 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 				s.skip(record, err)
 				return
 			}
+			if c.locked != nil {
+				s.lockedOut(record.Topic, c.userID)
+			}
 			at := now
 			isNew := record.Offset >= r.goal.spans[slot{record.Topic, record.Partition}].end
 			if !isNew && now.Sub(record.Timestamp) > hearingKept {

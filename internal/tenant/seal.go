@@ -15,6 +15,12 @@ import (
 // of a 12-byte nonce, the ciphertext and a 16-byte tag.
 const sealPrefix = "enc:v1:"
 
+// sealOverhead is the length of nonce and tag.
+const sealOverhead = 12 + 16
+
+// errNotSealed says that a text only looks like a sealed one.
+var errNotSealed = errors.New("auth is no sealed text")
+
 // errSealed says that a sealed text can't be opened. It names no secret.
 var errSealed = errors.New("sealed auth can't be opened: check secrets.key")
 
@@ -52,11 +58,11 @@ func (s *Sealer) Open(userID int64, text string) (string, error) {
 	if !sealed {
 		return text, nil
 	}
-	if s == nil {
-		return "", errSealed
-	}
 	raw, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
+	if err != nil || len(raw) <= sealOverhead {
+		return "", errNotSealed
+	}
+	if s == nil {
 		return "", errSealed
 	}
 	plain, err := s.aead.Open(nil, nil, raw, userData(userID))

@@ -155,7 +155,7 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 		return nil, false
 	}
 	e, ok := s.users.get(userID)
-	return e.value, ok
+	return e.value, ok && e.value != nil
 }
 
 // Load brings the users from Redis into memory, in one round trip, so that

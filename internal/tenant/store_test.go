@@ -310,9 +310,24 @@ func TestSealedAtRest(t *testing.T) {
 		t.Errorf("without the key user 2 is taken for %q", got)
 	}
 	obs.mu.Lock()
-	defer obs.mu.Unlock()
 	if obs.unreadable[k.config] != 1 {
 		t.Errorf("unreadable: %v", obs.unreadable)
+	}
+	obs.mu.Unlock()
+	// Nor does one that fills an empty Redis with another key; what it writes can be opened with the right one.
+	k.rdb.FlushAll(t.Context())
+	wrong, _, _ := k.start(func(c *Config) { c.Secrets = testSealer(t, "o") })
+	waitLoaded(t, wrong)
+	if got := host(t, wrong, 2); got != "?" {
+		t.Errorf("with another key user 2 is taken for %q", got)
+	}
+	if _, err := wrong.Update(t.Context(), 2, func(d Document) Document { d.InboundURL = text("http://i"); return d }); err == nil {
+		t.Error("an update wrote over settings that cannot be opened")
+	}
+	right, _, _ := k.start(func(c *Config) { c.Secrets = sealer })
+	waitLoaded(t, right)
+	if d, _, err := right.Document(t.Context(), 2); err != nil || value(d.Auth) != "u:sealed" || value(d.DLRURL) != "http://b" {
+		t.Errorf("with the right key again: %+v, %v", d, err)
 	}
 }
 
