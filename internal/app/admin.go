@@ -55,6 +55,9 @@ func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 
 // CreateKey creates an API key for a user and gives it; only its hash is stored.
 func (a *Admin) CreateKey(ctx context.Context, userID int64, name string) (string, error) {
+	if err := a.client.Ping(ctx); err != nil { // producing would try for ever
+		return "", fmt.Errorf("reach Kafka: %w", err)
+	}
 	key, err := tenant.CreateKey(ctx, a.client, a.cfg.Topics.Keys, userID, name)
 	if err != nil {
 		return "", fmt.Errorf("create a key: %w", err)

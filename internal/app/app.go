@@ -23,6 +23,9 @@ import (
 	"github.com/smshooks/smshooks/internal/tenant"
 )
 
+// lastWords is what the last commit may take after the grace, when requests had to be cut off.
+const lastWords = 5 * time.Second
+
 // tryAgain is the pause between attempts to reach Kafka at the start.
 const tryAgain = time.Second
 
@@ -153,7 +156,7 @@ func (a *App) Run(ctx context.Context) error {
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(a.Config.Shutdown.Grace):
+	case <-time.After(a.Config.Shutdown.Grace + lastWords):
 		return fmt.Errorf("work did not end within shutdown.grace (%v)", a.Config.Shutdown.Grace)
 	}
 }

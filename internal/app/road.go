@@ -94,8 +94,8 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	}()
 	background.Go(func() { r.dispatcher.Run(running) })
 	background.Go(func() { r.collector.Run(running) })
-	// Something is left of the grace for the last commit.
-	err := r.consumer.Run(ctx, max(grace-3*time.Second, grace/2))
+	// A little is left of the grace for the last commit.
+	err := r.consumer.Run(ctx, grace-min(200*time.Millisecond, grace/10))
 	stop()
 	background.Wait()
 	stopLog()
