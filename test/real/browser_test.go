@@ -92,7 +92,11 @@ func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, browserTakes)
 	defer cancel()
-	if err := chromedp.Do(ctx, steps...); err != nil {
+	err := chromedp.Do(ctx, steps...)
+	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Could not find node") {
+		err = chromedp.Do(ctx, steps...) // the page put a new element in its place between finding and using it
+	}
+	if err != nil {
 		b.t.Fatalf("browser: %v\nthe page says: %s", err, b.eval(`document.querySelector("main").innerText`))
 	}
 }
