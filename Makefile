@@ -39,7 +39,7 @@ test-real: ## run the real floor; starts or builds what it needs, and never pass
 	SMSHOOKS_TEST_REAL=1 go test -count=1 -timeout 12m ./test/real/...
 
 .PHONY: check
-check: vet build arch compose-check lint ## everything that is checked without running the service
+check: vet build arch compose-check spec-lint lint ## everything that is checked without running the service
 
 .PHONY: lint
 lint: ## run golangci-lint, pinned in tools/go.mod (the first run compiles it: some minutes)
@@ -75,6 +75,10 @@ compose-check: ## check that docker-compose.yml can be read
 	@if docker compose version >/dev/null 2>&1; then docker compose -f docker-compose.yml config -q; \
 	elif command -v docker-compose >/dev/null; then docker-compose -f docker-compose.yml config -q; \
 	else echo "compose-check: neither 'docker compose' nor docker-compose is installed" >&2; exit 1; fi
+
+.PHONY: spec-lint
+spec-lint: ## lint the OpenAPI and the AsyncAPI document
+	npx --yes @stoplight/spectral-cli@6.16.3 lint --fail-severity=warn --ruleset tools/spectral.yaml docs/asyncapi.yaml internal/api/openapi.yaml
 
 .PHONY: clean
 clean: ## remove what was built
