@@ -332,8 +332,8 @@ func TestEndpointThatHangs(t *testing.T) {
 		s.rest(10 * time.Millisecond)
 		s.want("dlr/0/5000", "delivered")
 		got := s.counts()
-		// Nothing is known of its rate: 3 a second. 10s hold 30, a minute 180, 5 minutes 900, the rest waits half an hour.
-		want := map[string]int{"delivered": 1, "overflow 0": 30, "overflow 1": 180, "overflow 2": 900, "overflow 3": 3000 - 3 - 256 - 30 - 180 - 900}
+		// Nothing is known of its rate: 100 a second, so 10s hold 1,000.
+		want := map[string]int{"delivered": 1, "overflow 0": 1000, "overflow 1": 3000 - 3 - 1024 - 1000}
 		if !maps.Equal(got, want) {
 			t.Errorf("ends %v, want %v", got, want)
 		}

@@ -8,7 +8,9 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-const guessRate = 3 // events per second of an endpoint of which nothing is known
+// guessRate is the events per second of an endpoint of which nothing is known. If it is slower they come back once and
+// go on to a longer tier; guessing low would let a burst for a fast one wait half an hour.
+const guessRate = 100
 
 // toLanes puts events into their endpoints' lanes. What does not fit goes to an overflow topic at once: nothing on
 // this road waits for one endpoint.

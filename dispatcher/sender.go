@@ -133,15 +133,17 @@ func (s *Sender) post(ctx context.Context, r Request, now time.Time) (webhook.Fa
 		return classify(ctx, err), 0
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		if err := s.drain(resp); err != nil {
-			return classify(ctx, err), resp.StatusCode
-		}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return webhook.HTTPFailure(resp.StatusCode), resp.StatusCode // what follows is no body
 	}
-	if resp.StatusCode == http.StatusOK || s.any2xx && resp.StatusCode/100 == 2 {
-		return "", resp.StatusCode
+	err = s.drain(resp)
+	if resp.StatusCode != http.StatusOK && (!s.any2xx || resp.StatusCode/100 != 2) {
+		return webhook.HTTPFailure(resp.StatusCode), resp.StatusCode // whatever became of its body
 	}
-	return webhook.HTTPFailure(resp.StatusCode), resp.StatusCode
+	if err != nil {
+		return classify(ctx, err), resp.StatusCode
+	}
+	return "", resp.StatusCode
 }
 
 // drain reads the reply's body to its end, so that the connection can be used again, or to the limit.

@@ -149,14 +149,15 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	deadline := http.NewResponseController(w)
 	_ = deadline.SetReadDeadline(time.Now().Add(bodyTime))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	// The server goes on reading to see whether the client leaves: a deadline would end the request's context.
-	_ = deadline.SetReadDeadline(time.Time{})
-	var limit *http.MaxBytesError
-	switch {
-	case errors.As(err, &limit):
-		return nil, tooLarge
-	case err != nil:
-		return nil, &statusError{http.StatusBadRequest, "body: did not come whole"}
+	if err == nil {
+		// The server goes on reading to see whether the client leaves: a deadline would end the request's context.
+		_ = deadline.SetReadDeadline(time.Time{})
+		return body, nil
 	}
-	return body, nil
+	w.Header().Set("Connection", "close") // the rest is not waited for before the answer
+	var limit *http.MaxBytesError
+	if errors.As(err, &limit) {
+		return nil, tooLarge
+	}
+	return nil, &statusError{http.StatusBadRequest, "body: did not come whole"}
 }

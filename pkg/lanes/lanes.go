@@ -22,13 +22,13 @@ type Config struct {
 }
 
 const (
-	queueUnknown = 256  // a group's queue while nothing is known of its latency
-	queueLeast   = 4    // a slow group's queue
-	hanging      = 3    // seconds of latency from which on what is queued beyond the limit is given back
-	slack        = 0.25 // seconds of a group's work that may be queued beyond the limit: a burst for a fast group
-	smoothing    = 0.25 // weight of the newest call in the latency average
-	maxIdle      = 256  // goroutines kept for the next items
-	maxGroups    = 200_000
+	queueLeast = 4    // a slow group's queue
+	hanging    = 3    // seconds of latency from which on what is queued beyond the limit is given back
+	silent     = 1    // the same for a group that has never answered
+	slack      = 0.25 // seconds of a group's work that may be queued beyond the limit: a burst for a fast group
+	smoothing  = 0.25 // weight of the newest call in the latency average
+	maxIdle    = 256  // goroutines kept for the next items
+	maxGroups  = 200_000
 )
 
 // The two queues of ready groups.
@@ -146,7 +146,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 		for g.queue.len() > 0 && now.Sub(g.queue.at(0).since) > l.cfg.Patience {
 			late = append(late, g.queue.pop().item)
 		}
-		if g.latency(now) >= hanging {
+		if latency := g.latency(now); latency >= hanging || g.average == 0 && latency >= silent {
 			for limit := l.limit(g, now); g.queue.len() > limit; {
 				late = append(late, g.queue.removeLast().item)
 			}
@@ -208,7 +208,7 @@ func (g *group[G, T]) latency(now time.Time) float64 {
 func (l *Lanes[G, T]) limit(g *group[G, T], now time.Time) int {
 	latency, most := g.latency(now), float64(l.cfg.QueueMax)
 	if latency == 0 {
-		return min(queueUnknown, l.cfg.QueueMax)
+		return l.cfg.QueueMax // nothing is known yet, and will be soon
 	}
 	rate := float64(l.cfg.Parallel) / latency
 	n := min(max(rate*l.cfg.Patience.Seconds(), queueLeast), most)

@@ -220,8 +220,8 @@ func TestLimitOfTheQueue(t *testing.T) {
 		calls []*call // made one after the other, before
 		want  int     // items that wait
 	}{
-		{"unknown", nil, 256},
-		{"no call was made", []*call{{takes: time.Minute, uncalled: true}}, 256},
+		{"unknown", nil, 1024},
+		{"no call was made", []*call{{takes: time.Minute, uncalled: true}}, 1024},
 		{"1s", []*call{ok(time.Second)}, 45},                   // 3 wide × 15s
 		{"50ms", []*call{ok(50 * time.Millisecond)}, 900 + 15}, // and a quarter of a second more
 		{"fast", []*call{ok(time.Millisecond)}, 1024 + 750},    // QueueMax
@@ -342,11 +342,11 @@ func TestOverdueOfGroupThatHangs(t *testing.T) {
 		for i := range 23 {
 			s.mustTake(t, "g", 0, &call{name: fmt.Sprint(i), takes: time.Minute})
 		}
-		rest(2999 * time.Millisecond)
+		rest(999 * time.Millisecond)
 		if late := s.Overdue(time.Now()); len(late) != 0 {
-			t.Errorf("%d items given back after 2.999s, want none yet", len(late))
+			t.Errorf("%d items given back after 0.999s, want none yet", len(late))
 		}
-		rest(2001 * time.Millisecond)
+		rest(4001 * time.Millisecond)
 		late := s.Overdue(time.Now())
 		if len(late) != 11 || late[0].name != "22" || late[10].name != "12" { // 3 wide / 5s × 15s = 9 may wait
 			t.Errorf("given back after 5s: %d items, want the 11 newest", len(late))
