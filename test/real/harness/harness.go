@@ -9,10 +9,10 @@ package harness
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -71,18 +71,23 @@ func poll(timeout time.Duration, cond func() bool) bool {
 
 // freePort gives a loopback TCP port nobody listens on. It lies below the range the kernel takes for outgoing
 // connections: a client that keeps dialling a server that is down would else, now and then, be given the server's own
-// port, connect to itself and keep the server from coming back.
+// port, connect to itself and keep the server from coming back. No port is given twice in a process, and test processes
+// that run side by side begin in stretches of their own.
 func freePort() (int, error) {
 	var err error
-	for range 100 {
-		port := 20000 + rand.IntN(10000)
+	for range 1000 {
+		port := firstPort + (os.Getpid()%10*1000+int(portsGiven.Add(1)))%ports
 		var l net.Listener
 		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			return port, l.Close()
 		}
 	}
-	return 0, fmt.Errorf("no free loopback port in 20000-29999: %w", err)
+	return 0, fmt.Errorf("no free loopback port from %d on: %w", firstPort, err)
 }
+
+const firstPort, ports = 20000, 10000
+
+var portsGiven atomic.Int64
 
 // FreeAddr gives a loopback address (127.0.0.1:port) nobody listens on.
 func FreeAddr(t testing.TB) string {
