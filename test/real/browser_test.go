@@ -138,6 +138,31 @@ func (b *tab) press(selector string) {
 	b.do(chromedp.Click(chromedp.CSS(selector)))
 }
 
+// save presses Save and waits for the page that answers: the one before may show the same.
+func (b *tab) save() {
+	b.t.Helper()
+	b.do(chromedp.Evaluate[chromedp.Void]("window.before = true"))
+	b.press("#settings button")
+	b.see("window.before", "undefined")
+	b.see("document.readyState", "complete")
+}
+
+// pressUntil presses again and again until a script's value contains text: what is asked for may be on its way.
+func (b *tab) pressUntil(selector, script, text string) {
+	b.t.Helper()
+	last := time.Time{}
+	harness.Eventually(b.t, browserTakes, func() bool {
+		if strings.Contains(b.eval(script), text) {
+			return true
+		}
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			b.press(selector)
+		}
+		return false
+	}, "%s shows %q", script, text)
+}
+
 // fill replaces what a field holds, as if typed.
 func (b *tab) fill(id, with string) {
 	b.t.Helper()
@@ -260,7 +285,7 @@ func TestAccountPage(t *testing.T) {
 	b.fill("click_url", w.recv.URL("/click/42"))
 	b.fill("inbound_url", w.recv.URL("/inbound/42"))
 	b.fill("auth", "me:secret")
-	b.press("#settings button")
+	b.save()
 	b.see(text("messages"), "Saved.")
 	b.see(text("auth-state"), "set")
 	if got, want := webhooks(t, p.Addr, key), fmt.Sprint(w.recv.URL("/dlr/42 "), w.recv.URL("/click/42 "), w.recv.URL("/inbound/42"), " <nil> true"); got != want {
@@ -308,7 +333,7 @@ func badAddress(b *tab, w *world) {
 	b.t.Helper()
 	b.fill("click_url", w.recv.URL("/other"))
 	b.fill("inbound_url", "ftp://example.com/")
-	b.press("#settings button")
+	b.save()
 	b.see(text("inbound_url-error"), "Must be an absolute http or https URL.")
 	b.see("document.activeElement.id", "inbound_url")
 	b.see(`document.activeElement.getAttribute("aria-describedby")`, "inbound_url-error")
@@ -323,7 +348,7 @@ func clearing(t *testing.T, b *tab, w *world, addr, key string) {
 	b.fill("click_url", "")
 	b.fill("inbound_url", "")
 	b.press("#auth_clear")
-	b.press("#settings button")
+	b.save()
 	b.see(text("messages"), "Saved.")
 	b.see(text("auth-state"), "not set")
 	b.see("'.' + "+value("click_url")+" + '.'", "..")
@@ -331,7 +356,7 @@ func clearing(t *testing.T, b *tab, w *world, addr, key string) {
 		t.Errorf("the API says %s, want %s", got, want)
 	}
 	b.fill("inbound_url", w.recv.URL("/inbound/42"))
-	b.press("#settings button")
+	b.save()
 	b.see(text("messages"), "Saved.")
 }
 
@@ -373,14 +398,12 @@ func history(t *testing.T, b *tab, w *world) {
 
 	b.fill("click_url", "https://not.saved.example/") // stays while the lists are read
 	b.choose("status", "failed")
-	b.press("#deliveries .filters button")
-	b.see(`document.querySelectorAll("#deliveries tbody tr").length`, "3")
+	b.pressUntil("#deliveries .filters button", `document.querySelectorAll("#deliveries tbody tr").length`, "3")
 	b.see(text("deliveries"), identity(inbound))
 	b.see(text("deliveries"), "attempt 3")
 	b.see(text("deliveries"), "12 of the latest 15 attempts succeeded (80 %)")
 	b.choose("status", "")
-	b.press("#deliveries .filters button")
-	b.see(`document.querySelectorAll("#deliveries tbody tr").length`, "10")
+	b.pressUntil("#deliveries .filters button", `document.querySelectorAll("#deliveries tbody tr").length`, "10")
 	b.press(`#deliveries .pages a`)
 	b.see(`document.querySelectorAll("#deliveries tbody tr").length`, "5")
 
@@ -425,7 +448,7 @@ func traffic(t *testing.T, b *tab, w *world) {
 	b.fill("click_url", w.recv.URL("/click/42"))
 	b.fill("revoke_click_url", w.recv.URL("/revoke_click/42"))
 	b.fill("auth", "me:secret")
-	b.press("#settings button")
+	b.save()
 	b.see(text("messages"), "Saved.")
 	w.recv.On("/dlr/42", func(w httpWriter, _ *httpRequest, r harness.Request) {
 		if r.N%7 == 3 {
@@ -458,7 +481,7 @@ func withoutScripts(t *testing.T, b *tab, w *world, page, key string) {
 	b.press("form button")
 	b.see(value("dlr_url"), w.recv.URL("/dlr/42"))
 	b.fill("revoke_click_url", w.recv.URL("/revoke/42"))
-	b.press("#settings button")
+	b.save()
 	b.see(text("messages"), "Saved.")
 	b.press("#test-button")
 	b.see(text("messages"), "Test events were sent")
