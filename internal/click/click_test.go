@@ -1,8 +1,6 @@
 package click
 
 import (
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -100,17 +98,6 @@ func TestClaimWithoutRedis(t *testing.T) {
 	if err := m.Claim(t.Context(), claims, first[:1]); err == nil {
 		t.Error("no error for too few answers")
 	}
-}
-
-// TestClaimOnRealRedis does the same against the Redis that the environment names.
-func TestClaimOnRealRedis(t *testing.T) {
-	addr := os.Getenv("SMSHOOKS_TEST_REDIS_ADDR")
-	if addr == "" {
-		t.Skip("SMSHOOKS_TEST_REDIS_ADDR is not set")
-	}
-	rdb := redis.NewClient(&redis.Options{Addr: addr})
-	defer func() { _ = rdb.Close() }()
-	checkClaims(t, New(rdb, fmt.Sprintf("test%d:", time.Now().UnixNano()), time.Minute))
 }
 
 func BenchmarkClaim(b *testing.B) {
