@@ -71,8 +71,8 @@ func poll(timeout time.Duration, cond func() bool) bool {
 
 // freePort gives a loopback TCP port nobody listens on. It lies below the range the kernel takes for outgoing
 // connections: a client that keeps dialling a server that is down would else, now and then, be given the server's own
-// port, connect to itself and keep the server from coming back. No port is given twice in a process, and test processes
-// that run side by side begin in stretches of their own.
+// port, connect to itself and keep the server from coming back. No port is given twice in a process; test
+// processes run one after the other, and begin at different places in case an earlier one left something behind.
 func freePort() (int, error) {
 	var err error
 	for range 1000 {
