@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// Main is the body of TestMain: it runs the tests and ends the shared containers.
-func Main(m *testing.M) {
+// Main is the body of TestMain: it runs the tests, then what comes after, and ends the shared containers.
+func Main(m *testing.M, after ...func() error) {
 	// On a machine with a /.dockerenv testcontainers would dial the default gateway instead of loopback. Its reaper
 	// is one more image to pull; here the tests end what they start, and reap what a killed run left.
 	setDefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
@@ -27,6 +27,12 @@ func Main(m *testing.M) {
 		reap()
 	}
 	code := m.Run()
+	for _, f := range after {
+		if err := f(); err != nil {
+			fmt.Fprintln(os.Stderr, "harness:", err)
+			code = max(code, 1)
+		}
+	}
 	endShared()
 	removeBinary()
 	os.Exit(code)

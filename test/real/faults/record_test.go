@@ -1,0 +1,170 @@
+// Package faults_test breaks the world around the program, and the program itself, and has the customers' web server
+// and Kafka's topics judge what became of each event. Every case leaves a line for docs/reliability.md.
+//
+// The cases have a short form, a few seconds of load, which runs with the rest of the real floor, and a long form with
+// the full numbers: SMSHOOKS_FAULTS=long (make faults).
+package faults_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m, report) }
+
+// Variables of the suite. The results are JSON lines, appended, so that cases may run one at a time; the report is
+// rendered from all lines there are, the last one of a case counts.
+const (
+	formVariable    = "SMSHOOKS_FAULTS"         // "long": the full numbers
+	resultsVariable = "SMSHOOKS_FAULTS_RESULTS" // file of JSON lines
+	reportVariable  = "SMSHOOKS_FAULTS_REPORT"  // file of the table
+)
+
+// long tells whether the full numbers are asked for.
+func long() bool { return os.Getenv(formVariable) == "long" }
+
+// pick gives the short or the long form's number.
+func pick[T any](short, full T) T {
+	if long() {
+		return full
+	}
+	return short
+}
+
+// needLong skips a case that has no short form; why says what takes so long.
+func needLong(t testing.TB, why string) {
+	t.Helper()
+	harness.Need(t)
+	if !long() {
+		t.Skipf("long form only (make faults): %s", why)
+	}
+}
+
+// result is what became of one case. A count that a case does not take stays -1 and is shown as "–".
+type result struct {
+	Case     string        `json:"case"`  // "kill -9 of one of three"
+	Point    string        `json:"point"` // group in the table: "1", "7a"; sorts the rows
+	Form     string        `json:"form"`  // short, long
+	Load     string        `json:"load"`  // "5,000 events/s, 60 s"
+	Done     string        `json:"done"`  // what was done to it
+	When     time.Time     `json:"when"`
+	Took     time.Duration `json:"took"`
+	Produced int           `json:"produced"` // events in the source topics
+
+	Delivered   int `json:"delivered"` // answered with success at least once
+	Dead        int `json:"dead"`
+	Waiting     int `json:"waiting"` // in retry and overflow topics at the end
+	OnPurpose   int `json:"on_purpose"`
+	Missing     int `json:"missing"`     // in none of these
+	Duplicates  int `json:"duplicates"`  // requests made again under the same number
+	Unexplained int `json:"unexplained"` // duplicates that contract 4 does not allow
+	Beyond      int `json:"beyond"`      // attempts beyond the third
+	Early       int `json:"early"`       // attempts before they were due
+
+	Why      string        `json:"why,omitempty"`      // duplicates are allowed, because
+	Recovery time.Duration `json:"recovery,omitempty"` // from the end of the fault until events are on time again
+	Notes    []string      `json:"notes,omitempty"`
+	Failed   bool          `json:"failed"`
+}
+
+// caseRecord collects one case's result and writes it when the test ends.
+type caseRecord struct {
+	t     testing.TB
+	began time.Time
+
+	mu sync.Mutex
+	r  result
+}
+
+// newCase begins a case: the issue's point it belongs to ("1", "7"), a name of a few words and the load put on it.
+func newCase(t testing.TB, point, name, load string) *caseRecord {
+	t.Helper()
+	c := &caseRecord{t: t, began: time.Now(), r: result{
+		Case: name, Point: point, Form: pick("short", "long"), Load: load, Produced: -1, Delivered: -1, Dead: -1, Waiting: -1,
+		OnPurpose: -1, Missing: -1, Duplicates: -1, Unexplained: -1, Beyond: -1, Early: -1,
+	}}
+	t.Cleanup(c.write)
+	return c
+}
+
+// set changes the result.
+func (c *caseRecord) set(change func(r *result)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.r)
+}
+
+// did says what was done to the service.
+func (c *caseRecord) did(format string, args ...any) {
+	c.set(func(r *result) { r.Done = fmt.Sprintf(format, args...) })
+}
+
+// note adds a figure or a remark to the row.
+func (c *caseRecord) note(format string, args ...any) {
+	c.set(func(r *result) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) })
+}
+
+func (c *caseRecord) write() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.t.Skipped() {
+		return
+	}
+	c.r.Failed, c.r.When, c.r.Took = c.t.Failed(), c.began.UTC().Truncate(time.Second), time.Since(c.began)
+	line, err := json.Marshal(c.r)
+	if err != nil {
+		c.t.Errorf("result of %q: %v", c.r.Case, err)
+		return
+	}
+	c.t.Logf("result: %s", line)
+	path := os.Getenv(resultsVariable)
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = f.Write(append(line, '\n')) // one write: lines of parallel tests do not mix
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		c.t.Errorf("write the result to %s (%s): %v", path, resultsVariable, err)
+	}
+}
+
+// readResults reads JSON lines; of a case that occurs twice the last line counts. No file is no results.
+func readResults(path string) ([]result, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	at := map[string]int{}
+	var all []result
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var r result
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			return nil, fmt.Errorf("%s: line %q: %w", path, lines.Text(), err)
+		}
+		if i, ok := at[r.Case]; ok {
+			all[i] = r
+			continue
+		}
+		at[r.Case] = len(all)
+		all = append(all, r)
+	}
+	return all, lines.Err()
+}
