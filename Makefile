@@ -13,6 +13,9 @@ CA      ?= /etc/ssl/certs/ca-certificates.crt
 # pure and virtual-time tests: everything but the real floor
 PURE     = $$(go list ./... | grep -v /test/real)
 FUZZTIME ?= 10s
+VULN    := go tool -modfile=tools/go.mod govulncheck
+# the Go of go.mod's toolchain line when the one at hand is older; that one, if it can be had
+export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto go version >/dev/null 2>&1 && echo auto || echo local)
 
 .PHONY: help
 help: ## list the targets
@@ -54,12 +57,15 @@ arch: ## check that imports go down only and each driver stays in its packages
 	go test -count=1 ./test/arch
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (10s)
-	@for p in $(PURE); do \
-	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
-	  done; \
-	done
+fuzz: ## run every fuzz target for FUZZTIME (10s), two at a time
+	@grep -rE '^func Fuzz' --include='*_test.go' . | sed -E 's|^(.*)/[^/]+:func (Fuzz[A-Za-z0-9]+).*|\1 \2|' | \
+	FUZZTIME=$(FUZZTIME) xargs -P 2 -L 1 tools/fuzz.sh
+
+.PHONY: vuln
+vuln: ## look for known weaknesses in what the code calls; SMSHOOKS_VULNDB names another database (https://vuln.go.dev)
+	@db=$${SMSHOOKS_VULNDB:-}; \
+	[ -n "$$db" ] || db=file://$$(go mod download -json golang.org/x/vulndb@latest | sed -n 's/.*"Dir": "\(.*\)",*$$/\1/p')/data/osv; \
+	$(VULN) -db "$$db" ./...
 
 .PHONY: bench
 bench: ## run the benchmarks
