@@ -151,6 +151,8 @@ type member struct {
 	stop    context.CancelFunc
 	stopped chan error
 
+	registry *prometheus.Registry
+
 	mu       sync.Mutex
 	settle   func(e *event.Event) bool // at once; false: it stays open
 	open     []*event.Event
@@ -169,14 +171,14 @@ type got struct {
 // join starts a member whose events stay open but for those that settle takes.
 func (w *world) join(settle func(*event.Event) bool, change ...func(*Config)) *member {
 	w.t.Helper()
-	m := &member{w: w, settle: settle, stopped: make(chan error, 1)}
+	m := &member{w: w, settle: settle, stopped: make(chan error, 1), registry: prometheus.NewRegistry()}
 	cfg := Config{Group: "group", SessionTimeout: 45 * time.Second, MaxBufferedBytes: 64 << 20, Topics: []string{source, waiting, revocations}}
 	for _, c := range change {
 		c(&cfg)
 	}
 	m.Consumer = New(cfg, Parts{
 		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: zap.NewNop(),
-		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: cfg.Topics, Waiting: []string{waiting}}),
+		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Waiting: []string{waiting}}),
 	})
 	var ctx context.Context
 	ctx, m.stop = context.WithCancel(context.Background())

@@ -4,13 +4,10 @@ import (
 	"context"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
-
-	"github.com/smshooks/smshooks/internal/event"
 )
 
 const (
@@ -144,78 +141,6 @@ func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.Off
 			c.metrics.CommitErrors.Inc()
 			c.log.Warn("cannot commit the offset of a partition, trying again",
 				zap.String("topic", t.Topic), zap.Int32("partition", p.Partition), zap.Error(err))
-		}
-	}
-}
-
-// lagLoop keeps the figures of lag, waiting and overdue records.
-func (c *Consumer) lagLoop(ctx context.Context) {
-	ticker := time.NewTicker(2 * time.Second)
-	defer ticker.Stop()
-	admin := kadm.NewClient(c.client)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		late := c.gates.overdue(time.Now())
-		for _, t := range c.cfg.Topics {
-			if c.topics.Describe(t).Class != event.Source {
-				c.metrics.Overdue(t, max(late[t], 0))
-			}
-		}
-		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
-		ends, err := admin.ListEndOffsets(asked, c.cfg.Topics...)
-		var starts kadm.ListedOffsets
-		if err == nil {
-			starts, err = admin.ListStartOffsets(asked, c.cfg.Topics...)
-		}
-		cancel()
-		if err != nil {
-			if ctx.Err() == nil {
-				c.log.Warn("cannot measure the lag", zap.Error(err))
-			}
-			continue
-		}
-		c.measureLag(starts, ends)
-	}
-}
-
-// forgetLag drops the figures of partitions that are not assigned any more.
-func (c *Consumer) forgetLag() {
-	for tp := range c.measured {
-		if c.assignments[tp] == nil {
-			c.metrics.ForgetLag(tp.topic, tp.partition)
-			delete(c.measured, tp)
-		}
-	}
-}
-
-func (c *Consumer) measureLag(starts, ends kadm.ListedOffsets) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.forgetLag()
-	waiting := map[string]int64{}
-	for tp, a := range c.assignments {
-		end, ok := ends.Lookup(tp.topic, tp.partition)
-		if !ok || end.Err != nil || a.tracker == nil {
-			continue
-		}
-		next := a.tracker.Committable()
-		if start, ok := starts.Lookup(tp.topic, tp.partition); ok && next < start.Offset {
-			next = start.Offset // nothing committed yet, or cut off by retention
-		}
-		lag := max(end.Offset-next, 0)
-		c.metrics.Lag(tp.topic, tp.partition, lag)
-		c.measured[tp] = struct{}{}
-		if a.info.Class != event.Source {
-			waiting[tp.topic] += lag
-		}
-	}
-	for _, t := range c.cfg.Topics {
-		if c.topics.Describe(t).Class != event.Source {
-			c.metrics.Waiting(t, waiting[t])
 		}
 	}
 }

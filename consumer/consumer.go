@@ -89,12 +89,12 @@ type Consumer struct {
 	mu          sync.Mutex
 	assignments map[topicPartition]*assignment
 	former      map[topicPartition][]former // of partitions that are not assigned now
-	measured    map[topicPartition]struct{} // partitions with a figure of their lag
 	committing  chan struct{}               // a semaphore of one: no snapshot may overtake another
 	giving      chan struct{}               // a semaphore of one: giving partitions away
 	joined      atomic.Bool
 	waiting     atomic.Int32 // assigned partitions of waiting topics
 	mean        float64      // bytes per record lately; poll loop only
+	lag         lag
 }
 
 // Parts are what a Consumer works with.
@@ -113,11 +113,12 @@ func New(cfg Config, parts Parts) *Consumer {
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead,
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
-		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, measured: map[topicPartition]struct{}{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
+		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
 	c.metrics.Gauge("smshooks_buffered_bytes", "Bytes of the records taken over and not settled.", func() float64 { return float64(c.buffer.bytes.Load()) })
+	c.registerLag()
 	return c
 }
 

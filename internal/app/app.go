@@ -119,7 +119,7 @@ func New(opts Options) (*App, error) {
 			return nil, err
 		}
 	} else {
-		for _, name := range []string{"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes"} {
+		for _, name := range []string{"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_lag_age_seconds", "smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records"} {
 			a.metrics.Gauge(name, "Nothing: this instance does not play the role consume.", func() float64 { return 0 })
 		}
 	}

@@ -101,9 +101,9 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	for _, t := range topics.Settings {
 		m.unreadable.WithLabelValues(t)
 	}
-	m.lag = f.gauges("smshooks_group_lag_records", "End offset less committed offset of the partitions assigned to this instance.", "topic", "partition")
-	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records in a waiting topic that are not settled yet, in the partitions assigned to this instance.", "topic")
-	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record, 0 if none is due.", "topic")
+	m.lag = f.gauges("smshooks_group_lag_records", "End offset less the offset the group has committed, as Kafka tells it; every consuming instance shows all partitions, so aggregate with max.", "topic", "partition")
+	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a waiting topic above the committed offsets, as Kafka tells it; the same on every consuming instance, so aggregate with max.", "topic")
+	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record in the partitions assigned to this instance, 0 if none is due.", "topic")
 	for _, t := range topics.Waiting {
 		m.waiting.WithLabelValues(t)
 		m.overdue.WithLabelValues(t)
@@ -140,11 +140,6 @@ func (m *Metrics) Delivered(k webhook.Kind, after time.Duration) {
 // Lag sets the lag of a partition, counted in records.
 func (m *Metrics) Lag(topic string, partition int32, records int64) {
 	m.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
-}
-
-// ForgetLag drops a partition that is not assigned any more.
-func (m *Metrics) ForgetLag(topic string, partition int32) {
-	m.lag.DeleteLabelValues(topic, strconv.Itoa(int(partition)))
 }
 
 // Waiting sets how many records wait in a topic.

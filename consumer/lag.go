@@ -1,0 +1,155 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/offsets"
+)
+
+const (
+	lagInterval = 2 * time.Second
+	lagTimeout  = 5 * time.Second
+)
+
+// lag keeps the figures of what is behind. What the group has committed and where topics end is asked of Kafka for
+// every partition, whoever holds it: so the figures are those that Kafka's own tools show, the same on every instance,
+// and a partition without an owner is in them.
+type lag struct {
+	measured atomic.Int64 // Unix ms of the last answer
+	stalled  atomic.Int64 // ms
+	progress map[*assignment]progress
+}
+
+// progress is how far a partition had come, and since when it has not moved.
+type progress struct {
+	next  int64
+	since time.Time
+}
+
+func (c *Consumer) registerLag() {
+	c.lag.measured.Store(time.Now().UnixMilli())
+	c.metrics.Gauge("smshooks_lag_age_seconds", "Since Kafka last told ends and committed offsets, from which lag and waiting records follow.", func() float64 {
+		return time.Since(time.UnixMilli(c.lag.measured.Load())).Seconds()
+	})
+	c.metrics.Gauge("smshooks_commit_stalled_seconds", "How long a source partition of this instance has held records without one of them moving its committed offset: the worst.", func() float64 {
+		return float64(c.lag.stalled.Load()) / 1000
+	})
+	c.metrics.Gauge("smshooks_ledger_gap_records", "Records that the partitions of this instance have open, less those that are held or buffered: 0 but for moments.", func() float64 {
+		return float64(c.gap())
+	})
+}
+
+func (c *Consumer) lagLoop(ctx context.Context) {
+	ticker := time.NewTicker(lagInterval)
+	defer ticker.Stop()
+	admin := kadm.NewClient(c.client)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		late := c.gates.overdue(now)
+		for _, t := range c.cfg.Topics {
+			if c.topics.Describe(t).Class != event.Source {
+				c.metrics.Overdue(t, max(late[t], 0))
+			}
+		}
+		c.lag.stalled.Store(c.stalled(now).Milliseconds())
+		if err := c.measureLag(ctx, admin); err != nil && ctx.Err() == nil {
+			c.log.Warn("cannot measure the lag", zap.Error(err))
+		}
+	}
+}
+
+// measureLag asks Kafka. What is committed is asked first: asked last, it could be ahead of the ends.
+func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
+	defer cancel()
+	committed, err := admin.FetchOffsets(ctx, c.cfg.Group)
+	if err != nil {
+		return fmt.Errorf("offsets of group %s: %w", c.cfg.Group, err)
+	}
+	starts, err := admin.ListStartOffsets(ctx, c.cfg.Topics...)
+	if err != nil {
+		return fmt.Errorf("starts of topics: %w", err)
+	}
+	ends, err := admin.ListEndOffsets(ctx, c.cfg.Topics...)
+	if err != nil {
+		return fmt.Errorf("ends of topics: %w", err)
+	}
+	waiting, broken := map[string]int64{}, map[string]bool{}
+	ends.Each(func(end kadm.ListedOffset) {
+		start, ok := starts.Lookup(end.Topic, end.Partition)
+		if end.Err != nil || !ok || start.Err != nil {
+			broken[end.Topic] = true // a partition has no leader now: the figure it had stays
+			return
+		}
+		next := start.Offset
+		if o, ok := committed.Lookup(end.Topic, end.Partition); ok && o.At >= 0 {
+			next = o.At
+		}
+		c.metrics.Lag(end.Topic, end.Partition, max(end.Offset-next, 0))
+		// What retention has cut off counts as lag, as with Kafka's tools, but it does not wait any more.
+		waiting[end.Topic] += max(end.Offset-max(next, start.Offset), 0)
+	})
+	for _, t := range c.cfg.Topics {
+		if c.topics.Describe(t).Class != event.Source && !broken[t] {
+			c.metrics.Waiting(t, waiting[t])
+		}
+	}
+	if len(broken) == 0 {
+		c.lag.measured.Store(time.Now().UnixMilli())
+	}
+	return nil
+}
+
+// stalled is for how long, at worst, a source partition has had open records and none of them moved its offset to
+// commit. Whatever an endpoint does, a record is settled within a minute or two, or in an overflow topic: a longer
+// time means that a record got lost in the process, or that Kafka takes none.
+func (c *Consumer) stalled(now time.Time) time.Duration {
+	worst := time.Duration(0)
+	seen := make(map[*assignment]progress)
+	for _, a := range c.held(nil) {
+		tracker := a.tracked()
+		if a.info.Class != event.Source || tracker == nil || tracker.Outstanding() == 0 {
+			continue
+		}
+		p := c.lag.progress[a]
+		if next := tracker.Committable(); p.since.IsZero() || p.next != next {
+			p = progress{next, now}
+		}
+		seen[a] = p
+		worst = max(worst, now.Sub(p.since))
+	}
+	c.lag.progress = seen
+	return worst
+}
+
+// tracked is the partition's tracker, nil as long as nobody knows what is committed.
+func (a *assignment) tracked() *offsets.Tracker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.tracker
+}
+
+// gap holds two counts of the same records against each other: what the partitions have open, and what is held or
+// buffered. Neither is changed by the other's code, but they are not read in one moment.
+func (c *Consumer) gap() int64 {
+	open := int64(0)
+	for _, a := range c.held(nil) {
+		if tracker := a.tracked(); tracker != nil {
+			open += int64(tracker.Outstanding())
+		}
+	}
+	records, _, _ := c.gates.load()
+	return open - int64(records) - c.buffer.records.Load()
+}

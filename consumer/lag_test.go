@@ -1,0 +1,98 @@
+package consumer
+
+import (
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// The figures that every member shows are those of the whole group, read from Kafka, whoever holds a partition.
+func TestLagIsTheGroups(t *testing.T) {
+	inWorld(t, 4, func(t *testing.T, w *world) {
+		w.write(source, 0, 3, time.Time{})
+		w.write(source, 3, 5, time.Time{})
+		w.write(waiting, 1, 7, time.Now().Add(time.Hour))
+		open := func(e *event.Event) bool { return e.Partition != 3 }
+		a, b := w.join(open), w.join(open)
+		time.Sleep(20 * time.Second)
+		for name, m := range map[string]*member{"a": a, "b": b} {
+			for partition, want := range []float64{0, 0, 0, 5} {
+				if got := m.value(t, "smshooks_group_lag_records", source, strconv.Itoa(partition)); got != want {
+					t.Errorf("%s: lag of partition %d = %v, want %v", name, partition, got, want)
+				}
+			}
+			if got := m.value(t, "smshooks_retry_waiting_records", waiting); got != 7 {
+				t.Errorf("%s: %v wait, want 7", name, got)
+			}
+			if got := m.value(t, "smshooks_lag_age_seconds"); got > 3 {
+				t.Errorf("%s: the lag is %v s old", name, got)
+			}
+		}
+		w.cut(true)
+		time.Sleep(time.Minute)
+		if got := a.value(t, "smshooks_lag_age_seconds"); got < 50 {
+			t.Errorf("a minute without Kafka, and the lag is said to be %v s old", got)
+		}
+		w.cut(false)
+	})
+}
+
+// A record that nobody settles shows, whatever else is delivered.
+func TestStalledAndGap(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 3, time.Time{})
+		m := w.join(func(e *event.Event) bool { return e.Offset != 1 })
+		time.Sleep(time.Minute)
+		w.write(source, 0, 10, time.Time{})
+		time.Sleep(time.Minute)
+		if got := m.value(t, "smshooks_commit_stalled_seconds"); got < 100 || got > 130 {
+			t.Errorf("stalled for %v s, want about 120", got)
+		}
+		if got := m.value(t, "smshooks_ledger_gap_records"); got != 0 {
+			t.Errorf("a gap of %v", got)
+		}
+		e := m.take(source + "/0/1")
+		m.buffer.release(e) // a record that leaves the buffer without a fate
+		if got := m.value(t, "smshooks_ledger_gap_records"); got != 1 {
+			t.Errorf("a gap of %v, want 1", got)
+		}
+		m.buffer.take(e)
+		e.Begin()
+		e.Settle(webhook.Delivered)
+		time.Sleep(5 * time.Second)
+		for _, name := range []string{"smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records"} {
+			if got := m.value(t, name); got != 0 {
+				t.Errorf("%s = %v at rest", name, got)
+			}
+		}
+	})
+}
+
+// value reads a figure of the member; labels are the values of its labels, in any order.
+func (m *member) value(t *testing.T, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, s := range f.GetMetric() {
+			left := slices.Clone(labels)
+			for _, l := range s.GetLabel() {
+				left = slices.DeleteFunc(left, func(v string) bool { return v == l.GetValue() })
+			}
+			if len(left) == 0 {
+				return s.GetCounter().GetValue() + s.GetGauge().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no %s of %v", name, labels)
+	return 0
+}
