@@ -38,7 +38,8 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := app.NewLogger(cfg.Log, os.Stderr)
+			registry := app.NewRegistry()
+			log, err := app.NewCountedLogger(cfg.Log, os.Stderr, registry)
 			if err != nil {
 				return err
 			}
@@ -50,7 +51,7 @@ func serveCommand() *cobra.Command {
 				}
 				defer stop()
 			}
-			return serve(cmd.Context(), cfg, log, chosen)
+			return serve(cmd.Context(), app.Options{Config: cfg, Version: version, Log: log, Registry: registry, Roles: chosen})
 		},
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false, "run Kafka and Redis in the process, data in embedded.dir")
@@ -86,14 +87,15 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	}, nil
 }
 
-func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, roles []app.Role) error {
-	a, err := app.New(app.Options{Config: cfg, Version: version, Log: log, Registry: app.NewRegistry(), Roles: roles})
+func serve(ctx context.Context, opts app.Options) error {
+	a, err := app.New(opts)
 	if err != nil {
 		return err
 	}
-	log.Info("starting", zap.String("version", version), zap.Strings("brokers", cfg.Kafka.Brokers), zap.String("group", cfg.Kafka.Group))
+	kafka := opts.Config.Kafka
+	opts.Log.Info("starting", zap.String("version", version), zap.Strings("brokers", kafka.Brokers), zap.String("group", kafka.Group))
 	err = a.Run(ctx)
-	log.Info("stopped", zap.Error(err))
+	opts.Log.Info("stopped", zap.Error(err))
 	return err
 }
 

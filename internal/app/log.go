@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -15,6 +16,25 @@ import (
 
 // NewLogger writes to out: JSON, or readable lines on a terminal. Of lines that repeat, a sample is written.
 func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
+	return newLogger(cfg, out, func(zapcore.Entry, zapcore.SamplingDecision) {})
+}
+
+// NewCountedLogger is NewLogger, and counts at reg the lines that were left out of the sample.
+func NewCountedLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, error) {
+	dropped := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that repeated too often within a second and were left out.",
+	})
+	if err := reg.Register(dropped); err != nil {
+		return nil, fmt.Errorf("count log lines: %w", err)
+	}
+	return newLogger(cfg, out, func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
+		if decision&zapcore.LogDropped != 0 {
+			dropped.Inc()
+		}
+	})
+}
+
+func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(cfg.Level)
 	if err != nil {
 		return nil, fmt.Errorf("log.level: %w", err)
@@ -30,7 +50,7 @@ func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(out), level)
-	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000)), nil
+	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000, zapcore.SamplerHook(sampled))), nil
 }
 
 func isTerminal(f *os.File) bool {
