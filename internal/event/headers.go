@@ -22,8 +22,26 @@ const (
 // TimeLayout is RFC 3339 with milliseconds, as all times in headers are written.
 const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
 
-// FormatTime writes t in UTC with milliseconds, cut down to the millisecond.
-func FormatTime(t time.Time) string { return t.UTC().Format(TimeLayout) }
+// FormatTime writes t in UTC with milliseconds, cut down to the millisecond. RFC 3339 has four digits for the year:
+// a timestamp beyond them, which Kafka takes, is written as the nearest time within.
+func FormatTime(t time.Time) string {
+	t = t.UTC()
+	switch year := t.Year(); {
+	case year > 9999:
+		return "9999-12-31T23:59:59.999Z"
+	case year < 0:
+		return "0000-01-01T00:00:00.000Z"
+	}
+	return t.Format(TimeLayout)
+}
+
+func parseTime(value []byte) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339, string(value))
+	if year := t.UTC().Year(); year > 9999 || year < 0 {
+		return t, false // in its own zone it was within
+	}
+	return t, err == nil
+}
 
 // CeilMilli rounds t up to a whole millisecond, so that a due time written with milliseconds is never early.
 func CeilMilli(t time.Time) time.Time {
@@ -40,7 +58,7 @@ func (e *Event) SetHeader(key string, value []byte) {
 	case HeaderID:
 		e.ID = string(value)
 	case HeaderTime:
-		if t, err := time.Parse(time.RFC3339, string(value)); err == nil {
+		if t, ok := parseTime(value); ok {
 			e.Time = t
 		}
 	case HeaderAttempts:
@@ -48,7 +66,7 @@ func (e *Event) SetHeader(key string, value []byte) {
 			e.Attempts = n
 		}
 	case HeaderDue:
-		if t, err := time.Parse(time.RFC3339, string(value)); err == nil {
+		if t, ok := parseTime(value); ok {
 			e.Due = t
 		}
 	case HeaderReplayed:

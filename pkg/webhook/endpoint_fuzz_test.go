@@ -1,0 +1,87 @@
+package webhook
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+)
+
+// sendable says what of an endpoint could break out of a request's head, "" if nothing.
+func sendable(e *Endpoint) string {
+	for what, text := range map[string]string{"host": e.Host, "request target": e.Target} {
+		for _, c := range []byte(text) {
+			if c <= ' ' || c >= 0x7F {
+				return what + " " + text
+			}
+		}
+	}
+	return ""
+}
+
+// FuzzURL holds what a user may set, and what other programs may store, against what can be sent.
+func FuzzURL(f *testing.F) {
+	for _, raw := range []string{
+		"http://example.com", "HTTPS://EXAMPLE.com:8443/a/b%20c?q=1&r=;", "http://[::1%25eth0]:80/", "http://bücher.example/ü?ü=ü",
+		"http://user:pass@example.com/", "http://example.com/#", "http://example.com\\@127.0.0.1/", "http://example.com/\r\nHost: x",
+		"http://127.1/", "http://0x7f.1/", "http://[::ffff:127.0.0.1]/", "http://a.b:0/", "http://a:99999/", "//a/", "http:a", "http://%zz/",
+		"http://example.com/?a b\r\nx: y", "http://exa\tmple.com", "http://example.com:80:80/", "http://[::1]@a/", "http://a?b#c",
+	} {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		err := ValidateURL(raw)
+		stored := NewSettings(1, [NumKinds]string{DLR: raw}, "").Endpoints[DLR]
+		if stored != nil && stored.Address != "" {
+			if bad := sendable(stored); bad != "" {
+				t.Fatalf("%q would be sent with %q", raw, bad)
+			}
+			if !strings.HasPrefix(stored.Target, "/") || stored.Host == "" || strings.Contains(stored.Host+stored.Address, "@") {
+				t.Fatalf("%q became %+v", raw, stored)
+			}
+		}
+		if err != nil {
+			if text := err.Error(); !strings.HasPrefix(text, "must") || len(text) > 60 {
+				t.Fatalf("%q: %q", raw, text)
+			}
+			return
+		}
+		if stored == nil || stored.Address == "" {
+			t.Fatalf("%q may be set but not used", raw)
+		}
+		// What was checked is what is dialled: the text means the same to who reads it again.
+		again := NewEndpoint("http://" + stored.Host + stored.Target)
+		if again.Host != stored.Host || again.Target != stored.Target {
+			t.Fatalf("%q is %+v, then %+v", raw, stored, again)
+		}
+		if len(raw) > 2048 || strings.ContainsAny(raw, "#\r\n\t\x00") {
+			t.Fatalf("%q may be set", raw)
+		}
+	})
+}
+
+// FuzzAuth: what may be set is what is sent.
+func FuzzAuth(f *testing.F) {
+	for _, raw := range []string{"user:pass", "user:", ":x", "ü:ö", "a\r\nb:c", "user", "\xff:", "a:b:c", strings.Repeat("x", 31) + ":"} {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		err := ValidateAuth(raw)
+		sent := NewSettings(1, [NumKinds]string{DLR: "http://a", Click: "http://a", Inbound: "http://a", RevokeClick: "http://a"}, raw)
+		for _, kind := range []Kind{Click, Inbound, RevokeClick} {
+			if sent.Endpoints[kind].Authorization != "" {
+				t.Fatalf("%v carries credentials", kind)
+			}
+		}
+		header := sent.Endpoints[DLR].Authorization
+		if err != nil {
+			if strings.ContainsAny(header, "\r\n") {
+				t.Fatalf("%q would be sent as %q", raw, header)
+			}
+			return
+		}
+		text, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(header, "Basic "))
+		if user, _, found := strings.Cut(string(text), ":"); err != nil || string(text) != raw || !found || user == "" {
+			t.Fatalf("%q is sent as %q", raw, header)
+		}
+	})
+}
