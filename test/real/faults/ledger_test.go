@@ -1,0 +1,416 @@
+package faults_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// Fates that are settled without a request.
+const (
+	notConfigured = "not_configured"
+	filtered      = "filtered"
+	duplicate     = "duplicate"
+)
+
+// produced is one event as its source topic holds it.
+type produced struct {
+	at      time.Time
+	purpose string  // the fate of an event that is not to be sent, "" of one that is
+	ids     []int64 // of a revocation, which is judged by them
+}
+
+// span is a time in which the program, or Kafka under it, was not able to store what was finished.
+type span struct{ from, to time.Time }
+
+// at is the span of a crash.
+func at(t time.Time) span { return span{t, t} }
+
+// books is the ledger of a case.
+type books struct {
+	s        *stage
+	produced map[string]produced
+	dead     map[string]*kgo.Record
+	waiting  map[string][]*kgo.Record
+	seen     map[string]*seen
+	revoked  map[int64]bool
+	pending  []string // neither delivered nor dead
+}
+
+// sources are the topics events are written to.
+func (s *stage) sources() []string {
+	return []string{s.topics.DLR, s.topics.Click, s.topics.Inbound, s.topics.Revocation}
+}
+
+// waits are the topics that wait.
+func (s *stage) waits() []string {
+	var all []string
+	for _, source := range s.sources() {
+		for _, d := range s.schedule {
+			all = append(all, harness.Retry(source, d.String()))
+		}
+		for _, d := range []string{"1s", "3s", "10s"} {
+			all = append(all, harness.Overflow(source, d))
+		}
+	}
+	return all
+}
+
+// readSources gives what was produced, and fails if an acknowledged event is not there.
+func (s *stage) readSources(t testing.TB, acked map[string]bool) map[string]produced {
+	t.Helper()
+	all := map[string]produced{}
+	clicked := map[[2]int64]bool{}
+	for _, topic := range s.sources() {
+		for _, r := range harness.Consume(t, s.brokers, topic) {
+			all[identity(r)] = s.read(t, r, clicked)
+		}
+	}
+	gone := 0
+	for id := range acked {
+		if _, ok := all[id]; !ok {
+			gone++
+		}
+	}
+	if gone > 0 {
+		t.Errorf("%d events that Kafka acknowledged are not in its topics", gone)
+	}
+	return all
+}
+
+func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]bool) produced {
+	t.Helper()
+	var v struct {
+		User int64 `json:"user_id"`
+		SMS  struct {
+			ID int64 `json:"id"`
+		} `json:"sms"`
+		Bot      bool    `json:"bot"`
+		API      []int64 `json:"api_sms_ids"`
+		Campaign []int64 `json:"campaign_sms_ids"`
+	}
+	if err := json.Unmarshal(r.Value, &v); err != nil {
+		t.Fatalf("%s: %v", identity(r), err)
+	}
+	p := produced{at: r.Timestamp, ids: append(v.API, v.Campaign...)}
+	click := [2]int64{v.User, v.SMS.ID}
+	switch {
+	case v.Bot:
+		p.purpose = filtered
+	case v.User > stranger:
+		p.purpose = notConfigured
+	case r.Topic == s.topics.Click && clicked[click]:
+		p.purpose = duplicate
+	case r.Topic == s.topics.Click:
+		clicked[click] = true
+	}
+	return p
+}
+
+// drain waits until every event that is to be sent is delivered or dead and the group has no lag, and then for more
+// requests than there should be, and gives the books. It gives the books of what is when the time is over, too.
+func (s *stage) drain(t testing.TB, acked map[string]bool, timeout time.Duration) *books {
+	t.Helper()
+	b := &books{s: s, produced: s.readSources(t, acked)}
+	adm := kadm.NewClient(harness.Client(t, s.brokers))
+	for deadline := time.Now().Add(timeout); ; harness.Pass(300 * time.Millisecond) {
+		b.readFates(t)
+		if len(b.pending) == 0 && s.lag(adm) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	harness.Pass(2 * time.Second)
+	b.readFates(t)
+	b.waiting = map[string][]*kgo.Record{}
+	for _, topic := range s.waits() {
+		for _, r := range harness.Consume(t, s.brokers, topic) {
+			id := harness.Header(r, "smshooks-id")
+			b.waiting[id] = append(b.waiting[id], r)
+		}
+	}
+	b.seen = s.judge.events()
+	return b
+}
+
+func (b *books) readFates(t testing.TB) {
+	t.Helper()
+	b.dead = map[string]*kgo.Record{}
+	deadIDs := map[int64]bool{} // of revocations: a dead batch's identity is not that of its records
+	for _, r := range harness.Consume(t, b.s.brokers, b.s.topics.DeadLetter) {
+		b.dead[harness.Header(r, "smshooks-id")] = r
+		if harness.Header(r, "smshooks-kind") == "revoke_click" {
+			for _, id := range b.s.read(t, r, map[[2]int64]bool{}).ids {
+				deadIDs[id] = true
+			}
+		}
+	}
+	ok, revoked := b.s.judge.succeeded()
+	for id := range deadIDs {
+		revoked[id] = true
+	}
+	b.revoked, b.pending = revoked, b.pending[:0]
+	for id, p := range b.produced {
+		if p.purpose == "" && !ok[id] && b.dead[id] == nil && !allIn(p.ids, revoked) {
+			b.pending = append(b.pending, id)
+		}
+	}
+}
+
+func allIn(ids []int64, set map[int64]bool) bool {
+	return len(ids) > 0 && !slices.ContainsFunc(ids, func(id int64) bool { return !set[id] })
+}
+
+// lag is how many records of all topics the group has not committed; -1 if it can't be asked now.
+func (s *stage) lag(adm *kadm.Client) int64 {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	topics := append(s.sources(), s.waits()...)
+	ends, err := adm.ListEndOffsets(ctx, topics...)
+	if err != nil || ends.Error() != nil {
+		return -1
+	}
+	committed, err := adm.FetchOffsets(ctx, s.topics.Group)
+	if err != nil {
+		return -1
+	}
+	lag := int64(0)
+	ends.Each(func(o kadm.ListedOffset) {
+		at := int64(0)
+		if c, ok := committed.Lookup(o.Topic, o.Partition); ok {
+			at = max(c.At, 0)
+		}
+		lag += max(o.Offset-at, 0)
+	})
+	return lag
+}
+
+// judgement says what a case allows.
+type judgement struct {
+	faults  []span    // requests begun a commit's time before these, or in flight then, may be made again
+	why     string    // for the table
+	healed  time.Time // the end of the last fault; zero if there is no recovery to tell
+	forgets bool      // the memory of clicks was lost: a second click may be sent
+}
+
+// commitTime is how long what is finished may stay without a commit, with what a busy machine adds.
+const commitTime = time.Second + 500*time.Millisecond
+
+// judge closes the books: it counts, writes the case's row, and fails the test for what must not be.
+func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
+	t.Helper()
+	r := result{Produced: len(b.produced)}
+	var missing, sentOnPurpose []string
+	for id, p := range b.produced {
+		s := b.seen[id]
+		switch {
+		case p.purpose != "":
+			r.OnPurpose++
+			if s != nil && !(may.forgets && p.purpose == duplicate) {
+				sentOnPurpose = append(sentOnPurpose, id+" ("+p.purpose+")")
+			}
+		case s != nil && s.ok || allIn(p.ids, b.revoked):
+			r.Delivered++ // a dead batch of revocations is taken off below
+		case b.dead[id] != nil:
+			r.Dead++
+		case len(b.waiting[id]) > 0:
+			r.Waiting++
+		default:
+			missing = append(missing, id)
+		}
+	}
+	b.deadRevocations(t, &r)
+	r.Missing = len(missing)
+	again, unexplained := b.again(may)
+	r.Duplicates, r.Unexplained = again, len(unexplained)
+	beyond, early := b.beyond(), b.early(may)
+	r.Beyond, r.Early = len(beyond), len(early)
+	if !may.healed.IsZero() {
+		r.Recovery = b.recovery(may.healed)
+	}
+	rec.set(func(to *result) {
+		to.Produced, to.Delivered, to.Dead, to.Waiting, to.OnPurpose = r.Produced, r.Delivered, r.Dead, r.Waiting, r.OnPurpose
+		to.Missing, to.Duplicates, to.Unexplained, to.Beyond, to.Early = r.Missing, r.Duplicates, r.Unexplained, r.Beyond, r.Early
+		to.Why, to.Recovery = may.why, r.Recovery
+	})
+	for what, ids := range map[string][]string{
+		"missing": missing, "made again without a reason": unexplained, "beyond the third attempt": beyond, "early": early,
+		"sent though not to be sent": sentOnPurpose,
+	} {
+		if len(ids) > 0 {
+			t.Errorf("%d %s, such as %v", len(ids), what, ids[:min(len(ids), 5)])
+		}
+	}
+	if r.Delivered == 0 {
+		t.Error("nothing was delivered: the case shows nothing")
+	}
+}
+
+// deadRevocations moves revocations whose batch is dead from the delivered to the dead.
+func (b *books) deadRevocations(t testing.TB, r *result) {
+	t.Helper()
+	_, delivered := b.s.judge.succeeded()
+	for id, p := range b.produced {
+		if len(p.ids) > 0 && b.seen[id] == nil && b.dead[id] == nil && allIn(p.ids, b.revoked) && !allIn(p.ids, delivered) {
+			r.Delivered--
+			r.Dead++
+		}
+	}
+}
+
+// again counts the requests made again, and names those that nothing explains.
+func (b *books) again(may judgement) (n int, unexplained []string) {
+	for id, s := range b.seen {
+		first := map[int32]hit{}
+		repeated := false
+		delivered := false
+		for _, h := range s.hits {
+			f, twice := first[h.attempt]
+			if !twice {
+				first[h.attempt] = h
+				if delivered && !repeated {
+					n++
+					unexplained = append(unexplained, fmt.Sprintf("%s attempt %d after it was delivered", id, h.attempt))
+				}
+				delivered = delivered || h.ok
+				continue
+			}
+			n++
+			// an event whose first attempt was repeated may have been stored for its second twice
+			if !repeated && !b.explained(f, may.faults) {
+				unexplained = append(unexplained, fmt.Sprintf("%s attempt %d at %v and %v", id, h.attempt, f.start, h.start))
+			}
+			repeated, delivered = true, delivered || h.ok
+		}
+	}
+	slices.Sort(unexplained)
+	return n, unexplained
+}
+
+// explained tells whether a request fell into a fault, or into the time before it that may not be committed.
+func (b *books) explained(h hit, faults []span) bool {
+	start := b.s.judge.began.Add(h.start)
+	return slices.ContainsFunc(faults, func(f span) bool {
+		from, to := f.from.Add(-commitTime), f.to.Add(500*time.Millisecond)
+		end := b.s.judge.began.Add(h.end)
+		return h.end == 0 && start.Before(to) || end.After(from) && start.Before(to)
+	})
+}
+
+// beyond names attempts numbered wrongly.
+func (b *books) beyond() (ids []string) {
+	for id, s := range b.seen {
+		for _, h := range s.hits {
+			if h.attempt < 1 || int(h.attempt) > len(b.s.schedule)+1 {
+				ids = append(ids, fmt.Sprintf("%s attempt %d", id, h.attempt))
+			}
+		}
+	}
+	return ids
+}
+
+// early names attempts that were made before they were due: by the schedule from the end of the one before, and by
+// the due time in their records' headers.
+func (b *books) early(may judgement) (ids []string) {
+	for id, s := range b.seen {
+		ended := map[int32]time.Duration{} // the earliest end of each attempt
+		times := map[int32]int{}
+		for _, h := range s.hits {
+			if e, ok := ended[h.attempt]; h.end != 0 && (!ok || h.end < e) {
+				ended[h.attempt] = h.end
+			}
+		}
+		for _, h := range s.hits {
+			times[h.attempt]++
+			before, ok := ended[h.attempt-1]
+			if h.attempt > 1 && ok && int(h.attempt)-2 < len(b.s.schedule) && h.start < before+b.s.schedule[h.attempt-2] {
+				ids = append(ids, fmt.Sprintf("%s attempt %d, %v after the one before", id, h.attempt, h.start-before))
+				continue
+			}
+			// by the header, unless the attempt may also come from a record that was read again
+			due, stored := b.due(id, int(h.attempt)-1)
+			if stored && times[h.attempt-1] <= 1 && len(may.faults) == 0 && b.s.judge.began.Add(h.start).Before(due) {
+				ids = append(ids, fmt.Sprintf("%s attempt %d, due at %v", id, h.attempt, due))
+			}
+		}
+	}
+	return ids
+}
+
+// due is the earliest due time of the records of an event that wait after so many attempts.
+func (b *books) due(id string, attempts int) (due time.Time, stored bool) {
+	for _, r := range b.waiting[id] {
+		n, _ := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
+		at, err := time.Parse(time.RFC3339, harness.Header(r, "smshooks-due"))
+		if n == attempts && err == nil && (!stored || at.Before(due)) {
+			due, stored = at, true
+		}
+	}
+	return due, stored
+}
+
+// recovery is how long after the end of the fault a first attempt was last more than a second behind its event.
+func (b *books) recovery(healed time.Time) time.Duration {
+	var last time.Time
+	for id, s := range b.seen {
+		p, ok := b.produced[id]
+		if !ok || len(s.hits) == 0 || len(p.ids) > 0 || len(b.waiting[id]) > 0 && harness.Header(b.waiting[id][0], "smshooks-attempts") == "0" {
+			continue
+		}
+		start := b.s.judge.began.Add(s.hits[0].start)
+		if start.Sub(p.at) > time.Second && start.After(last) {
+			last = start
+		}
+	}
+	return max(last.Sub(healed), 0)
+}
+
+// delays gives the median and the 99th percentile of first attempts behind their events.
+func (b *books) delays() (p50, p99, worst time.Duration) {
+	var all []time.Duration
+	for id, s := range b.seen {
+		if p, ok := b.produced[id]; ok && len(s.hits) > 0 && len(p.ids) == 0 {
+			all = append(all, b.s.judge.began.Add(s.hits[0].start).Sub(p.at))
+		}
+	}
+	if len(all) == 0 {
+		return 0, 0, 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)*99/100], all[len(all)-1]
+}
+
+// wantPurposes compares the fates that instances counted with those the events call for. It is right only if no
+// instance was killed and nothing was read again.
+func (b *books) wantPurposes(t testing.TB, members ...*harness.Proc) {
+	t.Helper()
+	want := map[string]float64{notConfigured: 0, filtered: 0, duplicate: 0}
+	for _, p := range b.produced {
+		if p.purpose != "" {
+			want[p.purpose]++
+		}
+	}
+	got := map[string]float64{}
+	for _, p := range members {
+		m := p.Metrics(t)
+		for fate := range want {
+			got[fate] += m.Sum("smshooks_settled_total", "fate", fate)
+		}
+		if consumed, settled := m.Ledger(); consumed != settled {
+			t.Errorf("%v records consumed, %v settled", consumed, settled)
+		}
+	}
+	for fate, n := range want {
+		if got[fate] != n {
+			t.Errorf("%v events settled as %s, want %v", got[fate], fate, n)
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// stage is what one case works in: a Kafka, a Redis, topics of its own, users and the judge.
+type stage struct {
+	brokers  string // for clients of the test
+	serve    string // brokers as instances know them; a proxy may stand between
+	redis    string
+	topics   harness.Topics
+	judge    *judge
+	users    int64
+	schedule []time.Duration
+	flags    []string
+}
+
+// Users beyond this have no settings.
+const stranger = 1_000_000
+
+// newStage makes topics for a case and configures its users. Flags are for `topics ensure` and every instance.
+func newStage(t testing.TB, brokers, redis string, users int64, flags ...string) *stage {
+	t.Helper()
+	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: pick(
+		[]time.Duration{time.Second, 2 * time.Second}, []time.Duration{3 * time.Second, 5 * time.Second})}
+	s.judge = newJudge(t, usual)
+	s.flags = append([]string{
+		"--topics.partitions=6", fmt.Sprintf("--retry.schedule=%v,%v", s.schedule[0], s.schedule[1]), "--overflow.delays=1s,3s,10s",
+		"--revocation.interval=2s", "--kafka.session_timeout=6s",
+	}, flags...)
+	out, stderr, code := harness.Run(t, s.options(), "topics", "ensure")
+	if code != 0 {
+		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
+	}
+	var records []*kgo.Record
+	for user := int64(1); user <= users; user++ {
+		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{
+			DLR: s.judge.url("dlr", user), Click: s.judge.url("click", user), Inbound: s.judge.url("inbound", user), Revoke: s.judge.url("revoke", user),
+		}))
+	}
+	harness.ProduceMany(t, s.brokers, records)
+	return s
+}
+
+// usual is how the users' endpoints answer: within some milliseconds; those of every tenth user fail on the first
+// attempt of each event, those of every twentieth and one more always.
+func usual(_ string, user int64, attempt int) (int, time.Duration) {
+	after := time.Duration(user%5) * 2 * time.Millisecond
+	if user%20 == 1 || user%10 == 0 && attempt == 1 {
+		return http.StatusInternalServerError, after
+	}
+	return http.StatusOK, after
+}
+
+// options are those of an instance, its own flags last.
+func (s *stage) options(flags ...string) harness.Options {
+	args := append(append([]string(nil), s.flags...), flags...)
+	return harness.Options{Brokers: s.serve, RedisAddr: s.redis, Topics: s.topics, Args: args}
+}
+
+// start starts an instance and waits until it is ready.
+func (s *stage) start(t testing.TB, flags ...string) *harness.Proc {
+	t.Helper()
+	return harness.StartReady(t, s.options(flags...))
+}
+
+// load writes events in the background at a steady rate, whatever happens to Kafka.
+type load struct {
+	stop context.CancelFunc
+	done chan struct{}
+	cl   *kgo.Client
+
+	mu    sync.Mutex
+	acked map[string]bool // identities of what the broker said it has
+	wrong error
+}
+
+// loadRate describes a load for the table.
+func loadRate(perSecond int, d time.Duration) string {
+	return fmt.Sprintf("%s events/s, %v", count(perSecond), d)
+}
+
+// load writes perSecond events until it is ended.
+func (s *stage) load(t testing.TB, perSecond int) *load {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	l := &load{stop: stop, done: make(chan struct{}), acked: map[string]bool{}}
+	l.cl = harness.Client(t, s.brokers, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(5*time.Millisecond), kgo.AlwaysRetryEOF(),
+		kgo.MaxBufferedRecords(5_000_000), kgo.MetadataMinAge(250*time.Millisecond))
+	go func() {
+		defer close(l.done)
+		const beat = 10 * time.Millisecond
+		tick := time.NewTicker(beat)
+		defer tick.Stop()
+		began, n := time.Now(), int64(0)
+		for ctx.Err() == nil {
+			for due := int64(float64(perSecond) * time.Since(began).Seconds()); n < due; n++ {
+				l.cl.Produce(context.Background(), s.event(n), l.promised)
+			}
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+		flush, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if err := l.cl.Flush(flush); err != nil {
+			l.fail(fmt.Errorf("events are still not written 2 minutes after the load: %w", err))
+		}
+	}()
+	t.Cleanup(func() { stop(); <-l.done })
+	return l
+}
+
+func (l *load) promised(r *kgo.Record, err error) {
+	if err != nil {
+		l.fail(fmt.Errorf("produce: %w", err))
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked[identity(r)] = true
+}
+
+func (l *load) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wrong == nil {
+		l.wrong = err
+	}
+}
+
+// written is how many events Kafka has acknowledged.
+func (l *load) written() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.acked)
+}
+
+// end stops the load and gives what Kafka acknowledged.
+func (l *load) end(t testing.TB) map[string]bool {
+	t.Helper()
+	l.stop()
+	<-l.done
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wrong != nil {
+		t.Errorf("load: %v", l.wrong)
+	}
+	return l.acked
+}
+
+// event is the n-th event of a load: mostly delivery reports, some clicks (of bots too, and second ones), received
+// messages and revocations, and some of users without settings.
+func (s *stage) event(n int64) *kgo.Record {
+	user := n%s.users + 1
+	switch {
+	case n%50 == 3:
+		return harness.Event(s.topics.DLR, stranger+user, harness.DLRValue(stranger+user, n))
+	case n%100 == 17:
+		return harness.Event(s.topics.Click, user, botValue(user, n))
+	case n%20 == 7:
+		return harness.Event(s.topics.Click, user, harness.ClickValue(user, n))
+	case n%100 == 48: // again the click of 41 events ago, whose user it is
+		n -= 41
+		user = n%s.users + 1
+		return harness.Event(s.topics.Click, user, harness.ClickValue(user, n))
+	case n%20 == 12:
+		return harness.Event(s.topics.Inbound, user, harness.InboundValue(user, n))
+	case n%100 == 1:
+		return harness.Event(s.topics.Revocation, user, harness.RevocationValue(user, []int64{2 * n}, []int64{2*n + 1}))
+	}
+	return harness.Event(s.topics.DLR, user, harness.DLRValue(user, n))
+}
+
+func botValue(user, sms int64) string {
+	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d},"bot":true}`, user, sms)
+}
+
+// identity is the stable identity of the event of a source record.
+func identity(r *kgo.Record) string {
+	return r.Topic + "/" + strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10)
+}
