@@ -10,12 +10,13 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// classify names a failed request by the closed list of failures. ctx is the request's own, with its deadline.
-func classify(ctx context.Context, err error) webhook.Failure {
+// classify names a failed request by the closed list of failures. deadline is the request's own.
+func classify(err error, deadline time.Time) webhook.Failure {
 	var (
 		blocked blockedError
 		dns     *net.DNSError
@@ -23,7 +24,7 @@ func classify(ctx context.Context, err error) webhook.Failure {
 	switch {
 	case errors.As(err, &blocked):
 		return webhook.BlockedAddress
-	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+	case !time.Now().Before(deadline), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return webhook.Timeout
 	case errors.As(err, &dns):
 		return webhook.DNS

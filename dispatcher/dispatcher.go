@@ -243,10 +243,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time.Time, out Outcome) {
 	e.Attempts++
 	if d.Attempts != nil {
-		a := event.Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: started, Status: out.Status, Failure: out.Failure, Took: out.Took}
-		if to.URL != nil {
-			a.Host = to.URL.Host
-		}
+		a := event.Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: started, Status: out.Status, Failure: out.Failure, Host: to.Host, Took: out.Took}
 		d.Attempts.Add(a)
 	}
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)

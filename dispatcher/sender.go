@@ -1,10 +1,8 @@
 package dispatcher
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -12,12 +10,16 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 const (
-	maxReplyBody   = 64 << 10
-	maxReplyHeader = 16 << 10
+	maxReplyBody = 64 << 10
+	maxReplyHead = 16 << 10
+	maxPooled    = 64 << 10
 	// Common servers close a connection that was idle for 5 s. A request that meets the closing would fail and
 	// come back in six hours, so idle connections are closed before that.
 	idleTimeout = 4 * time.Second
@@ -39,9 +41,9 @@ type SenderConfig struct {
 type Sender struct {
 	timeout   time.Duration
 	any2xx    bool
-	userAgent []string
-	transport *http.Transport
-	buffers   sync.Pool
+	userAgent string
+	client    *http1.Client
+	messages  sync.Pool
 }
 
 // Request is one attempt.
@@ -70,101 +72,75 @@ func NewSender(cfg SenderConfig) *Sender {
 	return &Sender{
 		timeout:   cfg.Timeout,
 		any2xx:    cfg.Any2xx,
-		userAgent: []string{"smshooks/" + cfg.Version},
-		transport: &http.Transport{
-			DialContext:         dial,
-			DisableCompression:  true,
-			MaxIdleConns:        4 * cfg.MaxInFlight,
-			MaxIdleConnsPerHost: cfg.MaxInFlight, // many users may share a host
-			IdleConnTimeout:     idleTimeout,
-			// A handshake outlives its request's context. The request's own deadline comes first.
-			TLSHandshakeTimeout:    cfg.Timeout + time.Second,
-			MaxResponseHeaderBytes: maxReplyHeader,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4096)},
-			TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
-		},
-		buffers: sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }},
+		userAgent: "smshooks/" + cfg.Version,
+		client: http1.New(http1.Config{
+			Dial:        dial,
+			TLS:         &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4096)},
+			IdleTimeout: idleTimeout,
+			MaxIdle:     4 * cfg.MaxInFlight,
+			MaxHead:     maxReplyHead,
+			MaxBody:     maxReplyBody,
+		}),
+		messages: sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }},
 	}
 }
-
-var contentTypes = func() (t [webhook.NumKinds][]string) {
-	for _, k := range webhook.Kinds() {
-		t[k] = []string{k.ContentType()}
-	}
-	return t
-}()
 
 // Send makes one attempt.
 func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	started := time.Now()
-	limited, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	failure, status := s.post(limited, r, started)
+	if r.Endpoint.Address == "" || !httpguts.ValidHeaderFieldValue(r.ID) {
+		return Outcome{Failure: webhook.Network} // no request can be made of it
+	}
+	pooled := s.messages.Get().(*[]byte)
+	message := s.appendMessage((*pooled)[:0], &r, started)
+	deadline := started.Add(s.timeout)
+	status, err := s.client.Post(ctx, deadline, http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}, message)
+	if cap(message) <= maxPooled {
+		*pooled = message
+		s.messages.Put(pooled)
+	}
+	failure := s.failure(status, err, deadline)
 	return Outcome{Failure: failure, Status: status, Took: time.Since(started), Aborted: failure != "" && ctx.Err() != nil}
 }
 
-func (s *Sender) post(ctx context.Context, r Request, now time.Time) (webhook.Failure, int) {
-	if r.Endpoint.URL == nil {
-		return webhook.Network, 0 // the configured text is no URL that can be called
+// failure says how an attempt went by its status, 0 if there was none, and what became of the connection.
+func (s *Sender) failure(status int, err error, deadline time.Time) webhook.Failure {
+	switch {
+	case status == 0:
+		return classify(err, deadline)
+	case status != http.StatusOK && (!s.any2xx || status/100 != 2):
+		return webhook.HTTPFailure(status) // whatever became of its body
+	case err != nil:
+		return classify(err, deadline)
 	}
-	header := http.Header{
-		"Content-Type":      contentTypes[r.Kind],
-		"User-Agent":        s.userAgent,
-		"Webhook-Id":        {r.ID},
-		"Webhook-Timestamp": {strconv.FormatInt(now.Unix(), 10)},
-		"Webhook-Attempt":   {strconv.Itoa(r.Attempt)},
-	}
-	if r.Endpoint.Authorization != "" {
-		header["Authorization"] = []string{r.Endpoint.Authorization}
-	}
-	body := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
-	first, _ := body()
-	req := (&http.Request{
-		Method: http.MethodPost, URL: r.Endpoint.URL, Host: r.Endpoint.URL.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: first, ContentLength: int64(len(r.Body)),
-		// Lets the transport take another connection when the one it chose turned out to be closed before
-		// a byte was written; it never sends a request twice.
-		GetBody: body,
-	}).WithContext(ctx)
-	// The transport itself, not http.Client: no redirects, no cookies, no credentials out of the URL.
-	resp, err := s.transport.RoundTrip(req)
-	if err != nil {
-		return classify(ctx, err), 0
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return webhook.HTTPFailure(resp.StatusCode), resp.StatusCode // what follows is no body
-	}
-	err = s.drain(resp)
-	if resp.StatusCode != http.StatusOK && (!s.any2xx || resp.StatusCode/100 != 2) {
-		return webhook.HTTPFailure(resp.StatusCode), resp.StatusCode // whatever became of its body
-	}
-	if err != nil {
-		return classify(ctx, err), resp.StatusCode
-	}
-	return "", resp.StatusCode
+	return ""
 }
 
-// drain reads the reply's body to its end, so that the connection can be used again, or to the limit.
-func (s *Sender) drain(resp *http.Response) error {
-	if resp.ContentLength == 0 {
-		return nil
+// appendMessage appends the whole request.
+func (s *Sender) appendMessage(b []byte, r *Request, now time.Time) []byte {
+	b = append(b, "POST "...)
+	b = append(b, r.Endpoint.Target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, r.Endpoint.Host...)
+	b = append(b, "\r\nUser-Agent: "...)
+	b = append(b, s.userAgent...)
+	if r.Endpoint.Authorization != "" {
+		b = append(b, "\r\nAuthorization: "...)
+		b = append(b, r.Endpoint.Authorization...)
 	}
-	buf := s.buffers.Get().(*[]byte)
-	defer s.buffers.Put(buf)
-	for read := 0; read < maxReplyBody; {
-		n, err := resp.Body.Read((*buf)[:min(len(*buf), maxReplyBody-read)])
-		read += n
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	b = append(b, "\r\nContent-Type: "...)
+	b = append(b, r.Kind.ContentType()...)
+	b = append(b, "\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+	b = append(b, "\r\nWebhook-Id: "...)
+	b = append(b, r.ID...)
+	b = append(b, "\r\nWebhook-Timestamp: "...)
+	b = strconv.AppendInt(b, now.Unix(), 10)
+	b = append(b, "\r\nWebhook-Attempt: "...)
+	b = strconv.AppendInt(b, int64(r.Attempt), 10)
+	b = append(b, "\r\n\r\n"...)
+	return append(b, r.Body...)
 }
 
 // Close closes the idle connections.
-func (s *Sender) Close() { s.transport.CloseIdleConnections() }
+func (s *Sender) Close() { s.client.Close() }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -40,11 +39,7 @@ func newSender(t *testing.T, change func(*SenderConfig)) *Sender {
 
 func request(t *testing.T, to string) Request {
 	t.Helper()
-	u, err := url.Parse(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Request{Kind: webhook.DLR, Endpoint: &webhook.Endpoint{URL: u}, ID: "sms-dlr/0/7", Attempt: 2, Body: []byte("sms=%7B%7D")}
+	return Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(to), ID: "sms-dlr/0/7", Attempt: 2, Body: []byte("sms=%7B%7D")}
 }
 
 // peer is a server that says exactly what it is told to.

@@ -218,7 +218,7 @@ func host(t *testing.T, s *Store, userID int64) string {
 		t.Fatalf("settings of user %d for %d", settings.UserID, userID)
 	}
 	if e := settings.Endpoints[webhook.DLR]; e != nil {
-		return e.URL.Host
+		return e.Host
 	}
 	return ""
 }

@@ -3,11 +3,15 @@ package webhook
 import (
 	"encoding/base64"
 	"errors"
+	"net"
 	"net/url"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/idna"
 )
 
 // Limits on what a user may set.
@@ -16,11 +20,16 @@ const (
 	maxAuth = 32   // characters
 )
 
-// Endpoint is one user's URL of one kind, ready for requests.
+// Endpoint is one user's URL of one kind, taken apart for requests.
 type Endpoint struct {
-	// URL is nil when the configured text is no usable http or https URL; an
-	// attempt then fails as Network.
-	URL *url.URL
+	// Address is the host:port to dial. It is "" when the configured text is no
+	// usable http or https URL; an attempt then fails as Network.
+	Address string
+	// ServerName is whose certificate is asked for; "" = http.
+	ServerName string
+	// Host is the Host header, Target what stands in the request line. Both are
+	// plain ASCII.
+	Host, Target string
 	// Authorization is the header's value, "" for none. It is a secret.
 	Authorization string
 }
@@ -33,13 +42,11 @@ type Settings struct {
 
 // NewSettings prepares a user's settings as they are stored: "" is a URL that
 // is not configured, auth is "user:pass" or "" and goes with the DLR alone.
-// Text that ValidateURL would refuse is taken as far as it can be used: a
-// fragment and credentials in a URL are dropped.
 func NewSettings(userID int64, urls [NumKinds]string, auth string) *Settings {
 	s := &Settings{UserID: userID}
 	for kind, raw := range urls {
 		if raw != "" {
-			s.Endpoints[kind] = &Endpoint{URL: usable(raw)}
+			s.Endpoints[kind] = NewEndpoint(raw)
 		}
 	}
 	if dlr := s.Endpoints[DLR]; dlr != nil && auth != "" {
@@ -51,16 +58,53 @@ func NewSettings(userID int64, urls [NumKinds]string, auth string) *Settings {
 	return s
 }
 
-// usable returns the URL without credentials and fragment, nil if no request
-// can be sent to it.
-func usable(raw string) *url.URL {
+// NewEndpoint takes a URL apart. Text that ValidateURL would refuse is taken as
+// far as it can be used: a fragment and credentials in a URL are dropped.
+func NewEndpoint(raw string) *Endpoint {
 	u, err := url.Parse(raw)
 	if err != nil || !isWeb(u) {
-		return nil
+		return &Endpoint{}
 	}
-	u.User, u.Fragment, u.RawFragment = nil, "", ""
+	name, err := toASCII(u.Hostname())
+	if err != nil {
+		return &Endpoint{}
+	}
+	port, secure := u.Port(), u.Scheme == "https"
+	host := name // without the zone of an IPv6 address, which means nothing to the peer
+	if zone := strings.IndexByte(host, '%'); zone >= 0 {
+		host = host[:zone]
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port != "" {
+		host += ":" + port
+	}
+	if !httpguts.ValidHostHeader(host) {
+		return &Endpoint{}
+	}
+	if port == "" {
+		port = "80"
+		if secure {
+			port = "443"
+		}
+	}
 	u.RawQuery = escapeQuery(u.RawQuery)
-	return u
+	e := &Endpoint{Address: net.JoinHostPort(name, port), Host: host, Target: u.RequestURI()}
+	if secure {
+		e.ServerName = name
+	}
+	return e
+}
+
+// toASCII gives the name that is asked for in the DNS (IDNA).
+func toASCII(host string) (string, error) {
+	for i := range len(host) {
+		if host[i] >= utf8.RuneSelf {
+			return idna.Lookup.ToASCII(host)
+		}
+	}
+	return host, nil
 }
 
 // escapeQuery escapes what may not stand in a request line. Unlike the path,
@@ -103,6 +147,9 @@ func ValidateURL(raw string) error {
 	}
 	if strings.Contains(raw, "#") {
 		return errors.New("must not contain a fragment")
+	}
+	if NewEndpoint(raw).Address == "" {
+		return errors.New("must have a host that can be called")
 	}
 	return nil
 }

@@ -2,15 +2,17 @@ package webhook
 
 import (
 	"encoding/base64"
+	"net"
+	"net/url"
 	"strings"
 	"testing"
 )
 
 // sendable says what of an endpoint could break out of a request's head, "" if nothing.
 func sendable(e *Endpoint) string {
-	for what, text := range map[string]string{"host": e.Host, "request target": e.Target} {
+	for what, text := range map[string]string{"Host": e.Host, "request target": e.Target, "address": e.Address, "server name": e.ServerName} {
 		for _, c := range []byte(text) {
-			if c <= ' ' || c >= 0x7F {
+			if c <= ' ' || c >= 0x7F && what != "address" { // a zone may be called anything
 				return what + " " + text
 			}
 		}
@@ -30,13 +32,14 @@ func FuzzURL(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		err := ValidateURL(raw)
-		stored := NewSettings(1, [NumKinds]string{DLR: raw}, "").Endpoints[DLR]
-		if stored != nil && stored.Address != "" {
-			if bad := sendable(stored); bad != "" {
-				t.Fatalf("%q would be sent with %q", raw, bad)
-			}
-			if !strings.HasPrefix(stored.Target, "/") || stored.Host == "" || strings.Contains(stored.Host+stored.Address, "@") {
-				t.Fatalf("%q became %+v", raw, stored)
+		e := NewEndpoint(raw)
+		if bad := sendable(e); bad != "" {
+			t.Fatalf("%q would be sent with %q", raw, bad)
+		}
+		if e.Address != "" {
+			host, port, splitErr := net.SplitHostPort(e.Address)
+			if splitErr != nil || host == "" || port == "" || e.Host == "" || !strings.HasPrefix(e.Target, "/") && !strings.HasPrefix(e.Target, "?") && e.Target != "*" {
+				t.Fatalf("%q became %+v (%v)", raw, e, splitErr)
 			}
 		}
 		if err != nil {
@@ -45,16 +48,19 @@ func FuzzURL(f *testing.F) {
 			}
 			return
 		}
-		if stored == nil || stored.Address == "" {
+		if e.Address == "" {
 			t.Fatalf("%q may be set but not used", raw)
-		}
-		// What was checked is what is dialled: the text means the same to who reads it again.
-		again := NewEndpoint("http://" + stored.Host + stored.Target)
-		if again.Host != stored.Host || again.Target != stored.Target {
-			t.Fatalf("%q is %+v, then %+v", raw, stored, again)
 		}
 		if len(raw) > 2048 || strings.ContainsAny(raw, "#\r\n\t\x00") {
 			t.Fatalf("%q may be set", raw)
+		}
+		// What was checked is what is dialled: the host is the one the URL shows.
+		u, err := url.Parse(raw)
+		if err != nil || u.User != nil {
+			t.Fatalf("%q may be set: %v", raw, err)
+		}
+		if ascii, err := toASCII(u.Hostname()); err != nil || !strings.HasPrefix(e.Address, ascii+":") && !strings.HasPrefix(e.Address, "["+ascii+"]:") {
+			t.Fatalf("%q is dialled at %q (%v)", raw, e.Address, err)
 		}
 	})
 }

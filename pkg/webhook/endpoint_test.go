@@ -83,31 +83,47 @@ func TestNewSettings(t *testing.T) {
 	if s.UserID != 42 || s.Endpoints[Inbound] != nil || s.Endpoints[RevokeClick] != nil {
 		t.Errorf("settings %+v", s)
 	}
-	if got := s.Endpoints[DLR]; got.URL.String() != "https://example.com/dlr" || got.Authorization != "Basic dXNlcjpwYTpzcw==" {
+	if got := s.Endpoints[DLR]; shown(got) != "https://example.com:443 example.com /dlr" || got.Authorization != "Basic dXNlcjpwYTpzcw==" {
 		t.Errorf("dlr: %+v", got)
 	}
-	if got := s.Endpoints[Click]; got.URL.String() != "https://example.com/c?x=1" || got.Authorization != "" {
+	if got := s.Endpoints[Click]; shown(got) != "https://example.com:443 example.com /c?x=1" || got.Authorization != "" {
 		t.Errorf("click: %+v", got)
 	}
 }
 
+// shown is what an endpoint dials, asks for and calls.
+func shown(e *Endpoint) string {
+	if e.Address == "" {
+		return ""
+	}
+	scheme := "http://"
+	if e.ServerName != "" {
+		scheme = "https://"
+	}
+	return scheme + e.Address + " " + e.Host + " " + e.Target
+}
+
 func TestStoredText(t *testing.T) {
 	tests := []struct{ raw, want string }{ // want "": no URL
-		{"http://example.com/a?q=a b\u00e9&r=%20;\"", "http://example.com/a?q=a%20b%C3%A9&r=%20;%22"},
-		{"http://example.com/a b", "http://example.com/a%20b"},
-		{"http://example.com/#", "http://example.com/"},
+		{"http://example.com/a?q=a b\u00e9&r=%20;\"", "http://example.com:80 example.com /a?q=a%20b%C3%A9&r=%20;%22"},
+		{"http://example.com/a b", "http://example.com:80 example.com /a%20b"},
+		{"http://example.com/#", "http://example.com:80 example.com /"},
+		{"http://example.com", "http://example.com:80 example.com /"},
+		{"HTTP://Example.com:80?a", "http://Example.com:80 Example.com:80 /?a"},
+		{"https://example.com:8443/", "https://example.com:8443 example.com:8443 /"},
+		{"http://u:p@example.com/a%2Fb", "http://example.com:80 example.com /a%2Fb"},
+		{"http://b\u00fccher.example/", "http://xn--bcher-kva.example:80 xn--bcher-kva.example /"},
+		{"https://[2001:db8::1]/", "https://[2001:db8::1]:443 [2001:db8::1] /"},
+		{"http://[fe80::1%25eth0]:81/", "http://[fe80::1%eth0]:81 [fe80::1]:81 /"},
 		{"example.com", ""},
 		{"ftp://example.com/", ""},
 		{"http://%zz/", ""},
 		{"http://:80/", ""},
+		{"http://a\u2028b/", ""},
 	}
 	for _, tt := range tests {
 		e := NewSettings(1, [NumKinds]string{Inbound: tt.raw}, "").Endpoints[Inbound]
-		got := ""
-		if e.URL != nil {
-			got = e.URL.String()
-		}
-		if got != tt.want {
+		if got := shown(e); got != tt.want {
 			t.Errorf("%q became %q, want %q", tt.raw, got, tt.want)
 		}
 	}

@@ -42,9 +42,9 @@ func ExampleDecodeRevocation() {
 
 func ExampleNewSettings() {
 	s := webhook.NewSettings(42, [webhook.NumKinds]string{webhook.DLR: "https://example.com/dlr"}, "myuser:mypass")
-	fmt.Println(s.Endpoints[webhook.DLR].URL, s.Endpoints[webhook.DLR].Authorization)
+	fmt.Println(s.Endpoints[webhook.DLR].Address, s.Endpoints[webhook.DLR].Authorization)
 	fmt.Println(s.Endpoints[webhook.Click] == nil)
 	// Output:
-	// https://example.com/dlr Basic bXl1c2VyOm15cGFzcw==
+	// example.com:443 Basic bXl1c2VyOm15cGFzcw==
 	// true
 }

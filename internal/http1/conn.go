@@ -1,0 +1,103 @@
+package http1
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// errStale says that an idle connection turned out to be closed before a byte of the request was sent on it.
+var errStale = errors.New("the idle connection was closed")
+
+// longAgo is a deadline that ends everything at once.
+var longAgo = time.Unix(1, 0)
+
+// conn is a connection with what is used again for each of its requests.
+type conn struct {
+	net.Conn
+	host  Host
+	since time.Time // when it became idle
+	used  bool      // by a former request
+
+	under     net.Conn // beneath TLS
+	raw       syscall.RawConn
+	turn      turn
+	step      func(fd uintptr) bool
+	interrupt func() // ends the request that is on it
+}
+
+// newConn wraps c; under is the connection beneath its TLS, or c itself.
+func newConn(host Host, c, under net.Conn) *conn {
+	cn := &conn{Conn: c, host: host, under: under}
+	cn.interrupt = func() { _ = cn.SetDeadline(longAgo) }
+	if s, ok := under.(syscall.Conn); ok && rawIO {
+		cn.raw, _ = s.SyscallConn()
+		cn.step = cn.turn.step
+	}
+	return cn
+}
+
+// Close closes the connection without a word: TLS's goodbye could block.
+func (c *conn) Close() error { return c.under.Close() }
+
+// direct: requests need not go through TLS.
+func (c *conn) direct() bool { return c.Conn == c.under }
+
+// check tells whether a connection that was used before can carry a request: the peer has neither closed it nor said
+// anything unasked. errStale: it cannot. Another error is a deadline's.
+func (c *conn) check() error {
+	if !c.used || c.raw == nil {
+		return nil
+	}
+	c.turn = turn{}
+	err := c.raw.Read(c.step)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if err != nil || c.turn.stale {
+		return errStale
+	}
+	return nil
+}
+
+// converse sends message and reads the first part of the reply into p. It may send a part of message only: then
+// nothing was read and err is nil. errStale: nothing was sent.
+func (c *conn) converse(message, p []byte) (sent, n int, err error) {
+	fresh := !c.used
+	if c.raw != nil && c.direct() {
+		sent, n, err = c.takeTurn(message, p)
+	} else {
+		if err := c.check(); err != nil {
+			return 0, 0, err
+		}
+		sent, err = c.Write(message)
+		if err == nil {
+			n, err = c.Read(p)
+		}
+	}
+	c.used = true
+	if err != nil && sent == 0 && !fresh && !errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errStale // it was refused as a whole
+	}
+	return sent, n, err
+}
+
+func (c *conn) takeTurn(message, p []byte) (sent, n int, err error) {
+	c.turn = turn{fresh: !c.used, out: message, in: p}
+	err = c.raw.Read(c.step)
+	t := c.turn
+	c.turn = turn{} // lets go of the buffers
+	switch {
+	case err != nil:
+	case t.stale:
+		err = errStale
+	case t.err != nil:
+		err = &net.OpError{Op: t.op, Net: "tcp", Addr: c.RemoteAddr(), Err: t.err}
+	case t.sent == len(message) && t.n == 0:
+		err = io.EOF
+	}
+	return t.sent, t.n, err
+}

@@ -1,0 +1,224 @@
+package http1
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+)
+
+const (
+	// A message up to this size fits into what a peer takes unread, so writing it cannot block for long. A larger
+	// one is written on a goroutine of its own: the reply may come, and matter, before it is all out.
+	atOnce     = 32 << 10
+	bufferSize = 4 << 10
+)
+
+type buffer [bufferSize]byte
+
+// exchange is one request and its reply.
+type exchange struct {
+	conn             *conn
+	buf              *buffer
+	maxHead, maxBody int
+}
+
+// do sends message and reads the reply. reusable: the connection can carry another request.
+func (x *exchange) do(message []byte) (status int, reusable bool, err error) {
+	if len(message) > atOnce {
+		if err := x.conn.check(); err != nil {
+			return 0, false, err
+		}
+		x.conn.used = true
+		return x.concurrently(message)
+	}
+	sent, n, err := x.conn.converse(message, x.buf[:])
+	switch {
+	case err != nil:
+		return 0, false, err
+	case sent < len(message):
+		return x.concurrently(message[sent:])
+	}
+	return x.read(n)
+}
+
+// concurrently sends message while it reads the reply.
+func (x *exchange) concurrently(message []byte) (status int, reusable bool, err error) {
+	written := make(chan error, 1)
+	go func() {
+		_, err := x.conn.Write(message)
+		written <- err
+	}()
+	status, reusable, err = x.read(0)
+	select {
+	case failed := <-written:
+		return status, reusable && failed == nil, err
+	default:
+		_ = x.conn.Close() // ends the writing
+		<-written
+		return status, false, err
+	}
+}
+
+// read reads the reply, of which n bytes are in the buffer.
+func (x *exchange) read(n int) (status int, reusable bool, err error) {
+	h, ok := parseHead(x.buf[:n])
+	if !ok {
+		return x.readAny(n)
+	}
+	left := h.length - int64(n-h.size)
+	if left < 0 { // what was not asked for must not become the next reply
+		return h.status, false, nil
+	}
+	room := int64(x.maxBody - (n - h.size))
+	for left > 0 && room > 0 {
+		n, err := x.conn.Read(x.buf[:min(bufferSize, left, room)])
+		left, room = left-int64(n), room-int64(n)
+		if err != nil && left > 0 {
+			return h.status, false, unexpected(err)
+		}
+	}
+	return h.status, !h.close && left == 0, nil
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// head is a reply's head in the usual form.
+type head struct {
+	status int
+	size   int   // bytes of the head
+	length int64 // bytes of the body
+	close  bool  // the peer closes the connection after it
+}
+
+// parseHead reads a head of the usual form; false: it is another, or not complete.
+func parseHead(p []byte) (h head, ok bool) {
+	const version = "HTTP/1.1 "
+	if len(p) < len(version)+4 || string(p[:len(version)]) != version {
+		return h, false
+	}
+	for _, c := range p[len(version) : len(version)+3] {
+		if c-'0' > 9 {
+			return h, false
+		}
+		h.status = h.status*10 + int(c-'0')
+	}
+	if c := p[len(version)+3]; h.status < 200 || c != ' ' && c != '\r' {
+		return h, false
+	}
+	h.length = -1
+	for first := true; ; first = false {
+		end := bytes.IndexByte(p[h.size:], '\n')
+		if end < 1 || p[h.size+end-1] != '\r' {
+			return h, false
+		}
+		line := p[h.size : h.size+end-1]
+		h.size += end + 1
+		switch {
+		case len(line) == 0:
+			if h.status == http.StatusNoContent || h.status == http.StatusNotModified {
+				h.length = 0
+			}
+			return h, h.length >= 0
+		case !first && !h.field(line):
+			return h, false
+		}
+	}
+}
+
+// field takes one header line over; false: it is beyond the usual.
+func (h *head) field(line []byte) bool {
+	colon := bytes.IndexByte(line, ':')
+	if colon < 1 || line[0] <= ' ' || line[colon-1] <= ' ' {
+		return false
+	}
+	value := bytes.Trim(line[colon+1:], " \t")
+	switch name := line[:colon]; {
+	case colon == 14 && strings.EqualFold(string(name), "Content-Length"):
+		return h.length < 0 && h.setLength(value)
+	case colon == 10 && strings.EqualFold(string(name), "Connection"):
+		if strings.EqualFold(string(value), "close") {
+			h.close = true
+			return true
+		}
+		return strings.EqualFold(string(value), "keep-alive")
+	case colon == 17 && strings.EqualFold(string(name), "Transfer-Encoding"):
+		return false
+	}
+	return true
+}
+
+func (h *head) setLength(digits []byte) bool {
+	if len(digits) == 0 || len(digits) > 18 {
+		return false
+	}
+	h.length = 0
+	for _, c := range digits {
+		if c-'0' > 9 {
+			return false
+		}
+		h.length = h.length*10 + int64(c-'0')
+	}
+	return true
+}
+
+// readAny reads any reply with net/http's reader; n bytes of it are in the buffer.
+func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
+	in := &limited{r: io.MultiReader(bytes.NewReader(bytes.Clone(x.buf[:n])), x.conn), left: x.maxHead}
+	br := bufio.NewReaderSize(in, bufferSize)
+	for {
+		resp, err := http.ReadResponse(br, post)
+		if err != nil {
+			return 0, false, unexpected(err)
+		}
+		if resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
+			continue // an interim reply
+		}
+		if resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp.StatusCode, false, nil // what follows is no body
+		}
+		in.left = x.maxBody + bufferSize // the body has its own limit
+		whole, err := x.drain(resp.Body)
+		bounded := resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
+		return resp.StatusCode, whole && bounded && !resp.Close && br.Buffered() == 0, err
+	}
+}
+
+var post = &http.Request{Method: http.MethodPost}
+
+// drain reads a body to its end, so that the connection can be used again, or to the limit.
+func (x *exchange) drain(body io.Reader) (whole bool, err error) {
+	for read := 0; read < x.maxBody; {
+		n, err := body.Read(x.buf[:min(bufferSize, x.maxBody-read)])
+		read += n
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// limited gives at most left bytes.
+type limited struct {
+	r    io.Reader
+	left int
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, ErrHeadTooLarge
+	}
+	n, err := l.r.Read(p[:min(len(p), l.left)])
+	l.left -= n
+	return n, err
+}
