@@ -128,12 +128,14 @@ type Dispatch struct {
 // Retry says when a failed event is tried again.
 type Retry struct {
 	Schedule []time.Duration // whole milliseconds; empty = one attempt only
+	Drain    []time.Duration // former delays whose topics are still read
 	Window   time.Duration   // since event time
 }
 
 // Overflow lists the tiers in which events of a slow endpoint wait.
 type Overflow struct {
 	Delays []time.Duration // whole milliseconds, ascending, at least one
+	Drain  []time.Duration // former delays whose topics are still read
 }
 
 // Revocation bounds the batches of revoked clicks.

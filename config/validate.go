@@ -137,7 +137,7 @@ func (v *validator) waiting(source string) []waitingTopic {
 			topics = append(topics, waitingTopic{source + "-" + use + "-" + delay.Name(d), use})
 		}
 	}
-	add("retry", v.c.Retry.Schedule)
-	add("overflow", v.c.Overflow.Delays)
+	add("retry", slices.Concat(v.c.Retry.Schedule, v.c.Retry.Drain))
+	add("overflow", slices.Concat(v.c.Overflow.Delays, v.c.Overflow.Drain))
 	return topics
 }

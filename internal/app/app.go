@@ -189,6 +189,12 @@ func (a *App) run(ctx context.Context, stopAPI func()) error {
 		<-ctx.Done()
 		return nil
 	}
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		a.watchUnread(ctx)
+	}()
+	defer func() { <-watched }()
 	return a.road.run(ctx, a.Config.Shutdown.Grace)
 }
 

@@ -36,7 +36,7 @@ func TopicPlan(cfg *config.Config) *kafka.Plan {
 	return kafka.NewPlan(kafka.Names{
 		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation,
 		Config: t.Config, Keys: t.Keys, DeadLetter: t.DeadLetter,
-	}, cfg.Retry.Schedule, cfg.Overflow.Delays, cfg.Retry.Window, int32(t.Partitions), int16(t.Replication))
+	}, cfg.Retry.Schedule, cfg.Overflow.Delays, cfg.Retry.Window, int32(t.Partitions), int16(t.Replication)).Draining(cfg.Retry.Drain, cfg.Overflow.Drain)
 }
 
 func newRedis(cfg config.Redis, dial func(context.Context, string, string) (net.Conn, error)) redis.UniversalClient {

@@ -121,8 +121,8 @@ func newTopics(plan *kafka.Plan, tiers []time.Duration) topics {
 			info.Class = event.Retry
 		case kafka.OverflowTopic:
 			info.Class = event.Overflow
-			for i, d := range tiers {
-				if d == delay {
+			for i, d := range tiers { // of a former tier: the nearest that is not longer
+				if d <= delay {
 					info.Tier = int8(i)
 				}
 			}

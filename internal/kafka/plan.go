@@ -84,19 +84,38 @@ func NewPlan(names Names, schedule, overflow []time.Duration, window time.Durati
 	for kind, source := range p.sources {
 		p.add(source, topicInfo{kind: kind, class: Source})
 	}
-	for kind, source := range p.sources {
+	for kind := range p.sources {
 		for _, d := range schedule {
-			topic := source + "-retry-" + delay.Name(d)
+			topic := p.waitingName(kind, RetryTopic, d)
 			p.retry[kind] = append(p.retry[kind], topic)
 			p.add(topic, topicInfo{kind: kind, class: RetryTopic, delay: d})
 		}
 		for _, d := range overflow {
-			topic := source + "-overflow-" + delay.Name(d)
+			topic := p.waitingName(kind, OverflowTopic, d)
 			p.overflow[kind] = append(p.overflow[kind], topic)
 			p.add(topic, topicInfo{kind: kind, class: OverflowTopic, delay: d})
 		}
 	}
 	return p
+}
+
+// Draining adds the topics of former delays to a new plan, which it returns: they are read, checked and kept in step
+// with their source, but [Plan.Retry] and [Plan.Overflow] never name them.
+func (p *Plan) Draining(schedule, overflow []time.Duration) *Plan {
+	for kind := range p.sources {
+		for _, d := range schedule {
+			p.add(p.waitingName(kind, RetryTopic, d), topicInfo{kind: kind, class: RetryTopic, delay: d})
+		}
+		for _, d := range overflow {
+			p.add(p.waitingName(kind, OverflowTopic, d), topicInfo{kind: kind, class: OverflowTopic, delay: d})
+		}
+	}
+	return p
+}
+
+// waitingName is the name of the topic in which records of kind wait for d.
+func (p *Plan) waitingName(kind int, class Class, d time.Duration) string {
+	return p.sources[kind] + "-" + class.String() + "-" + delay.Name(d)
 }
 
 func (p *Plan) add(topic string, info topicInfo) {
@@ -162,7 +181,11 @@ func (p *Plan) Validate() error {
 // validateDerived looks at the retry and overflow topics; owner is the setting that gives a topic its name.
 func (p *Plan) validateDerived(owner map[string]string) (errs []error) {
 	for kind, source := range p.sources {
-		derived := map[Class][]string{RetryTopic: p.retry[kind], OverflowTopic: p.overflow[kind]}
+		derived := map[Class][]string{RetryTopic: slices.Clone(p.retry[kind]), OverflowTopic: slices.Clone(p.overflow[kind])}
+		for _, topic := range p.waiting(kind) { // those that are drained, too
+			class := p.info[topic].class
+			derived[class] = append(derived[class], topic)
+		}
 		for _, class := range []Class{RetryTopic, OverflowTopic} {
 			for _, topic := range slices.Compact(slices.Sorted(slices.Values(derived[class]))) {
 				if setting, ok := owner[topic]; ok {

@@ -28,6 +28,7 @@ type Metrics struct {
 	overdue      *prometheus.GaugeVec
 	configLag    prometheus.Gauge
 	configUsers  prometheus.Gauge
+	unread       prometheus.Gauge
 	factory      factory
 }
 
@@ -110,6 +111,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	}
 	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config topic that are not applied yet.")
 	m.configUsers = f.gauge("smshooks_config_users", "Users with webhook settings.")
+	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in topics of former retry or overflow delays that no setting names, so that nobody reads them.")
 	return m
 }
 
@@ -157,6 +159,9 @@ func (m *Metrics) ConfigLag(records int64) { m.configLag.Set(float64(records)) }
 
 // ConfigUsers sets how many users have settings.
 func (m *Metrics) ConfigUsers(n int) { m.configUsers.Set(float64(n)) }
+
+// UnreadWaiting sets how many records wait where nobody reads.
+func (m *Metrics) UnreadWaiting(records int64) { m.unread.Set(float64(records)) }
 
 // UnreadableRecord counts a skipped record of the config or keys topic.
 func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }

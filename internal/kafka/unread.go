@@ -1,0 +1,109 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/pkg/delay"
+)
+
+// Unread is a waiting topic of a former retry.schedule or overflow.delays that holds records nobody reads.
+type Unread struct {
+	// Topic is the topic's name.
+	Topic string
+	// Records is how many of its records the group has not settled.
+	Records int64
+	// Setting is the setting that makes them be read, with the value it needs: "retry.drain=6h".
+	Setting string
+}
+
+// Unread looks for topics that are named like the plan's waiting topics, are not part of it, and hold records above
+// what the group has committed. The error says what could not be asked of Kafka.
+func (p *Plan) Unread(ctx context.Context, cl *kgo.Client, group string) ([]Unread, error) {
+	admin := kadm.NewClient(cl)
+	listed, err := admin.ListTopics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list topics: %w", err)
+	}
+	former := map[string]string{} // topic → setting
+	for _, topic := range listed.Names() {
+		if setting := p.formerly(topic); setting != "" {
+			former[topic] = setting
+		}
+	}
+	if len(former) == 0 {
+		return nil, nil
+	}
+	names := make([]string, 0, len(former))
+	for topic := range former {
+		names = append(names, topic)
+	}
+	slices.Sort(names)
+	records, err := above(ctx, admin, group, names)
+	if err != nil {
+		return nil, err
+	}
+	var unread []Unread
+	for _, topic := range names {
+		if records[topic] > 0 {
+			unread = append(unread, Unread{topic, records[topic], former[topic]})
+		}
+	}
+	return unread, nil
+}
+
+// formerly is the setting that would make a topic part of the plan as one to be drained; "" if it is part of it, or
+// none of its kind.
+func (p *Plan) formerly(topic string) string {
+	if slices.Contains(p.all(), topic) {
+		return ""
+	}
+	for _, source := range p.sources {
+		for _, class := range []Class{RetryTopic, OverflowTopic} {
+			text, ok := strings.CutPrefix(topic, source+"-"+class.String()+"-")
+			if !ok {
+				continue
+			}
+			if d, err := delay.Parse(text); err == nil && d > 0 && delay.Name(d) == text {
+				return class.String() + ".drain=" + text
+			}
+		}
+	}
+	return ""
+}
+
+// above counts, per topic, the records above what the group has committed.
+func above(ctx context.Context, admin *kadm.Client, group string, topics []string) (map[string]int64, error) {
+	committed, err := admin.FetchOffsets(ctx, group)
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a group that never was has committed nothing
+		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
+	}
+	starts, err := admin.ListStartOffsets(ctx, topics...)
+	if err != nil {
+		return nil, fmt.Errorf("starts of topics: %w", err)
+	}
+	ends, err := admin.ListEndOffsets(ctx, topics...)
+	if err != nil {
+		return nil, fmt.Errorf("ends of topics: %w", err)
+	}
+	records := map[string]int64{}
+	ends.Each(func(end kadm.ListedOffset) {
+		start, ok := starts.Lookup(end.Topic, end.Partition)
+		if !ok || start.Err != nil || end.Err != nil {
+			return // it has no leader now
+		}
+		next := start.Offset
+		if o, ok := committed.Lookup(end.Topic, end.Partition); ok {
+			next = max(next, o.At)
+		}
+		records[end.Topic] += max(end.Offset-next, 0)
+	})
+	return records, nil
+}
