@@ -1,0 +1,230 @@
+package dispatcher
+
+import (
+	"bufio"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/names"
+)
+
+// row is a line of testdata/addresses.txt.
+type row struct {
+	set           bool
+	verdict, host string
+	what          string
+}
+
+func readRows(t *testing.T) []row {
+	t.Helper()
+	f, err := os.Open("testdata/addresses.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var rows []row
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		set, rest, _ := strings.Cut(line, " ")
+		verdict, rest, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		rest = strings.TrimSpace(rest)
+		host, what, _ := strings.Cut(rest, "  ")
+		if rest[0] == '"' {
+			quoted, err := strconv.QuotedPrefix(rest)
+			if err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			host, _ = strconv.Unquote(quoted)
+			what = rest[len(quoted):]
+		}
+		rows = append(rows, row{set == "yes", verdict, host, strings.TrimSpace(what)})
+	}
+	return rows
+}
+
+// door counts who comes in at a port of loopback, IPv4 and, if there is one, IPv6.
+type door struct {
+	port    string
+	entered atomic.Int32
+}
+
+func newDoor(t *testing.T) *door {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &door{}
+	_, d.port, _ = net.SplitHostPort(l.Addr().String())
+	d.open(t, l)
+	for _, other := range []string{"127.0.0.2", "[::1]"} {
+		if l, err := net.Listen("tcp", other+":"+d.port); err == nil { // not every machine has them
+			d.open(t, l)
+		}
+	}
+	return d
+}
+
+func (d *door) open(t *testing.T, l net.Listener) {
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			d.entered.Add(1)
+			_ = c.Close()
+		}
+	}()
+}
+
+// resolveBy has all names of the process resolved by a server of the test's own.
+func resolveBy(t *testing.T) *names.Server {
+	t.Helper()
+	s, before := names.Serve(t, "127.0.0.1:0"), net.DefaultResolver
+	net.DefaultResolver = s.Resolver()
+	t.Cleanup(func() { net.DefaultResolver = before })
+	return s
+}
+
+// stored is the endpoint of a URL as settings hold it.
+func stored(raw string) *webhook.Endpoint {
+	return webhook.NewSettings(1, [webhook.NumKinds]string{webhook.DLR: raw}, "").Endpoints[webhook.DLR]
+}
+
+// TestAddressTable: where each spelling of an address may go, by the URL's check and by a real dial.
+func TestAddressTable(t *testing.T) {
+	rows := readRows(t)
+	if len(rows) < 160 {
+		t.Errorf("only %d rows", len(rows))
+	}
+	dns := resolveBy(t)
+	dns.On("", names.Always("127.0.0.1"))
+	d := newDoor(t)
+	s := newSender(t, func(c *SenderConfig) { c.AllowNetworks, c.Timeout = nil, 5*time.Second })
+	policy := newAddressPolicy(nil)
+	for _, r := range rows {
+		for _, scheme := range []string{"http", "https"} {
+			raw := scheme + "://" + r.host + ":" + d.port + "/hook"
+			if err := webhook.ValidateURL(raw); (err == nil) != r.set {
+				t.Errorf("%q (%s): set-webhook says %v", raw, r.what, err)
+			}
+			if r.verdict == "allowed" {
+				if err := dial(policy, strings.Trim(r.host, "[]")); err != nil {
+					t.Errorf("%s (%s): %v, want it allowed", r.host, r.what, err)
+				}
+				continue
+			}
+			out := s.Send(t.Context(), Request{Kind: webhook.DLR, Endpoint: stored(raw), ID: "sms-dlr/0/1", Attempt: 1, Body: []byte("sms=1")})
+			var good bool
+			switch r.verdict {
+			case "blocked":
+				good = out.Failure == webhook.BlockedAddress
+			case "nowhere":
+				good = out.Failure == webhook.BlockedAddress || out.Failure == webhook.DNS || out.Failure == webhook.Network
+			case "unusable":
+				good = out.Failure == webhook.Network
+			}
+			if !good || out.Status != 0 {
+				t.Errorf("%q (%s): %+v, want it %s", raw, r.what, out, r.verdict)
+			}
+		}
+	}
+	if n := d.entered.Load(); n > 0 {
+		t.Errorf("%d connections were made", n)
+	}
+	// The door can be found: the same sender with loopback opened gets in by address and by name.
+	open := newSender(t, func(c *SenderConfig) { c.Timeout = 5 * time.Second })
+	for _, host := range []string{"127.0.0.1", "[::ffff:127.0.0.1]", "flips.example", "localhost"} {
+		open.Send(t.Context(), request(t, "http://"+host+":"+d.port+"/hook"))
+	}
+	if n := d.entered.Load(); n < 4 {
+		t.Errorf("only %d of 4 connections to loopback where it is allowed", n)
+	}
+}
+
+// TestNamesThatFlip: a name that was harmless when it was asked first gets nowhere when its answer changes.
+// 127.0.0.2 stands for a public address, 127.0.0.1 for one within.
+func TestNamesThatFlip(t *testing.T) {
+	tests := []struct {
+		name    string
+		answers names.Answer
+		want    []webhook.Failure // of one request after the other; "*" = any failure
+	}{
+		{"first within", names.Always("127.0.0.1"), []webhook.Failure{webhook.BlockedAddress, webhook.BlockedAddress}},
+		{"flips", names.Turns("127.0.0.2", "127.0.0.1"), []webhook.Failure{webhook.ConnectionReset, webhook.BlockedAddress, webhook.BlockedAddress}},
+		{"flips back", names.Turns("127.0.0.1", "127.0.0.2"), []webhook.Failure{webhook.BlockedAddress, webhook.ConnectionReset}},
+		{"both, within first", names.Always("127.0.0.1", "127.0.0.2"), []webhook.Failure{"*"}},
+		{"both, within last, nobody outside", names.Always("127.0.0.3", "127.0.0.1"), []webhook.Failure{"*"}},
+		{"metadata", names.Always("169.254.169.254"), []webhook.Failure{webhook.BlockedAddress}},
+		{"this host", names.Always("0.0.0.0"), []webhook.Failure{webhook.BlockedAddress}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			dns := resolveBy(t)
+			dns.On("rebind.example", test.answers)
+			inside := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+			host, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(inside.url, "http://"), "/hook"))
+			outside, err := net.Listen("tcp", "127.0.0.2:"+port)
+			if err != nil {
+				t.Skipf("%s alone is loopback here: %v", host, err)
+			}
+			d := &door{}
+			d.open(t, outside)
+			s := newSender(t, func(c *SenderConfig) {
+				c.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32"), netip.MustParsePrefix("127.0.0.3/32")}
+			})
+			for i, want := range test.want {
+				out := s.Send(t.Context(), request(t, "http://rebind.example:"+port+"/hook"))
+				if out.Failure != want && (want != "*" || out.Failure == "") {
+					t.Errorf("request %d: %+v, want %q", i+1, out, want)
+				}
+			}
+			if n := inside.connections.Load(); n != 0 {
+				t.Errorf("%d connections within", n)
+			}
+		})
+	}
+}
+
+// TestNamesThatFail: a name server's failures have their names, and cost no more than the time-out.
+func TestNamesThatFail(t *testing.T) {
+	const timeout = 800 * time.Millisecond
+	tests := []struct {
+		name   string
+		answer names.Answer
+		want   webhook.Failure
+	}{
+		{"no such name", func(int) names.Reply { return names.Reply{} }, webhook.DNS},
+		{"server failure", func(int) names.Reply { return names.Reply{Fails: true} }, webhook.DNS},
+		{"no answer", func(int) names.Reply { return names.Reply{Silent: true} }, webhook.Timeout},
+		{"an answer after the time-out", func(int) names.Reply {
+			return names.Reply{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, After: 2 * timeout}
+		}, webhook.Timeout},
+		{"a late answer", func(int) names.Reply {
+			return names.Reply{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, After: timeout / 4}
+		}, ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			resolveBy(t).On("hook.example", test.answer)
+			p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+			_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.url, "http://"), "/hook"))
+			out := newSender(t, func(c *SenderConfig) { c.Timeout = timeout }).Send(t.Context(), request(t, "http://hook.example:"+port+"/hook"))
+			if out.Failure != test.want || out.Took > timeout+late {
+				t.Errorf("%+v, want %q within %v", out, test.want, timeout)
+			}
+		})
+	}
+}

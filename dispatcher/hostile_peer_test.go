@@ -1,0 +1,357 @@
+package dispatcher
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/names"
+)
+
+// authority signs the certificates of this package's servers. It is the only one its tests trust: the system's
+// certificates are read once per process, from the file that TestMain names.
+var authority = newAuthority()
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "smshooks-ca-")
+	if err != nil {
+		panic(err)
+	}
+	file := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.cert.Raw}), 0o600); err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("SSL_CERT_FILE", file)
+	_ = os.Setenv("SSL_CERT_DIR", dir)
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+type ca struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority() ca {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	cert := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	raw, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	if err != nil {
+		panic(err)
+	}
+	if cert, err = x509.ParseCertificate(raw); err != nil {
+		panic(err)
+	}
+	return ca{cert, key}
+}
+
+// issue signs a certificate after it was changed; by its own key if self.
+func (a ca) issue(t *testing.T, self bool, change func(*x509.Certificate)) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"hook.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if change != nil {
+		change(cert)
+	}
+	parent, signer := a.cert, a.key
+	if self {
+		parent, signer = cert, key
+	}
+	raw, err := x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}
+}
+
+// newTLSPeer is newPeer behind TLS.
+func newTLSPeer(t *testing.T, cfg *tls.Config, answer func(net.Conn, int32) bool) *peer {
+	t.Helper()
+	l, err := tls.Listen("tcp4", "127.0.0.1:0", cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	p := &peer{url: "https://" + l.Addr().String() + "/hook"}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.connections.Add(1)
+			go p.serve(c, answer)
+		}
+	}()
+	return p
+}
+
+func TestCertificates(t *testing.T) {
+	yes := func(c *x509.Certificate) {}
+	tests := []struct {
+		name   string
+		self   bool
+		change func(*x509.Certificate)
+		cfg    *tls.Config
+		want   webhook.Failure
+	}{
+		{"good", false, yes, &tls.Config{}, ""},
+		{"good, TLS 1.2", false, yes, &tls.Config{MaxVersion: tls.VersionTLS12}, ""},
+		{"expired", false, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, &tls.Config{}, webhook.TLS},
+		{"not yet valid", false, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, &tls.Config{}, webhook.TLS},
+		{"of another host", false, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{"other.example"}, nil }, &tls.Config{}, webhook.TLS},
+		{"of another address", false, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} }, &tls.Config{}, webhook.TLS},
+		{"for clients", false, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, &tls.Config{}, webhook.TLS},
+		{"self-signed", true, yes, &tls.Config{}, webhook.TLS},
+		{"TLS 1.1 at most", false, yes, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, webhook.TLS},
+		{"wants a client's", false, yes, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, bad},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			test.cfg.Certificates = []tls.Certificate{authority.issue(t, test.self, test.change)}
+			p := newTLSPeer(t, test.cfg, says(emptyReply))
+			s := newSender(t, nil)
+			for range 2 {
+				out := s.Send(t.Context(), request(t, p.url))
+				if out.Failure != test.want && (test.want != bad || out.Failure == "") {
+					t.Errorf("%+v, want %q", out, test.want)
+				}
+			}
+			if n := p.requests.Load(); test.want != "" && n > 0 {
+				t.Errorf("%d requests were told to a peer that is not to be trusted", n)
+			}
+		})
+	}
+}
+
+// TestTLSNames: the certificate is asked for by the URL's name, not by the address it resolves to.
+func TestTLSNames(t *testing.T) {
+	dns := resolveBy(t)
+	for _, name := range []string{"hook.example", "other.example", "xn--bcher-kva.example"} {
+		dns.On(name, names.Always("127.0.0.1"))
+	}
+	cert := authority.issue(t, false, func(c *x509.Certificate) {
+		c.DNSNames, c.IPAddresses = []string{"hook.example", "xn--bcher-kva.example"}, nil
+	})
+	var asked atomic.Value
+	cfg := &tls.Config{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		asked.Store(h.ServerName)
+		return &cert, nil
+	}}
+	p := newTLSPeer(t, cfg, says(emptyReply))
+	_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.url, "https://"), "/hook"))
+	for host, want := range map[string]struct {
+		name    string
+		failure webhook.Failure
+	}{
+		"hook.example":   {"hook.example", ""},
+		"HOOK.example":   {"hook.example", ""},
+		"hook.example.":  {"hook.example", ""},
+		"bücher.example": {"xn--bcher-kva.example", ""},
+		"other.example":  {"other.example", webhook.TLS},
+		"127.0.0.1":      {"", webhook.TLS},
+	} {
+		asked.Store("")
+		out := newSender(t, nil).Send(t.Context(), request(t, "https://"+host+":"+port+"/hook"))
+		if got := asked.Load().(string); out.Failure != want.failure || !strings.EqualFold(got, want.name) {
+			t.Errorf("%s: %+v, asked for %q, want %q and failure %q", host, out, got, want.name, want.failure)
+		}
+	}
+}
+
+// TestTLSPeers: peers whose TLS is good and what they say in it is not.
+func TestTLSPeers(t *testing.T) {
+	cert := authority.issue(t, false, nil)
+	frames := "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64" // SETTINGS
+	tests := []struct {
+		name   string
+		alpn   []string
+		answer func(net.Conn, int32) bool
+		want   webhook.Failure
+	}{
+		{"HTTP/2 only", []string{"h2"}, saysAndCloses(frames), bad},
+		{"HTTP/2 that waits", []string{"h2"}, hangs(frames), bad},
+		{"HTTP/1.1 of two", []string{"h2", "http/1.1"}, says(emptyReply), ""},
+		{"hangs", nil, hangs(""), webhook.Timeout},
+		{"hangs in the body", nil, hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.Timeout},
+		{"closes in the body", nil, saysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.ConnectionReset},
+		{"closes without a word", nil, saysAndCloses(""), webhook.ConnectionReset},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			p := newTLSPeer(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: test.alpn}, func(c net.Conn, n int32) bool {
+				if n == 1 {
+					return test.answer(c, n)
+				}
+				return says(teapot)(c, n)
+			})
+			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+			wantOutcome(t, s.Send(t.Context(), request(t, p.url)), test.want)
+			if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 418" {
+				t.Errorf("the next request: %+v", out)
+			}
+		})
+	}
+}
+
+// TestTLSSmuggling: surplus bytes in an idle TLS connection are no reply either.
+func TestTLSSmuggling(t *testing.T) {
+	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
+		for when, later := range map[string]bool{"at once": false, "later": true} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				answered, said := make(chan struct{}), make(chan struct{})
+				cfg := &tls.Config{Certificates: []tls.Certificate{authority.issue(t, false, nil)}, MaxVersion: version}
+				p := newTLSPeer(t, cfg, func(c net.Conn, n int32) bool {
+					if n > 1 {
+						return says(teapot)(c, n)
+					}
+					extra := func() { _, _ = io.WriteString(c, evil); close(said) }
+					_, _ = io.WriteString(c, "HTTP/1.1 202 Mine\r\nContent-Length: 2\r\n\r\nok")
+					if !later {
+						extra()
+						return true
+					}
+					go func() { <-answered; extra() }()
+					return true
+				})
+				s := newSender(t, nil)
+				if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 202" {
+					t.Errorf("%+v", out)
+				}
+				close(answered)
+				<-said
+				for range 3 {
+					if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 418" {
+						t.Errorf("a request after it: %+v", out)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestPeersThatDoNotListen: a port whose backlog is full, one that never accepts, and a handshake that drips.
+func TestPeersThatDoNotListen(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	drip, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer drip.Close()
+	go func() {
+		for {
+			c, err := drip.Accept()
+			if err != nil {
+				return
+			}
+			go dripsBytes("\x16\x03\x03\x3f\xff", "\x02")(c, 1)
+		}
+	}()
+	for name, to := range map[string]string{
+		"never accepts": "http://" + l.Addr().String(), "never accepts TLS": "https://" + l.Addr().String(), "drips its hello": "https://" + drip.Addr().String(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+			r := request(t, to)
+			for _, size := range []int{10, 1 << 20} { // the larger one does not fit into what the kernel takes
+				r.Body = []byte(strings.Repeat("x", size))
+				out := s.Send(t.Context(), r)
+				wantOutcome(t, out, bad)
+				if out.Failure != webhook.Timeout && name != "drips its hello" {
+					t.Errorf("%d bytes: %+v, want a timeout", size, out)
+				}
+			}
+		})
+	}
+}
+
+// TestHostileIdentity: an identity out of a record's header cannot add to the request's head.
+func TestHostileIdentity(t *testing.T) {
+	for _, id := range []string{"a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\r\n\r\nPOST /evil HTTP/1.1\r\nHost: x\r\n\r\n", "a\x00b", "a\x7fb", "\r", "\n"} {
+		var evilSeen atomic.Bool
+		p := newPeer(t, func(c net.Conn, n int32) bool { return says(emptyReply)(c, n) })
+		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-Evil") != "" || r.URL.Path == "/evil" {
+				evilSeen.Store(true)
+			}
+		})}
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = server.Serve(l) }()
+		r := request(t, "http://"+l.Addr().String()+"/hook")
+		r.ID = id
+		out := newSender(t, nil).Send(t.Context(), r)
+		if out.Aborted || evilSeen.Load() {
+			t.Errorf("%q: %+v, and the peer saw it: %v", id, out, evilSeen.Load())
+		}
+		r = request(t, p.url)
+		r.ID = id
+		if out := newSender(t, nil).Send(t.Context(), r); out.Failure != webhook.Network || p.requests.Load() != 0 {
+			t.Errorf("%q: %+v with %d requests, want network and none", id, out, p.requests.Load())
+		}
+		_ = server.Close()
+	}
+}
+
+// TestInternationalHost: a name of another alphabet is asked for, and sent as Host, in its ASCII form.
+func TestInternationalHost(t *testing.T) {
+	resolveBy(t).On("xn--bcher-kva.example", names.Always("127.0.0.1"))
+	host := make(chan string, 1)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { host <- r.Host + r.RequestURI })}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if out := newSender(t, nil).Send(t.Context(), request(t, "http://bücher.example:"+port+"/ü?ä=ö")); out.Failure != "" {
+		t.Fatalf("%+v", out)
+	}
+	if got := <-host; got != "xn--bcher-kva.example:"+port+"/%C3%BC?%C3%A4=%C3%B6" {
+		t.Errorf("sent to %s", got)
+	}
+}
+
+func withEnd(t *testing.T, soon bool) (context.Context, context.CancelFunc) {
+	t.Helper()
+	if !soon {
+		return context.WithCancel(t.Context())
+	}
+	return context.WithTimeout(t.Context(), brief/3)
+}

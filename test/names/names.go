@@ -1,0 +1,144 @@
+// Package names is a DNS server for tests: it answers as it is told, late, differently each time, or not at all.
+package names
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// Reply is an answer to a question for a name's IPv4 addresses. No addresses: the name does not exist.
+type Reply struct {
+	Addresses []netip.Addr
+	After     time.Duration // how long the asker waits for it
+	Fails     bool          // the server says that it failed
+	Silent    bool          // there is no answer
+}
+
+// Answer gives the reply to question n, from 1, for a name.
+type Answer func(n int) Reply
+
+// Always answers with the same addresses.
+func Always(addresses ...string) Answer {
+	return func(int) Reply { return reply(addresses) }
+}
+
+// Turns answers with each address in turn, and with the last one from then on.
+func Turns(addresses ...string) Answer {
+	return func(n int) Reply { return reply([]string{addresses[min(n, len(addresses))-1]}) }
+}
+
+func reply(addresses []string) (r Reply) {
+	for _, a := range addresses {
+		r.Addresses = append(r.Addresses, netip.MustParseAddr(a))
+	}
+	return r
+}
+
+// Server is a DNS server. Names nobody has told it of do not exist.
+type Server struct {
+	conn net.PacketConn
+
+	mu      sync.Mutex
+	answers map[string]Answer // lower case, without the last dot; "" = all others
+	asked   map[string]int
+}
+
+// Serve starts a server at a UDP address, ended with the test.
+func Serve(t testing.TB, address string) *Server {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", address)
+	if err != nil {
+		t.Fatalf("DNS server: %v", err)
+	}
+	s := &Server{conn: conn, answers: map[string]Answer{}, asked: map[string]int{}}
+	t.Cleanup(func() { _ = conn.Close() })
+	go s.serve()
+	return s
+}
+
+// On sets how a name is answered, "" for all that are not set.
+func (s *Server) On(name string, a Answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[name] = a
+}
+
+// Asked gives how often a name's IPv4 addresses were asked for.
+func (s *Server) Asked(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[name]
+}
+
+// Resolver gives a resolver that asks this server alone.
+func (s *Server) Resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "udp4", s.conn.LocalAddr().String())
+	}}
+}
+
+func (s *Server) serve() {
+	for {
+		question := make([]byte, 1500)
+		n, from, err := s.conn.ReadFrom(question)
+		if err != nil {
+			return
+		}
+		go s.answer(question[:n], from)
+	}
+}
+
+func (s *Server) answer(question []byte, to net.Addr) {
+	var m dnsmessage.Message
+	if m.Unpack(question) != nil || len(m.Questions) != 1 {
+		return
+	}
+	q := m.Questions[0]
+	r := s.reply(q)
+	if r.Silent {
+		return
+	}
+	<-time.After(r.After)
+	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+	switch {
+	case r.Fails:
+		m.RCode = dnsmessage.RCodeServerFailure
+	case len(r.Addresses) == 0:
+		m.RCode = dnsmessage.RCodeNameError
+	}
+	for _, a := range r.Addresses {
+		if q.Type != dnsmessage.TypeA {
+			break // there are no others
+		}
+		m.Answers = append(m.Answers, dnsmessage.Resource{
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}, Body: &dnsmessage.AResource{A: a.As4()},
+		})
+	}
+	if packed, err := m.Pack(); err == nil {
+		_, _ = s.conn.WriteTo(packed, to) // an asker that is gone asks no more
+	}
+}
+
+func (s *Server) reply(q dnsmessage.Question) Reply {
+	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answer, ok := s.answers[name]
+	if !ok {
+		answer = s.answers[""]
+	}
+	if answer == nil {
+		return Reply{}
+	}
+	if q.Type == dnsmessage.TypeA {
+		s.asked[name]++
+	}
+	return answer(max(s.asked[name], 1))
+}
