@@ -1,0 +1,86 @@
+package real_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestScheduleChange changes retry.schedule and overflow.delays while records wait: first without retry.drain, as a
+// stranger might, which must show, then as the runbook says, and every event gets the attempts it is due, in time.
+func TestScheduleChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--retry.schedule=7s,1s")
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
+	w.recv.On("/dlr/1", harness.Codes(500, 500, 500, 500, 500, 500, 500, 500, 500, 500, 200))
+	w.recv.On("/revoke/2", harness.Codes(500, 200))
+	p := w.serve(t)
+	for i := range int64(5) {
+		w.emit(t, w.dlr(1, i))
+	}
+	w.emit(t, w.revocation(2, numbers(1, 3), nil))
+	first := w.recv.WaitCount(t, "", 6, 10*time.Second)
+	old := harness.Retry(w.topics.DLR, "7s")
+	w.waitStored(t, old, 1, 5, 5*time.Second)
+	w.waitStored(t, harness.Retry(w.topics.Revocation, "7s"), 2, 1, 5*time.Second)
+	harness.Eventually(t, 5*time.Second, func() bool {
+		return p.Metrics(t).Sum("smshooks_retry_waiting_records", "topic", old) == 5
+	}, "5 records wait")
+	if code := p.Term(t); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+
+	// the old delay is simply gone
+	w.flags[len(w.flags)-1] = "--retry.schedule=2s,1s"
+	w.ensure(t)
+	p = w.serve(t)
+	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_unread_waiting_records") == 6 }, "6 records wait where nobody reads")
+	if log := p.Log(); !strings.Contains(log, old) || !strings.Contains(log, "retry.drain=7s") {
+		t.Errorf("the log does not name %s and retry.drain=7s", old)
+	}
+	if code := p.Term(t); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+
+	p = w.serve(t, "--retry.drain=7s")
+	w.recv.WaitCount(t, "/dlr/1", 15, 15*time.Second)
+	w.recv.WaitCount(t, "/revoke/2", 2, 5*time.Second)
+	p.WaitBalanced(t, 6, 10*time.Second)
+	due := first[0].End.Add(7 * time.Second)
+	byID := map[string][]harness.Request{}
+	for _, r := range w.recv.Requests("/dlr/1") {
+		id := r.Header.Get("Webhook-Id")
+		byID[id] = append(byID[id], r)
+	}
+	if len(byID) != 5 {
+		t.Fatalf("%d events, want 5", len(byID))
+	}
+	for id, got := range byID {
+		if len(got) != 3 {
+			t.Fatalf("%s: %d attempts, want 3", id, len(got))
+		}
+		if got[1].Start.Before(due.Add(-time.Second)) || got[1].Start.Before(got[0].End.Add(7*time.Second-time.Millisecond)) {
+			t.Errorf("%s: the second attempt came %v after the first", id, got[1].Start.Sub(got[0].End))
+		}
+		// the third follows the new schedule's second step
+		if wait := got[2].Start.Sub(got[1].End); wait < time.Second || wait > time.Second+late {
+			t.Errorf("%s: the third attempt came %v after the second", id, wait)
+		}
+		if n := got[2].Header.Get("Webhook-Attempt"); n != "3" {
+			t.Errorf("%s: the third attempt says it is %s", id, n)
+		}
+	}
+	harness.Eventually(t, 10*time.Second, func() bool {
+		m := p.Metrics(t)
+		return m.Sum("smshooks_unread_waiting_records") == 0 && m.Sum("smshooks_retry_waiting_records") == 0
+	}, "nothing waits any more")
+	if code := p.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p = w.serve(t) // empty: the setting may go
+	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Has("smshooks_unread_waiting_records") }, "a scrape")
+	w.emit(t, w.dlr(1, 99))
+	w.recv.WaitCount(t, "/dlr/1", 16, 5*time.Second)
+}

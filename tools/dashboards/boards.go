@@ -1,0 +1,138 @@
+package main
+
+import "github.com/grafana/grafana-foundation-sdk/go/dashboard"
+
+// Selectors. Instances count what they do themselves: their series are summed. What is read from Kafka or from the
+// config topic is the same on every instance: the largest counts.
+const (
+	one     = `job="$job", instance=~"$instance"`
+	retries = one + `, topic=~".+-retry-.+"`
+	spills  = one + `, topic=~".+-overflow-.+"`
+	waiting = one + `, topic=~".+-(retry|overflow)-.+"`
+	sources = one + `, topic!~".+-(retry|overflow)-.+"`
+)
+
+func pipeline() *dashboard.DashboardBuilder {
+	b := board("smshooks-pipeline", "smshooks: pipeline", "What becomes of the events: rates, fates, latency, what waits and what is late.")
+	now(b)
+	fates(b)
+	latency(b)
+	process(b)
+	late(b)
+	rest(b)
+	return b
+}
+
+func now(b *dashboard.DashboardBuilder) {
+	b.WithRow(dashboard.NewRowBuilder("Now")).
+		WithPanel(number("Instances", "Instances that Prometheus reaches.", "none", 0, `count(up{`+one+`} == 1)`)).
+		WithPanel(number("Delivered", "Events delivered per second.", "ops", 0, `sum(rate(smshooks_settled_total{`+one+`, fate="delivered"}[$__rate_interval]))`)).
+		WithPanel(number("Failed attempts", "Share of the attempts that did not deliver.", "percentunit", 0.5,
+			`sum(rate(smshooks_attempts_total{`+one+`, result!="ok"}[$__rate_interval])) / sum(rate(smshooks_attempts_total{`+one+`}[$__rate_interval]))`)).
+		WithPanel(number("Dead letters, last hour", "Events given up within the last hour.", "none", 1, `sum(increase(smshooks_settled_total{`+one+`, fate="dead"}[1h]))`)).
+		WithPanel(number("Source lag", "Events that wait in the source topics.", "none", 0, `sum(max by (topic, partition) (smshooks_group_lag_records{`+sources+`}))`)).
+		WithPanel(number("Overdue", "By how much the oldest waiting record is late.", "s", 60, `max(smshooks_retry_overdue_seconds{`+one+`})`))
+}
+
+func fates(b *dashboard.DashboardBuilder) {
+	b.WithRow(dashboard.NewRowBuilder("Rates and fates")).
+		WithPanel(graph("Fates", "Every consumed record has exactly one.", "ops", 12,
+			query{`sum by (fate) (rate(smshooks_settled_total{` + one + `}[$__rate_interval]))`, "{{fate}}"})).
+		WithPanel(graph("Attempts by result", "failed: an answer other than 200. timeout, error: none. blocked: a forbidden address.", "ops", 12,
+			query{`sum by (result) (rate(smshooks_attempts_total{` + one + `}[$__rate_interval]))`, "{{result}}"})).
+		WithPanel(graph("Consumed by topic", "Counted when the record's fate is stored.", "ops", 12,
+			query{`sum by (topic) (rate(smshooks_records_consumed_total{` + one + `}[$__rate_interval])) > 0`, "{{topic}}"})).
+		WithPanel(graph("Delivered by kind", "", "ops", 12,
+			query{`sum by (kind) (rate(smshooks_attempts_total{` + one + `, result="ok"}[$__rate_interval]))`, "{{kind}}"})).
+		WithPanel(graph("Dead letters by kind", "Attempts exhausted, window over, or no valid record; `smshooks deadletter list` says which.", "ops", 12,
+			query{`sum by (kind) (rate(smshooks_settled_total{` + one + `, fate="dead"}[$__rate_interval]))`, "{{kind}}"})).
+		WithPanel(graph("Overflow by kind", "Events that found no room in their endpoint's queue and wait in an overflow topic.", "ops", 12,
+			query{`sum by (kind) (rate(smshooks_settled_total{` + one + `, fate="overflow"}[$__rate_interval]))`, "{{kind}}"}))
+}
+
+func latency(b *dashboard.DashboardBuilder) {
+	quantiles := func(metric string) (qs []query) {
+		for _, q := range []string{"0.5", "0.95", "0.99"} {
+			qs = append(qs, query{`histogram_quantile(` + q + `, sum by (le) (rate(` + metric + `_bucket{` + one + `}[$__rate_interval])))`, "p" + q[2:]})
+		}
+		return qs
+	}
+	b.WithRow(dashboard.NewRowBuilder("Latency")).
+		WithPanel(heat("Attempts", "Duration of requests, from dial to the last body byte.", `sum by (le) (increase(smshooks_attempt_seconds_bucket{`+one+`}[$__rate_interval]))`)).
+		WithPanel(heat("Event to delivery", "From the event's time to its delivery, retries included.", `sum by (le) (increase(smshooks_event_to_delivery_seconds_bucket{`+one+`}[$__rate_interval]))`)).
+		WithPanel(graph("Attempts, quantiles", "", "s", 12, quantiles("smshooks_attempt_seconds")...)).
+		WithPanel(graph("Event to delivery, quantiles", "", "s", 12, quantiles("smshooks_event_to_delivery_seconds")...))
+}
+
+func process(b *dashboard.DashboardBuilder) {
+	b.WithRow(dashboard.NewRowBuilder("In the process")).
+		WithPanel(graph("Requests in flight", "Bounded by dispatch.max_in_flight per instance.", "none", 8,
+			query{`sum by (instance) (smshooks_in_flight_requests{` + one + `})`, "{{instance}}"})).
+		WithPanel(graph("Buffered records", "Taken over and without a fate; nothing is polled at 20,000.", "none", 8,
+			query{`sum by (instance) (smshooks_buffered_records{` + one + `})`, "{{instance}}"})).
+		WithPanel(graph("Buffered bytes", "Bounded by dispatch.max_buffered_bytes per instance.", "bytes", 8,
+			query{`sum by (instance) (smshooks_buffered_bytes{` + one + `})`, "{{instance}}"})).
+		WithPanel(graph("CPU", "Cores in use.", "none", 8, query{`sum by (instance) (rate(process_cpu_seconds_total{` + one + `}[$__rate_interval]))`, "{{instance}}"})).
+		WithPanel(graph("Memory", "Resident.", "bytes", 8, query{`sum by (instance) (process_resident_memory_bytes{` + one + `})`, "{{instance}}"})).
+		WithPanel(graph("Kafka traffic", "Read by the consumer, written by the producer.", "Bps", 8,
+			query{`sum(rate(kafka_consumer_read_bytes_total{` + one + `}[$__rate_interval]))`, "read"},
+			query{`sum(rate(kafka_producer_write_bytes_total{` + one + `}[$__rate_interval]))`, "written"}))
+}
+
+func late(b *dashboard.DashboardBuilder) {
+	b.WithRow(dashboard.NewRowBuilder("Behind, waiting, late")).
+		WithPanel(graph("Source lag", "As kafka-consumer-groups shows it.", "none", 12,
+			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `}))`, "{{topic}}"})).
+		WithPanel(graph("Overdue", "Now less the due time of the oldest waiting record: 0 when all is well.", "s", 12,
+			query{`max by (topic) (smshooks_retry_overdue_seconds{` + one + `})`, "{{topic}}"})).
+		WithPanel(graph("Waiting for another attempt", "Not late: waiting is what these topics are for.", "none", 12,
+			query{`max by (topic) (smshooks_retry_waiting_records{` + retries + `})`, "{{topic}}"})).
+		WithPanel(graph("Waiting in overflow", "Endpoints that are slower than their traffic.", "none", 12,
+			query{`max by (topic) (smshooks_retry_waiting_records{` + spills + `})`, "{{topic}}"}))
+}
+
+func rest(b *dashboard.DashboardBuilder) {
+	b.WithRow(dashboard.NewRowBuilder("Should be zero")).
+		WithPanel(graph("Ledger", "gap: records without an owner in the process. consumed − settled: records without exactly one fate. Moments do not matter, staying does.", "none", 8,
+			query{`sum(abs(smshooks_ledger_gap_records{` + one + `}))`, "gap"},
+			query{`abs(sum(smshooks_records_consumed_total{` + one + `}) - sum(smshooks_settled_total{` + one + `}))`, "consumed − settled"})).
+		WithPanel(graph("Stalled", "For how long a partition's committed offset has not moved although it holds records.", "s", 8,
+			query{`max by (instance) (smshooks_commit_stalled_seconds{` + one + `})`, "{{instance}}"})).
+		WithPanel(graph("Settings", "Records of the config topic not applied yet, and records that cannot be read.", "none", 8,
+			query{`max(smshooks_config_lag_records{` + one + `})`, "behind"},
+			query{`max(increase(smshooks_unreadable_settings_total{` + one + `}[$__rate_interval]))`, "unreadable"})).
+		WithPanel(graph("Records with a foreign key", "Their key is not their user_id: limits hold per process only.", "ops", 8,
+			query{`sum(rate(smshooks_miskeyed_records_total{` + one + `}[$__rate_interval]))`, "miskeyed"})).
+		WithPanel(graph("Commits refused", "They are repeated.", "ops", 8,
+			query{`sum by (instance) (rate(smshooks_commit_errors_total{` + one + `}[$__rate_interval]))`, "{{instance}}"})).
+		WithPanel(graph("Dropped lines", "Of the log, which repeated too often, and of the customers' list of deliveries, when Redis was slow.", "ops", 8,
+			query{`sum(rate(smshooks_log_lines_dropped_total{` + one + `}[$__rate_interval]))`, "log"},
+			query{`sum(rate(smshooks_delivery_log_dropped_total{` + one + `}[$__rate_interval]))`, "deliveries"})).
+		WithPanel(graph("Users with settings", "Not zero, of course: a sudden fall is what to look for.", "none", 8,
+			query{`max(smshooks_config_users{` + one + `})`, "users"}))
+}
+
+func kafkaLag() *dashboard.DashboardBuilder {
+	b := board("smshooks-kafka-lag", "smshooks: Kafka lag", "What the group is behind, per topic and partition. Waiting topics apart: their lag is what waits, and only what is overdue is late.")
+	b.WithRow(dashboard.NewRowBuilder("Source topics")).
+		WithPanel(graph("Lag by topic", "End offset less committed offset, as kafka-consumer-groups shows it.", "none", 12,
+			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `}))`, "{{topic}}"})).
+		WithPanel(graph("Lag by partition", "One partition far above the others: one user's traffic, or an instance in trouble.", "none", 12,
+			query{`max by (topic, partition) (smshooks_group_lag_records{` + sources + `})`, "{{topic}}/{{partition}}"})).
+		WithPanel(graph("Time to catch up", "Lag by the rate of the last five minutes, if nothing more came in.", "s", 12,
+			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `})) / sum by (topic) (rate(smshooks_records_consumed_total{` + sources + `}[5m]))`, "{{topic}}"})).
+		WithPanel(list("Partitions now", "", "none", 12, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+sources+`}))`))
+	b.WithRow(dashboard.NewRowBuilder("Waiting topics")).
+		WithPanel(graph("Waiting records", "Not late.", "none", 12, query{`max by (topic) (smshooks_retry_waiting_records{` + one + `})`, "{{topic}}"})).
+		WithPanel(graph("Overdue", "Late: now less the due time of the oldest waiting record.", "s", 12,
+			query{`max by (topic) (smshooks_retry_overdue_seconds{` + one + `})`, "{{topic}}"})).
+		WithPanel(graph("Waiting by partition", "", "none", 12, query{`max by (topic, partition) (smshooks_group_lag_records{` + waiting + `}) > 0`, "{{topic}}/{{partition}}"})).
+		WithPanel(list("Topics now", "", "none", 12, `sort_desc(max by (topic) (smshooks_retry_waiting_records{`+one+`}))`)).
+		WithPanel(graph("Records nobody reads", "They wait in topics of former delays: see retry.drain.", "none", 12, query{`max(smshooks_unread_waiting_records{` + one + `})`, "unread"}))
+	b.WithRow(dashboard.NewRowBuilder("The figures themselves")).
+		WithPanel(graph("Age of the lag", "Since Kafka last answered; more than some seconds: the curves above stand still.", "s", 12,
+			query{`max by (instance) (smshooks_lag_age_seconds{` + one + `})`, "{{instance}}"})).
+		WithPanel(graph("Connections to Kafka", "New ones per second: many mean that Kafka drops them.", "ops", 12,
+			query{`sum by (instance) (rate(kafka_consumer_connects_total{` + one + `}[$__rate_interval]))`, "{{instance}}"}))
+	return b
+}
