@@ -2,15 +2,10 @@ package dispatcher
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
+	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -21,77 +16,33 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/certs"
 	"github.com/smshooks/smshooks/test/names"
 )
 
-// authority signs the certificates of this package's servers. It is the only one its tests trust: the system's
-// certificates are read once per process, from the file that TestMain names.
-var authority = newAuthority()
+// TestMain has the tests trust one authority, that of test: the system's certificates are read once per process, from
+// the file that is named here.
+func TestMain(m *testing.M) { os.Exit(trusting(m)) }
 
-func TestMain(m *testing.M) {
+func trusting(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "smshooks-ca-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		if authority, err = certs.New(); err == nil {
+			err = authority.Write(filepath.Join(dir, "ca.pem"))
+		}
+	}
 	if err != nil {
-		panic(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	file := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.cert.Raw}), 0o600); err != nil {
-		panic(err)
-	}
-	_ = os.Setenv("SSL_CERT_FILE", file)
+	_ = os.Setenv("SSL_CERT_FILE", filepath.Join(dir, "ca.pem"))
 	_ = os.Setenv("SSL_CERT_DIR", dir)
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	return m.Run()
 }
 
-type ca struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority() ca {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	raw, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
-	if err != nil {
-		panic(err)
-	}
-	if cert, err = x509.ParseCertificate(raw); err != nil {
-		panic(err)
-	}
-	return ca{cert, key}
-}
-
-// issue signs a certificate after it was changed; by its own key if self.
-func (a ca) issue(t *testing.T, self bool, change func(*x509.Certificate)) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"hook.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	if change != nil {
-		change(cert)
-	}
-	parent, signer := a.cert, a.key
-	if self {
-		parent, signer = cert, key
-	}
-	raw, err := x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}
-}
+// authority is the one TestMain makes.
+var authority *certs.Authority
 
 // newTLSPeer is newPeer behind TLS.
 func newTLSPeer(t *testing.T, cfg *tls.Config, answer func(net.Conn, int32) bool) *peer {
@@ -137,7 +88,11 @@ func TestCertificates(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			test.cfg.Certificates = []tls.Certificate{authority.issue(t, test.self, test.change)}
+			issue := authority.Issue
+			if test.self {
+				issue = certs.SelfSigned
+			}
+			test.cfg.Certificates = []tls.Certificate{issue(t, test.change)}
 			p := newTLSPeer(t, test.cfg, says(emptyReply))
 			s := newSender(t, nil)
 			for range 2 {
@@ -159,7 +114,7 @@ func TestTLSNames(t *testing.T) {
 	for _, name := range []string{"hook.example", "other.example", "xn--bcher-kva.example"} {
 		dns.On(name, names.Always("127.0.0.1"))
 	}
-	cert := authority.issue(t, false, func(c *x509.Certificate) {
+	cert := authority.Issue(t, func(c *x509.Certificate) {
 		c.DNSNames, c.IPAddresses = []string{"hook.example", "xn--bcher-kva.example"}, nil
 	})
 	var asked atomic.Value
@@ -190,7 +145,7 @@ func TestTLSNames(t *testing.T) {
 
 // TestTLSPeers: peers whose TLS is good and what they say in it is not.
 func TestTLSPeers(t *testing.T) {
-	cert := authority.issue(t, false, nil)
+	cert := authority.Issue(t, nil)
 	frames := "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64" // SETTINGS
 	tests := []struct {
 		name   string
@@ -229,7 +184,7 @@ func TestTLSSmuggling(t *testing.T) {
 		for when, later := range map[string]bool{"at once": false, "later": true} {
 			t.Run(name+" "+when, func(t *testing.T) {
 				answered, said := make(chan struct{}), make(chan struct{})
-				cfg := &tls.Config{Certificates: []tls.Certificate{authority.issue(t, false, nil)}, MaxVersion: version}
+				cfg := &tls.Config{Certificates: []tls.Certificate{authority.Issue(t, nil)}, MaxVersion: version}
 				p := newTLSPeer(t, cfg, func(c net.Conn, n int32) bool {
 					if n > 1 {
 						return says(teapot)(c, n)
