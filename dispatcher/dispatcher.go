@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -26,6 +27,13 @@ const afterTimeout = 50 * time.Millisecond
 
 // patience is how long an event waits in memory before it goes to an overflow topic.
 const patience = 15 * time.Second
+
+// Requests in their first 2 ms keep a processor busy, those that are older wait for the network. More young ones than
+// this do not get done sooner: they push each other's connections out of the caches (docs/adr/0006).
+const (
+	burstPerCPU = 32
+	pace        = 2 * time.Millisecond
+)
 
 // Policy is the timing of attempts.
 type Policy interface {
@@ -106,6 +114,7 @@ func New(cfg Config, parts Parts) *Dispatcher {
 	d.lanes = lanes.New[endpoint](lanes.Config{
 		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, Reserve: cfg.MaxInFlight / 4,
 		QueueMax: cfg.QueuePerEndpoint, Patience: patience,
+		Burst: burstPerCPU * runtime.GOMAXPROCS(0), Pace: pace,
 	}, d.attempt)
 	parts.Metrics.Gauge("smshooks_in_flight_requests", "HTTP requests in flight.", func() float64 { return float64(d.lanes.Running()) })
 	return d
@@ -226,7 +235,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		d.Waiting.Dead(e, dead)
 		return lanes.Report{}
 	}
-	out := d.Sender.Send(e.Context(), Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Body: body(e)})
+	out := d.Sender.Send(e.Context(), Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Body: (*body)(e)})
 	if out.Aborted {
 		e.Abandon()
 		return lanes.Report{}
@@ -299,9 +308,13 @@ func keyed(e *event.Event) bool {
 	return bytes.Equal(e.Key, strconv.AppendInt(text[:0], e.UserID, 10))
 }
 
-func body(e *event.Event) []byte {
+// body is an event as the Body of its request.
+type body event.Event
+
+// AppendBody implements Body.
+func (e *body) AppendBody(dst []byte) []byte {
 	if e.Kind == webhook.RevokeClick {
-		return e.Batch.AppendBody(make([]byte, 0, len(e.Value)+64))
+		return e.Batch.AppendBody(dst)
 	}
-	return e.Message.AppendBody(make([]byte, 0, len(e.Value)+len(e.Value)/2+64), e.Value)
+	return e.Message.AppendBody(dst, e.Value)
 }

@@ -242,7 +242,7 @@ func TestPeersThatDoNotListen(t *testing.T) {
 			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
 			r := request(t, to)
 			for _, size := range []int{10, 1 << 20} { // the larger one does not fit into what the kernel takes
-				r.Body = []byte(strings.Repeat("x", size))
+				r.Body = Bytes(strings.Repeat("x", size))
 				out := s.Send(t.Context(), r)
 				wantOutcome(t, out, bad)
 				if out.Failure != webhook.Timeout && name != "drips its hello" {

@@ -43,7 +43,7 @@ type Sender struct {
 	any2xx    bool
 	userAgent string
 	client    *http1.Client
-	messages  sync.Pool
+	scratches sync.Pool
 }
 
 // Request is one attempt.
@@ -52,8 +52,23 @@ type Request struct {
 	Endpoint *webhook.Endpoint
 	ID       string // Webhook-Id
 	Attempt  int    // from 1
-	Body     []byte // not changed or used again by the caller
+	Body     Body
 }
+
+// Body is what a request carries.
+type Body interface {
+	// AppendBody appends it to dst.
+	AppendBody(dst []byte) []byte
+}
+
+// Bytes are a Body as they are.
+type Bytes []byte
+
+// AppendBody implements Body.
+func (b Bytes) AppendBody(dst []byte) []byte { return append(dst, b...) }
+
+// scratch is what one request is put together in.
+type scratch struct{ body, message []byte }
 
 // Outcome is how an attempt went.
 type Outcome struct {
@@ -81,7 +96,7 @@ func NewSender(cfg SenderConfig) *Sender {
 			MaxHead:     maxReplyHead,
 			MaxBody:     maxReplyBody,
 		}),
-		messages: sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }},
+		scratches: sync.Pool{New: func() any { return &scratch{make([]byte, 0, 2<<10), make([]byte, 0, 3<<10)} }},
 	}
 }
 
@@ -91,13 +106,13 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	if r.Endpoint.Address == "" || !httpguts.ValidHeaderFieldValue(r.ID) {
 		return Outcome{Failure: webhook.Network} // no request can be made of it
 	}
-	pooled := s.messages.Get().(*[]byte)
-	message := s.appendMessage((*pooled)[:0], &r, started)
+	p := s.scratches.Get().(*scratch)
+	p.body = r.Body.AppendBody(p.body[:0])
+	p.message = s.appendMessage(p.message[:0], &r, p.body, started)
 	deadline := started.Add(s.timeout)
-	status, err := s.client.Post(ctx, deadline, http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}, message)
-	if cap(message) <= maxPooled {
-		*pooled = message
-		s.messages.Put(pooled)
+	status, err := s.client.Post(ctx, deadline, http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}, p.message)
+	if cap(p.message) <= maxPooled {
+		s.scratches.Put(p)
 	}
 	failure := s.failure(status, err, deadline)
 	return Outcome{Failure: failure, Status: status, Took: time.Since(started), Aborted: failure != "" && ctx.Err() != nil}
@@ -117,7 +132,7 @@ func (s *Sender) failure(status int, err error, deadline time.Time) webhook.Fail
 }
 
 // appendMessage appends the whole request.
-func (s *Sender) appendMessage(b []byte, r *Request, now time.Time) []byte {
+func (s *Sender) appendMessage(b []byte, r *Request, body []byte, now time.Time) []byte {
 	b = append(b, "POST "...)
 	b = append(b, r.Endpoint.Target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
@@ -131,7 +146,7 @@ func (s *Sender) appendMessage(b []byte, r *Request, now time.Time) []byte {
 	b = append(b, "\r\nContent-Type: "...)
 	b = append(b, r.Kind.ContentType()...)
 	b = append(b, "\r\nContent-Length: "...)
-	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\nWebhook-Id: "...)
 	b = append(b, r.ID...)
 	b = append(b, "\r\nWebhook-Timestamp: "...)
@@ -139,7 +154,7 @@ func (s *Sender) appendMessage(b []byte, r *Request, now time.Time) []byte {
 	b = append(b, "\r\nWebhook-Attempt: "...)
 	b = strconv.AppendInt(b, int64(r.Attempt), 10)
 	b = append(b, "\r\n\r\n"...)
-	return append(b, r.Body...)
+	return append(b, body...)
 }
 
 // Close closes the idle connections.

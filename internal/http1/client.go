@@ -77,11 +77,8 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 
 // request makes one request on cn and keeps or closes it.
 func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, message []byte) (int, error) {
-	if err := cn.SetDeadline(deadline); err != nil {
+	if err := cn.prepare(deadline, len(message)); err != nil {
 		_ = cn.Close()
-		if cn.used {
-			err = errStale
-		}
 		return 0, err
 	}
 	stop := context.AfterFunc(ctx, cn.interrupt)

@@ -46,18 +46,38 @@ func (c *conn) Close() error { return c.under.Close() }
 // direct: requests need not go through TLS.
 func (c *conn) direct() bool { return c.Conn == c.under }
 
+// prepare readies the connection for a message of so many bytes. errStale: it is closed.
+func (c *conn) prepare(deadline time.Time, size int) error {
+	err := c.SetDeadline(deadline)
+	if err == nil && c.used && (size > atOnce || !c.direct()) { // else converse looks by itself
+		if err = c.check(); err == nil {
+			err = c.SetReadDeadline(deadline)
+		}
+	}
+	if err != nil && c.used {
+		return errStale
+	}
+	return err
+}
+
 // check tells whether a connection that was used before can carry a request: the peer has neither closed it nor said
-// anything unasked. errStale: it cannot. Another error is a deadline's.
+// anything unasked. errStale: it cannot. The deadline for reading is lost.
 func (c *conn) check() error {
-	if !c.used || c.raw == nil {
+	if c.raw != nil {
+		c.turn = turn{}
+		if err := c.raw.Read(c.step); err != nil || c.turn.stale {
+			return errStale
+		}
+	}
+	if c.direct() {
 		return nil
 	}
-	c.turn = turn{}
-	err := c.raw.Read(c.step)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
+	// What TLS has read already, and would give as the next reply.
+	var one [1]byte
+	if err := c.SetReadDeadline(longAgo); err != nil {
+		return errStale
 	}
-	if err != nil || c.turn.stale {
+	if _, err := c.Read(one[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
 		return errStale
 	}
 	return nil
@@ -70,9 +90,6 @@ func (c *conn) converse(message, p []byte) (sent, n int, err error) {
 	if c.raw != nil && c.direct() {
 		sent, n, err = c.takeTurn(message, p)
 	} else {
-		if err := c.check(); err != nil {
-			return 0, 0, err
-		}
 		sent, err = c.Write(message)
 		if err == nil {
 			n, err = c.Read(p)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 )
@@ -28,9 +29,6 @@ type exchange struct {
 // do sends message and reads the reply. reusable: the connection can carry another request.
 func (x *exchange) do(message []byte) (status int, reusable bool, err error) {
 	if len(message) > atOnce {
-		if err := x.conn.check(); err != nil {
-			return 0, false, err
-		}
 		x.conn.used = true
 		return x.concurrently(message)
 	}
@@ -74,13 +72,13 @@ func (x *exchange) read(n int) (status int, reusable bool, err error) {
 	}
 	room := int64(x.maxBody - (n - h.size))
 	for left > 0 && room > 0 {
-		n, err := x.conn.Read(x.buf[:min(bufferSize, left, room)])
+		n, err := x.conn.Read(x.buf[:])
 		left, room = left-int64(n), room-int64(n)
 		if err != nil && left > 0 {
 			return h.status, false, unexpected(err)
 		}
 	}
-	return h.status, !h.close && left == 0, nil
+	return h.status, !h.close && left == 0, nil // below 0: as above
 }
 
 func unexpected(err error) error {
@@ -184,7 +182,7 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 		if resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp.StatusCode, false, nil // what follows is no body
 		}
-		in.left = x.maxBody + bufferSize // the body has its own limit
+		in.left = math.MaxInt // drain bounds the body, net/http what stands between chunks
 		whole, err := x.drain(resp.Body)
 		bounded := resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
 		return resp.StatusCode, whole && bounded && !resp.Close && br.Buffered() == 0, err

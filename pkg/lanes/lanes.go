@@ -19,6 +19,10 @@ type Config struct {
 	Reserve    int           // of MaxRunning, kept for groups whose last call succeeded
 	QueueMax   int           // items of one group waiting
 	Patience   time.Duration // an item is not to wait longer than this
+	// Burst bounds the running items that were started within the last Pace, 0 = not. Items that end fast keep it from
+	// ever being felt; when the machine itself is what is slow, more at a time would only be slower.
+	Burst int
+	Pace  time.Duration
 }
 
 const (
@@ -60,6 +64,8 @@ type Lanes[G comparable, T any] struct {
 	turn     bool                      // which of the two is asked first
 	running  int
 	doubtful int // running items that were started from unproven
+	recent   recent
+	wake     *time.Timer // starts what Burst held back
 	idle     []chan job[G, T]
 	closed   bool
 }
@@ -89,11 +95,14 @@ type job[G comparable, T any] struct {
 	e        entry[T]
 	slot     slot
 	doubtful bool
+	number   uint64 // among all that were started
 }
 
 // New gives lanes that call run for each item, on a goroutine of their own. run may block.
 func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
-	return &Lanes[G, T]{cfg: cfg, run: run, groups: map[G]*group[G, T]{}, waiting: map[*group[G, T]]struct{}{}}
+	l := &Lanes[G, T]{cfg: cfg, run: run, groups: map[G]*group[G, T]{}, waiting: map[*group[G, T]]struct{}{}}
+	l.recent.pace = cfg.Pace
+	return l
 }
 
 // Submit puts an item into its group's lane; key 0 is no key: such items have no order. False: the group's queue
@@ -108,7 +117,7 @@ func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool {
 		l.groups[id] = g
 	}
 	e := entry[T]{item: item, key: key, since: now}
-	if g.queue.len() == 0 && l.startable(g, key) && l.mayStart(g) {
+	if g.queue.len() == 0 && l.startable(g, key) && l.mayStart(g, now) {
 		l.launch(l.take(g, e, now))
 		return true
 	}
@@ -187,6 +196,10 @@ func (l *Lanes[G, T]) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	if l.wake != nil {
+		l.wake.Stop()
+		l.wake = nil
+	}
 	for _, c := range l.idle {
 		close(c)
 	}
@@ -232,8 +245,8 @@ func (l *Lanes[G, T]) startable(g *group[G, T], key uint64) bool {
 }
 
 // mayStart: the process has a slot for the group.
-func (l *Lanes[G, T]) mayStart(g *group[G, T]) bool {
-	if l.closed || l.running >= l.cfg.MaxRunning {
+func (l *Lanes[G, T]) mayStart(g *group[G, T], now time.Time) bool {
+	if l.closed || l.running >= l.cfg.MaxRunning || l.cfg.Burst > 0 && l.recent.count(now) >= l.cfg.Burst {
 		return false
 	}
 	return g.proven || l.doubtful < l.cfg.MaxRunning-l.cfg.Reserve
@@ -270,6 +283,9 @@ func (g *group[G, T]) side() side {
 // take moves e, already out of its queue, into a slot of g.
 func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] {
 	j := job[G, T]{g: g, e: e, slot: slot{e.key, now}, doubtful: !g.proven}
+	if l.cfg.Burst > 0 {
+		j.number = l.recent.started(now)
+	}
 	g.slots = append(g.slots, j.slot)
 	l.running++
 	if j.doubtful {
@@ -281,7 +297,7 @@ func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] 
 // next picks the item whose turn it is.
 func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 	for {
-		g, ok := l.nextGroup()
+		g, ok := l.nextGroup(now)
 		if !ok {
 			return job[G, T]{}, false
 		}
@@ -297,8 +313,12 @@ func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 	}
 }
 
-func (l *Lanes[G, T]) nextGroup() (*group[G, T], bool) {
+func (l *Lanes[G, T]) nextGroup(now time.Time) (*group[G, T], bool) {
 	if l.closed || l.running >= l.cfg.MaxRunning {
+		return nil, false
+	}
+	if l.cfg.Burst > 0 && l.recent.count(now) >= l.cfg.Burst {
+		l.comeBack(now)
 		return nil, false
 	}
 	l.turn = !l.turn
@@ -314,6 +334,19 @@ func (l *Lanes[G, T]) nextGroup() (*group[G, T], bool) {
 		}
 	}
 	return nil, false
+}
+
+// comeBack sees to it that what Burst holds back is started in time even if no running item ends.
+func (l *Lanes[G, T]) comeBack(now time.Time) {
+	if l.wake != nil || l.proven.len() == 0 && l.unproven.len() == 0 {
+		return
+	}
+	l.wake = time.AfterFunc(l.recent.next(now), func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.wake = nil
+		l.fill(time.Now())
+	})
 }
 
 // fill starts what may start.
@@ -375,6 +408,9 @@ func (l *Lanes[G, T]) finished(j job[G, T], r Report) (job[G, T], bool) {
 	l.running--
 	if j.doubtful {
 		l.doubtful--
+	}
+	if l.cfg.Burst > 0 {
+		l.recent.ended(j.number)
 	}
 	if r.Called {
 		g.proven = r.OK

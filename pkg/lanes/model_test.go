@@ -143,7 +143,7 @@ func (w *world) check() {
 			if waiting += len(q); len(q) == 0 || g == nil {
 				continue
 			}
-			if w.l.startable(g, key) && w.l.mayStart(g) {
+			if w.l.startable(g, key) && w.l.mayStart(g, time.Now()) {
 				w.t.Errorf("item %d of group %d (proven %v) might run but waits: %d running, %d of them doubtful",
 					q[0].n, id, g.proven, w.l.running, w.l.doubtful)
 			}
