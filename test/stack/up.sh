@@ -5,7 +5,7 @@
 #
 # Where Docker runs and has (or can pull) the official images, they are used. Otherwise, on Debian as root, Docker
 # is installed and started, and both images are built here from Debian's packages and Maven's jars. The browser that
-# one test drives is installed too.
+# one test drives and the Prometheus that another asks are installed too.
 # Idempotent: a second run takes about a second.
 #
 # env: SMSHOOKS_TEST_KAFKA_IMAGE, SMSHOOKS_TEST_REDIS_IMAGE  the images wanted (the official ones)
@@ -63,6 +63,12 @@ docker_up() {
   die "Docker did not come up within 30 s"
 }
 
+# Prometheus reads what the service shows, and promtool checks the rules.
+monitoring() {
+  if have prometheus && have promtool; then say "prometheus: there"; return; fi
+  packages prometheus
+}
+
 # The account page's test drives a real browser.
 browser() {
   local b
@@ -73,6 +79,10 @@ browser() {
 }
 
 present() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# made_here IMAGE: it was built here, by a script that makes the same of it.
+stack_version=2
+made_here() { [ "$(docker image inspect -f '{{index .Config.Labels "smshooks.stack"}}' "$1" 2>/dev/null)" = "$stack_version" ]; }
 
 # The manifest is small and says within seconds whether a registry can be asked at all; only then is it worth
 # waiting for the whole image.
@@ -90,13 +100,13 @@ choose() {
   if [ "$wanted" != "$image" ]; then
     if present "$wanted"; then say "image $wanted: there"; return; fi
     # without a wish of the caller's an image already built here saves the question
-    if [ "$4" = wish ] || ! present "$image" || [ -n "${FORCE:-}" ]; then
+    if [ "$4" = wish ] || ! made_here "$image" || [ -n "${FORCE:-}" ]; then
       if pulled "$wanted"; then say "image $wanted: pulled"; return; fi
       say "image $wanted: neither here nor pullable, falling back to $image"
     fi
   fi
   chosen=$image
-  if [ -z "${FORCE:-}" ] && present "$image"; then say "image $image: there"; return; fi
+  if [ -z "${FORCE:-}" ] && made_here "$image"; then say "image $image: there"; return; fi
   "$build" "$image"
   say "image $image: built"
 }
@@ -150,7 +160,7 @@ build_redis() {
   mkdir "$r/data"
   install -m 755 "$here/redis-entrypoint.sh" "$r/usr/local/bin/docker-entrypoint.sh"
   tar -C "$r" -c . | docker import -c 'ENTRYPOINT ["docker-entrypoint.sh"]' -c 'CMD ["redis-server"]' \
-    -c 'WORKDIR /data' -c 'VOLUME /data' -c 'EXPOSE 6379' -c 'ENV PATH=/usr/local/bin:/usr/bin:/bin' - "$image" >/dev/null
+    -c "LABEL smshooks.stack=$stack_version" -c 'WORKDIR /data' -c 'VOLUME /data' -c 'EXPOSE 6379' -c 'ENV PATH=/usr/local/bin:/usr/bin:/bin' - "$image" >/dev/null
   rm -rf "$r"
 }
 
@@ -168,7 +178,7 @@ newest_java() {
 }
 
 kafka_jars() {
-  local jars=$STACK_DIR/kafka-libs-$KAFKA_VERSION log=$STACK_DIR/maven.log
+  local jars=$STACK_DIR/kafka-libs-$KAFKA_VERSION-$stack_version log=$STACK_DIR/maven.log
   if [ ! -e "$jars/.complete" ]; then
     say "fetching Kafka $KAFKA_VERSION's jars"
     mvn -q -B -f "$here/kafka-pom.xml" -Dkafka.version="$KAFKA_VERSION" dependency:copy-dependencies \
@@ -192,14 +202,25 @@ build_kafka() {
   for lib in libstdc++.so.6 libgcc_s.so.1; do # for the native parts of Kafka's compression jars
     libraries "$r" "$(ldconfig -p | awk -v l="$lib" '$1==l{print $NF; exit}')"
   done
-  cp -p "$STACK_DIR/kafka-libs-$KAFKA_VERSION"/*.jar "$r/opt/kafka/libs/"
+  cp -p "$STACK_DIR/kafka-libs-$KAFKA_VERSION-$stack_version"/*.jar "$r/opt/kafka/libs/"
   cp "$here/log4j2.properties" "$r/etc/kafka/docker/log4j2.properties"
   install -m 755 "$here/kafka-run.sh" "$r/etc/kafka/docker/run"
   ln -s /opt/java/bin/java "$r/usr/bin/java"
-  tar -C "$r" -c . | docker import -c 'CMD ["/etc/kafka/docker/run"]' -c 'EXPOSE 9092' -c 'VOLUME /var/lib/kafka/data' \
+  mkdir "$r/opt/kafka/bin"
+  tool kafka-console-producer.sh org.apache.kafka.tools.ConsoleProducer
+  tool kafka-console-consumer.sh org.apache.kafka.tools.consumer.ConsoleConsumer
+  tool kafka-consumer-groups.sh org.apache.kafka.tools.consumer.group.ConsumerGroupCommand
+  tool kafka-topics.sh org.apache.kafka.tools.TopicCommand
+  tar -C "$r" -c . | docker import -c "LABEL smshooks.stack=$stack_version" -c 'CMD ["/etc/kafka/docker/run"]' -c 'EXPOSE 9092' -c 'VOLUME /var/lib/kafka/data' \
     -c 'WORKDIR /' -c 'ENV PATH=/usr/local/bin:/opt/java/bin:/usr/bin:/bin' -c 'ENV LANG=C.UTF-8' - "$image" >/dev/null
   rm -rf "$r"
   train_kafka "$image"
+}
+
+# tool NAME CLASS: a command-line tool under the name and path that the official image has it.
+tool() {
+  printf '#!/bin/bash\nexec java -XX:TieredStopAtLevel=1 -Dlog4j2.level=WARN -cp "/opt/kafka/libs/*" %s "$@"\n' "$2" >"$r/opt/kafka/bin/$1"
+  chmod 755 "$r/opt/kafka/bin/$1"
 }
 
 # train_kafka IMAGE: a trained class cache starts the broker in a third of the time. Without it all works, slower.
@@ -221,6 +242,7 @@ if have flock; then # two runs at once would build the same image twice
   flock -w 600 9 || die "another run of this script has held $STACK_DIR/lock for 10 minutes"
 fi
 docker_up
+monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
 kafka=$chosen
