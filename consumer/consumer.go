@@ -138,7 +138,7 @@ func (c *Consumer) join() error {
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
 		kgo.RebalanceTimeout(max(60*time.Second, cfg.SessionTimeout)),
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*100*time.Millisecond, time.Second) }),
-		kgo.FetchMaxBytes(int32(min(8<<20, cfg.MaxBufferedBytes/4))),
+		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.assigned),
 		kgo.OnOffsetsFetched(c.fetched),
 		kgo.OnPartitionsRevoked(c.revoked),

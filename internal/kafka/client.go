@@ -27,9 +27,10 @@ const (
 	// dialTimeout bounds name resolution, the TCP handshake and the TLS handshake together.
 	dialTimeout = 10 * time.Second
 
-	// What one client may hold is fetches in flight times their size, plus one batch being unpacked.
-	// The client's own defaults (50 MiB each, 1 GiB unpacked) would break any bound on memory.
-	fetchMaxBytes        = 8 << 20
+	// What one client may hold is fetches in flight times their size, which grows tenfold when it is unpacked, plus one
+	// batch being unpacked. The client's own defaults (50 MiB each, 1 GiB unpacked) would break any bound on memory.
+	fetchMaxBytes        = 1 << 20
+	fetchPartitionBytes  = 256 << 10
 	maxConcurrentFetches = 4
 	maxDecompressBytes   = 32 << 20
 	fetchMaxWait         = 250 * time.Millisecond
@@ -109,6 +110,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.AlwaysRetryEOF(),
 		kgo.Dialer(dial),
 		kgo.FetchMaxBytes(fetchMaxBytes),
+		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.MaxConcurrentFetches(maxConcurrentFetches),
 		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MaxDecompressBatchBytes(maxDecompressBytes),
