@@ -21,10 +21,11 @@ import (
 // ownerLabel names the test process a container belongs to, so that a later run can remove what a killed one left.
 const ownerLabel = "smshooks.test.owner"
 
-// server is a container with one port at a fixed loopback address, which stays over stop and start.
+// server is a container with ports at fixed loopback addresses, which stay over stop and start.
 type server struct {
-	addr   string
-	name   string // "kafka", "redis": for messages
+	addr   string   // of its first port
+	addrs  []string // of all
+	name   string   // "kafka", "redis": for messages
 	c      *testcontainers.DockerContainer
 	ready  func(ctx context.Context, addr string) error
 	shared bool
@@ -32,9 +33,11 @@ type server struct {
 
 // spec says how a server's container is made.
 type spec struct {
-	name, image, port string
-	env               func(addr string) map[string]string
-	ready             func(ctx context.Context, addr string) error
+	name, image string
+	ports       []string // inside the container; the first is the one that is asked for readiness
+	env         func(addrs []string) map[string]string
+	ready       func(ctx context.Context, addr string) error
+	more        []testcontainers.ContainerCustomizer
 }
 
 // run starts a container. The port may be taken between the look and the start, so it tries three times.
@@ -53,21 +56,26 @@ func (s spec) run(ctx context.Context) (*server, error) {
 }
 
 func (s spec) try(ctx context.Context) (*server, error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, err
+	srv := &server{name: s.name, ready: s.ready}
+	bindings, exposed := network.PortMap{}, []string(nil)
+	for _, inside := range s.ports {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		srv.addrs = append(srv.addrs, loopback(port))
+		exposed = append(exposed, inside+"/tcp")
+		bindings[network.MustParsePort(inside+"/tcp")] = []network.PortBinding{{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: strconv.Itoa(port)}}
 	}
-	srv := &server{addr: loopback(port), name: s.name, ready: s.ready}
-	inside := network.MustParsePort(s.port + "/tcp")
-	srv.c, err = testcontainers.Run(ctx, s.image,
-		testcontainers.WithEnv(s.env(srv.addr)),
-		testcontainers.WithExposedPorts(s.port+"/tcp"),
+	srv.addr = srv.addrs[0]
+	var err error
+	srv.c, err = testcontainers.Run(ctx, s.image, append([]testcontainers.ContainerCustomizer{
+		testcontainers.WithEnv(s.env(srv.addrs)),
+		testcontainers.WithExposedPorts(exposed...),
 		testcontainers.WithLabels(map[string]string{ownerLabel: owner(os.Getpid())}),
-		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
-			h.PortBindings = network.PortMap{inside: {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: strconv.Itoa(port)}}}
-		}),
+		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.PortBindings = bindings }),
 		testcontainers.WithWaitStrategyAndDeadline(90*time.Second, asked{srv}),
-	)
+	}, s.more...)...)
 	if err != nil {
 		if srv.c != nil {
 			err = fmt.Errorf("%w\n%s", err, srv.logs())
@@ -282,10 +290,28 @@ func reap() {
 		return
 	}
 	for _, c := range list.Items {
-		host, pid, ok := strings.Cut(c.Labels[ownerLabel], ":")
-		if n, err := strconv.Atoi(pid); !ok || err != nil || owner(n) != host+":"+pid || alive(n) {
-			continue
+		if abandoned(c.Labels[ownerLabel]) {
+			_, _ = cli.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 		}
-		_, _ = cli.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	}
+	reapNetworks(ctx, cli)
+}
+
+func reapNetworks(ctx context.Context, cli *testcontainers.DockerClient) {
+	list, err := cli.NetworkList(ctx, client.NetworkListOptions{Filters: make(client.Filters).Add("label", ownerLabel)})
+	if err != nil {
+		return
+	}
+	for _, n := range list.Items {
+		if abandoned(n.Labels[ownerLabel]) {
+			_, _ = cli.NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
+		}
+	}
+}
+
+// abandoned tells whether a label names a test process of this host that is no longer there.
+func abandoned(label string) bool {
+	host, pid, ok := strings.Cut(label, ":")
+	n, err := strconv.Atoi(pid)
+	return ok && err == nil && owner(n) == host+":"+pid && !alive(n)
 }

@@ -218,3 +218,42 @@ func post(url, body string, timeout time.Duration) (int, error) {
 	}
 	return resp.StatusCode, resp.Body.Close()
 }
+
+// TestProxy: what is cut is refused, what is swallowed gets no answer, and healed it goes on.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	b, p := harness.ProxiedKafka(t)
+	harness.CreateTopic(t, b.Addr, "proxied", 1)
+	harness.Produce(t, p.Addr, "proxied", 0, "k", "one")
+	p.Cut(t)
+	if err := produceTo(p.Addr, "proxied"); err == nil {
+		t.Error("a record passed a connection that is cut")
+	}
+	p.Heal(t)
+	harness.Produce(t, p.Addr, "proxied", 0, "k", "two")
+	p.Swallow(t)
+	if err := produceTo(p.Addr, "proxied"); err == nil {
+		t.Error("a record passed a half-open connection")
+	}
+	p.Heal(t)
+	p.Delay(t, 200, 0)
+	began := time.Now()
+	harness.Produce(t, p.Addr, "proxied", 0, "k", "three")
+	if took := time.Since(began); took < 400*time.Millisecond { // at least two answers: metadata and the record's
+		t.Errorf("a delay of 200 ms took %v", took)
+	}
+	if n := len(harness.Consume(t, b.Addr, "proxied")); n != 3 {
+		t.Errorf("%d records, want 3", n)
+	}
+}
+
+func produceTo(addr, topic string) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(addr, ",")...), kgo.DefaultProduceTopic(topic), kgo.RecordDeliveryTimeout(3*time.Second))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return cl.ProduceSync(ctx, kgo.StringRecord("lost")).FirstErr()
+}

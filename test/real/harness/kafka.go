@@ -43,10 +43,10 @@ func (b *Broker) Pause(t testing.TB) { t.Helper(); b.srv.pause(t) }
 func (b *Broker) Unpause(t testing.TB) { t.Helper(); b.srv.unpause(t) }
 
 func kafkaSpec() spec {
-	return spec{name: "kafka", image: env("SMSHOOKS_TEST_KAFKA_IMAGE", "apache/kafka:4.1.1"), port: "9092", env: kafkaEnv, ready: askKafka}
+	return spec{name: "kafka", image: env("SMSHOOKS_TEST_KAFKA_IMAGE", "apache/kafka:4.1.1"), ports: []string{"9092"}, env: kafkaEnv, ready: askKafka}
 }
 
-func kafkaEnv(addr string) map[string]string {
+func kafkaEnv(addrs []string) map[string]string {
 	return map[string]string{
 		"KAFKA_NODE_ID":                                  "1",
 		"KAFKA_PROCESS_ROLES":                            "broker,controller",
@@ -54,7 +54,7 @@ func kafkaEnv(addr string) map[string]string {
 		"KAFKA_CONTROLLER_LISTENER_NAMES":                "CONTROLLER",
 		"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
 		"KAFKA_LISTENERS":                                "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093",
-		"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addr,
+		"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addrs[0],
 		"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR":         "1",
 		"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "1",
 		"KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",

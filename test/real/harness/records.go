@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func Event(topic string, userID int64, value string) *kgo.Record {
 // mind that the zero value is partition 0. Their partitions and offsets are filled in.
 func ProduceMany(t testing.TB, brokers string, records []*kgo.Record) {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.RequiredAcks(kgo.AllISRAcks()),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(brokers, ",")...), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(chosen{kgo.StickyKeyPartitioner(nil)}), kgo.MaxBufferedRecords(len(records)+1))
 	if err != nil {
 		t.Fatalf("produce: %v", err)

@@ -66,8 +66,8 @@ func redisOptions(addr string) *redis.Options {
 
 func redisSpec() spec {
 	return spec{
-		name: "redis", image: env("SMSHOOKS_TEST_REDIS_IMAGE", "redis:7"), port: "6379",
-		env:   func(string) map[string]string { return nil },
+		name: "redis", image: env("SMSHOOKS_TEST_REDIS_IMAGE", "redis:7"), ports: []string{"6379"},
+		env:   func([]string) map[string]string { return nil },
 		ready: askRedis,
 	}
 }
