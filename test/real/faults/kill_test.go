@@ -1,22 +1,38 @@
 package faults_test
 
 import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
+// inTurn lets short forms share the machine; a long form has it alone.
+func inTurn(t *testing.T) {
+	t.Helper()
+	harness.Need(t)
+	if !long() {
+		t.Parallel()
+	}
+}
+
+// patience is how long instances may take to become ready, and a backlog to go, on a machine that has much to do.
+const patience = 2 * time.Minute
+
 // TestKill: one of three instances is killed with SIGKILL every two seconds and started again.
 func TestKill(t *testing.T) {
-	harness.Need(t)
-	rate, lasts := pick(1000, 5000), pick(8*time.Second, time.Minute)
+	inTurn(t)
+	rate, lasts := pick(500, 5000), pick(6*time.Second, time.Minute)
 	rec := newCase(t, "1", "kill -9 of one of three instances", loadRate(rate, lasts))
-	rec.did("one of three instances was killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
+	rec.did("one of three instances is killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
 	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=2s")
-	members := []*harness.Proc{s.start(t), s.start(t), s.start(t)}
+	members := s.members(t, 3)
 	l := s.load(t, rate)
-	s.judge.wait(t, rate, 20*time.Second)
+	s.judge.wait(t, rate, patience)
 	var kills []span
 	for began := time.Now(); time.Since(began) < lasts; harness.Pass(2 * time.Second) {
 		n := len(kills) % 3
@@ -24,13 +40,186 @@ func TestKill(t *testing.T) {
 		kills = append(kills, at(time.Now()))
 		members[n] = harness.Start(t, s.options())
 	}
-	healed := time.Now()
 	for _, p := range members {
-		p.WaitReady(t, 30*time.Second)
+		p.WaitReady(t, patience)
 	}
-	harness.Pass(pick(2*time.Second, 5*time.Second))
-	acked := l.end(t)
-	b := s.drain(t, acked, 2*time.Minute)
+	harness.Pass(pick(time.Second, 5*time.Second))
+	b := s.drain(t, l.end(t), patience)
 	rec.note("%d kills", len(kills))
-	b.judge(t, rec, judgement{faults: kills, healed: healed, why: "in flight or not yet committed when the instance was killed"})
+	b.judge(t, rec, judgement{faults: kills, healed: kills[len(kills)-1].to, why: "in flight or not yet committed when the instance was killed"})
+}
+
+// members starts n instances and waits until they are ready.
+func (s *stage) members(t testing.TB, n int, flags ...string) []*harness.Proc {
+	t.Helper()
+	var all []*harness.Proc
+	for range n {
+		all = append(all, harness.Start(t, s.options(flags...)))
+	}
+	for _, p := range all {
+		p.WaitReady(t, patience)
+	}
+	return all
+}
+
+// TestStorm: members join and leave in order all the time.
+func TestStorm(t *testing.T) {
+	inTurn(t)
+	rate, lasts, n := pick(300, 2000), pick(5*time.Second, time.Minute), pick(4, 8)
+	rec := newCase(t, "5", "rebalance storm", loadRate(rate, lasts))
+	rec.did("%d members; for %v, each second one of them, by chance, is told to stop by SIGTERM and another one started", n, lasts)
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--topics.partitions=16", "--shutdown.grace=15s")
+	members := s.members(t, n)
+	l := s.load(t, rate)
+	s.judge.wait(t, rate, patience)
+	chance := rand.New(rand.NewPCG(6, 5))
+	var leaving sync.WaitGroup
+	var changes int
+	for began := time.Now(); time.Since(began) < lasts; harness.Pass(time.Second) {
+		i := chance.IntN(n)
+		leaver := members[i]
+		leaving.Go(func() { wantExit(t, leaver, 0) })
+		members[i] = harness.Start(t, s.options())
+		changes++
+	}
+	ended := time.Now()
+	leaving.Wait()
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
+	harness.Pass(pick(time.Second, 5*time.Second))
+	b := s.drain(t, l.end(t), patience)
+	rec.note("%d members left and %d joined", changes, changes)
+	b.judge(t, rec, judgement{healed: ended})
+	wantNarrow(t, s, rec)
+}
+
+// wantExit sends SIGTERM and wants an exit code. It is for goroutines too: it doesn't end the test.
+func wantExit(t testing.TB, p *harness.Proc, code int) time.Duration {
+	t.Helper()
+	began := time.Now()
+	if got := p.Term(t); got != code {
+		t.Errorf("exit code %d after SIGTERM, want %d", got, code)
+	}
+	return time.Since(began)
+}
+
+// wantNarrow wants no endpoint with more than three requests at once.
+func wantNarrow(t testing.TB, s *stage, rec *caseRecord) {
+	t.Helper()
+	s.judge.mu.Lock()
+	defer s.judge.mu.Unlock()
+	rec.note("at most %d requests at once per endpoint, over the whole group", s.judge.widest)
+	if s.judge.widest > 3 {
+		t.Errorf("%d requests of one endpoint at once", s.judge.widest)
+	}
+}
+
+// TestSigterm: instances are told to stop in the middle of their work, again and again. Within the grace what is in
+// flight comes to its end and is committed, so that nothing at all is sent twice.
+func TestSigterm(t *testing.T) {
+	inTurn(t)
+	rate, rounds := pick(500, 3000), pick(2, 6)
+	rec := newCase(t, "10", "SIGTERM under load", loadRate(rate, time.Duration(rounds)*2*time.Second)+", requests of up to 2 s")
+	rec.did("the only instance is told to stop by SIGTERM in the middle of its work and started again, %d times; shutdown.grace is 15 s", rounds)
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500)
+	s.judge.behave(func(kind string, user int64, attempt int) (int, time.Duration) {
+		status, after := usual(kind, user, attempt)
+		if user%50 == 7 {
+			after = time.Duration(user%4+1) * 500 * time.Millisecond
+		}
+		return status, after
+	})
+	p := s.start(t)
+	l := s.load(t, rate)
+	var slowest time.Duration
+	for range rounds {
+		s.judge.wait(t, rate, patience)
+		harness.Pass(time.Second)
+		slowest = max(slowest, wantExit(t, p, 0))
+		if slowest > 15*time.Second {
+			t.Errorf("the stop took %v, the grace is 15 s", slowest)
+		}
+		if n := s.judge.inFlight(); n > 0 {
+			t.Errorf("%d requests were in flight when the process had ended", n)
+		}
+		p = s.start(t)
+	}
+	b := s.drain(t, l.end(t), patience)
+	rec.note("slowest stop %.1f s, exit code 0 each time, no request left in flight", slowest.Seconds())
+	b.judge(t, rec, judgement{})
+}
+
+// inFlight is how many requests are begun and not answered.
+func (j *judge) inFlight() (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, k := range j.flying {
+		n += k
+	}
+	return n
+}
+
+// TestRolling: three instances with names of their own are replaced one after the other. No rebalance, so that no
+// partition waits longer than its instance is away.
+func TestRolling(t *testing.T) {
+	inTurn(t)
+	const idle = 3 * time.Second
+	rate := pick(500, 2000)
+	rec := newCase(t, "11", "rolling restart, static membership", loadRate(rate, 15*time.Second))
+	rec.did("three instances with kafka.instance_id are stopped by SIGTERM and started again, one after the other")
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=45s")
+	names := []string{"a", "b", "c"}
+	members := map[string]*harness.Proc{}
+	for _, name := range names {
+		members[name] = harness.Start(t, s.options("--kafka.instance_id="+name))
+	}
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
+	l := s.load(t, rate)
+	s.judge.wait(t, 2*rate, patience)
+	from := time.Now()
+	var away time.Duration
+	for _, name := range names {
+		began := time.Now()
+		wantExit(t, members[name], 0)
+		members[name] = s.start(t, "--kafka.instance_id="+name)
+		away = max(away, time.Since(began))
+		harness.Pass(time.Second)
+	}
+	to := time.Now()
+	harness.Pass(time.Second)
+	b := s.drain(t, l.end(t), patience)
+	b.judge(t, rec, judgement{healed: to})
+	longest, where := b.idle(from, to)
+	rec.note("longest time without a first attempt from a partition: %.1f s (%s); an instance was away for up to %.1f s", longest.Seconds(), where, away.Seconds())
+	if longest > idle {
+		t.Errorf("partition %s was idle for %v, want at most %v", where, longest, idle)
+	}
+}
+
+// idle is the longest time between two first attempts of events of one partition of delivery reports.
+func (b *books) idle(from, to time.Time) (longest time.Duration, where string) {
+	starts := map[string][]time.Time{}
+	for id, s := range b.seen {
+		partition := id[:strings.LastIndexByte(id, '/')]
+		if strings.HasPrefix(id, b.s.topics.DLR+"/") {
+			starts[partition] = append(starts[partition], b.s.judge.began.Add(s.hits[0].start))
+		}
+	}
+	for partition, times := range starts {
+		slices.SortFunc(times, time.Time.Compare)
+		last := from
+		for _, at := range append(times, to) {
+			if at.Before(from) || at.After(to) {
+				continue
+			}
+			if gap := at.Sub(last); gap > longest {
+				longest, where = gap, partition[strings.LastIndexByte(partition, '/')+1:]
+			}
+			last = at
+		}
+	}
+	return longest, where
 }

@@ -362,7 +362,7 @@ func (b *books) recovery(healed time.Time) time.Duration {
 	var last time.Time
 	for id, s := range b.seen {
 		p, ok := b.produced[id]
-		if !ok || len(s.hits) == 0 || len(p.ids) > 0 || len(b.waiting[id]) > 0 && harness.Header(b.waiting[id][0], "smshooks-attempts") == "0" {
+		if !ok || len(s.hits) == 0 || len(p.ids) > 0 {
 			continue
 		}
 		start := b.s.judge.began.Add(s.hits[0].start)

@@ -1,0 +1,88 @@
+package faults_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+const whyKafka = "what was finished while Kafka could not take the commit, of partitions that went to another member"
+
+// TestBroker: the only broker is killed under load and started again.
+func TestBroker(t *testing.T) {
+	inTurn(t)
+	rate, away := pick(500, 3000), pick(2*time.Second, 20*time.Second)
+	rec := newCase(t, "2a", "the only broker is killed", loadRate(rate, away+10*time.Second))
+	rec.did("a single broker is killed with SIGKILL under the load of two instances, stays away for %v and is started again", away)
+	k := harness.OwnKafka(t)
+	s := newStage(t, k.Addr, harness.Redis(t).Addr, 300)
+	members := s.members(t, 2)
+	l := s.load(t, rate)
+	s.judge.wait(t, 2*rate, patience)
+	gone := time.Now()
+	k.Kill(t)
+	harness.Pass(away)
+	k.Start(t)
+	healed := time.Now()
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
+	s.judge.wait(t, rate, patience)
+	harness.Pass(pick(time.Second, 5*time.Second))
+	b := s.drain(t, l.end(t), patience)
+	b.judge(t, rec, judgement{faults: []span{{gone, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
+	wantAlive(t, members)
+}
+
+// sessionTime is within what a group finds itself together again.
+func (s *stage) sessionTime() time.Duration { return 6 * time.Second }
+
+func wantAlive(t testing.TB, members []*harness.Proc) {
+	t.Helper()
+	for _, p := range members {
+		if !p.Running() {
+			t.Error("an instance ended")
+		}
+	}
+}
+
+// TestBrokers: of three brokers one goes, then another, so that writes are refused, and then they come back.
+func TestBrokers(t *testing.T) {
+	inTurn(t)
+	rate, each := pick(300, 2000), pick(2*time.Second, 15*time.Second)
+	rec := newCase(t, "2b", "one, then two of three brokers killed", loadRate(rate, 3*each+10*time.Second))
+	rec.did("three brokers, three replicas, two of them in sync for each write: one broker is killed, %v later a second one, so that "+
+		"Kafka refuses all writes and commits, %v later both are started again", each, each)
+	c := harness.OwnCluster(t)
+	s := newStage(t, c.Addr, harness.Redis(t).Addr, 300)
+	members := s.members(t, 2)
+	l := s.load(t, rate)
+	s.judge.wait(t, 2*rate, patience)
+
+	one := time.Now()
+	c.Brokers[1].Kill(t)
+	harness.Pass(each)
+	s.judge.wait(t, rate, patience)
+	rec.note("with two of three brokers events were delivered again at the latest %.1f s after the kill", time.Since(one).Seconds())
+
+	two := time.Now()
+	c.Brokers[2].Kill(t)
+	harness.Pass(each)
+	written := l.written()
+	harness.Pass(time.Second)
+	if n := l.written() - written; n > 0 {
+		t.Errorf("Kafka took %d events though one of three replicas was left: the case shows nothing", n)
+	}
+	c.Brokers[1].Start(t)
+	c.Brokers[2].Start(t)
+	healed := time.Now()
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
+	s.judge.wait(t, rate, patience)
+	harness.Pass(pick(time.Second, 5*time.Second))
+	b := s.drain(t, l.end(t), patience)
+	b.judge(t, rec, judgement{faults: []span{{one, one.Add(s.sessionTime())}, {two, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
+	wantAlive(t, members)
+}

@@ -1,0 +1,110 @@
+package faults_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// trouble is one way a connection goes wrong.
+type trouble struct {
+	name, what string
+	begin      func(t testing.TB, p *harness.Proxy)
+	lives      bool // events go on meanwhile
+}
+
+var (
+	cut = trouble{"cut", "all connections are closed and new ones refused",
+		func(t testing.TB, p *harness.Proxy) { p.Cut(t) }, false}
+	late = trouble{"slow", "each piece of an answer comes 300 ms later, give or take 100",
+		func(t testing.TB, p *harness.Proxy) { p.Delay(t, 300, 100) }, true}
+	halfOpen = trouble{"half-open", "connections stay open and can be made, but nothing passes in either direction",
+		func(t testing.TB, p *harness.Proxy) { p.Swallow(t) }, false}
+)
+
+// TestLinkKafka: the connection between two instances and Kafka goes wrong, in three ways. The short form has them one
+// after the other in one case.
+func TestLinkKafka(t *testing.T) {
+	inTurn(t)
+	each := func(t *testing.T, point, name string, troubles ...trouble) {
+		k, proxy := harness.ProxiedKafka(t)
+		link(t, linkCase{
+			point: point, to: name, brokers: k.Addr, serve: proxy.Addr, redis: harness.Redis(t).Addr, proxy: proxy, troubles: troubles,
+			why: whyKafka,
+		})
+	}
+	if !long() {
+		each(t, "3a", "Kafka", cut, late, halfOpen)
+		return
+	}
+	for i, trouble := range []trouble{cut, late, halfOpen} {
+		t.Run(trouble.name, func(t *testing.T) { each(t, "3"+string(rune('a'+i)), "Kafka "+trouble.name, trouble) })
+	}
+}
+
+// TestLinkRedis: the same with Redis. Nobody's crash: nothing may be sent twice.
+func TestLinkRedis(t *testing.T) {
+	inTurn(t)
+	each := func(t *testing.T, point, name string, troubles ...trouble) {
+		proxy := harness.NewProxy(t, harness.Redis(t).Addr)
+		addr := harness.Kafka(t).Addr
+		link(t, linkCase{point: point, to: name, brokers: addr, serve: addr, redis: proxy.Addr, proxy: proxy, troubles: troubles, known: true})
+	}
+	if !long() {
+		each(t, "3d", "Redis", cut, late, halfOpen)
+		return
+	}
+	for i, trouble := range []trouble{cut, late, halfOpen} {
+		t.Run(trouble.name, func(t *testing.T) { each(t, "3"+string(rune('d'+i)), "Redis "+trouble.name, trouble) })
+	}
+}
+
+type linkCase struct {
+	point, to             string
+	brokers, serve, redis string
+	proxy                 *harness.Proxy
+	troubles              []trouble
+	why                   string // duplicates are allowed, because; "" if they are not
+	known                 bool   // known users' events go on meanwhile
+}
+
+func link(t *testing.T, c linkCase) {
+	t.Helper()
+	rate, lasts := pick(300, 2000), pick(2*time.Second, 20*time.Second)
+	rec := newCase(t, c.point, "connection to "+c.to, loadRate(rate, time.Duration(len(c.troubles))*(lasts+5*time.Second)))
+	did := ""
+	for _, tr := range c.troubles {
+		did += tr.name + ": " + tr.what + "; "
+	}
+	rec.did("%seach for %v, by toxiproxy between two instances and the server", did, lasts)
+	s := newStage(t, c.brokers, c.redis, 300)
+	s.serve = c.serve
+	members := s.members(t, 2)
+	l := s.load(t, rate)
+	s.judge.wait(t, 3*rate, patience)
+	var faults []span
+	var healed time.Time
+	for _, tr := range c.troubles {
+		began := time.Now()
+		tr.begin(t, c.proxy)
+		before := s.judge.count()
+		harness.Pass(lasts)
+		if n := s.judge.count() - before; (tr.lives || c.known) && n < int(float64(rate)*lasts.Seconds()/4) {
+			t.Errorf("%s: only %d requests in %v", tr.name, n, lasts)
+		}
+		c.proxy.Heal(t)
+		healed = time.Now()
+		if c.why != "" {
+			faults = append(faults, span{began, healed.Add(2 * s.sessionTime())})
+		}
+		for _, p := range members {
+			p.WaitReady(t, patience)
+		}
+		s.judge.wait(t, rate, patience)
+	}
+	harness.Pass(pick(time.Second, 5*time.Second))
+	b := s.drain(t, l.end(t), patience)
+	b.judge(t, rec, judgement{faults: faults, healed: healed, why: c.why})
+	wantAlive(t, members)
+}

@@ -1,0 +1,70 @@
+package faults_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestFlush: Redis is emptied under load, more than once. Settings come back; only the memory of clicks is lost.
+func TestFlush(t *testing.T) {
+	inTurn(t)
+	rate, rounds := pick(500, 3000), pick(2, 6)
+	rec := newCase(t, "4a", "FLUSHALL", loadRate(rate, time.Duration(rounds)*5*time.Second))
+	rec.did("two instances; FLUSHALL under load, %d times, 5 s apart", rounds)
+	r := harness.OwnRedis(t)
+	s := newStage(t, harness.Kafka(t).Addr, r.Addr, 2000)
+	members := s.members(t, 2)
+	l := s.load(t, rate)
+	s.judge.wait(t, 2*rate, patience)
+	var slowest time.Duration
+	var healed time.Time
+	for range rounds {
+		r.FlushAll(t)
+		healed = time.Now()
+		cl := r.Client(t)
+		harness.Eventually(t, 5*time.Second, func() bool {
+			n, err := cl.DBSize(t.Context()).Result()
+			return err == nil && n >= s.users
+		}, "%d users are in Redis again", s.users)
+		slowest = max(slowest, time.Since(healed))
+		harness.Pass(5*time.Second - time.Since(healed))
+	}
+	b := s.drain(t, l.end(t), patience)
+	rec.note("the settings of %d users were back after %.1f s at the latest", s.users, slowest.Seconds())
+	b.judge(t, rec, judgement{healed: healed, forgets: true})
+	wantAlive(t, members)
+}
+
+// TestRedisAway: Redis is frozen, and then stopped, for longer than anything waits in memory.
+func TestRedisAway(t *testing.T) {
+	inTurn(t)
+	rate, away := pick(300, 1000), pick(4*time.Second, time.Minute)
+	rec := newCase(t, "4b", "Redis away", loadRate(rate, away+10*time.Second))
+	rec.did("two instances; Redis is stopped under load, and started again %v later", away)
+	r := harness.OwnRedis(t)
+	s := newStage(t, harness.Kafka(t).Addr, r.Addr, 300)
+	members := s.members(t, 2)
+	l := s.load(t, rate)
+	s.judge.wait(t, 3*rate, patience)
+	r.Stop(t)
+	harness.Pass(time.Second)
+	before := s.judge.count()
+	harness.Pass(away - time.Second)
+	meanwhile := s.judge.count() - before
+	r.Start(t)
+	healed := time.Now()
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
+	harness.Pass(pick(2*time.Second, 10*time.Second))
+	b := s.drain(t, l.end(t), patience)
+	rec.note("%s requests were made while Redis was away", count(meanwhile))
+	if want := int(float64(rate) * (away - time.Second).Seconds() / 2); meanwhile < want {
+		t.Errorf("%d requests of known users while Redis was away, want %d at least", meanwhile, want)
+	}
+	b.judge(t, rec, judgement{healed: healed})
+	b.wantPurposes(t, members...)
+	wantAlive(t, members)
+}
