@@ -123,7 +123,8 @@ func escapeQuery(query string) string {
 }
 
 func isWeb(u *url.URL) bool {
-	return (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+	// net/url takes a bracket that was not opened for a part of a name.
+	return (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), "[]")
 }
 
 // ValidateURL says whether a user may set raw as a URL: absolute http or https

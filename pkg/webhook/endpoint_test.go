@@ -27,6 +27,8 @@ func TestValidateURL(t *testing.T) {
 		{"http:///path", notWeb},
 		{"http://:80/", notWeb},
 		{"http://exa mple.com/", notWeb},
+		{"http://]", notWeb},
+		{"http://a]b/", notWeb},
 		{" http://example.com/", notWeb},
 		{"http://example.com/\n", notWeb},
 		{"http://example.com/\xff", notWeb},
