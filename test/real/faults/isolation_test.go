@@ -1,0 +1,225 @@
+package faults_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// crowdStage is a stage whose users are a crowd's.
+func crowdStage(t *testing.T, c *crowd, users int64) *stage {
+	t.Helper()
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12")
+	var records []*kgo.Record
+	for user := int64(1); user <= users; user++ {
+		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/dlr/%d", c.addr, user)}))
+	}
+	harness.ProduceMany(t, s.brokers, records)
+	return s
+}
+
+// memory watches what an instance uses.
+type memory struct{ resident, buffered float64 }
+
+func (m *memory) look(t testing.TB, p *harness.Proc) func() {
+	return func() {
+		now := p.Metrics(t)
+		m.resident = max(m.resident, now.Sum("process_resident_memory_bytes"))
+		m.buffered = max(m.buffered, now.Sum("smshooks_buffered_bytes"))
+	}
+}
+
+// The bounds: dispatch.max_buffered_bytes and what a poll adds; and, resident, twice that for a heap that is being
+// collected, the clients' buffers and the program itself.
+const (
+	maxBuffered = 72 << 20
+	maxResident = 300 << 20
+)
+
+// TestIsolation: a thousand users, some of whom hang or answer 500 slowly. The others' events are delivered as fast as in
+// a run without them, memory stays within its bound, and the events of the hung ones are accounted for. The hand-written
+// consumer runs beside it.
+func TestIsolation(t *testing.T) {
+	harness.Need(t)
+	const users = 1000
+	rate := pick(500, 1000)
+	cases := pick([]traffic{{hung: 10, percent: 20}}, []traffic{
+		{hung: 1, percent: 2}, {hung: 10, percent: 2}, {hung: 100, percent: 2}, {hung: 1, percent: 20}, {hung: 10, percent: 20},
+		{hung: 1, percent: 2, slowly: true}, {hung: 10, percent: 20, slowly: true}, {hung: 100, percent: 20, slowly: true},
+		{hung: 100, percent: 20}, // ten minutes
+	})
+	for i, f := range cases {
+		f.users, f.perSecond, f.lasts = users, rate, pick(5*time.Second, time.Minute)
+		if long() && i == len(cases)-1 {
+			f.lasts = 10 * time.Minute
+		}
+		t.Run(f.String(), func(t *testing.T) { isolate(t, f) })
+		if f.hung == 1 && f.percent == 2 && !f.slowly || !long() {
+			t.Run("hand-written, "+f.String(), func(t *testing.T) { isolateHandwritten(t, f) })
+		}
+	}
+}
+
+func isolate(t *testing.T, f traffic) {
+	rec := newCase(t, "13", f.String(), loadRate(f.perSecond, f.lasts))
+	rec.did("events of %d healthy users, before, while and after %v", f.users-f.hung, f)
+	c := newCrowd(t)
+	s := crowdStage(t, c, f.users)
+	p := s.start(t)
+	var m memory
+	calm := f
+	calm.perSecond, calm.hung, calm.percent, calm.lasts = f.perSecond*int(100-f.percent)/100, 0, 0, min(f.lasts, time.Minute)
+	c.run(t, s, traffic{users: f.users, perSecond: f.perSecond, lasts: 2 * time.Second}, func() {}) // connections and caches
+	before := c.wait(c.run(t, s, calm, m.look(t, p)), 20*time.Second)
+	c.misbehave(f.hung, f.slowly)
+	during := c.wait(c.run(t, s, f, m.look(t, p)), 20*time.Second)
+	c.misbehave(0, false)
+	base := before
+	if long() {
+		if after := c.wait(c.run(t, s, calm, m.look(t, p)), 20*time.Second); after.at(99) > base.at(99) {
+			base = after // the slower of the two: other work on the machine comes and goes
+		}
+	}
+	missing, delivered, dead := c.account(t, s, during, pick(60*time.Second, 10*time.Minute))
+	rec.note("without them: %v", base)
+	rec.note("with them: %v", during)
+	rec.note("at most %.0f MiB resident, %.1f MiB of events held", m.resident/(1<<20), m.buffered/(1<<20))
+	rec.set(func(r *result) {
+		r.Produced, r.Delivered, r.Dead, r.Waiting, r.Missing = during.to-during.from, delivered, dead, 0, missing
+		r.Beyond = c.beyond(len(s.schedule) + 1)
+	})
+	if during.delivered != during.healthy {
+		t.Errorf("%d healthy events are missing", during.healthy-during.delivered)
+	}
+	// a short run on a busy machine: what is lost to noise is not told from what is lost to the hung
+	if limit := base.at(99)*3/2 + pick(100*time.Millisecond, 0); during.at(99) > limit {
+		t.Errorf("healthy p99 is %v with them, %v without: more than 1.5 times", during.at(99), base.at(99))
+	}
+	if m.buffered > maxBuffered || m.resident > maxResident {
+		t.Errorf("%.0f MiB resident, %.1f MiB of events held", m.resident/(1<<20), m.buffered/(1<<20))
+	}
+	if n := c.beyond(len(s.schedule) + 1); n > 0 {
+		t.Errorf("%d events have attempts beyond the third", n)
+	}
+	p.WaitBalanced(t, 1, 20*time.Second)
+}
+
+// account waits until each event of a phase is delivered or dead, now that nobody hangs.
+func (c *crowd) account(t *testing.T, s *stage, p phase, timeout time.Duration) (missing, delivered, dead int) {
+	t.Helper()
+	for deadline := time.Now().Add(timeout); ; harness.Pass(500 * time.Millisecond) {
+		given := map[string]bool{} // up to now: what comes later is looked at the next time
+		for _, r := range harness.Consume(t, s.brokers, s.topics.DeadLetter) {
+			given[string(r.Value)] = true
+		}
+		missing, delivered, dead = 0, 0, 0
+		c.mu.Lock()
+		for n := p.from; n < p.to; n++ {
+			switch {
+			case c.ok[n]:
+				delivered++
+			case given[harness.DLRValue(c.users[n], int64(n))]:
+				dead++
+			default:
+				missing++
+			}
+		}
+		c.mu.Unlock()
+		if missing == 0 {
+			return 0, delivered, dead
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%d events are neither delivered nor dead %v after nobody hangs any more", missing, timeout)
+			return missing, delivered, dead
+		}
+	}
+}
+
+// beyond counts events with attempts beyond the last.
+func (c *crowd) beyond(last int) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.attempts {
+		if int(a) > last {
+			n++
+		}
+	}
+	return n
+}
+
+func isolateHandwritten(t *testing.T, f traffic) {
+	rec := newCase(t, "13h", "for comparison, a hand-written consumer: "+f.String(), loadRate(f.perSecond, f.lasts))
+	rec.did("the same load, consumed by a pool of 64 workers with a commit per batch")
+	c := newCrowd(t)
+	s := crowdStage(t, c, f.users)
+	stop := startHandwritten(t, s, "http://"+c.addr)
+	calm := f
+	calm.perSecond, calm.hung, calm.percent, calm.lasts = f.perSecond*int(100-f.percent)/100, 0, 0, min(f.lasts, pick(3*time.Second, 20*time.Second))
+	c.wait(c.run(t, s, traffic{users: f.users, perSecond: 100, lasts: time.Second}, func() {}), 20*time.Second)
+	before := c.wait(c.run(t, s, calm, func() {}), 20*time.Second)
+	if before.delivered != before.healthy {
+		t.Errorf("without anybody who hangs: %v", before)
+	}
+	c.misbehave(f.hung, f.slowly)
+	during := c.wait(c.run(t, s, f, func() {}), time.Second)
+	stop()
+	rec.note("without them: %v", before)
+	rec.note("with them: %v by the end of the load", during)
+	rec.set(func(r *result) { r.Produced, r.Delivered = during.to-during.from, during.delivered })
+}
+
+// TestIsolationBacklog: a backlog, a part of it for one endpoint that hangs: the others' events are delivered meanwhile.
+func TestIsolationBacklog(t *testing.T) {
+	harness.Need(t)
+	f := traffic{users: 1000, hung: 1, percent: 2}
+	total := int64(pick(10_000, 100_000))
+	lasts := pick(8*time.Second, 45*time.Second)
+	load := fmt.Sprintf("a backlog of %s", count(int(total)))
+	t.Run("smshooks", func(t *testing.T) {
+		rec := newCase(t, "13b", "a backlog, 2% for one who hangs", load)
+		rec.did("a backlog was written, then the service started; one user of a thousand, to whom 2%% of it goes, hangs")
+		c := newCrowd(t)
+		s := crowdStage(t, c, f.users)
+		c.misbehave(f.hung, false)
+		p := c.backlog(t, s, f, total)
+		proc := s.start(t)
+		var m memory
+		m.look(t, proc)()
+		p = c.wait(p, 2*lasts)
+		m.look(t, proc)()
+		c.misbehave(0, false)
+		missing, delivered, dead := c.account(t, s, p, pick(60*time.Second, 5*time.Minute))
+		rec.note("healthy events: %s of %s within %.1f s of the start of the program", count(p.delivered), count(p.healthy), p.took.Seconds())
+		rec.note("%.0f MiB resident", m.resident/(1<<20))
+		rec.set(func(r *result) {
+			r.Produced, r.Delivered, r.Dead, r.Waiting, r.Missing = int(total), delivered, dead, 0, missing
+			r.Beyond = c.beyond(len(s.schedule) + 1)
+		})
+		if p.delivered != p.healthy || p.took > lasts {
+			t.Errorf("%d of %d healthy events within %v", p.delivered, p.healthy, p.took)
+		}
+		if m.buffered > maxBuffered || m.resident > maxResident {
+			t.Errorf("%.0f MiB resident, %.1f MiB of events held", m.resident/(1<<20), m.buffered/(1<<20))
+		}
+	})
+	t.Run("hand-written", func(t *testing.T) {
+		rec := newCase(t, "13b", "for comparison, a hand-written consumer: a backlog, 2% for one who hangs", load)
+		rec.did("the same backlog, consumed by a pool of 64 workers with a commit per batch")
+		c := newCrowd(t)
+		s := crowdStage(t, c, f.users)
+		c.misbehave(f.hung, false)
+		p := c.backlog(t, s, f, total)
+		stop := startHandwritten(t, s, "http://"+c.addr)
+		p = c.wait(p, pick(5*time.Second, 45*time.Second))
+		stop()
+		if p.delivered == 0 {
+			t.Error("it delivered nothing: the comparison shows nothing")
+		}
+		rec.note("healthy events: %s of %s within %v", count(p.delivered), count(p.healthy), pick(5*time.Second, 45*time.Second))
+		rec.set(func(r *result) { r.Produced, r.Delivered = int(total), p.delivered })
+	})
+}
