@@ -89,7 +89,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("config", "", "read settings from this YAML file")
 	config.Flags(root.PersistentFlags())
-	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), configCommand(), versionCommand(), readyCommand())
+	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), benchCommand(), configCommand(), versionCommand(), readyCommand())
 	return root
 }
 

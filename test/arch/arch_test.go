@@ -45,6 +45,8 @@ var floors = map[string]int{
 
 	// The demo puts the whole service on a stage, so it stands above the package that wires the service.
 	"internal/demo": 6,
+	// The benchmark measures the whole program from outside.
+	"internal/bench": 6,
 
 	"cmd/smshooks": 7,
 }
@@ -58,10 +60,10 @@ var sideways = map[[2]string]string{}
 // drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
 // up. Floor 0 imports the standard library only.
 var drivers = map[string][]string{
-	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/tenant", "internal/deadletter", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test"},
+	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/tenant", "internal/deadletter", "internal/app", "internal/demo", "internal/bench", "internal/embedded", "internal/api", "test"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
 	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
-	"github.com/redis/go-redis":          {"internal/tenant", "internal/click", "internal/app", "internal/api", "internal/deliverylog", "internal/web", "test"},
+	"github.com/redis/go-redis":          {"internal/tenant", "internal/click", "internal/app", "internal/api", "internal/deliverylog", "internal/web", "internal/bench", "test"},
 	"github.com/alicebob/miniredis":      {"internal/embedded", "test"},
 	"github.com/spf13/viper":             {"config"},
 	"github.com/spf13/cobra":             {"cmd/smshooks"},
@@ -69,7 +71,7 @@ var drivers = map[string][]string{
 	"github.com/testcontainers":          {"test"},
 	"github.com/chromedp":                {"test"},
 	"code.dny.dev/ssrf":                  {"dispatcher"},
-	"net/http":                           {"dispatcher", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "cmd/smshooks", "examples", "test"},
+	"net/http":                           {"dispatcher", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "internal/bench", "cmd/smshooks", "examples", "test"},
 }
 
 // within reports whether path is root or lies below it.

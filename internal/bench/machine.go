@@ -1,0 +1,39 @@
+package bench
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/smshooks/smshooks/internal/bench/result"
+)
+
+// machine looks up where this runs. What can't be found out is left empty.
+func (b *bench) machine() result.Machine {
+	m := result.Machine{
+		Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), Version: b.Version,
+		Kafka: b.kafka.String(), Redis: b.redis.String(), CPU: field("/proc/cpuinfo", "model name"),
+	}
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.OS += ", kernel " + strings.TrimSpace(string(release))
+	}
+	if kib, err := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", "MemTotal"), " kB"), 10, 64); err == nil {
+		m.Memory = kib * 1024
+	}
+	return m
+}
+
+// field finds "name: value" in a file.
+func field(file, name string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

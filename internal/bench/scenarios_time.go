@@ -1,0 +1,293 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/bench/result"
+)
+
+// warm and measured are how long the latency scenario runs before it counts, and while it does.
+const (
+	warm     = 2 * time.Second
+	measured = 6 * time.Second
+)
+
+// steady lets a subject deliver events that come at a rate, after it has delivered a first one.
+func (b *bench) steady(w *world, rate func() float64, begin func() (*child, error)) func(context.Context) (result.Figures, error) {
+	return func(ctx context.Context) (result.Figures, error) {
+		ctx, cancel := context.WithTimeout(ctx, longest)
+		defer cancel()
+		if err := w.skip(ctx); err != nil {
+			return nil, err
+		}
+		if err := b.plain.arm(ctx, 0, 1); err != nil {
+			return nil, err
+		}
+		c, err := begin()
+		if err != nil {
+			return nil, err
+		}
+		defer c.kill()
+		if err := w.fill(ctx, 1, 1); err != nil {
+			return nil, err
+		}
+		if _, err := b.plain.nextWhile(ctx, "done", c); err != nil {
+			return nil, err
+		}
+		perSecond := rate()
+		skip, count := int(warm.Seconds()*perSecond), int(measured.Seconds()*perSecond)
+		if b.Quick {
+			skip, count = skip/4, count/6
+		}
+		if err := b.plain.arm(ctx, skip, count); err != nil {
+			return nil, err
+		}
+		ctx, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
+		go func() {
+			if err := w.pace(ctx, skip+count, baseUsers, perSecond); err != nil {
+				stop(err)
+			}
+		}()
+		f, _, err := b.watch(ctx, b.plain, c, count)
+		if err == nil {
+			f[result.Sent] = perSecond
+		}
+		return f, err
+	}
+}
+
+func latency(ctx context.Context, b *bench, s *result.Scenario) error {
+	w, err := b.newWorld(ctx, basePartitions)
+	if err != nil {
+		return err
+	}
+	if err := w.configure(ctx, baseUsers, b.plain.url); err != nil {
+		return err
+	}
+	if err := b.learnCapacity(ctx); err != nil {
+		return err
+	}
+	begin := map[string]func() (*child, error){
+		ours: func() (*child, error) { return b.serve(w) },
+		hand: func() (*child, error) { return b.consume(w, b.plain) },
+	}
+	slow := func() float64 { return slowRate }
+	half := func(subject string) func() float64 { return func() float64 { return b.capacity[subject] / 2 } }
+	const atHalf, atSlow = "half load", "1,000 per second"
+	err = b.alternate(ctx, s,
+		contest{ours, atHalf, b.steady(w, half(ours), begin[ours])},
+		contest{hand, atHalf, b.steady(w, half(hand), begin[hand])},
+		contest{ours, atSlow, b.steady(w, slow, begin[ours])},
+		contest{hand, atSlow, b.steady(w, slow, begin[hand])},
+	)
+	if err != nil {
+		return err
+	}
+	s.Want("p50 at most 3 ms at half load", ours, atHalf, result.P50, true, goalHalfP50)
+	s.Want("p99 at most 15 ms at half load", ours, atHalf, result.P99, true, goalHalfP99)
+	s.Want("p99 at most 8 ms at 1,000 per second", ours, atSlow, result.P99, true, goalSlowP99)
+	s.Want("at most 60 CPU-µs per delivery at 1,000 per second", ours, atSlow, result.CPU, true, goalSlowCPU)
+	s.Compare("CPU per delivery at 1,000 per second, smshooks to hand-written", result.CPU, ours, atSlow, hand, atSlow)
+	return b.remove(ctx, w.name)
+}
+
+// learnCapacity finds what ours and the hand-written consumer do with a backlog, unless the throughput scenario has
+// told.
+func (b *bench) learnCapacity(ctx context.Context) error {
+	if b.capacity[ours] > 0 {
+		return nil
+	}
+	count := b.Records / 2
+	w, err := b.backlog(ctx, basePartitions, baseUsers, count, b.plain.url)
+	if err != nil {
+		return err
+	}
+	for subject, run := range map[string]func(context.Context) (result.Figures, error){
+		ours: b.oursIn(w, b.plain, count, nil), hand: b.handIn(w, b.plain, count),
+	} {
+		f, err := run(ctx)
+		if err != nil {
+			return fmt.Errorf("capacity of %s: %w", subject, err)
+		}
+		b.capacity[subject] = f[result.Rate]
+		b.say("  %s with a backlog: %s per second", subject, result.Number(f[result.Rate], 0))
+	}
+	return b.remove(ctx, w.name)
+}
+
+func outage(ctx context.Context, b *bench, s *result.Scenario) error {
+	closed, err := closedPort()
+	if err != nil {
+		return err
+	}
+	count := b.part()
+	const refused = "connection refused"
+	run := func(ctx context.Context) (result.Figures, error) {
+		w, err := b.backlog(ctx, basePartitions, baseUsers, count, func(user int) string { return "http://" + closed + "/dlr/" + strconv.Itoa(user) })
+		if err != nil {
+			return nil, err
+		}
+		c, err := b.serve(w)
+		if err != nil {
+			return nil, err
+		}
+		defer c.kill()
+		f, err := w.watchParking(ctx, c, int64(count))
+		if err != nil {
+			return nil, err
+		}
+		over, err := w.written(ctx, "dlr-overflow")
+		if over > 0 {
+			f[result.Overflowed] = float64(over)
+		}
+		return f, errors.Join(err, b.remove(ctx, w.name))
+	}
+	if err := b.alternate(ctx, s, contest{ours, refused, run}); err != nil {
+		return err
+	}
+	s.Want("at least 50,000 events parked per second", ours, refused, result.Rate, false, goalParking)
+	s.Want("peak RSS at most 120 MB", ours, refused, result.RSS, true, goalRSS)
+	return nil
+}
+
+// closedPort gives host:port where nobody listens: one below those the kernel gives away, so that nobody will.
+func closedPort() (string, error) {
+	for port := 1; port < 1024; port++ {
+		addr := "127.0.0.1:" + strconv.Itoa(port)
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err != nil {
+			return addr, nil
+		}
+		conn.Close()
+	}
+	return "", errors.New("no closed port below 1024 at 127.0.0.1")
+}
+
+// watchParking follows the retry topic until it holds count records.
+func (w *world) watchParking(ctx context.Context, c *child, count int64) (result.Figures, error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	var (
+		first, seen int64
+		began       time.Time
+		before      time.Duration
+	)
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for seen < count {
+		select {
+		case <-tick.C:
+		case <-c.ended:
+			return nil, fmt.Errorf("%s ended: %s", c.name, c.tail())
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%d of %d events are parked: %w", seen, count, context.Cause(ctx))
+		}
+		var err error
+		if seen, err = w.written(ctx, "dlr-retry-6h"); err != nil {
+			return nil, err
+		}
+		if first == 0 && seen > 0 {
+			if before, err = c.cpu(); err != nil {
+				return nil, err
+			}
+			first, began = seen, time.Now()
+		}
+	}
+	took := time.Since(began)
+	after, err := c.cpu()
+	if err != nil {
+		return nil, err
+	}
+	peak, err := c.peak()
+	if err != nil {
+		return nil, err
+	}
+	if seen <= first {
+		return nil, fmt.Errorf("%d events were parked before a second look: too few to measure", first)
+	}
+	return result.Figures{
+		result.Rate: float64(seen-first) / took.Seconds(), result.CPU: perEach(after-before, int(seen-first)), result.RSS: peak / 1e6,
+	}, nil
+}
+
+func start(ctx context.Context, b *bench, s *result.Scenario) error {
+	n := 0
+	for _, u := range b.Users {
+		n = max(n, u)
+	}
+	const count = 1000
+	w, err := b.backlog(ctx, basePartitions, n, count, b.plain.url)
+	if err != nil {
+		return err
+	}
+	run := func(empty bool) func(context.Context) (result.Figures, error) {
+		return func(ctx context.Context) (result.Figures, error) {
+			if empty {
+				w.forget()
+			}
+			w.again()
+			if err := b.plain.arm(ctx, 0, count); err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, longest)
+			defer cancel()
+			c, err := b.serve(w)
+			if err != nil {
+				return nil, err
+			}
+			defer c.kill()
+			f, note, err := b.watch(ctx, b.plain, c, count)
+			if err != nil {
+				return nil, err
+			}
+			return result.Figures{result.Start: note.First.Sub(c.born).Seconds(), result.RSS: f[result.RSS]}, nil
+		}
+	}
+	empty, full := counted(n, "users, Redis empty"), counted(n, "users, Redis full")
+	if err := b.alternate(ctx, s, contest{ours, empty, run(true)}, contest{ours, full, run(false)}); err != nil {
+		return err
+	}
+	s.Want("at most 3 s to the first delivery, Redis empty", ours, empty, result.Start, true, goalStart)
+	s.Want("at most 3 s to the first delivery, Redis full", ours, full, result.Start, true, goalStart)
+	return b.remove(ctx, w.name)
+}
+
+func secure(ctx context.Context, b *bench, s *result.Scenario) error {
+	for _, c := range []struct {
+		name    string
+		closing bool
+		count   int
+	}{{"TLS 1.3, kept alive", false, b.Records / 3}, {"TLS 1.3, a handshake per request", true, b.Records / 30}} {
+		t, err := b.newTarget(ctx, true, c.closing)
+		if err != nil {
+			return err
+		}
+		err = b.secureAt(ctx, s, t, c.name, c.count)
+		t.kill()
+		if err != nil {
+			return err
+		}
+		s.Compare("CPU per delivery, smshooks to hand-written: "+c.name, result.CPU, ours, c.name, hand, c.name)
+		s.Compare("CPU per delivery, smshooks to bare client: "+c.name, result.CPU, ours, c.name, bare, c.name)
+	}
+	return nil
+}
+
+func (b *bench) secureAt(ctx context.Context, s *result.Scenario, t *target, name string, count int) error {
+	w, err := b.backlog(ctx, basePartitions, baseUsers, count, t.url)
+	if err != nil {
+		return err
+	}
+	err = b.alternate(ctx, s,
+		contest{ours, name, b.oursIn(w, t, count, nil)},
+		contest{hand, name, b.handIn(w, t, count)},
+		contest{bare, name, b.bareAt(t, count)},
+	)
+	return errors.Join(err, b.remove(ctx, w.name))
+}

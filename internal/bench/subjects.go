@@ -1,0 +1,199 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/bench/proc"
+	"github.com/smshooks/smshooks/internal/bench/result"
+)
+
+// The subjects, as tables name them.
+const (
+	ours  = "smshooks"
+	hand  = "hand-written"
+	bare  = "bare client"
+	limit = "limit"
+)
+
+// wide is how many requests the hand-written consumer and the bare client have in flight.
+const wide = 64
+
+// target is a receiver process.
+type target struct {
+	*child
+	addr   string // host:port at 127.0.0.1
+	secure bool
+}
+
+// newTarget starts a receiver. It also serves 127.x.y.z.
+func (b *bench) newTarget(ctx context.Context, secure, closing bool) (*target, error) {
+	args := []string{"bench", "receiver", "--listen=0.0.0.0:0", "--close=" + strconv.FormatBool(closing)}
+	if secure {
+		args = append(args, "--cert="+filepath.Join(b.dir, certFile), "--key="+filepath.Join(b.dir, keyFile))
+	}
+	c, err := b.spawn("receiver", b.self, nil, args...)
+	if err != nil {
+		return nil, err
+	}
+	note, err := c.next(ctx, "listening")
+	if err != nil {
+		c.kill()
+		return nil, err
+	}
+	var port int
+	if _, err := fmt.Sscanf(note.Addr, "[::]:%d", &port); err != nil {
+		if _, err := fmt.Sscanf(note.Addr, "0.0.0.0:%d", &port); err != nil {
+			c.kill()
+			return nil, fmt.Errorf("the receiver listens at %q", note.Addr)
+		}
+	}
+	return &target{child: c, addr: "127.0.0.1:" + strconv.Itoa(port), secure: secure}, nil
+}
+
+// base is the URL without a path.
+func (t *target) base() string {
+	if t.secure {
+		return "https://" + t.addr
+	}
+	return "http://" + t.addr
+}
+
+// url is a user's URL.
+func (t *target) url(user int) string { return t.base() + "/dlr/" + strconv.Itoa(user) }
+
+// ownHost is a user's URL at a loopback address of his own.
+func (t *target) ownHost(user int) string {
+	_, port, _ := cutLast(t.addr)
+	return fmt.Sprintf("http://127.%d.%d.%d:%s/dlr/%d", 1+user>>16, user>>8&255, user&255, port, user)
+}
+
+func cutLast(addr string) (host, port string, ok bool) {
+	for i := len(addr) - 1; i >= 0; i-- {
+		if addr[i] == ':' {
+			return addr[:i], addr[i+1:], true
+		}
+	}
+	return addr, "", false
+}
+
+// arm makes the receiver skip requests and watch those that follow.
+func (t *target) arm(ctx context.Context, skip, count int) error {
+	if _, err := fmt.Fprintf(t.in, "arm %d %d\n", skip, count); err != nil {
+		return fmt.Errorf("speaking to the receiver: %w", err)
+	}
+	_, err := t.next(ctx, "armed")
+	return err
+}
+
+// serve starts the service in a world.
+func (b *bench) serve(w *world) (*child, error) {
+	return b.spawn(ours, b.binary(), b.trust(), append([]string{"serve"}, w.flags()...)...)
+}
+
+// consume starts the hand-written consumer in a world.
+func (b *bench) consume(w *world, t *target) (*child, error) {
+	return b.spawn(hand, b.self, b.trust(), "bench", "handwritten", "--kafka="+b.kafka.addr, "--group="+w.group(), "--topic="+w.topic("dlr"),
+		"--base="+t.base(), "--workers="+strconv.Itoa(wide), "--idle="+strconv.Itoa(wide))
+}
+
+// hammer starts the bare client.
+func (b *bench) hammer(t *target, requests int) (*child, error) {
+	return b.spawn(bare, b.self, b.trust(), "bench", "client", "--addr="+t.addr, "--tls="+strconv.FormatBool(t.secure),
+		"--conns="+strconv.Itoa(wide), "--requests="+strconv.Itoa(requests))
+}
+
+// trust makes a child trust the receivers' certificate.
+func (b *bench) trust() []string { return []string{"SSL_CERT_FILE=" + filepath.Join(b.dir, certFile)} }
+
+// watch waits for the first and the last request that the receiver was armed for, and gives what subject did between
+// them: deliveries per second, CPU per delivery, and its peak memory so far.
+func (b *bench) watch(ctx context.Context, t *target, subject *child, count int) (result.Figures, proc.Note, error) {
+	fail := func(err error) (result.Figures, proc.Note, error) { return nil, proc.Note{}, err }
+	if _, err := t.nextWhile(ctx, "first", subject); err != nil {
+		return fail(err)
+	}
+	before, err := subject.cpu()
+	if err != nil {
+		return fail(err)
+	}
+	note, err := t.nextWhile(ctx, "done", subject)
+	if err != nil {
+		return fail(err)
+	}
+	after, err := subject.cpu()
+	if err != nil {
+		return fail(err)
+	}
+	peak, err := subject.peak()
+	if err != nil {
+		return fail(err)
+	}
+	f := result.Figures{result.CPU: perEach(after-before, count), result.RSS: peak / 1e6}
+	if took := note.Last.Sub(note.First); took > 0 {
+		f[result.Rate] = float64(count-1) / took.Seconds()
+	}
+	for name, v := range note.Figures {
+		f[name] = v
+	}
+	return f, note, nil
+}
+
+func perEach(d time.Duration, n int) float64 { return float64(d.Microseconds()) / float64(n) }
+
+// longest is how long a single run may take.
+const longest = 4 * time.Minute
+
+// drain lets a subject work off a backlog of count events. keep, if not nil, is called while it still runs.
+func (b *bench) drain(ctx context.Context, t *target, count int, start func() (*child, error), keep func(*child, result.Figures) error) (result.Figures, error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	if err := t.arm(ctx, 0, count); err != nil {
+		return nil, err
+	}
+	c, err := start()
+	if err != nil {
+		return nil, err
+	}
+	defer c.kill()
+	f, _, err := b.watch(ctx, t, c, count)
+	if err == nil && keep != nil {
+		err = keep(c, f)
+	}
+	return f, err
+}
+
+// contest is one subject in one case, run as often as the others.
+type contest struct {
+	subject, condition string
+	run                func(ctx context.Context) (result.Figures, error)
+}
+
+// alternate runs every contest Runs times, taking turns, so that a slow moment of the machine meets all of them.
+func (b *bench) alternate(ctx context.Context, s *result.Scenario, contests ...contest) error {
+	for run := range b.Runs {
+		for _, c := range contests {
+			f, err := c.run(ctx)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", c.subject, c.condition, err)
+			}
+			s.Row(c.subject, c.condition).Add(f)
+			b.say("  run %d/%d  %s, %s:%s", run+1, b.Runs, c.subject, c.condition, brief(f))
+		}
+	}
+	return nil
+}
+
+// brief writes the figures in one line.
+func brief(f result.Figures) string {
+	text := ""
+	for _, c := range result.Columns() {
+		if v, ok := f[c.Name]; ok {
+			text += "  " + result.Number(v, c.Decimals) + " " + c.Title
+		}
+	}
+	return text
+}

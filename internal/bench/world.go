@@ -1,0 +1,265 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/bench/receiver"
+	"github.com/smshooks/smshooks/internal/event"
+)
+
+// world is a set of topics, as one service has it, with its users and what is in its sources.
+type world struct {
+	b          *bench
+	name       string // what its topics, groups and Redis keys start with
+	partitions int
+	groups     int // given so far
+	memories   int // Redis key prefixes given so far
+}
+
+func (b *bench) connect() (err error) {
+	// No linger: for the latencies the record is to be with the broker as soon as it can be.
+	b.client, err = kgo.NewClient(kgo.SeedBrokers(b.kafka.addr), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000))
+	if err != nil {
+		return fmt.Errorf("kafka client: %w", err)
+	}
+	b.admin = kadm.NewClient(b.client)
+	b.cache = redis.NewClient(&redis.Options{Addr: b.redis.addr})
+	return nil
+}
+
+// newWorld makes the topics with the service's own `topics ensure`.
+func (b *bench) newWorld(ctx context.Context, partitions int) (*world, error) {
+	b.worlds++
+	w := &world{b: b, name: fmt.Sprintf("%s-%d", b.prefix, b.worlds), partitions: partitions}
+	cmd := exec.CommandContext(ctx, b.binary(), append([]string{"topics", "ensure"}, w.flags()...)...)
+	cmd.Env = environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("topics ensure: %w: %s", err, out)
+	}
+	return w, nil
+}
+
+// flags are the settings of the service in this world.
+func (w *world) flags() []string {
+	flags := []string{
+		"--kafka.brokers=" + w.b.kafka.addr, "--redis.addrs=" + w.b.redis.addr, "--redis.key_prefix=" + w.name + "-" + strconv.Itoa(w.memories) + ":",
+		"--kafka.group=" + w.group(), "--topics.partitions=" + strconv.Itoa(w.partitions),
+		"--api.addr=127.0.0.1:0", "--ops.addr=127.0.0.1:0", "--dispatch.allow_networks=127.0.0.0/8",
+	}
+	for setting, topic := range map[string]string{"dlr": "dlr", "click": "click", "inbound": "inbound", "revocation": "revocation",
+		"config": "config", "keys": "keys", "dead_letter": "dead"} {
+		flags = append(flags, "--topics."+setting+"="+w.topic(topic))
+	}
+	return append(flags, w.b.Settings...)
+}
+
+func (w *world) topic(kind string) string { return w.name + "-" + kind }
+func (w *world) group() string            { return w.name + "-" + strconv.Itoa(w.groups) }
+
+// again gives the next subject a group of its own, so that it reads the sources from their beginning.
+func (w *world) again() { w.groups++ }
+
+// forget gives the next service an empty Redis.
+func (w *world) forget() { w.memories++ }
+
+// skip gives the next subject a group of its own that begins at the end of the DLR topic.
+func (w *world) skip(ctx context.Context) error {
+	w.again()
+	ends, err := w.b.admin.ListEndOffsets(ctx, w.topic("dlr"))
+	if err == nil {
+		err = w.b.admin.CommitAllOffsets(ctx, w.group(), ends.Offsets())
+	}
+	if err != nil {
+		return fmt.Errorf("skipping what is in %s: %w", w.topic("dlr"), err)
+	}
+	return nil
+}
+
+// configure writes the settings of users 1 to n. url gives the DLR URL of one.
+func (w *world) configure(ctx context.Context, n int, url func(user int) string) error {
+	return w.b.produce(ctx, n, func(i int) *kgo.Record {
+		user := strconv.Itoa(i + 1)
+		return &kgo.Record{Topic: w.topic("config"), Key: []byte(user), Value: []byte(`{"user_id":` + user + `,"dlr_url":"` + url(i+1) + `"}`)}
+	})
+}
+
+// fill writes n delivery reports, the users taking turns.
+func (w *world) fill(ctx context.Context, n, users int) error {
+	return w.b.produce(ctx, n, func(i int) *kgo.Record { return w.dlr(i, 1+i%users, "") })
+}
+
+// dlr is a delivery report of about 700 bytes.
+func (w *world) dlr(i, user int, reference string) *kgo.Record {
+	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: Record(i, user, reference)}
+}
+
+// Record writes a delivery report of about 700 bytes; an empty reference stands for an ordinary one.
+func Record(id, user int, reference string) []byte {
+	if reference == "" {
+		reference = "api-0227-abc123xyz-7f3e1c"
+	}
+	v := make([]byte, 0, 768)
+	v = append(v, `{"user_id":`...)
+	v = strconv.AppendInt(v, int64(user), 10)
+	v = append(v, `,"sms":{"id":`...)
+	v = strconv.AppendInt(v, int64(1_000_000_000+id), 10)
+	v = append(v, `,"created":"2026-02-27 14:30:00","updated":"2026-02-27 14:35:00","from":"SenderID","to":15551234567,"verify_local":0,"shorten_url":1,"list_id":456,"reference":"`...)
+	v = append(v, reference...)
+	v = append(v, `","transactional":0,"preferred_route_id":789,"campaign_id":100,"delay_time":null,"country_id":226,"country_name":"United States","country_iso":"US","clicked":false,"cost":0.0175,"parts":1,"original_url":"https://example.com/offer/spring-2026?campaign=100&list=456","shortened_url":"https://short.example.com/abc123","text":"Check out this offer: https://short.example.com/abc123 Reply STOP to opt out. Terms apply.","status":"sent","dlr_status":"Delivered"}}`...)
+	return v
+}
+
+// produce writes n records and waits until all are acknowledged.
+func (b *bench) produce(ctx context.Context, n int, record func(i int) *kgo.Record) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	for i := range n {
+		b.client.Produce(ctx, record(i), func(r *kgo.Record, err error) {
+			if err != nil {
+				cancel(fmt.Errorf("producing to %s: %w", r.Topic, err))
+			}
+		})
+	}
+	if err := b.client.Flush(ctx); err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return context.Cause(ctx)
+}
+
+// pace writes n delivery reports at a rate per second, each with the moment it was produced in its body.
+func (w *world) pace(ctx context.Context, n, users int, rate float64) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	began := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for sent := 0; sent < n; {
+		for due := min(n, int(time.Since(began).Seconds()*rate)); sent < due; sent++ {
+			w.b.client.Produce(ctx, w.dlr(sent, 1+sent%users, receiver.Mark+strconv.FormatInt(time.Now().UnixNano(), 10)), func(_ *kgo.Record, err error) {
+				if err != nil {
+					cancel(fmt.Errorf("producing at a pace: %w", err))
+				}
+			})
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return w.b.client.Flush(ctx)
+}
+
+// park writes n records that wait in the retry topic of the first step and are due in hours.
+func (w *world) park(ctx context.Context, n, users int) error {
+	due := []byte(event.FormatTime(time.Now().Add(6 * time.Hour)))
+	at := []byte(event.FormatTime(time.Now()))
+	topic := w.topic("dlr-retry-6h")
+	return w.b.produce(ctx, n, func(i int) *kgo.Record {
+		r := w.dlr(i, 1+i%users, "")
+		r.Topic = topic
+		r.Headers = []kgo.RecordHeader{
+			{Key: event.HeaderID, Value: fmt.Appendf(nil, "%s/0/%d", w.topic("dlr"), i)}, {Key: event.HeaderKind, Value: []byte("dlr")},
+			{Key: event.HeaderTime, Value: at}, {Key: event.HeaderAttempts, Value: []byte("1")}, {Key: event.HeaderDue, Value: due},
+			{Key: event.HeaderError, Value: []byte("http 503")},
+		}
+		return r
+	})
+}
+
+// written is how many records the topics of the world hold whose names start with kind.
+func (w *world) written(ctx context.Context, kind string) (int64, error) {
+	topics, err := w.b.topics(ctx, w.topic(kind))
+	if err != nil || len(topics) == 0 {
+		return 0, err
+	}
+	ends, err := w.b.admin.ListEndOffsets(ctx, topics...)
+	if err != nil {
+		return 0, fmt.Errorf("counting %s: %w", w.topic(kind), err)
+	}
+	sum := int64(0)
+	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+	return sum, ends.Error()
+}
+
+// topics lists those whose names start with prefix.
+func (b *bench) topics(ctx context.Context, prefix string) ([]string, error) {
+	all, err := b.admin.ListTopics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing topics: %w", err)
+	}
+	var names []string
+	for _, name := range all.Names() {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// remove deletes the topics, groups and Redis keys whose names start with name. In containers of ours only the
+// topics, for their disk space.
+func (b *bench) remove(ctx context.Context, name string) error {
+	topics, err := b.topics(ctx, name+"-")
+	if err == nil && len(topics) > 0 {
+		var replies kadm.DeleteTopicResponses
+		if replies, err = b.admin.DeleteTopics(ctx, topics...); err == nil {
+			err = replies.Error()
+		}
+	}
+	if b.kafka.container == "" && err == nil {
+		err = b.removeGroups(ctx, name+"-")
+	}
+	if b.redis.container == "" {
+		err = errors.Join(err, b.removeKeys(ctx, name+"-*"))
+	}
+	if err != nil {
+		return fmt.Errorf("removing %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeGroups deletes groups once their killed members have gone; a member leaves at the end of its session timeout,
+// until when its group is only named.
+func (b *bench) removeGroups(ctx context.Context, prefix string) error {
+	groups, err := b.admin.ListGroups(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range groups.Groups() {
+		if !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		if _, err := b.admin.DeleteGroup(ctx, name); err != nil {
+			b.say("group %s still has a member that was killed; it expires by itself", name)
+		}
+	}
+	return nil
+}
+
+func (b *bench) removeKeys(ctx context.Context, pattern string) error {
+	keys := b.cache.Scan(ctx, 0, pattern, 1000).Iterator()
+	var batch []string
+	for keys.Next(ctx) {
+		if batch = append(batch, keys.Val()); len(batch) == 1000 {
+			if err := b.cache.Unlink(ctx, batch...).Err(); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+	}
+	if err := keys.Err(); err != nil || len(batch) == 0 {
+		return err
+	}
+	return b.cache.Unlink(ctx, batch...).Err()
+}
