@@ -38,6 +38,7 @@ type judge struct {
 	manner  manner
 	numbers map[string]int32
 	names   []string
+	kindOf  []string // of the names
 	hits    []hit
 	revoked map[int64]int // revoked ids, in how many batches that were answered with success
 	flying  map[string]int
@@ -84,7 +85,7 @@ func (j *judge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind, tail, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	user, _ := strconv.ParseInt(tail, 10, 64)
 	attempt, _ := strconv.Atoi(r.Header.Get("Webhook-Attempt"))
-	n, m := j.begin(r, user, attempt)
+	n, m := j.begin(r, kind, user, attempt)
 	status, after := m(kind, user, attempt)
 	if after > 0 {
 		select {
@@ -102,7 +103,7 @@ func (j *judge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	j.end(n, r.URL.Path, ok, body)
 }
 
-func (j *judge) begin(r *http.Request, user int64, attempt int) (int, manner) {
+func (j *judge) begin(r *http.Request, kind string, user int64, attempt int) (int, manner) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	name := r.Header.Get("Webhook-Id")
@@ -111,6 +112,7 @@ func (j *judge) begin(r *http.Request, user int64, attempt int) (int, manner) {
 		id = int32(len(j.names))
 		j.numbers[name] = id
 		j.names = append(j.names, name)
+		j.kindOf = append(j.kindOf, kind)
 	}
 	j.flying[r.URL.Path]++
 	j.widest = max(j.widest, j.flying[r.URL.Path])

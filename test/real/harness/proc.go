@@ -26,6 +26,7 @@ type Options struct {
 	Env       []string // "SMSHOOKS_RETRY_WINDOW=10s"
 	Addr      string   // api.addr; "" = a free loopback port
 	OpsAddr   string   // ops.addr; "" = a free loopback port
+	Binary    string   // "" = Binary(t)
 }
 
 // environ gives the child's environment: the test's own without settings, then the harness's, then the test's wishes.
@@ -102,6 +103,12 @@ func Run(t testing.TB, o Options, args ...string) (stdout, stderr string, code i
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("run %v: %v", args, err)
 	}
+	if len(args) > 1 && args[0] == "keys" && args[1] == "create" {
+		Secret(strings.TrimSpace(out.String()))
+	} else {
+		noLeaks(t, "the output of "+args[0], out.String())
+	}
+	noLeaks(t, "the errors of "+args[0], errOut.String())
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
 }
 
@@ -127,7 +134,10 @@ func Start(t testing.TB, o Options) *Proc {
 		o.OpsAddr = FreeAddr(t)
 	}
 	p := &Proc{Addr: o.Addr, OpsAddr: o.OpsAddr, done: make(chan struct{})}
-	p.cmd = exec.Command(Binary(t), append([]string{"serve"}, o.Args...)...)
+	if o.Binary == "" {
+		o.Binary = Binary(t)
+	}
+	p.cmd = exec.Command(o.Binary, append([]string{"serve"}, o.Args...)...)
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = o.environ(), &p.log, &p.log, diesWithUs()
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start smshooks serve: %v", err)
@@ -138,6 +148,7 @@ func Start(t testing.TB, o Options) *Proc {
 	}()
 	t.Cleanup(func() {
 		p.Kill()
+		noLeaks(t, "the log of "+p.Addr, p.Log())
 		if t.Failed() {
 			t.Logf("log of smshooks (pid %d, %s):\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, p.Log())
 		}
@@ -235,6 +246,7 @@ func (p *Proc) Alive() bool {
 func (p *Proc) Metrics(t testing.TB) Metrics {
 	t.Helper()
 	status, body, err := p.ops("/metrics")
+	noLeaks(t, "/metrics of "+p.OpsAddr, body)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("status %d", status)
 	}

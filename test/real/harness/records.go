@@ -134,6 +134,7 @@ func SetWebhook(t testing.TB, brokers, topic string, userID int64, w Webhook) {
 // WebhookRecord gives the record SetWebhook writes, for tests that write many at once.
 func WebhookRecord(t testing.TB, topic string, userID int64, w Webhook) *kgo.Record {
 	t.Helper()
+	Secret(w.Auth)
 	null := func(s string) *string {
 		if s == "" {
 			return nil

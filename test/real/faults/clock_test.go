@@ -1,0 +1,62 @@
+package faults_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestClock: the wall clock of the instances is set forward and back by an hour under load.
+func TestClock(t *testing.T) {
+	needLong(t, "it builds the program with a clock that can be set, and Go's library with it")
+	const rate, each = 500, 20 * time.Second
+	rec := newCase(t, "8", "clock step of an hour", loadRate(rate, 5*each))
+	rec.did("the wall clock of two instances is set an hour forward, back again, an hour back, and forward again, %v each; the program is "+
+		"built with a time.Now that can be set while it runs, timers go on as they do when a machine's clock is set", each)
+	clock := harness.SteppedClock(t)
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
+	var members []*harness.Proc
+	for range 2 {
+		o := s.options()
+		o.Binary, o.Env = clock.Binary, []string{clock.Env}
+		members = append(members, harness.Start(t, o))
+	}
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
+	l := s.load(t, rate)
+	s.judge.wait(t, 2*rate, patience)
+	var healed time.Time
+	for _, off := range []time.Duration{time.Hour, 0, -time.Hour, 0} {
+		clock.Step(t, off)
+		before := s.judge.kinds()
+		harness.Pass(each)
+		after := s.judge.kinds()
+		line := fmt.Sprintf("clock off by %v:", off)
+		for _, what := range []string{"dlr 1", "dlr 2", "dlr 3", "click 1", "inbound 1", "revoke 1"} {
+			n := after[what] - before[what]
+			line += fmt.Sprintf(" %s attempts: %d;", what, n)
+			if n == 0 {
+				t.Errorf("clock off by %v: no attempts %s in %v", off, what, each)
+			}
+		}
+		t.Log(line)
+		healed = time.Now()
+	}
+	b := s.drain(t, l.end(t), patience)
+	b.judge(t, rec, judgement{healed: healed})
+	b.wantPurposes(t, members...)
+}
+
+// kinds counts the requests so far by kind and attempt, "dlr 1".
+func (j *judge) kinds() map[string]int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := map[string]int{}
+	for _, h := range j.hits {
+		n[fmt.Sprintf("%s %d", j.kindOf[h.id], h.attempt)]++
+	}
+	return n
+}

@@ -1,0 +1,120 @@
+package faults_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestRefused: the broker refuses the records of a retry topic, then of the dead letters, as too large. The events are
+// kept, the log is loud, and everybody else's go on; when the topic takes them again they go their way.
+func TestRefused(t *testing.T) {
+	inTurn(t)
+	rate, lasts := pick(300, 1000), pick(4*time.Second, 30*time.Second)
+	rec := newCase(t, "9a", "max.message.bytes exceeded", loadRate(rate, 2*lasts))
+	rec.did("max.message.bytes of the first retry topic, then of the dead-letter topic, is set to 100 for %v each, so that the broker "+
+		"refuses every record for it, and then back", lasts)
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
+	p := s.start(t)
+	l := s.load(t, rate)
+	s.judge.wait(t, rate, patience)
+	var healed time.Time
+	for _, topic := range []string{harness.Retry(s.topics.DLR, s.schedule[0].String()), s.topics.DeadLetter} {
+		s.limit(t, topic, "100")
+		began, said := time.Now(), len(p.Log())
+		harness.Pass(lasts)
+		loud := strings.Count(p.Log()[said:], "cannot store a record")
+		if loud == 0 {
+			t.Errorf("%s refuses all records and the log says nothing of it", topic)
+		}
+		rec.note("%s: %.1f error lines a second (the log is sampled), healthy events' p99 %v meanwhile", topic[strings.LastIndex(topic, "webhook")+1:],
+			float64(loud)/lasts.Seconds(), s.healthy(t, began, time.Now()))
+		s.limit(t, topic, "1048588")
+		healed = time.Now()
+		harness.Pass(2 * time.Second)
+	}
+	b := s.drain(t, l.end(t), patience)
+	b.judge(t, rec, judgement{healed: healed})
+	b.wantPurposes(t, p)
+}
+
+// limit sets max.message.bytes of a topic.
+func (s *stage) limit(t testing.TB, topic, bytes string) {
+	t.Helper()
+	adm := kadm.NewClient(harness.Client(t, s.brokers))
+	name := "max.message.bytes"
+	done, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: name, Value: &bytes}}, topic)
+	if err == nil && len(done) > 0 {
+		err = done[0].Err
+	}
+	if err != nil {
+		t.Fatalf("set %s of %s: %v", name, topic, err)
+	}
+}
+
+// healthy is the 99th percentile of first attempts behind their events, of events that are delivered by their first
+// attempt, begun between two times.
+func (s *stage) healthy(t testing.TB, from, to time.Time) time.Duration {
+	t.Helper()
+	b := &books{s: s, produced: s.readSources(t, nil), seen: map[string]*seen{}}
+	for id, e := range s.judge.events() {
+		p, ok := b.produced[id]
+		if ok && p.at.After(from) && p.at.Before(to) && len(e.hits) > 0 && e.hits[0].ok {
+			b.seen[id] = e
+		}
+	}
+	if len(b.seen) < 100 {
+		t.Errorf("only %d healthy events between %v and %v", len(b.seen), from, to)
+	}
+	_, p99, _ := b.delays()
+	return p99.Round(time.Millisecond)
+}
+
+// TestDiskFull: the broker's disk is full while events fail and wait to be stored.
+func TestDiskFull(t *testing.T) {
+	needLong(t, "the broker dies of it and recovers its log")
+	const rate, lasts = 500, 15 * time.Second
+	rec := newCase(t, "9b", "disk full at the broker", loadRate(rate, 2*lasts))
+	rec.did("the disk the broker writes to is filled up under load by another file, for %v; then that file is removed and the broker, "+
+		"which ends itself when it cannot write, started again", lasts)
+	k, disk := harness.SmallDiskKafka(t, 400)
+	s := newStage(t, k.Addr, harness.Redis(t).Addr, 300)
+	p := s.start(t)
+	s.judge.behave(func(kind string, user int64, attempt int) (int, time.Duration) {
+		if attempt == 1 && user%2 == 0 {
+			return http.StatusInternalServerError, 0
+		}
+		return usual(kind, user, attempt)
+	})
+	l := s.load(t, rate)
+	s.judge.wait(t, 2*rate, patience)
+	full := time.Now()
+	disk.Fill(t)
+	harness.Pass(lasts)
+	if p.Ready() && k.Answers(t) {
+		t.Error("the broker lives and the service is ready: the disk was not full")
+	}
+	loud := 0
+	for _, line := range strings.Split(p.Log(), "\n") {
+		if strings.Contains(line, `"level":"error"`) || strings.Contains(line, `"level":"warn"`) {
+			loud++
+		}
+	}
+	if loud == 0 {
+		t.Error("the log says nothing of it")
+	}
+	disk.Free(t)
+	k.Restart(t)
+	healed := time.Now()
+	p.WaitReady(t, patience)
+	harness.Pass(5 * time.Second)
+	b := s.drain(t, l.end(t), patience)
+	rec.note("%d warnings and errors in the log, /readyz 503", loud)
+	b.judge(t, rec, judgement{faults: []span{{full, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
+	wantAlive(t, []*harness.Proc{p})
+}

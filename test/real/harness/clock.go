@@ -1,0 +1,120 @@
+package harness
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Clock sets the wall clock of instances, as an administrator or a broken time server would; their monotonic clock, and
+// with it timers and timeouts, goes on, as it does then. Nobody else's clock is touched.
+type Clock struct {
+	Binary string // the program, built with a package time whose wall clock can be stepped
+	Env    string // for Options.Env
+	file   string
+}
+
+const stepVariable = "SMSHOOKS_TEST_CLOCK"
+
+// Sources that are laid over the real ones for such a build.
+const (
+	stepTime = `package time
+
+import "sync/atomic"
+
+var step atomic.Int64
+
+// Step sets by how many seconds the wall clock is off.
+func Step(seconds int64) { step.Store(seconds) }
+`
+	stepMain = `package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func init() {
+	read := func() {
+		b, _ := os.ReadFile(os.Getenv("` + stepVariable + `"))
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
+			time.Step(n)
+		}
+	}
+	read()
+	go func() {
+		for {
+			time.Sleep(10 * time.Millisecond)
+			read()
+		}
+	}()
+}
+`
+)
+
+// SteppedClock builds the program with a clock that can be stepped. It compiles the whole standard library anew.
+func SteppedClock(t testing.TB) *Clock {
+	t.Helper()
+	Need(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	std := filepath.Join(strings.TrimSpace(output(t, "go", "env", "GOROOT")), "src", "time")
+	original, err := os.ReadFile(filepath.Join(std, "time.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const before, reads = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n", "\tsec += step.Load()\n"
+	stepped := strings.Replace(string(original), before, before+reads, 1)
+	if stepped == string(original) {
+		t.Fatalf("time.Now of %s is not what it was: the overlay does not fit", runtime.Version())
+	}
+	root := strings.TrimSpace(output(t, "go", "list", "-m", "-f", "{{.Dir}}"))
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {
+		filepath.Join(std, "time.go"):                     write("time.go", stepped),
+		filepath.Join(std, "step.go"):                     write("step.go", stepTime),
+		filepath.Join(root, "cmd", "smshooks", "step.go"): write("main.go", stepMain),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Clock{Binary: filepath.Join(dir, "smshooks"), file: write("clock", "0\n")}
+	c.Env = stepVariable + "=" + c.file
+	output(t, "go", "build", "-buildvcs=false", "-overlay", write("overlay.json", string(overlay)), "-o", c.Binary, "github.com/smshooks/smshooks/cmd/smshooks")
+	return c
+}
+
+func output(t testing.TB, command string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(command, args...).Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v", command, strings.Join(args, " "), err)
+	}
+	return string(out)
+}
+
+// Step puts the wall clock off by so much from the machine's, from 10 ms from now on.
+func (c *Clock) Step(t testing.TB, off time.Duration) {
+	t.Helper()
+	next := c.file + ".next" // renamed: a reader never sees half a number
+	err := os.WriteFile(next, []byte(strconv.FormatInt(int64(off.Seconds()), 10)+"\n"), 0o600)
+	if err == nil {
+		err = os.Rename(next, c.file)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
