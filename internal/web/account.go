@@ -70,7 +70,7 @@ func formOf(w *api.Webhooks) *form {
 	return f
 }
 
-// sentForm shows again what the user sent.
+// sentForm shows again what the user sent, but for the credentials (forget).
 func sentForm(sent url.Values) *form {
 	f := newForm()
 	for i := range f.URLs {
@@ -113,6 +113,15 @@ func (f *form) refuse(invalid *api.InvalidError) {
 			}
 		}
 	}
+}
+
+// forget drops the credentials that were entered, since no page shows any. Who entered some is asked for them again.
+func (f *form) forget() *form {
+	if f.Auth.Value != "" && f.Auth.Error == "" {
+		f.Auth.Error = "These were not saved and are not shown again: please enter them once more."
+	}
+	f.Auth.Value = ""
+	return f
 }
 
 // notices are what the page says after it was told to go to itself. n is a number, the texts are fixed: an address
@@ -174,10 +183,10 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 // save stores what the user changed.
 func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	f := sentForm(r.PostForm)
-	// Without the store there is nothing else to show, but what was entered must not be lost.
+	// Without the store there is nothing else to show, but what was entered must not be lost, unless it is a secret.
 	onlyForm := func(status int, alert string) {
 		id, _ := strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
-		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f, Alert: alert})
+		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(), Alert: alert})
 	}
 	s, ok := p.own(w, r, func() { onlyForm(http.StatusServiceUnavailable, textAway) })
 	if !ok {
@@ -189,7 +198,7 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	}
 	if f.AuthCleared && f.Auth.Value != "" {
 		f.refuse(&api.InvalidError{Fields: []api.FieldError{{Field: "auth", Message: "must be empty when the stored credentials are to be removed"}}})
-		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f})
+		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
 		return
 	}
 	_, err := p.service.SetWebhook(r.Context(), s.userID, f.change())
@@ -197,7 +206,7 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.As(err, &invalid):
 		f.refuse(invalid)
-		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f})
+		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
 	case err != nil:
 		onlyForm(http.StatusServiceUnavailable, textAway)
 	default:
