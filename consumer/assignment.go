@@ -53,6 +53,7 @@ type former struct {
 const (
 	formerKept = 10 * time.Minute
 	formerMost = 4
+	maxReused  = 8 << 10 // bytes of an event's memory that is used again
 )
 
 // finishedBefore: an earlier assignment finished the record.
@@ -113,6 +114,9 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	a.tracker.Finish(e.Generation, e.Offset)
 	a.owner.metrics.Settled(a.topic, e.Kind, fate)
 	a.owner.buffer.release(e)
+	if fate == webhook.Delivered && cap(e.Memory) <= maxReused {
+		a.owner.events.Put(e) // nobody has it any more; other fates' records may still be in a producer's hands
+	}
 	a.end()
 }
 

@@ -218,6 +218,9 @@ func (m *member) Handle(events []*event.Event) {
 	}
 }
 
+// Behind implements Handler.
+func (m *member) Behind() bool { return false }
+
 // Purge implements Handler.
 func (m *member) Purge() {
 	m.mu.Lock()

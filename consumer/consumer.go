@@ -31,6 +31,10 @@ const (
 	cancelWait   = 2 * time.Second // for them to notice that they are cancelled
 	leaveTimeout = 2 * time.Second
 	gateRecords  = 16_384 // held by the gates of all waiting partitions together
+	// How long a poll is put off while the handler is behind: what it has at hand stays in the processor's caches then.
+	// It is only ever a little, since the next poll may bring events of other endpoints, or some that must overflow.
+	behindMost = 50
+	behindStep = time.Millisecond
 )
 
 // Config of a Consumer.
@@ -58,6 +62,8 @@ type Handler interface {
 	Handle(events []*event.Event)
 	// Purge abandons the events that wait and whose lease is gone.
 	Purge()
+	// Behind tells whether so much could be begun at once that more events would only lie about.
+	Behind() bool
 }
 
 // Notes are texts that travel with a partition's committed offset, besides what is finished above it.
@@ -94,6 +100,7 @@ type Consumer struct {
 	joined      atomic.Bool
 	waiting     atomic.Int32 // assigned partitions of waiting topics
 	mean        float64      // bytes per record lately; poll loop only
+	events      sync.Pool
 	lag         lag
 }
 
@@ -111,7 +118,7 @@ type Parts struct {
 func New(cfg Config, parts Parts) *Consumer {
 	c := &Consumer{
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
-		metrics: parts.Metrics, log: parts.Log, mean: overhead,
+		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
 	}
@@ -214,6 +221,9 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 		})
 		c.takeOver(fetches)
 		c.client.AllowRebalance()
+		for i := 0; i < behindMost && c.handler.Behind() && ctx.Err() == nil; i++ {
+			time.Sleep(behindStep)
+		}
 	}
 }
 
@@ -275,19 +285,12 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 		a.tracker.Finish(generation, r.Offset)
 		return nil
 	}
-	data := make([]byte, len(r.Key)+len(r.Value))
-	copy(data, r.Key)
-	copy(data[len(r.Key):], r.Value)
-	e := &event.Event{
+	e := c.events.Get().(*event.Event)
+	data := append(append(e.Memory[:0], r.Key...), r.Value...)
+	*e = event.Event{
 		Kind: a.info.Kind, Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
-		Generation: generation, Key: data[:len(r.Key):len(r.Key)], Value: data[len(r.Key):], Time: r.Timestamp,
+		Generation: generation, Memory: data, Key: like(r.Key, data[:len(r.Key):len(r.Key)]), Value: like(r.Value, data[len(r.Key):]), Time: r.Timestamp,
 		Size: int64(len(data)) + overhead, Lease: a,
-	}
-	if r.Key == nil {
-		e.Key = nil
-	}
-	if r.Value == nil {
-		e.Value = nil // a tombstone is a tombstone in the dead letters too
 	}
 	if r.Timestamp.UnixMilli() < 0 {
 		e.Time = now // the record has no timestamp
@@ -299,6 +302,17 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	}
 	c.mean += (float64(e.Size) - c.mean) / 64
 	return e
+}
+
+// like gives data, nil only if what it was copied from is: a tombstone is a tombstone in the dead letters too.
+func like(original, data []byte) []byte {
+	switch {
+	case original == nil:
+		return nil
+	case data == nil:
+		return []byte{}
+	}
+	return data
 }
 
 func (c *Consumer) handOver(events []*event.Event) {

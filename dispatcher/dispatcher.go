@@ -33,6 +33,7 @@ const patience = 15 * time.Second
 const (
 	burstPerCPU = 32
 	pace        = 2 * time.Millisecond
+	readyEnough = 256 // endpoints that work and have events to begin
 )
 
 // Policy is the timing of attempts.
@@ -198,6 +199,9 @@ func (d *Dispatcher) Purge() {
 	}
 	d.Batches.Purge()
 }
+
+// Behind tells whether many endpoints have events that only wait for the machine.
+func (d *Dispatcher) Behind() bool { return d.lanes.Ready() > readyEnough }
 
 // needsRedis: the user is not in memory, or the click may not be the first of its message.
 func (d *Dispatcher) needsRedis(e *event.Event) bool {

@@ -47,6 +47,7 @@ type Event struct {
 	Offset    int64
 	Key       []byte
 	Value     []byte
+	Memory    []byte // what Key and Value lie in, to be used again
 
 	ID       string          // smshooks-id; "" until asked for, see Identity
 	Time     time.Time       // the origin record's timestamp
@@ -105,7 +106,8 @@ func (e *Event) Begin() bool {
 	return e.begun
 }
 
-// Settle ends the event: its fate is stored.
+// Settle ends the event: its fate is stored. A delivered event is used again for another record: it must not be
+// looked at any more.
 func (e *Event) Settle(fate webhook.Fate) { e.Lease.Settle(e, fate) }
 
 // Abandon ends the event here without a fate: it will be read again by the partition's next owner.

@@ -191,6 +191,13 @@ func (l *Lanes[G, T]) Running() int {
 	return l.running
 }
 
+// Ready is how many groups whose last call succeeded have an item that may start once the process has a slot.
+func (l *Lanes[G, T]) Ready() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.proven.len()
+}
+
 // Close ends the idle goroutines and starts no waiting item any more; running items end by themselves.
 func (l *Lanes[G, T]) Close() {
 	l.mu.Lock()
