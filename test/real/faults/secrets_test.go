@@ -1,0 +1,442 @@
+package faults_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// canary is a text that occurs once in the world.
+func canary(prefix string) string {
+	var b [6]byte
+	_, _ = rand.Read(b[:])
+	return prefix + hex.EncodeToString(b[:])
+}
+
+// vault is what must not be found, by name, and where it was looked for.
+type vault struct {
+	t       *testing.T
+	secrets map[string]string
+	looked  map[string]int // bytes, by place
+}
+
+// has takes a secret in, for the rest of the process too.
+func (v *vault) has(name, text string) string {
+	v.secrets[name] = text
+	harness.Secret(text)
+	return text
+}
+
+// search looks for all secrets in a text, but for those that may be there.
+func (v *vault) search(place, text string, may ...string) {
+	v.t.Helper()
+	v.looked[place] += len(text)
+	for name, secret := range v.secrets {
+		if slices.Contains(may, name) {
+			continue
+		}
+		for _, form := range harness.Encodings(secret) {
+			if at := strings.Index(text, form); at >= 0 {
+				v.t.Errorf("%s shows %s: …%s…", place, name, text[max(0, at-120):min(len(text), at+len(form)+40)])
+			}
+		}
+	}
+}
+
+// TestSecrets: after a life with everything in it that goes wrong, no API key, no credentials, no settings' key and no
+// query of a URL is in a log line at debug level, a metric, an error, a dead letter or a page.
+func TestSecrets(t *testing.T) {
+	harness.Need(t)
+	rec := newCase(t, "16", "secrets", "every way in and out, at log level debug")
+	rec.did("settings, keys, good and bad requests to the API and the page, failing endpoints, dead letters, replays, unreadable records, wrong settings; then all that came out was searched")
+	v := &vault{t: t, secrets: map[string]string{}, looked: map[string]int{}}
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--log.level=debug", "--dispatch.timeout=1s")
+	var sealing [32]byte
+	_, _ = rand.Read(sealing[:])
+	o := s.options()
+	o.Env = append(o.Env, "SMSHOOKS_SECRETS_KEY="+v.has("the sealing key", base64.StdEncoding.EncodeToString(sealing[:])))
+	recv := harness.NewReceiver(t)
+	p := harness.StartReady(t, o)
+	key := v.has("the API key", createKey(t, o, 2))
+	revoked := v.has("the revoked API key", createKey(t, o, 2))
+
+	auth := canary("u") + ":" + canary("p")
+	v.has("auth", auth)
+	v.has("auth's password", auth[strings.IndexByte(auth, ':')+1:])
+	token := v.has("the URL's token", canary("token"))
+	hook := func(path string) string { return recv.URL(path) + "?token=" + token }
+	settings := url.Values{"dlr_url": {hook("/dlr")}, "click_url": {hook("/click")}, "inbound_url": {hook("/inbound")}, "revoke_click_url": {hook("/revoke")}, "auth": {auth}}
+	v.callAPI(p, key, revoked, settings, auth)
+	v.openPage(p, key, settings)
+	if _, stderr, code := harness.Run(t, o, "keys", "revoke", revoked); code != 0 {
+		t.Errorf("keys revoke: %d %s", code, stderr)
+	}
+	_, stderr, _ := harness.Run(t, o, "keys", "revoke", v.has("an unknown API key", canary("key")))
+	v.search("errors of commands", stderr)
+
+	v.poisonSettings(s, auth)
+	v.failEndpoints(t, s, recv, p, token)
+	v.callAPI(p, key, revoked, url.Values{}, auth) // deliveries and dead letters are there by now
+	v.wrongSettings(t, o)
+
+	v.search("metrics", opsPage(t, p, "/metrics"))
+	v.search("health", opsPage(t, p, "/healthz")+opsPage(t, p, "/readyz"))
+	v.searchTopics(t, s)
+	v.searchRedis(t, s)
+	v.searchReceiver(recv, auth)
+	p.Signal(t, syscall.SIGTERM)
+	p.Wait(t, time.Minute)
+	log := p.Log()
+	v.search("log", log)
+	for _, line := range []string{"API listener", "unreadable", "dead letters sent again"} {
+		if !strings.Contains(log, line) {
+			t.Errorf("the log has no %q: the test shows nothing", line)
+		}
+	}
+	for place, n := range v.looked {
+		if n == 0 {
+			t.Errorf("nothing came from %s: the test shows nothing", place)
+		}
+		rec.note("%s: %s bytes", place, count(n))
+	}
+}
+
+func createKey(t *testing.T, o harness.Options, user int64) string {
+	t.Helper()
+	out, stderr, code := harness.Run(t, o, "keys", "create", "--user", fmt.Sprint(user))
+	if code != 0 {
+		t.Fatalf("keys create: %s", stderr)
+	}
+	return strings.TrimSpace(out)
+}
+
+func opsPage(t *testing.T, p *harness.Proc, path string) string {
+	t.Helper()
+	return string(get(t, http.DefaultClient, "http://"+p.OpsAddr+path))
+}
+
+func get(t *testing.T, cl *http.Client, at string) []byte {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := cl.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(body, headersOf(resp)...)
+}
+
+func headersOf(resp *http.Response) string {
+	var b strings.Builder
+	_ = resp.Header.Write(&b)
+	return b.String()
+}
+
+// callAPI makes good and bad requests of every kind. A user's own settings may show the URL's token, to that user.
+func (v *vault) callAPI(p *harness.Proc, key, revoked string, settings url.Values, auth string) {
+	v.t.Helper()
+	const form = "application/x-www-form-urlencoded"
+	v.has("a wrong API key", canary("wrong-key"))
+	v.has("auth that is refused", canary("refused")+strings.Repeat("x", 30))
+	v.has("a URL's password", canary("urlpass"))
+	v.has("auth in broken JSON", canary("broken"))
+	var multi strings.Builder
+	w := multipart.NewWriter(&multi)
+	_ = w.WriteField("auth", auth)
+	_ = w.Close()
+	calls := []struct{ method, path, key, kind, body string }{
+		{"POST", "set-webhook", key, form, settings.Encode()},
+		{"POST", "set-webhook", key, w.FormDataContentType(), multi.String()},
+		{"POST", "set-webhook", key, "application/json", `{"auth":"` + auth + `"}`},
+		{"POST", "set-webhook", key, "application/json", `{"auth":"` + v.secrets["auth in broken JSON"]},
+		{"POST", "set-webhook", key, "application/json", `{"auth":["` + auth + `"]}`},
+		{"POST", "set-webhook", key, form, "auth=" + v.secrets["auth that is refused"]},
+		{"POST", "set-webhook", key, form, "auth=%zz" + v.secrets["auth in broken JSON"]},
+		{"POST", "set-webhook", key, form, "dlr_url=" + url.QueryEscape("http://user:"+v.secrets["a URL's password"]+"@example.com/")},
+		{"POST", "set-webhook", key, form, "dlr_url=" + url.QueryEscape("http://exa mple/?"+v.secrets["the URL's token"])},
+		{"POST", "set-webhook", v.secrets["a wrong API key"], form, settings.Encode()},
+		{"POST", "set-webhook", "", form, settings.Encode()},
+		{"POST", "set-webhook?X-API-KEY=" + key + "&auth=" + url.QueryEscape(auth), "", form, ""},
+		{"GET", "get-webhook", key, "", ""},
+		{"GET", "get-webhook", revoked, "", ""},
+		{"GET", "get-webhook", v.secrets["a wrong API key"], "", ""},
+		{"POST", "test-webhook", key, form, ""},
+		{"GET", "deliveries?limit=100", key, "", ""},
+		{"GET", "deliveries?limit=" + key, key, "", ""},
+		{"GET", "deliveries?before=" + url.QueryEscape(auth), key, "", ""},
+		{"POST", "replay", key, form, "ids=" + url.QueryEscape(auth)},
+		{"POST", "replay", key, form, "since=" + url.QueryEscape(auth)},
+		{"DELETE", "set-webhook", key, "", ""},
+		{"GET", key, key, "", ""},
+	}
+	for _, c := range calls {
+		req, err := http.NewRequestWithContext(context.Background(), c.method, "http://"+p.Addr+"/v1/user/"+c.path, strings.NewReader(c.body))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		if c.kind != "" {
+			req.Header.Set("Content-Type", c.kind)
+		}
+		if c.key != "" {
+			req.Header.Set("X-API-KEY", c.key)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode >= 500 {
+			v.t.Errorf("%s %s: %d %s", c.method, strings.SplitN(c.path, "?", 2)[0], resp.StatusCode, body)
+		}
+		may := []string(nil)
+		if resp.StatusCode == http.StatusOK {
+			may = []string{"the URL's token"}
+		}
+		v.search("API replies", string(body)+headersOf(resp), may...)
+	}
+}
+
+var formToken = regexp.MustCompile(`name="token" value="([^"]+)"`)
+
+// openPage signs in, wrongly and rightly, and sends the account page's forms.
+func (v *vault) openPage(p *harness.Proc, key string, settings url.Values) {
+	v.t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	cl := &http.Client{Jar: jar, Timeout: 20 * time.Second}
+	page := "http://" + p.Addr + "/account/webhooks"
+	post := func(path string, values url.Values) string {
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, page+path, strings.NewReader(values.Encode()))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := cl.Do(req)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode >= 500 {
+			v.t.Errorf("page %s: %d", path, resp.StatusCode)
+		}
+		text := string(body) + headersOf(resp)
+		v.search("pages", text, "the URL's token")
+		return text
+	}
+	post("/sign-in", url.Values{"key": {v.secrets["a wrong API key"]}})
+	shown := post("/sign-in", url.Values{"key": {key}})
+	found := formToken.FindStringSubmatch(shown)
+	if found == nil {
+		v.t.Fatalf("no form after signing in: %.300s", shown)
+	}
+	token := url.Values{"token": {found[1]}}
+	with := func(more url.Values) url.Values {
+		all := url.Values{"token": token["token"]}
+		for name, values := range more {
+			all[name] = values
+		}
+		return all
+	}
+	post("", with(settings))
+	post("", with(url.Values{"auth": {v.secrets["auth that is refused"]}}))
+	post("", with(url.Values{"dlr_url": {"no URL"}, "auth": settings["auth"]}))
+	post("", url.Values{"token": {"foreign"}, "auth": settings["auth"]})
+	post("/test", token)
+	post("/replay", token)
+	v.search("pages", string(get(v.t, cl, page)), "the URL's token")
+	v.search("pages", string(get(v.t, cl, page+"?period=30d&kind=dlr&status=failed")), "the URL's token")
+	for _, c := range jar.Cookies(&url.URL{Scheme: "http", Host: p.Addr, Path: "/account/webhooks"}) {
+		v.search("cookies", c.Value)
+	}
+	post("/sign-out", token)
+}
+
+// poisonSettings writes records that cannot be read and have secrets in them.
+func (v *vault) poisonSettings(s *stage, auth string) {
+	v.t.Helper()
+	bad := v.has("auth in an unreadable record", canary("unreadable"))
+	var records []*kgo.Record
+	for _, value := range []string{
+		`{"user_id":5,"auth":["` + bad + `"]}`, `{"user_id":5,"auth":"` + bad, `{"user_id":"` + bad + `"}`, bad, `{"user_id":5,"dlr_url":{"x":"` + bad + `"}}`,
+		`{"user_id":5,"auth":"enc:v1:` + bad + `"}`,
+	} {
+		records = append(records, harness.Event(s.topics.Config, 5, value))
+	}
+	records = append(records, &kgo.Record{Topic: s.topics.Config, Partition: harness.ByKey, Key: []byte(bad), Value: []byte(`{"user_id":5}`)},
+		&kgo.Record{Topic: s.topics.Keys, Partition: harness.ByKey, Key: []byte(bad), Value: []byte(`{"user_id":5}`)},
+		&kgo.Record{Topic: s.topics.Keys, Partition: harness.ByKey, Key: []byte(strings.Repeat("a", 64)), Value: []byte(`{"user_id":"` + bad + `"}`)})
+	// plain credentials of another writer, with a password that is no good and a URL with credentials
+	records = append(records, harness.WebhookRecord(v.t, s.topics.Config, 6, harness.Webhook{
+		DLR: "http://user:" + v.secrets["a URL's password"] + "@127.0.0.1:1/?token=" + v.secrets["the URL's token"], Auth: auth,
+	}), harness.WebhookRecord(v.t, s.topics.Config, 7, harness.Webhook{DLR: "no URL " + v.secrets["the URL's token"], Auth: auth}))
+	harness.ProduceMany(v.t, s.brokers, records)
+}
+
+// failEndpoints has events delivered, fail in every way, and die; an instance that lost its key has its say, too.
+func (v *vault) failEndpoints(t *testing.T, s *stage, recv *harness.Receiver, p *harness.Proc, token string) {
+	t.Helper()
+	query := "?token=" + token
+	urls := []string{
+		recv.URL("/500") + query, recv.URL("/hang") + query, "http://127.0.0.1:1/" + query, "http://no..such.invalid/" + query, "https://" + recv.Addr() + "/" + query,
+		"http://10.0.0.1/" + query, "http://[fe80::1%25eth0]/" + query, recv.URL("/cut") + query,
+	}
+	recv.On("/500", harness.Status(500))
+	recv.On("/hang", harness.Hang())
+	recv.On("/cut", func(w http.ResponseWriter, _ *http.Request, _ harness.Request) { panic(http.ErrAbortHandler) })
+	auth := v.secrets["auth"]
+	var records []*kgo.Record
+	for i, to := range urls {
+		records = append(records, harness.WebhookRecord(t, s.topics.Config, int64(20+i), harness.Webhook{DLR: to, Click: to, Inbound: to, Revoke: to, Auth: auth}))
+	}
+	harness.ProduceMany(t, s.brokers, records)
+	harness.Pass(1500 * time.Millisecond) // settings count within a second
+	records = nil
+	for _, user := range []int64{2, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27} {
+		records = append(records, harness.Event(s.topics.DLR, user, harness.DLRValue(user, 1)), harness.Event(s.topics.Click, user, harness.ClickValue(user, 1)),
+			harness.Event(s.topics.Inbound, user, harness.InboundValue(user, 1)), harness.Event(s.topics.Revocation, user, harness.RevocationValue(user, []int64{1}, nil)))
+	}
+	records = append(records, harness.Event(s.topics.DLR, 2, `{"user_id":"x"}`))
+	harness.ProduceMany(t, s.brokers, records)
+	harness.Eventually(t, 40*time.Second, func() bool {
+		return len(harness.Consume(t, s.brokers, s.topics.DeadLetter)) >= 1+8*4 && recv.Count("/dlr") > 0 && recv.Count("/revoke") > 0
+	}, "the dead letters of the endpoints that fail")
+}
+
+// wrongSettings starts the program with settings that are wrong and secret, and has them printed.
+func (v *vault) wrongSettings(t *testing.T, o harness.Options) {
+	t.Helper()
+	secret := v.has("a wrong setting's value", canary("setting"))
+	for _, args := range [][]string{
+		{"serve", "--secrets.key=" + secret}, {"serve", "--kafka.sasl.password=" + secret, "--kafka.sasl.mechanism=" + "NONE"},
+		{"topics", "check", "--kafka.sasl.mechanism=PLAIN", "--kafka.sasl.username=u", "--kafka.sasl.password=" + secret, "--kafka.session_timeout=soon"},
+		{"serve", "--redis.password=" + secret, "--redis.db=x"}, {"config", "print", "--redis.password=" + secret, "--kafka.sasl.password=" + secret},
+	} {
+		out, stderr, _ := harness.Run(t, o, args...)
+		v.search("errors of commands", out+stderr)
+	}
+	out, stderr, code := harness.Run(t, o, "config", "print")
+	if code != 0 || !strings.Contains(out, "********") {
+		t.Errorf("config print: %d %s", code, stderr)
+	}
+	v.search("config print", out+stderr)
+	out, stderr, code = harness.Run(t, o, "deadletter", "list")
+	if code != 0 || out == "" {
+		t.Errorf("deadletter list: %d %s", code, stderr)
+	}
+	v.search("deadletter list", out+stderr)
+}
+
+// searchTopics looks through everything the program wrote to Kafka. Credentials are sealed in what it writes; the
+// config topic also holds what this test wrote.
+func (v *vault) searchTopics(t *testing.T, s *stage) {
+	t.Helper()
+	for _, topic := range append(s.waits(), s.topics.DeadLetter) {
+		for _, r := range harness.Consume(t, s.brokers, topic) {
+			text := string(r.Key) + string(r.Value)
+			for _, h := range r.Headers {
+				text += h.Key + "=" + string(h.Value) + "\n"
+			}
+			v.search("dead letters and waiting records", text)
+		}
+	}
+	for _, r := range harness.Consume(t, s.brokers, s.topics.Config) {
+		if string(r.Key) == "2" { // written by the API
+			v.search("the config topic", string(r.Value), "the URL's token")
+		}
+	}
+	for _, r := range harness.Consume(t, s.brokers, s.topics.Keys) {
+		v.search("the keys topic", string(r.Key)+string(r.Value), "auth in an unreadable record")
+	}
+}
+
+// searchRedis looks through all keys of the program. URLs are kept there; credentials are sealed.
+func (v *vault) searchRedis(t *testing.T, s *stage) {
+	t.Helper()
+	cl := redis.NewClient(&redis.Options{Addr: s.redis})
+	defer cl.Close()
+	keys, err := cl.Keys(t.Context(), s.topics.KeyPrefix+"*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys {
+		v.search("Redis", key+dump(t, cl, key), "the URL's token", "a URL's password")
+	}
+}
+
+func dump(t *testing.T, cl *redis.Client, key string) string {
+	t.Helper()
+	ctx := t.Context()
+	var value any
+	var err error
+	switch kind := cl.Type(ctx, key).Val(); kind {
+	case "string":
+		value, err = cl.Get(ctx, key).Result()
+	case "hash":
+		value, err = cl.HGetAll(ctx, key).Result()
+	case "list":
+		value, err = cl.LRange(ctx, key, 0, -1).Result()
+	case "set":
+		value, err = cl.SMembers(ctx, key).Result()
+	case "zset":
+		value, err = cl.ZRange(ctx, key, 0, -1).Result()
+	case "stream":
+		value, err = cl.XRange(ctx, key, "-", "+").Result()
+	}
+	if err != nil {
+		t.Fatalf("key %s in Redis: %v", key, err)
+	}
+	return fmt.Sprint(value)
+}
+
+// searchReceiver: credentials go with delivery reports alone, and nothing else that is secret goes anywhere.
+func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
+	v.t.Helper()
+	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(auth))
+	carried := 0
+	for _, r := range recv.Requests("") {
+		header := r.Header.Clone()
+		if header.Get("Authorization") != "" {
+			carried++
+			if header.Get("Authorization") != want {
+				v.t.Errorf("%s carries other credentials", r.Path)
+			}
+			if r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" || strings.HasPrefix(r.Path, "/click") || strings.HasPrefix(r.Path, "/inbound") || strings.HasPrefix(r.Path, "/revoke") {
+				v.t.Errorf("%s carries credentials", r.Path)
+			}
+			header.Del("Authorization")
+		}
+		v.search("deliveries", r.Path+fmt.Sprint(header)+string(r.Body), "the URL's token")
+	}
+	if carried == 0 {
+		v.t.Error("no delivery report carried credentials: the test shows nothing")
+	}
+}
