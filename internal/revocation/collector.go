@@ -109,23 +109,35 @@ func (c *Collector) partition(number int32) *partition {
 // Run sends at every tick until ctx ends.
 func (c *Collector) Run(ctx context.Context) {
 	for {
-		next := nextTick(time.Now(), c.cfg.Interval)
-		timer := time.NewTimer(time.Until(next))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !c.waitTick(ctx) {
 			return
-		case <-timer.C:
-		}
-		for time.Now().Before(next) { // the clock was set back, or the timer's is faster
-			timer.Reset(max(time.Until(next), time.Millisecond))
-			select {
-			case <-ctx.Done():
-				return
-			case <-timer.C:
-			}
 		}
 		c.tick(ctx)
+	}
+}
+
+// waitTick waits until the next multiple of the interval, and reports false when ctx ended before. It looks at the wall
+// clock at least once per second: one that is set must not make a minute an hour.
+func (c *Collector) waitTick(ctx context.Context) bool {
+	const look = time.Second
+	next := nextTick(time.Now(), c.cfg.Interval)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+		}
+		left := time.Until(next)
+		if left <= 0 {
+			return true
+		}
+		if left > c.cfg.Interval { // the clock was set back
+			next = nextTick(time.Now(), c.cfg.Interval)
+			left = time.Until(next)
+		}
+		timer.Reset(min(max(left, time.Millisecond), look))
 	}
 }
 
