@@ -1,0 +1,70 @@
+package app_test
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// An outage that ends within the window: what came due meanwhile is attempted at once, and its next attempt, due past
+// the window, is not made: dead at once, not when it would have come due.
+func TestOutageOf20Hours(t *testing.T) {
+	bubble(t, func(t *testing.T, c *city) {
+		c.answers(status(http.StatusServiceUnavailable))
+		at := c.now()
+		c.write("sms-dlr", 42, message(42, "1"))
+		time.Sleep(time.Minute)
+		c.awayUntil(at + 20*time.Hour)
+		time.Sleep(10 * time.Second)
+		calls := c.seen()
+		if len(calls) != 2 || calls[1].Attempt != "2" || calls[1].ID != calls[0].ID {
+			t.Fatalf("%v, want a second attempt after the outage", calls)
+		}
+		c.wantDeadLetters(stored{"42", message(42, "1"), map[string]string{
+			"smshooks-id": calls[0].ID, "smshooks-kind": "dlr", "smshooks-attempts": "2", "smshooks-error": "http 503", "smshooks-reason": "window_expired",
+		}})
+		c.wantBalance()
+	})
+}
+
+// The window's end in an outage, to the second: what is younger is attempted, what is older is not, whether it waits in
+// a retry topic or was never attempted.
+func TestOutageUpToTheWindowsEnd(t *testing.T) {
+	redis := newRedis(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := newCity(t, redis)
+		defer c.tearDown()
+		c.start()
+		c.configure(42)
+		c.answers(status(http.StatusBadGateway))
+		c.write("sms-dlr", 42, message(42, "1")) // attempted once
+		old := c.now()
+		time.Sleep(time.Minute)
+		c.write("sms-dlr", 42, message(42, "2")) // the same, a minute younger
+		time.Sleep(time.Minute)
+		if _, err := c.halt(); err != nil {
+			t.Fatal(err)
+		}
+		c.write("sms-inbound", 42, message(42, "3")) // never attempted, two minutes younger
+		c.answers(status(http.StatusOK))
+		time.Sleep(old + 24*time.Hour + 20*time.Second - c.now())
+		c.start()
+		time.Sleep(10 * time.Second)
+		calls := c.seen()
+		if len(calls) != 4 {
+			t.Fatalf("%v, want the two first attempts, and after the outage the younger two events", calls)
+		}
+		again, fresh := calls[2], calls[3]
+		if again.ID != c.idOf("sms-dlr", message(42, "2")) {
+			again, fresh = fresh, again
+		}
+		if again.ID != c.idOf("sms-dlr", message(42, "2")) || again.Attempt != "2" || fresh.ID != c.idOf("sms-inbound", message(42, "3")) || fresh.Attempt != "1" {
+			t.Errorf("after the outage %v", calls[2:])
+		}
+		c.wantDeadLetters(stored{"42", message(42, "1"), map[string]string{
+			"smshooks-id": c.idOf("sms-dlr", message(42, "1")), "smshooks-kind": "dlr", "smshooks-attempts": "1", "smshooks-error": "http 502", "smshooks-reason": "window_expired",
+		}})
+		c.wantBalance()
+	})
+}
