@@ -42,7 +42,7 @@ test-real: ## run the real floor; starts or builds what it needs, and never pass
 	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 12m ./test/real/... # one process at a time: they take fixed ports
 
 .PHONY: check
-check: vet build arch compose-check spec-lint lint ## everything that is checked without running the service
+check: vet build arch compose-check spec-lint dashboards-check rules-check manifests-check unit-check lint ## everything that is checked without running the service
 
 .PHONY: lint
 lint: ## run golangci-lint, pinned in tools/go.mod (the first run compiles it: some minutes)
@@ -85,6 +85,43 @@ compose-check: ## check that docker-compose.yml can be read
 .PHONY: spec-lint
 spec-lint: ## lint the OpenAPI and the AsyncAPI document
 	npx --yes @stoplight/spectral-cli@6.16.3 lint --fail-severity=warn --ruleset tools/spectral.yaml docs/asyncapi.yaml internal/api/openapi.yaml
+
+.PHONY: dashboards
+dashboards: ## generate the Grafana dashboards
+	go -C tools/dashboards run . -out ../../deploy/grafana/dashboards
+
+.PHONY: dashboards-check
+dashboards-check: ## check that the dashboards are what is generated
+	go -C tools/dashboards run . -out ../../deploy/grafana/dashboards -check
+
+.PHONY: rules-check
+rules-check: ## check Prometheus' settings and rules, and test every alert firing and quiet (needs promtool)
+	promtool check config deploy/prometheus/prometheus.yml
+	promtool test rules deploy/prometheus/rules/smshooks_test.yml
+
+.PHONY: manifests-check
+manifests-check: ## check the Kubernetes manifests against the schemas of Kubernetes and KEDA
+	tools/deploy/manifests.sh
+
+.PHONY: unit-check
+unit-check: build ## check the systemd unit and how hardened it is (needs systemd-analyze)
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	sed "s|/usr/local/bin/smshooks|$(CURDIR)/bin/smshooks|" deploy/systemd/smshooks.service >"$$dir/smshooks.service" && \
+	systemd-analyze verify "$$dir/smshooks.service" && \
+	systemd-analyze security --offline=true --threshold=20 "$$dir/smshooks.service" | tail -1
+
+.PHONY: compose-test
+compose-test: ## bring up docker-compose.yml and see an event of Kafka's console producer arrive (part of test-real)
+	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
+	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 10m -run TestCompose ./test/real
+
+.PHONY: release
+release: ## build dist/release: static binaries for linux/amd64 and arm64, SBOMs, SHA256SUMS
+	tools/deploy/release.sh "$(VERSION)" dist/release
+
+.PHONY: release-check
+release-check: ## build the release twice, in two places, and compare the bytes
+	tools/deploy/release-check.sh
 
 .PHONY: clean
 clean: ## remove what was built

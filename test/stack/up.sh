@@ -4,11 +4,11 @@
 #   eval "$(test/stack/up.sh)"        progress goes to stderr, shell exports to stdout
 #
 # Where Docker runs and has (or can pull) the official images, they are used. Otherwise, on Debian as root, Docker
-# is installed and started, and both images are built here from Debian's packages and Maven's jars. The browser that
+# is installed and started, and the images are built here from Debian's packages and Maven's jars. The browser that
 # one test drives and the Prometheus that another asks are installed too.
 # Idempotent: a second run takes about a second.
 #
-# env: SMSHOOKS_TEST_KAFKA_IMAGE, SMSHOOKS_TEST_REDIS_IMAGE  the images wanted (the official ones)
+# env: SMSHOOKS_TEST_KAFKA_IMAGE, …_REDIS_IMAGE, …_PROMETHEUS_IMAGE  the images wanted (the official ones)
 #      KAFKA_VERSION (4.1.1)   STACK_DIR (/var/tmp/smshooks-stack)   FORCE=1 builds the local images anew
 #      STACK_PULL=0 asks no registry   IMAGE_JAVA_HOME  the JDK that goes into the Kafka image
 set -euo pipefail
@@ -147,6 +147,7 @@ build_tools() {
   [ -x /bin/busybox ] || need+=(busybox-static)
   case $1 in
     redis) have redis-server || need+=(redis-server) ;;
+    prometheus) have prometheus || need+=(prometheus) ;;
     kafka) [ -n "$(newest_java)" ] || need+=(openjdk-17-jre-headless)
            have mvn || need+=(maven) ;;
   esac
@@ -185,6 +186,20 @@ kafka_jars() {
       -DoutputDirectory="$jars" >"$log" 2>&1 || { tail -20 "$log"; die "Maven could not fetch Kafka $KAFKA_VERSION"; }
     touch "$jars/.complete"
   fi
+}
+
+build_prometheus() {
+  local image=$1 r=$STACK_DIR/root-prometheus
+  build_tools prometheus
+  rootfs "$r"
+  cp -L "$(command -v prometheus)" "$r/bin/"
+  libraries "$r" "$(command -v prometheus)"
+  mkdir -p "$r/prometheus" "$r/etc/prometheus"
+  chmod 777 "$r/prometheus"
+  tar -C "$r" -c . | docker import -c "LABEL smshooks.stack=$stack_version" -c 'USER nobody' -c 'ENTRYPOINT ["/bin/prometheus"]' \
+    -c 'CMD ["--config.file=/etc/prometheus/prometheus.yml","--storage.tsdb.path=/prometheus"]' -c 'WORKDIR /prometheus' \
+    -c 'VOLUME /prometheus' -c 'EXPOSE 9090' -c 'ENV PATH=/usr/local/bin:/usr/bin:/bin' - "$image" >/dev/null
+  rm -rf "$r"
 }
 
 build_kafka() {
@@ -248,12 +263,15 @@ choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka
 kafka=$chosen
 choose "${SMSHOOKS_TEST_REDIS_IMAGE:-redis:7}" "$local_redis" build_redis "${SMSHOOKS_TEST_REDIS_IMAGE:+wish}"
 redis=$chosen
-say "ready: $kafka and $redis"
+choose "${SMSHOOKS_TEST_PROMETHEUS_IMAGE:-prom/prometheus:v3.5.0}" local/prometheus:2 build_prometheus "${SMSHOOKS_TEST_PROMETHEUS_IMAGE:+wish}"
+prometheus=$chosen
+say "ready: $kafka, $redis and $prometheus"
 # Ryuk, testcontainers' reaper, is one more image to pull: the tests end what they start. The override is for
 # machines with a /.dockerenv, where testcontainers would dial the default gateway instead of loopback.
 cat >&3 <<E
 export SMSHOOKS_TEST_KAFKA_IMAGE=$kafka
 export SMSHOOKS_TEST_REDIS_IMAGE=$redis
+export SMSHOOKS_TEST_PROMETHEUS_IMAGE=$prometheus
 export TESTCONTAINERS_RYUK_DISABLED=true
 export TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1
 E

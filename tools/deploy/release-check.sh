@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 version=v0.0.0-check
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-copy() { mkdir -p "$1" && git ls-files -z | tar --null -T - --ignore-failed-read -cf - 2>/dev/null | tar -C "$1" -xf -; }
+copy() { mkdir -p "$1" && git ls-files -z --cached --others --exclude-standard | tar --null -T - --ignore-failed-read -cf - 2>/dev/null | tar -C "$1" -xf -; }
 copy "$work/one"
 copy "$work/two/somewhere/else"
 "$work/one/tools/deploy/release.sh" $version "$work/one/out" >/dev/null
