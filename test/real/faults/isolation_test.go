@@ -13,7 +13,7 @@ import (
 // crowdStage is a stage whose users are a crowd's.
 func crowdStage(t *testing.T, c *crowd, users int64) *stage {
 	t.Helper()
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12")
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12", "--dispatch.timeout="+pick("2s", "10s"))
 	var records []*kgo.Record
 	for user := int64(1); user <= users; user++ {
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/dlr/%d", c.addr, user)}))
