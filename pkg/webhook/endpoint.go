@@ -70,30 +70,32 @@ func NewEndpoint(raw string) *Endpoint {
 		return &Endpoint{}
 	}
 	port, secure := u.Port(), u.Scheme == "https"
-	host := name // without the zone of an IPv6 address, which means nothing to the peer
-	if zone := strings.IndexByte(host, '%'); zone >= 0 {
-		host = host[:zone]
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	if port != "" {
-		host += ":" + port
-	}
-	if !httpguts.ValidHostHeader(host) {
-		return &Endpoint{}
-	}
 	if port == "" {
 		port = "80"
 		if secure {
 			port = "443"
 		}
 	}
-	u.RawQuery = escapeQuery(u.RawQuery)
-	e := &Endpoint{Address: net.JoinHostPort(name, port), Host: host, Target: u.RequestURI()}
+	// One text for all three, since there may be very many endpoints.
+	e := &Endpoint{Address: net.JoinHostPort(name, port)}
+	e.Host = e.Address
+	if u.Port() == "" {
+		e.Host = e.Address[:len(e.Address)-len(port)-1]
+	}
+	if zone := strings.IndexByte(e.Host, '%'); zone >= 0 { // it means nothing to the peer
+		e.Host = e.Host[:zone] + e.Host[strings.IndexByte(e.Host, ']'):]
+	}
+	if !httpguts.ValidHostHeader(e.Host) {
+		return &Endpoint{}
+	}
 	if secure {
 		e.ServerName = name
+		if strings.HasPrefix(e.Address, name) {
+			e.ServerName = e.Address[:len(name)]
+		}
 	}
+	u.RawQuery = escapeQuery(u.RawQuery)
+	e.Target = strings.Clone(u.RequestURI()) // not a piece of raw, which would keep all of it
 	return e
 }
 
