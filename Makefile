@@ -41,6 +41,15 @@ test-real: ## run the real floor; starts or builds what it needs, and never pass
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
 	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 12m ./test/real/... # one process at a time: they take fixed ports
 
+FAULTS ?= .
+.PHONY: faults
+faults: ## run the fault suite with its full loads (FAULTS=TestKill: a part of it) and write docs/reliability.md
+	@stack=$$(test/stack/up.sh) && eval "$$stack" && mkdir -p bin && \
+	if [ '$(FAULTS)' = . ]; then rm -f bin/faults.jsonl; fi && \
+	SMSHOOKS_TEST_REAL=1 SMSHOOKS_FAULTS=long \
+	SMSHOOKS_FAULTS_RESULTS="$(CURDIR)/bin/faults.jsonl" SMSHOOKS_FAULTS_REPORT="$(CURDIR)/docs/reliability.md" \
+	go test -count=1 -timeout 90m -run '$(FAULTS)' ./test/real/faults
+
 .PHONY: check
 check: vet build arch compose-check spec-lint dashboards-check rules-check manifests-check unit-check lint ## everything that is checked without running the service
 

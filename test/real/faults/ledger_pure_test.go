@@ -1,0 +1,79 @@
+package faults_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// TestLedgerSees: the ledger sees each of the faults it is there for, and none where there is none.
+func TestLedgerSees(t *testing.T) {
+	began := time.Now()
+	s := &stage{judge: &judge{began: began}, schedule: []time.Duration{time.Second, 2 * time.Second}}
+	try := func(attempt int32, start, end time.Duration, ok bool) hit {
+		return hit{attempt: attempt, start: start, end: end, ok: ok}
+	}
+	const sec = time.Second
+	header := func(name, value string) kgo.RecordHeader { return kgo.RecordHeader{Key: name, Value: []byte(value)} }
+	waits := &kgo.Record{Headers: []kgo.RecordHeader{header("smshooks-attempts", "1"), header("smshooks-due", began.Add(9*sec).Format(time.RFC3339Nano))}}
+	for name, c := range map[string]struct {
+		hits                             []hit
+		waiting                          []*kgo.Record
+		faults                           []span
+		again, unexplained, early, wrong int
+	}{
+		"once":                    {hits: []hit{try(1, 0, 1, true)}},
+		"in time":                 {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 3*sec+2, 3*sec+3, true)}},
+		"early":                   {hits: []hit{try(1, 0, 1, false), try(2, sec/2, sec, true)}, early: 1},
+		"third one":               {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 2*sec, 3*sec, true)}, early: 1},
+		"by header":               {hits: []hit{try(1, 0, 1, false), try(2, 5*sec, 6*sec, true)}, waiting: []*kgo.Record{waits}, early: 1},
+		"beyond":                  {hits: []hit{try(4, 0, 1, true)}, wrong: 1},
+		"unnumbered":              {hits: []hit{try(0, 0, 1, true)}, wrong: 1},
+		"twice":                   {hits: []hit{try(1, 0, 1, true), try(1, sec, sec+1, true)}, again: 1, unexplained: 1},
+		"once more after success": {hits: []hit{try(1, 0, 1, true), try(2, 2*sec, 3*sec, true)}, again: 1, unexplained: 1},
+		"in flight at a crash":    {hits: []hit{try(1, sec, 0, false), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
+		"before a crash":          {hits: []hit{try(1, 4*sec, 4*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
+		"long before a crash":     {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+		"after a crash":           {hits: []hit{try(1, 7*sec, 7*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+	} {
+		b := &books{s: s, seen: map[string]*seen{"x/0/0": {hits: c.hits}}, waiting: map[string][]*kgo.Record{"x/0/0": c.waiting}}
+		may := judgement{faults: c.faults}
+		again, unexplained := b.again(may)
+		early, wrong := b.early(may), b.beyond()
+		if again != c.again || len(unexplained) != c.unexplained || len(early) != c.early || len(wrong) != c.wrong {
+			t.Errorf("%s: again %d, unexplained %v, early %v, beyond %v; want %d, %d, %d, %d", name, again, unexplained, early, wrong,
+				c.again, c.unexplained, c.early, c.wrong)
+		}
+	}
+}
+
+// TestLedgerMisses: an event in none of the places is missing, and the test fails of it.
+func TestLedgerMisses(t *testing.T) {
+	j := &judge{began: time.Now(), numbers: map[string]int32{}, revoked: map[int64]int{7: 1}}
+	ok := &seen{hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}
+	b := &books{
+		s: &stage{judge: j, schedule: []time.Duration{time.Second}},
+		produced: map[string]produced{
+			"t/0/0": {}, "t/0/1": {}, "t/0/2": {purpose: filtered}, "t/0/3": {}, "t/0/4": {}, "t/0/5": {ids: []int64{7}}, "t/0/6": {ids: []int64{7, 8}},
+		},
+		seen: map[string]*seen{"t/0/0": ok}, dead: map[string]*kgo.Record{"t/0/3": {}}, waiting: map[string][]*kgo.Record{"t/0/4": {{}}},
+		revoked: map[int64]bool{7: true},
+	}
+	failing := &mute{TB: t}
+	rec := &caseRecord{t: failing}
+	b.judge(failing, rec, judgement{})
+	r := rec.r
+	if r.Produced != 7 || r.Delivered != 2 || r.Dead != 1 || r.Waiting != 1 || r.OnPurpose != 1 || r.Missing != 2 || !failing.failed {
+		t.Errorf("%+v, failed %v; want 7 produced, 2 delivered, 1 dead, 1 waiting, 1 on purpose, 2 missing, failed", r, failing.failed)
+	}
+}
+
+// mute is a test that keeps its failures to itself.
+type mute struct {
+	testing.TB
+	failed bool
+}
+
+func (m *mute) Errorf(string, ...any) { m.failed = true }
+func (m *mute) Error(...any)          { m.failed = true }
