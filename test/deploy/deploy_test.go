@@ -1,0 +1,164 @@
+// Package deploy holds what is in deploy/ against the program and the docs: alerts and the runbook, rules and their
+// tests, settings and what reads them.
+package deploy
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+const (
+	rulesFile = "../../deploy/prometheus/rules/smshooks.yml"
+	testsFile = "../../deploy/prometheus/rules/smshooks_test.yml"
+	runbook   = "../../docs/runbook.md"
+	runbookAt = "https://github.com/smshooks/smshooks/blob/main/docs/runbook.md#"
+)
+
+func text(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func read(t *testing.T, file string, into any) {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(text(t, file)), into); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
+
+type alert struct {
+	Alert       string
+	Expr        string
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+func alerts(t *testing.T) []alert {
+	t.Helper()
+	var file struct{ Groups []struct{ Rules []alert } }
+	read(t, rulesFile, &file)
+	var all []alert
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			if r.Alert != "" {
+				all = append(all, r)
+			}
+		}
+	}
+	if len(all) < 7 {
+		t.Fatalf("%d alerts", len(all))
+	}
+	return all
+}
+
+// Every alert has its section in the runbook and points to it, and every such section its alert.
+func TestRunbook(t *testing.T) {
+	var sections []string
+	for _, m := range regexp.MustCompile(`(?m)^## (Smshooks\w+)$`).FindAllStringSubmatch(text(t, runbook), -1) {
+		sections = append(sections, m[1])
+	}
+	for _, a := range alerts(t) {
+		if !slices.Contains(sections, a.Alert) {
+			t.Errorf("%s has no section in the runbook", a.Alert)
+		}
+		sections = slices.DeleteFunc(sections, func(s string) bool { return s == a.Alert })
+		if want := runbookAt + strings.ToLower(a.Alert); a.Annotations["runbook_url"] != want {
+			t.Errorf("%s: runbook_url is %q, want %q", a.Alert, a.Annotations["runbook_url"], want)
+		}
+		if !slices.Contains([]string{"page", "warning", "info"}, a.Labels["severity"]) {
+			t.Errorf("%s: severity %q", a.Alert, a.Labels["severity"])
+		}
+		if a.Annotations["summary"] == "" || a.Annotations["description"] == "" {
+			t.Errorf("%s has no summary or no description", a.Alert)
+		}
+	}
+	for _, s := range sections {
+		t.Errorf("the runbook's section %s has no alert", s)
+	}
+}
+
+// Every alert is tested firing and quiet. That the tests pass is promtool's to say: make rules-check.
+func TestEveryAlertIsTested(t *testing.T) {
+	var file struct {
+		Tests []struct {
+			Name   string
+			Alerts []struct {
+				Alertname string
+				Expected  []any `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	read(t, testsFile, &file)
+	fires, quiet := map[string]bool{}, map[string]bool{}
+	for _, test := range file.Tests {
+		for _, a := range test.Alerts {
+			switch test.Name {
+			case a.Alertname + " fires":
+				fires[a.Alertname] = len(a.Expected) > 0
+			case a.Alertname + " is quiet":
+				quiet[a.Alertname] = len(a.Expected) == 0
+			}
+		}
+	}
+	for _, a := range alerts(t) {
+		if !fires[a.Alert] || !quiet[a.Alert] {
+			t.Errorf("%s: tested firing %v, quiet %v", a.Alert, fires[a.Alert], quiet[a.Alert])
+		}
+	}
+}
+
+// The settings in the manifests are taken, and the orchestrators wait longer than the program takes to stop.
+func TestSettings(t *testing.T) {
+	cfg, err := config.Load("../../deploy/kubernetes/smshooks.yaml", nil, pflag.NewFlagSet("", pflag.ContinueOnError))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.API.Addr != "0.0.0.0:8080" || cfg.Ops.Addr != "0.0.0.0:9464" {
+		t.Errorf("listens on %s and %s, the manifests say 8080 and 9464", cfg.API.Addr, cfg.Ops.Addr)
+	}
+	const lastCommit = 5 * time.Second
+	for file, pattern := range map[string]string{
+		"../../deploy/kubernetes/deployment.yaml": `terminationGracePeriodSeconds: (\d+)\b`,
+		"../../deploy/systemd/smshooks.service":   `TimeoutStopSec=(\d+)s`,
+		"../../docker-compose.yml":                `stop_grace_period: (\d+)s`,
+	} {
+		m := regexp.MustCompile(pattern).FindStringSubmatch(text(t, file))
+		if m == nil {
+			t.Fatalf("%s: no %s", file, pattern)
+		}
+		if wait, err := time.ParseDuration(m[1] + "s"); err != nil || wait < cfg.Shutdown.Grace+lastCommit {
+			t.Errorf("%s kills after %v, the program takes up to %v", file, wait, cfg.Shutdown.Grace+lastCommit)
+		}
+	}
+	for name := range strings.Lines(text(t, "../../deploy/kubernetes/secret.yaml")) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(name), ": "); ok && strings.HasPrefix(name, "SMSHOOKS_") {
+			if _, err := config.Load("", []string{name + "=" + strings.Trim(value, `"`)}, pflag.NewFlagSet("", pflag.ContinueOnError)); err != nil {
+				t.Errorf("secret.yaml: %v", err)
+			}
+		}
+	}
+}
+
+// The compose file opens a dashboard that exists.
+func TestHomeDashboard(t *testing.T) {
+	m := regexp.MustCompile(`HOME_DASHBOARD_PATH: /var/lib/grafana/dashboards/(\S+)`).FindStringSubmatch(text(t, "../../docker-compose.yml"))
+	if m == nil {
+		t.Fatal("docker-compose.yml names no home dashboard")
+	}
+	if _, err := os.Stat("../../deploy/grafana/dashboards/" + m[1]); err != nil {
+		t.Error(err)
+	}
+}
