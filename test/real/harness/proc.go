@@ -95,7 +95,8 @@ func removeBinary() {
 // the command and its flags; o.Args come after them.
 func Run(t testing.TB, o Options, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	cmd := exec.CommandContext(within(t, time.Minute), Binary(t), append(args, o.Args...)...)
+	program := Binary(t) // building it is none of the command's minute
+	cmd := exec.CommandContext(within(t, time.Minute), program, append(args, o.Args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = o.environ(), &out, &errOut, diesWithUs()
 	err := cmd.Run()
