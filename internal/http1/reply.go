@@ -8,13 +8,16 @@ import (
 	"math"
 	"net/http"
 	"strings"
+	"time"
 )
 
 const (
 	// A message up to this size fits into what a peer takes unread, so writing it cannot block for long. A larger
 	// one is written on a goroutine of its own: the reply may come, and matter, before it is all out.
-	atOnce     = 32 << 10
-	bufferSize = 4 << 10
+	atOnce = 32 << 10
+	// The writing has mostly ended when the reply comes, and its goroutine only has to say so.
+	maxWriteWait = 50 * time.Millisecond
+	bufferSize   = 4 << 10
 )
 
 type buffer [bufferSize]byte
@@ -50,13 +53,20 @@ func (x *exchange) concurrently(message []byte) (status int, reusable bool, err 
 		written <- err
 	}()
 	status, reusable, err = x.read(0)
-	select {
-	case failed := <-written:
-		return status, reusable && failed == nil, err
-	default:
+	if !reusable || err != nil {
 		_ = x.conn.Close() // ends the writing
 		<-written
 		return status, false, err
+	}
+	enough := time.NewTimer(maxWriteWait)
+	defer enough.Stop()
+	select {
+	case failed := <-written:
+		return status, failed == nil, nil
+	case <-enough.C:
+		_ = x.conn.Close()
+		<-written
+		return status, false, nil
 	}
 }
 
@@ -108,7 +118,7 @@ func parseHead(p []byte) (h head, ok bool) {
 		}
 		h.status = h.status*10 + int(c-'0')
 	}
-	if c := p[len(version)+3]; h.status < 200 || c != ' ' && c != '\r' {
+	if rest := p[len(version)+3:]; h.status < 200 || rest[0] != ' ' && !bytes.HasPrefix(rest, []byte("\r\n")) {
 		return h, false
 	}
 	h.length = -1

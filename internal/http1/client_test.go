@@ -1,0 +1,280 @@
+//go:build unix
+
+package http1
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const (
+	fine    = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	request = "POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: 2\r\n\r\nhi"
+)
+
+func newClient(t *testing.T, change func(*Config)) *Client {
+	t.Helper()
+	cfg := Config{Dial: (&net.Dialer{}).DialContext, IdleTimeout: 4 * time.Second, MaxIdle: 10, MaxHead: 16 << 10, MaxBody: 64 << 10}
+	if change != nil {
+		change(&cfg)
+	}
+	c := New(cfg)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// peer answers each request by what answer writes; false: it closes the connection then.
+type peer struct {
+	host                  Host
+	connections, requests atomic.Int32
+}
+
+func newPeer(t *testing.T, answer func(c net.Conn, request int32) bool) *peer {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	p := &peer{host: Host{Address: l.Addr().String()}}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.connections.Add(1)
+			go p.serve(c, answer)
+		}
+	}()
+	return p
+}
+
+func (p *peer) serve(c net.Conn, answer func(net.Conn, int32) bool) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	for {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return
+		}
+		if !answer(c, p.requests.Add(1)) {
+			return
+		}
+	}
+}
+
+func says(text string) func(net.Conn, int32) bool {
+	return func(c net.Conn, _ int32) bool {
+		_, err := io.WriteString(c, text)
+		return err == nil
+	}
+}
+
+func soon() time.Time { return time.Now().Add(10 * time.Second) }
+
+func TestReuse(t *testing.T) {
+	tests := map[string]struct {
+		answer      func(net.Conn, int32) bool
+		connections int32 // of three requests
+	}{
+		"kept":                {says(fine), 1},
+		"chunks kept":         {says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"), 1},
+		"after an interim":    {says("HTTP/1.1 103 Early\r\n\r\n" + fine), 1},
+		"announced close":     {says("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), 3},
+		"HTTP/1.0":            {says("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"), 3},
+		"more than was said":  {says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), 3},
+		"more than the chunk": {says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fine), 3},
+		"too long a body":     {says("HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000)), 3},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p, c := newPeer(t, test.answer), newClient(t, nil)
+			for range 3 {
+				if status, err := c.Post(t.Context(), soon(), p.host, []byte(request)); status != 200 || err != nil {
+					t.Fatalf("%d, %v", status, err)
+				}
+			}
+			if n := p.connections.Load(); n != test.connections {
+				t.Errorf("%d connections, want %d", n, test.connections)
+			}
+		})
+	}
+}
+
+// A connection that the peer has closed, or on which it has said something unasked, costs no request.
+func TestStaleConnections(t *testing.T) {
+	for name, then := range map[string]func(net.Conn){
+		"closed": func(c net.Conn) { _ = c.Close() },
+		"reset":  func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); _ = c.Close() },
+		"spoke":  func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n") },
+	} {
+		for _, size := range []int{2, 100_000} {
+			t.Run(fmt.Sprintf("%s, %d bytes", name, size), func(t *testing.T) {
+				act := make(chan struct{})
+				p := newPeer(t, func(c net.Conn, n int32) bool {
+					_, _ = io.WriteString(c, fine)
+					if n == 1 {
+						<-act
+						then(c)
+					}
+					return true
+				})
+				c := newClient(t, nil)
+				message := []byte(fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
+				post := func() {
+					if status, err := c.Post(t.Context(), soon(), p.host, message); status != 200 || err != nil {
+						t.Fatalf("%d, %v", status, err)
+					}
+				}
+				post()
+				close(act)
+				waitFor(t, func() bool { return arrived(t, c, p.host) })
+				post()
+				if p.connections.Load() != 2 || p.requests.Load() != 2 {
+					t.Errorf("%d requests on %d connections, want 2 on 2", p.requests.Load(), p.connections.Load())
+				}
+			})
+		}
+	}
+}
+
+// arrived: what the peer did has reached the idle connection.
+func arrived(t *testing.T, c *Client, host Host) bool {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.idle[host]) == 0 {
+		t.Fatal("the connection was not kept")
+	}
+	pending := false
+	err := c.idle[host][0].raw.Control(func(fd uintptr) { pending = peek(fd, make([]byte, 1)) })
+	return err != nil || pending
+}
+
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatal("it did not happen")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// The reply to a message too long to be written at once counts although the message was not read to its end.
+func TestEarlyReply(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(c, make([]byte, 10))
+			_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+			defer c.Close() // reads no more, and keeps it open
+		}
+	}()
+	size := 64 << 20 // more than any buffer on the way
+	message := append([]byte(fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n", size)), make([]byte, size)...)
+	status, err := newClient(t, nil).Post(t.Context(), soon(), Host{Address: l.Addr().String()}, message)
+	if status != 413 || err != nil {
+		t.Errorf("%d, %v, want 413", status, err)
+	}
+}
+
+func TestDeadlineAndCancel(t *testing.T) {
+	silent := newPeer(t, func(c net.Conn, _ int32) bool { _, _ = io.Copy(io.Discard, c); return false })
+	c := newClient(t, nil)
+	if _, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), silent.host, []byte(request)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v, want the deadline exceeded", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	begun := time.Now()
+	if _, err := c.Post(ctx, soon(), silent.host, []byte(request)); err == nil || time.Since(begun) > 5*time.Second {
+		t.Errorf("%v after %v, want it cancelled", err, time.Since(begun))
+	}
+}
+
+// What is idle is closed after the idle timeout even if nobody asks for it, and there is never too much of it.
+func TestIdleConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Int32
+		p := &peer{}
+		c := newClient(t, func(cfg *Config) {
+			cfg.MaxIdle = 3
+			cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
+				near, far := net.Pipe()
+				open.Add(1)
+				go func() {
+					p.serve(far, func(c net.Conn, _ int32) bool { time.Sleep(time.Second); return says(fine)(c, 0) })
+					open.Add(-1)
+				}()
+				return near, nil
+			}
+		})
+		var all sync.WaitGroup
+		for i := range 5 {
+			all.Go(func() {
+				host := Host{Address: fmt.Sprintf("peer%d:80", i%2)}
+				if status, err := c.Post(t.Context(), soon(), host, []byte(request)); status != 200 || err != nil {
+					t.Errorf("%d, %v", status, err)
+				}
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		if n := open.Load(); n != 3 {
+			t.Errorf("%d connections are open after the requests, want 3", n)
+		}
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		if n := open.Load(); n != 0 || c.count != 0 || len(c.idle) != 0 || c.reaper != nil {
+			t.Errorf("%d connections are open, %d counted, %d hosts remembered, want none", n, c.count, len(c.idle))
+		}
+	})
+}
+
+func TestManyAtATime(t *testing.T) {
+	p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+	c := newClient(t, func(cfg *Config) { cfg.MaxIdle = 64 })
+	var all sync.WaitGroup
+	for range 32 {
+		all.Go(func() {
+			for range 50 {
+				if status, err := c.Post(t.Context(), soon(), p.host, []byte(request)); status != 200 || err != nil {
+					t.Errorf("%d, %v", status, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := p.requests.Load(); n != 32*50 {
+		t.Errorf("%d requests, want %d", n, 32*50)
+	}
+	if n := p.connections.Load(); n > 40 {
+		t.Errorf("%d connections for 32 at a time", n)
+	}
+}
