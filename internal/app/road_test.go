@@ -328,6 +328,11 @@ func TestReadiness(t *testing.T) {
 			t.Errorf("/readyz: %d %q", code, body)
 		}
 		time.Sleep(15 * time.Second) // users are counted now and then
+		for path, want := range map[string]int{"/debug/pprof/goroutine?debug=1": 200, "/debug/pprof/heap": 200, "/debug/pprof/cmdline": 404} {
+			if code, _ := c.ops(path); code != want {
+				t.Errorf("%s: %d, want %d", path, code, want)
+			}
+		}
 		code, body := c.ops("/metrics")
 		if code != http.StatusOK {
 			t.Errorf("/metrics: %d", code)
