@@ -50,7 +50,8 @@ type Config struct {
 type Info struct {
 	Kind  webhook.Kind
 	Class event.Class
-	Tier  int8 // of an overflow topic
+	Tier  int8          // of an overflow topic
+	Delay time.Duration // of a waiting topic, 0 if it is not known
 }
 
 // Topics describes the topics consumed.
@@ -299,6 +300,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
 		}
+		e.Due = plausible(e.Due, appended(r), a.info.Delay)
 	}
 	c.mean += (float64(e.Size) - c.mean) / 64
 	return e

@@ -118,9 +118,9 @@ func newTopics(plan *kafka.Plan, tiers []time.Duration) topics {
 		info := consumer.Info{Kind: webhook.Kinds()[kind]}
 		switch class {
 		case kafka.RetryTopic:
-			info.Class = event.Retry
+			info.Class, info.Delay = event.Retry, delay
 		case kafka.OverflowTopic:
-			info.Class = event.Overflow
+			info.Class, info.Delay = event.Overflow, delay
 			for i, d := range tiers { // of a former tier: the nearest that is not longer
 				if d <= delay {
 					info.Tier = int8(i)
