@@ -30,7 +30,7 @@ func TestBroker(t *testing.T) {
 	}
 	s.judge.wait(t, rate, patience)
 	harness.Pass(pick(time.Second, 5*time.Second))
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	b.judge(t, rec, judgement{faults: []span{{gone, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
 	wantAlive(t, members)
 }
@@ -82,7 +82,7 @@ func TestBrokers(t *testing.T) {
 	}
 	s.judge.wait(t, rate, patience)
 	harness.Pass(pick(time.Second, 5*time.Second))
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	b.judge(t, rec, judgement{faults: []span{{one, one.Add(s.sessionTime())}, {two, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
 	wantAlive(t, members)
 }

@@ -104,7 +104,7 @@ func link(t *testing.T, c linkCase) {
 		s.judge.wait(t, rate, patience)
 	}
 	harness.Pass(pick(time.Second, 5*time.Second))
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	b.judge(t, rec, judgement{faults: faults, healed: healed, why: c.why})
 	wantAlive(t, members)
 }

@@ -31,7 +31,7 @@ func TestFlush(t *testing.T) {
 		slowest = max(slowest, time.Since(healed))
 		harness.Pass(5*time.Second - time.Since(healed))
 	}
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	rec.note("the settings of %d users were back after %.1f s at the latest", s.users, slowest.Seconds())
 	b.judge(t, rec, judgement{healed: healed, forgets: true})
 	wantAlive(t, members)
@@ -59,7 +59,7 @@ func TestRedisAway(t *testing.T) {
 		p.WaitReady(t, patience)
 	}
 	harness.Pass(pick(2*time.Second, 10*time.Second))
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	rec.note("%s requests were made while Redis was away", count(meanwhile))
 	if want := int(float64(rate) * (away - time.Second).Seconds() / 2); meanwhile < want {
 		t.Errorf("%d requests of known users while Redis was away, want %d at least", meanwhile, want)

@@ -38,7 +38,7 @@ func TestRefused(t *testing.T) {
 		healed = time.Now()
 		harness.Pass(2 * time.Second)
 	}
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	b.judge(t, rec, judgement{healed: healed})
 	b.wantPurposes(t, p)
 }
@@ -113,7 +113,7 @@ func TestDiskFull(t *testing.T) {
 	healed := time.Now()
 	p.WaitReady(t, patience)
 	harness.Pass(5 * time.Second)
-	b := s.drain(t, l.end(t), patience)
+	b := s.drain(t, l.end(t), backlog())
 	rec.note("%d warnings and errors in the log, /readyz 503", loud)
 	b.judge(t, rec, judgement{faults: []span{{full, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
 	wantAlive(t, []*harness.Proc{p})

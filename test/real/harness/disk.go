@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/exec"
 )
 
 // logDirs is where the brokers of a small disk keep their logs.
@@ -72,7 +73,7 @@ func (d *Disk) Free(t testing.TB) {
 
 func (d *Disk) run(t testing.TB, script string) {
 	t.Helper()
-	code, out, err := d.holder.Exec(within(t, 30*time.Second), []string{"sh", "-c", script})
+	code, out, err := d.holder.Exec(within(t, 30*time.Second), []string{"sh", "-c", script}, exec.Multiplexed())
 	if err != nil {
 		t.Fatalf("disk: %v", err)
 	}
