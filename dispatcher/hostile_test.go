@@ -425,12 +425,15 @@ func sharedHost(c net.Conn, mean []hostile, made *sync.Map) {
 			if !mean[kind].answer(c, 1) {
 				return
 			}
-			if _, err := io.WriteString(c, evil); err != nil { // and a reply nobody asked for
-				return
-			}
 			continue
 		}
-		if _, err := fmt.Fprintf(c, "HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s", statusOf(id), len(id), id); err != nil {
+		reply := fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s", statusOf(id), len(id), id)
+		if statusOf(id)%8 == 0 {
+			// And a reply nobody asked for, in the same write: one that comes when the connection carries the next request
+			// already is that request's reply, by all that HTTP/1.1 says.
+			reply += evil
+		}
+		if _, err := io.WriteString(c, reply); err != nil {
 			return
 		}
 	}
