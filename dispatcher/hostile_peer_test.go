@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,14 +77,14 @@ func TestCertificates(t *testing.T) {
 		want   webhook.Failure
 	}{
 		{"good", false, yes, &tls.Config{}, ""},
-		{"good, TLS 1.2", false, yes, &tls.Config{MaxVersion: tls.VersionTLS12}, ""},
+		{"good, TLS 1.2", false, yes, &tls.Config{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12}, ""},
 		{"expired", false, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, &tls.Config{}, webhook.TLS},
 		{"not yet valid", false, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, &tls.Config{}, webhook.TLS},
 		{"of another host", false, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{"other.example"}, nil }, &tls.Config{}, webhook.TLS},
 		{"of another address", false, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} }, &tls.Config{}, webhook.TLS},
 		{"for clients", false, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, &tls.Config{}, webhook.TLS},
 		{"self-signed", true, yes, &tls.Config{}, webhook.TLS},
-		{"TLS 1.1 at most", false, yes, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, webhook.TLS},
+		{"TLS 1.1 at most", false, yes, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, webhook.TLS}, //nolint:gosec // a peer that is too old
 		{"wants a client's", false, yes, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, bad},
 	}
 	for _, test := range tests {
@@ -258,17 +259,12 @@ func TestHostileIdentity(t *testing.T) {
 	for _, id := range []string{"a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\r\n\r\nPOST /evil HTTP/1.1\r\nHost: x\r\n\r\n", "a\x00b", "a\x7fb", "\r", "\n"} {
 		var evilSeen atomic.Bool
 		p := newPeer(t, func(c net.Conn, n int32) bool { return says(emptyReply)(c, n) })
-		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("X-Evil") != "" || r.URL.Path == "/evil" {
 				evilSeen.Store(true)
 			}
-		})}
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = server.Serve(l) }()
-		r := request(t, "http://"+l.Addr().String()+"/hook")
+		}))
+		r := request(t, server.URL+"/hook")
 		r.ID = id
 		out := newSender(t, nil).Send(t.Context(), r)
 		if out.Aborted || evilSeen.Load() {
@@ -279,7 +275,7 @@ func TestHostileIdentity(t *testing.T) {
 		if out := newSender(t, nil).Send(t.Context(), r); out.Failure != webhook.Network || p.requests.Load() != 0 {
 			t.Errorf("%q: %+v with %d requests, want network and none", id, out, p.requests.Load())
 		}
-		_ = server.Close()
+		server.Close()
 	}
 }
 
@@ -287,14 +283,9 @@ func TestHostileIdentity(t *testing.T) {
 func TestInternationalHost(t *testing.T) {
 	resolveBy(t).On("xn--bcher-kva.example", names.Always("127.0.0.1"))
 	host := make(chan string, 1)
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { host <- r.Host + r.RequestURI })}
-	go func() { _ = server.Serve(l) }()
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { host <- r.Host + r.RequestURI }))
 	defer server.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(server.URL, "http://"))
 	if out := newSender(t, nil).Send(t.Context(), request(t, "http://bücher.example:"+port+"/ü?ä=ö")); out.Failure != "" {
 		t.Fatalf("%+v", out)
 	}
