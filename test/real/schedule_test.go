@@ -1,9 +1,14 @@
 package real_test
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/test/real/harness"
 )
@@ -83,4 +88,61 @@ func TestScheduleChange(t *testing.T) {
 	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Has("smshooks_unread_waiting_records") }, "a scrape")
 	w.emit(t, w.dlr(1, 99))
 	w.recv.WaitCount(t, "/dlr/1", 16, 5*time.Second)
+}
+
+// TestPartitionsGrow follows docs/upgrade.md: the source's partitions are raised while the service runs and events
+// fail, then `topics ensure`; nobody restarts anything, and every event gets its attempts.
+func TestPartitionsGrow(t *testing.T) {
+	t.Parallel()
+	const users, more = 24, 2 * partitions
+	w := newWorld(t)
+	settings := map[int64]harness.Webhook{}
+	for user := int64(1); user <= users; user++ {
+		settings[user] = w.all(user, "")
+		w.recv.On(path("dlr", user), firstFails())
+	}
+	w.configure(t, settings)
+	p := w.serve(t)
+	emit := func(sms int64) (partitionsUsed map[int32]bool) {
+		var load []*kgo.Record
+		for user := int64(1); user <= users; user++ {
+			load = append(load, w.dlr(user, sms))
+		}
+		partitionsUsed = map[int32]bool{}
+		for _, r := range w.emit(t, load...) {
+			partitionsUsed[r.Partition] = true
+		}
+		return partitionsUsed
+	}
+	emit(1)
+	if _, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).UpdatePartitions(t.Context(), more, w.topics.DLR); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 10*time.Second, func() bool {
+		_, _, code := harness.Run(t, w.options(), "topics", "check")
+		return code == 1
+	}, "topics check objects to unequal counts")
+	w.ensure(t)
+	harness.Eventually(t, 20*time.Second, func() bool { return len(emit(2)) == more }, "events in all %d partitions", more)
+	harness.Eventually(t, 60*time.Second, func() bool {
+		m := p.Metrics(t)
+		return has(m, "smshooks_group_lag_records", "topic", w.topics.DLR, "partition", strconv.Itoa(more-1)) &&
+			m.Sum("smshooks_group_lag_records") == 0 && m.Sum("smshooks_retry_waiting_records") == 0 && m.Sum("smshooks_settled_total", "fate", "delivered") > users
+	}, "the added partitions are read to their end")
+	attempts := map[string]int{}
+	for _, r := range w.recv.Requests("") {
+		attempts[r.Header.Get("Webhook-Id")]++
+	}
+	events := 0
+	for partition := range int32(more) {
+		for offset := int64(0); attempts[fmt.Sprintf("%s/%d/%d", w.topics.DLR, partition, offset)] > 0; offset++ {
+			if n := attempts[fmt.Sprintf("%s/%d/%d", w.topics.DLR, partition, offset)]; n != 2 {
+				t.Errorf("%s/%d/%d: %d attempts, want 2", w.topics.DLR, partition, offset, n)
+			}
+			events++
+		}
+	}
+	if stored := len(harness.Consume(t, w.kafka.Addr, w.topics.DLR)); events != stored || len(attempts) != stored {
+		t.Errorf("%d events of %d were sent, under %d identities", events, stored, len(attempts))
+	}
 }
