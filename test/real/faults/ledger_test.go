@@ -286,7 +286,8 @@ func (b *books) again(may judgement) (n int, unexplained []string) {
 			n++
 			// an event whose first attempt was repeated may have been stored for its second twice
 			if !repeated && !b.explained(f, may.faults) {
-				unexplained = append(unexplained, fmt.Sprintf("%s attempt %d at %v and %v", id, h.attempt, f.start, h.start))
+				unexplained = append(unexplained, fmt.Sprintf("%s attempt %d, ended %v before the next fault, and again %v later", id, h.attempt,
+					b.ahead(f, may.faults), h.start-f.start))
 			}
 			repeated, delivered = true, delivered || h.ok
 		}
@@ -303,6 +304,17 @@ func (b *books) explained(h hit, faults []span) bool {
 		end := b.s.judge.began.Add(h.end)
 		return h.end == 0 && start.Before(to) || end.After(from) && start.Before(to)
 	})
+}
+
+// ahead is how long before the next fault a request had ended.
+func (b *books) ahead(h hit, faults []span) time.Duration {
+	end, next := b.s.judge.began.Add(h.end), time.Duration(-1)
+	for _, f := range faults {
+		if d := f.from.Sub(end); d > 0 && (next < 0 || d < next) {
+			next = d
+		}
+	}
+	return next.Round(time.Millisecond)
 }
 
 // beyond names attempts numbered wrongly.
