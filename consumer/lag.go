@@ -2,11 +2,13 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
@@ -75,7 +77,7 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
 	defer cancel()
 	committed, err := admin.FetchOffsets(ctx, c.cfg.Group)
-	if err != nil {
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // before the first member has joined
 		return fmt.Errorf("offsets of group %s: %w", c.cfg.Group, err)
 	}
 	starts, err := admin.ListStartOffsets(ctx, c.cfg.Topics...)
