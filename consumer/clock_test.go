@@ -1,13 +1,10 @@
 package consumer
 
 import (
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/smshooks/smshooks/internal/event"
 )
 
 // TestPlausible: a due time far beyond what the topic's delay allows, by the broker's clock, is brought back.
@@ -30,36 +27,8 @@ func TestPlausible(t *testing.T) {
 		if c.own {
 			r.Attrs = kgo.RecordAttrs{}
 		}
-		if got := plausible(at.Add(c.due), appended(r), c.delay).Sub(at); got != c.want {
+		if got := plausible(at.Add(c.due), appendedAt(r), c.delay).Sub(at); got != c.want {
 			t.Errorf("%s: due %v after it was appended, want %v", name, got, c.want)
 		}
 	}
-}
-
-// TestBound: what is held when the clock is set back waits for the delay once more, not for the clock.
-func TestBound(t *testing.T) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	held := func() []*event.Event {
-		return []*event.Event{{Due: at.Add(-time.Second)}, {Due: at.Add(2 * time.Second)}, {Due: at.Add(3 * time.Second)}}
-	}
-	const delay = 3 * time.Second
-	for name, c := range map[string]struct {
-		now  time.Time
-		want []time.Duration // after at
-	}{
-		"right": {at, []time.Duration{-time.Second, 2 * time.Second, 3 * time.Second}},
-		"an hour back": {at.Add(-time.Hour), []time.Duration{
-			delay + clockSlack - time.Hour, delay + clockSlack - time.Hour, delay + clockSlack - time.Hour}},
-	} {
-		events := held()
-		bound(events, c.now, delay)
-		var got []time.Duration
-		for _, e := range events {
-			got = append(got, e.Due.Sub(at))
-		}
-		if !slices.Equal(got, c.want) {
-			t.Errorf("%s: due %v, want %v", name, got, c.want)
-		}
-	}
-	bound(nil, at, delay)
 }

@@ -34,6 +34,10 @@ const (
 	// How long a poll is put off while the handler is behind: what it has at hand stays in the processor's caches then.
 	// It is only ever a little, since the next poll may bring events of other endpoints, or some that must overflow.
 	behindMost = 50
+	// A poll that brought so little is followed by a rest, in which more comes together: at low rates most of the work
+	// is that of polls.
+	littlePoll = 16
+	littleRest = 2 * time.Millisecond
 	behindStep = time.Millisecond
 )
 
@@ -222,6 +226,9 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 		})
 		c.takeOver(fetches)
 		c.client.AllowRebalance()
+		if fetches.NumRecords() < littlePoll {
+			time.Sleep(littleRest)
+		}
 		for i := 0; i < behindMost && c.handler.Behind() && ctx.Err() == nil; i++ {
 			time.Sleep(behindStep)
 		}
@@ -300,7 +307,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
 		}
-		e.Due = plausible(e.Due, appended(r), a.info.Delay)
+		e.Due = plausible(e.Due, appendedAt(r), a.info.Delay)
 	}
 	c.mean += (float64(e.Size) - c.mean) / 64
 	return e

@@ -100,7 +100,6 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 		}
 	}
 	for tp, g := range gs.open {
-		bound(g.held, now, g.a.info.Delay)
 		n := 0
 		for n < len(g.held) && !g.held[n].Due.After(now) {
 			gs.held -= g.held[n].Size

@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,15 +39,16 @@ func TestClock(t *testing.T) {
 		for _, what := range []string{"dlr 1", "dlr 2", "dlr 3", "click 1", "inbound 1", "revoke 1"} {
 			n := after[what] - before[what]
 			line += fmt.Sprintf(" %s attempts: %d;", what, n)
-			if n == 0 {
+			// with its clock back, an instance waits an hour longer for what was due before
+			if waits := off < 0 && (what == "dlr 2" || what == "dlr 3"); n == 0 && !waits {
 				t.Errorf("clock off by %v: no attempts %s in %v", off, what, each)
 			}
 		}
-		t.Log(line)
+		rec.note("%s", strings.TrimSuffix(line, ";"))
 		healed = time.Now()
 	}
 	b := s.drain(t, l.end(t), backlog())
-	b.judge(t, rec, judgement{healed: healed})
+	b.judge(t, rec, judgement{healed: healed, stepped: true})
 	b.wantPurposes(t, members...)
 }
 

@@ -24,6 +24,7 @@ type hit struct {
 	start   time.Duration // since judge.began
 	end     time.Duration // when the answer was given; 0 while it is not
 	ok      bool          // that answer was a success
+	stamp   int64         // Webhook-Timestamp: when it was made by the instance's clock, Unix seconds
 }
 
 // manner is how an endpoint answers an attempt: a status after a while.
@@ -116,7 +117,8 @@ func (j *judge) begin(r *http.Request, kind string, user int64, attempt int) (in
 	}
 	j.flying[r.URL.Path]++
 	j.widest = max(j.widest, j.flying[r.URL.Path])
-	j.hits = append(j.hits, hit{id: id, attempt: int32(attempt), user: user, start: time.Since(j.began)})
+	stamp, _ := strconv.ParseInt(r.Header.Get("Webhook-Timestamp"), 10, 64)
+	j.hits = append(j.hits, hit{id: id, attempt: int32(attempt), user: user, start: time.Since(j.began), stamp: stamp})
 	return len(j.hits) - 1, j.manner
 }
 
