@@ -17,12 +17,15 @@ import (
 	"github.com/smshooks/smshooks/internal/bench/handwritten"
 	"github.com/smshooks/smshooks/internal/bench/parts"
 	"github.com/smshooks/smshooks/internal/bench/receiver"
+	"github.com/smshooks/smshooks/internal/bench/report"
+	"github.com/smshooks/smshooks/internal/bench/result"
 )
 
 func benchCommand() *cobra.Command {
 	var (
 		o    bench.Options
 		file string
+		dir  string
 	)
 	cmd := &cobra.Command{
 		Use: "bench", Short: "Measure the service beside a hand-written consumer and a bare client", Args: arguments(0),
@@ -58,7 +61,7 @@ Scenarios: ` + strings.Join(bench.Names(), ", "),
 			if file == "-" {
 				o.Out = cmd.ErrOrStderr()
 			}
-			return measure(cmd, o, file)
+			return measure(cmd, o, file, dir)
 		},
 	}
 	f := cmd.Flags()
@@ -70,9 +73,10 @@ Scenarios: ` + strings.Join(bench.Names(), ", "),
 	f.IntVar(&o.Parked, "parked", 1_000_000, "records that wait in the parked scenario")
 	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios to run (default all)")
 	f.StringVar(&file, "json", "", "write all figures to this file, - for standard output")
+	f.StringVar(&dir, "report", "", "write performance.md, performance.json and images/perf-*.svg into this directory")
 	f.StringVar(&o.Binary, "binary", "", "measure `serve` of this program instead of its own")
 	f.BoolVar(&o.Quick, "quick", false, "one run with small counts: shows that it works, measures nothing")
-	cmd.AddCommand(benchReceiverCommand(), benchClientCommand(), benchHandwrittenCommand(), benchPartsCommand())
+	cmd.AddCommand(benchReportCommand(), benchReceiverCommand(), benchClientCommand(), benchHandwrittenCommand(), benchPartsCommand())
 	return cmd
 }
 
@@ -89,20 +93,56 @@ func given(cmd *cobra.Command) []string {
 	return flags
 }
 
-// measure runs the benchmark. The figures of finished scenarios are written even when a later one fails.
-func measure(cmd *cobra.Command, o bench.Options, file string) error {
-	report, err := bench.Run(cmd.Context(), o)
-	if report == nil || file == "" {
+// measure runs the benchmark. The figures of finished scenarios are written even when a later one fails; a page is made
+// of whole runs only.
+func measure(cmd *cobra.Command, o bench.Options, file, dir string) error {
+	figures, err := bench.Run(cmd.Context(), o)
+	if figures == nil {
 		return err
 	}
+	if file != "" {
+		err = errors.Join(err, writeFigures(cmd, figures, file))
+	}
+	if err != nil || dir == "" {
+		return err
+	}
+	return report.Write(dir, figures)
+}
+
+func writeFigures(cmd *cobra.Command, figures *result.Report, file string) error {
 	if file == "-" {
-		return errors.Join(err, report.Write(cmd.OutOrStdout()))
+		return figures.Write(cmd.OutOrStdout())
 	}
-	out, errFile := os.Create(file)
-	if errFile != nil {
-		return errors.Join(err, fmt.Errorf("bench: --json: %w", errFile))
+	out, err := os.Create(file)
+	if err != nil {
+		return fmt.Errorf("bench: --json: %w", err)
 	}
-	return errors.Join(err, report.Write(out), out.Close())
+	return errors.Join(figures.Write(out), out.Close())
+}
+
+// benchReportCommand makes the page again from figures that were measured before.
+func benchReportCommand() *cobra.Command {
+	var file, dir string
+	cmd := &cobra.Command{Use: "report", Short: "Write the page and the plots from figures measured before", Args: arguments(0),
+		Example: "  smshooks bench report --json docs/performance.json --report docs",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" || dir == "" {
+				return usageError{errors.New("bench report: --json and --report are needed")}
+			}
+			from, err := os.Open(file)
+			if err != nil {
+				return fmt.Errorf("bench report: --json: %w", err)
+			}
+			defer from.Close()
+			figures, err := result.Read(from)
+			if err != nil {
+				return err
+			}
+			return report.Write(dir, figures)
+		}}
+	cmd.Flags().StringVar(&file, "json", "", "the figures")
+	cmd.Flags().StringVar(&dir, "report", "", "directory to write into")
+	return cmd
 }
 
 // helper is a hidden command that the benchmark starts as a child process. It stays until its input ends, so that the

@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) (*result.Report, error) {
 
 // shrink makes everything small enough for half a minute.
 func (o *Options) shrink() {
-	o.Runs, o.Records, o.Users, o.Parked = 1, min(o.Records, 6000), []int{10, 500}, min(o.Parked, 2000)
+	o.Runs, o.Records, o.Users, o.Parked = 1, min(o.Records, 3000), []int{10, 500}, min(o.Parked, 2000)
 }
 
 // Names lists the scenarios.
@@ -107,18 +107,19 @@ func choice(names []string) ([]scenario, error) {
 }
 
 func (b *bench) all(ctx context.Context, chosen []scenario) (*result.Report, error) {
-	began := time.Now()
+	began, machine := time.Now(), b.machine()
 	if err := certify(b.dir); err != nil {
 		return nil, err
 	}
 	if err := b.startStack(ctx); err != nil {
 		return nil, err
 	}
+	machine.Kafka, machine.Redis = b.kafka.String(), b.redis.String()
 	var err error
 	if b.plain, err = b.newTarget(ctx, false, false); err != nil {
 		return nil, err
 	}
-	report := &result.Report{Machine: b.machine(), Date: began.UTC().Truncate(time.Second), RunsEach: b.Runs, Quick: b.Quick}
+	report := &result.Report{Machine: machine, Date: began.UTC().Truncate(time.Second), RunsEach: b.Runs, Quick: b.Quick}
 	for _, s := range chosen {
 		b.say("%s: %s", s.name, s.title)
 		found := &result.Scenario{Name: s.name, Title: s.title, How: s.how}

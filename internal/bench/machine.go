@@ -13,10 +13,14 @@ import (
 func (b *bench) machine() result.Machine {
 	m := result.Machine{
 		Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), Version: b.Version,
-		Kafka: b.kafka.String(), Redis: b.redis.String(), CPU: field("/proc/cpuinfo", "model name"),
+		CPU: field("/proc/cpuinfo", "model name"),
 	}
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m.OS += ", kernel " + strings.TrimSpace(string(release))
+		kernel, _, _ := strings.Cut(strings.TrimSpace(string(release)), "-") // what follows is the builder's
+		m.OS += ", kernel " + kernel
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(load), " ")
 	}
 	if kib, err := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", "MemTotal"), " kB"), 10, 64); err == nil {
 		m.Memory = kib * 1024

@@ -3,8 +3,10 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/bench/proc"
@@ -44,14 +46,12 @@ func (b *bench) newTarget(ctx context.Context, secure, closing bool) (*target, e
 		c.kill()
 		return nil, err
 	}
-	var port int
-	if _, err := fmt.Sscanf(note.Addr, "[::]:%d", &port); err != nil {
-		if _, err := fmt.Sscanf(note.Addr, "0.0.0.0:%d", &port); err != nil {
-			c.kill()
-			return nil, fmt.Errorf("the receiver listens at %q", note.Addr)
-		}
+	_, port, err := net.SplitHostPort(note.Addr)
+	if err != nil {
+		c.kill()
+		return nil, fmt.Errorf("the receiver listens at %q: %w", note.Addr, err)
 	}
-	return &target{child: c, addr: "127.0.0.1:" + strconv.Itoa(port), secure: secure}, nil
+	return &target{child: c, addr: "127.0.0.1:" + port, secure: secure}, nil
 }
 
 // base is the URL without a path.
@@ -67,17 +67,8 @@ func (t *target) url(user int) string { return t.base() + "/dlr/" + strconv.Itoa
 
 // ownHost is a user's URL at a loopback address of his own.
 func (t *target) ownHost(user int) string {
-	_, port, _ := cutLast(t.addr)
+	_, port, _ := strings.Cut(t.addr, ":")
 	return fmt.Sprintf("http://127.%d.%d.%d:%s/dlr/%d", 1+user>>16, user>>8&255, user&255, port, user)
-}
-
-func cutLast(addr string) (host, port string, ok bool) {
-	for i := len(addr) - 1; i >= 0; i-- {
-		if addr[i] == ':' {
-			return addr[:i], addr[i+1:], true
-		}
-	}
-	return addr, "", false
 }
 
 // arm makes the receiver skip requests and watch those that follow.

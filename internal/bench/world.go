@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/smshooks/smshooks/internal/bench/receiver"
 	"github.com/smshooks/smshooks/internal/event"
@@ -214,7 +217,11 @@ func (b *bench) remove(ctx context.Context, name string) error {
 	if err == nil && len(topics) > 0 {
 		var replies kadm.DeleteTopicResponses
 		if replies, err = b.admin.DeleteTopics(ctx, topics...); err == nil {
-			err = replies.Error()
+			for _, r := range replies {
+				if !errors.Is(r.Err, kerr.UnknownTopicOrPartition) { // the list was older than an earlier removal
+					err = errors.Join(err, r.Err)
+				}
+			}
 		}
 	}
 	if b.kafka.container == "" && err == nil {
@@ -229,22 +236,37 @@ func (b *bench) remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// removeGroups deletes groups once their killed members have gone; a member leaves at the end of its session timeout,
-// until when its group is only named.
+// removeGroups deletes groups. Their members were killed and can't leave by themselves, so that is done for them.
 func (b *bench) removeGroups(ctx context.Context, prefix string) error {
 	groups, err := b.admin.ListGroups(ctx)
 	if err != nil {
 		return err
 	}
-	for _, name := range groups.Groups() {
-		if !strings.HasPrefix(name, prefix) {
+	names := slices.DeleteFunc(groups.Groups(), func(name string) bool { return !strings.HasPrefix(name, prefix) })
+	if len(names) == 0 {
+		return nil
+	}
+	described, err := b.admin.DescribeGroups(ctx, names...)
+	if err != nil {
+		return err
+	}
+	for _, g := range described.Sorted() {
+		if len(g.Members) == 0 {
 			continue
 		}
-		if _, err := b.admin.DeleteGroup(ctx, name); err != nil {
-			b.say("group %s still has a member that was killed; it expires by itself", name)
+		req := kmsg.NewPtrLeaveGroupRequest()
+		req.Group = g.Group
+		for _, m := range g.Members {
+			member := kmsg.NewLeaveGroupRequestMember()
+			member.MemberID, member.InstanceID = m.MemberID, m.InstanceID
+			req.Members = append(req.Members, member)
+		}
+		if _, err := req.RequestWith(ctx, b.client); err != nil {
+			return fmt.Errorf("making the members of %s leave: %w", g.Group, err)
 		}
 	}
-	return nil
+	deleted, err := b.admin.DeleteGroups(ctx, names...)
+	return errors.Join(err, deleted.Error())
 }
 
 func (b *bench) removeKeys(ctx context.Context, pattern string) error {

@@ -18,6 +18,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
+const (
+	batchSize = 2000    // records between two commits
+	fetchSize = 8 << 20 // bytes; the client's default of 50 MiB would unpack a whole backlog into memory
+)
+
 // Config says what is consumed and where it goes.
 type Config struct {
 	Brokers []string
@@ -38,7 +43,7 @@ type record struct {
 // Run consumes until ctx ends. What fails to be sent is dropped; only Kafka's errors end it.
 func Run(ctx context.Context, cfg Config) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...), kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(cfg.Topic),
-		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(fetchSize))
 	if err != nil {
 		return fmt.Errorf("hand-written consumer: %w", err)
 	}
@@ -58,7 +63,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}()
 	}
 	for {
-		fetches := client.PollFetches(ctx)
+		fetches := client.PollRecords(ctx, batchSize)
 		if ctx.Err() != nil {
 			return nil
 		}

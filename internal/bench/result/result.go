@@ -58,11 +58,12 @@ type Row struct {
 
 // Goal is a figure that is wanted, and the one that was found.
 type Goal struct {
-	Text  string  `json:"text"`
-	Found float64 `json:"found"`
-	Limit float64 `json:"limit"`
-	Most  bool    `json:"most"` // Limit is the most that is allowed, else the least
-	Met   bool    `json:"met"`
+	Text   string  `json:"text"`
+	Figure string  `json:"figure,omitempty"` // the name of the figure, if it is one of a row
+	Found  float64 `json:"found"`
+	Limit  float64 `json:"limit"`
+	Most   bool    `json:"most"` // Limit is the most that is allowed, else the least
+	Met    bool    `json:"met"`
 }
 
 // Ratio compares two rows.
@@ -91,6 +92,7 @@ type Machine struct {
 	Version string `json:"version"` // of smshooks
 	Kafka   string `json:"kafka"`   // image, or the address that was given
 	Redis   string `json:"redis"`
+	Load    string `json:"load"` // of the last minute before the start; a busy machine gives bad figures
 }
 
 // Report is a whole benchmark run.
@@ -158,6 +160,7 @@ func Median(vs []float64) float64 {
 func (s *Scenario) Want(text, subject, condition, figure string, most bool, limit float64) {
 	if found, ok := s.Median(subject, condition, figure); ok {
 		s.Judge(text, found, most, limit)
+		s.Goals[len(s.Goals)-1].Figure = figure
 	}
 }
 

@@ -1,0 +1,71 @@
+package bench
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/smshooks/smshooks/internal/bench/receiver"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+func TestRecord(t *testing.T) {
+	value := Record(7, 42, receiver.Mark+"1772200000000000000")
+	if len(value) < 650 || len(value) > 750 {
+		t.Errorf("%d bytes, want about 700", len(value))
+	}
+	var m webhook.Message
+	if err := webhook.Decode(webhook.DLR, value, &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.UserID != 42 || m.ID(value) != "1000000007" {
+		t.Errorf("user %d, id %s", m.UserID, m.ID(value))
+	}
+	if body := string(m.AppendBody(nil, value)); !strings.Contains(body, receiver.Mark+"1772200000000000000") {
+		t.Errorf("the mark doesn't survive in %s", body)
+	}
+}
+
+func TestOwnHosts(t *testing.T) {
+	target := &target{addr: "127.0.0.1:4000"}
+	seen := make(map[string]bool)
+	for user := 1; user <= 70_000; user++ {
+		u, err := url.Parse(target.ownHost(user))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if addr, err := netip.ParseAddr(u.Hostname()); err != nil || !addr.IsLoopback() || u.Port() != "4000" {
+			t.Fatalf("user %d: %s", user, u)
+		}
+		seen[u.Host] = true
+	}
+	if len(seen) != 70_000 {
+		t.Errorf("%d hosts for 70,000 users", len(seen))
+	}
+}
+
+func TestChoice(t *testing.T) {
+	all, err := choice(nil)
+	if err != nil || len(all) != len(Names()) || len(all) != 8 {
+		t.Errorf("%d scenarios by default, %v", len(all), err)
+	}
+	some, err := choice([]string{"tls", "throughput"})
+	if err != nil || len(some) != 2 || some[0].name != "throughput" {
+		t.Errorf("chosen %v, %v", some, err)
+	}
+	if _, err := Run(context.Background(), Options{Scenarios: []string{"speed"}, Runs: 1}); err == nil || !strings.Contains(err.Error(), "throughput") {
+		t.Errorf("an unknown scenario: %v", err)
+	}
+}
+
+func TestEnviron(t *testing.T) {
+	t.Setenv("SMSHOOKS_KAFKA_GROUP", "mine")
+	t.Setenv("GOGC", "200")
+	vars := environ()
+	if slices.Contains(vars, "SMSHOOKS_KAFKA_GROUP=mine") || !slices.Contains(vars, "GOGC=200") {
+		t.Errorf("children get %v", vars)
+	}
+}

@@ -1,0 +1,130 @@
+package real_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestBench lets the benchmark run through all its scenarios with small counts, on servers that are given, and looks at
+// what it writes and what it leaves. The figures themselves mean nothing here.
+func TestBench(t *testing.T) {
+	kafka, redis := harness.Kafka(t), harness.Redis(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "figures.json")
+	// Half a minute on a quiet machine; longer than the minute that harness.Run allows on a busy one.
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, harness.Binary(t), "bench", "--quick", "--kafka="+kafka.Addr, "--redis="+redis.Addr, "--json="+file, "--report="+dir)
+	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(syscall.SIGTERM) }, 20*time.Second
+	printed, err := cmd.CombinedOutput()
+	out := string(printed)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var report struct {
+		Quick     bool
+		Scenarios []struct {
+			Name string
+			Rows []struct {
+				Subject, Case string
+				Median        map[string]float64
+			}
+			Goals []struct{ Text string }
+		}
+	}
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, &report)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{ // by scenario, the figure it is about
+		"throughput": "per_second", "users": "cpu_us", "partitions": "cpu_us", "parked": "idle_cpu_pct", "latency": "p99_ms", "outage": "per_second",
+		"start": "start_s", "tls": "handshakes",
+	}
+	subjects := make(map[string]bool)
+	for _, s := range report.Scenarios {
+		figure := want[s.Name]
+		delete(want, s.Name)
+		if len(s.Rows) == 0 || s.Name != "tls" && len(s.Goals) == 0 {
+			t.Errorf("%s: %d rows, %d goals", s.Name, len(s.Rows), len(s.Goals))
+		}
+		for _, r := range s.Rows {
+			subjects[r.Subject] = true
+			if v, ok := r.Median[figure]; r.Subject != "limit" && (!ok || v < 0 || v == 0 && figure != "idle_cpu_pct" && figure != "cpu_us") {
+				t.Errorf("%s: %s, %s: %s is %v", s.Name, r.Subject, r.Case, figure, v)
+			}
+		}
+		if !strings.Contains(out, "\n"+s.Name+": ") {
+			t.Errorf("%s is not printed", s.Name)
+		}
+	}
+	if len(want) > 0 || !report.Quick || len(subjects) != 4 {
+		t.Errorf("missing scenarios %v; quick %v; subjects %v", want, report.Quick, subjects)
+	}
+	if page, err := os.ReadFile(filepath.Join(dir, "performance.md")); err != nil || !strings.Contains(string(page), "images/perf-throughput-cpu-us.svg") {
+		t.Errorf("the page: %v", err)
+	}
+	leftovers(t, kafka, redis)
+}
+
+// leftovers fails if the benchmark left topics, groups or keys.
+func leftovers(t *testing.T, kafka *harness.Broker, redis *harness.RedisServer) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	admin := kadm.NewClient(harness.Client(t, kafka.Addr))
+	topics, err := admin.ListTopics(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := admin.ListGroups(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := redis.Client(t).Keys(ctx, "bench-*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(append(topics.Names(), groups.Groups()...), keys...) {
+		if strings.HasPrefix(name, "bench-") {
+			t.Errorf("the benchmark left %s", name)
+		}
+	}
+}
+
+func TestBenchUsage(t *testing.T) {
+	harness.Need(t)
+	for _, tc := range []struct {
+		args   []string
+		env    string
+		code   int
+		stderr string
+	}{
+		{[]string{"--scenarios=speed"}, "", 2, "throughput"},
+		{[]string{"--runs=0"}, "", 2, "--runs"},
+		{[]string{"--users=10,0"}, "", 2, "--users"},
+		{[]string{"--quick"}, "PATH=/nonexistent", 1, "--kafka"},
+	} {
+		_, stderr, code := harness.Run(t, harness.Options{Env: []string{tc.env}}, append([]string{"bench"}, tc.args...)...)
+		if code != tc.code || !strings.Contains(stderr, tc.stderr) {
+			t.Errorf("bench %v: exit code %d, want %d; %q in %q", tc.args, code, tc.code, tc.stderr, stderr)
+		}
+	}
+	out, _, code := harness.Run(t, harness.Options{}, "bench", "--help")
+	if code != 0 || !strings.Contains(out, "smshooks bench --quick") || strings.Contains(out, "handwritten") {
+		t.Errorf("bench --help: exit code %d\n%s", code, out)
+	}
+}
