@@ -13,6 +13,9 @@ CA      ?= /etc/ssl/certs/ca-certificates.crt
 # pure and virtual-time tests: everything but the real floor
 PURE     = $$(go list ./... | grep -v /test/real)
 FUZZTIME ?= 10s
+BENCHSTAT := go tool -modfile=tools/go.mod benchstat
+# the micro-benchmarks with a baseline: decode, encode, offsets, lanes, look-up, delivery log
+HOTBENCH := go test -run '^$$$$' -bench . -benchmem -count 6 -benchtime 200ms ./pkg/webhook ./pkg/offsets ./pkg/lanes ./internal/tenant ./internal/deliverylog
 VULN    := go tool -modfile=tools/go.mod govulncheck
 # the Go of go.mod's toolchain line when the one at hand is older; that one, if it can be had
 export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto go version >/dev/null 2>&1 && echo auto || echo local)
@@ -77,8 +80,20 @@ vuln: ## look for known weaknesses in what the code calls; SMSHOOKS_VULNDB names
 	$(VULN) -db "$$db" ./...
 
 .PHONY: bench
-bench: ## run the benchmarks
+bench: build ## measure the whole service, and write docs/performance.md with its plots (20 minutes, on a quiet machine; BENCH_FLAGS)
+	@stack=$$(test/stack/up.sh) && eval "$$stack" && bin/smshooks bench --report docs $(BENCH_FLAGS)
+
+.PHONY: bench-micro
+bench-micro: ## run the micro-benchmarks
 	go test -run '^$$' -bench . -benchmem $(PURE)
+
+.PHONY: bench-diff
+bench-diff: ## compare the hot path's micro-benchmarks with the baseline in test/bench
+	@now=$$(mktemp) && trap 'rm -f "$$now"' EXIT && $(HOTBENCH) >"$$now" && $(BENCHSTAT) test/bench/baseline.txt "$$now"
+
+.PHONY: bench-baseline
+bench-baseline: ## take what the micro-benchmarks say now as the baseline
+	$(HOTBENCH) >test/bench/baseline.txt.new && mv test/bench/baseline.txt.new test/bench/baseline.txt
 
 .PHONY: image
 image: build ## build the container image (FROM scratch) around bin/smshooks

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -181,11 +182,17 @@ func BenchmarkWrite(b *testing.B) {
 	if err := mini.Start(); err != nil {
 		b.Fatal(err)
 	}
-	defer mini.Close()
-	l := New(redis.NewClient(&redis.Options{Addr: mini.Addr()}), "", func(int) {}, zaptest.NewLogger(b))
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	l := New(client, "", func(int) {}, zaptest.NewLogger(b))
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go l.Run(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { l.Run(ctx) })
+	defer func() { // in this order, so that nothing is dialled that is gone and nothing logged between the figures
+		cancel()
+		running.Wait()
+		client.Close()
+		mini.Close()
+	}()
 	a := attempt(42, 1, webhook.DLR, "")
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {

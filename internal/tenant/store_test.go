@@ -491,6 +491,7 @@ func BenchmarkLookup(b *testing.B) {
 		c.put(id, entry[*webhook.Settings]{&webhook.Settings{UserID: id}, Version{Offset: 1}, true}, time.Time{})
 	}
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {
 		for id := int64(0); p.Next(); id++ {
 			if _, ok := s.Lookup(id % 100_000); !ok {

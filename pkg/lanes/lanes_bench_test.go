@@ -1,0 +1,27 @@
+package lanes
+
+import (
+	"testing"
+	"time"
+)
+
+// TestSubmitAllocatesNothing: an item for a known group that is idle runs without an allocation.
+func TestSubmitAllocatesNothing(t *testing.T) {
+	ran := make(chan struct{})
+	l := New[int](Config{Parallel: 3, MaxRunning: 100, Reserve: 10, QueueMax: 64, Patience: time.Second}, func(int) Report {
+		ran <- struct{}{}
+		return Report{Took: time.Microsecond, OK: true, Called: true}
+	})
+	defer l.Close()
+	n := 0
+	allocs := testing.AllocsPerRun(2000, func() {
+		n++
+		if !l.Submit(n%10, uint64(n)|1, n) {
+			t.Fatal("refused")
+		}
+		<-ran
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations an item", allocs)
+	}
+}
