@@ -83,6 +83,6 @@ func TestBrokers(t *testing.T) {
 	s.judge.wait(t, rate, patience)
 	harness.Pass(pick(time.Second, 5*time.Second))
 	b := s.drain(t, l.end(t), backlog())
-	b.judge(t, rec, judgement{faults: []span{{one, one.Add(s.sessionTime())}, {two, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
+	b.judge(t, rec, judgement{faults: []span{{one, one.Add(2 * s.sessionTime())}, {two, healed.Add(s.sessionTime())}}, healed: healed, why: whyKafka})
 	wantAlive(t, members)
 }

@@ -77,3 +77,39 @@ type mute struct {
 
 func (m *mute) Errorf(string, ...any) { m.failed = true }
 func (m *mute) Error(...any)          { m.failed = true }
+
+// TestLedgerSwaps: the second click of a message may be sent in place of one that waits, not of one that never did, and
+// not besides it.
+func TestLedgerSwaps(t *testing.T) {
+	for name, c := range map[string]struct {
+		ok     map[string]bool
+		waited bool
+		fails  bool
+	}{
+		"first":    {map[string]bool{"c/0/0": true}, false, false},
+		"second":   {map[string]bool{"c/0/1": true}, true, false},
+		"overtook": {map[string]bool{"c/0/1": true}, false, true},
+		"both":     {map[string]bool{"c/0/0": true, "c/0/1": true}, true, true},
+		"neither":  {map[string]bool{}, false, true},
+	} {
+		j := &judge{began: time.Now(), numbers: map[string]int32{}}
+		b := &books{
+			s:        &stage{judge: j, schedule: []time.Duration{time.Second}},
+			produced: map[string]produced{"c/0/0": {}, "c/0/1": {purpose: duplicate, first: "c/0/0"}, "x/0/0": {}},
+			seen:     map[string]*seen{"x/0/0": {hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}},
+			waiting:  map[string][]*kgo.Record{},
+		}
+		for id := range c.ok {
+			b.seen[id] = &seen{hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}
+		}
+		if c.waited {
+			b.waiting["c/0/0"] = []*kgo.Record{{}}
+		}
+		b.swapClicks(c.ok)
+		failing := &mute{TB: t}
+		b.judge(failing, &caseRecord{t: failing}, judgement{})
+		if failing.failed != c.fails {
+			t.Errorf("%s: failed %v, want %v", name, failing.failed, c.fails)
+		}
+	}
+}

@@ -27,6 +27,7 @@ type produced struct {
 	at      time.Time
 	purpose string  // the fate of an event that is not to be sent, "" of one that is
 	ids     []int64 // of a revocation, which is judged by them
+	first   string  // of a second click: the first one
 }
 
 // span is a time in which the program, or Kafka under it, was not able to store what was finished.
@@ -44,6 +45,7 @@ type books struct {
 	seen     map[string]*seen
 	revoked  map[int64]bool
 	pending  []string // neither delivered nor dead
+	overtook []string // first clicks that waited in a topic while the second one of their message was sent in their place
 }
 
 // sources are the topics events are written to.
@@ -69,7 +71,7 @@ func (s *stage) waits() []string {
 func (s *stage) readSources(t testing.TB, acked map[string]bool) map[string]produced {
 	t.Helper()
 	all := map[string]produced{}
-	clicked := map[[2]int64]bool{}
+	clicked := map[[2]int64]string{}
 	for _, topic := range s.sources() {
 		for _, r := range harness.Consume(t, s.brokers, topic) {
 			all[identity(r)] = s.read(t, r, clicked)
@@ -87,7 +89,7 @@ func (s *stage) readSources(t testing.TB, acked map[string]bool) map[string]prod
 	return all
 }
 
-func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]bool) produced {
+func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) produced {
 	t.Helper()
 	var v struct {
 		User int64 `json:"user_id"`
@@ -108,10 +110,10 @@ func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]bool) pro
 		p.purpose = filtered
 	case v.User > stranger:
 		p.purpose = notConfigured
-	case r.Topic == s.topics.Click && clicked[click]:
-		p.purpose = duplicate
+	case r.Topic == s.topics.Click && clicked[click] != "":
+		p.purpose, p.first = duplicate, clicked[click]
 	case r.Topic == s.topics.Click:
-		clicked[click] = true
+		clicked[click] = identity(r)
 	}
 	return p
 }
@@ -154,7 +156,7 @@ func (b *books) readFates(t testing.TB) {
 	for _, r := range harness.Consume(t, b.s.brokers, b.s.topics.DeadLetter) {
 		b.dead[harness.Header(r, "smshooks-id")] = r
 		if harness.Header(r, "smshooks-kind") == "revoke_click" {
-			for _, id := range b.s.read(t, r, map[[2]int64]bool{}).ids {
+			for _, id := range b.s.read(t, r, map[[2]int64]string{}).ids {
 				deadIDs[id] = true
 			}
 		}
@@ -163,11 +165,27 @@ func (b *books) readFates(t testing.TB) {
 	for id := range deadIDs {
 		revoked[id] = true
 	}
+	b.swapClicks(ok)
 	b.revoked, b.pending = revoked, b.pending[:0]
 	for id, p := range b.produced {
 		if p.purpose == "" && !ok[id] && b.dead[id] == nil && !allIn(p.ids, revoked) {
 			b.pending = append(b.pending, id)
 		}
+	}
+}
+
+// swapClicks lets the second click of a message stand for the first where that one was sent: while Redis is away clicks
+// wait in overflow topics, and the one that comes back first is the first that is known.
+func (b *books) swapClicks(ok map[string]bool) {
+	fated := func(id string) bool { return ok[id] || b.dead[id] != nil }
+	for second, p := range b.produced {
+		if p.first == "" || !fated(second) || fated(p.first) {
+			continue
+		}
+		first := p.first
+		b.produced[second] = produced{at: p.at}
+		b.produced[first] = produced{at: b.produced[first].at, purpose: duplicate, first: second}
+		b.overtook = append(b.overtook, first)
 	}
 }
 
@@ -233,6 +251,14 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 		default:
 			missing = append(missing, id)
 		}
+	}
+	for _, first := range b.overtook {
+		if len(b.waiting[first]) == 0 {
+			t.Errorf("%s never waited, and yet the second click of its message was sent", first)
+		}
+	}
+	if len(b.overtook) > 0 {
+		rec.note("%d second clicks of a message were sent in place of the first, which waited in a topic", len(b.overtook))
 	}
 	b.deadRevocations(t, &r)
 	r.Missing = len(missing)
