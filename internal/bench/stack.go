@@ -87,7 +87,7 @@ func freePorts(n int) ([]string, error) {
 // take its share of the processors that are measured.
 func run(ctx context.Context, images []string, port string, args func(image string) []string) (*server, error) {
 	if _, err := docker(ctx, "version"); err != nil {
-		return nil, fmt.Errorf("Docker is missing or does not answer; pass --kafka HOST:PORT and --redis HOST:PORT: %w", err)
+		return nil, fmt.Errorf("docker is missing or does not answer; pass --kafka HOST:PORT and --redis HOST:PORT: %w", err)
 	}
 	image := choose(ctx, images)
 	id, err := docker(ctx, append([]string{"run", "-d", "--label", "smshooks-bench", "--network", "host"}, args(image)...)...)

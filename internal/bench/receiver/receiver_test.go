@@ -34,7 +34,7 @@ func run(t *testing.T, closing bool) *running {
 	}()
 	t.Cleanup(func() {
 		commands.Close()
-		go io.Copy(io.Discard, notes)
+		go func() { _, _ = io.Copy(io.Discard, notes) }()
 		select {
 		case err := <-done:
 			if err != nil {
