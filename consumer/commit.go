@@ -103,6 +103,9 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 	if len(pending) == 0 {
 		return
 	}
+	if final {
+		c.warnOmitted(pending)
+	}
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		for i := range req.Topics {
 			for j := range req.Topics[i].Partitions {
@@ -121,6 +124,17 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 		}
 		c.committed(pending, resp)
 	})
+}
+
+// warnOmitted says so if partitions are given away with more finished above their offsets than fits into the metadata.
+func (c *Consumer) warnOmitted(last map[topicPartition]snapshot) {
+	var records int64
+	for _, s := range last {
+		records += s.a.tracker.Omitted(s.next, s.state)
+	}
+	if records > 0 {
+		c.log.Warn("more is finished above the committed offsets than their metadata holds: it is sent again", zap.Int64("records", records))
+	}
 }
 
 func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) {

@@ -169,6 +169,18 @@ func (t *Tracker) Snapshot(limit int) (next int64, state string) {
 	return t.base, format(t.base, t.runs.all(), limit)
 }
 
+// Omitted returns how many finished offsets a state that Snapshot returned leaves out, as far as nothing was finished
+// since.
+func (t *Tracker) Omitted(next int64, state string) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if next != t.base {
+		return 0
+	}
+	kept := runs{list: parse(next, state)}
+	return t.runs.total() - kept.total()
+}
+
 // Finished tells whether the offset is finished; one that was never tracked is
 // if it lies below the committable offset.
 func (t *Tracker) Finished(offset int64) bool {

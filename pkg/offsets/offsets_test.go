@@ -379,3 +379,34 @@ func TestFinished(t *testing.T) {
 		}
 	}
 }
+
+// TestOmitted: a state that is cut tells how many finished offsets it leaves out.
+func TestOmitted(t *testing.T) {
+	tr := New(0, "")
+	var gen uint32
+	for o := range int64(1000) {
+		gen, _ = tr.Track(o)
+	}
+	for o := int64(1); o < 1000; o += 2 {
+		tr.Finish(gen, o)
+	}
+	next, whole := tr.Snapshot(4096)
+	if n := tr.Omitted(next, whole); n != 0 {
+		t.Errorf("%d left out of a whole state, want 0", n)
+	}
+	_, short := tr.Snapshot(len(whole) / 2)
+	n := tr.Omitted(next, short)
+	again := New(next, short)
+	lost := int64(0)
+	for o := int64(1); o < 1000; o += 2 {
+		if !again.Finished(o) {
+			lost++
+		}
+	}
+	if n == 0 || n != lost {
+		t.Errorf("%d left out, want the %d that are not finished any more", n, lost)
+	}
+	if n := tr.Omitted(next, ""); n != 500 {
+		t.Errorf("%d left out of an empty state, want 500", n)
+	}
+}
