@@ -41,18 +41,8 @@ Scenarios: ` + strings.Join(bench.Names(), ", "),
   smshooks bench --kafka b1:9092 --redis r1:6379            on servers of yours
   smshooks bench --scenarios latency --dispatch.max_in_flight=500`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.Runs < 1 || o.Records < 1000 || o.Parked < 1 || len(o.Users) == 0 {
-				return usageError{errors.New("bench: --runs, --parked and --users must be at least 1, --records at least 1000")}
-			}
-			for _, n := range o.Users {
-				if n < 1 {
-					return usageError{fmt.Errorf("bench: --users: %d is no number of users", n)}
-				}
-			}
-			for _, name := range o.Scenarios {
-				if !slices.Contains(bench.Names(), name) {
-					return usageError{fmt.Errorf("bench: --scenarios: %q is none of %s", name, strings.Join(bench.Names(), ", "))}
-				}
+			if err := checkBench(o); err != nil {
+				return err
 			}
 			if _, err := settings(cmd); err != nil {
 				return err
@@ -78,6 +68,24 @@ Scenarios: ` + strings.Join(bench.Names(), ", "),
 	f.BoolVar(&o.Quick, "quick", false, "one run with small counts: shows that it works, measures nothing")
 	cmd.AddCommand(benchReportCommand(), benchReceiverCommand(), benchClientCommand(), benchHandwrittenCommand(), benchPartsCommand())
 	return cmd
+}
+
+// checkBench finds what is wrong on the command line.
+func checkBench(o bench.Options) error {
+	if o.Runs < 1 || o.Records < 1000 || o.Parked < 1 || len(o.Users) == 0 {
+		return usageError{errors.New("bench: --runs, --parked and --users must be at least 1, --records at least 1000")}
+	}
+	for _, n := range o.Users {
+		if n < 1 {
+			return usageError{fmt.Errorf("bench: --users: %d is no number of users", n)}
+		}
+	}
+	for _, name := range o.Scenarios {
+		if !slices.Contains(bench.Names(), name) {
+			return usageError{fmt.Errorf("bench: --scenarios: %q is none of %s", name, strings.Join(bench.Names(), ", "))}
+		}
+	}
+	return nil
 }
 
 // given are the settings on the command line, to be handed on.
