@@ -21,6 +21,7 @@ type Config struct {
 	Patience   time.Duration // an item is not to wait longer than this
 	// Burst bounds the running items that were started within the last Pace, 0 = not. Items that end fast keep it from
 	// ever being felt; when the machine itself is what is slow, more at a time would only be slower.
+	// Pace grows while the machine is behind.
 	Burst int
 	Pace  time.Duration
 }
@@ -33,6 +34,9 @@ const (
 	smoothing  = 0.25 // weight of the newest call in the latency average
 	maxIdle    = 256  // goroutines kept for the next items
 	maxGroups  = 200_000
+
+	stretch      = 10 // Pace grows by so much for each moment that the machine is behind,
+	maxStretched = 100 * time.Millisecond
 )
 
 // The two queues of ready groups.
@@ -65,7 +69,8 @@ type Lanes[G comparable, T any] struct {
 	running  int
 	doubtful int // running items that were started from unproven
 	recent   recent
-	wake     *time.Timer // starts what Burst held back
+	wake     *time.Timer   // starts what Burst held back
+	late     time.Duration // by how much the machine is behind lately
 	idle     []chan job[G, T]
 	closed   bool
 }
@@ -343,17 +348,27 @@ func (l *Lanes[G, T]) nextGroup(now time.Time) (*group[G, T], bool) {
 	return nil, false
 }
 
-// comeBack sees to it that what Burst holds back is started in time even if no running item ends.
+// comeBack sees to it that what Burst holds back is started in time even if no running item ends. How late it is itself
+// tells how far the machine is behind.
 func (l *Lanes[G, T]) comeBack(now time.Time) {
 	if l.wake != nil || l.proven.len() == 0 && l.unproven.len() == 0 {
 		return
 	}
-	l.wake = time.AfterFunc(l.recent.next(now), func() {
+	wait := l.recent.next(now)
+	l.wake = time.AfterFunc(wait, func() {
+		woken := time.Now()
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		l.behind(woken.Sub(now) - wait)
 		l.wake = nil
-		l.fill(time.Now())
+		l.fill(woken)
 	})
+}
+
+// behind stretches the pace by how late the machine is.
+func (l *Lanes[G, T]) behind(late time.Duration) {
+	l.late += (late - l.late) / 8
+	l.recent.pace = min(l.cfg.Pace+stretch*l.late, maxStretched)
 }
 
 // fill starts what may start.

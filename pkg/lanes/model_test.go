@@ -211,6 +211,9 @@ func playSeed(t *testing.T, seed uint64, n int) {
 			Parallel: 1 + random.IntN(3), MaxRunning: 1 + random.IntN(8), QueueMax: 1 + random.IntN(80), Patience: 15 * time.Second,
 		}
 		cfg.Reserve = random.IntN(cfg.MaxRunning)
+		if seed%2 == 1 {
+			cfg.Burst, cfg.Pace = 1+random.IntN(3), 300*time.Millisecond
+		}
 		w := newWorld(t, cfg)
 		defer w.l.Close()
 		w.play(random, n)
