@@ -33,7 +33,7 @@ const (
 	gateRecords  = 16_384 // held by the gates of all waiting partitions together
 	// How long a poll is put off while the handler is behind: what it has at hand stays in the processor's caches then.
 	// It is only ever a little, since the next poll may bring events of other endpoints, or some that must overflow.
-	behindMost = 50
+	behindMost = 100
 	// A poll that brought so little is followed by a rest, in which more comes together: at low rates most of the work
 	// is that of polls.
 	littlePoll = 16

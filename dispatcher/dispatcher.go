@@ -33,7 +33,10 @@ const patience = 15 * time.Second
 const (
 	burstPerCPU = 32
 	pace        = 2 * time.Millisecond
-	readyEnough = 256 // endpoints that work and have events to begin
+
+	// Of endpoints that work: how many that have an event to begin, and how many events, are enough at hand.
+	endpointsEnough = 256
+	eventsEnough    = 2048
 )
 
 // Policy is the timing of attempts.
@@ -200,8 +203,11 @@ func (d *Dispatcher) Purge() {
 	d.Batches.Purge()
 }
 
-// Behind tells whether many endpoints have events that only wait for the machine.
-func (d *Dispatcher) Behind() bool { return d.lanes.Ready() > readyEnough }
+// Behind tells whether endpoints that work have so much at hand that more would only lie about, or overflow.
+func (d *Dispatcher) Behind() bool {
+	endpoints, events := d.lanes.Ready()
+	return endpoints > endpointsEnough || events > eventsEnough
+}
 
 // needsRedis: the user is not in memory, or the click may not be the first of its message.
 func (d *Dispatcher) needsRedis(e *event.Event) bool {

@@ -68,6 +68,7 @@ type Lanes[G comparable, T any] struct {
 	turn     bool                      // which of the two is asked first
 	running  int
 	doubtful int // running items that were started from unproven
+	queued   int // waiting items of groups whose last call succeeded
 	recent   recent
 	wake     *time.Timer   // starts what Burst held back
 	late     time.Duration // by how much the machine is behind lately
@@ -130,10 +131,18 @@ func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool {
 		return false
 	}
 	g.queue.push(e)
+	l.changed(g, 1)
 	l.waiting[g] = struct{}{}
 	l.markReady(g)
 	l.fill(now)
 	return true
+}
+
+// changed counts n items into or out of g's queue.
+func (l *Lanes[G, T]) changed(g *group[G, T], n int) {
+	if g.proven {
+		l.queued += n
+	}
 }
 
 // Rate is what a group is believed to do, in items per second; 0 while nothing is known.
@@ -157,6 +166,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 	defer l.mu.Unlock()
 	var late []T
 	for g := range l.waiting {
+		before := g.queue.len()
 		for g.queue.len() > 0 && now.Sub(g.queue.at(0).since) > l.cfg.Patience {
 			late = append(late, g.queue.pop().item)
 		}
@@ -165,6 +175,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 				late = append(late, g.queue.removeLast().item)
 			}
 		}
+		l.changed(g, g.queue.len()-before)
 		l.unlist(g)
 	}
 	l.forget()
@@ -177,6 +188,7 @@ func (l *Lanes[G, T]) Purge(gone func(T) bool) []T {
 	defer l.mu.Unlock()
 	var out []T
 	for g := range l.waiting {
+		before := g.queue.len()
 		g.queue.filter(func(e *entry[T]) bool {
 			if gone(e.item) {
 				out = append(out, e.item)
@@ -184,6 +196,7 @@ func (l *Lanes[G, T]) Purge(gone func(T) bool) []T {
 			}
 			return true
 		})
+		l.changed(g, g.queue.len()-before)
 		l.unlist(g)
 	}
 	return out
@@ -196,11 +209,12 @@ func (l *Lanes[G, T]) Running() int {
 	return l.running
 }
 
-// Ready is how many groups whose last call succeeded have an item that may start once the process has a slot.
-func (l *Lanes[G, T]) Ready() int {
+// Ready is what only waits for a slot of the process or of its group: the groups whose last call succeeded that have an
+// item to start, and the items waiting in such groups.
+func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.proven.len()
+	return l.proven.len(), l.queued
 }
 
 // Close ends the idle goroutines and starts no waiting item any more; running items end by themselves.
@@ -319,6 +333,7 @@ func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 			continue // purged or swept meanwhile
 		}
 		j := l.take(g, g.queue.removeAt(i), now)
+		l.changed(g, -1)
 		l.unlist(g)
 		l.markReady(g) // behind the others
 		return j, true
@@ -435,7 +450,9 @@ func (l *Lanes[G, T]) finished(j job[G, T], r Report) (job[G, T], bool) {
 		l.recent.ended(j.number)
 	}
 	if r.Called {
+		l.changed(g, -g.queue.len())
 		g.proven = r.OK
+		l.changed(g, g.queue.len())
 		if seconds := max(r.Took.Seconds(), 1e-6); g.average == 0 {
 			g.average = seconds
 		} else {

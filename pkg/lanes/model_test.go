@@ -134,6 +134,15 @@ func (w *world) check() {
 	if w.l.running != w.total {
 		w.t.Errorf("lanes count %d running items, it is %d", w.l.running, w.total)
 	}
+	queued := 0
+	for _, g := range w.l.groups {
+		if g.proven {
+			queued += g.queue.len()
+		}
+	}
+	if w.l.queued != queued {
+		w.t.Errorf("lanes count %d waiting items of proven groups, it is %d", w.l.queued, queued)
+	}
 	if most := w.cfg.MaxRunning - w.cfg.Reserve; w.l.doubtful > most {
 		w.t.Errorf("%d items of groups not proven run, want at most %d", w.l.doubtful, most)
 	}
