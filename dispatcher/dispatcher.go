@@ -34,9 +34,10 @@ const (
 	burstPerCPU = 32
 	pace        = 2 * time.Millisecond
 
-	// Of endpoints that work: how many that have an event to begin, and how many events, are enough at hand.
+	// How many endpoints that work and have an event to begin, and how many events of endpoints that answer at once, are
+	// enough at hand. Endpoints that take their time do not count: a backlog of theirs must not hold up the others.
 	endpointsEnough = 256
-	eventsEnough    = 2048
+	eventsEnough    = 512
 )
 
 // Policy is the timing of attempts.

@@ -78,3 +78,30 @@ func TestRecentNumbers(t *testing.T) {
 		t.Errorf("%d young ones of %d starts, want none", n, r.starts.len())
 	}
 }
+
+// What waits for endpoints that answer at once is at hand; what waits for slow, failing or unknown ones is not.
+func TestReady(t *testing.T) {
+	for name, test := range map[string]struct {
+		first         call
+		groups, items int
+	}{
+		"swift":   {call{takes: 5 * time.Millisecond}, 0, 7},
+		"slow":    {call{takes: time.Second}, 0, 0},
+		"failing": {call{takes: 5 * time.Millisecond, fails: true}, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage(wide)
+				defer s.end()
+				s.mustTake(t, "g", 0, &test.first)
+				rest(time.Minute)
+				for range 10 {
+					s.mustTake(t, "g", 0, &call{takes: time.Hour})
+				}
+				if groups, items := s.Ready(); groups != test.groups || items != test.items {
+					t.Errorf("%d groups and %d items are ready, want %d and %d", groups, items, test.groups, test.items)
+				}
+			})
+		})
+	}
+}

@@ -31,6 +31,7 @@ const (
 	hanging    = 3    // seconds of latency from which on what is queued beyond the limit is given back
 	silent     = 1    // the same for a group that has never answered
 	slack      = 0.25 // seconds of a group's work that may be queued beyond the limit: a burst for a fast group
+	swiftly    = 0.01 // seconds of latency below which a queue is soon worked off
 	smoothing  = 0.25 // weight of the newest call in the latency average
 	maxIdle    = 256  // goroutines kept for the next items
 	maxGroups  = 200_000
@@ -68,7 +69,7 @@ type Lanes[G comparable, T any] struct {
 	turn     bool                      // which of the two is asked first
 	running  int
 	doubtful int // running items that were started from unproven
-	queued   int // waiting items of groups whose last call succeeded
+	queued   int // waiting items of swift groups
 	recent   recent
 	wake     *time.Timer   // starts what Burst held back
 	late     time.Duration // by how much the machine is behind lately
@@ -93,6 +94,7 @@ type group[G comparable, T any] struct {
 	slots   []slot
 	average float64 // seconds; 0 = no call yet
 	proven  bool
+	swift   bool // proven, and so fast that a queue is soon worked off
 	ready   side // the ready queue that it is in; an entry in the other is stale
 }
 
@@ -140,7 +142,7 @@ func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool {
 
 // changed counts n items into or out of g's queue.
 func (l *Lanes[G, T]) changed(g *group[G, T], n int) {
-	if g.proven {
+	if g.swift {
 		l.queued += n
 	}
 }
@@ -209,8 +211,8 @@ func (l *Lanes[G, T]) Running() int {
 	return l.running
 }
 
-// Ready is what only waits for a slot of the process or of its group: the groups whose last call succeeded that have an
-// item to start, and the items waiting in such groups.
+// Ready is what waits for nothing but a moment: the groups whose last call succeeded that have an item to start, and the
+// items waiting in groups that answer at once.
 func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -450,14 +452,15 @@ func (l *Lanes[G, T]) finished(j job[G, T], r Report) (job[G, T], bool) {
 		l.recent.ended(j.number)
 	}
 	if r.Called {
-		l.changed(g, -g.queue.len())
 		g.proven = r.OK
-		l.changed(g, g.queue.len())
 		if seconds := max(r.Took.Seconds(), 1e-6); g.average == 0 {
 			g.average = seconds
 		} else {
 			g.average += smoothing * (seconds - g.average)
 		}
+		l.changed(g, -g.queue.len())
+		g.swift = g.proven && g.average < swiftly
+		l.changed(g, g.queue.len())
 	}
 	l.markReady(g)
 	mine, ok := l.next(now)

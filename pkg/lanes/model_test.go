@@ -136,12 +136,12 @@ func (w *world) check() {
 	}
 	queued := 0
 	for _, g := range w.l.groups {
-		if g.proven {
+		if g.swift {
 			queued += g.queue.len()
 		}
 	}
 	if w.l.queued != queued {
-		w.t.Errorf("lanes count %d waiting items of proven groups, it is %d", w.l.queued, queued)
+		w.t.Errorf("lanes count %d waiting items of swift groups, it is %d", w.l.queued, queued)
 	}
 	if most := w.cfg.MaxRunning - w.cfg.Reserve; w.l.doubtful > most {
 		w.t.Errorf("%d items of groups not proven run, want at most %d", w.l.doubtful, most)
