@@ -34,6 +34,7 @@ func TestKill(t *testing.T) {
 	rec.did("one of three instances is killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
 	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=2s")
 	members := s.members(t, 3)
+	all := slices.Clone(members)
 	l := s.load(t, rate)
 	s.judge.wait(t, rate, patience)
 	var kills []span
@@ -42,14 +43,23 @@ func TestKill(t *testing.T) {
 		members[n].Kill()
 		kills = append(kills, at(time.Now()))
 		members[n] = harness.Start(t, s.options())
+		all = append(all, members[n])
 	}
 	for _, p := range members {
 		p.WaitReady(t, patience)
 	}
 	harness.Pass(pick(time.Second, 5*time.Second))
 	b := s.drain(t, l.end(t), backlog())
-	rec.note("%d kills", len(kills))
+	rec.note("%d kills; %d times a member had to give partitions away with more finished than a commit holds", len(kills), saidOf(all, "more is finished"))
 	b.judge(t, rec, judgement{faults: kills, healed: kills[len(kills)-1].to, why: "in flight or not yet committed when the instance was killed"})
+}
+
+// saidOf counts the log lines of instances that hold a text.
+func saidOf(all []*harness.Proc, text string) (n int) {
+	for _, p := range all {
+		n += strings.Count(p.Log(), text)
+	}
+	return n
 }
 
 // members starts n instances and waits until they are ready.

@@ -17,25 +17,31 @@ func TestLedgerSees(t *testing.T) {
 	const sec = time.Second
 	header := func(name, value string) kgo.RecordHeader { return kgo.RecordHeader{Key: name, Value: []byte(value)} }
 	waits := &kgo.Record{Headers: []kgo.RecordHeader{header("smshooks-attempts", "1"), header("smshooks-due", began.Add(9*sec).Format(time.RFC3339Nano))}}
+	stored := func(after time.Duration) []*kgo.Record {
+		return []*kgo.Record{{Timestamp: began.Add(after), Headers: []kgo.RecordHeader{header("smshooks-attempts", "0")}}}
+	}
+	twice := []hit{try(1, 20*sec, 20*sec+1, true), try(1, 29*sec, 29*sec+1, true)}
 	for name, c := range map[string]struct {
 		hits                             []hit
 		waiting                          []*kgo.Record
 		faults                           []span
 		again, unexplained, early, wrong int
 	}{
-		"once":                    {hits: []hit{try(1, 0, 1, true)}},
-		"in time":                 {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 3*sec+2, 3*sec+3, true)}},
-		"early":                   {hits: []hit{try(1, 0, 1, false), try(2, sec/2, sec, true)}, early: 1},
-		"third one":               {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 2*sec, 3*sec, true)}, early: 1},
-		"by header":               {hits: []hit{try(1, 0, 1, false), try(2, 5*sec, 6*sec, true)}, waiting: []*kgo.Record{waits}, early: 1},
-		"beyond":                  {hits: []hit{try(4, 0, 1, true)}, wrong: 1},
-		"unnumbered":              {hits: []hit{try(0, 0, 1, true)}, wrong: 1},
-		"twice":                   {hits: []hit{try(1, 0, 1, true), try(1, sec, sec+1, true)}, again: 1, unexplained: 1},
-		"once more after success": {hits: []hit{try(1, 0, 1, true), try(2, 2*sec, 3*sec, true)}, again: 1, unexplained: 1},
-		"in flight at a crash":    {hits: []hit{try(1, sec, 0, false), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
-		"before a crash":          {hits: []hit{try(1, 4*sec, 4*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
-		"long before a crash":     {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
-		"after a crash":           {hits: []hit{try(1, 7*sec, 7*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+		"stored at a crash":          {hits: twice, waiting: stored(4 * sec), faults: []span{at(began.Add(5 * sec))}, again: 1},
+		"stored long before a crash": {hits: twice, waiting: stored(2 * sec), faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+		"once":                       {hits: []hit{try(1, 0, 1, true)}},
+		"in time":                    {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 3*sec+2, 3*sec+3, true)}},
+		"early":                      {hits: []hit{try(1, 0, 1, false), try(2, sec/2, sec, true)}, early: 1},
+		"third one":                  {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 2*sec, 3*sec, true)}, early: 1},
+		"by header":                  {hits: []hit{try(1, 0, 1, false), try(2, 5*sec, 6*sec, true)}, waiting: []*kgo.Record{waits}, early: 1},
+		"beyond":                     {hits: []hit{try(4, 0, 1, true)}, wrong: 1},
+		"unnumbered":                 {hits: []hit{try(0, 0, 1, true)}, wrong: 1},
+		"twice":                      {hits: []hit{try(1, 0, 1, true), try(1, sec, sec+1, true)}, again: 1, unexplained: 1},
+		"once more after success":    {hits: []hit{try(1, 0, 1, true), try(2, 2*sec, 3*sec, true)}, again: 1, unexplained: 1},
+		"in flight at a crash":       {hits: []hit{try(1, sec, 0, false), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
+		"before a crash":             {hits: []hit{try(1, 4*sec, 4*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
+		"long before a crash":        {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+		"after a crash":              {hits: []hit{try(1, 7*sec, 7*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
 	} {
 		b := &books{s: s, seen: map[string]*seen{"x/0/0": {hits: c.hits}}, waiting: map[string][]*kgo.Record{"x/0/0": c.waiting}}
 		may := judgement{faults: c.faults}
