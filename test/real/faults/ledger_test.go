@@ -265,11 +265,11 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 	again, unexplained := b.again(may)
 	r.Duplicates, r.Unexplained = again, len(unexplained)
 	beyond, early := b.beyond(), b.early(may)
-	if may.stepped {
-		rec.note("%d attempts were early by the true clock, since due times are wall-clock times of the instance", len(early))
-		early = b.earlyByOwn()
-	}
 	r.Beyond, r.Early = len(beyond), len(early)
+	if may.stepped {
+		early = b.earlyByOwn()
+		rec.note("early are attempts by the true clock; by the clock of the instance, whose wall-clock times due times are, %d were", len(early))
+	}
 	if !may.healed.IsZero() {
 		r.Recovery = b.recovery(may.healed)
 	}

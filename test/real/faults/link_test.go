@@ -1,6 +1,7 @@
 package faults_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -77,7 +78,7 @@ func link(t *testing.T, c linkCase) {
 	for _, tr := range c.troubles {
 		did += tr.name + ": " + tr.what + "; "
 	}
-	rec.did("%seach for %v, by toxiproxy between two instances and the server", did, lasts)
+	rec.did("%s for %v each, by toxiproxy between two instances and the server", strings.TrimSuffix(did, "; "), lasts)
 	s := newStage(t, c.brokers, c.redis, 300)
 	s.serve = c.serve
 	members := s.members(t, 2)

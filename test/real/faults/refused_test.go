@@ -24,7 +24,8 @@ func TestRefused(t *testing.T) {
 	l := s.load(t, rate)
 	s.judge.wait(t, rate, patience)
 	var healed time.Time
-	for _, topic := range []string{harness.Retry(s.topics.DLR, s.schedule[0].String()), s.topics.DeadLetter} {
+	retry := harness.Retry(s.topics.DLR, s.schedule[0].String())
+	for _, topic := range []string{retry, s.topics.DeadLetter} {
 		s.limit(t, topic, "100")
 		began, said := time.Now(), len(p.Log())
 		harness.Pass(lasts)
@@ -32,7 +33,8 @@ func TestRefused(t *testing.T) {
 		if loud == 0 {
 			t.Errorf("%s refuses all records and the log says nothing of it", topic)
 		}
-		rec.note("%s: %.1f error lines a second (the log is sampled), healthy events' p99 %v meanwhile", topic[strings.LastIndex(topic, "webhook")+1:],
+		what := map[string]string{retry: "the retry topic refuses", s.topics.DeadLetter: "the dead-letter topic refuses"}[topic]
+		rec.note("%s: %.1f error lines a second (the log is sampled), healthy events' p99 %v meanwhile", what,
 			float64(loud)/lasts.Seconds(), s.healthy(t, began, time.Now()))
 		s.limit(t, topic, "1048588")
 		healed = time.Now()

@@ -71,8 +71,8 @@ func render(all []result) string {
 	}
 	b.WriteString("\n## What was done\n\n")
 	for _, r := range all {
-		fmt.Fprintf(&b, "- **%s** (%s form, %v): %s", r.Case, r.Form, r.Took.Round(time.Second), cmp.Or(r.Done, r.Load))
-		if r.Why != "" {
+		fmt.Fprintf(&b, "- **%s** (%s form, %v): %s.", r.Case, r.Form, r.Took.Round(time.Second), cmp.Or(r.Done, r.Load))
+		if r.Why != "" && r.Duplicates > 0 {
 			fmt.Fprintf(&b, " Sent again: %s.", r.Why)
 		}
 		for _, n := range r.Notes {
