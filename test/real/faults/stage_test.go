@@ -91,8 +91,14 @@ func loadRate(perSecond int, d time.Duration) string {
 	return fmt.Sprintf("%s events/s, %v", count(perSecond), d)
 }
 
-// load writes perSecond events until it is ended.
+// load writes perSecond events of all sorts until it is ended.
 func (s *stage) load(t testing.TB, perSecond int) *load {
+	t.Helper()
+	return s.loadOf(t, perSecond, s.event)
+}
+
+// loadOf writes perSecond events until it is ended; event gives the n-th.
+func (s *stage) loadOf(t testing.TB, perSecond int, event func(n int64) *kgo.Record) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, done: make(chan struct{}), acked: map[string]bool{}}
@@ -106,7 +112,7 @@ func (s *stage) load(t testing.TB, perSecond int) *load {
 		began, n := time.Now(), int64(0)
 		for ctx.Err() == nil {
 			for due := int64(float64(perSecond) * time.Since(began).Seconds()); n < due; n++ {
-				l.cl.Produce(context.Background(), s.event(n), l.promised)
+				l.cl.Produce(context.Background(), event(n), l.promised)
 			}
 			select {
 			case <-ctx.Done():
