@@ -28,6 +28,9 @@ const (
 	batchMax     = 4096
 	linger       = 100 * time.Millisecond
 	writeTimeout = 2 * time.Second
+	slack        = PerUser / 4 // by how much a list may be longer until it is cut
+	refresh      = time.Hour   // how often a list's expiry is set anew
+	maxExpiry    = 200_000     // users of whom that is remembered
 )
 
 // Log is the log of deliveries. It is safe for concurrent use.
@@ -56,7 +59,7 @@ func (l *Log) Add(a event.Attempt) {
 
 // Run writes attempts until ctx ends, and then what is left.
 func (l *Log) Run(ctx context.Context) {
-	w := writer{Log: l, byUser: map[int64][]any{}}
+	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}}
 	for {
 		select {
 		case <-ctx.Done():
@@ -80,6 +83,7 @@ type writer struct {
 	*Log
 	batch   []event.Attempt
 	byUser  map[int64][]any
+	expiry  map[int64]time.Time // when it was last set
 	failing bool
 }
 
@@ -108,15 +112,7 @@ func (w *writer) write() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
-	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for user, lines := range w.byUser {
-			key := w.key(user)
-			p.LPush(ctx, key, lines...)
-			p.LTrim(ctx, key, 0, PerUser-1)
-			p.Expire(ctx, key, Keep)
-		}
-		return nil
-	})
+	err := w.push(ctx)
 	if err != nil {
 		w.dropped(len(w.batch))
 		if !w.failing {
@@ -127,6 +123,45 @@ func (w *writer) write() {
 	clear(w.batch) // lets go of the texts
 	w.batch = w.batch[:0]
 	clear(w.byUser)
+}
+
+// push writes the lines. What keeps a user's list short and lets it expire is not done every time, only before it matters.
+func (w *writer) push(ctx context.Context) error {
+	now := time.Now()
+	users, lengths := make([]int64, 0, len(w.byUser)), make([]*redis.IntCmd, 0, len(w.byUser))
+	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for user, lines := range w.byUser {
+			key := w.key(user)
+			users, lengths = append(users, user), append(lengths, p.LPush(ctx, key, lines...))
+			if now.Sub(w.expiry[user]) > refresh {
+				p.Expire(ctx, key, Keep+refresh)
+				w.expiry[user] = now
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		clear(w.expiry) // nobody knows what arrived
+		return err
+	}
+	if len(w.expiry) > maxExpiry {
+		clear(w.expiry)
+	}
+	_, err = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, n := range lengths {
+			switch lines := int64(len(w.byUser[users[i]])); {
+			case n.Val() > PerUser+slack:
+				p.LTrim(ctx, w.key(users[i]), 0, PerUser-1)
+			case n.Val() == lines && !w.expiry[users[i]].Equal(now): // a new list: it expired, or Redis was emptied
+				p.Expire(ctx, w.key(users[i]), Keep+refresh)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.log.Warn("cannot trim the log of deliveries, it is done with the next attempts", zap.Error(err))
+	}
+	return nil
 }
 
 func (l *Log) key(userID int64) string { return l.prefix + strconv.FormatInt(userID, 10) }

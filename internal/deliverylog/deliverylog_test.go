@@ -129,6 +129,32 @@ func TestKeepsTheLatest(t *testing.T) {
 	}
 }
 
+// A list expires although its expiry is rarely set: again after Redis was emptied, too.
+func TestExpires(t *testing.T) {
+	mini := miniredis.RunT(t)
+	l, _, stop := start(t, mini)
+	wait := func(n int) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); len(list(t, l, 7, Filter{})) != n || mini.TTL("smshooks:deliveries:7") == 0; {
+			if time.Now().After(end) {
+				t.Fatalf("%d attempts and expiry in %v, want %d and one", len(list(t, l, 7, Filter{})), mini.TTL("smshooks:deliveries:7"), n)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	l.Add(attempt(7, 1, webhook.DLR, ""))
+	wait(1)
+	if ttl := mini.TTL("smshooks:deliveries:7"); ttl < Keep {
+		t.Errorf("kept for %v, want at least %v", ttl, Keep)
+	}
+	l.Add(attempt(7, 2, webhook.DLR, ""))
+	wait(2)
+	mini.FlushAll()
+	l.Add(attempt(7, 3, webhook.DLR, ""))
+	wait(1)
+	stop()
+}
+
 func TestRedisAway(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)
