@@ -42,7 +42,7 @@ test-fast: ## run the floors that need no Docker, with the race detector
 .PHONY: test-real
 test-real: ## run the real floor; starts or builds what it needs, and never passes by skipping
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
-	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 12m ./test/real/... # one process at a time: they take fixed ports
+	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 25m ./test/real/... # one process at a time: they take fixed ports
 
 FAULTS ?= .
 .PHONY: faults
