@@ -24,6 +24,7 @@ type Config struct {
 	Click      Click
 	Shutdown   Shutdown
 	Log        Log
+	Tracing    Tracing
 	Secrets    Secrets
 	Embedded   Embedded
 
@@ -158,6 +159,12 @@ type Shutdown struct {
 type Log struct {
 	Level  string // debug, info, warn or error
 	Format string // json, console, or "" = console on a terminal, else json
+}
+
+// Tracing says where spans go.
+type Tracing struct {
+	Endpoint string  // URL of an OTLP/HTTP collector, "" = no tracing
+	Sample   float64 // of the records that come without a traceparent: 0 to 1
 }
 
 // Secrets holds what encrypts users' credentials.

@@ -35,6 +35,7 @@ func TestDefaults(t *testing.T) {
 		Click:      config.Click{Remember: 30 * 24 * time.Hour},
 		Shutdown:   config.Shutdown{Grace: 15 * time.Second},
 		Log:        config.Log{Level: "info"},
+		Tracing:    config.Tracing{Sample: 0.01},
 		Embedded:   config.Embedded{Dir: "smshooks-data"},
 	}
 	for _, got := range []*config.Config{c, config.Defaults()} {

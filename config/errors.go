@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Error says everything that is wrong with the settings, one line each. It is
@@ -54,4 +55,15 @@ func (o origin) place() string {
 		return o.String()
 	}
 	return fmt.Sprintf("%s, line %d", o.source, o.line)
+}
+
+// comment returns the place in one line, for a YAML comment.
+func (o origin) comment() string {
+	place := strings.Replace(o.place(), "environment variable ", "env ", 1)
+	return "# " + strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) { // in the name of a file
+			return '?'
+		}
+		return r
+	}, place)
 }

@@ -17,6 +17,18 @@ func Flags(fs *pflag.FlagSet) {
 	}
 }
 
+// Values returns the values of each setting that has a closed list of them, by
+// dotted name; for completion.
+func Values() map[string][]string {
+	values := map[string][]string{}
+	for _, s := range table() {
+		if len(s.words) > 0 {
+			values[s.name] = s.words
+		}
+	}
+	return values
+}
+
 // flagValue keeps a flag's text. A list's flag may be given several times.
 type flagValue struct {
 	setting setting

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,17 +27,17 @@ const (
 func same(s string) string { return s }
 
 func text() kind[string] {
-	return kind[string]{"text", func(s string) (string, error) { return s, nil }, same}
+	return kind[string]{word: "text", parse: func(s string) (string, error) { return s, nil }, format: same}
 }
 
 // filled is text that is not empty.
 func filled() kind[string] {
-	return kind[string]{"text", func(s string) (string, error) {
+	return kind[string]{word: "text", parse: func(s string) (string, error) {
 		if strings.TrimSpace(s) == "" {
 			return "", errors.New("must not be empty")
 		}
 		return s, nil
-	}, same}
+	}, format: same}
 }
 
 func optional(k kind[string]) kind[string] {
@@ -52,32 +53,32 @@ func optional(k kind[string]) kind[string] {
 
 // choice is one of the words, in any case.
 func choice(words ...string) kind[string] {
-	return kind[string]{"word", func(s string) (string, error) {
+	named := words
+	if named[0] == "" {
+		named = named[1:]
+	}
+	return kind[string]{word: "word", words: named, format: same, parse: func(s string) (string, error) {
 		for _, word := range words {
 			if strings.EqualFold(s, word) {
 				return word, nil
 			}
 		}
-		named := words
-		if named[0] == "" {
-			named = named[1:]
-		}
 		return "", fmt.Errorf("%q is none of %s", s, strings.Join(named, ", "))
-	}, same}
+	}}
 }
 
 func boolean() kind[bool] {
-	return kind[bool]{"boolean", func(s string) (bool, error) {
+	return kind[bool]{word: "boolean", words: []string{"true", "false"}, format: strconv.FormatBool, parse: func(s string) (bool, error) {
 		b, err := strconv.ParseBool(strings.TrimSpace(s))
 		if err != nil {
 			return false, fmt.Errorf("%q is neither true nor false", s)
 		}
 		return b, nil
-	}, strconv.FormatBool}
+	}}
 }
 
 func number(least, most int) kind[int] {
-	return kind[int]{"number", func(s string) (int, error) {
+	return kind[int]{word: "number", parse: func(s string) (int, error) {
 		n, err := strconv.Atoi(strings.TrimSpace(s))
 		switch {
 		case err != nil && !errors.Is(err, strconv.ErrRange):
@@ -86,7 +87,7 @@ func number(least, most int) kind[int] {
 			return 0, fmt.Errorf("%q is not between %d and %d", s, least, most)
 		}
 		return n, nil
-	}, strconv.Itoa}
+	}, format: strconv.Itoa}
 }
 
 // replication is a replica count, or -1.
@@ -104,7 +105,7 @@ func replication() kind[int] {
 }
 
 func duration() kind[time.Duration] {
-	return kind[time.Duration]{"duration", func(s string) (time.Duration, error) {
+	return kind[time.Duration]{word: "duration", parse: func(s string) (time.Duration, error) {
 		d, err := delay.Parse(strings.TrimSpace(s))
 		if err != nil {
 			return 0, err
@@ -113,7 +114,7 @@ func duration() kind[time.Duration] {
 			return 0, fmt.Errorf("%q is not above zero", s)
 		}
 		return d, nil
-	}, delay.Name}
+	}, format: delay.Name}
 }
 
 // step is a duration that a topic is named after: due times have milliseconds.
@@ -161,7 +162,7 @@ func byteSize(least int64) kind[int64] {
 		"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
 		"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
 	}
-	return kind[int64]{"bytes", func(s string) (int64, error) {
+	return kind[int64]{word: "bytes", parse: func(s string) (int64, error) {
 		parts := sizePattern.FindStringSubmatch(strings.TrimSpace(s))
 		if parts == nil {
 			return 0, fmt.Errorf("%q is no number of bytes (as in 67108864 or 64MiB)", s)
@@ -178,13 +179,13 @@ func byteSize(least int64) kind[int64] {
 			return 0, fmt.Errorf("%q is less than %d bytes", s, least)
 		}
 		return n * unit, nil
-	}, func(n int64) string { return strconv.FormatInt(n, 10) }}
+	}, format: func(n int64) string { return strconv.FormatInt(n, 10) }}
 }
 
 // address is host:port with a port from least on. One to listen on (least 0)
 // may leave out the host.
 func address(least uint64) kind[string] {
-	return kind[string]{"host:port", func(s string) (string, error) {
+	return kind[string]{word: "host:port", parse: func(s string) (string, error) {
 		s = strings.TrimSpace(s)
 		// What looks like a URL may hold a password, which is not repeated.
 		if strings.ContainsAny(s, "@/") {
@@ -198,14 +199,39 @@ func address(least uint64) kind[string] {
 			return "", fmt.Errorf("%q has no port from %d to 65535", s, least)
 		}
 		return s, nil
-	}, same}
+	}, format: same}
+}
+
+// ratio is a share from 0 to 1.
+func ratio() kind[float64] {
+	return kind[float64]{word: "ratio", parse: func(s string) (float64, error) {
+		f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+		if err != nil || !(f >= 0 && f <= 1) {
+			return 0, fmt.Errorf("%q is no number from 0 to 1", s)
+		}
+		return f, nil
+	}, format: func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }}
+}
+
+// collector is the URL of an OTLP/HTTP collector. One with credentials or a query is refused, and not repeated.
+func collector() kind[string] {
+	return kind[string]{word: "URL", parse: func(s string) (string, error) {
+		u, err := url.Parse(s)
+		switch {
+		case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+			return "", errors.New("is no URL without user, query and fragment (as in http://collector:4318)")
+		case (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
+			return "", fmt.Errorf("%q is no absolute http or https URL (as in http://collector:4318)", s)
+		}
+		return s, nil
+	}, format: same}
 }
 
 var legalPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
 
 // legalName is what Kafka takes as a topic's name and as an instance id.
 func legalName() kind[string] {
-	return kind[string]{"name", func(s string) (string, error) {
+	return kind[string]{word: "name", parse: func(s string) (string, error) {
 		switch {
 		case !legalPattern.MatchString(s):
 			return "", fmt.Errorf("%q is no legal name (letters, digits, '.', '_' and '-')", s)
@@ -215,12 +241,12 @@ func legalName() kind[string] {
 			return "", fmt.Errorf("%q is longer than %d characters", s, maxTopicName)
 		}
 		return s, nil
-	}, same}
+	}, format: same}
 }
 
 // network is a CIDR, or one address.
 func network() kind[netip.Prefix] {
-	return kind[netip.Prefix]{"CIDR", func(s string) (netip.Prefix, error) {
+	return kind[netip.Prefix]{word: "CIDR", parse: func(s string) (netip.Prefix, error) {
 		if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
 			return netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
@@ -229,12 +255,12 @@ func network() kind[netip.Prefix] {
 			return netip.Prefix{}, fmt.Errorf("%q is no network (as in 10.0.0.0/8) and no address", s)
 		}
 		return p.Masked(), nil
-	}, netip.Prefix.String}
+	}, format: netip.Prefix.String}
 }
 
 // key is a secret: its errors never repeat the text.
 func key() kind[[]byte] {
-	return kind[[]byte]{"base64", func(s string) ([]byte, error) {
+	return kind[[]byte]{word: "base64", parse: func(s string) ([]byte, error) {
 		s = strings.TrimRight(strings.TrimSpace(s), "=")
 		if s == "" {
 			return nil, nil
@@ -248,5 +274,5 @@ func key() kind[[]byte] {
 			return nil, fmt.Errorf("is %d bytes long, not %d (make one with `openssl rand -base64 %d`)", len(b), keyBytes, keyBytes)
 		}
 		return b, nil
-	}, base64.StdEncoding.EncodeToString}
+	}, format: base64.StdEncoding.EncodeToString}
 }

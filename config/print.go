@@ -16,6 +16,17 @@ const mask = "********"
 // WriteYAML writes every setting as one YAML document that Load reads, in the
 // order of docs/configuration.md. A secret is ******** when set, else empty.
 func (c *Config) WriteYAML(w io.Writer) error {
+	return c.write(w, func(setting) string { return "" })
+}
+
+// WriteOrigins writes what WriteYAML does, and says in a comment on each line
+// where the value came from: `default`, `file x.yaml, line 3`, `env
+// SMSHOOKS_…` or `flag --…`.
+func (c *Config) WriteOrigins(w io.Writer) error {
+	return c.write(w, func(s setting) string { return c.origins[s.name].comment() })
+}
+
+func (c *Config) write(w io.Writer, comment func(setting) string) error {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	for _, s := range table() {
 		path := strings.Split(s.name, ".")
@@ -23,7 +34,9 @@ func (c *Config) WriteYAML(w io.Writer) error {
 		for _, section := range path[:len(path)-1] {
 			at = child(at, section)
 		}
-		at.Content = append(at.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[len(path)-1]}, s.node(c))
+		value := s.node(c)
+		value.LineComment = comment(s)
+		at.Content = append(at.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[len(path)-1]}, value)
 	}
 	// Into a buffer first: the encoder hides the kind of its writer's errors.
 	var b bytes.Buffer
@@ -70,8 +83,11 @@ func (s setting) node(c *Config) *yaml.Node {
 func (s setting) scalar(text string) *yaml.Node {
 	n := &yaml.Node{}
 	n.SetString(text)
+	if strings.ContainsAny(text, "\n\r") {
+		n.Style = yaml.DoubleQuotedStyle // a block has no place for a comment
+	}
 	switch s.word {
-	case "number", "bytes", "boolean", "word":
+	case "number", "bytes", "boolean", "word", "ratio":
 		if text != "" {
 			n.Tag = ""
 		}

@@ -88,3 +88,46 @@ func TestWriteYAMLReportsItsWriter(t *testing.T) {
 		t.Errorf("WriteYAML = %v, want %v", err, errBroken)
 	}
 }
+
+// What is printed with origins says where each value came from, and stays a settings file.
+func TestWriteOrigins(t *testing.T) {
+	file := write(t, "retry:\n  window: 20h\nredis:\n  key_prefix: \"a # b\"\n")
+	c, err := config.Load(file, []string{"SMSHOOKS_KAFKA_GROUP=of-the-environment"}, parsed(t, "--log.level=warn", "--redis.master_name=é\n'# x", "--retry.schedule="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := c.WriteOrigins(&b); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	for _, line := range lines {
+		if !strings.HasSuffix(line, ":") && !strings.Contains(line, " # ") {
+			t.Errorf("no origin: %s", line)
+		}
+	}
+	for setting, want := range map[string]string{
+		"window: 20h": "file " + file + ", line 2", "group: of-the-environment": "env SMSHOOKS_KAFKA_GROUP",
+		"level: warn": "flag --log.level", "interval: 1m": "default", "schedule: []": "flag --retry.schedule", `key_prefix: 'a # b'`: "file " + file + ", line 4",
+	} {
+		if !strings.Contains(b.String(), "  "+setting+" # "+want+"\n") {
+			t.Errorf("lacks %q # %q in\n%s", setting, want, b.String())
+		}
+	}
+	back, err := config.Load(write(t, b.String()), nil, nil)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, b.String())
+	}
+	if diff := difference(*back, *c); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestValues(t *testing.T) {
+	values := config.Values()
+	for name, want := range map[string]string{"log.level": "debug info warn error", "topics.ensure": "true false", "kafka.sasl.mechanism": "PLAIN SCRAM-SHA-256 SCRAM-SHA-512", "kafka.group": ""} {
+		if got := strings.Join(values[name], " "); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

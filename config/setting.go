@@ -12,6 +12,7 @@ type setting struct {
 	usage  string
 	word   string // what a value is, for the usage text: duration, number, …
 	list   bool
+	words  []string // the values there are, if they can be listed
 	secret bool
 
 	// set parses texts into the field of c; its error never holds a secret.
@@ -25,11 +26,12 @@ type kind[T any] struct {
 	word   string
 	parse  func(text string) (T, error)
 	format func(T) string
+	words  []string // all values but the empty one, if they can be listed
 }
 
 func one[T any](name string, k kind[T], def string, at func(*Config) *T, usage string) setting {
 	return setting{
-		name: name, def: def, usage: usage, word: k.word,
+		name: name, def: def, usage: usage, word: k.word, words: k.words,
 		set: func(c *Config, texts []string) error {
 			if len(texts) != 1 {
 				return errors.New("is one " + k.word + ", not a list")
@@ -48,7 +50,7 @@ func one[T any](name string, k kind[T], def string, at func(*Config) *T, usage s
 // many makes a list setting; check looks at the list as a whole and may be nil.
 func many[T any](name string, k kind[T], def string, at func(*Config) *[]T, check func([]T) error, usage string) setting {
 	return setting{
-		name: name, def: def, usage: usage, word: k.word + ",...", list: true,
+		name: name, def: def, usage: usage, word: k.word + ",...", list: true, words: k.words,
 		set: func(c *Config, texts []string) error {
 			vs := make([]T, 0, len(texts))
 			for _, text := range texts {

@@ -133,13 +133,13 @@ func versionCommand() *cobra.Command {
 
 func configCommand() *cobra.Command {
 	return group("config", "Look at the settings", &cobra.Command{
-		Use: "print", Short: "Print every setting as YAML, secrets masked", Args: arguments(0),
+		Use: "print", Short: "Print every setting as YAML, where it came from in a comment, secrets masked", Args: arguments(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := settings(cmd)
 			if err != nil {
 				return err
 			}
-			return cfg.WriteYAML(cmd.OutOrStdout())
+			return cfg.WriteOrigins(cmd.OutOrStdout())
 		},
 	})
 }
