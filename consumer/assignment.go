@@ -111,6 +111,9 @@ func (a *assignment) end() {
 
 // Settle implements event.Lease.
 func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
+	if e.Trace != nil {
+		e.Trace.End(e, fate.String())
+	}
 	a.tracker.Finish(e.Generation, e.Offset)
 	a.owner.metrics.Settled(a.topic, e.Kind, fate)
 	a.owner.buffer.release(e)
@@ -122,6 +125,9 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 
 // Abandon implements event.Lease.
 func (a *assignment) Abandon(e *event.Event, begun bool) {
+	if e.Trace != nil {
+		e.Trace.End(e, "abandoned")
+	}
 	a.owner.buffer.release(e)
 	if begun {
 		a.end()

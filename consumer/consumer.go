@@ -81,12 +81,19 @@ type Notes interface {
 	Forget(topic string, partition int32)
 }
 
+// Tracer follows events. It may be nil, and costs nothing then.
+type Tracer interface {
+	// Follow is told of an event when it is handed over. It gives nil for one that is not followed.
+	Follow(e *event.Event) event.Trace
+}
+
 // Consumer is one member of the consumer group.
 type Consumer struct {
 	cfg     Config
 	topics  Topics
 	handler Handler
 	notes   Notes
+	tracer  Tracer
 	metrics *metrics.Metrics
 	log     *zap.Logger
 
@@ -115,6 +122,7 @@ type Parts struct {
 	Handler   Handler
 	Notes     Notes
 	NewClient func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the options given
+	Tracer    Tracer                                // nil = events are not followed
 	Metrics   *metrics.Metrics
 	Log       *zap.Logger
 }
@@ -122,7 +130,7 @@ type Parts struct {
 // New gives a Consumer that joins the group when Run is called.
 func New(cfg Config, parts Parts) *Consumer {
 	c := &Consumer{
-		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
+		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
@@ -308,6 +316,12 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 			e.SetHeader(h.Key, h.Value)
 		}
 		e.Due = plausible(e.Due, appendedAt(r), a.info.Delay)
+	} else if c.tracer != nil {
+		for _, h := range r.Headers {
+			if h.Key == event.HeaderTrace {
+				e.SetTraceparent(h.Value)
+			}
+		}
 	}
 	c.mean += (float64(e.Size) - c.mean) / 64
 	return e
@@ -331,6 +345,9 @@ func (c *Consumer) handOver(events []*event.Event) {
 	now := time.Now()
 	for _, e := range events {
 		e.Arrived = now
+		if c.tracer != nil {
+			e.Trace = c.tracer.Follow(e)
+		}
 		c.buffer.take(e)
 	}
 	c.handler.Handle(events)

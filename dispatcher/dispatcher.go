@@ -262,9 +262,14 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 // conclude counts an attempt that was made.
 func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time.Time, out Outcome) {
 	e.Attempts++
-	if d.Attempts != nil {
+	if d.Attempts != nil || e.Trace != nil {
 		a := event.Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: started, Status: out.Status, Failure: out.Failure, Host: to.Host, Took: out.Took}
-		d.Attempts.Add(a)
+		if d.Attempts != nil {
+			d.Attempts.Add(a)
+		}
+		if e.Trace != nil {
+			e.Trace.Attempt(a)
+		}
 	}
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
 	now := time.Now()

@@ -115,6 +115,9 @@ func headers(e *event.Event, failure string) []kgo.RecordHeader {
 	if e.Replayed != "" {
 		hs = append(hs, kgo.RecordHeader{Key: event.HeaderReplayed, Value: []byte(e.Replayed)})
 	}
+	if e.Traceparent != "" {
+		hs = append(hs, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte(e.Traceparent)})
+	}
 	if failure != "" {
 		hs = append(hs, kgo.RecordHeader{Key: event.HeaderError, Value: []byte(failure)})
 	}

@@ -155,10 +155,11 @@ func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
 	e := newEvent(l)
 	e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Error = "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
 	e.Time = origin.In(time.FixedZone("", 3600)).Add(999 * time.Microsecond)
+	e.Traceparent = "00-of-the-record"
 	newWaiting(b).Retry(e, origin.Add(6*time.Hour))
 	b.want(t, record{"retry-1-1", 2, "42", `{"user_id": 42}`, []string{
 		"smshooks-id: sms-click/2/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
-		"smshooks-attempts: 2", "smshooks-error: timeout", "smshooks-due: 2026-03-02T00:00:00.000Z",
+		"smshooks-attempts: 2", "traceparent: 00-of-the-record", "smshooks-error: timeout", "smshooks-due: 2026-03-02T00:00:00.000Z",
 	}})
 	l.want(t, "retry")
 }

@@ -21,10 +21,14 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/tracing"
 )
 
 // lastWords is what the last commit may take after the grace, when requests had to be cut off.
 const lastWords = 5 * time.Second
+
+// lastSpans is what sending the last spans may take then; nothing else depends on it.
+const lastSpans = time.Second
 
 // tryAgain is the pause between attempts to reach Kafka at the start.
 const tryAgain = time.Second
@@ -70,6 +74,7 @@ type App struct {
 	log     *deliverylog.Log
 	road    *road
 	api     *customers
+	tracing *tracing.Tracer // nil = off
 }
 
 // TopicError says that topics are not as they must be; the service does not start.
@@ -111,6 +116,14 @@ func New(opts Options) (*App, error) {
 	}
 	if a.plays(API) {
 		if a.api, err = a.newCustomers(); err != nil {
+			return nil, err
+		}
+	}
+	if a.plays(Consume) && cfg.Tracing.Endpoint != "" {
+		a.tracing, err = tracing.New(context.Background(), tracing.Config{
+			Endpoint: cfg.Tracing.Endpoint, Sample: cfg.Tracing.Sample, Version: opts.Version,
+		}, opts.Log.Named("tracing"))
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -195,7 +208,21 @@ func (a *App) run(ctx context.Context, stopAPI func()) error {
 		a.watchUnread(ctx)
 	}()
 	defer func() { <-watched }()
-	return a.road.run(ctx, a.Config.Shutdown.Grace)
+	err := a.road.run(ctx, a.Config.Shutdown.Grace)
+	a.closeTracing()
+	return err
+}
+
+// closeTracing sends the last spans, which nobody waits for long.
+func (a *App) closeTracing() {
+	if a.tracing == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lastSpans)
+	defer cancel()
+	if err := a.tracing.Close(ctx); err != nil {
+		a.Log.Warn("spans are lost", zap.Error(err))
+	}
 }
 
 // topics checks the topics, or creates them, and keeps trying while Kafka is away.

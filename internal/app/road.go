@@ -66,11 +66,15 @@ func (a *App) newRoad() (*road, error) {
 		Waiting: retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry")),
 		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 	})
+	var tracer consumer.Tracer
+	if a.tracing != nil {
+		tracer = a.tracing
+	}
 	r.consumer = consumer.New(consumer.Config{
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(),
 	}, consumer.Parts{
-		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Metrics: a.metrics, Log: a.Log.Named("consumer"),
+		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"),
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			return a.kafka.NewClient(append(opts, a.kafkaMetrics("consumer"))...)
 		},

@@ -65,10 +65,21 @@ type Event struct {
 	Generation uint32    // of its partition's tracker
 	Lease      Lease
 
+	Traceparent string // of the span that records written of it continue, "" for none
+	Trace       Trace  // nil if nobody follows it
+
 	Claimed  bool   // a click that is known to be its message's first
 	Replayed string // when it was sent again as a dead letter, "" if it was not
 
 	begun bool
+}
+
+// Trace follows one event. It is called by the event's holder only.
+type Trace interface {
+	// Attempt is told of an attempt when it is over.
+	Attempt(a Attempt)
+	// End is told last: how is the name of e's fate, or "abandoned".
+	End(e *Event, how string)
 }
 
 // Attempt is one HTTP attempt that was made, for the log of deliveries.

@@ -19,6 +19,12 @@ const (
 	HeaderReplayed = "smshooks-replayed" // when a dead letter was sent again; the memory of first clicks doesn't stop it
 )
 
+// HeaderTrace is W3C's trace context: of the span in which a waiting record or a dead letter was written.
+const HeaderTrace = "traceparent"
+
+// maxTraceparent is more than any version of it has.
+const maxTraceparent = 128
+
 // TimeLayout is RFC 3339 with milliseconds, as all times in headers are written.
 const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
 
@@ -69,9 +75,18 @@ func (e *Event) SetHeader(key string, value []byte) {
 		if t, ok := parseTime(value); ok {
 			e.Due = t
 		}
+	case HeaderTrace:
+		e.SetTraceparent(value)
 	case HeaderReplayed:
 		e.Claimed, e.Replayed = true, string(value)
 	case HeaderError:
 		e.Error = webhook.Failure(value)
+	}
+}
+
+// SetTraceparent takes the header of any record over.
+func (e *Event) SetTraceparent(value []byte) {
+	if len(value) <= maxTraceparent {
+		e.Traceparent = string(value)
 	}
 }

@@ -30,6 +30,7 @@ func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
 			Kind: webhook.RevokeClick, Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
 			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.Identity() + "/" + strconv.Itoa(n),
 			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: now, Lease: lease,
+			Trace: first.Trace, Traceparent: first.Traceparent,
 		})
 	}
 	return batches

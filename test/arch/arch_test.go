@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"internal/revocation":  2,
 	"internal/deliverylog": 2,
 	"internal/deadletter":  2,
+	"internal/tracing":     2,
 
 	"config":       3,
 	"internal/api": 3,
@@ -69,6 +70,7 @@ var drivers = map[string][]string{
 	"github.com/spf13/viper":             {"config"},
 	"github.com/spf13/cobra":             {"cmd/smshooks"},
 	"github.com/prometheus":              {"internal/metrics", "internal/app", "internal/demo", "test"},
+	"go.opentelemetry.io":                {"internal/tracing", "test"},
 	"github.com/testcontainers":          {"test"},
 	"github.com/chromedp":                {"test"},
 	"code.dny.dev/ssrf":                  {"dispatcher"},

@@ -1,0 +1,88 @@
+package consumer
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/offsets"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// settler ends what it is given at once.
+type settler struct{}
+
+func (settler) Handle(events []*event.Event) {
+	for _, e := range events {
+		e.Begin()
+		e.Settle(webhook.Delivered)
+	}
+}
+func (settler) Purge()       {}
+func (settler) Behind() bool { return false }
+
+type follower struct{ begun, ended int }
+
+func (f *follower) Follow(e *event.Event) event.Trace {
+	f.begun++
+	if e.Traceparent != "00-of-the-gateway" {
+		return nil
+	}
+	e.Traceparent = "00-of-the-record"
+	return f
+}
+func (f *follower) Attempt(event.Attempt) {}
+func (f *follower) End(e *event.Event, how string) {
+	if e.Traceparent == "00-of-the-record" && how == "delivered" {
+		f.ended++
+	}
+}
+
+// handedOver gives what takes a record with a traceparent over, hands it over and settles it.
+func handedOver(t *testing.T, tracer Tracer) (once func()) {
+	t.Helper()
+	m := metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: []string{source}})
+	c := New(Config{MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: settler{}, Tracer: tracer, Metrics: m, Log: zap.NewNop()})
+	a := c.newAssignment(topicPartition{source, 0})
+	a.begin(offsets.New(0, ""), 0, "")
+	r := &kgo.Record{
+		Topic: source, Key: []byte("42"), Value: []byte(`{"user_id":42}`), Timestamp: time.Unix(1_800_000_000, 0),
+		Headers: []kgo.RecordHeader{{Key: "other", Value: []byte("x")}, {Key: "traceparent", Value: []byte("00-of-the-gateway")}},
+	}
+	events := make([]*event.Event, 1)
+	return func() {
+		events[0] = c.newEvent(a, r, r.Timestamp)
+		r.Offset++
+		c.handOver(events)
+	}
+}
+
+// A record that the tracer follows is followed from its header to its fate.
+func TestTracerFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &follower{}
+		once := handedOver(t, f)
+		once()
+		once()
+		if f.begun != 2 || f.ended != 2 {
+			t.Errorf("%d begun, %d ended, want 2 and 2", f.begun, f.ended)
+		}
+	})
+}
+
+// Without a tracer a record allocates nothing for it, even if it has a traceparent.
+func TestTracingIsFreeWhenOff(t *testing.T) {
+	once := handedOver(t, nil)
+	for range 100 {
+		once() // the tracker and the pool have grown
+	}
+	if n := testing.AllocsPerRun(1000, once); n >= 1 {
+		t.Errorf("%v allocations per record, want none", n)
+	}
+}

@@ -1,0 +1,59 @@
+package dispatcher
+
+import (
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+type told struct{ attempts []event.Attempt }
+
+func (f *told) Attempt(a event.Attempt)  { f.attempts = append(f.attempts, a) }
+func (f *told) End(*event.Event, string) {}
+
+// An event that is followed has its attempts told, and the customer is told nothing of it.
+func TestAttemptIsTold(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		var sent http.Header
+		s.answers(func(w http.ResponseWriter, r *http.Request) {
+			sent = r.Header.Clone()
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		events := s.dlrs(0, 2, 1)
+		f := &told{}
+		events[0].Trace, events[0].Traceparent = f, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+		id := events[0].Identity()
+		s.Handle(events)
+		s.rest(time.Second)
+		if len(f.attempts) != 1 || f.attempts[0].ID != id || f.attempts[0].Number != 1 || f.attempts[0].Status != http.StatusServiceUnavailable {
+			t.Errorf("told of %+v", f.attempts)
+		}
+		if sent == nil || sent.Get("Traceparent") != "" {
+			t.Errorf("the customer was sent %v", sent)
+		}
+	})
+}
+
+// still is a lease without an end.
+type still struct{ event.Lease }
+
+func (still) Settle(*event.Event, webhook.Fate) {}
+
+// An attempt that nobody follows allocates nothing for those who might.
+func TestTracingIsFreeWhenOff(t *testing.T) {
+	d := New(Config{Parallel: 3, MaxInFlight: 10, QueuePerEndpoint: 10, Tiers: []time.Duration{time.Second}},
+		Parts{Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{}), Log: zap.NewNop()})
+	e := &event.Event{Kind: webhook.DLR, UserID: 1, ID: "sms-dlr/1/" + strconv.Itoa(7), Lease: still{}, Time: time.Now()}
+	to := &webhook.Endpoint{Host: "example.com"}
+	if n := testing.AllocsPerRun(1000, func() { d.conclude(e, to, e.Time, Outcome{Status: 200, Took: time.Millisecond}) }); n >= 1 {
+		t.Errorf("%v allocations per attempt, want none", n)
+	}
+}

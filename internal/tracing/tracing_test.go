@@ -1,0 +1,223 @@
+package tracing
+
+import (
+	"context"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	spans "go.opentelemetry.io/proto/otlp/trace/v1"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// collect takes spans as a collector does.
+type collect struct {
+	*httptest.Server
+	mu   sync.Mutex
+	got  []*spans.Span
+	path []string
+}
+
+func newCollect(t *testing.T) *collect {
+	c := &collect{}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		var req collector.ExportTraceServiceRequest
+		if err == nil {
+			err = proto.Unmarshal(body, &req)
+		}
+		if err != nil {
+			t.Errorf("not understood: %v", err)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.path = append(c.path, r.URL.Path)
+		for _, of := range req.ResourceSpans {
+			for _, scope := range of.ScopeSpans {
+				c.got = append(c.got, scope.Spans...)
+			}
+		}
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+// end closes the tracer and gives the spans in the order in which they ended.
+func (c *collect) end(t *testing.T, tracer *Tracer) []*spans.Span {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := tracer.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.got
+}
+
+func newTest(t *testing.T, endpoint string, sample float64) *Tracer {
+	t.Helper()
+	tracer, err := New(t.Context(), Config{Endpoint: endpoint, Sample: sample, Version: "1"}, zaptest.NewLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tracer
+}
+
+func attributes(s *spans.Span) map[string]string {
+	all := map[string]string{}
+	for _, a := range s.Attributes {
+		all[a.Key] = strings.Trim(a.Value.String()[strings.Index(a.Value.String(), ":")+1:], `" `)
+	}
+	return all
+}
+
+const (
+	theirTrace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	theirSpan  = "00f067aa0ba902b7"
+)
+
+// An event that fails, waits and is delivered is one trace: the gateway's span → record → attempt, and from the first
+// record → the record of the waiting topic → attempt.
+func TestChainOverAWaitingTopic(t *testing.T) {
+	c := newCollect(t)
+	tracer := newTest(t, c.URL, 0)
+	first := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Partition: 3, Offset: 17, Traceparent: "00-" + theirTrace + "-" + theirSpan + "-01", UserID: 42}
+	following := tracer.Follow(first)
+	if following == nil {
+		t.Fatal("a sampled record is not followed")
+	}
+	at := time.Unix(1_800_000_000, 0)
+	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: first.Identity(), Number: 1, Time: at, Host: "example.com", Status: 503, Failure: webhook.HTTPFailure(503), Took: 30 * time.Millisecond})
+	first.Attempts = 1
+	following.End(first, webhook.Retry.String())
+
+	second := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, ID: "sms-dlr/3/17", Traceparent: first.Traceparent, Attempts: 1, UserID: 42}
+	following = tracer.Follow(second)
+	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: second.ID, Number: 2, Time: at, Host: "example.com", Status: 200, Took: time.Millisecond})
+	following.End(second, webhook.Delivered.String())
+
+	got := c.end(t, tracer)
+	if len(got) != 4 || c.path[0] != "/v1/traces" {
+		t.Fatalf("%d spans at %v, want 4", len(got), c.path)
+	}
+	for _, s := range got {
+		if hex.EncodeToString(s.TraceId) != theirTrace {
+			t.Errorf("%s is in trace %x", s.Name, s.TraceId)
+		}
+	}
+	attempt1, record1, attempt2, record2 := got[0], got[1], got[2], got[3]
+	for i, pair := range [][2]string{
+		{hex.EncodeToString(record1.ParentSpanId), theirSpan},
+		{string(attempt1.ParentSpanId), string(record1.SpanId)},
+		{string(record2.ParentSpanId), string(record1.SpanId)},
+		{string(attempt2.ParentSpanId), string(record2.SpanId)},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("link %d: parent %x, want %x", i, pair[0], pair[1])
+		}
+	}
+	if took := time.Duration(attempt1.EndTimeUnixNano - attempt1.StartTimeUnixNano); took != 30*time.Millisecond || attempt1.StartTimeUnixNano != uint64(at.UnixNano()) {
+		t.Errorf("the attempt took %v from %d", took, attempt1.StartTimeUnixNano)
+	}
+	wantAttributes(t, attempt1, map[string]string{
+		"smshooks.id": "sms-dlr/3/17", "smshooks.kind": "dlr", "smshooks.attempt": "1", "smshooks.outcome": "failed", "error.type": "http 503",
+		"http.response.status_code": "503", "server.address": "example.com", "smshooks.user_id": "42",
+	})
+	wantAttributes(t, attempt2, map[string]string{"smshooks.attempt": "2", "smshooks.outcome": "ok", "error.type": ""})
+	wantAttributes(t, record1, map[string]string{"messaging.destination.name": "sms-dlr", "messaging.kafka.offset": "17", "smshooks.fate": "retry", "smshooks.attempts": "1"})
+	wantAttributes(t, record2, map[string]string{"messaging.destination.name": "sms-dlr-retry-6h", "smshooks.id": "sms-dlr/3/17", "smshooks.fate": "delivered"})
+	if attempt1.Status.GetCode() != spans.Status_STATUS_CODE_ERROR || attempt2.Status.GetCode() == spans.Status_STATUS_CODE_ERROR {
+		t.Errorf("statuses %v and %v", attempt1.Status, attempt2.Status)
+	}
+}
+
+func wantAttributes(t *testing.T, s *spans.Span, want map[string]string) {
+	t.Helper()
+	got := attributes(s)
+	for key, value := range want {
+		if got[key] != value {
+			t.Errorf("%s: %s is %q, want %q", s.Name, key, got[key], value)
+		}
+	}
+}
+
+// Whether a record is followed is decided once, where its trace begins, also if that is here.
+func TestSampling(t *testing.T) {
+	c := newCollect(t)
+	never, always := newTest(t, c.URL, 0), newTest(t, c.URL+"/elsewhere", 1)
+	for _, test := range []struct {
+		tracer      *Tracer
+		traceparent string
+		followed    bool
+	}{
+		{never, "00-" + theirTrace + "-" + theirSpan + "-01", true},
+		{always, "00-" + theirTrace + "-" + theirSpan + "-00", false},
+		{never, "", false},
+		{always, "", true},
+		{never, "no traceparent", false},
+		{always, "\xff\x00", true},
+	} {
+		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Traceparent: test.traceparent}
+		following := test.tracer.Follow(e)
+		if (following != nil) != test.followed {
+			t.Errorf("%q: followed is %v", test.traceparent, following != nil)
+		}
+		// The next pass decides as this one did, whatever its own share of samples.
+		for _, tracer := range []*Tracer{never, always} {
+			next := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr-retry-6h", Traceparent: e.Traceparent}
+			again := tracer.Follow(next)
+			if (again != nil) != test.followed {
+				t.Errorf("%q, then %q: followed is %v", test.traceparent, e.Traceparent, again != nil)
+			}
+			if again != nil {
+				again.End(next, "delivered")
+			}
+		}
+		if following != nil {
+			following.End(e, "retry")
+		}
+	}
+	if n := len(c.end(t, never)); n == 0 {
+		t.Error("no span came")
+	}
+	c.end(t, always)
+	if last := c.path[len(c.path)-1]; last != "/elsewhere" {
+		t.Errorf("a path that is named is not used, but %s", last)
+	}
+}
+
+// A collector that is away holds nobody up, and is told of once.
+func TestCollectorAway(t *testing.T) {
+	core, lines := observer.New(zap.InfoLevel)
+	tracer, err := New(t.Context(), Config{Endpoint: "http://127.0.0.1:1", Sample: 1}, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for n := range 10_000 {
+		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Offset: int64(n)}
+		tracer.Follow(e).End(e, "delivered")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("10,000 records took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = tracer.Close(ctx)
+	if lines.Len() != 1 || lines.All()[0].Message != "cannot send spans" {
+		t.Errorf("the log says %v, want one line", lines.All())
+	}
+}
