@@ -39,7 +39,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			registry := app.NewRegistry()
-			log, err := app.NewCountedLogger(cfg.Log, os.Stderr, registry)
+			log, level, err := app.NewServiceLogger(cfg.Log, os.Stderr, registry)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ func serveCommand() *cobra.Command {
 				}
 				defer stop()
 			}
-			return serve(cmd.Context(), app.Options{Config: cfg, Version: version, Log: log, Registry: registry, Roles: chosen})
+			return serve(cmd.Context(), app.Options{Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen})
 		},
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false, "run Kafka and Redis in the process, data in embedded.dir")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,8 @@ type Options struct {
 	Version  string
 	Log      *zap.Logger
 	Registry *prometheus.Registry
-	Roles    []Role // none = all
+	Roles    []Role           // none = all
+	LogLevel *zap.AtomicLevel // of Log, to be changed at /loglevel; nil = it stays
 
 	KafkaDial, RedisDial, HTTPDial Dial // replace the network in tests
 	OpsListener, APIListener       net.Listener
@@ -278,8 +280,12 @@ func (a *App) serveOps() (stop func(), err error) {
 			return nil, fmt.Errorf("ops.addr: %w", err)
 		}
 	}
+	var level http.Handler
+	if a.LogLevel != nil {
+		level = levelHandler(a.LogLevel, a.Log)
+	}
 	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
-	return serveHTTP(l, opsHandler(a.Registry, a.checks()), 2*time.Second), nil
+	return serveHTTP(l, opsHandler(a.Registry, a.checks(), level), 2*time.Second), nil
 }
 
 // checks are the conditions of readiness.

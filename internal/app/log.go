@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"time"
 
@@ -16,16 +17,23 @@ import (
 
 // NewLogger writes to out: JSON, or readable lines on a terminal. Of lines that repeat, a sample is written.
 func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
-	return newLogger(cfg, out, func(zapcore.Entry, zapcore.SamplingDecision) {})
+	log, _, err := newLogger(cfg, out, func(zapcore.Entry, zapcore.SamplingDecision) {})
+	return log, err
 }
 
 // NewCountedLogger is NewLogger, and counts at reg the lines that were left out of the sample.
 func NewCountedLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, error) {
+	log, _, err := NewServiceLogger(cfg, out, reg)
+	return log, err
+}
+
+// NewServiceLogger is NewCountedLogger, and gives the level too, which may be changed at any time.
+func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, *zap.AtomicLevel, error) {
 	dropped := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that repeated too often within a second and were left out.",
 	})
 	if err := reg.Register(dropped); err != nil {
-		return nil, fmt.Errorf("count log lines: %w", err)
+		return nil, nil, fmt.Errorf("count log lines: %w", err)
 	}
 	return newLogger(cfg, out, func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
 		if decision&zapcore.LogDropped != 0 {
@@ -34,10 +42,10 @@ func NewCountedLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (
 	})
 }
 
-func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(cfg.Level)
+func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, *zap.AtomicLevel, error) {
+	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
-		return nil, fmt.Errorf("log.level: %w", err)
+		return nil, nil, fmt.Errorf("log.level: %w", err)
 	}
 	encoding := zap.NewProductionEncoderConfig()
 	encoding.TimeKey = "time"
@@ -50,7 +58,20 @@ func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(out), level)
-	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000, zapcore.SamplerHook(sampled))), nil
+	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000, zapcore.SamplerHook(sampled))), &level, nil
+}
+
+// levelHandler is the level's own: GET tells it, PUT changes it. A change is logged, unless the new level leaves
+// warnings out.
+func levelHandler(level *zap.AtomicLevel, log *zap.Logger) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+		before := level.Level()
+		level.ServeHTTP(w, r)
+		if after := level.Level(); after != before {
+			log.Warn("log level changed", zap.Stringer("from", before), zap.Stringer("to", after))
+		}
+	}
 }
 
 func isTerminal(f *os.File) bool {

@@ -1,7 +1,10 @@
 package app
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,5 +42,47 @@ func TestLogLinesDroppedAreCounted(t *testing.T) {
 	}
 	if n := count(); n < 400 {
 		t.Errorf("%v of 500 lines dropped, want more than 400", n)
+	}
+}
+
+// The level is told and changed over HTTP, at once for loggers that are in use.
+func TestLogLevelChanges(t *testing.T) {
+	out, err := os.CreateTemp(t.TempDir(), "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	log, level, err := NewServiceLogger(config.Log{Level: "info", Format: "json"}, out, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := log.Named("part")
+	ops := opsHandler(prometheus.NewRegistry(), nil, levelHandler(level, log))
+	ask := func(method, body string, code int, want string) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		ops.ServeHTTP(w, httptest.NewRequest(method, "/loglevel", strings.NewReader(body)))
+		if w.Code != code || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s %s: %d %s", method, body, w.Code, w.Body)
+		}
+	}
+	part.Debug("line one")
+	ask("GET", "", http.StatusOK, `{"level":"info"}`)
+	ask("PUT", `{"level":"debug"}`, http.StatusOK, `{"level":"debug"}`)
+	part.Debug("line two")
+	ask("PUT", `{"level":"loud"}`, http.StatusBadRequest, "loud")
+	ask("PUT", strings.Repeat(" ", 5000)+`{"level":"error"}`, http.StatusBadRequest, "too large")
+	ask("POST", `{"level":"error"}`, http.StatusMethodNotAllowed, "")
+	ask("GET", "", http.StatusOK, `{"level":"debug"}`)
+	ask("PUT", `{"level":"error"}`, http.StatusOK, `{"level":"error"}`)
+	part.Warn("line three")
+	written, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{"line one": false, "line two": true, "line three": false, `"msg":"log level changed","from":"info","to":"debug"`: true} {
+		if strings.Contains(string(written), text) != want {
+			t.Errorf("%s: written is %v in\n%s", text, !want, written)
+		}
 	}
 }

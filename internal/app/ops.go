@@ -22,8 +22,8 @@ type check struct {
 	ask  func(ctx context.Context) error
 }
 
-// opsHandler serves /metrics, /healthz, /readyz and the profiles below /debug/pprof/.
-func opsHandler(gatherer prometheus.Gatherer, checks []check) http.Handler {
+// opsHandler serves /metrics, /healthz, /readyz, the profiles below /debug/pprof/ and, unless level is nil, /loglevel.
+func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
 	// Without pprof's cmdline: flags may hold secrets.
@@ -31,6 +31,10 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check) http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /debug/pprof/cmdline", http.NotFound)
+	if level != nil {
+		mux.Handle("GET /loglevel", level)
+		mux.Handle("PUT /loglevel", level)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
