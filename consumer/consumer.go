@@ -37,7 +37,7 @@ const (
 	// A poll that brought so little is followed by a rest, in which more comes together: at low rates most of the work
 	// is that of polls.
 	littlePoll = 16
-	littleRest = 2 * time.Millisecond
+	littleRest = 4 * time.Millisecond
 	behindStep = time.Millisecond
 )
 

@@ -169,8 +169,8 @@ func closedPort() (string, error) {
 	return "", errors.New("no closed port below 1024 at 127.0.0.1")
 }
 
-// watchParking follows the retry topic until it holds count records. It counts from the last look that saw none, so
-// that the rate is rather too low than too high.
+// watchParking follows the retry topic until it holds count records. It counts from when the last look that saw none was
+// begun, so that the rate is rather too low than too high: a look can take long on a busy broker.
 func (w *world) watchParking(ctx context.Context, c *child, count int64) (result.Figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
@@ -182,12 +182,16 @@ func (w *world) watchParking(ctx context.Context, c *child, count int64) (result
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
 	for seen < count {
-		if seen == 0 {
-			var err error
-			if before, err = c.cpu(); err != nil {
-				return nil, err
-			}
-			began = time.Now()
+		used, err := c.cpu()
+		if err != nil {
+			return nil, err
+		}
+		looked := time.Now()
+		if seen, err = w.written(ctx, "dlr-retry-6h"); err != nil {
+			return nil, err
+		}
+		if seen == 0 || began.IsZero() {
+			began, before = looked, used
 		}
 		select {
 		case <-tick.C:
@@ -195,10 +199,6 @@ func (w *world) watchParking(ctx context.Context, c *child, count int64) (result
 			return nil, fmt.Errorf("%s ended: %s", c.name, c.tail())
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%d of %d events are parked: %w", seen, count, context.Cause(ctx))
-		}
-		var err error
-		if seen, err = w.written(ctx, "dlr-retry-6h"); err != nil {
-			return nil, err
 		}
 	}
 	took := time.Since(began)
