@@ -38,6 +38,7 @@ func withAdmin(cmd *cobra.Command, f func(ctx context.Context, admin *app.Admin)
 func topicsCommand() *cobra.Command {
 	return group("topics", "Create or check the topics",
 		&cobra.Command{Use: "ensure", Short: "Create the topics that are missing; a line per topic", Args: arguments(0),
+			Example: "  smshooks topics ensure --topics.partitions=24 --topics.replication=3",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
 					lines, err := admin.EnsureTopics(ctx)
@@ -48,6 +49,7 @@ func topicsCommand() *cobra.Command {
 				})
 			}},
 		&cobra.Command{Use: "check", Short: "Tell what is wrong with the topics and what to do about it", Args: arguments(0),
+			Example: "  smshooks topics check --config smshooks.yaml",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
 					problems, err := admin.CheckTopics(ctx)
@@ -90,6 +92,7 @@ func keysCommand() *cobra.Command {
 	create.Flags().Int64Var(&user, "user", 0, "the user the key is for")
 	create.Flags().StringVar(&name, "name", "", "a name to tell the user's keys apart")
 	revoke := &cobra.Command{Use: "revoke KEY", Short: "Revoke an API key", Args: arguments(1),
+		Example: "  smshooks keys revoke KEY",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
 				return admin.RevokeKey(ctx, args[0])

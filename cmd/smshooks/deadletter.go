@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
+	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/internal/deadletter"
@@ -26,6 +30,8 @@ func (f *letterFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.since, "since", "", "given up at or after: RFC 3339, or back from now as in 24h")
 	cmd.Flags().StringVar(&f.until, "until", "", "given up before: RFC 3339, or back from now as in 24h")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "only for this reason: attempts_exhausted, window_expired, invalid_record")
+	complete(cmd, "kind", "dlr", "click", "inbound", "revoke_click")
+	complete(cmd, "reason", string(webhook.AttemptsExhausted), string(webhook.WindowExpired), string(webhook.InvalidRecord))
 }
 
 // filter reads the flags; an error is one of usage.
@@ -70,48 +76,162 @@ func instant(text string, now time.Time) (time.Time, error) {
 }
 
 func deadletterCommand() *cobra.Command {
-	var listed, replayed letterFlags
-	list := &cobra.Command{Use: "list", Short: "Print the events that were given up, a JSON object a line", Args: arguments(0),
-		Example: "  smshooks deadletter list --user 42 --since 24h",
+	return group("deadletter", "List and replay the events that were given up", listCommand(), replayCommand())
+}
+
+func listCommand() *cobra.Command {
+	var wanted letterFlags
+	list := &cobra.Command{
+		Use: "list", Short: "Print the events that were given up, a JSON object a line", Args: arguments(0),
+		Example: "  smshooks deadletter list --user 42 --since 24h\n" +
+			"  smshooks deadletter list --reason invalid_record | jq -r .error | sort | uniq -c",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := listed.filter(cmd, time.Now())
-			if err != nil {
-				return err
-			}
-			return withAdmin(cmd, func(_ context.Context, admin *app.Admin) error { return printLetters(cmd, admin, f) })
-		}}
-	listed.add(list)
-	replay := &cobra.Command{Use: "replay", Short: "Send events again that were given up",
-		Long: "Send events again that were given up: with the same Webhook-Id, attempts from 1, a fresh window.\n" +
-			"Each event is sent once, however often it died. Its dead letter stays: replayed twice, it is sent twice.\n" +
-			"Records that could not be read (invalid_record) are never sent.",
-		Example: "  smshooks deadletter replay --user 42 --kind dlr --since 2026-02-27T14:00:00Z", Args: arguments(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := replayed.filter(cmd, time.Now())
+			f, err := wanted.filter(cmd, time.Now())
 			if err != nil {
 				return err
 			}
 			return withAdmin(cmd, func(_ context.Context, admin *app.Admin) error {
-				// However long it takes: silence of Kafka ends it.
-				n, err := admin.ReplayDeadLetters(cmd.Context(), f)
-				if err != nil && n == 0 {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%d replayed\n", n)
-				return err
+				progress, end := progressBar(cmd, "reading")
+				defer end()
+				return printLetters(cmd, func(each func(*deadletter.Letter) error) error {
+					return admin.DeadLetters(cmd.Context(), f, progress, each)
+				})
 			})
 		}}
-	replayed.add(replay)
-	return group("deadletter", "List and replay the events that were given up", list, replay)
+	wanted.add(list)
+	return list
 }
 
-func printLetters(cmd *cobra.Command, admin *app.Admin, f deadletter.Filter) error {
+func replayCommand() *cobra.Command {
+	var (
+		wanted   letterFlags
+		try      bool
+		position string
+	)
+	replay := &cobra.Command{
+		Use: "replay", Short: "Send events again that were given up", Args: arguments(0),
+		Long: "Send events again that were given up: with the same Webhook-Id, attempts from 1, a fresh window.\n" +
+			"Each event is sent once, however often it died. Its dead letter stays: replayed twice, it is sent twice.\n" +
+			"Records that could not be read (invalid_record) are never sent.\n\n" +
+			"With --position an interrupted replay can be called again and goes on where it was, over the dead letters\n" +
+			"that were there when it first began. Only one that was killed may send its last 500 events again.",
+		Example: "  smshooks deadletter replay --user 42 --kind dlr --since 2026-02-27T14:00:00Z --dry-run\n" +
+			"  smshooks deadletter replay --since 24h --position replay.json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := wanted.filter(cmd, time.Now())
+			if err != nil {
+				return err
+			}
+			run := deadletter.Run{Filter: f}
+			if cmd.Flags().Changed("position") {
+				if err := resume(&run, position, wanted.asked()); err != nil {
+					return err
+				}
+			}
+			return withAdmin(cmd, func(_ context.Context, admin *app.Admin) error {
+				var end func()
+				run.Progress, end = progressBar(cmd, "replaying")
+				defer end()
+				if try {
+					return dryRun(cmd, admin, run)
+				}
+				return replayLetters(cmd, admin, run)
+			})
+		}}
+	wanted.add(replay)
+	replay.Flags().BoolVar(&try, "dry-run", false, "print what would be sent, as list does, and send nothing")
+	replay.Flags().StringVar(&position, "position", "", "keep in this file how far the replay has come, and go on from there")
+	return replay
+}
+
+// replayLetters sends, however long it takes: silence of Kafka ends it.
+func replayLetters(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
+	n, err := admin.ReplayDeadLetters(cmd.Context(), run)
+	if err != nil && n == 0 {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%d replayed\n", n)
+	if err != nil && run.Position != nil {
+		return fmt.Errorf("%w; the same command goes on from there", err)
+	}
+	return err
+}
+
+// dryRun prints what would be sent.
+func dryRun(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
+	n := 0
+	err := printLetters(cmd, func(each func(*deadletter.Letter) error) (err error) {
+		run.Try = each
+		n, err = admin.ReplayDeadLetters(cmd.Context(), run)
+		return err
+	})
+	if err == nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d would be replayed\n", n)
+	}
+	return err
+}
+
+// resume takes up the position in a file. A replay that was asked for in other words is another one.
+func resume(run *deadletter.Run, file, asked string) error {
+	if file == "" {
+		return usageError{errors.New("--position: names no file")}
+	}
+	p, err := deadletter.ReadPosition(file)
+	if err != nil {
+		return err
+	}
+	if p.Partitions == nil {
+		p.Asked = asked
+	} else if p.Asked != asked {
+		return usageError{fmt.Errorf("--position: %s is of a replay of %s, this is one of %s; name another file", file, p.Asked, asked)}
+	} else {
+		run.Filter = p.Filter // its times count from when it first began
+	}
+	run.Position = p
+	run.Save = func(p *deadletter.Position) error { return deadletter.WritePosition(file, p) }
+	return nil
+}
+
+// asked is what was asked for, in the words of the command line.
+func (f *letterFlags) asked() string {
+	text := ""
+	if f.user != 0 {
+		text = fmt.Sprintf(" --user=%d", f.user)
+	}
+	for _, flag := range []struct{ name, value string }{{"kind", f.kind}, {"since", f.since}, {"until", f.until}, {"reason", f.reason}} {
+		if flag.value != "" {
+			text += " --" + flag.name + "=" + flag.value
+		}
+	}
+	if text == "" {
+		return "everything"
+	}
+	return text[1:]
+}
+
+// printLetters prints the letters that walk hands on.
+func printLetters(cmd *cobra.Command, walk func(each func(*deadletter.Letter) error) error) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
-	err := admin.DeadLetters(cmd.Context(), f, func(l *deadletter.Letter) error { return enc.Encode(l) })
+	err := walk(func(l *deadletter.Letter) error { return enc.Encode(l) })
 	if flushed := out.Flush(); err == nil {
 		err = flushed
 	}
 	return err
+}
+
+// progressBar shows progress on stderr, if that is a terminal; end takes it away.
+func progressBar(cmd *cobra.Command, what string) (show deadletter.Progress, end func()) {
+	f, ok := cmd.ErrOrStderr().(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, func() {}
+	}
+	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what),
+		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("records"),
+		progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
+	return func(read, total int64) {
+		bar.ChangeMax64(max(total, 1))
+		_ = bar.Set64(read) // a terminal that is gone stops nothing
+	}, func() { _ = bar.Finish() }
 }

@@ -17,6 +17,7 @@ func demoCommand() *cobra.Command {
 		open   bool
 	)
 	cmd := &cobra.Command{Use: "demo", Short: "See the whole service at work, with no Kafka and no Redis needed", Args: arguments(0),
+		Example: "  smshooks demo --for 1m --open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if length < time.Second {
 				return usageError{errors.New("--for must be at least 1s")}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -74,8 +75,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "smshooks",
-		Short:         "Sends the webhooks of an SMS platform, from Kafka to its users' URLs",
+		Use:   "smshooks",
+		Short: "Sends the webhooks of an SMS platform, from Kafka to its users' URLs",
+		Long: "Sends the webhooks of an SMS platform, from Kafka to its users' URLs.\n\n" +
+			"Settings come from a YAML file (--config), SMSHOOKS_ environment variables and flags; the later wins.",
+		Example: "  smshooks demo\n" +
+			"  smshooks topics ensure --kafka.brokers=a:9092,b:9092\n" +
+			"  smshooks serve --config smshooks.yaml",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
@@ -89,8 +95,17 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("config", "", "read settings from this YAML file")
 	config.Flags(root.PersistentFlags())
-	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), benchCommand(), configCommand(), versionCommand(), readyCommand())
+	for name, values := range config.Values() {
+		complete(root, name, values...)
+	}
+	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), benchCommand(), configCommand(), versionCommand(), readyCommand(), manCommand())
 	return root
+}
+
+// complete names the values of a flag to the shell.
+func complete(cmd *cobra.Command, flag string, values ...string) {
+	// It fails for a flag that does not exist only.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // group is a command that only holds others.
@@ -102,6 +117,13 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 		return usageError{fmt.Errorf("a command is missing; see %s --help", cmd.CommandPath())}
 	}}
 	c.AddCommand(children...)
+	var examples []string
+	for _, child := range children {
+		if child.Example != "" {
+			examples = append(examples, child.Example)
+		}
+	}
+	c.Example = strings.Join(examples, "\n")
 	return c
 }
 
@@ -125,7 +147,7 @@ func settings(cmd *cobra.Command) (*config.Config, error) {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: arguments(0), RunE: func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: arguments(0), Example: "  smshooks version", RunE: func(cmd *cobra.Command, _ []string) error {
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "smshooks %s\n", version)
 		return err
 	}}
@@ -133,7 +155,8 @@ func versionCommand() *cobra.Command {
 
 func configCommand() *cobra.Command {
 	return group("config", "Look at the settings", &cobra.Command{
-		Use: "print", Short: "Print every setting as YAML, where it came from in a comment, secrets masked", Args: arguments(0),
+		Example: "  smshooks config print --config smshooks.yaml\n  SMSHOOKS_RETRY_WINDOW=30h smshooks config print | grep window",
+		Use:     "print", Short: "Print every setting as YAML, where it came from in a comment, secrets masked", Args: arguments(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := settings(cmd)
 			if err != nil {

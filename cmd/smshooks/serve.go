@@ -26,6 +26,9 @@ func serveCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the service", Args: arguments(0),
+		Example: "  smshooks serve --config smshooks.yaml\n" +
+			"  smshooks serve --roles api --api.addr=:8080\n" +
+			"  smshooks serve --embedded",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := settings(cmd)
 			if err != nil {
@@ -56,6 +59,7 @@ func serveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false, "run Kafka and Redis in the process, data in embedded.dir")
 	cmd.Flags().StringSliceVar(&roles, "roles", nil, "parts to play: consume, materialise, api (default all)")
+	complete(cmd, "roles", "consume", "materialise", "api")
 	return cmd
 }
 
@@ -101,7 +105,7 @@ func serve(ctx context.Context, opts app.Options) error {
 
 // readyCommand asks a running service whether it is ready; for health checks of images without a shell.
 func readyCommand() *cobra.Command {
-	return &cobra.Command{Use: "ready", Short: "Ask the service at ops.addr whether it is ready", Args: arguments(0), Hidden: true,
+	return &cobra.Command{Use: "ready", Short: "Ask the service at ops.addr whether it is ready", Args: arguments(0), Hidden: true, Example: "  smshooks ready && echo it is",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := settings(cmd)
 			if err != nil {

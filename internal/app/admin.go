@@ -80,22 +80,22 @@ func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 	return nil
 }
 
-// DeadLetters calls each for the dead letters that f wants.
-func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, each func(*deadletter.Letter) error) error {
+// DeadLetters calls each for the dead letters that f wants, and tells progress, which may be nil.
+func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress deadletter.Progress, each func(*deadletter.Letter) error) error {
 	letters, err := newDeadLetters(a.cfg, a.kafka)
 	if err != nil {
 		return err
 	}
 	defer letters.Close()
-	return letters.List(ctx, f, each)
+	return letters.ListWatched(ctx, f, progress, each)
 }
 
-// ReplayDeadLetters sends the events that f wants again and tells how many.
-func (a *Admin) ReplayDeadLetters(ctx context.Context, f deadletter.Filter) (int, error) {
+// ReplayDeadLetters sends events again, as run says, and tells how many.
+func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
 	letters, err := newDeadLetters(a.cfg, a.kafka)
 	if err != nil {
 		return 0, err
 	}
 	defer letters.Close()
-	return letters.Replay(ctx, f)
+	return letters.Run(ctx, run)
 }

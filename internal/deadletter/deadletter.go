@@ -69,12 +69,28 @@ func (s *Store) Close() { s.client.Close() }
 //
 // The whole topic is read, from f.Since on, whomever it is asked for.
 func (s *Store) List(ctx context.Context, f Filter, each func(*Letter) error) error {
+	return s.ListWatched(ctx, f, nil, each)
+}
+
+// Progress is told, from time to time, how many of the records that are to be read have been read.
+type Progress func(read, total int64)
+
+// ListWatched is List, and tells progress, if it is not nil.
+func (s *Store) ListWatched(ctx context.Context, f Filter, progress Progress, each func(*Letter) error) error {
 	spans, err := s.spans(ctx, f.Since)
 	if err != nil {
 		return err
 	}
+	return s.read(ctx, spans, newMatcher(f), progress, each)
+}
+
+// read hands the wanted records of the spans on.
+func (s *Store) read(ctx context.Context, spans map[int32]*span, m *matcher, progress Progress, each func(*Letter) error) error {
 	if len(spans) == 0 {
 		return nil
+	}
+	if progress == nil {
+		progress = func(int64, int64) {}
 	}
 	from := make(map[int32]kgo.Offset, len(spans))
 	for p, span := range spans {
@@ -85,11 +101,25 @@ func (s *Store) List(ctx context.Context, f Filter, each func(*Letter) error) er
 		return fmt.Errorf("client for topic %s: %w", s.cfg.Topic, err)
 	}
 	defer client.CloseAllowingRebalance()
-	return s.scan(ctx, client, spans, newMatcher(f), each)
+	total := left(spans)
+	progress(0, total)
+	err = s.scan(ctx, client, spans, m, func() { progress(total-left(spans), total) }, each)
+	if err == nil {
+		progress(total, total)
+	}
+	return err
 }
 
 // span is what is to be read of a partition: offsets next ≤ o < end.
 type span struct{ next, end int64 }
+
+// left is how many offsets of the spans are still to be read.
+func left(spans map[int32]*span) (n int64) {
+	for _, s := range spans {
+		n += max(s.end-s.next, 0)
+	}
+	return n
+}
 
 // spans finds what is to be read, of the partitions that hold anything.
 func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, error) {
@@ -122,7 +152,7 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, er
 }
 
 // scan reads the spans to their ends.
-func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*span, m *matcher, each func(*Letter) error) error {
+func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*span, m *matcher, polled func(), each func(*Letter) error) error {
 	for progress := time.Now(); len(spans) > 0; {
 		polling, cancel := context.WithTimeout(ctx, min(s.cfg.Patience, time.Second))
 		fetches := client.PollFetches(polling)
@@ -145,6 +175,7 @@ func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*s
 		if stopped != nil {
 			return stopped
 		}
+		polled()
 		if time.Since(progress) < s.cfg.Patience {
 			continue // the client goes on by itself after an error
 		}

@@ -24,6 +24,10 @@ type Letter struct {
 	EventTime time.Time // zero if absent
 	Time      time.Time // when the event was given up
 	Value     []byte    // the record's, unchanged
+
+	partition   int32 // where the record is
+	offset      int64
+	traceparent string
 }
 
 // CanReplay says whether the event can be sent again: not if it could never be read.
@@ -95,7 +99,7 @@ func (m *matcher) match(r *kgo.Record) *Letter {
 	if !m.Since.IsZero() && r.Timestamp.Before(m.Since) || !m.Until.IsZero() && !r.Timestamp.Before(m.Until) {
 		return nil
 	}
-	l := &Letter{Time: r.Timestamp, Value: r.Value}
+	l := &Letter{Time: r.Timestamp, Value: r.Value, partition: r.Partition, offset: r.Offset}
 	for _, h := range r.Headers {
 		l.setHeader(h)
 	}
@@ -119,6 +123,8 @@ func (l *Letter) setHeader(h kgo.RecordHeader) {
 		l.Reason = string(h.Value)
 	case event.HeaderError:
 		l.Error = string(h.Value)
+	case event.HeaderTrace:
+		l.traceparent = string(h.Value)
 	case event.HeaderAttempts:
 		if n, err := strconv.Atoi(string(h.Value)); err == nil && n >= 0 {
 			l.Attempts = n

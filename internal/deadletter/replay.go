@@ -18,44 +18,112 @@ import (
 // chunkBytes bounds what Replay holds in memory. Up to so much is read whole before anything is sent.
 const chunkBytes = 64 << 20
 
+// chunkEvents is how many events a replay with a position sends before it is saved.
+const chunkEvents = 500
+
 // Replay sends the events that f wants again, each once however often it died, and returns how many were stored by
 // all in-sync replicas. Records that could never be read are passed over.
 //
 // With an error, n of them were stored, and others of the same chunk may still be: what is asked for again may be
 // sent twice.
 func (s *Store) Replay(ctx context.Context, f Filter) (n int, err error) {
-	partitions, err := s.partitions(ctx)
+	return s.Run(ctx, Run{Filter: f})
+}
+
+// Run is a replay that can be watched, tried out and resumed.
+type Run struct {
+	Filter   Filter
+	Progress Progress // may be nil
+	// Try, if not nil, is called with each event instead of sending it.
+	Try func(*Letter) error
+	// Position, if not nil, is where the replay stands. It is filled in at the beginning if it is empty, and changed
+	// and saved whenever events have been stored.
+	Position *Position
+	Save     func(*Position) error
+}
+
+// Run does what Replay does, in the way r says.
+//
+// With a Position a replay that was interrupted goes on where it was, over the dead letters that were there when it
+// first began, and sends nothing twice that it had stored: when ctx ends, the chunk on its way comes to its end
+// first. Only what is killed, or loses Kafka, may send up to a chunk (500 events) again.
+func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
+	run := running{Run: r, store: s, seen: map[string]bool{}, reached: map[int32]int64{}}
+	if run.partitions, err = s.partitions(ctx); err != nil {
+		return 0, err
+	}
+	spans, err := s.spans(ctx, r.Filter.Since)
+	if err == nil && r.Position != nil {
+		spans, err = run.begin(spans)
+	}
 	if err != nil {
 		return 0, err
 	}
-	var (
-		chunk []*kgo.Record
-		size  int
-		seen  = map[string]bool{}
-	)
-	flush := func() error {
-		stored, err := s.produce(ctx, chunk)
-		n += stored
-		chunk, size = nil, 0
+	if err = s.read(ctx, spans, newMatcher(r.Filter), r.Progress, func(l *Letter) error { return run.take(ctx, l) }); err != nil {
+		return run.sent, err
+	}
+	if err = run.flush(ctx); err != nil {
+		return run.sent, err
+	}
+	return run.sent, run.done()
+}
+
+// running is a Run at work.
+type running struct {
+	Run
+	store      *Store
+	partitions [webhook.NumKinds]int
+	seen       map[string]bool
+	reached    map[int32]int64 // by partition, behind the last event of the chunk
+	chunk      []*kgo.Record
+	size       int
+	sent       int
+}
+
+func (r *running) take(ctx context.Context, l *Letter) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("sending dead letters again: %w", err) // many letters come with one poll
+	}
+	if !l.CanReplay() || r.seen[l.ID] {
+		return nil
+	}
+	r.seen[l.ID] = true
+	if r.Position != nil && l.offset < r.Position.next(l.partition) {
+		return nil // sent before; it is read again so that it is known
+	}
+	if r.Try != nil {
+		r.sent++
+		return r.Try(l)
+	}
+	// A clone: the record would keep the whole fetch it came with.
+	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, time.Now())
+	r.chunk, r.size = append(r.chunk, record), r.size+len(record.Value)+256
+	r.reached[l.partition] = l.offset + 1
+	if r.size > chunkBytes || r.Position != nil && len(r.chunk) >= chunkEvents {
+		return r.flush(ctx)
+	}
+	return nil
+}
+
+// flush sends the chunk.
+func (r *running) flush(ctx context.Context) error {
+	if len(r.chunk) == 0 {
+		return nil
+	}
+	if r.Position != nil {
+		ctx = context.WithoutCancel(ctx) // what was begun is known when it has ended
+	}
+	stored, err := r.store.produce(ctx, r.chunk)
+	r.sent += stored
+	r.chunk, r.size = nil, 0
+	if err != nil || r.Position == nil {
 		return err
 	}
-	err = s.List(ctx, f, func(l *Letter) error {
-		if !l.CanReplay() || seen[l.ID] {
-			return nil
-		}
-		seen[l.ID] = true
-		// A clone: the record would keep the whole fetch it came with.
-		r := s.record(l, bytes.Clone(l.Value), partitions, time.Now())
-		chunk, size = append(chunk, r), size+len(r.Value)+256
-		if size > chunkBytes {
-			return flush()
-		}
-		return nil
-	})
-	if err != nil {
-		return n, err
+	r.Position.Sent += stored
+	for p, next := range r.reached {
+		r.Position.Partitions[p] = Span{next, r.Position.Partitions[p].End}
 	}
-	return n, flush()
+	return r.save()
 }
 
 // partitions asks for the number of partitions of the overflow topics.
@@ -88,6 +156,9 @@ func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int
 			{Key: event.HeaderDue, Value: at},
 			{Key: event.HeaderReplayed, Value: at},
 		},
+	}
+	if l.traceparent != "" {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte(l.traceparent)})
 	}
 	r.Partition = place(r, l.ID, s.cfg.Sources[kind], partitions[kind])
 	return r

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// said runs a command line and gives what it wrote to stdout.
+func said(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, stderr bytes.Buffer
+	if code := run(t.Context(), args, &out, &stderr); code != exitDone {
+		t.Fatalf("%v: exit code %d: %s", args, code, stderr.String())
+	}
+	return out.String()
+}
+
+// every calls f for each command that is ours and shown.
+func every(cmd *cobra.Command, f func(*cobra.Command)) {
+	if cmd.Hidden {
+		return
+	}
+	f(cmd)
+	for _, child := range cmd.Commands() {
+		every(child, f)
+	}
+}
+
+func TestHelpHasExamples(t *testing.T) {
+	commands := 0
+	every(rootCommand(), func(cmd *cobra.Command) {
+		commands++
+		path := strings.Fields(cmd.CommandPath())[1:]
+		help := said(t, append(path, "--help")...)
+		_, examples, found := strings.Cut(help, "Examples:\n")
+		if !found || !strings.Contains(strings.SplitN(examples, "\n\n", 2)[0], "smshooks "+strings.Join(path, " ")) {
+			t.Errorf("%s: its help shows no example of it:\n%.600s", cmd.CommandPath(), help)
+		}
+	})
+	if commands < 15 {
+		t.Errorf("%d commands looked at", commands)
+	}
+}
+
+// The examples are command lines that are understood as far as flags and arguments go.
+func TestExamplesAreUnderstood(t *testing.T) {
+	every(rootCommand(), func(cmd *cobra.Command) {
+		for line := range strings.Lines(cmd.Example) {
+			line, _, _ = strings.Cut(strings.TrimSpace(line), " | ")
+			line, _, _ = strings.Cut(line, "   ") // an explanation
+			if i := strings.Index(line, "smshooks "); i > 0 {
+				line = line[i:] // behind variables
+			}
+			words := strings.Fields(strings.ReplaceAll(line, "'back office'", "x"))
+			if len(words) == 0 || words[0] != "smshooks" {
+				t.Errorf("%s: no example of this program: %s", cmd.CommandPath(), line)
+				continue
+			}
+			target, rest, err := rootCommand().Find(words[1:])
+			if err == nil {
+				err = target.ParseFlags(rest)
+			}
+			if err == nil {
+				err = target.ValidateArgs(target.Flags().Args())
+			}
+			if err != nil || target.HasSubCommands() && target.HasParent() && target.Name() != "bench" {
+				t.Errorf("%s: %s: %v", cmd.CommandPath(), line, err)
+			}
+		}
+	})
+}
+
+func TestManPages(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "man")
+	said(t, "man", dir)
+	every(rootCommand(), func(cmd *cobra.Command) {
+		name := strings.ReplaceAll(cmd.CommandPath(), " ", "-") + ".1"
+		page, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, part := range []string{".SH NAME", ".SH SYNOPSIS", ".SH EXAMPLE", "--retry.window"} {
+			if !strings.Contains(strings.ReplaceAll(string(page), `\-`, "-"), part) {
+				t.Errorf("%s lacks %s", name, part)
+			}
+		}
+	})
+	again := filepath.Join(t.TempDir(), "man")
+	said(t, "man", again)
+	first, _ := os.ReadFile(filepath.Join(dir, "smshooks.1"))
+	second, _ := os.ReadFile(filepath.Join(again, "smshooks.1"))
+	if len(first) == 0 || !bytes.Equal(first, second) {
+		t.Error("written twice, the pages differ")
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		script := said(t, "completion", shell)
+		if !strings.Contains(script, "smshooks") {
+			t.Errorf("%s: %.200s", shell, script)
+		}
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			t.Logf("%s is not here to read its script", shell)
+			continue
+		}
+		check := exec.Command(path, "-n")
+		check.Stdin = strings.NewReader(script)
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Errorf("%s does not take its script: %v: %s", shell, err, out)
+		}
+	}
+	for line, want := range map[string][]string{
+		"serve --log.level=":               {"debug", "info", "warn", "error"},
+		"serve --kafka.sasl.mechanism ":    {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"},
+		"topics check --dispatch.success=": {"200", "2xx"},
+		"serve --roles ":                   {"consume", "materialise", "api"},
+		"deadletter list --kind ":          {"dlr", "click", "inbound", "revoke_click"},
+		"deadletter replay --reason ":      {"attempts_exhausted", "window_expired", "invalid_record"},
+		"deadletter ":                      {"list", "replay"},
+	} {
+		words := strings.Split(line, " ")
+		out := said(t, append([]string{"__complete"}, words...)...)
+		for _, word := range want {
+			if !strings.Contains(out, word) {
+				t.Errorf("%q completes to %q, not to %s", line, out, word)
+			}
+		}
+	}
+}
