@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,22 +52,40 @@ func topicsCommand() *cobra.Command {
 		&cobra.Command{Use: "check", Short: "Tell what is wrong with the topics and what to do about it", Args: arguments(0),
 			Example: "  smshooks topics check --config smshooks.yaml",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
-					problems, err := admin.CheckTopics(ctx)
-					if err != nil {
-						return err
-					}
-					for _, p := range problems {
-						fmt.Fprintln(cmd.ErrOrStderr(), p)
-					}
-					if len(problems) > 0 {
-						return fmt.Errorf("%d problems with topics", len(problems))
-					}
-					fmt.Fprintln(cmd.OutOrStdout(), "all topics are as they should be")
-					return nil
-				})
+				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error { return checkTopics(ctx, cmd, admin) })
 			}},
 	)
+}
+
+// checkTopics explains every problem. Records that nobody reads are told, but the service starts with them, so they
+// are no failure.
+func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) error {
+	problems, err := admin.CheckTopics(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range problems {
+		fmt.Fprintln(cmd.ErrOrStderr(), p.Explain(admin.Brokers()))
+	}
+	unread, flags, err := admin.UnreadTopics(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range unread {
+		fmt.Fprintln(cmd.ErrOrStderr(), u)
+	}
+	if len(flags) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or the same in its settings)\n", strings.Join(flags, " "))
+	}
+	switch {
+	case len(problems) > 0:
+		return fmt.Errorf("%d problems with topics", len(problems))
+	case len(unread) > 0:
+		fmt.Fprintln(cmd.OutOrStdout(), "the service can run, but records wait that nobody reads")
+	default:
+		fmt.Fprintln(cmd.OutOrStdout(), "all topics are as they should be")
+	}
+	return nil
 }
 
 func keysCommand() *cobra.Command {

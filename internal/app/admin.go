@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -14,6 +17,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/pkg/delay"
 )
 
 // NewRegistry gives a registry with the collectors of Go and of the process.
@@ -40,6 +44,9 @@ func NewAdmin(cfg *config.Config, log *zap.Logger) (*Admin, error) {
 	return &Admin{cfg, k, client}, nil
 }
 
+// Brokers are those it was pointed at.
+func (a *Admin) Brokers() []string { return a.cfg.Kafka.Brokers }
+
 // Close ends the connections.
 func (a *Admin) Close() { a.client.Close() }
 
@@ -51,6 +58,33 @@ func (a *Admin) EnsureTopics(ctx context.Context) ([]kafka.Line, error) {
 // CheckTopics tells what is wrong with the topics.
 func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 	return TopicPlan(a.cfg).Check(ctx, a.client)
+}
+
+// UnreadTopics tells of the waiting topics whose records nobody reads, and gives the flags of serve with which they
+// are read: what retry.drain and overflow.drain have, and what they lack.
+func (a *Admin) UnreadTopics(ctx context.Context) (unread []kafka.Unread, flags []string, err error) {
+	if unread, err = TopicPlan(a.cfg).Unread(ctx, a.client, a.cfg.Kafka.Group); err != nil {
+		return nil, nil, fmt.Errorf("look for waiting topics that nobody reads: %w", err)
+	}
+	for _, setting := range []struct {
+		name  string
+		drain []time.Duration
+	}{{"retry.drain", a.cfg.Retry.Drain}, {"overflow.drain", a.cfg.Overflow.Drain}} {
+		var waits []string
+		for _, u := range unread {
+			if wait, ok := strings.CutPrefix(u.Setting, setting.name+"="); ok && !slices.Contains(waits, wait) {
+				waits = append(waits, wait)
+			}
+		}
+		if len(waits) == 0 {
+			continue
+		}
+		for _, d := range setting.drain {
+			waits = append(waits, delay.Name(d))
+		}
+		flags = append(flags, "--"+setting.name+"="+strings.Join(waits, ","))
+	}
+	return unread, flags, nil
 }
 
 // CreateKey creates an API key for a user and gives it; only its hash is stored.

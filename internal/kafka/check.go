@@ -17,10 +17,53 @@ type Problem struct {
 	What string
 	// Fix is what to do about it.
 	Fix string
+	// Why says what would happen otherwise.
+	Why string
+	// Type are command lines that put it right, each by itself. BROKERS stands for the brokers.
+	Type []string
 }
 
 // String is one line: topic, what is wrong, what to do.
 func (p Problem) String() string { return fmt.Sprintf("topic %s %s: %s", p.Topic, p.What, p.Fix) }
+
+// Explain is String, why it matters, and what to type, in lines of their own. Kafka's own tools are pointed at brokers.
+func (p Problem) Explain(brokers []string) string {
+	text := p.String() + "\n  why: " + p.Why
+	for i, line := range p.Type {
+		lead := "\n  type: "
+		if i > 0 {
+			lead = "\n    or: "
+		}
+		text += lead + strings.ReplaceAll(line, "BROKERS", strings.Join(brokers, ","))
+	}
+	return text
+}
+
+const (
+	ensureLine = "smshooks topics ensure"
+	topicsTool = "kafka-topics.sh --bootstrap-server BROKERS "
+	configTool = "kafka-configs.sh --bootstrap-server BROKERS --alter --entity-type topics --entity-name "
+)
+
+func addPartitionsLine(topic string, to int32) string {
+	return fmt.Sprintf("%s--alter --topic %s --partitions %d", topicsTool, topic, to)
+}
+
+func setLine(topic, key, value string) string {
+	return fmt.Sprintf("%s%s --add-config %s=%s", configTool, topic, key, value)
+}
+
+// createLine creates a topic as Ensure would.
+func (p *Plan) createLine(topic string, states map[string]state) string {
+	line := fmt.Sprintf("%s--create --topic %s --partitions %d", topicsTool, topic, p.count(topic, states))
+	if p.replication > 0 {
+		line += fmt.Sprintf(" --replication-factor %d", p.replication)
+	}
+	for _, setting := range p.settings(topic) {
+		line += " --config " + setting[0] + "=" + setting[1]
+	}
+	return line
+}
 
 // Check compares the topics with the plan and changes nothing. No problems means that the service can
 // run. An error means that the broker did not answer ([IsUnavailable]) or refused to, or that the plan
@@ -41,7 +84,10 @@ func (p *Plan) problems(states map[string]state) []Problem {
 	for _, topic := range p.all() {
 		s, ok := states[topic]
 		if !ok {
-			problems = append(problems, Problem{topic, "is missing", "run `smshooks topics ensure`, or create it"})
+			problems = append(problems, Problem{
+				topic, "is missing", "run `smshooks topics ensure`, or create it",
+				"the service reads or writes it, and creates topics only if topics.ensure is true", []string{ensureLine, p.createLine(topic, states)},
+			})
 			continue
 		}
 		problems = append(problems, p.countProblems(topic, s, states)...)
@@ -63,10 +109,18 @@ func (p *Plan) countProblems(topic string, s state, states map[string]state) []P
 		return nil
 	}
 	what := fmt.Sprintf("has %d partitions, but its source %s has %d", s.partitions, p.sources[kind], source.partitions)
+	const why = "a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only"
 	if s.partitions < source.partitions {
-		return []Problem{{topic, what, "run `smshooks topics ensure`, which adds the missing partitions"}}
+		return []Problem{{
+			topic, what, "run `smshooks topics ensure`, which adds the missing partitions", why,
+			[]string{ensureLine, addPartitionsLine(topic, source.partitions)},
+		}}
 	}
-	return []Problem{{topic, what, fmt.Sprintf("add partitions to %s until it has %d", p.sources[kind], s.partitions)}}
+	return []Problem{{
+		topic, what, fmt.Sprintf("add partitions to %s until it has %d, then run `smshooks topics ensure`", p.sources[kind], s.partitions),
+		why + "; partitions can't be taken away, and adding some to a source moves users among them: see docs/upgrade.md",
+		[]string{addPartitionsLine(p.sources[kind], s.partitions) + " && " + ensureLine},
+	}}
 }
 
 func (p *Plan) policyProblems(topic string, s state) []Problem {
@@ -80,6 +134,8 @@ func (p *Plan) policyProblems(topic string, s state) []Problem {
 	return []Problem{{
 		topic, fmt.Sprintf("has cleanup.policy=%s instead of %s", s.policy(), want),
 		fmt.Sprintf("set cleanup.policy=%s (%s)", want, why),
+		why + "; `topics ensure` leaves it alone, since it may be another program's topic",
+		[]string{setLine(topic, "cleanup.policy", want)},
 	}}
 }
 
@@ -89,19 +145,22 @@ func (p *Plan) retentionProblems(topic string, s state) []Problem {
 		return nil
 	}
 	_, _, wait := p.Describe(topic)
+	const why = "Kafka would delete records that wait for their next attempt, and nobody would notice"
 	var problems []Problem
 	if retention, less := s.keepsLess(p.minRetention(wait)); less {
 		problems = append(problems, Problem{
 			topic,
 			fmt.Sprintf("has retention.ms=%d (%s), below its delay + retry.window (%s + %s = %d ms)", retention.Milliseconds(),
 				delay.Name(retention), delay.Name(wait), delay.Name(p.window), p.minRetention(wait).Milliseconds()),
-			"run `smshooks topics ensure`, which raises it, or parked records would be lost",
+			"run `smshooks topics ensure`, which raises it, or parked records would be lost", why,
+			[]string{ensureLine, setLine(topic, "retention.ms", millis(p.minRetention(wait)+retentionSlack))},
 		})
 	}
 	if limit, ok := s.limit("retention.bytes"); ok && limit >= 0 {
 		problems = append(problems, Problem{
 			topic, fmt.Sprintf("has retention.bytes=%d instead of -1", limit),
-			"run `smshooks topics ensure`, which lifts it, or parked records would be lost",
+			"run `smshooks topics ensure`, which lifts it, or parked records would be lost", why,
+			[]string{ensureLine, setLine(topic, "retention.bytes", "-1")},
 		})
 	}
 	return problems

@@ -101,6 +101,9 @@ func checkUntil(t *testing.T, p *Plan, cl *kgo.Client, want ...string) {
 		var got []string
 		for _, problem := range problems {
 			got = append(got, problem.Topic+" "+problem.What)
+			if problem.Why == "" || len(problem.Type) == 0 || strings.Contains(problem.Explain([]string{"a:1"}), "BROKERS") {
+				t.Errorf("topic %s: %s", problem.Topic, problem.Explain([]string{"a:1"}))
+			}
 			if problem.Fix == "" {
 				t.Errorf("%s: no fix", problem)
 			}

@@ -24,6 +24,13 @@ type Unread struct {
 	Setting string
 }
 
+// String is one line: topic, what is wrong, what to do.
+func (u Unread) String() string {
+	name, wait, _ := strings.Cut(u.Setting, "=")
+	return fmt.Sprintf("topic %s holds %d records that nobody reads, since no setting names its delay: add %s to %s until it is empty",
+		u.Topic, u.Records, wait, name)
+}
+
 // Unread looks for topics that are named like the plan's waiting topics, are not part of it, and hold records above
 // what the group has committed. The error says what could not be asked of Kafka.
 func (p *Plan) Unread(ctx context.Context, cl *kgo.Client, group string) ([]Unread, error) {

@@ -1,0 +1,63 @@
+package kafka
+
+import (
+	"testing"
+	"time"
+)
+
+// What to type is complete: it can be pasted.
+func TestExplain(t *testing.T) {
+	p := NewPlan(defaultNames, []time.Duration{hour}, []time.Duration{time.Minute}, 24*hour, 12, 3)
+	states := map[string]state{}
+	for _, topic := range p.all() {
+		states[topic] = state{partitions: 12, configs: map[string]string{}}
+		for _, setting := range p.settings(topic) {
+			states[topic].configs[setting[0]] = setting[1]
+		}
+	}
+	if problems := p.problems(states); len(problems) != 0 {
+		t.Fatalf("a good plan has %v", problems)
+	}
+	delete(states, "webhook-config")
+	states["sms-dlr-retry-1h"] = state{partitions: 4, configs: map[string]string{"cleanup.policy": "delete", "retention.ms": "1000", "retention.bytes": "7"}}
+	states["sms-click-retry-1h"] = state{partitions: 13, configs: states["sms-click-retry-1h"].configs}
+	states["webhook-keys"] = state{partitions: 1, configs: map[string]string{"cleanup.policy": "delete"}}
+	got := map[string]bool{}
+	for _, problem := range p.problems(states) {
+		got[problem.Explain([]string{"a:1", "b:2"})] = true
+	}
+	const (
+		split = "\n  why: a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only"
+		gone  = "\n  why: Kafka would delete records that wait for their next attempt, and nobody would notice"
+	)
+	for _, want := range []string{
+		"topic webhook-config is missing: run `smshooks topics ensure`, or create it" +
+			"\n  why: the service reads or writes it, and creates topics only if topics.ensure is true" +
+			"\n  type: smshooks topics ensure" +
+			"\n    or: kafka-topics.sh --bootstrap-server a:1,b:2 --create --topic webhook-config --partitions 12 --replication-factor 3 --config cleanup.policy=compact --config retention.ms=-1",
+		"topic sms-dlr-retry-1h has 4 partitions, but its source sms-dlr has 12: run `smshooks topics ensure`, which adds the missing partitions" + split +
+			"\n  type: smshooks topics ensure\n    or: kafka-topics.sh --bootstrap-server a:1,b:2 --alter --topic sms-dlr-retry-1h --partitions 12",
+		"topic sms-click-retry-1h has 13 partitions, but its source sms-click has 12: add partitions to sms-click until it has 13, then run `smshooks topics ensure`" + split +
+			"; partitions can't be taken away, and adding some to a source moves users among them: see docs/upgrade.md" +
+			"\n  type: kafka-topics.sh --bootstrap-server a:1,b:2 --alter --topic sms-click --partitions 13 && smshooks topics ensure",
+		"topic sms-dlr-retry-1h has retention.ms=1000 (1s), below its delay + retry.window (1h + 24h = 90000000 ms): run `smshooks topics ensure`, which raises it, or parked records would be lost" + gone +
+			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-dlr-retry-1h --add-config retention.ms=349200000",
+		"topic sms-dlr-retry-1h has retention.bytes=7 instead of -1: run `smshooks topics ensure`, which lifts it, or parked records would be lost" + gone +
+			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-dlr-retry-1h --add-config retention.bytes=-1",
+		"topic webhook-keys has cleanup.policy=delete instead of compact: set cleanup.policy=compact (anything else forgets settings with time)" +
+			"\n  why: anything else forgets settings with time; `topics ensure` leaves it alone, since it may be another program's topic" +
+			"\n  type: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name webhook-keys --add-config cleanup.policy=compact",
+	} {
+		if !got[want] {
+			t.Errorf("not said:\n%s", want)
+		}
+		delete(got, want)
+	}
+	for text := range got {
+		t.Errorf("said too:\n%s", text)
+	}
+	u := Unread{"sms-dlr-retry-2h", 3, "retry.drain=2h"}
+	if got, want := u.String(), "topic sms-dlr-retry-2h holds 3 records that nobody reads, since no setting names its delay: add 2h to retry.drain until it is empty"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
