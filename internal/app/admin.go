@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
@@ -26,6 +27,9 @@ func NewRegistry() *prometheus.Registry {
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
+
+// unreadPatience is how long Kafka may take to tell what the group has read.
+const unreadPatience = 20 * time.Second
 
 // Admin does what an operator asks for on the command line.
 type Admin struct {
@@ -63,7 +67,7 @@ func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 // UnreadTopics tells of the waiting topics whose records nobody reads, and gives the flags of serve with which they
 // are read: what retry.drain and overflow.drain have, and what they lack.
 func (a *Admin) UnreadTopics(ctx context.Context) (unread []kafka.Unread, flags []string, err error) {
-	if unread, err = TopicPlan(a.cfg).Unread(ctx, a.client, a.cfg.Kafka.Group); err != nil {
+	if unread, err = a.unread(ctx); err != nil {
 		return nil, nil, fmt.Errorf("look for waiting topics that nobody reads: %w", err)
 	}
 	for _, setting := range []struct {
@@ -85,6 +89,23 @@ func (a *Admin) UnreadTopics(ctx context.Context) (unread []kafka.Unread, flags 
 		flags = append(flags, "--"+setting.name+"="+strings.Join(waits, ","))
 	}
 	return unread, flags, nil
+}
+
+// unread asks again for a while: a cluster that never had a group makes its coordinator only now.
+func (a *Admin) unread(ctx context.Context) (unread []kafka.Unread, err error) {
+	ctx, cancel := context.WithTimeout(ctx, unreadPatience)
+	defer cancel()
+	for {
+		asked, err := TopicPlan(a.cfg).Unread(ctx, a.client, a.cfg.Kafka.Group)
+		if !errors.Is(err, kerr.CoordinatorNotAvailable) && !errors.Is(err, kerr.CoordinatorLoadInProgress) {
+			return asked, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
 }
 
 // CreateKey creates an API key for a user and gives it; only its hash is stored.
