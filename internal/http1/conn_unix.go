@@ -54,9 +54,9 @@ func (t *turn) read(fd int) bool {
 	for {
 		n, err := syscall.Read(fd, t.in)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // as above
+		case err == syscall.EINTR:
 			continue
-		case err == syscall.EAGAIN: //nolint:errorlint // as above
+		case err == syscall.EAGAIN:
 			return false
 		case err != nil:
 			t.op, t.err = "read", err
@@ -72,8 +72,8 @@ func quiet(fd int) bool {
 	var one [1]byte
 	for {
 		_, err := syscall.Read(fd, one[:])
-		if err != syscall.EINTR { //nolint:errorlint // as above
-			return err == syscall.EAGAIN //nolint:errorlint // as above
+		if err != syscall.EINTR {
+			return err == syscall.EAGAIN
 		}
 	}
 }

@@ -7,5 +7,5 @@ import "syscall"
 // peek tells whether there is something to read, without reading it.
 func peek(fd uintptr, p []byte) bool {
 	_, _, err := syscall.Recvfrom(int(fd), p, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	return err != syscall.EAGAIN //nolint:errorlint // system calls give the value itself
+	return err != syscall.EAGAIN
 }

@@ -55,7 +55,7 @@ func (x *exchange) concurrently(message []byte) (status int, reusable bool, err 
 	status, reusable, err = x.read(0)
 	if !reusable || err != nil {
 		_ = x.conn.Close() // ends the writing
-		<-written
+		<-written //nolint:errcheck // its end is all that is waited for
 		return status, false, err
 	}
 	enough := time.NewTimer(maxWriteWait)
@@ -65,7 +65,7 @@ func (x *exchange) concurrently(message []byte) (status int, reusable bool, err 
 		return status, failed == nil, nil
 	case <-enough.C:
 		_ = x.conn.Close()
-		<-written
+		<-written //nolint:errcheck // its end is all that is waited for
 		return status, false, nil
 	}
 }
@@ -182,7 +182,7 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 	in := &limited{r: io.MultiReader(bytes.NewReader(bytes.Clone(x.buf[:n])), x.conn), left: x.maxHead}
 	br := bufio.NewReaderSize(in, bufferSize)
 	for {
-		resp, err := http.ReadResponse(br, post)
+		resp, err := http.ReadResponse(br, post) //nolint:bodyclose // closing would read it to its end; the connection is closed instead
 		if err != nil {
 			return 0, false, unexpected(err)
 		}
