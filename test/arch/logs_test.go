@@ -1,0 +1,157 @@
+package arch
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// eventFolders are where events are handled.
+var eventFolders = []string{"consumer", "dispatcher", "retry", "internal/revocation", "internal/click", "internal/app"}
+
+// aboutMany: lines logged with one event at hand that are not about it, each with its reason.
+var aboutMany = map[string]string{
+	"many revocations: the rest waits in Kafka for the next tick": "the event is only the last of those that are held",
+}
+
+// TestLinesAboutAnEventHaveItsID: a line that is logged where one event is at hand says which.
+func TestLinesAboutAnEventHaveItsID(t *testing.T) {
+	looked := 0
+	for _, folder := range eventFolders {
+		err := filepath.WalkDir(filepath.Join("..", "..", folder), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			files := token.NewFileSet()
+			file, err := parser.ParseFile(files, path, nil, 0)
+			if err != nil {
+				return err
+			}
+			for _, line := range anonymous(file, &looked) {
+				t.Errorf("%s: the line does not say which event it is about: zap.String(\"id\", e.Identity())", files.Position(line))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if looked < 3 {
+		t.Errorf("%d lines looked at: the test looks at nothing", looked)
+	}
+}
+
+// anonymous finds log calls in places where a variable e is an event, that name no "id"; looked counts all such calls.
+func anonymous(file *ast.File, looked *int) (at []token.Pos) {
+	for _, declared := range file.Decls {
+		function, ok := declared.(*ast.FuncDecl)
+		if !ok || function.Body == nil {
+			continue
+		}
+		scopes := eventScopes(function)
+		ast.Inspect(function.Body, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || !isLog(call) {
+				return true
+			}
+			for _, scope := range scopes {
+				if scope.Pos() <= call.Pos() && call.End() <= scope.End() {
+					*looked++
+					if !says(call, "id") && !isAboutMany(call) {
+						at = append(at, call.Pos())
+					}
+					break
+				}
+			}
+			return true
+		})
+	}
+	return at
+}
+
+// eventScopes are the parts of a function in which there is an event called e: all of it if e is a parameter, and the
+// loops over events.
+func eventScopes(function *ast.FuncDecl) (scopes []ast.Node) {
+	for _, parameter := range function.Type.Params.List {
+		for _, name := range parameter.Names {
+			if name.Name == "e" && isEvent(parameter.Type) {
+				scopes = append(scopes, function.Body)
+			}
+		}
+	}
+	ast.Inspect(function.Body, func(n ast.Node) bool {
+		if loop, ok := n.(*ast.RangeStmt); ok {
+			if value, ok := loop.Value.(*ast.Ident); ok && value.Name == "e" {
+				scopes = append(scopes, loop.Body)
+			}
+		}
+		return true
+	})
+	return scopes
+}
+
+func isEvent(parameter ast.Expr) bool {
+	pointer, ok := parameter.(*ast.StarExpr)
+	if !ok {
+		return false
+	}
+	of, ok := pointer.X.(*ast.SelectorExpr)
+	return ok && of.Sel.Name == "Event"
+}
+
+// isLog: x.log.Warn(…), x.Log.Info(…) and the like.
+func isLog(call *ast.CallExpr) bool {
+	method, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	switch method.Sel.Name {
+	case "Debug", "Info", "Warn", "Error":
+	default:
+		return false
+	}
+	of, ok := method.X.(*ast.SelectorExpr)
+	return ok && strings.EqualFold(of.Sel.Name, "log")
+}
+
+func isAboutMany(call *ast.CallExpr) bool {
+	for message := range aboutMany {
+		if says(call, message) {
+			return true
+		}
+	}
+	return false
+}
+
+// says: among the arguments is this text.
+func says(call *ast.CallExpr, text string) (found bool) {
+	ast.Inspect(call, func(n ast.Node) bool {
+		if literal, ok := n.(*ast.BasicLit); ok && literal.Value == strconv.Quote(text) {
+			found = true
+		}
+		return true
+	})
+	return found
+}
+
+// TestAnonymousLinesAreFound shows that the rule can say no.
+func TestAnonymousLinesAreFound(t *testing.T) {
+	const source = `package p
+func (w *W) a(e *event.Event) { w.log.Warn("x") }
+func (w *W) b(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity())) }
+func (w *W) c(es []*event.Event) { w.log.Warn("x"); for _, e := range es { w.Log.Info("y") } }
+func (w *W) d(err error) { w.log.Warn("x") }`
+	file, err := parser.ParseFile(token.NewFileSet(), "p.go", source, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := 0
+	if at := anonymous(file, &looked); len(at) != 2 || looked != 3 {
+		t.Errorf("%d of %d lines are found, want 2 of 3", len(at), looked)
+	}
+}
