@@ -114,7 +114,8 @@ func replayCommand() *cobra.Command {
 			"Each event is sent once, however often it died. Its dead letter stays: replayed twice, it is sent twice.\n" +
 			"Records that could not be read (invalid_record) are never sent.\n\n" +
 			"With --position an interrupted replay can be called again and goes on where it was, over the dead letters\n" +
-			"that were there when it first began. Only one that was killed may send its last 500 events again.",
+			"that were there when it first began. One that was killed, or lost Kafka, may send its\n" +
+			"last 500 events again.",
 		Example: "  smshooks deadletter replay --user 42 --kind dlr --since 2026-02-27T14:00:00Z --dry-run\n" +
 			"  smshooks deadletter replay --since 24h --position replay.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
