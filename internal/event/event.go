@@ -74,7 +74,8 @@ type Event struct {
 	begun bool
 }
 
-// Trace follows one event. It is called by the event's holder only.
+// Trace follows one event. The batches made of revocations share the one of their first record, so it is safe for
+// concurrent use, and an attempt may be told while another is made.
 type Trace interface {
 	// Attempt is told of an attempt when it is over.
 	Attempt(a Attempt)
