@@ -55,7 +55,7 @@ func (x *exchange) concurrently(message []byte) (status int, reusable bool, err 
 	status, reusable, err = x.read(0)
 	if !reusable || err != nil {
 		_ = x.conn.Close() // ends the writing
-		<-written //nolint:errcheck // its end is all that is waited for
+		<-written          //nolint:errcheck // its end is all that is waited for
 		return status, false, err
 	}
 	enough := time.NewTimer(maxWriteWait)
