@@ -95,6 +95,10 @@ bench-diff: ## compare the hot path's micro-benchmarks with the baseline in test
 bench-baseline: ## take what the micro-benchmarks say now as the baseline
 	$(HOTBENCH) >test/bench/baseline.txt.new && mv test/bench/baseline.txt.new test/bench/baseline.txt
 
+.PHONY: man
+man: build ## write the manual pages to dist/man
+	mkdir -p dist/man && bin/smshooks man dist/man
+
 .PHONY: image
 image: build ## build the container image (FROM scratch) around bin/smshooks
 	cp -L "$(CA)" bin/ca-certificates.crt
