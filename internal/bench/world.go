@@ -197,14 +197,15 @@ func (w *world) written(ctx context.Context, kind string) (int64, error) {
 
 // topics lists those whose names start with prefix.
 func (b *bench) topics(ctx context.Context, prefix string) ([]string, error) {
-	all, err := b.admin.ListTopics(ctx)
+	// Not by the admin client, which may answer from what it knew some seconds ago: a service creates topics, too.
+	all, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, b.client)
 	if err != nil {
 		return nil, fmt.Errorf("listing topics: %w", err)
 	}
 	var names []string
-	for _, name := range all.Names() {
-		if strings.HasPrefix(name, prefix) {
-			names = append(names, name)
+	for _, t := range all.Topics {
+		if t.Topic != nil && strings.HasPrefix(*t.Topic, prefix) {
+			names = append(names, *t.Topic)
 		}
 	}
 	return names, nil
