@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"bufio"
+	"context"
 	"net"
 	"net/netip"
 	"os"
@@ -92,10 +93,25 @@ func (d *door) open(t *testing.T, l net.Listener) {
 // resolveBy has all names of the process resolved by a server of the test's own.
 func resolveBy(t *testing.T) *names.Server {
 	t.Helper()
-	s, before := names.Serve(t, "127.0.0.1:0"), net.DefaultResolver
-	net.DefaultResolver = s.Resolver()
-	t.Cleanup(func() { net.DefaultResolver = before })
+	s := names.Serve(t, "127.0.0.1:0")
+	resolver.Store(s.Resolver())
+	t.Cleanup(func() { resolver.Store(nil) })
 	return s
+}
+
+// resolver is the one that a test put in, nil = the system's.
+var resolver atomic.Pointer[net.Resolver]
+
+// switchResolvers has the process resolve by resolver. It is called once, before the tests: look-ups go on in the
+// background, so the process's own must not change while they run.
+func switchResolvers() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if r := resolver.Load(); r != nil {
+			return r.Dial(ctx, network, address)
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}}
 }
 
 // stored is the endpoint of a URL as settings hold it.

@@ -39,6 +39,7 @@ func trusting(m *testing.M) int {
 	}
 	_ = os.Setenv("SSL_CERT_FILE", filepath.Join(dir, "ca.pem"))
 	_ = os.Setenv("SSL_CERT_DIR", dir)
+	switchResolvers()
 	return m.Run()
 }
 
