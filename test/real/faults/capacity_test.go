@@ -2,7 +2,6 @@ package faults_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -21,8 +20,7 @@ func TestCapacity(t *testing.T) {
 	rate, delay := pick(200, 1000), pick(5*time.Second, 30*time.Second)
 	rec := newCase(t, "17", "all endpoints are down for one delay", loadRate(rate, 3*delay))
 	rec.did("all endpoints answer 503 for %v, which is also the delay of the retry topic", delay)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 200, fmt.Sprintf("--retry.schedule=%v,%v", delay, delay))
-	s.schedule = []time.Duration{delay, delay}
+	s := newStageOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 200, []time.Duration{delay, delay})
 	s.judge.behave(func(string, int64, int) (int, time.Duration) { return http.StatusServiceUnavailable, time.Millisecond })
 	p := s.start(t)
 

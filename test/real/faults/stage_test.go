@@ -32,8 +32,14 @@ const stranger = 1_000_000
 // newStage makes topics for a case and configures its users. Flags are for `topics ensure` and every instance.
 func newStage(t testing.TB, brokers, redis string, users int64, flags ...string) *stage {
 	t.Helper()
-	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: pick(
-		[]time.Duration{time.Second, 2 * time.Second}, []time.Duration{3 * time.Second, 5 * time.Second})}
+	schedule := pick([]time.Duration{time.Second, 2 * time.Second}, []time.Duration{3 * time.Second, 5 * time.Second})
+	return newStageOf(t, brokers, redis, users, schedule, flags...)
+}
+
+// newStageOf is newStage with a retry.schedule of its own, of two delays.
+func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []time.Duration, flags ...string) *stage {
+	t.Helper()
+	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule}
 	s.judge = newJudge(t, usual)
 	s.flags = append([]string{
 		"--topics.partitions=6", fmt.Sprintf("--retry.schedule=%v,%v", s.schedule[0], s.schedule[1]), "--overflow.delays=1s,3s,10s",
