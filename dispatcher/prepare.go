@@ -82,17 +82,26 @@ func (p *prepare) putBack(events []*event.Event) {
 	p.queue = append(events, p.queue...)
 }
 
-// leave counts events out that went on.
-func (p *prepare) leave(events ...*event.Event) {
+// leave counts events out that went on, by their endpoints.
+func (p *prepare) leave(endpoints ...endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, e := range events {
-		ep := endpoint{e.UserID, e.Kind}
+	for _, ep := range endpoints {
 		if p.count[ep]--; p.count[ep] <= 0 {
 			delete(p.count, ep)
 		}
 	}
-	p.total.Add(-int64(len(events)))
+	p.total.Add(-int64(len(endpoints)))
+}
+
+func endpointOf(e *event.Event) endpoint { return endpoint{e.UserID, e.Kind} }
+
+func endpointsOf(events []*event.Event) []endpoint {
+	all := make([]endpoint, len(events))
+	for i, e := range events {
+		all[i] = endpointOf(e)
+	}
+	return all
 }
 
 func (p *prepare) purge(gone func(*event.Event) bool) []*event.Event {
@@ -107,7 +116,7 @@ func (p *prepare) purge(gone func(*event.Event) bool) []*event.Event {
 	}
 	p.queue = kept
 	p.mu.Unlock()
-	p.leave(out...)
+	p.leave(endpointsOf(out)...)
 	return out
 }
 
@@ -167,7 +176,7 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 		s, known := d.Settings.Lookup(e.UserID)
 		switch {
 		case e.Lease.Gone():
-			d.prepare.leave(e)
+			d.prepare.leave(endpointOf(e))
 			e.Abandon()
 		case !known || behind[endpoint{e.UserID, e.Kind}]:
 			wait(e)
@@ -187,8 +196,9 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 			ready = append(ready, d.claimed(clicks, first)...)
 		}
 	}
+	leaving := endpointsOf(ready) // before they go: one that is delivered is soon another
 	d.toLanes(ready)
-	d.prepare.leave(ready...) // only now may a later event of theirs go its own way
+	d.prepare.leave(leaving...) // only now may a later event of theirs go its own way
 	return d.expire(left)
 }
 
@@ -200,7 +210,7 @@ func (d *Dispatcher) claimed(clicks []*event.Event, first []bool) []*event.Event
 			ready = append(ready, e)
 			continue
 		}
-		d.prepare.leave(e)
+		d.prepare.leave(endpointOf(e))
 		d.settle(e, webhook.Duplicate)
 	}
 	return ready
@@ -232,7 +242,7 @@ func (d *Dispatcher) expire(left []*event.Event) []*event.Event {
 			rest = append(rest, e)
 			continue
 		}
-		d.prepare.leave(e)
+		d.prepare.leave(endpointOf(e))
 		d.spillAs(e, endpoint{0, e.Kind}, prepareRate, now)
 	}
 	return rest
