@@ -34,10 +34,6 @@ const (
 	// How long a poll is put off while the handler is behind: what it has at hand stays in the processor's caches then.
 	// It is only ever a little, since the next poll may bring events of other endpoints, or some that must overflow.
 	behindMost = 100
-	// A poll that brought so little is followed by a rest, in which more comes together: at low rates most of the work
-	// is that of polls.
-	littlePoll = 16
-	littleRest = 4 * time.Millisecond
 	behindStep = time.Millisecond
 )
 
@@ -234,9 +230,6 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 		})
 		c.takeOver(fetches)
 		c.client.AllowRebalance()
-		if fetches.NumRecords() < littlePoll {
-			time.Sleep(littleRest)
-		}
 		for i := 0; i < behindMost && c.handler.Behind() && ctx.Err() == nil; i++ {
 			time.Sleep(behindStep)
 		}

@@ -76,7 +76,9 @@ func (a *App) newRoad() (*road, error) {
 	}, consumer.Parts{
 		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"),
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
-			return a.kafka.NewClient(append(opts, a.kafkaMetrics("consumer"))...)
+			paced := a.kafka
+			paced.PaceFetches = true
+			return paced.NewClient(append(opts, a.kafkaMetrics("consumer"))...)
 		},
 	})
 	return r, nil

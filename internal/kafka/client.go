@@ -48,6 +48,8 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log takes the client's warnings and errors. nil drops them.
 	Log *zap.Logger
+	// PaceFetches puts a pause of some milliseconds between the fetches of one broker, for consumers of many small ones.
+	PaceFetches bool
 	// Hooks are given to the client as they are, for metrics.
 	Hooks []kgo.Hook
 }
@@ -98,6 +100,9 @@ func (c Config) options() ([]kgo.Opt, error) {
 	dial, err := c.dialer()
 	if err != nil {
 		return nil, err
+	}
+	if c.PaceFetches {
+		dial = paceFetches(dial)
 	}
 	clientID := c.ClientID
 	if clientID == "" {

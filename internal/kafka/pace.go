@@ -1,0 +1,48 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// fetchPace is the least time between two fetches of one broker by a client with [Config.PaceFetches].
+const fetchPace = 3 * time.Millisecond
+
+// paced spaces the fetches of one connection. A client asks for more as soon as it has been answered, and the broker
+// answers as soon as it has one record: at a thousand records a second that is a thousand fetches, and they are most of
+// the work. Spaced, each brings what came together meanwhile, and a record after a pause is still answered at once.
+// The client has no setting for it: a longer wait at the broker would have idle clients ask all the time.
+type paced struct {
+	net.Conn
+	next time.Time // of the next fetch; the client's writes to a connection are serial
+}
+
+// Write writes one request, as the client does.
+func (p *paced) Write(request []byte) (int, error) {
+	if isFetch(request) {
+		if d := time.Until(p.next); d > 0 {
+			time.Sleep(d)
+		}
+		p.next = time.Now().Add(fetchPace)
+	}
+	return p.Conn.Write(request)
+}
+
+// isFetch looks at a request's key, which follows its length.
+func isFetch(request []byte) bool {
+	return len(request) >= 6 && kmsg.Key(binary.BigEndian.Uint16(request[4:])) == kmsg.Fetch
+}
+
+func paceFetches(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &paced{Conn: conn}, nil
+	}
+}
