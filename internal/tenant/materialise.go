@@ -133,6 +133,7 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 		s.read.Store(true)
 		users := s.users.count()
 		s.obs.ConfigUsers(users)
+		s.obs.ConfigLag(r.lag(r.goal.spans))
 		s.log.Info("settings topics read to their end", zap.Int("users_in_memory", users))
 		s.becameReady()
 	}
