@@ -53,7 +53,7 @@ func TestIsolation(t *testing.T) {
 		{hung: 100, percent: 20}, // ten minutes
 	})
 	for i, f := range cases {
-		f.users, f.perSecond, f.lasts = users, rate, pick(5*time.Second, time.Minute)
+		f.users, f.perSecond, f.lasts = users, rate, pick(5*time.Second, 45*time.Second)
 		if long() && i == len(cases)-1 {
 			f.lasts = 10 * time.Minute
 		}
