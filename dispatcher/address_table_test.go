@@ -15,6 +15,7 @@ import (
 
 	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/test/names"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 // row is a line of testdata/addresses.txt.
@@ -191,8 +192,8 @@ func TestNamesThatFlip(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			dns := resolveBy(t)
 			dns.On("rebind.example", test.answers)
-			inside := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
-			host, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(inside.url, "http://"), "/hook"))
+			inside := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+			host, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(inside.URL, "http://"), "/hook"))
 			outside, err := net.Listen("tcp", "127.0.0.2:"+port)
 			if err != nil {
 				if runtime.GOOS == "linux" {
@@ -211,7 +212,7 @@ func TestNamesThatFlip(t *testing.T) {
 					t.Errorf("request %d: %+v, want %q", i+1, out, want)
 				}
 			}
-			if n := inside.connections.Load(); n != 0 {
+			if n := inside.Connections.Load(); n != 0 {
 				t.Errorf("%d connections within", n)
 			}
 		})
@@ -239,8 +240,8 @@ func TestNamesThatFail(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			resolveBy(t).On("hook.example", test.answer)
-			p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
-			_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.url, "http://"), "/hook"))
+			p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+			_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.URL, "http://"), "/hook"))
 			out := newSender(t, func(c *SenderConfig) { c.Timeout = timeout }).Send(t.Context(), request(t, "http://hook.example:"+port+"/hook"))
 			if out.Failure != test.want || out.Took > timeout+late {
 				t.Errorf("%+v, want %q within %v", out, test.want, timeout)

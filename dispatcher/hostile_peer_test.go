@@ -19,6 +19,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/test/certs"
 	"github.com/smshooks/smshooks/test/names"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 // TestMain has the tests trust one authority, that of test: the system's certificates are read once per process, from
@@ -45,28 +46,6 @@ func trusting(m *testing.M) int {
 
 // authority is the one TestMain makes.
 var authority *certs.Authority
-
-// newTLSPeer is newPeer behind TLS.
-func newTLSPeer(t *testing.T, cfg *tls.Config, answer func(net.Conn, int32) bool) *peer {
-	t.Helper()
-	l, err := tls.Listen("tcp4", "127.0.0.1:0", cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	p := &peer{url: "https://" + l.Addr().String() + "/hook"}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			p.connections.Add(1)
-			go p.serve(c, answer)
-		}
-	}()
-	return p
-}
 
 func TestCertificates(t *testing.T) {
 	yes := func(c *x509.Certificate) {}
@@ -95,15 +74,15 @@ func TestCertificates(t *testing.T) {
 				issue = certs.SelfSigned
 			}
 			test.cfg.Certificates = []tls.Certificate{issue(t, test.change)}
-			p := newTLSPeer(t, test.cfg, says(emptyReply))
+			p := peer.NewTLS(t, test.cfg, peer.Says(emptyReply))
 			s := newSender(t, nil)
 			for range 2 {
-				out := s.Send(t.Context(), request(t, p.url))
+				out := s.Send(t.Context(), request(t, p.URL))
 				if out.Failure != test.want && (test.want != bad || out.Failure == "") {
 					t.Errorf("%+v, want %q", out, test.want)
 				}
 			}
-			if n := p.requests.Load(); test.want != "" && n > 0 {
+			if n := p.Requests.Load(); test.want != "" && n > 0 {
 				t.Errorf("%d requests were told to a peer that is not to be trusted", n)
 			}
 		})
@@ -124,8 +103,8 @@ func TestTLSNames(t *testing.T) {
 		asked.Store(h.ServerName)
 		return &cert, nil
 	}}
-	p := newTLSPeer(t, cfg, says(emptyReply))
-	_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.url, "https://"), "/hook"))
+	p := peer.NewTLS(t, cfg, peer.Says(emptyReply))
+	_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.URL, "https://"), "/hook"))
 	for host, want := range map[string]struct {
 		name    string
 		failure webhook.Failure
@@ -155,25 +134,25 @@ func TestTLSPeers(t *testing.T) {
 		answer func(net.Conn, int32) bool
 		want   webhook.Failure
 	}{
-		{"HTTP/2 only", []string{"h2"}, saysAndCloses(frames), bad},
-		{"HTTP/2 that waits", []string{"h2"}, hangs(frames), bad},
-		{"HTTP/1.1 of two", []string{"h2", "http/1.1"}, says(emptyReply), ""},
-		{"hangs", nil, hangs(""), webhook.Timeout},
-		{"hangs in the body", nil, hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.Timeout},
-		{"closes in the body", nil, saysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.ConnectionReset},
-		{"closes without a word", nil, saysAndCloses(""), webhook.ConnectionReset},
+		{"HTTP/2 only", []string{"h2"}, peer.SaysAndCloses(frames), bad},
+		{"HTTP/2 that waits", []string{"h2"}, peer.Hangs(frames), bad},
+		{"HTTP/1.1 of two", []string{"h2", "http/1.1"}, peer.Says(emptyReply), ""},
+		{"hangs", nil, peer.Hangs(""), webhook.Timeout},
+		{"hangs in the body", nil, peer.Hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.Timeout},
+		{"closes in the body", nil, peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.ConnectionReset},
+		{"closes without a word", nil, peer.SaysAndCloses(""), webhook.ConnectionReset},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			p := newTLSPeer(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: test.alpn}, func(c net.Conn, n int32) bool {
+			p := peer.NewTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: test.alpn}, func(c net.Conn, n int32) bool {
 				if n == 1 {
 					return test.answer(c, n)
 				}
-				return says(teapot)(c, n)
+				return peer.Says(teapot)(c, n)
 			})
 			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
-			wantOutcome(t, s.Send(t.Context(), request(t, p.url)), test.want)
-			if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 418" {
+			wantOutcome(t, s.Send(t.Context(), request(t, p.URL)), test.want)
+			if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "http 418" {
 				t.Errorf("the next request: %+v", out)
 			}
 		})
@@ -187,9 +166,9 @@ func TestTLSSmuggling(t *testing.T) {
 			t.Run(name+" "+when, func(t *testing.T) {
 				answered, said := make(chan struct{}), make(chan struct{})
 				cfg := &tls.Config{Certificates: []tls.Certificate{authority.Issue(t, nil)}, MaxVersion: version}
-				p := newTLSPeer(t, cfg, func(c net.Conn, n int32) bool {
+				p := peer.NewTLS(t, cfg, func(c net.Conn, n int32) bool {
 					if n > 1 {
-						return says(teapot)(c, n)
+						return peer.Says(teapot)(c, n)
 					}
 					extra := func() { _, _ = io.WriteString(c, evil); close(said) }
 					_, _ = io.WriteString(c, "HTTP/1.1 202 Mine\r\nContent-Length: 2\r\n\r\nok")
@@ -201,13 +180,13 @@ func TestTLSSmuggling(t *testing.T) {
 					return true
 				})
 				s := newSender(t, nil)
-				if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 202" {
+				if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "http 202" {
 					t.Errorf("%+v", out)
 				}
 				close(answered)
 				<-said
 				for range 3 {
-					if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 418" {
+					if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "http 418" {
 						t.Errorf("a request after it: %+v", out)
 					}
 				}
@@ -259,7 +238,7 @@ func TestPeersThatDoNotListen(t *testing.T) {
 func TestHostileIdentity(t *testing.T) {
 	for _, id := range []string{"a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\r\n\r\nPOST /evil HTTP/1.1\r\nHost: x\r\n\r\n", "a\x00b", "a\x7fb", "\r", "\n"} {
 		var evilSeen atomic.Bool
-		p := newPeer(t, func(c net.Conn, n int32) bool { return says(emptyReply)(c, n) })
+		p := peer.New(t, func(c net.Conn, n int32) bool { return peer.Says(emptyReply)(c, n) })
 		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("X-Evil") != "" || r.URL.Path == "/evil" {
 				evilSeen.Store(true)
@@ -271,10 +250,10 @@ func TestHostileIdentity(t *testing.T) {
 		if out.Aborted || evilSeen.Load() {
 			t.Errorf("%q: %+v, and the peer saw it: %v", id, out, evilSeen.Load())
 		}
-		r = request(t, p.url)
+		r = request(t, p.URL)
 		r.ID = id
-		if out := newSender(t, nil).Send(t.Context(), r); out.Failure != webhook.Network || p.requests.Load() != 0 {
-			t.Errorf("%q: %+v with %d requests, want network and none", id, out, p.requests.Load())
+		if out := newSender(t, nil).Send(t.Context(), r); out.Failure != webhook.Network || p.Requests.Load() != 0 {
+			t.Errorf("%q: %+v with %d requests, want network and none", id, out, p.Requests.Load())
 		}
 		server.Close()
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 // These tests judge the sender by what a raw TCP server sees and by its Outcome: whatever client it is made of.
@@ -88,14 +89,14 @@ func hostiles(t *testing.T, wrote *atomic.Int64) []hostile {
 	long := strings.Repeat("x", 1000)
 	rows := []hostile{
 		// slow
-		{"hangs before the head", hangs(""), webhook.Timeout, false},
-		{"hangs in the status line", hangs("HTTP/1.1 2"), webhook.Timeout, false},
-		{"hangs in the head", hangs("HTTP/1.1 200 OK\r\nContent-Le"), webhook.Timeout, false},
-		{"hangs after the head", hangs("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), webhook.Timeout, false},
-		{"hangs after the head of an error", hangs("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n"), "http 500", false},
-		{"hangs in a chunk", hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok"), webhook.Timeout, false},
-		{"hangs before the last chunk's end", hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"), webhook.Timeout, false},
-		{"hangs after a chunk's length", hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5"), webhook.Timeout, false},
+		{"hangs before the head", peer.Hangs(""), webhook.Timeout, false},
+		{"hangs in the status line", peer.Hangs("HTTP/1.1 2"), webhook.Timeout, false},
+		{"hangs in the head", peer.Hangs("HTTP/1.1 200 OK\r\nContent-Le"), webhook.Timeout, false},
+		{"hangs after the head", peer.Hangs("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), webhook.Timeout, false},
+		{"hangs after the head of an error", peer.Hangs("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n"), "http 500", false},
+		{"hangs in a chunk", peer.Hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok"), webhook.Timeout, false},
+		{"hangs before the last chunk's end", peer.Hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"), webhook.Timeout, false},
+		{"hangs after a chunk's length", peer.Hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5"), webhook.Timeout, false},
 		{"drips the head", dripsBytes("HTTP/1.1 200 OK\r\n", "X-Drip: x\r\n"), webhook.Timeout, false},
 		{"drips the body", dripsBytes("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", "."), webhook.Timeout, false},
 		{"drips chunks", dripsBytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\n.\r\n"), webhook.Timeout, false},
@@ -115,38 +116,38 @@ func hostiles(t *testing.T, wrote *atomic.Int64) []hostile {
 		{"100s without end", floods("", "HTTP/1.1 100 Continue\r\n\r\n", wrote), bad, true},
 		{"103s without end", floods("", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", wrote), bad, true},
 		{"102s with a length", floods("", "HTTP/1.1 102 Processing\r\nContent-Length: 5\r\n\r\nhello", wrote), bad, true},
-		{"a gzip bomb", says(bomb(t)), "", false},
-		{"a deflate bomb's name", says("HTTP/1.1 200 OK\r\nContent-Encoding: deflate, gzip, br\r\nContent-Length: 2\r\n\r\nok"), "", false},
+		{"a gzip bomb", peer.Says(bomb(t)), "", false},
+		{"a deflate bomb's name", peer.Says("HTTP/1.1 200 OK\r\nContent-Encoding: deflate, gzip, br\r\nContent-Length: 2\r\n\r\nok"), "", false},
 		// cut
-		{"closes at once", saysAndCloses(""), webhook.ConnectionReset, false},
+		{"closes at once", peer.SaysAndCloses(""), webhook.ConnectionReset, false},
 		{"resets", resets, webhook.ConnectionReset, false},
-		{"closes in the head", saysAndCloses("HTTP/1.1 200 OK\r\nX: y\r\n"), webhook.ConnectionReset, false},
-		{"closes in a line of the head", saysAndCloses("HTTP/1.1 200 OK\r\nConte"), bad, false},
-		{"closes in the body", saysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok"), webhook.ConnectionReset, false},
-		{"closes in a chunk", saysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nok"), webhook.ConnectionReset, false},
-		{"closes before the last chunk", saysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"), webhook.ConnectionReset, false},
+		{"closes in the head", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nX: y\r\n"), webhook.ConnectionReset, false},
+		{"closes in a line of the head", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nConte"), bad, false},
+		{"closes in the body", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok"), webhook.ConnectionReset, false},
+		{"closes in a chunk", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nok"), webhook.ConnectionReset, false},
+		{"closes before the last chunk", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"), webhook.ConnectionReset, false},
 		// redirects are answers
-		{"redirects to itself", says("HTTP/1.1 302 Found\r\nLocation: /hook\r\nContent-Length: 0\r\n\r\n"), "http 302", false},
-		{"redirects and keeps the method", says("HTTP/1.1 308 Moved\r\nLocation: /hook\r\nContent-Length: 0\r\n\r\n"), "http 308", false},
-		{"redirects to metadata", says("HTTP/1.1 307 Moved\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n"), "http 307", false},
-		{"redirects to a file", says("HTTP/1.1 301 Moved\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"), "http 301", false},
-		{"asks for credentials", says("HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n"), "http 401", false},
-		{"asks to try again", says("HTTP/1.1 408 Slow\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), "http 408", false},
-		{"misdirected", says("HTTP/1.1 421 Not here\r\nContent-Length: 0\r\n\r\n"), "http 421", false},
+		{"redirects to itself", peer.Says("HTTP/1.1 302 Found\r\nLocation: /hook\r\nContent-Length: 0\r\n\r\n"), "http 302", false},
+		{"redirects and keeps the method", peer.Says("HTTP/1.1 308 Moved\r\nLocation: /hook\r\nContent-Length: 0\r\n\r\n"), "http 308", false},
+		{"redirects to metadata", peer.Says("HTTP/1.1 307 Moved\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n"), "http 307", false},
+		{"redirects to a file", peer.Says("HTTP/1.1 301 Moved\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"), "http 301", false},
+		{"asks for credentials", peer.Says("HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n"), "http 401", false},
+		{"asks to try again", peer.Says("HTTP/1.1 408 Slow\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), "http 408", false},
+		{"misdirected", peer.Says("HTTP/1.1 421 Not here\r\nContent-Length: 0\r\n\r\n"), "http 421", false},
 	}
 	for _, line := range []string{
 		"", "\r\n", "garbage", "SSH-2.0-OpenSSH_9.9", "220 mail ESMTP", "HTTP", "HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK",
 		"HTTP/1.1 -20 OK", "HTTP/1.1 +20 OK", "HTTP/1.1 0x1 OK", "HTTP/1.1 ２００ OK", "HTTP/x.y 200 OK", "http/1.1 200 OK", "HTTP/1.1\t200 OK", "HTTP/11 200 OK",
 		"\x00\x00\x12\x04\x00\x00\x00\x00\x00", "\x16\x03\x01\x02\x00", "HTTP/1.1 200OK",
 	} {
-		rows = append(rows, hostile{fmt.Sprintf("status line %q", line), saysAndCloses(line + "\r\nContent-Length: 0\r\n\r\n"), bad, false})
+		rows = append(rows, hostile{fmt.Sprintf("status line %q", line), peer.SaysAndCloses(line + "\r\nContent-Length: 0\r\n\r\n"), bad, false})
 	}
 	for _, head := range []string{
 		"Content-Length: -1", "Content-Length: 1e1", "Content-Length: 0x2", "Content-Length: +2", "Content-Length: 2 2", "Content-Length: 99999999999999999999",
 		"Content-Length: 1\r\nContent-Length: 2", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked, chunked", "Transfer-Encoding: xchunked",
 		"no colon", ": no name", "Content-Length : 2", "Bad Name: x", "Transfer-Encoding: chunked\r\nContent-Length: 2",
 	} {
-		rows = append(rows, hostile{fmt.Sprintf("head %q", head), saysAndCloses("HTTP/1.1 200 OK\r\n" + head + "\r\n\r\nok"), "?", false})
+		rows = append(rows, hostile{fmt.Sprintf("head %q", head), peer.SaysAndCloses("HTTP/1.1 200 OK\r\n" + head + "\r\n\r\nok"), "?", false})
 	}
 	return rows
 }
@@ -159,26 +160,26 @@ func TestHostileReplies(t *testing.T) {
 	for _, test := range hostiles(t, &wrote) {
 		t.Run(test.name, func(t *testing.T) {
 			wrote.Store(0)
-			p := newPeer(t, func(c net.Conn, n int32) bool {
+			p := peer.New(t, func(c net.Conn, n int32) bool {
 				if n == 1 {
 					return test.answer(c, n)
 				}
-				return says(teapot)(c, n)
+				return peer.Says(teapot)(c, n)
 			})
 			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
 			cost := allocated(func() {
-				out := s.Send(t.Context(), request(t, p.url))
+				out := s.Send(t.Context(), request(t, p.URL))
 				wantOutcome(t, out, test.want)
 			})
-			if p.requests.Load() != 1 {
-				t.Errorf("%d requests", p.requests.Load())
+			if p.Requests.Load() != 1 {
+				t.Errorf("%d requests", p.Requests.Load())
 			}
 			if cost > perRequest {
 				t.Errorf("%d bytes allocated", cost)
 			}
-			out := s.Send(t.Context(), request(t, p.url))
-			if out.Failure != "http 418" || p.requests.Load() != 2 {
-				t.Errorf("the next request: %+v after %d requests, want the reply that was meant for it", out, p.requests.Load())
+			out := s.Send(t.Context(), request(t, p.URL))
+			if out.Failure != "http 418" || p.Requests.Load() != 2 {
+				t.Errorf("the next request: %+v after %d requests, want the reply that was meant for it", out, p.Requests.Load())
 			}
 			if n := wrote.Load(); n > 32<<20 {
 				t.Errorf("%d bytes of a flood were taken", n)
@@ -288,15 +289,15 @@ func TestSmuggledReplies(t *testing.T) {
 func smuggle(t *testing.T, mine, extra string, later bool) {
 	t.Helper()
 	answered, said := make(chan struct{}), make(chan struct{})
-	p := newPeer(t, func(c net.Conn, n int32) bool {
+	p := peer.New(t, func(c net.Conn, n int32) bool {
 		if n > 1 {
-			return says(teapot)(c, n)
+			return peer.Says(teapot)(c, n)
 		}
 		if !later {
 			defer close(said)
-			return says(mine+extra)(c, n)
+			return peer.Says(mine+extra)(c, n)
 		}
-		if !says(mine)(c, n) {
+		if !peer.Says(mine)(c, n) {
 			return false
 		}
 		go func() { // while it waits for the next request on the same connection
@@ -307,18 +308,18 @@ func smuggle(t *testing.T, mine, extra string, later bool) {
 		return true
 	})
 	s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
-	out := s.Send(t.Context(), request(t, p.url))
+	out := s.Send(t.Context(), request(t, p.URL))
 	if out.Failure == "http 200" || out.Status == 200 || out.Failure == "" {
 		t.Errorf("the first request: %+v", out)
 	}
 	close(answered)
 	<-said
 	for range 3 {
-		if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 418" {
+		if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "http 418" {
 			t.Errorf("a request after it: %+v, want http 418", out)
 		}
 	}
-	if n := p.requests.Load(); n != 4 {
+	if n := p.Requests.Load(); n != 4 {
 		t.Errorf("%d requests, want 4", n)
 	}
 }
@@ -328,22 +329,22 @@ func TestLateReply(t *testing.T) {
 	for name, timeout := range map[string]bool{"after a time-out": true, "after an end": false} {
 		t.Run(name, func(t *testing.T) {
 			gone := make(chan struct{})
-			p := newPeer(t, func(c net.Conn, n int32) bool {
+			p := peer.New(t, func(c net.Conn, n int32) bool {
 				if n == 1 {
 					<-gone
-					return says(evil)(c, n)
+					return peer.Says(evil)(c, n)
 				}
-				return says(teapot)(c, n)
+				return peer.Says(teapot)(c, n)
 			})
 			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
 			ctx, cancel := withEnd(t, !timeout)
 			defer cancel()
-			if out := s.Send(ctx, request(t, p.url)); out.Failure == "" || out.Aborted == timeout {
+			if out := s.Send(ctx, request(t, p.URL)); out.Failure == "" || out.Aborted == timeout {
 				t.Errorf("%+v", out)
 			}
 			close(gone)
 			for range 3 {
-				if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "http 418" {
+				if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "http 418" {
 					t.Errorf("a request after it: %+v", out)
 				}
 			}

@@ -1,7 +1,6 @@
 package dispatcher
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -13,12 +12,12 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 // This floor uses real sockets on loopback.
@@ -40,76 +39,6 @@ func newSender(t *testing.T, change func(*SenderConfig)) *Sender {
 func request(t *testing.T, to string) Request {
 	t.Helper()
 	return Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(to), ID: "sms-dlr/0/7", Attempt: 2, Body: Bytes("sms=%7B%7D")}
-}
-
-// peer is a server that says exactly what it is told to.
-type peer struct {
-	url                   string
-	connections, requests atomic.Int32
-}
-
-// newPeer reads requests and lets answer reply to each; false: it closes the connection.
-func newPeer(t *testing.T, answer func(c net.Conn, request int32) bool) *peer {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	p := &peer{url: "http://" + l.Addr().String() + "/hook"}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			p.connections.Add(1)
-			go p.serve(c, answer)
-		}
-	}()
-	return p
-}
-
-func (p *peer) serve(c net.Conn, answer func(net.Conn, int32) bool) {
-	defer c.Close()
-	r := bufio.NewReader(c)
-	for {
-		req, err := http.ReadRequest(r)
-		if err != nil {
-			return
-		}
-		if _, err := io.Copy(io.Discard, req.Body); err != nil {
-			return
-		}
-		if !answer(c, p.requests.Add(1)) {
-			return
-		}
-	}
-}
-
-// says replies with text and keeps the connection.
-func says(text string) func(net.Conn, int32) bool {
-	return func(c net.Conn, _ int32) bool {
-		_, err := io.WriteString(c, text)
-		return err == nil
-	}
-}
-
-// saysAndCloses replies with text and closes the connection.
-func saysAndCloses(text string) func(net.Conn, int32) bool {
-	return func(c net.Conn, _ int32) bool {
-		_, _ = io.WriteString(c, text)
-		return false
-	}
-}
-
-// hangs replies with text, then with nothing more until the sender goes away.
-func hangs(text string) func(net.Conn, int32) bool {
-	return func(c net.Conn, _ int32) bool {
-		_, _ = io.WriteString(c, text)
-		_, _ = io.Copy(io.Discard, c)
-		return false
-	}
 }
 
 func drips(c net.Conn, _ int32) bool {
@@ -139,45 +68,45 @@ func TestReplies(t *testing.T) {
 		failure webhook.Failure
 		status  int
 	}{
-		{"200", says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), "", 200},
-		{"200 without a body", says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "", 200},
-		{"200 of HTTP/1.0", saysAndCloses("HTTP/1.0 200 OK\r\n\r\nok"), "", 200},
-		{"200 in chunks", says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "", 200},
-		{"200 until closed", saysAndCloses("HTTP/1.1 200 OK\r\n\r\nok"), "", 200},
-		{"200 of another text", says("HTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n"), "", 200},
-		{"gzip that is none", says("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"), "", 200},
-		{"after 100", says("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "", 200},
-		{"after 103", says("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), "http 500", 500},
-		{"101", says("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), "http 101", 101},
-		{"201", says("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"), "http 201", 201},
-		{"204", says("HTTP/1.1 204 No Content\r\n\r\n"), "http 204", 204},
-		{"301", says("HTTP/1.1 301 Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"), "http 301", 301},
-		{"307", says("HTTP/1.1 307 Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"), "http 307", 307},
-		{"404", says("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"), "http 404", 404},
-		{"503 to retry after", says("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"), "http 503", 503},
-		{"599", says("HTTP/1.1 599 x\r\nContent-Length: 0\r\n\r\n"), "http 599", 599},
-		{"64 KiB", says("HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + body), "", 200},
-		{"1 MiB", says("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n" + strings.Repeat(body, 16)), "", 200},
-		{"1 MiB of an error", says("HTTP/1.1 500 No\r\nContent-Length: 1048576\r\n\r\n" + strings.Repeat(body, 16)), "http 500", 500},
-		{"64 KiB and then nothing", hangs("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n" + body), "", 200},
-		{"body cut off", saysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok"), webhook.ConnectionReset, 200},
-		{"chunks cut off", saysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok"), webhook.ConnectionReset, 200},
-		{"no reply", saysAndCloses(""), webhook.ConnectionReset, 0},
-		{"half a head", saysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), webhook.ConnectionReset, 0},
+		{"200", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), "", 200},
+		{"200 without a body", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "", 200},
+		{"200 of HTTP/1.0", peer.SaysAndCloses("HTTP/1.0 200 OK\r\n\r\nok"), "", 200},
+		{"200 in chunks", peer.Says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "", 200},
+		{"200 until closed", peer.SaysAndCloses("HTTP/1.1 200 OK\r\n\r\nok"), "", 200},
+		{"200 of another text", peer.Says("HTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n"), "", 200},
+		{"gzip that is none", peer.Says("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"), "", 200},
+		{"after 100", peer.Says("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "", 200},
+		{"after 103", peer.Says("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), "http 500", 500},
+		{"101", peer.Says("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), "http 101", 101},
+		{"201", peer.Says("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"), "http 201", 201},
+		{"204", peer.Says("HTTP/1.1 204 No Content\r\n\r\n"), "http 204", 204},
+		{"301", peer.Says("HTTP/1.1 301 Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"), "http 301", 301},
+		{"307", peer.Says("HTTP/1.1 307 Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"), "http 307", 307},
+		{"404", peer.Says("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"), "http 404", 404},
+		{"503 to retry after", peer.Says("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"), "http 503", 503},
+		{"599", peer.Says("HTTP/1.1 599 x\r\nContent-Length: 0\r\n\r\n"), "http 599", 599},
+		{"64 KiB", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + body), "", 200},
+		{"1 MiB", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n" + strings.Repeat(body, 16)), "", 200},
+		{"1 MiB of an error", peer.Says("HTTP/1.1 500 No\r\nContent-Length: 1048576\r\n\r\n" + strings.Repeat(body, 16)), "http 500", 500},
+		{"64 KiB and then nothing", peer.Hangs("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n" + body), "", 200},
+		{"body cut off", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok"), webhook.ConnectionReset, 200},
+		{"chunks cut off", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok"), webhook.ConnectionReset, 200},
+		{"no reply", peer.SaysAndCloses(""), webhook.ConnectionReset, 0},
+		{"half a head", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), webhook.ConnectionReset, 0},
 		{"reset", resets, webhook.ConnectionReset, 0},
-		{"no HTTP", saysAndCloses("SSH-2.0-OpenSSH_9.9\r\n\r\n"), webhook.Network, 0},
-		{"a head of 20 KiB", says("HTTP/1.1 200 OK\r\nX: " + body[:20<<10] + "\r\nContent-Length: 0\r\n\r\n"), webhook.Network, 0},
-		{"a head of 12 KiB", says("HTTP/1.1 200 OK\r\nX: " + body[:12<<10] + "\r\nContent-Length: 0\r\n\r\n"), "", 200},
-		{"two lengths", says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok"), webhook.Network, 0},
+		{"no HTTP", peer.SaysAndCloses("SSH-2.0-OpenSSH_9.9\r\n\r\n"), webhook.Network, 0},
+		{"a head of 20 KiB", peer.Says("HTTP/1.1 200 OK\r\nX: " + body[:20<<10] + "\r\nContent-Length: 0\r\n\r\n"), webhook.Network, 0},
+		{"a head of 12 KiB", peer.Says("HTTP/1.1 200 OK\r\nX: " + body[:12<<10] + "\r\nContent-Length: 0\r\n\r\n"), "", 200},
+		{"two lengths", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok"), webhook.Network, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPeer(t, test.answer)
-			out := newSender(t, nil).Send(t.Context(), request(t, p.url))
+			p := peer.New(t, test.answer)
+			out := newSender(t, nil).Send(t.Context(), request(t, p.URL))
 			if out.Failure != test.failure || out.Status != test.status || out.Aborted {
 				t.Errorf("%+v, want failure %q, status %d", out, test.failure, test.status)
 			}
-			if n := p.requests.Load(); n != 1 {
+			if n := p.Requests.Load(); n != 1 {
 				t.Errorf("%d requests were made, want 1", n)
 			}
 		})
@@ -187,8 +116,8 @@ func TestReplies(t *testing.T) {
 func TestAny2xx(t *testing.T) {
 	s := newSender(t, func(c *SenderConfig) { c.Any2xx = true })
 	for status, want := range map[int]webhook.Failure{200: "", 201: "", 204: "", 299: "", 300: "http 300", 302: "http 302", 404: "http 404", 101: "http 101"} {
-		p := newPeer(t, saysAndCloses(fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status)))
-		if out := s.Send(t.Context(), request(t, p.url)); out.Failure != want {
+		p := peer.New(t, peer.SaysAndCloses(fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status)))
+		if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != want {
 			t.Errorf("%d: failure %q, want %q", status, out.Failure, want)
 		}
 	}
@@ -200,25 +129,25 @@ func TestTimeouts(t *testing.T) {
 		answer func(net.Conn, int32) bool
 		status int
 	}{
-		{"before the reply", hangs(""), 0},
-		{"in the head", hangs("HTTP/1.1 200 OK\r\nContent-"), 0},
-		{"after the head", hangs("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), 200},
-		{"body without length", hangs("HTTP/1.1 200 OK\r\n\r\nok"), 200},
+		{"before the reply", peer.Hangs(""), 0},
+		{"in the head", peer.Hangs("HTTP/1.1 200 OK\r\nContent-"), 0},
+		{"after the head", peer.Hangs("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), 200},
+		{"body without length", peer.Hangs("HTTP/1.1 200 OK\r\n\r\nok"), 200},
 		{"body that drips", drips, 200},
-		{"after 100", hangs("HTTP/1.1 100 Continue\r\n\r\n"), 0},
+		{"after 100", peer.Hangs("HTTP/1.1 100 Continue\r\n\r\n"), 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			p := newPeer(t, test.answer)
-			out := newSender(t, func(c *SenderConfig) { c.Timeout = brief }).Send(t.Context(), request(t, p.url))
+			p := peer.New(t, test.answer)
+			out := newSender(t, func(c *SenderConfig) { c.Timeout = brief }).Send(t.Context(), request(t, p.URL))
 			if out.Failure != webhook.Timeout || out.Status != test.status || out.Aborted {
 				t.Errorf("%+v, want a timeout, status %d", out, test.status)
 			}
 			if out.Took < brief || out.Took > brief+5*time.Second {
 				t.Errorf("took %v, want %v", out.Took, brief)
 			}
-			if n := p.requests.Load(); n != 1 {
+			if n := p.Requests.Load(); n != 1 {
 				t.Errorf("%d requests were made, want 1", n)
 			}
 		})
@@ -250,7 +179,7 @@ func TestNoConnection(t *testing.T) {
 	defer secure.Close()
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	hangup := newPeer(t, resets) // reads no HTTP in a handshake, so it closes
+	hangup := peer.New(t, resets) // reads no HTTP in a handshake, so it closes
 
 	tests := []struct {
 		name, to string
@@ -261,7 +190,7 @@ func TestNoConnection(t *testing.T) {
 		{"self-signed", secure.URL, webhook.TLS},
 		{"plain reply to https", strings.Replace(plain.URL, "http:", "https:", 1), webhook.TLS},
 		{"http to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), "http 400"},
-		{"hung up in the handshake", strings.Replace(hangup.url, "http:", "https:", 1), webhook.ConnectionReset},
+		{"hung up in the handshake", strings.Replace(hangup.URL, "http:", "https:", 1), webhook.ConnectionReset},
 		{"blocked", "http://[::1]:1/", webhook.BlockedAddress},
 		{"metadata", "http://169.254.169.254/latest", webhook.BlockedAddress},
 	}
@@ -283,8 +212,8 @@ func TestURLThatIsNone(t *testing.T) {
 }
 
 func TestBlockedAddressIsNotDialled(t *testing.T) {
-	p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
-	_, port, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(p.url, "http://"), "/hook"), ":")
+	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+	_, port, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(p.URL, "http://"), "/hook"), ":")
 	s := newSender(t, func(c *SenderConfig) { c.AllowNetworks = nil })
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"} {
 		out := s.Send(t.Context(), request(t, "http://"+host+":"+port+"/hook"))
@@ -292,7 +221,7 @@ func TestBlockedAddressIsNotDialled(t *testing.T) {
 			t.Errorf("%s: %+v, want a blocked address", host, out)
 		}
 	}
-	if p.connections.Load() != 0 {
+	if p.Connections.Load() != 0 {
 		t.Error("a connection was made")
 	}
 }
@@ -346,53 +275,53 @@ func TestWhatIsSent(t *testing.T) {
 }
 
 func TestProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
-	proxy := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+	proxy := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
-		t.Setenv(name, strings.TrimSuffix(proxy.url, "/hook"))
+		t.Setenv(name, strings.TrimSuffix(proxy.URL, "/hook"))
 	}
 	out := newSender(t, nil).Send(t.Context(), request(t, "http://no..such.invalid/"))
-	if out.Failure != webhook.DNS || proxy.connections.Load() != 0 {
-		t.Errorf("%+v, %d connections to the proxy", out, proxy.connections.Load())
+	if out.Failure != webhook.DNS || proxy.Connections.Load() != 0 {
+		t.Errorf("%+v, %d connections to the proxy", out, proxy.Connections.Load())
 	}
 }
 
 func TestConnectionsAreUsedAgain(t *testing.T) {
-	p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	s := newSender(t, nil)
 	for range 5 {
-		if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "" {
+		if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "" {
 			t.Fatalf("%+v", out)
 		}
 	}
-	if n := p.connections.Load(); n != 1 {
+	if n := p.Connections.Load(); n != 1 {
 		t.Errorf("%d connections for 5 requests, want 1", n)
 	}
-	long := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n"+strings.Repeat("x", 1<<20)))
+	long := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n"+strings.Repeat("x", 1<<20)))
 	for range 2 {
-		s.Send(t.Context(), request(t, long.url))
+		s.Send(t.Context(), request(t, long.URL))
 	}
-	if n := long.connections.Load(); n != 2 {
+	if n := long.Connections.Load(); n != 2 {
 		t.Errorf("%d connections, want 2: that of a reply that is too long is closed", n)
 	}
 }
 
 // A connection that is closed while a request is on it may have delivered it: the request is not sent again.
 func TestNoRetryOnAConnectionUsedBefore(t *testing.T) {
-	for name, end := range map[string]func(net.Conn, int32) bool{"closed": saysAndCloses(""), "reset": resets} {
+	for name, end := range map[string]func(net.Conn, int32) bool{"closed": peer.SaysAndCloses(""), "reset": resets} {
 		t.Run(name, func(t *testing.T) {
-			p := newPeer(t, func(c net.Conn, n int32) bool {
+			p := peer.New(t, func(c net.Conn, n int32) bool {
 				if n == 1 {
-					return says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")(c, n)
+					return peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")(c, n)
 				}
 				return end(c, n)
 			})
 			s := newSender(t, nil)
-			if out := s.Send(t.Context(), request(t, p.url)); out.Failure != "" {
+			if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "" {
 				t.Fatalf("%+v", out)
 			}
-			out := s.Send(t.Context(), request(t, p.url))
-			if out.Failure != webhook.ConnectionReset || p.requests.Load() != 2 || p.connections.Load() != 1 {
-				t.Errorf("%+v, %d requests on %d connections, want a reset, 2 on 1", out, p.requests.Load(), p.connections.Load())
+			out := s.Send(t.Context(), request(t, p.URL))
+			if out.Failure != webhook.ConnectionReset || p.Requests.Load() != 2 || p.Connections.Load() != 1 {
+				t.Errorf("%+v, %d requests on %d connections, want a reset, 2 on 1", out, p.Requests.Load(), p.Connections.Load())
 			}
 		})
 	}
@@ -403,11 +332,11 @@ func TestConnectionClosedWhileIdle(t *testing.T) {
 	for name, closes := range map[string]bool{"by the peer": true, "by the sender": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var p peer
+				var p peer.Peer
 				dial := func(context.Context, string, string) (net.Conn, error) {
 					near, far := net.Pipe()
-					p.connections.Add(1)
-					go p.serve(far, func(c net.Conn, _ int32) bool {
+					p.Connections.Add(1)
+					go p.Serve(far, func(c net.Conn, _ int32) bool {
 						_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 						return err == nil && !closes
 					})
@@ -424,8 +353,8 @@ func TestConnectionClosedWhileIdle(t *testing.T) {
 					}
 					synctest.Wait() // the sender has seen the end of the connection
 				}
-				if p.requests.Load() != 3 || p.connections.Load() != 3 {
-					t.Errorf("%d requests on %d connections, want 3 on 3", p.requests.Load(), p.connections.Load())
+				if p.Requests.Load() != 3 || p.Connections.Load() != 3 {
+					t.Errorf("%d requests on %d connections, want 3 on 3", p.Requests.Load(), p.Connections.Load())
 				}
 			})
 		})
@@ -434,25 +363,25 @@ func TestConnectionClosedWhileIdle(t *testing.T) {
 
 func TestAbort(t *testing.T) {
 	tests := map[string]func(net.Conn, int32) bool{
-		"before the reply": hangs(""), "in the body": hangs("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"),
+		"before the reply": peer.Hangs(""), "in the body": peer.Hangs("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"),
 	}
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
-			p := newPeer(t, func(c net.Conn, n int32) bool {
+			p := peer.New(t, func(c net.Conn, n int32) bool {
 				cancel()
 				return answer(c, n)
 			})
-			if out := newSender(t, nil).Send(ctx, request(t, p.url)); !out.Aborted || out.Failure == "" {
+			if out := newSender(t, nil).Send(ctx, request(t, p.URL)); !out.Aborted || out.Failure == "" {
 				t.Errorf("%+v, want it aborted", out)
 			}
 		})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
-	if out := newSender(t, nil).Send(ctx, request(t, p.url)); !out.Aborted || p.requests.Load() != 0 {
-		t.Errorf("%+v with %d requests, want it aborted before anything was sent", out, p.requests.Load())
+	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+	if out := newSender(t, nil).Send(ctx, request(t, p.URL)); !out.Aborted || p.Requests.Load() != 0 {
+		t.Errorf("%+v with %d requests, want it aborted before anything was sent", out, p.Requests.Load())
 	}
 }
 
@@ -460,8 +389,8 @@ func TestAbort(t *testing.T) {
 func TestReplyBeforeTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
-	out := newSender(t, nil).Send(ctx, request(t, p.url))
+	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+	out := newSender(t, nil).Send(ctx, request(t, p.URL))
 	cancel()
 	if out.Aborted || out.Failure != "" {
 		t.Errorf("%+v, want a success", out)

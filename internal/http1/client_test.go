@@ -3,13 +3,11 @@
 package http1
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -17,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 const (
@@ -35,57 +35,6 @@ func newClient(t *testing.T, change func(*Config)) *Client {
 	return c
 }
 
-// peer answers each request by what answer writes; false: it closes the connection then.
-type peer struct {
-	host                  Host
-	connections, requests atomic.Int32
-}
-
-func newPeer(t *testing.T, answer func(c net.Conn, request int32) bool) *peer {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	p := &peer{host: Host{Address: l.Addr().String()}}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			p.connections.Add(1)
-			go p.serve(c, answer)
-		}
-	}()
-	return p
-}
-
-func (p *peer) serve(c net.Conn, answer func(net.Conn, int32) bool) {
-	defer c.Close()
-	r := bufio.NewReader(c)
-	for {
-		req, err := http.ReadRequest(r)
-		if err != nil {
-			return
-		}
-		if _, err := io.Copy(io.Discard, req.Body); err != nil {
-			return
-		}
-		if !answer(c, p.requests.Add(1)) {
-			return
-		}
-	}
-}
-
-func says(text string) func(net.Conn, int32) bool {
-	return func(c net.Conn, _ int32) bool {
-		_, err := io.WriteString(c, text)
-		return err == nil
-	}
-}
-
 func soon() time.Time { return time.Now().Add(10 * time.Second) }
 
 func TestReuse(t *testing.T) {
@@ -93,24 +42,24 @@ func TestReuse(t *testing.T) {
 		answer      func(net.Conn, int32) bool
 		connections int32 // of three requests
 	}{
-		"kept":                {says(fine), 1},
-		"chunks kept":         {says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"), 1},
-		"after an interim":    {says("HTTP/1.1 103 Early\r\n\r\n" + fine), 1},
-		"announced close":     {says("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), 3},
-		"HTTP/1.0":            {says("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"), 3},
-		"more than was said":  {says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), 3},
-		"more than the chunk": {says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fine), 3},
-		"too long a body":     {says("HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000)), 3},
+		"kept":                {peer.Says(fine), 1},
+		"chunks kept":         {peer.Says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"), 1},
+		"after an interim":    {peer.Says("HTTP/1.1 103 Early\r\n\r\n" + fine), 1},
+		"announced close":     {peer.Says("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), 3},
+		"HTTP/1.0":            {peer.Says("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"), 3},
+		"more than was said":  {peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), 3},
+		"more than the chunk": {peer.Says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fine), 3},
+		"too long a body":     {peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000)), 3},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, c := newPeer(t, test.answer), newClient(t, nil)
+			p, c := peer.New(t, test.answer), newClient(t, nil)
 			for range 3 {
-				if status, err := c.Post(t.Context(), soon(), p.host, []byte(request)); status != 200 || err != nil {
+				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
 					t.Fatalf("%d, %v", status, err)
 				}
 			}
-			if n := p.connections.Load(); n != test.connections {
+			if n := p.Connections.Load(); n != test.connections {
 				t.Errorf("%d connections, want %d", n, test.connections)
 			}
 		})
@@ -127,7 +76,7 @@ func TestStaleConnections(t *testing.T) {
 		for _, size := range []int{2, 100_000} {
 			t.Run(fmt.Sprintf("%s, %d bytes", name, size), func(t *testing.T) {
 				act := make(chan struct{})
-				p := newPeer(t, func(c net.Conn, n int32) bool {
+				p := peer.New(t, func(c net.Conn, n int32) bool {
 					_, _ = io.WriteString(c, fine)
 					if n == 1 {
 						<-act
@@ -138,16 +87,16 @@ func TestStaleConnections(t *testing.T) {
 				c := newClient(t, nil)
 				message := []byte(fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
 				post := func() {
-					if status, err := c.Post(t.Context(), soon(), p.host, message); status != 200 || err != nil {
+					if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, message); status != 200 || err != nil {
 						t.Fatalf("%d, %v", status, err)
 					}
 				}
 				post()
 				close(act)
-				waitFor(t, func() bool { return arrived(t, c, p.host) })
+				waitFor(t, func() bool { return arrived(t, c, Host{Address: p.Addr}) })
 				post()
-				if p.connections.Load() != 2 || p.requests.Load() != 2 {
-					t.Errorf("%d requests on %d connections, want 2 on 2", p.requests.Load(), p.connections.Load())
+				if p.Connections.Load() != 2 || p.Requests.Load() != 2 {
+					t.Errorf("%d requests on %d connections, want 2 on 2", p.Requests.Load(), p.Connections.Load())
 				}
 			})
 		}
@@ -204,15 +153,15 @@ func TestEarlyReply(t *testing.T) {
 }
 
 func TestDeadlineAndCancel(t *testing.T) {
-	silent := newPeer(t, func(c net.Conn, _ int32) bool { _, _ = io.Copy(io.Discard, c); return false })
+	silent := peer.New(t, func(c net.Conn, _ int32) bool { _, _ = io.Copy(io.Discard, c); return false })
 	c := newClient(t, nil)
-	if _, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), silent.host, []byte(request)); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: silent.Addr}, []byte(request)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v, want the deadline exceeded", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
 	begun := time.Now()
-	if _, err := c.Post(ctx, soon(), silent.host, []byte(request)); err == nil || time.Since(begun) > 5*time.Second {
+	if _, err := c.Post(ctx, soon(), Host{Address: silent.Addr}, []byte(request)); err == nil || time.Since(begun) > 5*time.Second {
 		t.Errorf("%v after %v, want it cancelled", err, time.Since(begun))
 	}
 }
@@ -221,14 +170,14 @@ func TestDeadlineAndCancel(t *testing.T) {
 func TestIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int32
-		p := &peer{}
+		p := &peer.Peer{}
 		c := newClient(t, func(cfg *Config) {
 			cfg.MaxIdle = 3
 			cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
 				near, far := net.Pipe()
 				open.Add(1)
 				go func() {
-					p.serve(far, func(c net.Conn, _ int32) bool { time.Sleep(time.Second); return says(fine)(c, 0) })
+					p.Serve(far, func(c net.Conn, _ int32) bool { time.Sleep(time.Second); return peer.Says(fine)(c, 0) })
 					open.Add(-1)
 				}()
 				return near, nil
@@ -257,13 +206,13 @@ func TestIdleConnections(t *testing.T) {
 }
 
 func TestManyAtATime(t *testing.T) {
-	p := newPeer(t, says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	c := newClient(t, func(cfg *Config) { cfg.MaxIdle = 64 })
 	var all sync.WaitGroup
 	for range 32 {
 		all.Go(func() {
 			for range 50 {
-				if status, err := c.Post(t.Context(), soon(), p.host, []byte(request)); status != 200 || err != nil {
+				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
 					t.Errorf("%d, %v", status, err)
 					return
 				}
@@ -271,10 +220,10 @@ func TestManyAtATime(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := p.requests.Load(); n != 32*50 {
+	if n := p.Requests.Load(); n != 32*50 {
 		t.Errorf("%d requests, want %d", n, 32*50)
 	}
-	if n := p.connections.Load(); n > 40 {
+	if n := p.Connections.Load(); n > 40 {
 		t.Errorf("%d connections for 32 at a time", n)
 	}
 }
