@@ -3,68 +3,29 @@ package tracing
 import (
 	"context"
 	"encoding/hex"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	spans "go.opentelemetry.io/proto/otlp/trace/v1"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"go.uber.org/zap/zaptest/observer"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/collector"
 )
 
-// collect takes spans as a collector does.
-type collect struct {
-	*httptest.Server
-	mu   sync.Mutex
-	got  []*spans.Span
-	path []string
-}
-
-func newCollect(t *testing.T) *collect {
-	c := &collect{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		var req collector.ExportTraceServiceRequest
-		if err == nil {
-			err = proto.Unmarshal(body, &req)
-		}
-		if err != nil {
-			t.Errorf("not understood: %v", err)
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.path = append(c.path, r.URL.Path)
-		for _, of := range req.ResourceSpans {
-			for _, scope := range of.ScopeSpans {
-				c.got = append(c.got, scope.Spans...)
-			}
-		}
-	}))
-	t.Cleanup(c.Close)
-	return c
-}
-
 // end closes the tracer and gives the spans in the order in which they ended.
-func (c *collect) end(t *testing.T, tracer *Tracer) []*spans.Span {
+func end(t *testing.T, c *collector.Collector, tracer *Tracer) []*spans.Span {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := tracer.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.got
+	return c.Spans()
 }
 
 func newTest(t *testing.T, endpoint string, sample float64) *Tracer {
@@ -92,7 +53,7 @@ const (
 // An event that fails, waits and is delivered is one trace: the gateway's span → record → attempt, and from the first
 // record → the record of the waiting topic → attempt.
 func TestChainOverAWaitingTopic(t *testing.T) {
-	c := newCollect(t)
+	c := collector.New(t)
 	tracer := newTest(t, c.URL, 0)
 	first := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Partition: 3, Offset: 17, Traceparent: "00-" + theirTrace + "-" + theirSpan + "-01", UserID: 42}
 	following := tracer.Follow(first)
@@ -109,9 +70,9 @@ func TestChainOverAWaitingTopic(t *testing.T) {
 	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: second.ID, Number: 2, Time: at, Host: "example.com", Status: 200, Took: time.Millisecond})
 	following.End(second, webhook.Delivered.String())
 
-	got := c.end(t, tracer)
-	if len(got) != 4 || c.path[0] != "/v1/traces" {
-		t.Fatalf("%d spans at %v, want 4", len(got), c.path)
+	got := end(t, c, tracer)
+	if len(got) != 4 || c.Paths()[0] != "/v1/traces" {
+		t.Fatalf("%d spans at %v, want 4", len(got), c.Paths())
 	}
 	for _, s := range got {
 		if hex.EncodeToString(s.TraceId) != theirTrace {
@@ -156,7 +117,7 @@ func wantAttributes(t *testing.T, s *spans.Span, want map[string]string) {
 
 // Whether a record is followed is decided once, where its trace begins, also if that is here.
 func TestSampling(t *testing.T) {
-	c := newCollect(t)
+	c := collector.New(t)
 	never, always := newTest(t, c.URL, 0), newTest(t, c.URL+"/elsewhere", 1)
 	for _, test := range []struct {
 		tracer      *Tracer
@@ -190,11 +151,11 @@ func TestSampling(t *testing.T) {
 			following.End(e, "retry")
 		}
 	}
-	if n := len(c.end(t, never)); n == 0 {
+	if n := len(end(t, c, never)); n == 0 {
 		t.Error("no span came")
 	}
-	c.end(t, always)
-	if last := c.path[len(c.path)-1]; last != "/elsewhere" {
+	end(t, c, always)
+	if last := c.Paths()[len(c.Paths())-1]; last != "/elsewhere" {
 		t.Errorf("a path that is named is not used, but %s", last)
 	}
 }

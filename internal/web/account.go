@@ -188,12 +188,8 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 		id, _ := strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
 		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(), Alert: alert})
 	}
-	s, ok := p.own(w, r, func() { onlyForm(http.StatusServiceUnavailable, textAway) })
+	s, ok := p.own(w, r, onlyForm)
 	if !ok {
-		return
-	}
-	if !p.afford(w, s.userID) {
-		onlyForm(http.StatusTooManyRequests, textMany)
 		return
 	}
 	if f.AuthCleared && f.Auth.Value != "" {

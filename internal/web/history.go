@@ -226,12 +226,8 @@ func readable(value []byte) string {
 
 // replay sends the chosen dead letters again: the one whose button was pressed, or else those that are ticked.
 func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
-	s, ok := p.own(w, r, func() { p.views.message(w, http.StatusServiceUnavailable, textAway) })
+	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
-		return
-	}
-	if !p.afford(w, s.userID) {
-		p.views.message(w, http.StatusTooManyRequests, textMany)
 		return
 	}
 	f := deadletter.Filter{IDs: r.PostForm["ids"]}

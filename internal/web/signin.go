@@ -101,16 +101,19 @@ func (p *Page) who(r *http.Request) (session, error) {
 	return s, nil
 }
 
-// own lets a form of a signed-in user through; otherwise it answers, with away where it cannot be told who that is.
-func (p *Page) own(w http.ResponseWriter, r *http.Request, away func()) (session, bool) {
+// own lets a costly form of a signed-in user through; otherwise it answers, with refuse where it cannot be told who
+// that is, or where the user has sent too many.
+func (p *Page) own(w http.ResponseWriter, r *http.Request, refuse func(status int, text string)) (session, bool) {
 	s, err := p.who(r)
 	switch {
 	case errors.Is(err, errAway):
-		away()
+		refuse(http.StatusServiceUnavailable, textAway)
 	case err != nil:
 		p.signedOut(w, r)
 	case !s.owns(r):
 		p.foreign(w)
+	case !p.afford(w, s.userID):
+		refuse(http.StatusTooManyRequests, textMany)
 	default:
 		return s, true
 	}

@@ -46,12 +46,8 @@ func took(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
 // test sends the test events. Who asks for JSON lines gets each result as soon as it is there, others the page with
 // all of them.
 func (p *Page) test(w http.ResponseWriter, r *http.Request) {
-	s, ok := p.own(w, r, func() { p.views.message(w, http.StatusServiceUnavailable, textAway) })
+	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
-		return
-	}
-	if !p.afford(w, s.userID) {
-		p.views.message(w, http.StatusTooManyRequests, textMany)
 		return
 	}
 	var each func(webhook.Kind, api.Trial)

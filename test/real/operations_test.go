@@ -6,60 +6,25 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	spans "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/smshooks/smshooks/test/collector"
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// traces takes spans as an OpenTelemetry collector does.
-type traces struct {
-	*httptest.Server
-	mu  sync.Mutex
-	got []*spans.Span
-}
-
-func newTraces(t *testing.T) *traces {
-	c := &traces{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		var req collector.ExportTraceServiceRequest
-		if err == nil {
-			err = proto.Unmarshal(body, &req)
-		}
-		if err != nil {
-			t.Errorf("spans are not understood: %v", err)
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, of := range req.ResourceSpans {
-			for _, scope := range of.ScopeSpans {
-				c.got = append(c.got, scope.Spans...)
-			}
-		}
-	}))
-	t.Cleanup(c.Close)
-	return c
-}
-
-// of gives the spans of a trace, by what they are: "topic/offset" of a record, "POST n" of an attempt.
-func (c *traces) of(trace string) map[string]*spans.Span {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// spansOf gives the spans of a trace, by what they are: "topic/offset" of a record, "POST n" of an attempt.
+func spansOf(c *collector.Collector, trace string) map[string]*spans.Span {
 	all := map[string]*spans.Span{}
-	for _, s := range c.got {
+	for _, s := range c.Spans() {
 		if hex.EncodeToString(s.TraceId) != trace {
 			continue
 		}
@@ -82,7 +47,7 @@ func TestTracing(t *testing.T) {
 	w.configure(t, map[int64]harness.Webhook{1: {DLR: w.recv.URL("/dlr/1") + "?key=hush", Auth: "user:hush"}, 2: w.all(2, "")})
 	harness.Pass(changeTakes)
 	w.recv.On("/dlr/1", harness.Codes(503, 200))
-	c := newTraces(t)
+	c := collector.New(t)
 	p := w.serve(t, "--tracing.endpoint="+c.URL, "--tracing.sample=0")
 	const trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	traced := w.dlr(1, 1)
@@ -101,13 +66,13 @@ func TestTracing(t *testing.T) {
 	if code := p.Term(t); code != 0 { // sends the last spans
 		t.Errorf("exit code %d", code)
 	}
-	got := c.of(trace)
+	got := spansOf(c, trace)
 	record1, attempt1, record2, attempt2 := got[w.topics.DLR+" process"], got["POST 1"], got[retry+" process"], got["POST 2"]
 	if len(got) != 4 || record1 == nil || attempt1 == nil || record2 == nil || attempt2 == nil {
 		t.Fatalf("spans: %v", got)
 	}
-	if len(c.got) != 4 {
-		t.Errorf("%d spans, want those of the traced record only", len(c.got))
+	if len(c.Spans()) != 4 {
+		t.Errorf("%d spans, want those of the traced record only", len(c.Spans()))
 	}
 	for i, link := range [][2]string{
 		{hex.EncodeToString(record1.ParentSpanId), parent}, {string(attempt1.ParentSpanId), string(record1.SpanId)},
@@ -117,7 +82,7 @@ func TestTracing(t *testing.T) {
 			t.Errorf("link %d: parent %x, want %x", i, link[0], link[1])
 		}
 	}
-	if text := fmt.Sprint(c.got); strings.Contains(text, "hush") {
+	if text := fmt.Sprint(c.Spans()); strings.Contains(text, "hush") {
 		t.Error("a span shows a secret")
 	}
 }
