@@ -193,8 +193,9 @@ func namedVices(t *testing.T, v *villain, dir string) []vice {
 	return []vice{
 		{"a good name", at("good", "/tls"), ""},
 		{"a name that answers late", at("late", "/tls"), ""},
-		{"a name that answers too late", at("too-late", "/tls"), "timeout"},
-		{"a name without an answer", at("silent", "/tls"), "timeout"},
+		// Attempts share a look-up that goes on, so that the resolver's own patience may end before theirs.
+		{"a name that answers too late", at("too-late", "/tls"), "timeout|dns"},
+		{"a name without an answer", at("silent", "/tls"), "timeout|dns"},
 		{"a name that does not exist", at("nobody", "/tls"), "dns"},
 		{"a name server that fails", at("fails", "/tls"), "dns"},
 		{"a name within", at("within", "/tls"), "blocked address"},
@@ -299,7 +300,7 @@ func (s *stage) waitVices(t *testing.T, v *villain, vices []vice, first int64, b
 			b.dead++
 			got = harness.Header(d, "smshooks-error")
 			known := slices.Contains(allFailures, got) || strings.HasPrefix(got, "http ") && len(got) == len("http 500")
-			if !known || got != want.failure && want.failure != "*" || want.failure == "" || harness.Header(d, "smshooks-attempts") != "3" {
+			if !known || !slices.Contains(strings.Split(want.failure, "|"), got) && want.failure != "*" || want.failure == "" || harness.Header(d, "smshooks-attempts") != "3" {
 				t.Errorf("%s: a dead letter with %s, want %q", want.name, d.Headers, want.failure)
 			}
 		}

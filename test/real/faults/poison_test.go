@@ -186,7 +186,7 @@ func wantDeadLetters(t *testing.T, bad []*kgo.Record, dead map[string]*kgo.Recor
 // can be, and what comes behind them in their partitions is on time.
 func TestPoisonedHeaders(t *testing.T) {
 	harness.Need(t)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 40)
+	s := newStageOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 40, []time.Duration{time.Second, 2 * time.Second}) // both forms
 	records, reasons := wrongHeaders(s.topics, 2)
 	rec := newCase(t, "6b", "poisoned headers in waiting topics", fmt.Sprintf("%d records", len(records)))
 	rec.did("records with absent, unreadable, doubled and extreme headers were written to a retry and an overflow topic, and one without a user behind them")
