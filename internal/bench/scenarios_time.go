@@ -78,11 +78,15 @@ func latency(ctx context.Context, b *bench, s *result.Scenario) error {
 		hand: func() (*child, error) { return b.consume(w, b.plain) },
 	}
 	slow := func() float64 { return slowRate }
-	half := func(subject string) func() float64 { return func() float64 { return b.capacity[subject] / 2 } }
-	const atHalf, atSlow = "half load", "1,000 per second"
+	part := func(subject string, of float64) func() float64 {
+		return func() float64 { return b.capacity[subject] / of }
+	}
+	const atHalf, atQuarter, atSlow = "half load", "quarter load", "1,000 per second"
 	err = b.alternate(ctx, s,
-		contest{ours, atHalf, b.steady(w, half(ours), begin[ours])},
-		contest{hand, atHalf, b.steady(w, half(hand), begin[hand])},
+		contest{ours, atHalf, b.steady(w, part(ours, 2), begin[ours])},
+		contest{hand, atHalf, b.steady(w, part(hand, 2), begin[hand])},
+		contest{ours, atQuarter, b.steady(w, part(ours, 4), begin[ours])},
+		contest{hand, atQuarter, b.steady(w, part(hand, 4), begin[hand])},
 		contest{ours, atSlow, b.steady(w, slow, begin[ours])},
 		contest{hand, atSlow, b.steady(w, slow, begin[hand])},
 	)
