@@ -95,7 +95,7 @@ func listenTable() []setting {
 		one("api.rate", number(0, maxInt32), "50", func(c *Config) *int { return &c.API.Rate },
 			"requests per key and second; 0 for no limit"),
 		one("ops.addr", address(0), "127.0.0.1:9464", func(c *Config) *string { return &c.Ops.Addr },
-			"where /metrics, /healthz and /readyz listen; port 0 for any free one"),
+			"where /metrics, /healthz, /readyz, /loglevel and /debug/pprof/ listen; port 0 for any free one"),
 	}
 }
 

@@ -15,7 +15,7 @@ type scenario struct {
 	run              func(ctx context.Context, b *bench, s *result.Scenario) error
 }
 
-// The goals, as issue and docs have them.
+// The goals, as docs/performance.md has them.
 const (
 	goalCPU       = 12.0   // µs per delivery
 	goalRate      = 75_000 // deliveries per second

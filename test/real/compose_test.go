@@ -19,8 +19,8 @@ import (
 )
 
 // TestCompose brings up docker-compose.yml with an image built by `make image` and the Kafka, Redis and Prometheus of
-// this machine, and sees an event of Kafka's console producer arrive at a receiver. Grafana is left out: no image of
-// it can be built here, so the dashboards are asked for in TestDashboards.
+// test/stack, and sees an event of Kafka's console producer arrive at a receiver. Grafana is left out: Debian has no
+// package of it to build an image from, so the dashboards are asked for in TestDashboards.
 func TestCompose(t *testing.T) {
 	harness.Need(t)
 	c := newCompose(t)

@@ -213,6 +213,7 @@ func (s *stage) configureVices(t *testing.T, v *villain, vices []vice, first, he
 	var records []*kgo.Record
 	for i, b := range vices {
 		user := first + int64(i)
+		harness.Secret(apiKey(user))
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: b.url}))
 		sum := sha256.Sum256([]byte(apiKey(user)))
 		key := harness.Event(s.topics.Keys, user, fmt.Sprintf(`{"user_id":%d,"name":"test"}`, user))

@@ -171,12 +171,14 @@ func (f traffic) String() string {
 	return fmt.Sprintf("%d of %s users %s, %d%% of the traffic", f.hung, count(int(f.users)), how, f.percent)
 }
 
-// user is whose the n-th event is.
+// user is whose the n-th event is: percent of every hundred, here and there, are those of the hung, who take turns, as
+// the others do.
 func (f traffic) user(n int64) int64 {
-	if n*37%100 < f.percent {
-		return n%f.hung + 1
+	round, place := n/100, n*37%100
+	if place < f.percent {
+		return (round*f.percent+place)%f.hung + 1
 	}
-	return f.hung + n%(f.users-f.hung) + 1
+	return f.hung + (round*(100-f.percent)+place-f.percent)%(f.users-f.hung) + 1
 }
 
 // run writes events at a steady rate. Meanwhile it calls look twice a second.

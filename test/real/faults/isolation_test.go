@@ -16,7 +16,7 @@ func crowdStage(t *testing.T, c *crowd, users int64) *stage {
 	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12", "--dispatch.timeout="+pick("2s", "10s"))
 	var records []*kgo.Record
 	for user := int64(1); user <= users; user++ {
-		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/dlr/%d", c.addr, user)}))
+		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/dlr/%d?token=%s", c.addr, user, stageToken), Auth: "crowd:" + stagePassword}))
 	}
 	harness.ProduceMany(t, s.brokers, records)
 	return s
@@ -177,7 +177,7 @@ func TestIsolationBacklog(t *testing.T) {
 	harness.Need(t)
 	f := traffic{users: 1000, hung: 1, percent: 2}
 	total := int64(pick(10_000, 100_000))
-	lasts := pick(8*time.Second, 45*time.Second)
+	lasts := pick(8*time.Second, 16*time.Second)
 	load := fmt.Sprintf("a backlog of %s", count(int(total)))
 	t.Run("smshooks", func(t *testing.T) {
 		rec := newCase(t, "13b", "a backlog, 2% for one who hangs", load)

@@ -65,9 +65,15 @@ func newJudge(t testing.TB, m manner) *judge {
 	return j
 }
 
+// What no log and no figure of any case may show.
+const (
+	stageToken    = "token-of-the-stage-f1c7"
+	stagePassword = "password-of-the-stage-93ab"
+)
+
 // url is where a user's events of a kind go.
 func (j *judge) url(kind string, user int64) string {
-	return "http://" + j.addr + "/" + kind + "/" + strconv.FormatInt(user, 10)
+	return "http://" + j.addr + "/" + kind + "/" + strconv.FormatInt(user, 10) + "?token=" + stageToken
 }
 
 // behave changes how endpoints answer from the next request on.

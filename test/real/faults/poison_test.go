@@ -78,6 +78,11 @@ func TestPoison(t *testing.T) {
 	if again > 0 || beyond > 0 {
 		t.Errorf("%d requests were made again, %d attempts beyond the third", again, beyond)
 	}
+	for id, n := range settled.copies {
+		if n > 1 {
+			t.Errorf("%d dead letters of %s", n, id)
+		}
+	}
 	if n := p.Metrics(t).Sum("smshooks_miskeyed_records_total"); n == 0 {
 		t.Error("no record counts as miskeyed")
 	}

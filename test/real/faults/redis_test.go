@@ -37,7 +37,7 @@ func TestFlush(t *testing.T) {
 	wantAlive(t, members)
 }
 
-// TestRedisAway: Redis is frozen, and then stopped, for longer than anything waits in memory.
+// TestRedisAway: Redis is stopped for longer than anything waits in memory.
 func TestRedisAway(t *testing.T) {
 	inTurn(t)
 	rate, away := pick(300, 1000), pick(4*time.Second, time.Minute)

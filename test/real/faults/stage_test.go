@@ -49,10 +49,13 @@ func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []tim
 	if code != 0 {
 		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
 	}
+	harness.Secret(stageToken)
+	harness.Secret(stagePassword)
 	var records []*kgo.Record
 	for user := int64(1); user <= users; user++ {
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{
 			DLR: s.judge.url("dlr", user), Click: s.judge.url("click", user), Inbound: s.judge.url("inbound", user), Revoke: s.judge.url("revoke", user),
+			Auth: "stage:" + stagePassword,
 		}))
 	}
 	harness.ProduceMany(t, s.brokers, records)

@@ -1,0 +1,41 @@
+package faults_test
+
+import "testing"
+
+// TestTraffic: all users get events, and the hung ones the share that is said.
+func TestTraffic(t *testing.T) {
+	const events = 100_000
+	for _, hung := range []int64{1, 10, 100} {
+		for _, percent := range []int64{2, 20} {
+			f := traffic{users: 1000, hung: hung, percent: percent}
+			of := map[int64]int64{}
+			for n := range int64(events) {
+				of[f.user(n)]++
+			}
+			if len(of) != int(f.users) {
+				t.Errorf("%v: %d users get events", f, len(of))
+			}
+			theirs := int64(0)
+			for user, n := range of {
+				if user < 1 || user > f.users {
+					t.Errorf("%v: user %d", f, user)
+				}
+				if user > hung {
+					continue
+				}
+				if theirs += n; n != events*percent/100/hung {
+					t.Errorf("%v: user %d gets %d events", f, user, n)
+				}
+			}
+			if theirs != events*percent/100 {
+				t.Errorf("%v: the hung get %d of %d events", f, theirs, events)
+			}
+		}
+	}
+	calm := traffic{users: 1000}
+	for n := range int64(events) {
+		if user := calm.user(n); user < 1 || user > calm.users {
+			t.Fatalf("user %d", user)
+		}
+	}
+}
