@@ -179,7 +179,7 @@ func (l *load) end(t testing.TB) map[string]bool {
 // event is the n-th event of a load: mostly delivery reports, some clicks (of bots too, and second ones), received
 // messages and revocations, and some of users without settings.
 func (s *stage) event(n int64) *kgo.Record {
-	user := n%s.users + 1
+	user := s.user(n)
 	switch {
 	case n%50 == 3:
 		return harness.Event(s.topics.DLR, stranger+user, harness.DLRValue(stranger+user, n))
@@ -189,7 +189,7 @@ func (s *stage) event(n int64) *kgo.Record {
 		return harness.Event(s.topics.Click, user, harness.ClickValue(user, n))
 	case n%100 == 48: // again the click of 41 events ago, whose user it is
 		n -= 41
-		user = n%s.users + 1
+		user = s.user(n)
 		return harness.Event(s.topics.Click, user, harness.ClickValue(user, n))
 	case n%20 == 12:
 		return harness.Event(s.topics.Inbound, user, harness.InboundValue(user, n))
@@ -198,6 +198,9 @@ func (s *stage) event(n int64) *kgo.Record {
 	}
 	return harness.Event(s.topics.DLR, user, harness.DLRValue(user, n))
 }
+
+// user is whose the n-th event is. They take turns, and a step is left out each 20 events, so that each meets all kinds.
+func (s *stage) user(n int64) int64 { return (n+n/20+2*(n/100))%s.users + 1 }
 
 func botValue(user, sms int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d},"bot":true}`, user, sms)

@@ -39,3 +39,29 @@ func TestTraffic(t *testing.T) {
 		}
 	}
 }
+
+// TestLoadFails: events of every kind are among those of the users whose endpoints fail once, and always.
+func TestLoadFails(t *testing.T) {
+	for _, users := range []int64{200, 300, 500, 2000} {
+		s := &stage{users: users}
+		s.topics.DLR, s.topics.Click, s.topics.Inbound, s.topics.Revocation = "dlr", "click", "inbound", "revocation"
+		once, always := map[string]int{}, map[string]int{}
+		for n := range int64(100_000) {
+			r, user := s.event(n), s.user(n)
+			switch first, _ := usual("", user, 1); {
+			case first == 200:
+			default:
+				if second, _ := usual("", user, 2); second == 200 {
+					once[r.Topic]++
+				} else {
+					always[r.Topic]++
+				}
+			}
+		}
+		for _, topic := range s.sources() {
+			if once[topic] == 0 || always[topic] == 0 {
+				t.Errorf("%d users: of %s %d events fail once and %d always", users, topic, once[topic], always[topic])
+			}
+		}
+	}
+}
