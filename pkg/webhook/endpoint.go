@@ -66,7 +66,7 @@ func NewEndpoint(raw string) *Endpoint {
 		return &Endpoint{}
 	}
 	name, err := toASCII(u.Hostname())
-	if err != nil {
+	if err != nil || name == "" { // a host of ignored characters alone is mapped to nothing
 		return &Endpoint{}
 	}
 	port, secure := u.Port(), u.Scheme == "https"

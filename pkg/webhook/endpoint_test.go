@@ -26,6 +26,7 @@ func TestValidateURL(t *testing.T) {
 		{"http://", notWeb},
 		{"http:///path", notWeb},
 		{"http://:80/", notWeb},
+		{"http://\u034f/", "must have a host that can be called"},
 		{"http://exa mple.com/", notWeb},
 		{"http://]", notWeb},
 		{"http://a]b/", notWeb},
@@ -122,6 +123,7 @@ func TestStoredText(t *testing.T) {
 		{"http://%zz/", ""},
 		{"http://:80/", ""},
 		{"http://a\u2028b/", ""},
+		{"http://\u034f/", ""},
 	}
 	for _, tt := range tests {
 		e := NewSettings(1, [NumKinds]string{Inbound: tt.raw}, "").Endpoints[Inbound]
