@@ -32,8 +32,12 @@ type crowd struct {
 	produced []time.Duration // per event, since began
 	first    []time.Duration // first request; 0 = none
 	ok       []bool          // answered 200
-	attempts []int32         // highest number
+	attempts []int32         // the numbers of the requests so far, a bit each
+	ended    []time.Duration // when the last of them was answered or given up, since began
 	users    []int64
+
+	schedule             []time.Duration // between attempts
+	again, beyond, early int             // attempts that should not have been made
 }
 
 func newCrowd(t testing.TB) *crowd {
@@ -66,7 +70,7 @@ func (c *crowd) add(user int64) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.produced = append(c.produced, time.Since(c.began))
-	c.first, c.ok, c.attempts, c.users = append(c.first, 0), append(c.ok, false), append(c.attempts, 0), append(c.users, user)
+	c.first, c.ok, c.attempts, c.ended, c.users = append(c.first, 0), append(c.ok, false), append(c.attempts, 0), append(c.ended, 0), append(c.users, user)
 	return int64(len(c.users) - 1)
 }
 
@@ -88,7 +92,7 @@ func (c *crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.first[n] == 0 {
 		c.first[n] = now
 	}
-	c.attempts[n] = max(c.attempts[n], int32(attempt))
+	c.judge(n, attempt, now)
 	misbehaves, slowly := c.users[n] <= c.hung, c.slowly
 	c.ok[n] = c.ok[n] || !misbehaves
 	c.mu.Unlock()
@@ -96,12 +100,39 @@ func (c *crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case misbehaves && slowly:
 		select {
 		case <-time.After(2 * time.Second):
+			c.end(n)
 			w.WriteHeader(http.StatusInternalServerError)
 		case <-r.Context().Done():
 		}
 	case misbehaves:
 		<-r.Context().Done()
+		c.end(n)
 	}
+}
+
+// judge holds an attempt of event n against those before it. c.mu is held.
+func (c *crowd) judge(n, attempt int, now time.Duration) {
+	// that a request was given up is seen here a little later than there
+	const late = 250 * time.Millisecond
+	switch bit := int32(1) << attempt; {
+	case len(c.schedule) == 0:
+	case attempt < 1 || attempt > len(c.schedule)+1:
+		c.beyond++
+	case c.attempts[n]&bit != 0:
+		c.again++
+	default:
+		c.attempts[n] |= bit
+		if attempt > 1 && now < c.ended[n]+c.schedule[attempt-2]-late {
+			c.early++
+		}
+	}
+}
+
+// end notes that a request of event n is over.
+func (c *crowd) end(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended[n] = time.Since(c.began)
 }
 
 // phase is a stretch of load and how its healthy events fared.

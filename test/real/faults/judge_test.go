@@ -24,6 +24,7 @@ type hit struct {
 	start   time.Duration // since judge.began
 	end     time.Duration // when the answer was given; 0 while it is not
 	ok      bool          // that answer was a success
+	by      string        // User-Agent: the instance, where the instances of a case have versions of their own
 	stamp   int64         // Webhook-Timestamp: when it was made by the instance's clock, Unix seconds
 }
 
@@ -41,7 +42,8 @@ type judge struct {
 	names   []string
 	kindOf  []string // of the names
 	hits    []hit
-	revoked map[int64]int // revoked ids, in how many batches that were answered with success
+	agents  map[string]string // User-Agent headers, each kept once
+	revoked map[int64][]int   // per revoked id the hits that were answered with success
 	flying  map[string]int
 	widest  int // most requests of one endpoint in flight at once
 }
@@ -49,7 +51,7 @@ type judge struct {
 // newJudge starts a judge, ended with the test.
 func newJudge(t testing.TB, m manner) *judge {
 	t.Helper()
-	j := &judge{addr: harness.FreeAddr(t), began: time.Now(), manner: m, numbers: map[string]int32{}, revoked: map[int64]int{}, flying: map[string]int{}}
+	j := &judge{addr: harness.FreeAddr(t), began: time.Now(), manner: m, numbers: map[string]int32{}, agents: map[string]string{}, revoked: map[int64][]int{}, flying: map[string]int{}}
 	l, err := net.Listen("tcp", j.addr)
 	if err != nil {
 		t.Fatalf("judge: %v", err)
@@ -124,7 +126,12 @@ func (j *judge) begin(r *http.Request, kind string, user int64, attempt int) (in
 	j.flying[r.URL.Path]++
 	j.widest = max(j.widest, j.flying[r.URL.Path])
 	stamp, _ := strconv.ParseInt(r.Header.Get("Webhook-Timestamp"), 10, 64)
-	j.hits = append(j.hits, hit{id: id, attempt: int32(attempt), user: user, start: time.Since(j.began), stamp: stamp})
+	by, known := j.agents[r.UserAgent()]
+	if !known {
+		by = r.UserAgent()
+		j.agents[by] = by
+	}
+	j.hits = append(j.hits, hit{id: id, attempt: int32(attempt), user: user, start: time.Since(j.began), stamp: stamp, by: by})
 	return len(j.hits) - 1, j.manner
 }
 
@@ -144,7 +151,7 @@ func (j *judge) end(n int, path string, ok bool, batch []byte) {
 		return // then the ids are missing in the ledger
 	}
 	for _, id := range append(ids.API, ids.Campaign...) {
-		j.revoked[id]++
+		j.revoked[id] = append(j.revoked[id], n)
 	}
 }
 

@@ -3,6 +3,7 @@ package faults_test
 import (
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,16 +34,29 @@ func TestKill(t *testing.T) {
 	rec := newCase(t, "1", "kill -9 of one of three instances", loadRate(rate, lasts))
 	rec.did("one of three instances is killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
 	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=2s")
-	members := s.members(t, 3)
+	// Each of the three is a version of its own, so that the judge knows whose requests may be made again.
+	members := make([]*harness.Proc, 3)
+	start := func(n int) {
+		o := s.options()
+		o.Binary = harness.BinaryOf(t, version(n))
+		members[n] = harness.Start(t, o)
+	}
+	for n := range members {
+		start(n)
+	}
+	for _, p := range members {
+		p.WaitReady(t, patience)
+	}
 	all := slices.Clone(members)
 	l := s.load(t, rate)
 	s.judge.wait(t, rate, patience)
 	var kills []span
 	for began := time.Now(); time.Since(began) < lasts; harness.Pass(2 * time.Second) {
 		n := len(kills) % 3
+		now := time.Now()
 		members[n].Kill()
-		kills = append(kills, at(time.Now()))
-		members[n] = harness.Start(t, s.options())
+		kills = append(kills, span{now, time.Now(), "smshooks/" + version(n)})
+		start(n)
 		all = append(all, members[n])
 	}
 	for _, p := range members {
@@ -53,6 +67,9 @@ func TestKill(t *testing.T) {
 	rec.note("%d kills; %d times a member had to give partitions away with more finished than a commit holds", len(kills), saidOf(all, "more is finished"))
 	b.judge(t, rec, judgement{faults: kills, healed: kills[len(kills)-1].to, why: "in flight or not yet committed when the instance was killed"})
 }
+
+// version is the n-th instance's where the judge tells them apart.
+func version(n int) string { return "instance-" + strconv.Itoa(n) }
 
 // saidOf counts the log lines of instances that hold a text.
 func saidOf(all []*harness.Proc, text string) (n int) {

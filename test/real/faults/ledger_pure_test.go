@@ -1,6 +1,7 @@
 package faults_test
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,8 +18,15 @@ func TestLedgerSees(t *testing.T) {
 	const sec = time.Second
 	header := func(name, value string) kgo.RecordHeader { return kgo.RecordHeader{Key: name, Value: []byte(value)} }
 	waits := &kgo.Record{Headers: []kgo.RecordHeader{header("smshooks-attempts", "1"), header("smshooks-due", began.Add(9*sec).Format(time.RFC3339Nano))}}
-	stored := func(after time.Duration) []*kgo.Record {
-		return []*kgo.Record{{Timestamp: began.Add(after), Headers: []kgo.RecordHeader{header("smshooks-attempts", "0")}}}
+	storedAfter := func(attempts int, after time.Duration) []*kgo.Record {
+		return []*kgo.Record{{Timestamp: began.Add(after), Headers: []kgo.RecordHeader{header("smshooks-attempts", strconv.Itoa(attempts))}}}
+	}
+	stored := func(after time.Duration) []*kgo.Record { return storedAfter(0, after) }
+	crash := []span{{from: began.Add(5 * sec), to: began.Add(5 * sec)}}
+	others := []span{{crash[0].from, crash[0].to, "b"}}
+	by := func(agent string, h hit) hit {
+		h.by = agent
+		return h
 	}
 	twice := []hit{try(1, 20*sec, 20*sec+1, true), try(1, 29*sec, 29*sec+1, true)}
 	for name, c := range map[string]struct {
@@ -27,8 +35,12 @@ func TestLedgerSees(t *testing.T) {
 		faults                           []span
 		again, unexplained, early, wrong int
 	}{
-		"stored at a crash":          {hits: twice, waiting: stored(4 * sec), faults: []span{at(began.Add(5 * sec))}, again: 1},
-		"stored long before a crash": {hits: twice, waiting: stored(2 * sec), faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+		"stored at a crash":          {hits: twice, waiting: stored(4 * sec), faults: crash, again: 1},
+		"stored long before a crash": {hits: twice, waiting: stored(2 * sec), faults: crash, again: 1, unexplained: 1},
+		"stored at another's crash":  {hits: []hit{by("a", try(1, 4*sec, 4*sec+1, false)), try(2, 20*sec, 21*sec, true), try(2, 29*sec, 30*sec, true)}, waiting: storedAfter(1, 4*sec+2), faults: others, again: 1, unexplained: 1},
+		"stored at its crash":        {hits: []hit{by("b", try(1, 4*sec, 4*sec+1, false)), try(2, 20*sec, 21*sec, true), try(2, 29*sec, 30*sec, true)}, waiting: storedAfter(1, 4*sec+2), faults: others, again: 1},
+		"before another's crash":     {hits: []hit{by("a", try(1, 4*sec, 4*sec+1, true)), by("a", try(1, 9*sec, 9*sec+1, true))}, faults: others, again: 1, unexplained: 1},
+		"before its crash":           {hits: []hit{by("b", try(1, 4*sec, 4*sec+1, true)), by("a", try(1, 9*sec, 9*sec+1, true))}, faults: others, again: 1},
 		"once":                       {hits: []hit{try(1, 0, 1, true)}},
 		"in time":                    {hits: []hit{try(1, 0, 1, false), try(2, sec+1, sec+2, false), try(3, 3*sec+2, 3*sec+3, true)}},
 		"early":                      {hits: []hit{try(1, 0, 1, false), try(2, sec/2, sec, true)}, early: 1},
@@ -38,10 +50,10 @@ func TestLedgerSees(t *testing.T) {
 		"unnumbered":                 {hits: []hit{try(0, 0, 1, true)}, wrong: 1},
 		"twice":                      {hits: []hit{try(1, 0, 1, true), try(1, sec, sec+1, true)}, again: 1, unexplained: 1},
 		"once more after success":    {hits: []hit{try(1, 0, 1, true), try(2, 2*sec, 3*sec, true)}, again: 1, unexplained: 1},
-		"in flight at a crash":       {hits: []hit{try(1, sec, 0, false), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
-		"before a crash":             {hits: []hit{try(1, 4*sec, 4*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1},
-		"long before a crash":        {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
-		"after a crash":              {hits: []hit{try(1, 7*sec, 7*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: []span{at(began.Add(5 * sec))}, again: 1, unexplained: 1},
+		"in flight at a crash":       {hits: []hit{try(1, sec, 0, false), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1},
+		"before a crash":             {hits: []hit{try(1, 4*sec, 4*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1},
+		"long before a crash":        {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1, unexplained: 1},
+		"after a crash":              {hits: []hit{try(1, 7*sec, 7*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1, unexplained: 1},
 	} {
 		b := &books{s: s, seen: map[string]*seen{"x/0/0": {hits: c.hits}}, waiting: map[string][]*kgo.Record{"x/0/0": c.waiting}}
 		may := judgement{faults: c.faults}
@@ -56,14 +68,14 @@ func TestLedgerSees(t *testing.T) {
 
 // TestLedgerMisses: an event in none of the places is missing, and the test fails of it.
 func TestLedgerMisses(t *testing.T) {
-	j := &judge{began: time.Now(), numbers: map[string]int32{}, revoked: map[int64]int{7: 1}}
+	j := &judge{began: time.Now(), numbers: map[string]int32{}, revoked: map[int64][]int{7: {0}}, names: []string{"t/0/5"}, hits: make([]hit, 1)}
 	ok := &seen{hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}
 	b := &books{
 		s: &stage{judge: j, schedule: []time.Duration{time.Second}},
 		produced: map[string]produced{
 			"t/0/0": {}, "t/0/1": {}, "t/0/2": {purpose: filtered}, "t/0/3": {}, "t/0/4": {}, "t/0/5": {ids: []int64{7}}, "t/0/6": {ids: []int64{7, 8}},
 		},
-		seen: map[string]*seen{"t/0/0": ok}, dead: map[string]*kgo.Record{"t/0/3": {}}, waiting: map[string][]*kgo.Record{"t/0/4": {{}}},
+		seen: map[string]*seen{"t/0/0": ok}, dead: map[string][]*kgo.Record{"t/0/3": {{}}}, waiting: map[string][]*kgo.Record{"t/0/4": {{}}},
 		revoked: map[int64]bool{7: true},
 	}
 	failing := &mute{TB: t}
@@ -116,6 +128,61 @@ func TestLedgerSwaps(t *testing.T) {
 		b.judge(failing, &caseRecord{t: failing}, judgement{})
 		if failing.failed != c.fails {
 			t.Errorf("%s: failed %v, want %v", name, failing.failed, c.fails)
+		}
+	}
+}
+
+// TestLedgerTwice: an event that is given up twice, or after it was delivered, and an id that is revoked in two batches are
+// seen, unless a fault is behind it.
+func TestLedgerTwice(t *testing.T) {
+	began := time.Now()
+	const sec = time.Second
+	letter := func(after time.Duration) *kgo.Record { return &kgo.Record{Timestamp: began.Add(after)} }
+	once := &seen{hits: []hit{{attempt: 1, start: sec, end: sec + 1, ok: true, by: "a"}}, ok: true}
+	later := &seen{hits: []hit{{id: 1, attempt: 1, start: 9 * sec, end: 9*sec + 1, ok: true, by: "b"}}, ok: true}
+	failed := &seen{hits: []hit{{attempt: 3, start: sec, end: sec + 1}}}
+	repeated := &seen{hits: []hit{{attempt: 1, start: sec, end: sec + 1}, {attempt: 1, start: 2 * sec, end: 2*sec + 1, ok: true}}, ok: true}
+	crash := []span{{from: began.Add(2 * sec), to: began.Add(2 * sec), by: "a"}}
+	for name, c := range map[string]struct {
+		produced    produced
+		seen        *seen
+		dead        []*kgo.Record
+		revoked     []int
+		faults      []span
+		again       int
+		unexplained int
+	}{
+		"dead":                      {seen: failed, dead: []*kgo.Record{letter(sec)}},
+		"dead twice":                {seen: failed, dead: []*kgo.Record{letter(sec), letter(9 * sec)}, unexplained: 1},
+		"dead twice, crash":         {seen: failed, dead: []*kgo.Record{letter(sec), letter(9 * sec)}, faults: crash},
+		"dead twice, early":         {seen: failed, dead: []*kgo.Record{letter(5 * sec), letter(9 * sec)}, faults: crash, unexplained: 1},
+		"delivered and dead":        {seen: once, dead: []*kgo.Record{letter(9 * sec)}, unexplained: 1},
+		"delivered and dead, twice": {seen: repeated, dead: []*kgo.Record{letter(9 * sec)}},
+		"not to be sent, and dead":  {produced: produced{purpose: filtered}, dead: []*kgo.Record{letter(sec)}, unexplained: 1},
+		"revoked":                   {seen: once, revoked: []int{0}},
+		"revoked twice by a batch":  {seen: once, revoked: []int{0, 0}}, // again() counts it
+		"revoked twice":             {seen: once, revoked: []int{0, 1}, again: 1, unexplained: 1},
+		"revoked twice, crash":      {seen: once, revoked: []int{0, 1}, faults: crash, again: 1},
+	} {
+		j := &judge{began: began, names: []string{"r/0/0", "r/0/1"}, hits: []hit{once.hits[0], later.hits[0]}, revoked: map[int64][]int{}}
+		b := &books{
+			s: &stage{judge: j}, produced: map[string]produced{"r/0/0": c.produced}, seen: map[string]*seen{"r/0/1": later},
+			dead: map[string][]*kgo.Record{},
+		}
+		if c.seen != nil {
+			b.seen["r/0/0"] = c.seen
+		}
+		if c.dead != nil {
+			b.dead["r/0/0"] = c.dead
+		}
+		if c.revoked != nil {
+			j.revoked[7] = c.revoked
+		}
+		may := judgement{faults: c.faults}
+		again, unexplained := b.revokedAgain(may)
+		unexplained = append(unexplained, b.givenUpAgain(may)...)
+		if again != c.again || len(unexplained) != c.unexplained {
+			t.Errorf("%s: again %d, unexplained %v; want %d, %d", name, again, unexplained, c.again, c.unexplained)
 		}
 	}
 }

@@ -30,17 +30,17 @@ type produced struct {
 	first   string  // of a second click: the first one
 }
 
-// span is a time in which the program, or Kafka under it, was not able to store what was finished.
-type span struct{ from, to time.Time }
-
-// at is the span of a crash.
-func at(t time.Time) span { return span{t, t} }
+// span is a time in which instances, or Kafka under them, were not able to store what was finished.
+type span struct {
+	from, to time.Time
+	by       string // User-Agent of the only instance it befell, "" if it befell all
+}
 
 // books is the ledger of a case.
 type books struct {
 	s        *stage
 	produced map[string]produced
-	dead     map[string]*kgo.Record
+	dead     map[string][]*kgo.Record
 	waiting  map[string][]*kgo.Record
 	seen     map[string]*seen
 	revoked  map[int64]bool
@@ -151,10 +151,11 @@ func (s *stage) drain(t testing.TB, acked map[string]bool, timeout time.Duration
 
 func (b *books) readFates(t testing.TB) {
 	t.Helper()
-	b.dead = map[string]*kgo.Record{}
+	b.dead = map[string][]*kgo.Record{}
 	deadIDs := map[int64]bool{} // of revocations: a dead batch's identity is not that of its records
 	for _, r := range harness.Consume(t, b.s.brokers, b.s.topics.DeadLetter) {
-		b.dead[harness.Header(r, "smshooks-id")] = r
+		id := harness.Header(r, "smshooks-id")
+		b.dead[id] = append(b.dead[id], r)
 		if harness.Header(r, "smshooks-kind") == "revoke_click" {
 			for _, id := range b.s.read(t, r, map[[2]int64]string{}).ids {
 				deadIDs[id] = true
@@ -263,7 +264,9 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 	b.deadRevocations(t, &r)
 	r.Missing = len(missing)
 	again, unexplained := b.again(may)
-	r.Duplicates, r.Unexplained = again, len(unexplained)
+	revokedAgain, unexplainedRevoked := b.revokedAgain(may)
+	unexplained = append(append(unexplained, unexplainedRevoked...), b.givenUpAgain(may)...)
+	r.Duplicates, r.Unexplained = again+revokedAgain, len(unexplained)
 	beyond, early := b.beyond(), b.early(may)
 	r.Beyond, r.Early = len(beyond), len(early)
 	if may.stepped {
@@ -279,7 +282,7 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 		to.Why, to.Recovery = may.why, r.Recovery
 	})
 	for what, ids := range map[string][]string{
-		"missing": missing, "made again without a reason": unexplained, "beyond the third attempt": beyond, "early": early,
+		"missing": missing, "made or given up again without a reason": unexplained, "beyond the third attempt": beyond, "early": early,
 		"sent though not to be sent": sentOnPurpose,
 	} {
 		if len(ids) > 0 {
@@ -333,22 +336,96 @@ func (b *books) again(may judgement) (n int, unexplained []string) {
 	return n, unexplained
 }
 
-// explained tells whether a request fell into a fault, or into the time before it that may not be committed.
+// revokedAgain counts ids that were told as revoked again, in a batch of another identity, and names those that nothing
+// explains. What was read again is put into batches anew.
+func (b *books) revokedAgain(may judgement) (n int, unexplained []string) {
+	j := b.s.judge
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for id, hits := range j.revoked {
+		batches := map[string]bool{}
+		for _, at := range hits {
+			batches[j.names[j.hits[at].id]] = true
+		}
+		if len(batches) == 1 {
+			continue
+		}
+		n += len(batches) - 1
+		why := false
+		for batch := range batches {
+			why = why || b.storedTwice(batch, -1, may.faults) ||
+				slices.ContainsFunc(b.seen[batch].hits, func(h hit) bool { return b.explained(h, may.faults) })
+		}
+		if !why {
+			unexplained = append(unexplained, fmt.Sprintf("revoked id %d in %d batches", id, len(batches)))
+		}
+	}
+	return n, unexplained
+}
+
+// givenUpAgain names events that have two dead letters, or one though they were delivered or are not to be sent, where
+// neither a fault nor a repeated attempt is behind it.
+func (b *books) givenUpAgain(may judgement) (ids []string) {
+	for id, letters := range b.dead {
+		repeated := false
+		var s seen
+		if b.seen[id] != nil {
+			s = *b.seen[id]
+		}
+		attempts := map[int32]bool{}
+		for _, h := range s.hits {
+			repeated = repeated || attempts[h.attempt]
+			attempts[h.attempt] = true
+		}
+		inFault := slices.ContainsFunc(letters, func(r *kgo.Record) bool {
+			at := r.Timestamp.Sub(b.s.judge.began)
+			return b.explained(hit{start: at, end: at}, may.faults)
+		})
+		switch {
+		case b.produced[id].purpose != "":
+			ids = append(ids, fmt.Sprintf("%s (%s) is a dead letter", id, b.produced[id].purpose))
+		case len(letters) > 1 && !repeated && !inFault:
+			ids = append(ids, fmt.Sprintf("%s has %d dead letters", id, len(letters)))
+		case s.ok && !repeated:
+			ids = append(ids, id+" is delivered and a dead letter")
+		}
+	}
+	return ids
+}
+
+// explained tells whether a request fell into a fault of its instance, or into the time before it that may not be
+// committed. A hit whose instance isn't known may be any's.
 func (b *books) explained(h hit, faults []span) bool {
 	start := b.s.judge.began.Add(h.start)
 	return slices.ContainsFunc(faults, func(f span) bool {
 		from, to := f.from.Add(-commitTime), f.to.Add(500*time.Millisecond)
 		end := b.s.judge.began.Add(h.end)
+		if f.by != "" && h.by != "" && f.by != h.by {
+			return false
+		}
 		return h.end == 0 && start.Before(to) || end.After(from) && start.Before(to)
 	})
 }
 
 // storedTwice tells whether an event was stored in a waiting topic, with so many attempts made, so shortly before a fault
 // that its offset may not have been committed: it is then both in that topic and read again, and made twice later.
+// attempts -1 stands for any number of them. The instance that stored it is the one that made its last attempt.
 func (b *books) storedTwice(id string, attempts int, faults []span) bool {
 	return slices.ContainsFunc(b.waiting[id], func(r *kgo.Record) bool {
+		n, err := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
+		if err != nil || attempts >= 0 && n != attempts {
+			return false
+		}
 		at := r.Timestamp.Sub(b.s.judge.began)
-		return harness.Header(r, "smshooks-attempts") == strconv.Itoa(attempts) && b.explained(hit{start: at, end: at}, faults)
+		stored := hit{start: at, end: at}
+		if s := b.seen[id]; s != nil {
+			for _, h := range s.hits {
+				if int(h.attempt) == n && h.start < at {
+					stored.by = h.by
+				}
+			}
+		}
+		return b.explained(stored, faults)
 	})
 }
 

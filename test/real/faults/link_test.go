@@ -97,7 +97,7 @@ func link(t *testing.T, c linkCase) {
 		c.proxy.Heal(t)
 		healed = time.Now()
 		if c.why != "" {
-			faults = append(faults, span{began, healed.Add(2 * s.sessionTime())})
+			faults = append(faults, span{from: began, to: healed.Add(2 * s.sessionTime())})
 		}
 		for _, p := range members {
 			p.WaitReady(t, patience)

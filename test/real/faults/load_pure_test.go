@@ -1,6 +1,9 @@
 package faults_test
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestTraffic: all users get events, and the hung ones the share that is said.
 func TestTraffic(t *testing.T) {
@@ -62,6 +65,32 @@ func TestLoadFails(t *testing.T) {
 			if once[topic] == 0 || always[topic] == 0 {
 				t.Errorf("%d users: of %s %d events fail once and %d always", users, topic, once[topic], always[topic])
 			}
+		}
+	}
+}
+
+// TestCrowdSees: the crowd sees attempts that should not have been made.
+func TestCrowdSees(t *testing.T) {
+	const sec = time.Second
+	for name, c := range map[string]struct {
+		numbers             []int
+		at                  []time.Duration
+		again, beyond, late int
+	}{
+		"in time": {[]int{1, 2, 3}, []time.Duration{sec, 12 * sec, 24 * sec}, 0, 0, 0},
+		"again":   {[]int{1, 1}, []time.Duration{sec, 2 * sec}, 1, 0, 0},
+		"beyond":  {[]int{1, 2, 3, 4}, []time.Duration{sec, 12 * sec, 24 * sec, 36 * sec}, 0, 1, 0},
+		"zero":    {[]int{0}, []time.Duration{sec}, 0, 1, 0},
+		"early":   {[]int{1, 2, 3}, []time.Duration{sec, 5 * sec, 6 * sec}, 0, 0, 2},
+	} {
+		crowd := &crowd{schedule: []time.Duration{8 * sec, 9 * sec}}
+		crowd.add(1)
+		for i, attempt := range c.numbers {
+			crowd.judge(0, attempt, c.at[i])
+			crowd.ended[0] = c.at[i] + sec/2
+		}
+		if crowd.again != c.again || crowd.beyond != c.beyond || crowd.early != c.late {
+			t.Errorf("%s: %d again, %d beyond, %d early", name, crowd.again, crowd.beyond, crowd.early)
 		}
 	}
 }

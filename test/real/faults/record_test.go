@@ -40,15 +40,6 @@ func pick[T any](short, full T) T {
 	return short
 }
 
-// needLong skips a case that has no short form; why says what takes so long.
-func needLong(t testing.TB, why string) {
-	t.Helper()
-	harness.Need(t)
-	if !long() {
-		t.Skipf("long form only (make faults): %s", why)
-	}
-}
-
 // result is what became of one case. A count that a case does not take stays -1 and is shown as "–".
 type result struct {
 	Case     string        `json:"case"`  // "kill -9 of one of three"

@@ -54,40 +54,51 @@ func (o Options) environ() []string {
 	return append(vars, o.Env...)
 }
 
-// binary is the program under test, built once per process.
-var binary struct {
-	once sync.Once
+// binaries are the program under test, built once per version and process.
+var binaries struct {
+	sync.Mutex
 	dir  string
-	path string
-	err  error
+	path map[string]string
 }
 
-// Binary builds the program, without the race detector as it is shipped, and gives its path.
-// SMSHOOKS_TEST_BINARY names one that is built already.
+// Binary builds the program and gives its path: as it is shipped, or with the race detector where SMSHOOKS_TEST_RACE is
+// set. SMSHOOKS_TEST_BINARY names one that is built already.
 func Binary(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("SMSHOOKS_TEST_BINARY"); path != "" {
 		return path
 	}
-	binary.once.Do(func() {
-		if binary.dir, binary.err = os.MkdirTemp("", "smshooks-test-"); binary.err != nil {
-			return
-		}
-		binary.path = filepath.Join(binary.dir, "smshooks")
-		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", binary.path, "github.com/smshooks/smshooks/cmd/smshooks")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			binary.err = fmt.Errorf("build cmd/smshooks: %w\n%s", err, out)
-		}
-	})
-	if binary.err != nil {
-		t.Fatal(binary.err)
+	return BinaryOf(t, "dev")
+}
+
+// BinaryOf is Binary of a version, which the program's User-Agent tells.
+func BinaryOf(t testing.TB, version string) string {
+	t.Helper()
+	binaries.Lock()
+	defer binaries.Unlock()
+	if path := binaries.path[version]; path != "" {
+		return path
 	}
-	return binary.path
+	if binaries.dir == "" {
+		dir, err := os.MkdirTemp("", "smshooks-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		binaries.dir, binaries.path = dir, map[string]string{}
+	}
+	path := filepath.Join(binaries.dir, "smshooks-"+version)
+	build := []string{"build", "-buildvcs=false", "-ldflags", "-X main.version=" + version, "-o", path}
+	if os.Getenv("SMSHOOKS_TEST_RACE") != "" {
+		build = append(build, "-race")
+	}
+	output(t, "go", append(build, "github.com/smshooks/smshooks/cmd/smshooks")...)
+	binaries.path[version] = path
+	return path
 }
 
 func removeBinary() {
-	if binary.dir != "" {
-		_ = os.RemoveAll(binary.dir)
+	if binaries.dir != "" {
+		_ = os.RemoveAll(binaries.dir)
 	}
 }
 
@@ -150,6 +161,9 @@ func Start(t testing.TB, o Options) *Proc {
 	t.Cleanup(func() {
 		p.Kill()
 		noLeaks(t, "the log of "+p.Addr, p.Log())
+		if strings.Contains(p.Log(), "WARNING: DATA RACE") { // of a binary with the race detector
+			t.Errorf("a data race in smshooks (pid %d)", p.cmd.Process.Pid)
+		}
 		if t.Failed() {
 			t.Logf("log of smshooks (pid %d, %s):\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, p.Log())
 		}
