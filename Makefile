@@ -39,18 +39,23 @@ test: test-fast test-real ## run all three floors: pure, virtual time, real Kafk
 test-fast: ## run the floors that need no Docker, with the race detector
 	go test -race -timeout 10m $(PURE)
 
+# Cases of the fault suite that run once more with a program that has the race detector.
+RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)
+
+# One process at a time (-p 1): they take fixed ports.
 .PHONY: test-real
 test-real: ## run the real floor; starts or builds what it needs, and never passes by skipping
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
-	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 25m ./test/real/... # one process at a time: they take fixed ports
+	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 25m ./test/real/... && \
+	SMSHOOKS_TEST_REAL=1 SMSHOOKS_TEST_RACE=1 go test -count=1 -timeout 10m -run '$(RACES)' ./test/real/faults
 
 FAULTS ?= .
 .PHONY: faults
 faults: ## run the fault suite with its full loads (FAULTS=TestKill: a part of it) and write docs/reliability.md
-	@stack=$$(test/stack/up.sh) && eval "$$stack" && mkdir -p bin && \
-	if [ '$(FAULTS)' = . ]; then rm -f bin/faults.jsonl; fi && \
+	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
+	if [ '$(FAULTS)' = . ]; then rm -f docs/reliability.jsonl; fi && \
 	SMSHOOKS_TEST_REAL=1 SMSHOOKS_FAULTS=long \
-	SMSHOOKS_FAULTS_RESULTS="$(CURDIR)/bin/faults.jsonl" SMSHOOKS_FAULTS_REPORT="$(CURDIR)/docs/reliability.md" \
+	SMSHOOKS_FAULTS_RESULTS="$(CURDIR)/docs/reliability.jsonl" SMSHOOKS_FAULTS_REPORT="$(CURDIR)/docs/reliability.md" \
 	go test -count=1 -timeout 90m -run '$(FAULTS)' ./test/real/faults
 
 .PHONY: check

@@ -277,7 +277,7 @@ func secure(ctx context.Context, b *bench, s *result.Scenario) error {
 			return err
 		}
 		s.Compare("CPU per delivery, smshooks to hand-written: "+c.name, result.CPU, ours, c.name, hand, c.name)
-		s.Compare("CPU per delivery, smshooks to bare client: "+c.name, result.CPU, ours, c.name, bare, c.name)
+		s.Compare("CPU per delivery, smshooks to limit: "+c.name, result.CPU, ours, c.name, limit, c.name)
 	}
 	return nil
 }
@@ -291,6 +291,7 @@ func (b *bench) secureAt(ctx context.Context, s *result.Scenario, t *target, nam
 		contest{ours, name, b.oursIn(w, t, count, nil)},
 		contest{hand, name, b.handIn(w, t, count)},
 		contest{bare, name, b.bareAt(t, count)},
+		contest{limit, name, b.limitIn(w, s, name, count)},
 	)
 	return errors.Join(err, b.remove(ctx, w.name))
 }

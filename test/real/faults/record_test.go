@@ -7,6 +7,7 @@ package faults_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -158,4 +159,17 @@ func readResults(path string) ([]result, error) {
 		all = append(all, r)
 	}
 	return all, lines.Err()
+}
+
+// writeResults writes JSON lines anew, one per case.
+func writeResults(path string, all []result) error {
+	var b bytes.Buffer
+	lines := json.NewEncoder(&b)
+	lines.SetEscapeHTML(false)
+	for _, r := range all {
+		if err := lines.Encode(r); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(path, b.Bytes(), 0o644)
 }

@@ -29,7 +29,10 @@ func report() error {
 	if len(all) == 0 {
 		return errors.New("no results to report in " + from)
 	}
-	return os.WriteFile(to, []byte(render(all)), 0o644)
+	slices.SortStableFunc(all, func(x, y result) int {
+		return cmp.Or(cmp.Compare(number(x.Point), number(y.Point)), cmp.Compare(x.Point, y.Point))
+	})
+	return errors.Join(writeResults(from, all), os.WriteFile(to, []byte(render(all)), 0o644))
 }
 
 const preface = `# What the service survives
@@ -59,9 +62,6 @@ func render(all []result) string {
 	}
 	fmt.Fprintf(&b, "\nMeasured %s to %s UTC on %d cores (%s/%s), which also ran Kafka, Redis, the receivers and the load.\n\n",
 		first.Format("2006-01-02 15:04"), last.Format("2006-01-02 15:04"), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
-	slices.SortStableFunc(all, func(x, y result) int {
-		return cmp.Or(cmp.Compare(number(x.Point), number(y.Point)), cmp.Compare(x.Point, y.Point))
-	})
 	b.WriteString("| # | case | load | produced | delivered | dead | waiting | on purpose | **missing** | again | unexplained | beyond | early | recovery | |\n")
 	b.WriteString("|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
 	for _, r := range all {
