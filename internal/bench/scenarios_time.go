@@ -13,8 +13,8 @@ import (
 
 // warm and measured are how long the latency scenario runs before it counts, and while it does.
 const (
-	warm     = 2 * time.Second
-	measured = 6 * time.Second
+	warm     = 5 * time.Second
+	measured = 10 * time.Second
 )
 
 // steady lets a subject deliver events that come at a rate, after it has delivered a first one.

@@ -10,7 +10,7 @@ import (
 )
 
 // fetchPace is the least time between two fetches of one broker by a client with [Config.PaceFetches].
-const fetchPace = 3 * time.Millisecond
+const fetchPace = 2 * time.Millisecond
 
 // paced spaces the fetches of one connection. A client asks for more as soon as it has been answered, and the broker
 // answers as soon as it has one record: at a thousand records a second that is a thousand fetches, and they are most of
