@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -79,7 +80,10 @@ func poll(timeout time.Duration, cond func() bool) bool {
 // connections: a client that keeps dialling a server that is down would else, now and then, be given the server's own
 // port, connect to itself and keep the server from coming back. No port is given twice in a process; test
 // processes run one after the other, and begin at different places in case an earlier one left something behind.
+// No process is forked between the look and its end: until it executes, it would hold the port with a copy of the socket.
 func freePort() (int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	var err error
 	for range 1000 {
 		port := firstPort + (os.Getpid()%10*1000+int(portsGiven.Add(1)))%ports
