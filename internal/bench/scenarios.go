@@ -47,7 +47,7 @@ func scenarios() []scenario {
 			"Idle CPU is taken over 4 s, 2 s after the backlog is done, in percent of one core.", parked},
 		{"latency", "event to delivery", "A producer in the benchmark's process (no linger) writes events at a steady pace, each with its moment in nanoseconds in the body; " +
 			"the receiver takes the difference when it has read the request. Half load is half of what the subject itself did with a backlog, a quarter likewise; " +
-			"but then no producer took its part of the processors, and the broker had nothing to store, so that half load may be more than the machine can bear. The first five seconds don't count: the load sets in all at once, and at half load it takes the machine some seconds to work off what came together meanwhile.", latency},
+			"but then no producer took its part of the processors, and the broker had nothing to store, so that half load may be more than the machine can bear. The first five seconds don't count, in which the load sets in.", latency},
 		{"outage", "every endpoint refuses", "All URLs point to a closed port. Counted is what the retry topic holds, by its end offsets, from the last look that saw none there to the first that saw all (25 ms between looks).", outage},
 		{"start", "start to first delivery", "From the fork of `serve` to the first request, with a backlog of 1,000 events waiting; Redis empty (a fresh key prefix) and full (left by the start before).", start},
 		{"tls", "HTTPS", "The backlog with a TLS 1.3 receiver (P-256 certificate, checked): connections kept alive, and a receiver that closes after every reply, so that each request needs a handshake.", secure},
