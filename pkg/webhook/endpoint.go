@@ -82,8 +82,12 @@ func NewEndpoint(raw string) *Endpoint {
 	if u.Port() == "" {
 		e.Host = e.Address[:len(e.Address)-len(port)-1]
 	}
-	if zone := strings.IndexByte(e.Host, '%'); zone >= 0 { // it means nothing to the peer
-		e.Host = e.Host[:zone] + e.Host[strings.IndexByte(e.Host, ']'):]
+	if zone := strings.IndexByte(e.Host, '%'); zone >= 0 { // of an IPv6 address; it means nothing to the peer
+		end := strings.IndexByte(e.Host, ']')
+		if end < zone {
+			return &Endpoint{} // a name with an escaped percent sign, which net/url lets pass
+		}
+		e.Host = e.Host[:zone] + e.Host[end:]
 	}
 	if !httpguts.ValidHostHeader(e.Host) {
 		return &Endpoint{}

@@ -27,7 +27,7 @@ func FuzzURL(f *testing.F) {
 		"http://user:pass@example.com/", "http://example.com/#", "http://example.com\\@127.0.0.1/", "http://example.com/\r\nHost: x",
 		"http://127.1/", "http://0x7f.1/", "http://[::ffff:127.0.0.1]/", "http://a.b:0/", "http://a:99999/", "//a/", "http:a", "http://%zz/",
 		"http://example.com/?a b\r\nx: y", "http://exa\tmple.com", "http://example.com:80:80/", "http://[::1]@a/", "http://a?b#c",
-		"http://\u034f", "https://\u00ad:1/", "http://\u034f.\u00ad/",
+		"http://a%25b/", "http://a%25:80/", "https://100%25off.example/", "http://%25/", "http://[::1]%25a/", "http://\u034f", "https://\u00ad:1/", "http://\u034f.\u00ad/",
 	} {
 		f.Add(raw)
 	}
