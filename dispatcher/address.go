@@ -13,6 +13,9 @@ import (
 // dial, so a name that changes its answer cannot get through.
 type addressPolicy struct{ guard *ssrf.Guardian }
 
+// alsoBlocked are addresses that are public by their range and metadata all the same: Azure's.
+var alsoBlocked = netip.MustParsePrefix("168.63.129.16/32")
+
 func newAddressPolicy(allow []netip.Prefix) addressPolicy {
 	var v4, v6 []netip.Prefix
 	for _, p := range allow {
@@ -25,7 +28,7 @@ func newAddressPolicy(allow []netip.Prefix) addressPolicy {
 			v6 = append(v6, p)
 		}
 	}
-	return addressPolicy{ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))}
+	return addressPolicy{ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(alsoBlocked), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))}
 }
 
 // control is for net.Dialer; an error is a blockedError.
