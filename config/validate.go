@@ -67,6 +67,10 @@ func (v *validator) kafka() {
 			v.fail(s.name, "must not be empty with "+mechanism+" "+sasl.Mechanism, mechanism)
 		}
 	}
+	// The client takes no less.
+	if least := 100 * time.Millisecond; v.c.Kafka.SessionTimeout < least {
+		v.fail("kafka.session_timeout", fmt.Sprintf("%v is less than %v", v.c.Kafka.SessionTimeout, least))
+	}
 	const cert, key = "kafka.tls.cert_file", "kafka.tls.key_file"
 	switch tls := v.c.Kafka.TLS; {
 	case tls.CertFile != "" && tls.KeyFile == "":

@@ -23,6 +23,7 @@ func TestWrongValues(t *testing.T) {
 		{"kafka.group", " ", `must not be empty`},
 		{"kafka.instance_id", "a b", `"a b" is no legal name (letters, digits, '.', '_' and '-')`},
 		{"kafka.session_timeout", "0s", `"0s" is not above zero`},
+		{"kafka.session_timeout", "50ms", `50ms is less than 100ms`},
 		{"kafka.tls.enabled", "perhaps", `"perhaps" is neither true nor false`},
 		{"kafka.sasl.mechanism", "GSSAPI", `"GSSAPI" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512`},
 		{"topics.dlr", "", `"" is no legal name (letters, digits, '.', '_' and '-')`},

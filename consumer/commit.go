@@ -119,9 +119,10 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 	c.client.CommitOffsetsSync(ctx, upto, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			c.metrics.CommitErrors.Inc()
-			c.log.Warn("cannot commit offsets, trying again", zap.Error(err))
+			c.uncommitted.Met(err)
 			return
 		}
+		c.uncommitted.Over()
 		c.committed(pending, resp)
 	})
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -110,6 +111,7 @@ type Consumer struct {
 	mean        float64      // bytes per record lately; poll loop only
 	events      sync.Pool
 	lag         lag
+	uncommitted *trouble.Trouble
 }
 
 // Parts are what a Consumer works with.
@@ -121,15 +123,20 @@ type Parts struct {
 	Tracer    Tracer                                // nil = events are not followed
 	Metrics   *metrics.Metrics
 	Log       *zap.Logger
+	Now       func() time.Time // the time of day; nil = time.Now
 }
 
 // New gives a Consumer that joins the group when Run is called.
 func New(cfg Config, parts Parts) *Consumer {
+	if parts.Now == nil {
+		parts.Now = time.Now
+	}
 	c := &Consumer{
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
-		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(),
+		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
+		uncommitted: trouble.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
@@ -249,7 +256,7 @@ func (c *Consumer) pollSize() int {
 // takeOver turns what was polled into events, and hands over those that need not wait.
 func (c *Consumer) takeOver(fetches kgo.Fetches) {
 	var ready []*event.Event
-	now := time.Now()
+	now := c.gates.now()
 	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 		if len(p.Records) == 0 {
 			return

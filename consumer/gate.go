@@ -17,6 +17,7 @@ const ahead = 500 * time.Millisecond
 // by due time but for milliseconds: while its head is not due the partition is paused, costs no CPU, and only the
 // few records that came with the head are in memory.
 type gates struct {
+	now  func() time.Time // the time of day
 	mu   sync.Mutex
 	open map[topicPartition]*gate
 	held int64 // bytes
@@ -41,8 +42,8 @@ type handed struct {
 
 const maxHanded = 64 // remembered per partition, for the figure of what is overdue
 
-func newGates() *gates {
-	return &gates{open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
+func newGates(now func() time.Time) *gates {
+	return &gates{now: now, open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
 }
 
 // admit takes over records just polled from a waiting partition, and pauses it if the last of them is not due soon.
@@ -59,7 +60,7 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 		gs.held += e.Size
 	}
 	gs.records += len(events)
-	if last := g.held[len(g.held)-1]; !g.paused && time.Until(last.Due) > ahead {
+	if last := g.held[len(g.held)-1]; !g.paused && last.Due.Sub(gs.now()) > ahead {
 		cl.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
 		g.paused = true
 		gs.paused++
@@ -143,13 +144,13 @@ func (gs *gates) run(ctx context.Context, cl *kgo.Client, handOver func([]*event
 		case <-gs.kick:
 		case <-timer.C:
 		}
-		events, next := gs.due(cl, time.Now())
+		events, next := gs.due(cl, gs.now())
 		if len(events) > 0 {
 			handOver(events)
 		}
-		wait := time.Second // not longer: due times are of the wall clock, which may be set
+		wait := time.Second // not longer: due times are of the time of day, which may be set
 		if !next.IsZero() {
-			wait = min(max(time.Until(next), coarse), wait)
+			wait = min(max(next.Sub(gs.now()), coarse), wait)
 		}
 		timer.Reset(wait)
 	}

@@ -9,9 +9,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
@@ -52,22 +52,25 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 	ticker := time.NewTicker(lagInterval)
 	defer ticker.Stop()
 	admin := kadm.NewClient(c.client)
+	unmeasured := trouble.New(c.log, "cannot measure the lag", "the lag is measured again")
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		now := time.Now()
-		late := c.gates.overdue(now)
+		late := c.gates.overdue(c.gates.now())
 		for _, t := range c.cfg.Topics {
 			if c.topics.Describe(t).Class != event.Source {
 				c.metrics.Overdue(t, max(late[t], 0))
 			}
 		}
-		c.lag.stalled.Store(c.stalled(now).Milliseconds())
-		if err := c.measureLag(ctx, admin); err != nil && ctx.Err() == nil {
-			c.log.Warn("cannot measure the lag", zap.Error(err))
+		c.lag.stalled.Store(c.stalled(time.Now()).Milliseconds())
+		switch err := c.measureLag(ctx, admin); {
+		case err == nil:
+			unmeasured.Over()
+		case ctx.Err() == nil:
+			unmeasured.Met(err)
 		}
 	}
 }

@@ -144,7 +144,7 @@ func TestAddressTable(t *testing.T) {
 				}
 				continue
 			}
-			out := s.Send(t.Context(), Request{Kind: webhook.DLR, Endpoint: stored(raw), ID: "sms-dlr/0/1", Attempt: 1, Body: Bytes("sms=1")})
+			out := s.Send(t.Context(), Request{Kind: webhook.DLR, Endpoint: stored(raw), ID: "sms-dlr/0/1", Attempt: 1, Time: time.Now(), Body: Bytes("sms=1")})
 			var good bool
 			switch r.verdict {
 			case "blocked":

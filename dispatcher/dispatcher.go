@@ -18,6 +18,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/lanes"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -98,6 +99,7 @@ type Parts struct {
 	Attempts Attempts // may be nil
 	Metrics  *metrics.Metrics
 	Log      *zap.Logger
+	Now      func() time.Time // the time of day; nil = time.Now
 }
 
 type endpoint struct {
@@ -111,11 +113,20 @@ type Dispatcher struct {
 	lanes   *lanes.Lanes[endpoint, *event.Event]
 	prepare *prepare
 	backlog *backlog
+
+	noClicks, noSettings *trouble.Trouble
 }
 
 // New gives a Dispatcher; Run must be running for events to get past what waits.
 func New(cfg Config, parts Parts) *Dispatcher {
-	d := &Dispatcher{Parts: parts, prepare: newPrepare(), backlog: newBacklog(cfg.Tiers)}
+	if parts.Now == nil {
+		parts.Now = time.Now
+	}
+	d := &Dispatcher{
+		Parts: parts, prepare: newPrepare(), backlog: newBacklog(cfg.Tiers),
+		noClicks:   trouble.New(parts.Log, "cannot ask for first clicks, they wait", "first clicks can be asked for again"),
+		noSettings: trouble.New(parts.Log, "cannot look settings up, events of unknown users wait", "settings can be looked up again"),
+	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
 		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, Reserve: cfg.MaxInFlight / 4,
 		QueueMax: cfg.QueuePerEndpoint, Patience: patience,
@@ -146,7 +157,7 @@ func (d *Dispatcher) Run(ctx context.Context) {
 			d.backlog.forget(now)
 		case now := <-ticker.C:
 			for _, e := range d.lanes.Overdue(now) {
-				d.spill(e, now)
+				d.spill(e)
 			}
 		}
 	}
@@ -198,10 +209,20 @@ func (d *Dispatcher) Purge() {
 	for _, e := range d.lanes.Purge(gone) {
 		e.Abandon()
 	}
+	for _, e := range d.lanes.Purge(leaving) {
+		d.spill(e)
+	}
 	for _, e := range d.prepare.purge(gone) {
 		e.Abandon()
 	}
 	d.Batches.Purge()
+}
+
+// leaving: the event shares its lease with others that have ended, or will, and would be made again with it. There is no
+// time to attempt it now, but for storing it.
+func leaving(e *event.Event) bool {
+	l, ok := e.Lease.(interface{ Leaving() bool })
+	return ok && l.Leaving()
 }
 
 // Behind tells whether endpoints that work have so much at hand that more would only lie about, or overflow.
@@ -241,12 +262,12 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		d.toPrepare(e)
 		return lanes.Report{}
 	}
-	now := time.Now()
+	now := d.Now()
 	if dead := d.Policy.MayAttempt(e, now); dead != "" {
 		d.Waiting.Dead(e, dead)
 		return lanes.Report{}
 	}
-	out := d.Sender.Send(e.Context(), Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Body: (*body)(e)})
+	out := d.Sender.Send(e.Context(), Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Time: now, Body: (*body)(e)})
 	if out.Aborted {
 		e.Abandon()
 		return lanes.Report{}
@@ -272,7 +293,7 @@ func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time
 		}
 	}
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
-	now := time.Now()
+	now := d.Now()
 	if out.Failure == "" {
 		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
 		e.Settle(webhook.Delivered)

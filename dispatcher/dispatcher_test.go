@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -279,6 +280,81 @@ func TestRedisAwayForLong(t *testing.T) {
 		s.Handle([]*event.Event{back})
 		s.rest(time.Second)
 		s.want("click/0/3", "overflow 0, delivered")
+	})
+}
+
+// TestLockedUsers: events of users whose settings can't be had do not hold up those of others who wait for Redis.
+func TestLockedUsers(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		var events []*event.Event
+		for i := range int64(3 * prepareBatch) {
+			events = append(events, s.newEvent(webhook.DLR, i, locked+i, fmt.Sprint(i)))
+		}
+		s.Handle(events)
+		first, second := s.newEvent(webhook.Click, 1, 1, "7"), s.newEvent(webhook.Click, 2, 1, "7")
+		s.Handle([]*event.Event{first, second})
+		s.rest(3 * time.Second)
+		s.want("click/0/1", "delivered")
+		s.want("click/0/2", "duplicate")
+		s.rest(time.Minute)
+		if got := s.counts(); got["overflow 0"] != 3*prepareBatch {
+			t.Errorf("ends %v, want those of the locked users in the shortest tier", got)
+		}
+	})
+}
+
+// TestPrepareKeepsOrder: what waits on goes behind the others, but not behind later events of its endpoint.
+func TestPrepareKeepsOrder(t *testing.T) {
+	p := newPrepare()
+	for i, user := range []int64{1, 2, 1, 3, 2} {
+		p.add(&event.Event{Offset: int64(i), UserID: user})
+	}
+	batch := p.take()
+	for i, user := range []int64{4, 1, 5, 2} {
+		p.add(&event.Event{Offset: int64(10 + i), UserID: user})
+	}
+	p.putBack([]*event.Event{batch[0], batch[2], batch[4]})
+	var got []int64
+	for _, e := range p.take() {
+		got = append(got, e.Offset)
+	}
+	if want := []int64{10, 12, 0, 2, 4, 11, 13}; !slices.Equal(got, want) {
+		t.Errorf("order %v, want %v", got, want)
+	}
+}
+
+// parted is a lease of several events, one of which has begun.
+type parted struct {
+	event.Lease
+	leaves atomic.Bool
+}
+
+func (p *parted) Leaving() bool { return p.leaves.Load() }
+
+// TestPurgeStoresParts: an event whose lease others share that have begun is stored when the partition is given away.
+func TestPurgeStoresParts(t *testing.T) {
+	onStage(t, func(t *testing.T, s *stage) {
+		s.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Second) })
+		lease := &parted{Lease: s.lease}
+		events := s.dlrs(0, 5, 1)
+		for _, e := range events {
+			e.Lease = lease
+		}
+		s.Handle(events)
+		s.rest(time.Second)
+		s.Purge()
+		if got := s.counts(); len(got) != 0 {
+			t.Errorf("ended before: %v", got)
+		}
+		lease.leaves.Store(true)
+		s.Purge()
+		if got := s.counts(); got["overflow 0"] != 2 || len(got) != 1 {
+			t.Errorf("ends %v, want the two that have not begun in an overflow topic", got)
+		}
+		s.rest(10 * time.Second)
+		if got := s.counts(); got["delivered"] != 3 || got["overflow 0"] != 2 {
+			t.Errorf("ends %v, want three delivered", got)
+		}
 	})
 }
 

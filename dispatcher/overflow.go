@@ -17,23 +17,23 @@ const guessRate = 100
 func (d *Dispatcher) toLanes(events []*event.Event) {
 	for _, e := range events {
 		if !d.lanes.Submit(endpoint{e.UserID, e.Kind}, e.MessageKey, e) {
-			d.spill(e, time.Now())
+			d.spill(e)
 		}
 	}
 }
 
 // spill stores an event in an overflow topic.
-func (d *Dispatcher) spill(e *event.Event, now time.Time) {
+func (d *Dispatcher) spill(e *event.Event) {
 	ep := endpoint{e.UserID, e.Kind}
 	rate := d.lanes.Rate(ep)
 	if rate == 0 {
 		rate = guessRate
 	}
-	d.spillAs(e, ep, rate, now)
+	d.spillAs(e, ep, rate)
 }
 
-func (d *Dispatcher) spillAs(e *event.Event, ep endpoint, rate float64, now time.Time) {
-	if to := d.Waiting.Overflow(e, d.backlog.choose(ep, rate), now); to >= 0 {
+func (d *Dispatcher) spillAs(e *event.Event, ep endpoint, rate float64) {
+	if to := d.Waiting.Overflow(e, d.backlog.choose(ep, rate), d.Now()); to >= 0 {
 		d.backlog.added(ep, to)
 	}
 }

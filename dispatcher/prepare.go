@@ -72,14 +72,24 @@ func (p *prepare) take() []*event.Event {
 	return batch
 }
 
-// putBack puts events that must wait on before the others.
+// putBack puts events that must wait on behind the others, with those of their endpoints that came after them: one
+// that can't be helped, such as of a user whose settings are sealed with another key, must not stand in the way.
 func (p *prepare) putBack(events []*event.Event) {
-	if len(events) == 0 {
-		return
+	waits := map[endpoint]bool{}
+	for _, e := range events {
+		waits[endpointOf(e)] = true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.queue = append(events, p.queue...)
+	queue := make([]*event.Event, 0, len(p.queue)+len(events))
+	for _, e := range p.queue {
+		if waits[endpointOf(e)] {
+			events = append(events, e)
+		} else {
+			queue = append(queue, e)
+		}
+	}
+	p.queue = append(queue, events...)
 }
 
 // leave counts events out that went on, by their endpoints.
@@ -122,7 +132,7 @@ func (p *prepare) purge(gone func(*event.Event) bool) []*event.Event {
 
 func (d *Dispatcher) toPrepare(e *event.Event) {
 	if !d.prepare.add(e) {
-		d.spillAs(e, endpoint{0, e.Kind}, prepareRate, time.Now())
+		d.spillAs(e, endpoint{0, e.Kind}, prepareRate)
 	}
 }
 
@@ -188,11 +198,12 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 	}
 	if first := make([]bool, len(clicks)); len(clicks) > 0 {
 		if err := d.Clicks.Claim(ctx, clicks, first); err != nil {
-			d.Log.Warn("cannot ask for first clicks, they wait", zap.Int("clicks", len(clicks)), zap.Error(err))
+			d.noClicks.Met(err, zap.Int("clicks", len(clicks)))
 			for _, e := range clicks {
 				wait(e)
 			}
 		} else {
+			d.noClicks.Over()
 			ready = append(ready, d.claimed(clicks, first)...)
 		}
 	}
@@ -229,8 +240,10 @@ func (d *Dispatcher) loadUnknown(ctx context.Context, batch []*event.Event) {
 		return
 	}
 	if err := d.Settings.Load(ctx, unknown); err != nil {
-		d.Log.Warn("cannot look settings up, events of unknown users wait", zap.Int("users", len(unknown)), zap.Error(err))
+		d.noSettings.Met(err, zap.Int("users", len(unknown)))
+		return
 	}
+	d.noSettings.Over()
 }
 
 // expire stores what has waited too long in an overflow topic and gives back the rest.
@@ -243,7 +256,7 @@ func (d *Dispatcher) expire(left []*event.Event) []*event.Event {
 			continue
 		}
 		d.prepare.leave(endpointOf(e))
-		d.spillAs(e, endpoint{0, e.Kind}, prepareRate, now)
+		d.spillAs(e, endpoint{0, e.Kind}, prepareRate)
 	}
 	return rest
 }

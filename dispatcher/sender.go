@@ -50,8 +50,9 @@ type Sender struct {
 type Request struct {
 	Kind     webhook.Kind
 	Endpoint *webhook.Endpoint
-	ID       string // Webhook-Id
-	Attempt  int    // from 1
+	ID       string    // Webhook-Id
+	Attempt  int       // from 1
+	Time     time.Time // of the attempt: Webhook-Timestamp
 	Body     Body
 }
 
@@ -108,7 +109,7 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	}
 	p := s.scratches.Get().(*scratch)
 	p.body = r.Body.AppendBody(p.body[:0])
-	p.message = s.appendMessage(p.message[:0], &r, p.body, started)
+	p.message = s.appendMessage(p.message[:0], &r, p.body)
 	deadline := started.Add(s.timeout)
 	status, err := s.client.Post(ctx, deadline, http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}, p.message)
 	if cap(p.message) <= maxPooled {
@@ -132,7 +133,7 @@ func (s *Sender) failure(status int, err error, deadline time.Time) webhook.Fail
 }
 
 // appendMessage appends the whole request.
-func (s *Sender) appendMessage(b []byte, r *Request, body []byte, now time.Time) []byte {
+func (s *Sender) appendMessage(b []byte, r *Request, body []byte) []byte {
 	b = append(b, "POST "...)
 	b = append(b, r.Endpoint.Target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
@@ -150,7 +151,7 @@ func (s *Sender) appendMessage(b []byte, r *Request, body []byte, now time.Time)
 	b = append(b, "\r\nWebhook-Id: "...)
 	b = append(b, r.ID...)
 	b = append(b, "\r\nWebhook-Timestamp: "...)
-	b = strconv.AppendInt(b, now.Unix(), 10)
+	b = strconv.AppendInt(b, r.Time.Unix(), 10)
 	b = append(b, "\r\nWebhook-Attempt: "...)
 	b = strconv.AppendInt(b, int64(r.Attempt), 10)
 	b = append(b, "\r\n\r\n"...)

@@ -38,7 +38,7 @@ func newSender(t *testing.T, change func(*SenderConfig)) *Sender {
 
 func request(t *testing.T, to string) Request {
 	t.Helper()
-	return Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(to), ID: "sms-dlr/0/7", Attempt: 2, Body: Bytes("sms=%7B%7D")}
+	return Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(to), ID: "sms-dlr/0/7", Attempt: 2, Time: time.Now(), Body: Bytes("sms=%7B%7D")}
 }
 
 func drips(c net.Conn, _ int32) bool {

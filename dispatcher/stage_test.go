@@ -95,6 +95,9 @@ func (s *stage) Lookup(userID int64) (*webhook.Settings, bool) {
 	return found, known
 }
 
+// locked is the first user whose settings can't be opened.
+const locked = 1_000_000
+
 func (s *stage) Load(_ context.Context, userIDs []int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,13 +105,18 @@ func (s *stage) Load(_ context.Context, userIDs []int64) error {
 	if s.away {
 		return errAway
 	}
+	var err error
 	for _, id := range userIDs {
+		if id >= locked {
+			err = errAway
+			continue
+		}
 		s.memory[id] = &webhook.Settings{UserID: id}
 		if found := s.stored[id]; found != nil {
 			s.memory[id] = found
 		}
 	}
-	return nil
+	return err
 }
 
 // Claim implements Clicks.

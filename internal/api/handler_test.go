@@ -247,6 +247,31 @@ func TestTestWebhook(t *testing.T) {
 	}
 }
 
+// TestTooManyTests: tests hold connections, so there are only so many of a user and of all at once.
+func TestTooManyTests(t *testing.T) {
+	s := newServer(t, Options{})
+	for range testsOfUser {
+		if !s.service.testing.begin(42) {
+			t.Fatal("refused too early")
+		}
+	}
+	w := s.post(t, "test-webhook", "")
+	want(t, w, 429, refusal("test-webhook: too many tests at once"))
+	if w.Header().Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	for user := int64(1000); s.service.testing.begin(user); user++ {
+	}
+	if s.service.testing.all != testsOfAll {
+		t.Errorf("%d tests run, want %d", s.service.testing.all, testsOfAll)
+	}
+	s.service.testing.end(42)
+	want(t, s.post(t, "test-webhook", ""), 200, "")
+	if n := s.service.testing.of[42]; n != testsOfUser-1 {
+		t.Errorf("%d tests of the user are counted, want %d", n, testsOfUser-1)
+	}
+}
+
 func TestDemoRecordsAreTheDocumentedOnes(t *testing.T) {
 	for _, kind := range webhook.Kinds() {
 		ours, err := demo.ReadFile("demo/" + kind.String() + ".record.json")

@@ -55,6 +55,9 @@ func refuse(w http.ResponseWriter, err error) {
 			w.Header().Set("WWW-Authenticate", keyName)
 		}
 		fail(w, status.status, status.text)
+	case errors.Is(err, ErrBusy):
+		w.Header().Set("Retry-After", "10")
+		fail(w, http.StatusTooManyRequests, "test-webhook: "+ErrBusy.Error())
 	default:
 		w.Header().Set("Retry-After", "1")
 		fail(w, http.StatusServiceUnavailable, "service: not available now, try again")

@@ -76,6 +76,7 @@ type Service struct {
 	Parts
 	demo     [webhook.NumKinds][]byte
 	scanning chan struct{}
+	testing  tests
 }
 
 // New returns a service.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -62,10 +63,55 @@ type Trial struct {
 	Took     time.Duration
 }
 
+// ErrBusy says that too many tests are under way.
+var ErrBusy = errors.New("too many tests at once")
+
+// Bounds of the tests under way in this process, each of which may hold a connection per kind for dispatch.timeout.
+const (
+	testsOfUser = 10
+	testsOfAll  = 200
+)
+
+// tests counts the tests under way.
+type tests struct {
+	mu  sync.Mutex
+	of  map[int64]int
+	all int
+}
+
+// begin counts a test in, and reports false if there are too many.
+func (t *tests) begin(userID int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all >= testsOfAll || t.of[userID] >= testsOfUser {
+		return false
+	}
+	if t.of == nil {
+		t.of = map[int64]int{}
+	}
+	t.all++
+	t.of[userID]++
+	return true
+}
+
+func (t *tests) end(userID int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all--
+	if t.of[userID]--; t.of[userID] == 0 {
+		delete(t.of, userID)
+	}
+}
+
 // Test sends an example of each kind to the user's URLs, all at once, and returns how each went. each may be nil; it
-// is called, one at a time, as soon as a kind's result is there. Nothing is tried again or counted as a delivery.
+// is called, one at a time, as soon as a kind's result is there. Nothing is tried again or counted as a delivery. ErrBusy:
+// nothing was sent, there are too many tests at once.
 func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, Trial)) ([webhook.NumKinds]Trial, error) {
 	var trials [webhook.NumKinds]Trial
+	if !s.testing.begin(userID) {
+		return trials, ErrBusy
+	}
+	defer s.testing.end(userID)
 	d, err := s.document(ctx, userID)
 	if err != nil {
 		return trials, err
@@ -96,7 +142,7 @@ func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Ki
 		return Trial{Status: TrialSkipped, Reason: "not configured"}
 	}
 	out := s.Sender.Send(ctx, dispatcher.Request{
-		Kind: kind, Endpoint: to, ID: "test/" + kind.String() + "/" + stamp, Attempt: 1, Body: dispatcher.Bytes(s.demo[kind]),
+		Kind: kind, Endpoint: to, ID: "test/" + kind.String() + "/" + stamp, Attempt: 1, Time: time.Now(), Body: dispatcher.Bytes(s.demo[kind]),
 	})
 	t := Trial{HTTPCode: out.Status, Took: out.Took}
 	switch out.Failure.Result() {

@@ -43,9 +43,18 @@ func NewAdmin(cfg *config.Config, log *zap.Logger) (*Admin, error) {
 	k := KafkaConfig(cfg, nil, log)
 	client, err := k.NewClient()
 	if err != nil {
-		return nil, err
+		return nil, withOrigin(cfg, err)
 	}
 	return &Admin{cfg, k, client}, nil
+}
+
+// withOrigin says of a setting that cannot be used where it came from.
+func withOrigin(cfg *config.Config, err error) error {
+	var wrong *kafka.SettingError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	return &config.Error{Problems: []config.Problem{{Setting: wrong.Setting, Text: wrong.Err.Error(), Origin: cfg.Origin(wrong.Setting)}}}
 }
 
 // Brokers are those it was pointed at.

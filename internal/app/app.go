@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,11 +19,13 @@ import (
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/clock"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/tenant"
 	"github.com/smshooks/smshooks/internal/tracing"
+	"github.com/smshooks/smshooks/internal/trouble"
 )
 
 // lastWords is what the last commit may take after the grace, when requests had to be cut off.
@@ -77,6 +80,7 @@ type App struct {
 	road    *road
 	api     *customers
 	tracing *tracing.Tracer // nil = off
+	clock   *clock.Clock
 }
 
 // TopicError says that topics are not as they must be; the service does not start.
@@ -90,7 +94,7 @@ func New(opts Options) (*App, error) {
 		opts.Roles = Roles()
 	}
 	cfg := opts.Config
-	a := &App{Options: opts, kafka: KafkaConfig(cfg, opts.KafkaDial, opts.Log), plan: TopicPlan(cfg)}
+	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), kafka: KafkaConfig(cfg, opts.KafkaDial, opts.Log), plan: TopicPlan(cfg)}
 	sources := a.plan.Sources()
 	waiting := slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) })
 	a.metrics = metrics.New(opts.Registry, metrics.Topics{
@@ -98,7 +102,7 @@ func New(opts Options) (*App, error) {
 	})
 	var err error
 	if a.admin, err = a.kafka.NewClient(); err != nil {
-		return nil, err
+		return nil, withOrigin(cfg, err)
 	}
 	useRedisLog(opts.Log)
 	a.redis = newRedis(cfg.Redis, opts.RedisDial)
@@ -161,6 +165,14 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopAPI()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watched, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	watching.Go(func() {
+		a.clock.Run(watched, func(ctx context.Context) (time.Time, error) { return a.redis.Time(ctx).Result() })
+	})
+	watching.Go(func() { watchReadiness(watched, a.checks(), a.Log) })
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx, stopAPI) }()
 	select {
@@ -229,13 +241,17 @@ func (a *App) closeTracing() {
 
 // topics checks the topics, or creates them, and keeps trying while Kafka is away.
 func (a *App) topics(ctx context.Context) error {
+	away := trouble.New(a.Log, "cannot reach Kafka, trying again", "Kafka is there")
 	for {
 		err := a.checkTopics(ctx)
 		var wrong *TopicError
 		if err == nil || errors.As(err, &wrong) || ctx.Err() != nil || !kafka.IsUnavailable(err) {
+			if err == nil {
+				away.Over()
+			}
 			return err
 		}
-		a.Log.Warn("cannot reach Kafka, trying again", zap.Strings("brokers", a.Config.Kafka.Brokers), zap.Error(err))
+		away.Met(err, zap.Strings("brokers", a.Config.Kafka.Brokers))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -21,13 +21,8 @@ func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
 	return log, err
 }
 
-// NewCountedLogger is NewLogger, and counts at reg the lines that were left out of the sample.
-func NewCountedLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, error) {
-	log, _, err := NewServiceLogger(cfg, out, reg)
-	return log, err
-}
-
-// NewServiceLogger is NewCountedLogger, and gives the level too, which may be changed at any time.
+// NewServiceLogger is NewLogger, counts at reg the lines that were left out of the sample, and gives the level too, which
+// may be changed at any time.
 func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, *zap.AtomicLevel, error) {
 	dropped := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that repeated too often within a second and were left out.",

@@ -20,7 +20,7 @@ func TestLogLinesDroppedAreCounted(t *testing.T) {
 	}
 	defer out.Close()
 	reg := prometheus.NewRegistry()
-	log, err := NewCountedLogger(config.Log{Level: "info", Format: "json"}, out, reg)
+	log, _, err := NewServiceLogger(config.Log{Level: "info", Format: "json"}, out, reg)
 	if err != nil {
 		t.Fatal(err)
 	}

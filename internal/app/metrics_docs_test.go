@@ -27,7 +27,7 @@ func TestDocsListEveryMetric(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	if _, err := NewCountedLogger(config.Log{Level: "info"}, log, registry); err != nil {
+	if _, _, err := NewServiceLogger(config.Log{Level: "info"}, log, registry); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := New(Options{Config: config.Defaults(), Version: "test", Log: zap.NewNop(), Registry: registry}); err != nil {

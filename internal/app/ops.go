@@ -11,15 +11,58 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
 )
 
-// probeTimeout bounds the questions behind one /readyz.
-const probeTimeout = time.Second
+const (
+	probeTimeout  = time.Second     // bounds the questions behind one /readyz
+	readinessLook = 2 * time.Second // the pause between looks whether a condition has changed
+)
 
 // check is one condition of readiness; nil means fulfilled.
 type check struct {
 	name string
 	ask  func(ctx context.Context) error
+}
+
+// askAll asks all at once, for probeTimeout at most.
+func askAll(ctx context.Context, checks []check) []error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	errs := make([]error, len(checks))
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		wg.Go(func() { errs[i] = c.ask(ctx) })
+	}
+	wg.Wait()
+	return errs
+}
+
+// watchReadiness logs, until ctx ends, when a condition of readiness is not fulfilled any more and when it is again.
+func watchReadiness(ctx context.Context, checks []check, log *zap.Logger) {
+	ticker := time.NewTicker(readinessLook)
+	defer ticker.Stop()
+	ready := make([]bool, len(checks))
+	for {
+		for i, err := range askAll(ctx, checks) {
+			if ctx.Err() != nil {
+				return
+			}
+			if ready[i] == (err == nil) {
+				continue
+			}
+			if ready[i] = err == nil; ready[i] {
+				log.Info("ready", zap.String("check", checks[i].name))
+			} else {
+				log.Warn("not ready", zap.String("check", checks[i].name), zap.Error(err))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // opsHandler serves /metrics, /healthz, /readyz, the profiles below /debug/pprof/ and, unless level is nil, /loglevel.
@@ -37,16 +80,8 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
-		defer cancel()
-		errs := make([]error, len(checks))
-		var wg sync.WaitGroup
-		for i, c := range checks {
-			wg.Go(func() { errs[i] = c.ask(ctx) })
-		}
-		wg.Wait()
 		reasons := ""
-		for i, err := range errs {
+		for i, err := range askAll(r.Context(), checks) {
 			if err != nil {
 				reasons += fmt.Sprintf("%s: %v\n", checks[i].name, err)
 			}

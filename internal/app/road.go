@@ -52,7 +52,7 @@ func (a *App) newRoad() (*road, error) {
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
 	r.collector = revocation.New(revocation.Config{
-		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4,
+		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
 	}, revocation.Hooks{
 		Submit: func(batches []*event.Event) { r.dispatcher.Submit(batches) },
 		Commit: func(ctx context.Context) { r.consumer.CommitNow(ctx) },
@@ -65,6 +65,7 @@ func (a *App) newRoad() (*road, error) {
 		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
 		Waiting: retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry")),
 		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
+		Now:     a.clock.Now,
 	})
 	var tracer consumer.Tracer
 	if a.tracing != nil {
@@ -74,7 +75,7 @@ func (a *App) newRoad() (*road, error) {
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(),
 	}, consumer.Parts{
-		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"),
+		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			paced := a.kafka
 			paced.PaceFetches = true

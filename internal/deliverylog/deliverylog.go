@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -59,7 +60,8 @@ func (l *Log) Add(a event.Attempt) {
 
 // Run writes attempts until ctx ends, and then what is left.
 func (l *Log) Run(ctx context.Context) {
-	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}}
+	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: trouble.New(l.log,
+		"cannot write the log of deliveries, dropping attempts until it works", "the log of deliveries is written again")}
 	for {
 		select {
 		case <-ctx.Done():
@@ -84,7 +86,7 @@ type writer struct {
 	batch   []event.Attempt
 	byUser  map[int64][]any
 	expiry  map[int64]time.Time // when it was last set
-	failing bool
+	failing *trouble.Trouble
 }
 
 // gather takes what comes within the linger after the first attempt of a batch.
@@ -115,11 +117,10 @@ func (w *writer) write() {
 	err := w.push(ctx)
 	if err != nil {
 		w.dropped(len(w.batch))
-		if !w.failing {
-			w.log.Warn("cannot write the log of deliveries, dropping attempts until it works", zap.Int("attempts", len(w.batch)), zap.Error(err))
-		}
+		w.failing.Met(err, zap.Int("attempts", len(w.batch)))
+	} else {
+		w.failing.Over()
 	}
-	w.failing = err != nil
 	clear(w.batch) // lets go of the texts
 	w.batch = w.batch[:0]
 	clear(w.byUser)

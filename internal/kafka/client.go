@@ -42,16 +42,12 @@ type Config struct {
 	Brokers []string
 	TLS     TLSConfig
 	SASL    SASLConfig
-	// ClientID names this client in the brokers' logs and quotas; "" means "smshooks".
-	ClientID string
 	// Dial opens a plain connection; TLS is put on top of it. nil is a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log takes the client's warnings and errors. nil drops them.
 	Log *zap.Logger
 	// PaceFetches puts a pause of some milliseconds between the fetches of one broker, for consumers of many small ones.
 	PaceFetches bool
-	// Hooks are given to the client as they are, for metrics.
-	Hooks []kgo.Hook
 }
 
 // TLSConfig says whether and how connections are encrypted. Files are PEM.
@@ -104,13 +100,9 @@ func (c Config) options() ([]kgo.Opt, error) {
 	if c.PaceFetches {
 		dial = paceFetches(dial)
 	}
-	clientID := c.ClientID
-	if clientID == "" {
-		clientID = "smshooks"
-	}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
-		kgo.ClientID(clientID),
+		kgo.ClientID("smshooks"),
 		// A proxy before a broker that restarts takes connections and closes them: that is no wrong setting.
 		kgo.AlwaysRetryEOF(),
 		kgo.Dialer(dial),
@@ -129,9 +121,6 @@ func (c Config) options() ([]kgo.Opt, error) {
 	}
 	if c.Log != nil {
 		opts = append(opts, kgo.WithLogger(newLogger(c.Log)))
-	}
-	if len(c.Hooks) > 0 {
-		opts = append(opts, kgo.WithHooks(c.Hooks...))
 	}
 	return opts, nil
 }
@@ -167,6 +156,16 @@ func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
 	return nil, fmt.Errorf("kafka.sasl.mechanism: %q is unknown (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)", s.Mechanism)
 }
 
+// SettingError says that a setting cannot be used: what it names is not there, or not what it should be.
+type SettingError struct {
+	Setting string // dotted name
+	Err     error
+}
+
+func (e *SettingError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+func (e *SettingError) Unwrap() error { return e.Err }
+
 // config builds the TLS settings, or nil when TLS is off.
 func (t TLSConfig) config() (*tls.Config, error) {
 	if !t.Enabled {
@@ -176,11 +175,11 @@ func (t TLSConfig) config() (*tls.Config, error) {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("kafka.tls.ca_file: %w", err)
+			return nil, &SettingError{"kafka.tls.ca_file", err}
 		}
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("kafka.tls.ca_file: %s holds no PEM certificate", t.CAFile)
+			return nil, &SettingError{"kafka.tls.ca_file", fmt.Errorf("%s holds no PEM certificate", t.CAFile)}
 		}
 	}
 	if (t.CertFile == "") != (t.KeyFile == "") {
@@ -189,7 +188,7 @@ func (t TLSConfig) config() (*tls.Config, error) {
 	if t.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("kafka.tls.cert_file: %w", err)
+			return nil, &SettingError{"kafka.tls.cert_file", err}
 		}
 		cfg.Certificates = []tls.Certificate{cert}
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -199,16 +200,15 @@ func TestTLSAgainstPlainBroker(t *testing.T) {
 	}
 }
 
-func TestDialAndHooks(t *testing.T) {
+func TestDial(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cluster.Close()
 	var dials atomic.Int32
-	hook := new(connectHook)
 	err = ping(t, Config{
-		Brokers: []string{"kafka.invalid:9092"}, Hooks: []kgo.Hook{hook},
+		Brokers: []string{"kafka.invalid:9092"},
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			dials.Add(1)
 			if _, ok := ctx.Deadline(); !ok {
@@ -217,14 +217,10 @@ func TestDialAndHooks(t *testing.T) {
 			return (&net.Dialer{}).DialContext(ctx, network, cluster.ListenAddrs()[0])
 		},
 	})
-	if err != nil || dials.Load() == 0 || hook.n.Load() == 0 {
-		t.Errorf("err %v, %d dials, %d hooks", err, dials.Load(), hook.n.Load())
+	if err != nil || dials.Load() == 0 {
+		t.Errorf("err %v, %d dials", err, dials.Load())
 	}
 }
-
-type connectHook struct{ n atomic.Int32 }
-
-func (h *connectHook) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn, error) { h.n.Add(1) }
 
 func TestLog(t *testing.T) {
 	core, seen := observer.New(zapcore.DebugLevel)
@@ -288,4 +284,20 @@ func wrap(err error) error {
 		return nil
 	}
 	return fmt.Errorf("read topics: %w", err)
+}
+
+func TestFenced(t *testing.T) {
+	reply := func(code int16, text string) kmsg.CreateTopicsResponseTopic {
+		r := kmsg.NewCreateTopicsResponseTopic()
+		r.ErrorCode, r.ErrorMessage = code, &text
+		return r
+	}
+	const says = "Unable to replicate the partition 1 time(s): All brokers are currently fenced."
+	if !fenced(reply(kerr.InvalidReplicationFactor.Code, says)) {
+		t.Error("fenced brokers are taken for too few")
+	}
+	if fenced(reply(kerr.InvalidReplicationFactor.Code, "Unable to replicate the partition 3 time(s): The target replication factor of 3 cannot be reached because only 1 broker(s) are registered.")) ||
+		fenced(reply(kerr.InvalidConfig.Code, says)) {
+		t.Error("too few brokers are taken for fenced ones")
+	}
 }

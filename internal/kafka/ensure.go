@@ -109,10 +109,19 @@ func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]sta
 			done[t.Topic] = append(done[t.Topic], fmt.Sprintf("created (%d partitions)", count[t.Topic]))
 		case errors.Is(err, kerr.TopicAlreadyExists): // another instance was faster
 		default:
+			if fenced(t) {
+				err = kerr.BrokerNotAvailable
+			}
 			errs = append(errs, fmt.Errorf("create topic %s: %w%s", t.Topic, err, suffix(t.ErrorMessage)))
 		}
 	}
 	return true, errors.Join(errs...)
+}
+
+// fenced: the brokers have only just started, or were not heard of for a moment, and are fenced. Kafka calls that a wrong
+// number of replicas, but for the words.
+func fenced(t kmsg.CreateTopicsResponseTopic) bool {
+	return t.ErrorCode == kerr.InvalidReplicationFactor.Code && t.ErrorMessage != nil && strings.Contains(*t.ErrorMessage, "fenced")
 }
 
 // count is how many partitions a missing topic gets: as many as the rest of its kind.

@@ -126,9 +126,6 @@ func (p *Plan) add(topic string, info topicInfo) {
 	p.consumed = append(p.consumed, topic)
 }
 
-// Names returns the names the plan was made from.
-func (p *Plan) Names() Names { return p.names }
-
 // Sources returns the source topics in the order of kinds.
 func (p *Plan) Sources() [4]string { return p.sources }
 

@@ -109,8 +109,8 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.waiting.WithLabelValues(t)
 		m.overdue.WithLabelValues(t)
 	}
-	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config topic that are not applied yet.")
-	m.configUsers = f.gauge("smshooks_config_users", "Users with webhook settings.")
+	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not applied yet.")
+	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are in memory, at most 200,000 of them.")
 	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in topics of former retry or overflow delays that no setting names, so that nobody reads them.")
 	return m
 }

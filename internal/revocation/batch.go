@@ -10,8 +10,11 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
+// maxBytes bounds the ids of a batch by their length, so that it fits into a waiting topic: topics take 2 MiB.
+const maxBytes = 512 << 10
+
 // batches makes the batches of one user's records: each id once within its list, in the order first seen, at most
-// maxIDs in a batch.
+// maxIDs in a batch, and maxBytes.
 func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
 	var all webhook.Revocation
 	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}
@@ -20,12 +23,13 @@ func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
 		all.CampaignSMSIDs = appendNew(all.CampaignSMSIDs, e.Batch.CampaignSMSIDs, seenCampaign)
 	}
 	first := u.records[0]
-	lease := &flush{records: u.records, open: (all.Count() + maxIDs - 1) / maxIDs, fate: webhook.Batched}
-	batches := make([]*event.Event, 0, lease.open)
-	for n := range lease.open {
+	lease := &flush{records: u.records, fate: webhook.Batched}
+	var batches []*event.Event
+	for n := 0; all.Count() > 0; n++ {
 		one := webhook.Revocation{UserID: first.UserID}
-		one.APISMSIDs, all.APISMSIDs = split(all.APISMSIDs, maxIDs)
-		one.CampaignSMSIDs, all.CampaignSMSIDs = split(all.CampaignSMSIDs, maxIDs-len(one.APISMSIDs))
+		room := room{maxIDs, maxBytes}
+		one.APISMSIDs, all.APISMSIDs = room.take(all.APISMSIDs)
+		one.CampaignSMSIDs, all.CampaignSMSIDs = room.take(all.CampaignSMSIDs)
 		batches = append(batches, &event.Event{
 			Kind: webhook.RevokeClick, Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
 			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.Identity() + "/" + strconv.Itoa(n),
@@ -33,6 +37,7 @@ func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
 			Trace: first.Trace, Traceparent: first.Traceparent,
 		})
 	}
+	lease.open = len(batches)
 	return batches
 }
 
@@ -46,8 +51,17 @@ func appendNew(list, ids [][]byte, seen map[string]struct{}) [][]byte {
 	return list
 }
 
-func split(ids [][]byte, n int) (head, tail [][]byte) {
-	n = min(n, len(ids))
+// room is what a batch can still take.
+type room struct{ ids, bytes int }
+
+// take gives the ids that have room, at least one if none was taken before, and the others.
+func (r *room) take(ids [][]byte) (taken, left [][]byte) {
+	n := 0
+	for n < len(ids) && r.ids > 0 && (r.bytes >= len(ids[n]) || r.bytes == maxBytes) {
+		r.ids--
+		r.bytes -= len(ids[n])
+		n++
+	}
 	return ids[:n:n], ids[n:]
 }
 
@@ -121,6 +135,14 @@ func (f *flush) Gone() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return !f.begun && f.records[0].Lease.Gone()
+}
+
+// Leaving tells whether one of the batches has begun and the partition is being given away since. All of them must end
+// then, or the next owner sends those that have ended again.
+func (f *flush) Leaving() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.begun && f.records[0].Lease.Gone()
 }
 
 // Context implements event.Lease.

@@ -27,9 +27,10 @@ const (
 
 // Config of a Collector.
 type Config struct {
-	Interval time.Duration // batches are sent at Unix times that are multiples of it
-	MaxIDs   int           // of one batch
-	MaxBytes int64         // held until the next tick
+	Interval time.Duration    // batches are sent at Unix times that are multiples of it
+	MaxIDs   int              // of one batch
+	MaxBytes int64            // held until the next tick
+	Now      func() time.Time // the time of day; nil = time.Now
 }
 
 // Hooks connect a Collector with its surroundings.
@@ -54,6 +55,9 @@ type Collector struct {
 
 // New gives a Collector that sends while Run is running.
 func New(cfg Config, hooks Hooks, log *zap.Logger) *Collector {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Collector{cfg: cfg, hooks: hooks, log: log, partitions: map[int32]*partition{}}
 }
 
@@ -120,7 +124,7 @@ func (c *Collector) Run(ctx context.Context) {
 // clock at least once per second: one that is set must not make a minute an hour.
 func (c *Collector) waitTick(ctx context.Context) bool {
 	const look = time.Second
-	next := nextTick(time.Now(), c.cfg.Interval)
+	next := nextTick(c.cfg.Now(), c.cfg.Interval)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -129,13 +133,13 @@ func (c *Collector) waitTick(ctx context.Context) bool {
 			return false
 		case <-timer.C:
 		}
-		left := time.Until(next)
+		left := next.Sub(c.cfg.Now())
 		if left <= 0 {
 			return true
 		}
 		if left > c.cfg.Interval { // the clock was set back
-			next = nextTick(time.Now(), c.cfg.Interval)
-			left = time.Until(next)
+			next = nextTick(c.cfg.Now(), c.cfg.Interval)
+			left = next.Sub(c.cfg.Now())
 		}
 		timer.Reset(min(max(left, time.Millisecond), look))
 	}
@@ -160,7 +164,7 @@ func (c *Collector) tick(ctx context.Context) {
 		c.hooks.Commit(limited)
 		cancel()
 	}
-	now := time.Now()
+	now := c.cfg.Now()
 	var batches []*event.Event
 	c.mu.Lock()
 	for _, p := range c.partitions {
@@ -194,7 +198,7 @@ func (c *Collector) Note(_ string, number int32, committed int64, max int) strin
 func (c *Collector) Restore(_ string, number int32, note string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.partition(number).restore(note, time.Now())
+	c.partition(number).restore(note, c.cfg.Now())
 }
 
 // Forget implements consumer.Notes.

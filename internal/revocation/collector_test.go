@@ -426,3 +426,58 @@ func TestRecordsWhileTheCutsAreStored(t *testing.T) {
 			sent{2 * time.Minute, topic + "/3/2/0", `{"user_id":42,"api_sms_ids":[2],"campaign_sms_ids":[]}`})
 	})
 }
+
+// Batches are cut by the length of their ids, too, so that each fits into a topic.
+func TestChunksOfLongIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newStage(usual(), nil), newLease()
+		s.run()
+		defer s.stop()
+		const ids, digits = 1300, 900
+		var list []string
+		for i := range ids {
+			list = append(list, fmt.Sprintf("1%0*d", digits-1, i))
+		}
+		s.Add(rec(l, 1, 42, strings.Join(list[:1000], ","), strings.Join(list[1000:], ",")))
+		s.rest(time.Minute)
+		var got []string
+		for n, b := range s.batches {
+			size := 0
+			for _, id := range slices.Concat(b.Batch.APISMSIDs, b.Batch.CampaignSMSIDs) {
+				size += len(id)
+				got = append(got, string(id))
+			}
+			if last := n == len(s.batches)-1; size > maxBytes || !last && size <= maxBytes-digits {
+				t.Errorf("batch %d has %d bytes of ids, want as many as fit into %d", n, size, maxBytes)
+			}
+		}
+		if !slices.Equal(got, list) || len(s.batches) != 3 {
+			t.Errorf("%d ids in %d batches, want %d in 3, in order", len(got), len(s.batches), ids)
+		}
+	})
+}
+
+// Once a batch has begun the others must end before the partition is given away.
+func TestPartitionGivenAwayBetweenBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := usual()
+		cfg.MaxIDs = 1
+		s, l := newStage(cfg, nil), newLease()
+		s.run()
+		defer s.stop()
+		s.Add(rec(l, 1, 42, "1,2", ""))
+		s.rest(time.Minute)
+		leaving := func(b *event.Event) bool { return b.Lease.(interface{ Leaving() bool }).Leaving() }
+		first, second := s.batches[0], s.batches[1]
+		if leaving(first) || !first.Begin() || leaving(second) {
+			t.Fatal("the partition is not being given away")
+		}
+		l.close()
+		if second.Lease.Gone() || !leaving(second) || !second.Begin() {
+			t.Error("the second batch may not be stored")
+		}
+		second.Settle(webhook.Overflow)
+		first.Settle(webhook.Delivered)
+		l.want(t, map[int64]string{1: "batched"})
+	})
+}

@@ -31,18 +31,10 @@ func (d *Document) fields() [5]struct {
 	}
 }
 
-// ParseDocument reads a record of the config topic that is no tombstone. The
-// key is the user id in decimal and must agree with the value. Keys that the
-// document doesn't know are ignored, of a doubled one the last counts. Errors
-// name what is wrong without repeating a value.
-func ParseDocument(key, value []byte, sealer *Sealer) (Document, error) {
-	userID, err := parseUserKey(key)
-	if err != nil {
-		return Document{}, err
-	}
-	return parseDocument(userID, value, sealer)
-}
-
+// parseDocument reads the value of a record of the config topic that is no
+// tombstone; it must agree with the key's user. Keys that the document doesn't
+// know are ignored, of a doubled one the last counts. Errors name what is wrong
+// without repeating a value.
 func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error) {
 	var room [8]member
 	object, err := parseObject(value, room[:])

@@ -131,6 +131,7 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 	done, err := r.done(ctx)
 	if done {
 		s.read.Store(true)
+		s.noSession.Over()
 		users := s.users.count()
 		s.obs.ConfigUsers(users)
 		s.obs.ConfigLag(r.lag(r.goal.spans))
@@ -192,12 +193,13 @@ func (s *Store) writeChanges(ctx context.Context) {
 			n, err := s.rdb.write(ctx, batch)
 			batch = batch[n:]
 			if err != nil {
-				s.log.Warn("settings wait for Redis", zap.Error(err))
+				s.noWriting.Met(err)
 				if pause.wait(ctx) != nil {
 					return
 				}
 			}
 		}
+		s.noWriting.Over()
 		s.queue.finished()
 	}
 }
@@ -225,9 +227,10 @@ func (s *Store) keepFilled(ctx context.Context) error {
 		case ctx.Err() != nil, errors.Is(err, errRecreated):
 			return err
 		case err != nil:
-			s.log.Warn("Redis can't be filled with settings now", zap.Error(err))
+			s.noFilling.Met(err)
 			err = pause.wait(ctx)
 		default:
+			s.noFilling.Over()
 			if fill {
 				fill = false
 				s.filled.Store(true)

@@ -22,6 +22,15 @@ func testSealer(t *testing.T, fill string) *Sealer {
 
 func text(s string) *string { return &s }
 
+// readDocument reads a record as the store does.
+func readDocument(key, value []byte, sealer *Sealer) (Document, error) {
+	userID, err := parseUserKey(key)
+	if err != nil {
+		return Document{}, err
+	}
+	return parseDocument(userID, value, sealer)
+}
+
 func TestParseDocument(t *testing.T) {
 	sealer := testSealer(t, "k")
 	sealed := sealer.Seal(42, "bob:s3cret")
@@ -40,8 +49,10 @@ func TestParseDocument(t *testing.T) {
 		{"largest id", "9223372036854775807", `{"user_id":9223372036854775807}`,
 			`{"user_id":9223372036854775807,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":null}`},
 		{"sealed for another", "43", `{"user_id":43,"auth":"` + sealed + `"}`, ""},
-		{"sealed rubbish", "42", `{"user_id":42,"auth":"enc:v1:???"}`, ""},
-		{"sealed short", "42", `{"user_id":42,"auth":"enc:v1:AAAA"}`, ""},
+		{"plain, like a sealed one", "42", `{"user_id":42,"auth":"enc:v1:???"}`,
+			`{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":"enc:v1:???"}`},
+		{"plain, of the longest allowed", "42", `{"user_id":42,"auth":"enc:v1:` + strings.Repeat("A", 24) + `"}`,
+			`{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":"enc:v1:` + strings.Repeat("A", 24) + `"}`},
 		{"url is a number", "42", `{"user_id":42,"dlr_url":1}`, ""},
 		{"url is an object", "42", `{"user_id":42,"click_url":{}}`, ""},
 		{"auth is a boolean", "42", `{"user_id":42,"auth":false}`, ""},
@@ -59,7 +70,7 @@ func TestParseDocument(t *testing.T) {
 		{"not UTF-8", "42", "{\"user_id\":42,\"dlr_url\":\"http://\xff\"}", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d, err := ParseDocument([]byte(c.key), []byte(c.value), sealer)
+			d, err := readDocument([]byte(c.key), []byte(c.value), sealer)
 			if c.want == "" {
 				if err == nil {
 					t.Fatalf("no error, got %+v", d)
@@ -75,7 +86,7 @@ func TestParseDocument(t *testing.T) {
 			if got := string(d.AppendJSON(nil, nil)); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
-			again, err := ParseDocument([]byte(c.key), d.AppendJSON(nil, sealer), sealer)
+			again, err := readDocument([]byte(c.key), d.AppendJSON(nil, sealer), sealer)
 			if err != nil || !again.equal(d) {
 				t.Errorf("written sealed and read again: %+v, %v", again, err)
 			}
@@ -84,7 +95,7 @@ func TestParseDocument(t *testing.T) {
 }
 
 func TestDocumentWithoutSealer(t *testing.T) {
-	if _, err := ParseDocument([]byte("1"), []byte(`{"user_id":1,"auth":"enc:v1:AAAA"}`), nil); err == nil {
+	if _, err := readDocument([]byte("1"), []byte(`{"user_id":1,"auth":"`+testSealer(t, "k").Seal(1, "a:b")+`"}`), nil); err == nil {
 		t.Error("a sealed auth was read without a key")
 	}
 	d := Document{UserID: 1, DLRURL: text("enc:v1:no"), Auth: text("a:b")}
@@ -349,13 +360,14 @@ func FuzzParseObject(f *testing.F) {
 func FuzzParseDocument(f *testing.F) {
 	f.Add([]byte("42"), []byte(`{"user_id":42,"dlr_url":"http://a","auth":"u:p"}`))
 	f.Add([]byte("1"), []byte(`{"user_id":1,"auth":"enc:v1:AAAA","x":[]}`))
+	f.Add([]byte("1"), []byte(`{"user_id":1,"click_url":"http://a%25b/"}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
-		d, err := ParseDocument(key, value, nil)
+		d, err := readDocument(key, value, nil)
 		if err != nil {
 			return
 		}
 		d.Settings()
-		again, err := ParseDocument(key, d.AppendJSON(nil, nil), nil)
+		again, err := readDocument(key, d.AppendJSON(nil, nil), nil)
 		if err != nil || !again.equal(d) {
 			t.Fatalf("%+v became %+v, %v", d, again, err)
 		}

@@ -18,9 +18,6 @@ const sealPrefix = "enc:v1:"
 // sealOverhead is the length of nonce and tag.
 const sealOverhead = 12 + 16
 
-// errNotSealed says that a text only looks like a sealed one.
-var errNotSealed = errors.New("auth is no sealed text")
-
 // errSealed says that a sealed text can't be opened. It names no secret.
 var errSealed = errors.New("sealed auth can't be opened: check secrets.key")
 
@@ -50,9 +47,9 @@ func (s *Sealer) Seal(userID int64, plain string) string {
 	return sealPrefix + base64.StdEncoding.EncodeToString(sealed)
 }
 
-// Open is the inverse of Seal. A text without the prefix was written by
-// somebody who doesn't seal and is returned as it is. A nil Sealer opens only
-// such text.
+// Open is the inverse of Seal. A text that can't be a sealed one was written by
+// somebody who doesn't seal and is returned as it is, be it that of a user whose
+// name is enc. A nil Sealer opens only such text.
 func (s *Sealer) Open(userID int64, text string) (string, error) {
 	encoded, sealed := strings.CutPrefix(text, sealPrefix)
 	if !sealed {
@@ -60,7 +57,7 @@ func (s *Sealer) Open(userID int64, text string) (string, error) {
 	}
 	raw, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil || len(raw) <= sealOverhead {
-		return "", errNotSealed
+		return text, nil
 	}
 	if s == nil {
 		return "", errSealed

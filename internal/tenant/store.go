@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -83,6 +84,8 @@ type Store struct {
 
 	unreadable limiter
 
+	noSession, noWriting, noFilling *trouble.Trouble
+
 	producerMu sync.Mutex
 	producer   *kgo.Client
 }
@@ -100,6 +103,10 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error), rdb 
 		keys:   newCache[keyHash, int64](cfg.MaxUsers, hashKeyHash),
 		loaded: make(chan struct{}),
 		queue:  queue{wake: make(chan struct{}, 1)},
+
+		noSession: trouble.New(log, "reading settings starts again", "settings are read again"),
+		noWriting: trouble.New(log, "settings wait for Redis", "settings are written to Redis again"),
+		noFilling: trouble.New(log, "Redis can't be filled with settings now", "Redis is filled with settings again"),
 	}
 }
 
@@ -122,7 +129,7 @@ func (s *Store) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.log.Warn("reading settings starts again", zap.Error(err))
+		s.noSession.Met(err)
 		if errors.Is(err, errRecreated) {
 			pause = newBackoff()
 		}

@@ -14,6 +14,7 @@ import (
 )
 
 const (
+	textBusy  = "Too many tests are under way at once. Please try again in a moment."
 	textAway  = "Kafka or Redis cannot be reached just now, so nothing was changed. Please try again in a moment."
 	textEnded = "Your session has ended. Please sign in again."
 	textMany  = "Too many requests. Please wait a moment and try again; nothing was changed."

@@ -59,6 +59,8 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.Is(err, api.ErrUnavailable):
 		p.views.message(w, http.StatusServiceUnavailable, textAway)
+	case errors.Is(err, api.ErrBusy):
+		p.views.message(w, http.StatusTooManyRequests, textBusy)
 	case lines: // all is written
 	default:
 		v := accountView{Notice: "Test events were sent; the results are below.", Trials: make([]trialView, 0, len(trials))}

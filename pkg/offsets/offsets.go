@@ -40,7 +40,7 @@ type Tracker struct {
 
 // New returns a tracker for a partition whose committed offset (the next one
 // to read) is committed, or -1 if that is unknown: then the first tracked
-// offset is the base. finished is what State returned to a former owner, with
+// offset is the base. finished is the state that Snapshot gave a former owner, with
 // or without a tail that starts with ';'; text that is empty, damaged or goes
 // with another committed offset counts as none.
 func New(committed int64, finished string) *Tracker {
@@ -152,17 +152,10 @@ func (t *Tracker) Committable() int64 {
 	return t.base
 }
 
-// State returns what is finished above Committable as printable ASCII without
-// ';', at most limit bytes: if it does not fit, the highest offsets are left
-// out, which sends them again after a restart. It is "" if there is nothing.
-// It is good only together with the committable offset of the same moment:
-// see Snapshot.
-func (t *Tracker) State(limit int) string {
-	_, state := t.Snapshot(limit)
-	return state
-}
-
-// Snapshot returns Committable and State of one moment.
+// Snapshot returns Committable, and the state: what is finished above it, as
+// printable ASCII without ';', at most limit bytes. If it does not fit, the
+// highest offsets are left out, which sends them again after a restart. It is
+// "" if there is nothing, and good only together with next.
 func (t *Tracker) Snapshot(limit int) (next int64, state string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -144,8 +144,8 @@ func TestStateRestores(t *testing.T) {
 	if next != 100 || !strings.HasPrefix(state, "1:") {
 		t.Fatalf("Snapshot() = %d, %q", next, state)
 	}
-	if got := former.State(4096); got != state {
-		t.Errorf("State() = %q, want %q", got, state)
+	if _, got := former.Snapshot(4096); got != state {
+		t.Errorf("state = %q, want %q", got, state)
 	}
 	want := map[int64]bool{100: true, 101: true, 102: false, 103: false, 104: true, 105: false, 110: true, 111: false, 112: true}
 	for _, tail := range []string{"", ";more"} {
@@ -247,17 +247,17 @@ func TestStateIsCut(t *testing.T) {
 		}
 	}
 	for _, limit := range []int{-1, 0, 1, 2, 3, 5, 6, 7, 100, 4096, 1 << 20} {
-		state := tr.State(limit)
+		_, state := tr.Snapshot(limit)
 		if len(state) > max(limit, 0) {
-			t.Errorf("State(%d) has %d bytes", limit, len(state))
+			t.Errorf("state of %d bytes has %d bytes", limit, len(state))
 		}
 		got := New(0, state).runs.all()
 		if state == "" && limit > 6 {
-			t.Errorf("State(%d) is empty", limit)
+			t.Errorf("state of %d bytes is empty", limit)
 		}
 		for i, r := range got {
 			if want := int64(2*i + 1); r != (run{want, want + 1}) {
-				t.Fatalf("State(%d): run %d is %v", limit, i, r)
+				t.Fatalf("state of %d bytes: run %d is %v", limit, i, r)
 			}
 		}
 		if limit == 1<<20 && len(got) != 2500 {

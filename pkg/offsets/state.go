@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// The text of State is the version, then in base64 a row of varints: the base,
+// The text of a state is the version, then in base64 a row of varints: the base,
 // and for each run how far it starts above the end of the one before (of the
 // base for the first) and how long it is.
 const version = "1:"

@@ -102,9 +102,15 @@ func (s *scanner) ids(dst [][]byte) (ids [][]byte, bad, ok bool) {
 	}
 }
 
+// maxID bounds the digits of a revoked id: a batch must fit into a topic.
+const maxID = 1000
+
 // isInteger says whether a good JSON value is a number without fraction and
-// exponent.
+// exponent, and not of absurd length.
 func isInteger(text []byte) bool {
+	if len(text) > maxID {
+		return false
+	}
 	for i, c := range text {
 		if c-'0' > 9 && (c != '-' || i > 0) {
 			return false

@@ -25,6 +25,7 @@ var floors = map[string]int{
 	"internal/metrics": 1,
 	"internal/event":   1,
 	"internal/http1":   1,
+	"internal/trouble": 1,
 
 	"consumer":             2,
 	"dispatcher":           2,
@@ -35,6 +36,7 @@ var floors = map[string]int{
 	"internal/deliverylog": 2,
 	"internal/deadletter":  2,
 	"internal/tracing":     2,
+	"internal/clock":       2,
 
 	"config":       3,
 	"internal/api": 3,

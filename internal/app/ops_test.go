@@ -1,0 +1,60 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// TestWatchReadiness: a line when a condition is not fulfilled, and one when it is again, not one per look.
+func TestWatchReadiness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, lines := observer.New(zapcore.InfoLevel)
+		var away atomic.Bool
+		checks := []check{
+			{"kafka", func(context.Context) error {
+				if away.Load() {
+					return errors.New("nobody answers")
+				}
+				return nil
+			}},
+			{"config", func(context.Context) error { return nil }},
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			watchReadiness(ctx, checks, zap.New(core))
+		}()
+		want := func(what string, messages ...string) {
+			t.Helper()
+			got := lines.TakeAll()
+			for i, m := range messages {
+				if len(got) != len(messages) || got[i].Message+" "+got[i].ContextMap()["check"].(string) != m {
+					t.Fatalf("%s: %v, want %v", what, got, messages)
+				}
+			}
+			if len(messages) == 0 && len(got) > 0 {
+				t.Fatalf("%s: %v", what, got)
+			}
+		}
+		time.Sleep(time.Minute)
+		want("at the start", "ready kafka", "ready config")
+		away.Store(true)
+		time.Sleep(time.Minute)
+		want("Kafka away", "not ready kafka")
+		away.Store(false)
+		time.Sleep(time.Minute)
+		want("Kafka back", "ready kafka")
+		stop()
+		<-done
+		want("at the end")
+	})
+}

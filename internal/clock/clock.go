@@ -1,0 +1,101 @@
+// Package clock tells the time of day, and does not follow a machine's clock that is set to a wrong time.
+//
+// An attempt is never early, and its window does not close early either: so a clock that jumps while the service runs, by an
+// operator's hand or a bad time server, must not count as time that has passed. What passed is known from the
+// monotonic clock; whether the jump put the machine's clock right or wrong, a clock elsewhere is asked.
+package clock
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/trouble"
+)
+
+const (
+	interval = time.Second
+	slack    = time.Second // the machine's clock is followed if it is off by no more than this between two looks
+)
+
+// Witness tells the time of a clock elsewhere.
+type Witness func(ctx context.Context) (time.Time, error)
+
+// Clock is the time of day. Now may be called from any goroutine.
+type Clock struct {
+	machine func() time.Time
+	anchor  atomic.Pointer[anchor]
+	off     time.Duration // of the machine's clock from this one, as far as it was told of
+	log     *zap.Logger
+	asking  *trouble.Trouble
+}
+
+// anchor is a time of day and when it was, by the monotonic clock.
+type anchor struct{ day, at time.Time }
+
+// New gives a Clock that starts with the machine's.
+func New(log *zap.Logger) *Clock {
+	c := &Clock{machine: time.Now, log: log, asking: trouble.New(log,
+		"the machine's clock was set, and there is nobody to ask whether to the right time: the one before is kept until there is",
+		"the machine's clock is in doubt no more")}
+	c.follow()
+	return c
+}
+
+// Now is the time of day. It has no monotonic reading: the time between two of these is of the wall clock.
+func (c *Clock) Now() time.Time {
+	a := c.anchor.Load()
+	return a.day.Add(time.Since(a.at))
+}
+
+func (c *Clock) follow() { c.anchor.Store(&anchor{c.machine().Round(0), time.Now()}) }
+
+// Run follows the machine's clock until ctx ends. If that was set, witness decides.
+func (c *Clock) Run(ctx context.Context, witness Witness) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			c.look(ctx, witness)
+		}
+	}
+}
+
+func (c *Clock) look(ctx context.Context, witness Witness) {
+	off := c.machine().Sub(c.Now())
+	if near(off, 0) {
+		if c.off != 0 {
+			c.log.Info("the machine's clock is right again")
+		}
+		c.off = 0
+		c.asking.Over()
+		c.follow()
+		return
+	}
+	there, err := witness(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.asking.Met(err, zap.Duration("set_by", off))
+		}
+		return
+	}
+	c.asking.Over()
+	if here := there.Sub(c.Now()); (here - off).Abs() < here.Abs() {
+		c.log.Warn("the machine's clock was set, to the right time as Redis tells it: it is followed", zap.Duration("set_by", off))
+		c.off = 0
+		c.follow()
+		return
+	}
+	if !near(off, c.off) {
+		c.log.Error("the machine's clock was set to a wrong time, as Redis tells it: it is not followed, but what is started now would be; set it right",
+			zap.Duration("off", off))
+		c.off = off
+	}
+}
+
+func near(a, b time.Duration) bool { return (a - b).Abs() <= slack }
