@@ -68,11 +68,7 @@ func (w *world) begin(t testing.TB, flags []string) {
 
 func (w *world) ensure(t testing.TB) string {
 	t.Helper()
-	out, stderr, code := harness.Run(t, w.options(), "topics", "ensure")
-	if code != 0 {
-		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
-	}
-	return out
+	return harness.Ensure(t, w.options())
 }
 
 // options are those of a member, its own flags last.

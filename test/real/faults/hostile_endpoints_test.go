@@ -89,7 +89,7 @@ func TestHostileEndpoints(t *testing.T) {
 	rec.note("at most %.0f MiB resident; %.0f MiB of floods were taken", most/(1<<20), float64(v.flooded.Load())/(1<<20))
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = len(bad)+len(good), b.delivered, b.dead, b.missing
-		r.Duplicates, r.Unexplained, r.Beyond = b.again, b.again, b.beyond
+		r.Duplicates, r.Unexplained, r.Beyond, r.Early = b.again, b.again, b.beyond, b.early
 	})
 }
 
@@ -260,8 +260,9 @@ func (s *stage) healthyLoad(t *testing.T, p *harness.Proc, users int64, perSecon
 
 // viceBooks is the ledger of this case.
 type viceBooks struct {
-	delivered, dead, missing, again, beyond int
-	delays                                  []time.Duration // of healthy events, from Kafka to the request
+	schedule                                       []time.Duration
+	delivered, dead, missing, again, beyond, early int
+	delays                                         []time.Duration // of healthy events, from Kafka to the request
 }
 
 // waitVices waits for a fate of every event, and holds it against what each vice calls for.
@@ -271,7 +272,7 @@ func (s *stage) waitVices(t *testing.T, v *villain, vices []vice, first int64, b
 		user, _ := strconv.ParseInt(string(r.Key), 10, 64)
 		return vices[user-first]
 	}
-	var b viceBooks
+	b := viceBooks{schedule: s.schedule}
 	dead := map[string]*kgo.Record{}
 	open := func() (n int) {
 		for _, r := range harness.Consume(t, s.brokers, s.topics.DeadLetter) {
@@ -328,13 +329,17 @@ func (s *stage) waitVices(t *testing.T, v *villain, vices []vice, first int64, b
 
 func (b *viceBooks) repeats(t *testing.T, hits []villainHit) {
 	t.Helper()
-	numbers := map[int]bool{}
+	began := map[int]time.Time{}
 	for _, h := range hits {
-		if numbers[h.attempt] {
+		if !began[h.attempt].IsZero() {
 			b.again++
 			t.Errorf("made again: %v", hits)
 		}
-		numbers[h.attempt] = true
+		began[h.attempt] = h.at
+		if n := h.attempt - 2; n >= 0 && n < len(b.schedule) && h.at.Before(began[h.attempt-1].Add(b.schedule[n])) {
+			b.early++
+			t.Errorf("attempt %d is early: %v", h.attempt, hits)
+		}
 		if h.attempt > 3 {
 			b.beyond++
 			t.Errorf("attempt %d: %v", h.attempt, hits)

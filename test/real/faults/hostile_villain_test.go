@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"bufio"
+	"compress/gzip"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -199,10 +200,24 @@ func (v *villain) vices() []vice {
 	add("Content-Length too small", "", say(ok+"Content-Length: 1\r\n\r\nok"))
 	add("two Content-Lengths", "*", sayAndClose(ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nok"))
 	add("a negative Content-Length", "*", sayAndClose(ok+"Content-Length: -2\r\n\r\nok"))
-	add("redirects to itself", "http 302", say("HTTP/1.1 302 Found\r\nLocation: "+"/vice/0"+"\r\nContent-Length: 0\r\n\r\n"))
+	itself := "/vice/" + strconv.Itoa(len(v.answers))
+	add("redirects to itself", "http 302", say("HTTP/1.1 302 Found\r\nLocation: "+itself+"\r\nContent-Length: 0\r\n\r\n"))
 	add("redirects to metadata", "http 307", say("HTTP/1.1 307 Moved\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"))
-	add("a gzip bomb", "", say(ok+"Content-Encoding: gzip\r\nContent-Length: 20\r\n\r\n\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
+	bomb := gzipBomb()
+	add("a gzip bomb", "", say(ok+"Content-Encoding: gzip\r\nContent-Length: "+strconv.Itoa(len(bomb))+"\r\n\r\n"+bomb))
 	add("a reply too many", "http 418", say("HTTP/1.1 418 Mine\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n"))
 	add("switches protocols", "http 101", say("HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
 	return all
+}
+
+// gzipBomb is less than the 64 KiB that are read of a reply's body, and would be 60 MiB.
+func gzipBomb() string {
+	var b strings.Builder
+	w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // neither of them fails
+	zeros := make([]byte, 1<<20)
+	for range 60 {
+		_, _ = w.Write(zeros)
+	}
+	_ = w.Close()
+	return b.String()
 }

@@ -25,7 +25,6 @@ type hit struct {
 	end     time.Duration // when the answer was given; 0 while it is not
 	ok      bool          // that answer was a success
 	by      string        // User-Agent: the instance, where the instances of a case have versions of their own
-	stamp   int64         // Webhook-Timestamp: when it was made by the instance's clock, Unix seconds
 }
 
 // manner is how an endpoint answers an attempt: a status after a while.
@@ -125,13 +124,12 @@ func (j *judge) begin(r *http.Request, kind string, user int64, attempt int) (in
 	}
 	j.flying[r.URL.Path]++
 	j.widest = max(j.widest, j.flying[r.URL.Path])
-	stamp, _ := strconv.ParseInt(r.Header.Get("Webhook-Timestamp"), 10, 64)
 	by, known := j.agents[r.UserAgent()]
 	if !known {
 		by = r.UserAgent()
 		j.agents[by] = by
 	}
-	j.hits = append(j.hits, hit{id: id, attempt: int32(attempt), user: user, start: time.Since(j.began), stamp: stamp, by: by})
+	j.hits = append(j.hits, hit{id: id, attempt: int32(attempt), user: user, start: time.Since(j.began), by: by})
 	return len(j.hits) - 1, j.manner
 }
 

@@ -186,3 +186,43 @@ func TestLedgerTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestLedgerDeadTooSoon: an event may be given up only when all its attempts were seen to fail, for that reason.
+func TestLedgerDeadTooSoon(t *testing.T) {
+	letter := func(reason, attempts string) *kgo.Record {
+		return &kgo.Record{Headers: []kgo.RecordHeader{{Key: "smshooks-reason", Value: []byte(reason)}, {Key: "smshooks-attempts", Value: []byte(attempts)}}}
+	}
+	tries := func(ok bool, numbers ...int32) *seen {
+		s := &seen{}
+		for _, n := range numbers {
+			s.hits = append(s.hits, hit{attempt: n, ok: ok})
+		}
+		return s
+	}
+	const exhausted = "attempts_exhausted"
+	for name, c := range map[string]struct {
+		seen   *seen
+		letter *kgo.Record
+		soon   bool
+	}{
+		"three times":    {tries(false, 1, 2, 3), letter(exhausted, "3"), false},
+		"one again":      {tries(false, 1, 1, 2, 3), letter(exhausted, "3"), false},
+		"once":           {tries(false, 1), letter(exhausted, "1"), true},
+		"says three":     {tries(false, 1, 2), letter(exhausted, "3"), true},
+		"says two":       {tries(false, 1, 2, 3), letter(exhausted, "2"), true},
+		"expired":        {tries(false, 1), letter("window_expired", "1"), true},
+		"invalid":        {nil, letter("invalid_record", "0"), true},
+		"never":          {nil, letter(exhausted, "3"), true},
+		"with a success": {tries(true, 1, 2, 3), letter(exhausted, "3"), true},
+	} {
+		b := &books{
+			s: &stage{schedule: []time.Duration{time.Second, time.Second}}, dead: map[string][]*kgo.Record{"x/0/0": {c.letter}}, seen: map[string]*seen{},
+		}
+		if c.seen != nil {
+			b.seen["x/0/0"] = c.seen
+		}
+		if ids := b.deadTooSoon(); (len(ids) > 0) != c.soon {
+			t.Errorf("%s: %v, want too soon = %v", name, ids, c.soon)
+		}
+	}
+}

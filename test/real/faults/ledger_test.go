@@ -224,7 +224,6 @@ type judgement struct {
 	why     string    // for the table
 	healed  time.Time // the end of the last fault; zero if there is no recovery to tell
 	forgets bool      // the memory of clicks was lost: a second click may be sent
-	stepped bool      // the instances' clocks were set: early is what is early by their own
 }
 
 // commitTime is how long what is finished may stay without a commit, with what a busy machine adds.
@@ -269,10 +268,6 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 	r.Duplicates, r.Unexplained = again+revokedAgain, len(unexplained)
 	beyond, early := b.beyond(), b.early(may)
 	r.Beyond, r.Early = len(beyond), len(early)
-	if may.stepped {
-		early = b.earlyByOwn()
-		rec.note("early are attempts by the true clock; by the clock of the instance, whose wall-clock times due times are, %d were", len(early))
-	}
 	if !may.healed.IsZero() {
 		r.Recovery = b.recovery(may.healed)
 	}
@@ -283,7 +278,7 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 	})
 	for what, ids := range map[string][]string{
 		"missing": missing, "made or given up again without a reason": unexplained, "beyond the third attempt": beyond, "early": early,
-		"sent though not to be sent": sentOnPurpose,
+		"sent though not to be sent": sentOnPurpose, "given up without three failed attempts": b.deadTooSoon(),
 	} {
 		if len(ids) > 0 {
 			t.Errorf("%d %s, such as %v", len(ids), what, ids[:min(len(ids), 5)])
@@ -440,6 +435,32 @@ func (b *books) ahead(h hit, faults []span) time.Duration {
 	return next.Round(time.Millisecond)
 }
 
+// deadTooSoon names events that were given up without all their attempts having been made and having failed.
+func (b *books) deadTooSoon() (ids []string) {
+	attempts := len(b.s.schedule) + 1
+	for id, letters := range b.dead {
+		made := map[int32]bool{}
+		if s := b.seen[id]; s != nil {
+			for _, h := range s.hits {
+				made[h.attempt] = made[h.attempt] || !h.ok
+			}
+		}
+		failed := 0
+		for n := range attempts {
+			if made[int32(n)+1] {
+				failed++
+			}
+		}
+		for _, r := range letters {
+			reason, said := harness.Header(r, "smshooks-reason"), harness.Header(r, "smshooks-attempts")
+			if reason != "attempts_exhausted" || said != strconv.Itoa(attempts) || failed != attempts {
+				ids = append(ids, fmt.Sprintf("%s (%s, attempts %s; %d seen to fail)", id, reason, said, failed))
+			}
+		}
+	}
+	return ids
+}
+
 // beyond names attempts numbered wrongly.
 func (b *books) beyond() (ids []string) {
 	for id, s := range b.seen {
@@ -474,29 +495,6 @@ func (b *books) early(may judgement) (ids []string) {
 			due, stored := b.due(id, int(h.attempt)-1)
 			if stored && times[h.attempt-1] <= 1 && len(may.faults) == 0 && b.s.judge.began.Add(h.start).Before(due) {
 				ids = append(ids, fmt.Sprintf("%s attempt %d, due at %v", id, h.attempt, due))
-			}
-		}
-	}
-	return ids
-}
-
-// earlyByOwn names attempts that were made before they were due by the clock of the instance that made them. An instance
-// takes a due time that the broker's clock contradicts by more than a minute for wrong.
-func (b *books) earlyByOwn() (ids []string) {
-	for id, s := range b.seen {
-		for _, h := range s.hits {
-			for _, r := range b.waiting[id] {
-				n, _ := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
-				due, err := time.Parse(time.RFC3339, harness.Header(r, "smshooks-due"))
-				if err != nil || n != int(h.attempt)-1 || n == 0 {
-					continue
-				}
-				if latest := r.Timestamp.Add(b.s.schedule[n-1] + time.Minute); due.After(latest) {
-					due = latest
-				}
-				if h.stamp < due.Unix() {
-					ids = append(ids, fmt.Sprintf("%s attempt %d at %d, due at %d", id, h.attempt, h.stamp, due.Unix()))
-				}
 			}
 		}
 	}

@@ -159,7 +159,7 @@ func settingsPoison(topic string, user int64) []*kgo.Record {
 	for _, value := range []string{
 		"", "x", "null", "[]", "{}", `{"user_id":` + key, `{"user_id":"` + key + `","dlr_url":null}`, `{"user_id":` + key + `1,"dlr_url":null}`,
 		`{"user_id":` + key + `,"dlr_url":7}`, `{"user_id":` + key + `,"dlr_url":["http://x"]}`, "{\"user_id\":" + key + ",\"dlr_url\":\"\xff\"}",
-		`{"user_id":` + key + `,"auth":{"user":"x"}}`, `{"user_id":` + key + `,"auth":"enc:v1:AAAA"}`, `{"user_id":0}`, `{"user_id":-1}`,
+		`{"user_id":` + key + `,"auth":{"user":"x"}}`, `{"user_id":` + key + `,"auth":7}`, `{"user_id":0}`, `{"user_id":-1}`,
 	} {
 		all = append(all, &kgo.Record{Topic: topic, Partition: harness.ByKey, Key: []byte(key), Value: []byte(value)})
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // TestPoison: a tenth of the records can never be handled. Each is in the dead-letter topic, byte for byte and once; the
-// others are delivered; no partition stands still.
+// others are delivered, those that only look wrong, too, or were attempted three times; no partition stands still.
 func TestPoison(t *testing.T) {
 	harness.Need(t)
 	kinds := poisons()
@@ -28,7 +28,7 @@ func TestPoison(t *testing.T) {
 	rec.did("a tenth of the records was of %d kinds that no event can be made of (no JSON, no UTF-8, wrong types, too deep), some more only looked wrong", len(kinds))
 	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
 	p := s.start(t)
-	var bad, good []*kgo.Record
+	var bad, good, sound []*kgo.Record // sound: those of good that only look wrong
 	var all []*kgo.Record
 	for n := range total {
 		user := n%s.users + 1
@@ -47,8 +47,8 @@ func TestPoison(t *testing.T) {
 			}
 			bad, all = append(bad, r), append(all, r)
 		case n%100 == 0:
-			list := odd(s.topics, user, n)
-			good, all = append(good, list...), append(all, list...)
+			list := odd(s.topics, user+1, n) // not one whose endpoint always fails
+			sound, good, all = append(sound, list...), append(good, list...), append(all, list...)
 		default:
 			r := harness.Event(s.topics.DLR, user, harness.DLRValue(user, n))
 			if n%4 == 0 {
@@ -69,11 +69,29 @@ func TestPoison(t *testing.T) {
 			t.Errorf("%s is missing: %.200q", id, r.Value)
 		}
 	}
+	for _, r := range sound {
+		if id := identity(r); !settled.ok[id] {
+			t.Errorf("%s only looks wrong, and was not delivered: %.200q", id, r.Value)
+		}
+	}
+	books := books{s: s, seen: settled.seen, dead: map[string][]*kgo.Record{}}
+	for _, r := range good {
+		if id := identity(r); settled.dead[id] != nil {
+			books.dead[id] = []*kgo.Record{settled.dead[id]}
+		}
+	}
+	if wrong := books.deadTooSoon(); len(wrong) > 0 {
+		t.Errorf("%d dead letters without three failed attempts, such as %v", len(wrong), wrong[:min(len(wrong), 5)])
+	}
+	early := books.early(judgement{})
+	if len(early) > 0 {
+		t.Errorf("%d attempts were early, such as %v", len(early), early[:min(len(early), 5)])
+	}
 	p.WaitBalanced(t, float64(len(all)), 20*time.Second)
 	again, beyond := settled.repeated(s)
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = len(all), delivered, died+len(bad), missing
-		r.Duplicates, r.Unexplained, r.Beyond = again, again, beyond
+		r.Duplicates, r.Unexplained, r.Beyond, r.Early = again, again, beyond, len(early)
 	})
 	if again > 0 || beyond > 0 {
 		t.Errorf("%d requests were made again, %d attempts beyond the third", again, beyond)

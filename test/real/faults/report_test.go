@@ -47,7 +47,9 @@ what was given up, the retry and overflow topics what still waits.
 
 *On purpose* are events that are not to be sent: a bot's click, a second click of a message, a user without a URL. *Again* are requests
 that were made once more under the same attempt number; contract 4 allows them only after a crash, for what was in flight or finished
-since the last commit (one second), or where a request outlasts a rebalance or the grace; *unexplained* are those it does not allow.
+since the last commit (one second), or where a request outlasts a rebalance or the grace. Where Kafka itself cannot be reached no commit gets
+through, and what was finished meanwhile is counted as after a crash. *Unexplained* are all others. An event may be dead only if the customers'
+web server saw all three of its attempts fail.
 *Beyond* are attempts beyond the third, *early* those before they were due. *Recovery* is the time from the end of the fault until first
 attempts follow their events within a second again. "–" is not counted in that case.
 `

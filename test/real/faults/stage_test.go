@@ -45,10 +45,7 @@ func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []tim
 		"--topics.partitions=6", fmt.Sprintf("--retry.schedule=%v,%v", s.schedule[0], s.schedule[1]), "--overflow.delays=1s,3s,10s",
 		"--revocation.interval=2s", "--kafka.session_timeout=6s",
 	}, flags...)
-	out, stderr, code := harness.Run(t, s.options(), "topics", "ensure")
-	if code != 0 {
-		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
-	}
+	harness.Ensure(t, s.options())
 	harness.Secret(stageToken)
 	harness.Secret(stagePassword)
 	var records []*kgo.Record

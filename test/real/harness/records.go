@@ -106,7 +106,21 @@ func Consume(t testing.TB, brokers, topic string) []*kgo.Record {
 			}
 		})
 	}
+	noLeaksInHeaders(t, topic, all)
 	return all
+}
+
+// noLeaksInHeaders looks at what the program itself writes into its records; a source's have no headers of its.
+func noLeaksInHeaders(t testing.TB, topic string, records []*kgo.Record) {
+	t.Helper()
+	var written strings.Builder
+	for _, r := range records {
+		for _, h := range r.Headers {
+			written.Write(h.Value)
+			written.WriteByte('\n')
+		}
+	}
+	noLeaks(t, "the headers of "+topic, written.String())
 }
 
 // Header gives a record's header, "" if it is absent.

@@ -89,11 +89,22 @@ func Variable(setting string) string {
 // it printed.
 func EnsureTopics(t testing.TB, b *Broker, n Topics, flags ...string) string {
 	t.Helper()
-	out, stderr, code := Run(t, Options{Brokers: b.Addr, Topics: n}, append([]string{"topics", "ensure"}, flags...)...)
-	if code != 0 {
-		t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
+	return Ensure(t, Options{Brokers: b.Addr, Topics: n}, flags...)
+}
+
+// Ensure runs topics ensure, again while the broker is fenced: on a machine that is busy its controller may not hear of it
+// in time.
+func Ensure(t testing.TB, o Options, flags ...string) string {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; Pass(500 * time.Millisecond) {
+		out, stderr, code := Run(t, o, append([]string{"topics", "ensure"}, flags...)...)
+		if code == 0 {
+			return out
+		}
+		if !strings.Contains(stderr, "fenced") || time.Now().After(deadline) {
+			t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
+		}
 	}
-	return out
 }
 
 // CreateTopic creates a topic without the program, for tests that want one that is wrong, and waits until the broker
