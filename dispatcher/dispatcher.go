@@ -249,7 +249,12 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		return lanes.Report{}
 	}
 	settings, known := d.Settings.Lookup(e.UserID)
-	if !known { // pushed out of memory meanwhile
+	if !known { // pushed out of memory meanwhile; in its slot, so that no later event of the message overtakes it
+		if d.Settings.Load(e.Context(), []int64{e.UserID}) == nil {
+			settings, known = d.Settings.Lookup(e.UserID)
+		}
+	}
+	if !known {
 		d.toPrepare(e)
 		return lanes.Report{}
 	}

@@ -139,7 +139,8 @@ func (c *Client) put(cn *conn) {
 	cn.since = time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.count >= c.cfg.MaxIdle {
+	// Where a socket cannot be looked at, a reply that came unasked would be taken for that to the next request.
+	if !rawIO || c.closed || c.count >= c.cfg.MaxIdle {
 		_ = cn.Close()
 		return
 	}

@@ -4,7 +4,7 @@ package http1
 
 const rawIO = false
 
-// turn stands for what other systems do with raw sockets: nothing, Write and Read are used.
+// turn stands for what other systems do with raw sockets: nothing, Write and Read are used, each connection once.
 type turn struct {
 	fresh   bool
 	out, in []byte
