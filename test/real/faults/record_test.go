@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -49,6 +51,7 @@ type result struct {
 	Load     string        `json:"load"`  // "5,000 events/s, 60 s"
 	Done     string        `json:"done"`  // what was done to it
 	When     time.Time     `json:"when"`
+	Build    string        `json:"build"` // git describe
 	Took     time.Duration `json:"took"`
 	Produced int           `json:"produced"` // events in the source topics
 
@@ -105,6 +108,15 @@ func (c *caseRecord) note(format string, args ...any) {
 	c.set(func(r *result) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) })
 }
 
+// build names what was tested, "" outside a clone.
+var build = sync.OnceValue(func() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+})
+
 func (c *caseRecord) write() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,6 +124,7 @@ func (c *caseRecord) write() {
 		return
 	}
 	c.r.Failed, c.r.When, c.r.Took = c.t.Failed(), c.began.UTC().Truncate(time.Second), time.Since(c.began)
+	c.r.Build = build()
 	line, err := json.Marshal(c.r)
 	if err != nil {
 		c.t.Errorf("result of %q: %v", c.r.Case, err)

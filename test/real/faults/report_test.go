@@ -73,7 +73,7 @@ func render(all []result) string {
 	}
 	b.WriteString("\n## What was done\n\n")
 	for _, r := range all {
-		fmt.Fprintf(&b, "- **%s** (%s form, %v): %s.", r.Case, r.Form, r.Took.Round(time.Second), cmp.Or(r.Done, r.Load))
+		fmt.Fprintf(&b, "- **%s** (%s form, %v, build %s): %s.", r.Case, r.Form, r.Took.Round(time.Second), cmp.Or(r.Build, "of before"), cmp.Or(r.Done, r.Load))
 		if r.Why != "" && r.Duplicates > 0 {
 			fmt.Fprintf(&b, " Sent again: %s.", r.Why)
 		}
