@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -f "$out"/smshooks-* "$out/SHA256SUMS"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 for arch in amd64 arm64; do
   file=$out/smshooks-$version-linux-$arch
   # -trimpath and an empty build id: no path of this machine gets into it. -buildvcs=false: nor the state of a clone;
@@ -14,7 +16,7 @@ for arch in amd64 arm64; do
   CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOAMD64=v1 GOARM64=v8.0 go build -trimpath -buildvcs=false -tags timetzdata \
     -ldflags "-s -w -buildid= -X main.version=$version" -o "$file" ./cmd/smshooks
   # without serial number and time, which would differ each time
-  GOCACHE=${TOOL_GOCACHE:-$(go env GOCACHE)} go -C tools/deploy tool cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$version" -output "$file.cdx.json" "$file" 2>/dev/null
+  GOCACHE=${TOOL_GOCACHE:-$(go env GOCACHE)} go -C tools/deploy tool cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$version" -output "$file.cdx.json" "$file" 2>"$log" || { cat "$log" >&2; exit 1; }
 done
 (cd "$out" && sha256sum smshooks-*) >"$out/SHA256SUMS"
 cat "$out/SHA256SUMS"
