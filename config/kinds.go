@@ -135,6 +135,9 @@ func ascending(ds []time.Duration) error {
 	if err := notEmpty(ds); err != nil {
 		return err
 	}
+	if most := 100; len(ds) > most {
+		return fmt.Errorf("has %d delays, at most %d", len(ds), most)
+	}
 	for i := 1; i < len(ds); i++ {
 		switch before, d := ds[i-1], ds[i]; {
 		case d == before:

@@ -3,6 +3,7 @@ package config_test
 import (
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -61,6 +62,7 @@ func TestWrongValues(t *testing.T) {
 		{"overflow.delays", "10s,10s", `"10s" is there twice`},
 		{"overflow.delays", "60s,1m", `"1m" is there twice`},
 		{"overflow.delays", "1m,10s", `"10s" follows "1m", must ascend`},
+		{"overflow.delays", delays(101), `has 101 delays, at most 100`},
 		{"overflow.delays", "1us", `"1us" is finer than a millisecond`},
 		{"revocation.interval", "0", `"0" is not above zero`},
 		{"revocation.max_ids", "0", `"0" is not between 1 and 2147483647`},
@@ -218,4 +220,13 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 			t.Errorf("%q: the error repeats the secret: %s", text, got)
 		}
 	}
+}
+
+// delays gives n of them.
+func delays(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, strconv.Itoa(i+1)+"s")
+	}
+	return strings.Join(all, ",")
 }

@@ -185,6 +185,13 @@ func (a *assignment) tooLong() {
 	a.stateMax /= 2
 }
 
+// Lost implements event.Lease.
+func (a *assignment) Lost() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lost
+}
+
 // Gone implements event.Lease.
 func (a *assignment) Gone() bool {
 	a.mu.Lock()

@@ -11,10 +11,16 @@ const clockSlack = time.Minute
 
 // plausible bounds a due time by the broker's clock: a record that waits for delay cannot be due later than delay after
 // it was appended. One that is was written by an instance whose clock was ahead, and would hold up all records behind it
-// for as long as that clock was wrong. A zero appended or delay tells nothing.
-func plausible(due, appended time.Time, delay time.Duration) time.Time {
-	latest := appended.Add(delay + clockSlack)
-	if delay > 0 && !appended.IsZero() && due.After(latest) {
+// for as long as that clock was wrong. If the topic does not tell when, it was before now. An unknown delay bounds nothing.
+// A record without a due time is due now.
+func plausible(due, appended, now time.Time, delay time.Duration) time.Time {
+	if due.IsZero() {
+		return now
+	}
+	if appended.IsZero() {
+		appended = now
+	}
+	if latest := appended.Add(delay + clockSlack); delay > 0 && due.After(latest) {
 		return latest
 	}
 	return due

@@ -20,14 +20,15 @@ func TestPlausible(t *testing.T) {
 		"clocks differ":        {6*time.Hour + 30*time.Second, 6 * time.Hour, false, 6*time.Hour + 30*time.Second},
 		"an hour ahead":        {7 * time.Hour, 6 * time.Hour, false, 6*time.Hour + clockSlack},
 		"an hour behind":       {5 * time.Hour, 6 * time.Hour, false, 5 * time.Hour},
-		"the producer's clock": {7 * time.Hour, 6 * time.Hour, true, 7 * time.Hour},
+		"the producer's clock": {7 * time.Hour, 6 * time.Hour, true, 7 * time.Hour}, // read an hour later
+		"far, by the producer": {70 * time.Hour, 6 * time.Hour, true, 7*time.Hour + clockSlack},
 		"no delay known":       {7 * time.Hour, 0, false, 7 * time.Hour},
 	} {
 		r := &kgo.Record{Timestamp: at, Attrs: kgo.NewRecordAttrs(kgo.RecordAttrsOpts{TimestampType: 1})}
 		if c.own {
 			r.Attrs = kgo.RecordAttrs{}
 		}
-		if got := plausible(at.Add(c.due), appendedAt(r), c.delay).Sub(at); got != c.want {
+		if got := plausible(at.Add(c.due), appendedAt(r), at.Add(time.Hour), c.delay).Sub(at); got != c.want {
 			t.Errorf("%s: due %v after it was appended, want %v", name, got, c.want)
 		}
 	}

@@ -315,7 +315,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
 		}
-		e.Due = plausible(e.Due, appendedAt(r), a.info.Delay)
+		e.Due = plausible(e.Due, appendedAt(r), now, a.info.Delay)
 	} else if c.tracer != nil {
 		for _, h := range r.Headers {
 			if h.Key == event.HeaderTrace {

@@ -46,7 +46,7 @@ func newGates(now func() time.Time) *gates {
 	return &gates{now: now, open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
 }
 
-// admit takes over records just polled from a waiting partition, and pauses it if the last of them is not due soon.
+// admit takes over records just polled from a waiting partition, and pauses it if they are not due soon.
 func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -60,7 +60,7 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 		gs.held += e.Size
 	}
 	gs.records += len(events)
-	if last := g.held[len(g.held)-1]; !g.paused && last.Due.Sub(gs.now()) > ahead {
+	if !g.paused && g.end().Sub(gs.now()) > ahead {
 		cl.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
 		g.paused = true
 		gs.paused++
@@ -69,6 +69,16 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	case gs.kick <- struct{}{}:
 	default:
 	}
+}
+
+// end is when the partition is to be fetched again: when the last of what is held comes due; or the first, if that is
+// later, since nothing behind it can go before.
+func (g *gate) end() time.Time {
+	first, last := g.held[0].Due, g.held[len(g.held)-1].Due
+	if first.After(last) {
+		return first
+	}
+	return last
 }
 
 // drop forgets what is held of a partition that is given away. Pausing outlives an assignment, so it is undone.
@@ -121,13 +131,13 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 		if !g.paused {
 			continue
 		}
-		if len(g.held) == 0 || g.held[len(g.held)-1].Due.Sub(now) <= ahead {
+		if len(g.held) == 0 || g.end().Sub(now) <= ahead {
 			cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
 			g.paused = false
 			gs.paused--
 			continue
 		}
-		earliest(g.held[len(g.held)-1].Due.Add(-ahead))
+		earliest(g.end().Add(-ahead))
 	}
 	return events, next
 }

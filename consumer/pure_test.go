@@ -279,7 +279,7 @@ func TestNewEvent(t *testing.T) {
 			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: overhead, Lease: w, ID: "sms-dlr/3/1", Attempts: 2,
 				Error: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)}},
 		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
-			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Time: at, Size: overhead, Lease: w}},
+			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Time: at, Size: overhead, Lease: w, Due: now}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

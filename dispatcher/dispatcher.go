@@ -209,7 +209,7 @@ func (d *Dispatcher) Purge() {
 	for _, e := range d.lanes.Purge(gone) {
 		e.Abandon()
 	}
-	for _, e := range d.lanes.Purge(leaving) {
+	for _, e := range append(d.lanes.Purge(leaving), d.prepare.purge(leaving)...) {
 		d.spill(e)
 	}
 	for _, e := range d.prepare.purge(gone) {

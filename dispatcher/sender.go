@@ -91,7 +91,7 @@ func NewSender(cfg SenderConfig) *Sender {
 		userAgent: "smshooks/" + cfg.Version,
 		client: http1.New(http1.Config{
 			Dial:        dial,
-			TLS:         &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4096)},
+			TLS:         &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: sessions{tls.NewLRUClientSessionCache(maxSessions)}},
 			IdleTimeout: idleTimeout,
 			MaxIdle:     4 * cfg.MaxInFlight,
 			MaxHead:     maxReplyHead,

@@ -60,6 +60,7 @@ type lease struct {
 }
 
 func (l *lease) Begin() bool { return !l.Gone() }
+func (l *lease) Lost() bool  { return false }
 func (l *lease) Gone() bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()

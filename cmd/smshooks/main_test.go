@@ -136,3 +136,17 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
+
+// A file that a setting names and that is not there is a wrong setting.
+func TestFileOfASetting(t *testing.T) {
+	for _, command := range [][]string{{"serve"}, {"topics", "check"}} {
+		var out, stderr strings.Builder
+		args := append(command, "--kafka.tls.enabled=true", "--kafka.tls.ca_file=/nowhere/ca.pem")
+		if code := run(t.Context(), args, &out, &stderr); code != exitUsage {
+			t.Errorf("%v: exit code %d, want %d", command, code, exitUsage)
+		}
+		if said := stderr.String(); !strings.Contains(said, "kafka.tls.ca_file") || !strings.Contains(said, "flag --kafka.tls.ca_file") || !strings.Contains(said, "/nowhere/ca.pem") {
+			t.Errorf("%v: %s", command, said)
+		}
+	}
+}

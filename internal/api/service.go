@@ -251,7 +251,10 @@ func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filt
 	return attempts, nil
 }
 
-// GivenUp returns the latest limit of a user's dead letters that f wants, newest first. It reads the whole topic from
+// valueKept is how much GivenUp gives of a dead letter's value, in bytes: enough to be shown.
+const valueKept = 8 << 10
+
+// GivenUp returns the latest limit of a user's dead letters that f wants, newest first, their values cut at 8 KiB. It reads the whole topic from
 // f.Since on.
 func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
 	ctx, done, err := s.scan(ctx)
@@ -264,7 +267,7 @@ func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter
 	f.UserID = userID
 	err = s.DeadLetters.List(ctx, f, func(l *deadletter.Letter) error {
 		own := *l
-		own.Value = slices.Clone(l.Value)
+		own.Value = slices.Clone(l.Value[:min(len(l.Value), valueKept)])
 		if letters = append(letters, own); len(letters) >= 2*limit {
 			slices.SortStableFunc(letters, newestFirst)
 			letters = letters[:limit]

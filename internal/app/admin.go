@@ -146,7 +146,7 @@ func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 
 // DeadLetters calls each for the dead letters that f wants, and tells progress, which may be nil.
 func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress deadletter.Progress, each func(*deadletter.Letter) error) error {
-	letters, err := newDeadLetters(a.cfg, a.kafka)
+	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress d
 
 // ReplayDeadLetters sends events again, as run says, and tells how many.
 func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
-	letters, err := newDeadLetters(a.cfg, a.kafka)
+	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -33,7 +34,7 @@ func (a *App) newSender() *dispatcher.Sender {
 }
 
 func (a *App) newCustomers() (*customers, error) {
-	letters, err := newDeadLetters(a.Config, a.kafka)
+	letters, err := newDeadLetters(a.Config, a.kafka, a.clock.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -45,9 +46,9 @@ func (a *App) newCustomers() (*customers, error) {
 }
 
 // newDeadLetters reads and replays dead letters.
-func newDeadLetters(cfg *config.Config, k kafka.Config) (*deadletter.Store, error) {
+func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*deadletter.Store, error) {
 	plan := TopicPlan(cfg)
-	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources()}
+	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Now: now}
 	for _, kind := range webhook.Kinds() {
 		c.Overflow[kind] = plan.Overflow(int(kind), 0)
 	}

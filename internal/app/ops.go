@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	probeTimeout  = time.Second     // bounds the questions behind one /readyz
-	readinessLook = 2 * time.Second // the pause between looks whether a condition has changed
+	probeTimeout  = time.Second      // bounds the questions behind one /readyz
+	readinessLook = 2 * time.Second  // the pause between looks whether a condition has changed
+	readinessSoon = 30 * time.Second // what a start may take without a word
 )
 
 // check is one condition of readiness; nil means fulfilled.
@@ -38,22 +39,24 @@ func askAll(ctx context.Context, checks []check) []error {
 	return errs
 }
 
-// watchReadiness logs, until ctx ends, when a condition of readiness is not fulfilled any more and when it is again.
+// watchReadiness logs, until ctx ends, when a condition of readiness is not fulfilled any more and when it is again; at the
+// start, where none is, only once it has taken long.
 func watchReadiness(ctx context.Context, checks []check, log *zap.Logger) {
 	ticker := time.NewTicker(readinessLook)
 	defer ticker.Stop()
-	ready := make([]bool, len(checks))
-	for {
+	const unknown, ready, unready = 0, 1, 2
+	states := make([]int, len(checks))
+	for began := time.Now(); ; {
 		for i, err := range askAll(ctx, checks) {
 			if ctx.Err() != nil {
 				return
 			}
-			if ready[i] == (err == nil) {
-				continue
-			}
-			if ready[i] = err == nil; ready[i] {
+			switch {
+			case err == nil && states[i] != ready:
+				states[i] = ready
 				log.Info("ready", zap.String("check", checks[i].name))
-			} else {
+			case err != nil && (states[i] == ready || states[i] == unknown && time.Since(began) > readinessSoon):
+				states[i] = unready
 				log.Warn("not ready", zap.String("check", checks[i].name), zap.Error(err))
 			}
 		}
@@ -98,7 +101,7 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 
 // serveHTTP serves h on l until the returned function is called, which waits so long for requests in flight.
 func serveHTTP(l net.Listener, h http.Handler, wait time.Duration) (stop func()) {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -56,5 +56,13 @@ func TestWatchReadiness(t *testing.T) {
 		stop()
 		<-done
 		want("at the end")
+		away.Store(true)
+		ctx, stop = context.WithCancel(t.Context())
+		go watchReadiness(ctx, checks, zap.New(core))
+		time.Sleep(20 * time.Second)
+		want("a start without Kafka", "ready config")
+		time.Sleep(time.Minute)
+		want("a start without Kafka, later", "not ready kafka")
+		stop()
 	})
 }

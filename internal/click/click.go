@@ -66,12 +66,15 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") {
 		return fmt.Errorf("click memory in Redis: %w", err)
 	}
 	for i, cmd := range cmds {
 		owner, err := cmd.Result()
 		switch {
+		case redis.HasErrorPrefix(err, "WRONGTYPE"):
+			// Nothing here wrote it. It goes, or all claims that come together with it would fail for ever.
+			return fmt.Errorf("click memory in Redis: %w", errors.Join(err, m.rdb.Del(ctx, m.key(&claims[i])).Err()))
 		case errors.Is(err, redis.Nil):
 			first[i] = true
 		case err != nil:

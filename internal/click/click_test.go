@@ -113,3 +113,18 @@ func BenchmarkClaim(b *testing.B) {
 		}
 	}
 }
+
+// A key of another type is nothing of ours: it goes, and the claims that came with it are asked for again.
+func TestForeignKey(t *testing.T) {
+	m, mini := start(t)
+	if _, err := mini.Lpush("p:click:1:a", "x"); err != nil {
+		t.Fatal(err)
+	}
+	claims := []Claim{{2, "b", "c/0/1"}, {1, "a", "c/0/2"}, {3, "c", "c/0/3"}}
+	if err := m.Claim(t.Context(), claims, make([]bool, 3)); err == nil {
+		t.Error("no error")
+	}
+	if got := claim(t, m, claims...); !slices.Equal(got, []bool{true, true, true}) {
+		t.Errorf("asked again: %v", got)
+	}
+}

@@ -23,6 +23,8 @@ type Config struct {
 	Overflow [webhook.NumKinds]string // the first overflow topic of each kind
 	// Patience is how long Kafka may be silent before it counts as away; 0 means 4 s.
 	Patience time.Duration
+	// Now is the time of day; nil means time.Now.
+	Now func() time.Time
 }
 
 // Filter says which dead letters are wanted; the zero value means all.
@@ -48,6 +50,9 @@ type Store struct {
 func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*Store, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 4 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	client, err := newClient(
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -132,7 +137,7 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, er
 	if since.IsZero() {
 		starts, err = s.admin.ListStartOffsets(ctx, s.cfg.Topic)
 	} else {
-		starts, err = s.admin.ListOffsetsAfterMilli(ctx, since.UnixMilli(), s.cfg.Topic)
+		starts, err = s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), s.cfg.Topic) // what is negative means something else
 	}
 	if err = errors.Join(err, starts.Error()); err != nil {
 		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)

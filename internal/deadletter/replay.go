@@ -96,7 +96,7 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 		return r.Try(l)
 	}
 	// A clone: the record would keep the whole fetch it came with.
-	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, time.Now())
+	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, r.store.cfg.Now())
 	r.chunk, r.size = append(r.chunk, record), r.size+len(record.Value)+256
 	r.reached[l.partition] = l.offset + 1
 	if r.size > chunkBytes || r.Position != nil && len(r.chunk) >= chunkEvents {

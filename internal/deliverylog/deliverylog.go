@@ -6,6 +6,7 @@ package deliverylog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -143,6 +144,11 @@ func (w *writer) push(ctx context.Context) error {
 	})
 	if err != nil {
 		clear(w.expiry) // nobody knows what arrived
+		for i, n := range lengths {
+			if redis.HasErrorPrefix(n.Err(), "WRONGTYPE") { // nothing here wrote it, and it would be in the way for ever
+				err = errors.Join(err, w.rdb.Del(ctx, w.key(users[i])).Err())
+			}
+		}
 		return err
 	}
 	if len(w.expiry) > maxExpiry {

@@ -226,3 +226,23 @@ func BenchmarkWrite(b *testing.B) {
 		l.Add(a)
 	}
 }
+
+// A key of another type is nothing of ours, and goes.
+func TestForeignKey(t *testing.T) {
+	mini := miniredis.RunT(t)
+	l, dropped, stop := start(t, mini)
+	if err := mini.Set(l.key(42), "text"); err != nil {
+		t.Fatal(err)
+	}
+	l.Add(attempt(42, 1, webhook.DLR, ""))
+	for deadline := time.Now().Add(10 * time.Second); dropped.Load() == 0; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was dropped")
+		}
+	}
+	l.Add(attempt(42, 2, webhook.DLR, ""))
+	stop()
+	if got := list(t, l, 42, Filter{}); len(got) != 1 {
+		t.Errorf("%d attempts are kept, want the second", len(got))
+	}
+}

@@ -32,6 +32,8 @@ type Lease interface {
 	Abandon(e *Event, begun bool)
 	// Gone tells whether the partition is being given away: no more work may begin.
 	Gone() bool
+	// Lost tells whether the group has given it to another already: what is stored now is stored there, too.
+	Lost() bool
 	// Context ends when work on the record must stop.
 	Context() context.Context
 }

@@ -186,9 +186,17 @@ func (t TLSConfig) config() (*tls.Config, error) {
 		return nil, errors.New("kafka.tls.cert_file and kafka.tls.key_file: set both or neither")
 	}
 	if t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		certPEM, err := os.ReadFile(t.CertFile)
 		if err != nil {
 			return nil, &SettingError{"kafka.tls.cert_file", err}
+		}
+		keyPEM, err := os.ReadFile(t.KeyFile)
+		if err != nil {
+			return nil, &SettingError{"kafka.tls.key_file", err}
+		}
+		cert, err := tls.X509KeyPair(certPEM, keyPEM)
+		if err != nil {
+			return nil, &SettingError{"kafka.tls.cert_file", fmt.Errorf("%s with %s (kafka.tls.key_file): %w", t.CertFile, t.KeyFile, err)}
 		}
 		cfg.Certificates = []tls.Certificate{cert}
 	}

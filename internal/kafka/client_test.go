@@ -78,6 +78,7 @@ func TestConfigErrors(t *testing.T) {
 		{"no user", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "PLAIN", Password: "hush"}}, "kafka.sasl.username"},
 		{"no CA", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CAFile: filepath.Join(dir, "none")}}, "kafka.tls.ca_file"},
 		{"junk CA", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CAFile: junk}}, "kafka.tls.ca_file"},
+		{"no key", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk, KeyFile: filepath.Join(dir, "none")}}, "kafka.tls.key_file"},
 		{"half a pair", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk}}, "kafka.tls.key_file"},
 		{"junk pair", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk, KeyFile: junk}}, "kafka.tls.cert_file"},
 	} {

@@ -15,7 +15,7 @@ const maxBytes = 512 << 10
 
 // batches makes the batches of one user's records: each id once within its list, in the order first seen, at most
 // maxIDs in a batch, and maxBytes.
-func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
+func (u *userIDs) batches(maxIDs int) []*event.Event {
 	var all webhook.Revocation
 	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}
 	for _, e := range u.records {
@@ -33,7 +33,7 @@ func (u *userIDs) batches(maxIDs int, now time.Time) []*event.Event {
 		batches = append(batches, &event.Event{
 			Kind: webhook.RevokeClick, Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
 			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.Identity() + "/" + strconv.Itoa(n),
-			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: now, Lease: lease,
+			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: time.Now(), Lease: lease,
 			Trace: first.Trace, Traceparent: first.Traceparent,
 		})
 	}
@@ -138,12 +138,16 @@ func (f *flush) Gone() bool {
 }
 
 // Leaving tells whether one of the batches has begun and the partition is being given away since. All of them must end
-// then, or the next owner sends those that have ended again.
+// then, or the next owner sends those that have ended again. If it has one already it does so in any case.
 func (f *flush) Leaving() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.begun && f.records[0].Lease.Gone()
+	l := f.records[0].Lease
+	return f.begun && l.Gone() && !l.Lost()
 }
+
+// Lost implements event.Lease.
+func (f *flush) Lost() bool { return f.records[0].Lease.Lost() }
 
 // Context implements event.Lease.
 func (f *flush) Context() context.Context { return f.records[0].Context() }

@@ -30,7 +30,7 @@ type Config struct {
 	Interval time.Duration    // batches are sent at Unix times that are multiples of it
 	MaxIDs   int              // of one batch
 	MaxBytes int64            // held until the next tick
-	Now      func() time.Time // the time of day; nil = time.Now
+	Now      func() time.Time // the time of day, for the ticks; nil = time.Now
 }
 
 // Hooks connect a Collector with its surroundings.
@@ -164,13 +164,13 @@ func (c *Collector) tick(ctx context.Context) {
 		c.hooks.Commit(limited)
 		cancel()
 	}
-	now := c.cfg.Now()
+	now := time.Now()
 	var batches []*event.Event
 	c.mu.Lock()
 	for _, p := range c.partitions {
 		for _, g := range p.takeCut(now) {
 			c.count(g.records)
-			batches = append(batches, g.batches(c.cfg.MaxIDs, now)...)
+			batches = append(batches, g.batches(c.cfg.MaxIDs)...)
 		}
 	}
 	if c.held {
@@ -198,7 +198,7 @@ func (c *Collector) Note(_ string, number int32, committed int64, max int) strin
 func (c *Collector) Restore(_ string, number int32, note string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.partition(number).restore(note, c.cfg.Now())
+	c.partition(number).restore(note, time.Now())
 }
 
 // Forget implements consumer.Notes.

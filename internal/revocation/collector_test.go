@@ -26,6 +26,7 @@ const (
 type lease struct {
 	mu     sync.Mutex
 	closed bool
+	lost   bool
 	begun  int
 	fates  map[int64]string // by offset
 }
@@ -53,6 +54,12 @@ func (l *lease) end(e *event.Event, how string) {
 func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.end(e, fate.String()) }
 func (l *lease) Abandon(e *event.Event, begun bool)       { l.end(e, fmt.Sprintf("abandoned (%v)", begun)) }
 func (l *lease) Context() context.Context                 { return context.Background() }
+
+func (l *lease) Lost() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
 
 func (l *lease) Gone() bool {
 	l.mu.Lock()
@@ -475,6 +482,12 @@ func TestPartitionGivenAwayBetweenBatches(t *testing.T) {
 		l.close()
 		if second.Lease.Gone() || !leaving(second) || !second.Begin() {
 			t.Error("the second batch may not be stored")
+		}
+		l.mu.Lock()
+		l.lost = true
+		l.mu.Unlock()
+		if leaving(second) {
+			t.Error("the second batch is stored though another instance has the partition already")
 		}
 		second.Settle(webhook.Overflow)
 		first.Settle(webhook.Delivered)

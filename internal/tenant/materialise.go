@@ -35,6 +35,9 @@ func (s *Store) session(ctx context.Context) error {
 		return err
 	}
 	s.startOver(r)
+	if s.read.Load() { // the same topics: memory goes on to be true
+		s.noSession.Over()
+	}
 
 	var wg sync.WaitGroup
 	if s.cfg.Materialise {

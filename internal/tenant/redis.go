@@ -25,12 +25,16 @@ const (
 // applyScript writes a document unless the key has the same or a newer version.
 // KEYS[1] the hash; ARGV partition, offset, time, version text, milliseconds to
 // keep a tombstone (0: it is none), document. The order of versions is that of
-// Version.newer.
+// Version.newer. What is no hash, or has no version that could be one, is not ours and gives way.
 const applyScript = `
-local old = redis.call('HGET', KEYS[1], 'v')
+local old = redis.pcall('HGET', KEYS[1], 'v')
+if type(old) == 'table' then
+  redis.call('DEL', KEYS[1])
+  old = false
+end
 if old then
   local p, o, t = string.match(old, '^(%d+)/(%d+)/(%-?%d+)$')
-  if p then
+  if p and #p <= 9 and #o <= 18 and #t <= 18 then
     p, o, t = tonumber(p), tonumber(o), tonumber(t)
     local np, no, nt = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
     if np == p then
@@ -105,6 +109,7 @@ func (d *database) marker() string         { return d.prefix + "{" + *d.id.Load(
 type row struct {
 	ver Version
 	doc []byte // nil: there is no document
+	err error  // it is nothing that was written here; the other rows are good all the same
 }
 
 // read returns the rows of names, or ErrNotReady when Redis can't be believed.
@@ -137,7 +142,7 @@ func (d *database) read(ctx context.Context, names []string) ([]row, error) {
 			return nil
 		})
 	}
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 		return nil, fmt.Errorf("settings in Redis: %w", err)
 	}
 	for _, cmd := range []*redis.StringCmd{before, after} {
@@ -153,19 +158,26 @@ func (d *database) read(ctx context.Context, names []string) ([]row, error) {
 	return parseRows(cmds)
 }
 
+// isWrongType: a key holds what nothing here writes. That is its own trouble, not Redis's.
+func isWrongType(err error) bool { return redis.HasErrorPrefix(err, "WRONGTYPE") }
+
 func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 	rows := make([]row, len(cmds))
 	for i, cmd := range cmds {
 		values, err := cmd.Result()
-		if err != nil {
+		switch {
+		case isWrongType(err):
+			rows[i].err = err
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("settings in Redis: %w", err)
 		}
 		version, ok := values[0].(string)
 		if !ok {
 			continue
 		}
-		if rows[i].ver, err = parseVersion(version); err != nil {
-			return nil, fmt.Errorf("settings in Redis: %w", err)
+		if rows[i].ver, rows[i].err = parseVersion(version); rows[i].err != nil {
+			continue
 		}
 		if doc, ok := values[1].(string); ok {
 			rows[i].doc = []byte(doc)

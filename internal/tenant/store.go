@@ -197,6 +197,9 @@ func (s *Store) Load(ctx context.Context, users []int64) error {
 
 // userEntry is what a row of Redis says of a user.
 func (s *Store) userEntry(id int64, r row) (entry[*webhook.Settings], error) {
+	if r.err != nil {
+		return entry[*webhook.Settings]{}, r.err
+	}
 	if r.doc == nil {
 		return entry[*webhook.Settings]{value: &webhook.Settings{UserID: id}, ver: r.ver}, nil
 	}
@@ -227,6 +230,9 @@ func (s *Store) KeyUser(ctx context.Context, hexSHA256 string) (userID int64, fo
 	rows, err := s.rdb.read(ctx, []string{keyName(hash)})
 	if err != nil {
 		return 0, false, err
+	}
+	if rows[0].err != nil {
+		return 0, false, fmt.Errorf("%w: an API key in Redis: %w", ErrNotReady, rows[0].err)
 	}
 	e := entry[int64]{ver: rows[0].ver}
 	if rows[0].doc != nil {

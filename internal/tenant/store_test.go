@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -499,4 +500,54 @@ func BenchmarkLookup(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestForeignKeys: a key of Redis that nothing here wrote is in nobody else's way, and gives way itself to the next record.
+func TestForeignKeys(t *testing.T) {
+	k, _ := newStack(t)
+	for id := int64(1); id <= 4; id++ {
+		k.set(id, "h"+strconv.FormatInt(id, 10))
+	}
+	a, _, _ := k.start()
+	waitLoaded(t, a)
+	spoil := func() {
+		t.Helper()
+		for id, with := range map[int64]func(key string) error{
+			2: func(key string) error { return k.rdb.Set(t.Context(), key, "text", 0).Err() },
+			3: func(key string) error {
+				return k.rdb.HSet(t.Context(), key, "v", "0/99999999999999999999/0", "d", "{}").Err()
+			},
+		} {
+			key := a.rdb.key(userName(id))
+			if err := errors.Join(k.rdb.Del(t.Context(), key).Err(), with(key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	bad := func() (which []int) {
+		t.Helper()
+		rows, err := a.rdb.read(t.Context(), []string{userName(1), userName(2), userName(3), userName(4)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range rows {
+			if r.err != nil || r.doc == nil {
+				which = append(which, i+1)
+			}
+		}
+		return which
+	}
+	spoil()
+	if got := bad(); !slices.Equal(got, []int{2, 3}) {
+		t.Errorf("users %v cannot be read, want 2 and 3", got)
+	}
+	k.set(2, "new2")
+	k.set(3, "new3")
+	eventually(t, 2*time.Second, "the changes are in Redis", func() bool { return len(bad()) == 0 })
+	spoil()
+	b, _, _ := k.start() // fills Redis
+	waitLoaded(t, b)
+	if got := bad(); len(got) != 0 {
+		t.Errorf("users %v cannot be read after a start", got)
+	}
 }

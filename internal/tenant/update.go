@@ -35,7 +35,7 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, 
 		if err != nil {
 			return Document{}, Version{}, err
 		}
-		if !s.users.heard(userID).newer(rows[0].ver) {
+		if rows[0].err != nil || !s.users.heard(userID).newer(rows[0].ver) {
 			return s.documentOf(userID, rows[0])
 		}
 		// Redis is about to get what was heard already.
@@ -46,6 +46,9 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, 
 }
 
 func (s *Store) documentOf(userID int64, r row) (Document, Version, error) {
+	if r.err != nil {
+		return Document{}, Version{}, fmt.Errorf("%w: settings of user %d in Redis: %w", ErrNotReady, userID, r.err)
+	}
 	if r.doc == nil {
 		return Document{UserID: userID}, r.ver, nil
 	}

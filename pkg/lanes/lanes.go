@@ -121,7 +121,7 @@ func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool {
 	defer l.mu.Unlock()
 	g := l.groups[id]
 	if g == nil {
-		g = &group[G, T]{id: id, slots: make([]slot, 0, l.cfg.Parallel)}
+		g = &group[G, T]{id: id, slots: make([]slot, 0, min(l.cfg.Parallel, 4))}
 		l.groups[id] = g
 	}
 	e := entry[T]{item: item, key: key, since: now}

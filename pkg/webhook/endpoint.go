@@ -18,6 +18,7 @@ import (
 const (
 	maxURL  = 2048 // bytes
 	maxAuth = 32   // characters
+	maxHost = 1024 // bytes; a name in the DNS has 253, and converting longer ones takes the square of their length
 )
 
 // Endpoint is one user's URL of one kind, taken apart for requests.
@@ -105,6 +106,9 @@ func NewEndpoint(raw string) *Endpoint {
 
 // toASCII gives the name that is asked for in the DNS (IDNA).
 func toASCII(host string) (string, error) {
+	if len(host) > maxHost {
+		return "", errors.New("host is too long")
+	}
 	for i := range len(host) {
 		if host[i] >= utf8.RuneSelf {
 			return idna.Lookup.ToASCII(host)

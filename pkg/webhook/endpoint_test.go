@@ -14,6 +14,7 @@ func TestValidateURL(t *testing.T) {
 		{"http://127.0.0.1:8080/x", ""},
 		{"http://[::1]:80/", ""},
 		{"http://bücher.example/ü", ""},
+		{"http://" + strings.Repeat("ü", 900) + "/", "must have a host that can be called"},
 		{"http://a%25b/", "must have a host that can be called"},
 		{"https://100%25off.example/", "must have a host that can be called"},
 		{"http://example.com/" + strings.Repeat("a", 2048-19), ""},
