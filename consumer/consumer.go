@@ -314,6 +314,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	if a.info.Class != event.Source {
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
+			e.Size += int64(len(h.Value))
 		}
 		e.Due = plausible(e.Due, appendedAt(r), now, a.info.Delay)
 	} else if c.tracer != nil {

@@ -276,7 +276,7 @@ func TestNewEvent(t *testing.T) {
 		{"no timestamp", a, &kgo.Record{Offset: 8, Timestamp: time.UnixMilli(-1)},
 			event.Event{Topic: source, Partition: 3, Offset: 8, Time: now, Size: overhead, Lease: a}},
 		{"waiting", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
-			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: overhead, Lease: w, ID: "sms-dlr/3/1", Attempts: 2,
+			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: 67 + overhead, Lease: w, ID: "sms-dlr/3/1", Attempts: 2,
 				Error: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)}},
 		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
 			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Time: at, Size: overhead, Lease: w, Due: now}},
