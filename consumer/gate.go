@@ -10,7 +10,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// A waiting partition is fetched again this long before the last record that is held of it comes due.
+// A waiting partition is fetched again this long before what is held of it has come due.
 const ahead = 500 * time.Millisecond
 
 // gates hold back the records of waiting topics until they are due. A topic has one delay, so a partition is sorted

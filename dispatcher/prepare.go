@@ -188,6 +188,9 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 		case e.Lease.Gone():
 			d.prepare.leave(endpointOf(e))
 			e.Abandon()
+		case leaving(e): // it was here while the others were stored
+			d.prepare.leave(endpointOf(e))
+			d.spill(e)
 		case !known || behind[endpoint{e.UserID, e.Kind}]:
 			wait(e)
 		case needsClaim(e) && s.Endpoints[e.Kind] != nil:

@@ -247,6 +247,22 @@ func TestTestWebhook(t *testing.T) {
 	}
 }
 
+func TestCut(t *testing.T) {
+	long := strings.Repeat("ä", valueKept)
+	for _, c := range []struct {
+		value string
+		want  int
+	}{
+		{"", 0}, {strings.Repeat("x", valueKept), valueKept}, {strings.Repeat("x", valueKept+1), valueKept},
+		{long, valueKept}, {"x" + long, valueKept - 1}, {"xx" + strings.Repeat("😀", valueKept), valueKept - 2},
+		{strings.Repeat("\x80", valueKept+9), valueKept - 4}, // no UTF-8 anyway
+	} {
+		if got := cut([]byte(c.value)); len(got) != c.want {
+			t.Errorf("%.8q…: %d bytes are kept, want %d", c.value, len(got), c.want)
+		}
+	}
+}
+
 // TestTooManyTests: tests hold connections, so there are only so many of a user and of all at once.
 func TestTooManyTests(t *testing.T) {
 	s := newServer(t, Options{})

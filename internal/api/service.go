@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -267,7 +268,7 @@ func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter
 	f.UserID = userID
 	err = s.DeadLetters.List(ctx, f, func(l *deadletter.Letter) error {
 		own := *l
-		own.Value = slices.Clone(l.Value[:min(len(l.Value), valueKept)])
+		own.Value = slices.Clone(cut(l.Value))
 		if letters = append(letters, own); len(letters) >= 2*limit {
 			slices.SortStableFunc(letters, newestFirst)
 			letters = letters[:limit]
@@ -279,6 +280,18 @@ func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter
 	}
 	slices.SortStableFunc(letters, newestFirst)
 	return letters[:min(len(letters), limit)], nil
+}
+
+// cut gives what is kept of a value, no part of a character at its end.
+func cut(value []byte) []byte {
+	if len(value) <= valueKept {
+		return value
+	}
+	n := valueKept
+	for n > valueKept-utf8.UTFMax && !utf8.RuneStart(value[n]) {
+		n--
+	}
+	return value[:n]
 }
 
 // Replay sends the user's dead letters that f wants again, and returns how many.

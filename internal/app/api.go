@@ -67,7 +67,7 @@ func (a *App) serveAPI(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
-	end := serveHTTP(l, a.api.handler, a.Config.Shutdown.Grace/2)
+	end := serveHTTP(l, a.api.handler, a.Config.Dispatch.Timeout, a.Config.Shutdown.Grace/2)
 	var once sync.Once
 	shut := func() { once.Do(func() { end(); a.api.letters.Close() }) }
 	unhook := context.AfterFunc(ctx, shut)

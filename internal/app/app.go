@@ -301,7 +301,7 @@ func (a *App) serveOps() (stop func(), err error) {
 		level = levelHandler(a.LogLevel, a.Log)
 	}
 	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
-	return serveHTTP(l, opsHandler(a.Registry, a.checks(), level), 2*time.Second), nil
+	return serveHTTP(l, opsHandler(a.Registry, a.checks(), level), probeTimeout, 2*time.Second), nil
 }
 
 // checks are the conditions of readiness.

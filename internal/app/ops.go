@@ -99,9 +99,13 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 	return mux
 }
 
-// serveHTTP serves h on l until the returned function is called, which waits so long for requests in flight.
-func serveHTTP(l net.Listener, h http.Handler, wait time.Duration) (stop func()) {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+// leastAnswerTime is what an answer may take to be taken, at least: a client that reads nothing holds a connection so long.
+const leastAnswerTime = 2 * time.Minute
+
+// serveHTTP serves h on l until the returned function is called, which waits so long for requests in flight. slowest is
+// what answering may take.
+func serveHTTP(l net.Listener, h http.Handler, slowest, wait time.Duration) (stop func()) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: max(leastAnswerTime, slowest+30*time.Second), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

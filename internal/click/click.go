@@ -29,17 +29,24 @@ type Claim struct {
 	Owner     string // the event's identity, <topic>/<partition>/<offset>
 }
 
+// dropScript deletes a key that can be no claim.
+const dropScript = `
+if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' then return redis.call('DEL', KEYS[1]) end
+return 0
+`
+
 // Memory is the memory of first clicks. It is safe for concurrent use.
 type Memory struct {
 	rdb      redis.UniversalClient
 	prefix   string
 	remember time.Duration
+	drop     *redis.Script
 }
 
 // New returns a memory that keeps its keys under prefix and forgets a click
 // after remember. Redis must be 7.0 or later (SET with NX and GET together).
 func New(rdb redis.UniversalClient, prefix string, remember time.Duration) *Memory {
-	return &Memory{rdb: rdb, prefix: prefix + "click:", remember: remember}
+	return &Memory{rdb: rdb, prefix: prefix + "click:", remember: remember, drop: redis.NewScript(dropScript)}
 }
 
 // Claim takes the message of each claim, in one round trip, and sets first[i]:
@@ -74,7 +81,7 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 		switch {
 		case redis.HasErrorPrefix(err, "WRONGTYPE"):
 			// Nothing here wrote it. It goes, or all claims that come together with it would fail for ever.
-			return fmt.Errorf("click memory in Redis: %w", errors.Join(err, m.rdb.Del(ctx, m.key(&claims[i])).Err()))
+			return fmt.Errorf("click memory in Redis: %w", errors.Join(err, m.drop.Run(ctx, m.rdb, []string{m.key(&claims[i])}).Err()))
 		case errors.Is(err, redis.Nil):
 			first[i] = true
 		case err != nil:

@@ -34,7 +34,7 @@ if type(old) == 'table' then
 end
 if old then
   local p, o, t = string.match(old, '^(%d+)/(%d+)/(%-?%d+)$')
-  if p and #p <= 9 and #o <= 18 and #t <= 18 then
+  if p and #p <= 9 and #o <= 18 and #t <= 20 then
     p, o, t = tonumber(p), tonumber(o), tonumber(t)
     local np, no, nt = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
     if np == p then
@@ -46,7 +46,7 @@ if old then
 end
 if ARGV[5] == '0' then
   redis.call('HSET', KEYS[1], 'v', ARGV[4], 'd', ARGV[6])
-  if old then redis.call('PERSIST', KEYS[1]) end
+  redis.call('PERSIST', KEYS[1])
 else
   redis.call('HSET', KEYS[1], 'v', ARGV[4])
   redis.call('HDEL', KEYS[1], 'd')
