@@ -33,7 +33,11 @@ demo: ## see the whole service at work, with no Kafka and no Redis needed
 	go run ./cmd/smshooks demo
 
 .PHONY: test
-test: test-fast test-real ## run all three floors: pure, virtual time, real Kafka and Redis (does its own set-up)
+test: test-setup test-fast test-real ## run all three floors: pure, virtual time, real Kafka and Redis (does its own set-up)
+
+.PHONY: test-setup
+test-setup: # installs and builds what all floors need, the C compiler of the race detector included
+	@test/stack/up.sh >/dev/null
 
 .PHONY: test-fast
 test-fast: ## run the floors that need no Docker, with the race detector

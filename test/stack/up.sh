@@ -69,6 +69,12 @@ monitoring() {
   packages prometheus
 }
 
+# The race detector links with cgo.
+compiler() {
+  if have gcc || have clang; then say "C compiler: there"; return; fi
+  packages gcc libc6-dev
+}
+
 # The account page's test drives a real browser.
 browser() {
   local b
@@ -257,6 +263,7 @@ if have flock; then # two runs at once would build the same image twice
   flock -w 600 9 || die "another run of this script has held $STACK_DIR/lock for 10 minutes"
 fi
 docker_up
+compiler
 monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
