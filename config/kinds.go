@@ -104,6 +104,9 @@ func replication() kind[int] {
 	return k
 }
 
+// longest leaves room for sums of durations, such as a topic's retention.
+const longest = 10 * 365 * 24 * time.Hour
+
 func duration() kind[time.Duration] {
 	return kind[time.Duration]{word: "duration", parse: func(s string) (time.Duration, error) {
 		d, err := delay.Parse(strings.TrimSpace(s))
@@ -112,6 +115,9 @@ func duration() kind[time.Duration] {
 		}
 		if d <= 0 {
 			return 0, fmt.Errorf("%q is not above zero", s)
+		}
+		if d > longest {
+			return 0, fmt.Errorf("%q is longer than %s", s, delay.Name(longest))
 		}
 		return d, nil
 	}, format: delay.Name}

@@ -58,6 +58,8 @@ func TestWrongValues(t *testing.T) {
 		{"retry.schedule", "6h,1500us", `"1500us" is finer than a millisecond`},
 		{"retry.window", "abc", `"abc" is no duration`},
 		{"retry.window", "-1h", `"-1h" is not above zero`},
+		{"retry.window", "106751d", `"106751d" is longer than 87600h`},
+		{"retry.schedule", "6h,90000h", `"90000h" is longer than 87600h`},
 		{"overflow.delays", "", `must not be empty`},
 		{"overflow.delays", "10s,10s", `"10s" is there twice`},
 		{"overflow.delays", "60s,1m", `"1m" is there twice`},
