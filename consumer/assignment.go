@@ -185,11 +185,11 @@ func (a *assignment) tooLong() {
 	a.stateMax /= 2
 }
 
-// Lost implements event.Lease.
-func (a *assignment) Lost() bool {
+// Leaving implements event.Lease.
+func (a *assignment) Leaving() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.lost
+	return a.closed && !a.lost
 }
 
 // Gone implements event.Lease.

@@ -205,24 +205,21 @@ func (d *Dispatcher) Submit(events []*event.Event) {
 
 // Purge abandons what waits and whose partition is given away.
 func (d *Dispatcher) Purge() {
-	gone := func(e *event.Event) bool { return e.Lease.Gone() }
-	for _, e := range d.lanes.Purge(gone) {
-		e.Abandon()
-	}
-	for _, e := range append(d.lanes.Purge(leaving), d.prepare.purge(leaving)...) {
-		d.spill(e)
-	}
-	for _, e := range d.prepare.purge(gone) {
-		e.Abandon()
+	leaves := func(e *event.Event) bool { return e.Lease.Gone() || e.Lease.Leaving() }
+	for _, e := range append(d.lanes.Purge(leaves), d.prepare.purge(leaves)...) {
+		d.letGo(e)
 	}
 	d.Batches.Purge()
 }
 
-// leaving: the event shares its lease with others that have ended, or will, and would be made again with it. There is no
-// time to attempt it now, but for storing it.
-func leaving(e *event.Event) bool {
-	l, ok := e.Lease.(interface{ Leaving() bool })
-	return ok && l.Leaving()
+// letGo ends an event whose partition is being given away. One that shares its lease with others that have begun is
+// stored: they would be made again with it, and there is no time to attempt it now.
+func (d *Dispatcher) letGo(e *event.Event) {
+	if e.Lease.Gone() {
+		e.Abandon()
+	} else {
+		d.spill(e)
+	}
 }
 
 // Behind tells whether endpoints that work have so much at hand that more would only lie about, or overflow.
@@ -249,7 +246,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		return lanes.Report{}
 	}
 	settings, known := d.Settings.Lookup(e.UserID)
-	if !known { // pushed out of memory meanwhile; in its slot, so that no later event of the message overtakes it
+	if !known { // pushed out of memory meanwhile; asked for in its slot, which holds back later events of the message
 		if d.Settings.Load(e.Context(), []int64{e.UserID}) == nil {
 			settings, known = d.Settings.Lookup(e.UserID)
 		}

@@ -185,12 +185,9 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 	for _, e := range batch {
 		s, known := d.Settings.Lookup(e.UserID)
 		switch {
-		case e.Lease.Gone():
+		case e.Lease.Gone() || e.Lease.Leaving():
 			d.prepare.leave(endpointOf(e))
-			e.Abandon()
-		case leaving(e): // it was here while the others were stored
-			d.prepare.leave(endpointOf(e))
-			d.spill(e)
+			d.letGo(e)
 		case !known || behind[endpoint{e.UserID, e.Kind}]:
 			wait(e)
 		case needsClaim(e) && s.Endpoints[e.Kind] != nil:

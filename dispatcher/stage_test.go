@@ -59,8 +59,8 @@ type lease struct {
 	closed bool
 }
 
-func (l *lease) Begin() bool { return !l.Gone() }
-func (l *lease) Lost() bool  { return false }
+func (l *lease) Begin() bool   { return !l.Gone() }
+func (l *lease) Leaving() bool { return false }
 func (l *lease) Gone() bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()

@@ -88,7 +88,7 @@ func (l *lease) end(how string) {
 func (l *lease) Settle(_ *event.Event, fate webhook.Fate) { l.end(fate.String()) }
 func (l *lease) Abandon(_ *event.Event, begun bool)       { l.end(fmt.Sprint("abandoned, begun: ", begun)) }
 func (l *lease) Gone() bool                               { return l.closed }
-func (l *lease) Lost() bool                               { return false }
+func (l *lease) Leaving() bool                            { return false }
 func (l *lease) Context() context.Context                 { return l.ctx }
 
 func (l *lease) want(t *testing.T, ends ...string) {

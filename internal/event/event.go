@@ -32,8 +32,9 @@ type Lease interface {
 	Abandon(e *Event, begun bool)
 	// Gone tells whether the partition is being given away: no more work may begin.
 	Gone() bool
-	// Lost tells whether the group has given it to another already: what is stored now is stored there, too.
-	Lost() bool
+	// Leaving tells whether the partition is being given away and what is stored now still counts: the group has not
+	// given it to another yet. An event that is not gone, since others that share its lease have begun, must end then.
+	Leaving() bool
 	// Context ends when work on the record must stop.
 	Context() context.Context
 }

@@ -92,7 +92,7 @@ func (l *lease) Begin() bool                              { l.asked++; return l.
 func (l *lease) Settle(_ *event.Event, fate webhook.Fate) { l.settle = append(l.settle, fate) }
 func (l *lease) Abandon(_ *event.Event, begun bool)       { l.begun = append(l.begun, begun) }
 func (l *lease) Gone() bool                               { return !l.open }
-func (l *lease) Lost() bool                               { return false }
+func (l *lease) Leaving() bool                            { return false }
 func (l *lease) Context() context.Context                 { return context.Background() }
 
 func TestBeginAsksOnce(t *testing.T) {

@@ -137,17 +137,8 @@ func (f *flush) Gone() bool {
 	return !f.begun && f.records[0].Lease.Gone()
 }
 
-// Leaving tells whether one of the batches has begun and the partition is being given away since. All of them must end
-// then, or the next owner sends those that have ended again. If it has one already it does so in any case.
-func (f *flush) Leaving() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	l := f.records[0].Lease
-	return f.begun && l.Gone() && !l.Lost()
-}
-
-// Lost implements event.Lease.
-func (f *flush) Lost() bool { return f.records[0].Lease.Lost() }
+// Leaving implements event.Lease. All batches must end then, or the next owner sends those that have ended again.
+func (f *flush) Leaving() bool { return f.records[0].Lease.Leaving() }
 
 // Context implements event.Lease.
 func (f *flush) Context() context.Context { return f.records[0].Context() }

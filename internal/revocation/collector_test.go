@@ -55,10 +55,10 @@ func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.end(e, fate.String
 func (l *lease) Abandon(e *event.Event, begun bool)       { l.end(e, fmt.Sprintf("abandoned (%v)", begun)) }
 func (l *lease) Context() context.Context                 { return context.Background() }
 
-func (l *lease) Lost() bool {
+func (l *lease) Leaving() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lost
+	return l.closed && !l.lost
 }
 
 func (l *lease) Gone() bool {
@@ -474,7 +474,7 @@ func TestPartitionGivenAwayBetweenBatches(t *testing.T) {
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1,2", ""))
 		s.rest(time.Minute)
-		leaving := func(b *event.Event) bool { return b.Lease.(interface{ Leaving() bool }).Leaving() }
+		leaving := func(b *event.Event) bool { return b.Lease.Leaving() && !b.Lease.Gone() }
 		first, second := s.batches[0], s.batches[1]
 		if leaving(first) || !first.Begin() || leaving(second) {
 			t.Fatal("the partition is not being given away")
