@@ -16,24 +16,47 @@ type kept struct{ puts int }
 func (k *kept) Get(string) (*tls.ClientSessionState, bool)    { return nil, false }
 func (k *kept) Put(_ string, session *tls.ClientSessionState) { k.puts++ }
 
-// TestSessions: what a server has kept for it is bounded: no large certificates.
+// sockets are the ends of a connection. Unlike a net.Pipe it takes what nobody reads yet.
+func sockets(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if near, err = net.Dial("tcp4", l.Addr().String()); err == nil {
+		far, err = l.Accept()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = near.Close(), far.Close() })
+	return near, far
+}
+
+// TestSessions: what a server has kept for it is bounded: no large certificates, no large tickets.
 func TestSessions(t *testing.T) {
 	authority, err := certs.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		names int // in the certificate
-		keep  bool
-	}{"small": {1, true}, "large": {800, false}} {
+		names  int // in the certificate
+		ticket int // bytes, 0 = as the server makes it
+		keep   bool
+	}{"small": {1, 0, true}, "large": {800, 0, false}, "a large ticket": {1, maxTicket + 1, false}, "no large ticket": {1, maxTicket, true}} {
 		cert := authority.Issue(t, func(x *x509.Certificate) {
 			for range c.names {
 				x.DNSNames = append(x.DNSNames, "a-rather-long-name-of-a-host.example")
 			}
 		})
-		near, far := net.Pipe()
+		near, far := sockets(t)
 		inner := &kept{}
-		server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+		cfg := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		if c.ticket > 0 {
+			cfg.WrapSession = func(tls.ConnectionState, *tls.SessionState) ([]byte, error) { return make([]byte, c.ticket), nil }
+		}
+		server := tls.Server(far, cfg)
 		done := make(chan error, 1)
 		go func() {
 			_, err := server.Write([]byte("x")) // the ticket comes before
@@ -47,7 +70,6 @@ func TestSessions(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		_, _ = near.Close(), far.Close()
 		if got := inner.puts > 0; got != c.keep {
 			t.Errorf("%s: kept %v, want %v", name, got, c.keep)
 		}

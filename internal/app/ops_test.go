@@ -3,6 +3,9 @@ package app
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -64,5 +67,43 @@ func TestWatchReadiness(t *testing.T) {
 		time.Sleep(time.Minute)
 		want("a start without Kafka, later", "not ready kafka")
 		stop()
+	})
+}
+
+// single is a listener with one connection.
+type single struct{ conn net.Conn }
+
+func (s *single) Accept() (net.Conn, error) {
+	if s.conn == nil {
+		return nil, io.EOF
+	}
+	c := s.conn
+	s.conn = nil
+	return c, nil
+}
+func (*single) Close() error   { return nil }
+func (*single) Addr() net.Addr { return &net.TCPAddr{} }
+
+// TestClientReadsNothing: a client that takes no answer holds its connection for a while only.
+func TestClientReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		began, ended := time.Now(), make(chan time.Duration, 1)
+		stop := serveHTTP(&single{conn: far}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					ended <- time.Since(began)
+					return
+				}
+			}
+		}), time.Second, time.Second)
+		if _, err := near.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		if took := <-ended; took != leastAnswerTime {
+			t.Errorf("it ended after %v, want %v", took, leastAnswerTime)
+		}
+		stop()
+		_ = near.Close()
 	})
 }
