@@ -25,22 +25,32 @@ type Witness func(ctx context.Context) (time.Time, error)
 
 // Clock is the time of day. Now may be called from any goroutine.
 type Clock struct {
-	machine func() time.Time
+	machine func() anchor
 	anchor  atomic.Pointer[anchor]
 	off     time.Duration // of the machine's clock from this one, as far as it was told of
 	log     *zap.Logger
 	asking  *trouble.Trouble
 }
 
-// anchor is a time of day and when it was, by the monotonic clock.
+// anchor is a time of day and when it was, by the monotonic clock. Both are of one reading: between two readings the
+// process may stand still, and this clock would then be behind those of other instances until the next look.
 type anchor struct{ day, at time.Time }
+
+// read takes one reading of the machine's clock.
+func read() anchor {
+	now := time.Now()
+	return anchor{now.Round(0), now}
+}
+
+// to is the time of day at a time of the monotonic clock.
+func (a anchor) to(at time.Time) time.Time { return a.day.Add(at.Sub(a.at)) }
 
 // New gives a Clock that starts with the machine's.
 func New(log *zap.Logger) *Clock {
-	c := &Clock{machine: time.Now, log: log, asking: trouble.New(log,
+	c := &Clock{machine: read, log: log, asking: trouble.New(log,
 		"the machine's clock was set, and there is nobody to ask whether to the right time: the one before is kept until there is",
 		"the machine's clock is in doubt no more")}
-	c.follow()
+	c.follow(c.machine())
 	return c
 }
 
@@ -50,7 +60,7 @@ func (c *Clock) Now() time.Time {
 	return a.day.Add(time.Since(a.at))
 }
 
-func (c *Clock) follow() { c.anchor.Store(&anchor{c.machine().Round(0), time.Now()}) }
+func (c *Clock) follow(a anchor) { c.anchor.Store(&a) }
 
 // Run follows the machine's clock until ctx ends. If that was set, witness decides.
 func (c *Clock) Run(ctx context.Context, witness Witness) {
@@ -67,14 +77,15 @@ func (c *Clock) Run(ctx context.Context, witness Witness) {
 }
 
 func (c *Clock) look(ctx context.Context, witness Witness) {
-	off := c.machine().Sub(c.Now())
+	machine := c.machine()
+	off := machine.day.Sub(c.anchor.Load().to(machine.at))
 	if near(off, 0) {
 		if c.off != 0 {
 			c.log.Info("the machine's clock is right again")
 		}
 		c.off = 0
 		c.asking.Over()
-		c.follow()
+		c.follow(machine)
 		return
 	}
 	there, err := witness(ctx)
@@ -88,7 +99,7 @@ func (c *Clock) look(ctx context.Context, witness Witness) {
 	if here := there.Sub(c.Now()); (here - off).Abs() < here.Abs() {
 		c.log.Warn("the machine's clock was set, to the right time as Redis tells it: it is followed", zap.Duration("set_by", off))
 		c.off = 0
-		c.follow()
+		c.follow(c.machine())
 		return
 	}
 	if !near(off, c.off) {

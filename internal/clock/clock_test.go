@@ -37,7 +37,10 @@ func TestClock(t *testing.T) {
 				core, lines := observer.New(zapcore.InfoLevel)
 				clock := New(zap.New(core))
 				var step atomic.Int64
-				clock.machine = func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
+				clock.machine = func() anchor {
+					now := read()
+					return anchor{now.day.Add(time.Duration(step.Load())), now.at}
+				}
 				ctx, stop := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() {
@@ -72,6 +75,25 @@ func TestClock(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOneReading checks that an instance that stands still while it looks does not fall behind the others: a due time it
+// writes then would be early by theirs.
+func TestOneReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(zap.NewNop())
+		c.machine = func() anchor {
+			now := read()
+			time.Sleep(700 * time.Millisecond) // the machine has other work
+			return now
+		}
+		for range 3 {
+			c.look(t.Context(), nil)
+			if off := c.Now().Sub(time.Now().Round(0)); off != 0 {
+				t.Fatalf("off by %v", off)
+			}
+		}
+	})
 }
 
 // BenchmarkNow: what a reading costs.
