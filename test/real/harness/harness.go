@@ -12,10 +12,10 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	tclog "github.com/testcontainers/testcontainers-go/log"
 )
 
 // Main is the body of TestMain: it runs the tests, then what comes after, and ends the shared containers.
@@ -24,6 +24,7 @@ func Main(m *testing.M, after ...func() error) {
 	// is one more image to pull; here the tests end what they start, and reap what a killed run left.
 	setDefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 	setDefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+	tclog.SetDefault(tclog.NewNoopLogger()) // it would bury what failed; errors carry what counts
 	if wanted() {
 		reap()
 	}
@@ -75,29 +76,6 @@ func poll(timeout time.Duration, cond func() bool) bool {
 		}
 	}
 }
-
-// freePort gives a loopback TCP port nobody listens on. It lies below the range the kernel takes for outgoing
-// connections: a client that keeps dialling a server that is down would else, now and then, be given the server's own
-// port, connect to itself and keep the server from coming back. No port is given twice in a process; test
-// processes run one after the other, and begin at different places in case an earlier one left something behind.
-// No process is forked between the look and its end: until it executes, it would hold the port with a copy of the socket.
-func freePort() (int, error) {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	var err error
-	for range 1000 {
-		port := firstPort + (os.Getpid()%10*1000+int(portsGiven.Add(1)))%ports
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("no free loopback port from %d on: %w", firstPort, err)
-}
-
-const firstPort, ports = 20000, 10000
-
-var portsGiven atomic.Int64
 
 // FreeAddr gives a loopback address (127.0.0.1:port) nobody listens on.
 func FreeAddr(t testing.TB) string {

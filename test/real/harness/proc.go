@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +28,7 @@ type Options struct {
 	Addr      string   // api.addr; "" = a free loopback port
 	OpsAddr   string   // ops.addr; "" = a free loopback port
 	Binary    string   // "" = Binary(t)
+	OpenFiles int      // limit of open descriptors of Start, as `ulimit -n` sets it; 0 leaves the test's own
 }
 
 // environ gives the child's environment: the test's own without settings, then the harness's, then the test's wishes.
@@ -149,7 +151,11 @@ func Start(t testing.TB, o Options) *Proc {
 	if o.Binary == "" {
 		o.Binary = Binary(t)
 	}
-	p.cmd = exec.Command(o.Binary, append([]string{"serve"}, o.Args...)...)
+	command := append([]string{o.Binary, "serve"}, o.Args...)
+	if o.OpenFiles > 0 {
+		command = append([]string{"sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(o.OpenFiles)}, command...)
+	}
+	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = o.environ(), &p.log, &p.log, diesWithUs()
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start smshooks serve: %v", err)
@@ -165,10 +171,31 @@ func Start(t testing.TB, o Options) *Proc {
 			t.Errorf("a data race in smshooks (pid %d)", p.cmd.Process.Pid)
 		}
 		if t.Failed() {
-			t.Logf("log of smshooks (pid %d, %s):\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, p.Log())
+			t.Logf("log of smshooks (pid %d, %s):\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, shown(t, p.Log()))
 		}
 	})
 	return p
+}
+
+// logTail is how much of a log a failed test prints.
+const logTail = 24 << 10
+
+// shown returns the end of a log, and where the whole is if that is longer.
+func shown(t testing.TB, log string) string {
+	if len(log) <= logTail {
+		return log
+	}
+	tail := log[len(log)-logTail:]
+	tail = tail[strings.IndexByte(tail, '\n')+1:]
+	f, err := os.CreateTemp("", "smshooks-"+strings.ReplaceAll(t.Name(), "/", "-")+"-*.log")
+	if err == nil {
+		_, err = f.WriteString(log)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Sprintf("(the last lines; the whole could not be written: %v)\n%s", err, tail)
+	}
+	return fmt.Sprintf("(the last lines; the whole is in %s)\n%s", f.Name(), tail)
 }
 
 // StartReady is Start and WaitReady.
@@ -222,6 +249,9 @@ func (p *Proc) Running() bool {
 	}
 }
 
+// Pid is the process's id.
+func (p *Proc) Pid() int { return p.cmd.Process.Pid }
+
 // Log gives what the process has printed so far.
 func (p *Proc) Log() string { return p.log.String() }
 
@@ -244,6 +274,54 @@ func (p *Proc) WaitReady(t testing.TB, timeout time.Duration) {
 		t.Fatalf("smshooks not ready within %v: %s", timeout, last)
 	}
 }
+
+// WaitUnready waits until /readyz says 503 with a text that contains the one given.
+func (p *Proc) WaitUnready(t testing.TB, timeout time.Duration, text string) {
+	t.Helper()
+	var last string
+	Eventually(t, timeout, func() bool {
+		status, body, err := p.ops("/readyz")
+		last = fmt.Sprint(status, " ", body, " ", err)
+		return err == nil && status == http.StatusServiceUnavailable && strings.Contains(body, text)
+	}, "/readyz says 503 with %q; the last answer: %v", text, printed(func() string { return last }))
+}
+
+// Readyz returns what /readyz says: the status, 0 if there was no answer, and the text.
+func (p *Proc) Readyz() (status int, text string) {
+	status, text, err := p.ops("/readyz")
+	if err != nil {
+		return 0, err.Error()
+	}
+	return status, text
+}
+
+// WaitLog waits until the log contains a text.
+func (p *Proc) WaitLog(t testing.TB, timeout time.Duration, text string) {
+	t.Helper()
+	Eventually(t, timeout, func() bool { return strings.Contains(p.Log(), text) }, "the log says %q", text)
+}
+
+// WaitMetric waits until the sum of a metric's samples with the labels given satisfies ok, and returns it.
+func (p *Proc) WaitMetric(t testing.TB, timeout time.Duration, ok func(v float64) bool, name string, labels ...string) float64 {
+	t.Helper()
+	var v float64
+	Eventually(t, timeout, func() bool {
+		v = p.Metrics(t).Sum(name, labels...)
+		return ok(v)
+	}, "%s%v is as wanted; the last value: %v", name, labels, printed(func() string { return fmt.Sprint(v) }))
+	return v
+}
+
+// printed is text that is made when it is printed.
+type printed func() string
+
+func (p printed) String() string { return p() }
+
+// AtLeast is for WaitMetric.
+func AtLeast(n float64) func(float64) bool { return func(v float64) bool { return v >= n } }
+
+// Exactly is for WaitMetric.
+func Exactly(n float64) func(float64) bool { return func(v float64) bool { return v == n } }
 
 // Ready asks /readyz once.
 func (p *Proc) Ready() bool {

@@ -1,8 +1,11 @@
 package harness_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +51,10 @@ func TestProc(t *testing.T) {
 	if strings.Contains(p.Log(), "must not reach") || strings.Contains(p.Log(), "127.0.0.0/8") {
 		t.Errorf("the child's environment:\n%s", p.Log())
 	}
+	p.WaitLog(t, time.Second, "SMSHOOKS_REDIS_ADDRS")
+	if got := p.WaitMetric(t, time.Second, harness.AtLeast(3), "smshooks_settled_total", "kind", "dlr"); got != 3 {
+		t.Errorf("settled %v", got)
+	}
 	if code := p.Term(t); code != 0 {
 		t.Errorf("SIGTERM: exit code %d", code)
 	}
@@ -56,6 +63,19 @@ func TestProc(t *testing.T) {
 	q.Kill()
 	if code := q.Wait(t, time.Second); code != -1 || q.Running() || q.Ready() {
 		t.Errorf("SIGKILL: exit code %d", code)
+	}
+}
+
+func TestOpenFiles(t *testing.T) {
+	useFake(t)
+	p := harness.Start(t, harness.Options{OpenFiles: 77})
+	p.WaitUnready(t, 10*time.Second, "the first question")
+	limits, err := os.ReadFile("/proc/" + strconv.Itoa(p.Pid()) + "/limits")
+	if err != nil {
+		t.Skip(err) // not Linux
+	}
+	if !regexp.MustCompile(`Max open files +77 +77 `).Match(limits) {
+		t.Errorf("limits of the child:\n%s", limits)
 	}
 }
 

@@ -30,6 +30,7 @@ func main() {
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if asked.Add(1) < 2 {
 			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprint(w, "the first question")
 		}
 	})
 	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
