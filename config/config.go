@@ -37,18 +37,18 @@ type Kafka struct {
 	Group          string
 	InstanceID     string // "" = dynamic membership
 	SessionTimeout time.Duration
-	TLS            KafkaTLS
+	TLS            TLS
 	SASL           KafkaSASL
 }
 
-// KafkaTLS says how the connection to the brokers is encrypted. CertFile and
-// KeyFile are both set or both empty.
-type KafkaTLS struct {
+// TLS says how connections are encrypted. CertFile and KeyFile are both set
+// or both empty. Files are set only where it is enabled.
+type TLS struct {
 	Enabled            bool
 	CAFile             string // "" = the system's authorities
 	CertFile           string
 	KeyFile            string
-	ServerName         string // "" = the broker's host
+	ServerName         string // "" = the host dialled
 	InsecureSkipVerify bool
 }
 
@@ -100,8 +100,16 @@ type Redis struct {
 	Username   string
 	Password   string
 	DB         int
-	TLS        bool
+	TLS        TLS
+	Sentinel   RedisSentinel
 	KeyPrefix  string
+}
+
+// RedisSentinel says as whom to log in at the Sentinels. They are empty
+// without MasterName.
+type RedisSentinel struct {
+	Username string // "" = the default user
+	Password string // "" = no login
 }
 
 // API is the customers' HTTP API.
@@ -169,7 +177,8 @@ type Tracing struct {
 
 // Secrets holds what encrypts users' credentials.
 type Secrets struct {
-	Key []byte // 32 bytes, or nil = credentials are stored in clear
+	Key          []byte   // 32 bytes, or nil = credentials are stored in clear
+	PreviousKeys [][]byte // of 32 bytes each: tried for reading
 }
 
 // Embedded is the Kafka and Redis inside the process.

@@ -36,6 +36,7 @@ func TestDefaults(t *testing.T) {
 		Shutdown:   config.Shutdown{Grace: 15 * time.Second},
 		Log:        config.Log{Level: "info"},
 		Tracing:    config.Tracing{Sample: 0.01},
+		Secrets:    config.Secrets{PreviousKeys: [][]byte{}},
 		Embedded:   config.Embedded{Dir: "smshooks-data"},
 	}
 	for _, got := range []*config.Config{c, config.Defaults()} {
@@ -85,7 +86,7 @@ func TestTable(t *testing.T) {
 			secrets = append(secrets, row.Name)
 		}
 	}
-	if want := []string{"kafka.sasl.password", "redis.password", "secrets.key"}; !slices.Equal(secrets, want) {
+	if want := []string{"kafka.sasl.password", "redis.password", "redis.sentinel.password", "secrets.key", "secrets.previous_keys"}; !slices.Equal(secrets, want) {
 		t.Errorf("secrets = %v, want %v", secrets, want)
 	}
 }

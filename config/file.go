@@ -85,7 +85,7 @@ func (r *fileReader) section(prefix string, n *yaml.Node) {
 		case v.Kind == yaml.MappingNode:
 			r.section(name+".", v)
 		case !isNull(v):
-			r.fail(name, k.Line, "is a section, not a value")
+			r.fail(name, k.Line, "is a section, not a value"+r.switchOf(name))
 		}
 	}
 }
@@ -97,6 +97,14 @@ func (r *fileReader) isSection(name string) bool {
 		}
 	}
 	return false
+}
+
+// switchOf names the setting that turns a section on, if it has one.
+func (r *fileReader) switchOf(section string) string {
+	if s, ok := r.known[section+".enabled"]; ok {
+		return ": set " + s.name
+	}
+	return ""
 }
 
 // setting reads the value of a known setting.

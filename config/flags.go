@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -15,6 +17,21 @@ func Flags(fs *pflag.FlagSet) {
 			f.NoOptDefVal = "true"
 		}
 	}
+}
+
+// FlagError adds to the error of an unknown flag which flag turns that section
+// on, if the name is one of a section.
+func FlagError(err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	for _, s := range table() {
+		if s.name == unknown.GetSpecifiedName()+".enabled" {
+			return fmt.Errorf("%w: it is a section, set --%s", err, s.name)
+		}
+	}
+	return err
 }
 
 // Values returns the values of each setting that has a closed list of them, by

@@ -267,6 +267,15 @@ func network() kind[netip.Prefix] {
 	}, format: netip.Prefix.String}
 }
 
+func noEmptyKey(keys [][]byte) error {
+	for _, k := range keys {
+		if k == nil {
+			return errors.New("has an empty key")
+		}
+	}
+	return nil
+}
+
 // key is a secret: its errors never repeat the text.
 func key() kind[[]byte] {
 	return kind[[]byte]{word: "base64", parse: func(s string) ([]byte, error) {

@@ -108,6 +108,10 @@ func readEnv(environ []string, settings []setting) (map[string]given, []Problem)
 		}
 		from := origin{source: "environment variable " + name}
 		s, ok := known[name]
+		if on, isSection := known[name+"_ENABLED"]; !ok && isSection {
+			problems = append(problems, Problem{name, "names a section, not a setting: set " + on.env() + " (" + on.name + ")", from.place()})
+			continue
+		}
 		if !ok {
 			problems = append(problems, Problem{name, "unknown setting", from.place()})
 			continue

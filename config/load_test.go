@@ -154,12 +154,12 @@ func TestGoodValues(t *testing.T) {
 }
 
 func TestBooleanFlag(t *testing.T) {
-	c, err := config.Load("", []string{"SMSHOOKS_REDIS_TLS=true"}, parsed(t, "--topics.ensure", "--redis.tls=false"))
+	c, err := config.Load("", []string{"SMSHOOKS_REDIS_TLS_ENABLED=true"}, parsed(t, "--topics.ensure", "--redis.tls.enabled=false"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !c.Topics.Ensure || c.Redis.TLS {
-		t.Errorf("topics.ensure = %v, redis.tls = %v", c.Topics.Ensure, c.Redis.TLS)
+	if !c.Topics.Ensure || c.Redis.TLS.Enabled {
+		t.Errorf("topics.ensure = %v, redis.tls.enabled = %v", c.Topics.Ensure, c.Redis.TLS.Enabled)
 	}
 }
 

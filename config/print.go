@@ -65,15 +65,17 @@ func child(n *yaml.Node, name string) *yaml.Node {
 
 func (s setting) node(c *Config) *yaml.Node {
 	texts := s.get(c)
+	for i, text := range texts {
+		if s.secret && text != "" {
+			texts[i] = mask
+		}
+	}
 	if s.list {
 		list := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for _, text := range texts {
 			list.Content = append(list.Content, s.scalar(text))
 		}
 		return list
-	}
-	if s.secret && texts[0] != "" {
-		texts[0] = mask
 	}
 	return s.scalar(texts[0])
 }

@@ -44,6 +44,7 @@ func TestWriteYAMLPrintsEverySettingButNoSecret(t *testing.T) {
 	const password = "hunter2"
 	c, err := config.Load("", []string{
 		"SMSHOOKS_SECRETS_KEY=" + goodKey, "SMSHOOKS_REDIS_PASSWORD=" + password,
+		"SMSHOOKS_SECRETS_PREVIOUS_KEYS=" + goodKey + "," + goodKey, "SMSHOOKS_REDIS_MASTER_NAME=m", "SMSHOOKS_REDIS_SENTINEL_PASSWORD=" + password,
 		"SMSHOOKS_KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "SMSHOOKS_KAFKA_SASL_USERNAME=u", "SMSHOOKS_KAFKA_SASL_PASSWORD=" + password,
 	}, nil)
 	if err != nil {
@@ -57,8 +58,8 @@ func TestWriteYAMLPrintsEverySettingButNoSecret(t *testing.T) {
 	if strings.Contains(text, password) || strings.Contains(text, goodKey[:8]) {
 		t.Errorf("a secret is printed:\n%s", text)
 	}
-	if n := strings.Count(text, "'********'"); n != 3 {
-		t.Errorf("%d masks for 3 secrets:\n%s", n, text)
+	if n := strings.Count(text, "'********'"); n != 6 {
+		t.Errorf("%d masks for 6 secrets:\n%s", n, text)
 	}
 	for _, row := range config.Rows() {
 		key := row.Name[strings.LastIndex(row.Name, ".")+1:]
@@ -72,7 +73,7 @@ func TestWriteYAMLPrintsEverySettingButNoSecret(t *testing.T) {
 		}
 	}
 	got := lines(t, write(t, text), nil, nil)
-	if len(got) != 3 || !strings.Contains(got[0], "kafka.sasl.password: is the mask") {
+	if len(got) != 5 || !strings.Contains(got[0], "kafka.sasl.password: is the mask") {
 		t.Errorf("masked secrets load as %q", got)
 	}
 }

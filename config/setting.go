@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -83,7 +84,7 @@ func hidden(s setting) setting {
 	s.secret = true
 	set := s.set
 	s.set = func(c *Config, texts []string) error {
-		if len(texts) == 1 && texts[0] == mask {
+		if slices.Contains(texts, mask) {
 			return errors.New("is the mask that `config print` writes, not the secret itself")
 		}
 		return set(c, texts)

@@ -11,8 +11,26 @@ func table() []setting {
 	return slices.Concat(kafkaTable(), topicsTable(), redisTable(), listenTable(), dispatchTable(), timeTable(), processTable())
 }
 
-func kafkaTable() []setting {
+// tlsTable returns the settings of one section's connections; who is at the other end.
+func tlsTable(section, who string, at func(*Config) *TLS) []setting {
 	return []setting{
+		one(section+".enabled", boolean(), "false", func(c *Config) *bool { return &at(c).Enabled },
+			"speak TLS to "+who),
+		one(section+".ca_file", text(), "", func(c *Config) *string { return &at(c).CAFile },
+			"PEM file of the authorities to trust; empty for the system's"),
+		one(section+".cert_file", text(), "", func(c *Config) *string { return &at(c).CertFile },
+			"PEM file of the client certificate; goes with "+section+".key_file"),
+		one(section+".key_file", text(), "", func(c *Config) *string { return &at(c).KeyFile },
+			"PEM file of the client certificate's key"),
+		one(section+".server_name", text(), "", func(c *Config) *string { return &at(c).ServerName },
+			"name expected in the certificates of "+who+"; empty for the host dialled"),
+		one(section+".insecure_skip_verify", boolean(), "false", func(c *Config) *bool { return &at(c).InsecureSkipVerify },
+			"accept any certificate; for tests only"),
+	}
+}
+
+func kafkaTable() []setting {
+	return slices.Concat([]setting{
 		many("kafka.brokers", address(1), "127.0.0.1:9092", func(c *Config) *[]string { return &c.Kafka.Brokers }, notEmpty[string],
 			"brokers to start from"),
 		one("kafka.group", filled(), "smshooks", func(c *Config) *string { return &c.Kafka.Group },
@@ -21,25 +39,14 @@ func kafkaTable() []setting {
 			"static membership: this process's own id within the group; empty for none"),
 		one("kafka.session_timeout", duration(), "45s", func(c *Config) *time.Duration { return &c.Kafka.SessionTimeout },
 			"how long a silent member keeps its partitions"),
-		one("kafka.tls.enabled", boolean(), "false", func(c *Config) *bool { return &c.Kafka.TLS.Enabled },
-			"speak TLS to the brokers"),
-		one("kafka.tls.ca_file", text(), "", func(c *Config) *string { return &c.Kafka.TLS.CAFile },
-			"PEM file of the authorities to trust; empty for the system's"),
-		one("kafka.tls.cert_file", text(), "", func(c *Config) *string { return &c.Kafka.TLS.CertFile },
-			"PEM file of the client certificate; goes with kafka.tls.key_file"),
-		one("kafka.tls.key_file", text(), "", func(c *Config) *string { return &c.Kafka.TLS.KeyFile },
-			"PEM file of the client certificate's key"),
-		one("kafka.tls.server_name", text(), "", func(c *Config) *string { return &c.Kafka.TLS.ServerName },
-			"name expected in the brokers' certificates; empty for the host dialled"),
-		one("kafka.tls.insecure_skip_verify", boolean(), "false", func(c *Config) *bool { return &c.Kafka.TLS.InsecureSkipVerify },
-			"accept any certificate; for tests only"),
+	}, tlsTable("kafka.tls", "the brokers", func(c *Config) *TLS { return &c.Kafka.TLS }), []setting{
 		one("kafka.sasl.mechanism", choice("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"), "", func(c *Config) *string { return &c.Kafka.SASL.Mechanism },
 			"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty for no login"),
 		one("kafka.sasl.username", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Username },
 			"user to log in as"),
 		hidden(one("kafka.sasl.password", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Password },
 			"that user's password")),
-	}
+	})
 }
 
 func topicsTable() []setting {
@@ -68,7 +75,7 @@ func topicsTable() []setting {
 }
 
 func redisTable() []setting {
-	return []setting{
+	return slices.Concat([]setting{
 		many("redis.addrs", address(1), "127.0.0.1:6379", func(c *Config) *[]string { return &c.Redis.Addrs }, notEmpty[string],
 			"one server, the Sentinels of redis.master_name, or nodes of a cluster"),
 		one("redis.master_name", text(), "", func(c *Config) *string { return &c.Redis.MasterName },
@@ -81,11 +88,13 @@ func redisTable() []setting {
 			"that user's password; empty for none")),
 		one("redis.db", number(0, maxInt32), "0", func(c *Config) *int { return &c.Redis.DB },
 			"database number; 0 in a cluster"),
-		one("redis.tls", boolean(), "false", func(c *Config) *bool { return &c.Redis.TLS },
-			"speak TLS to Redis"),
 		one("redis.key_prefix", text(), "smshooks:", func(c *Config) *string { return &c.Redis.KeyPrefix },
 			"what every key in Redis starts with"),
-	}
+		one("redis.sentinel.username", text(), "", func(c *Config) *string { return &c.Redis.Sentinel.Username },
+			"user to log in as at the Sentinels; empty for the default user"),
+		hidden(one("redis.sentinel.password", text(), "", func(c *Config) *string { return &c.Redis.Sentinel.Password },
+			"that user's password; empty for none")),
+	}, tlsTable("redis.tls", "Redis and the Sentinels", func(c *Config) *TLS { return &c.Redis.TLS }))
 }
 
 func listenTable() []setting {
@@ -153,6 +162,8 @@ func processTable() []setting {
 			"share of records without a traceparent header that are traced, 0 to 1; with one, its sampled flag decides"),
 		hidden(one("secrets.key", key(), "", func(c *Config) *[]byte { return &c.Secrets.Key },
 			"32 bytes in base64 that encrypt users' credentials at rest; empty to store them in clear")),
+		hidden(many("secrets.previous_keys", key(), "", func(c *Config) *[][]byte { return &c.Secrets.PreviousKeys }, noEmptyKey,
+			"former values of secrets.key, which still open what they sealed; `smshooks secrets reseal` makes them superfluous")),
 		one("embedded.dir", filled(), "smshooks-data", func(c *Config) *string { return &c.Embedded.Dir },
 			"where serve --embedded keeps its data"),
 	}

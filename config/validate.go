@@ -71,12 +71,23 @@ func (v *validator) kafka() {
 	if least := 100 * time.Millisecond; v.c.Kafka.SessionTimeout < least {
 		v.fail("kafka.session_timeout", fmt.Sprintf("%v is less than %v", v.c.Kafka.SessionTimeout, least))
 	}
-	const cert, key = "kafka.tls.cert_file", "kafka.tls.key_file"
-	switch tls := v.c.Kafka.TLS; {
-	case tls.CertFile != "" && tls.KeyFile == "":
+	v.tls("kafka.tls", v.c.Kafka.TLS)
+}
+
+// tls checks a section of TLS settings. Files without TLS would be ignored and
+// the connection be in clear, which nobody who names them wants.
+func (v *validator) tls(section string, t TLS) {
+	enabled, ca, cert, key := section+".enabled", section+".ca_file", section+".cert_file", section+".key_file"
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
 		v.fail(cert, "is set, but "+key+" is not", key)
-	case tls.CertFile == "" && tls.KeyFile != "":
+	case t.CertFile == "" && t.KeyFile != "":
 		v.fail(key, "is set, but "+cert+" is not", cert)
+	}
+	for _, file := range []struct{ name, value string }{{ca, t.CAFile}, {cert, t.CertFile}, {key, t.KeyFile}} {
+		if file.value != "" && !t.Enabled {
+			v.fail(file.name, "is set, but "+enabled+" is not: set it to true or take the file away", enabled)
+		}
 	}
 }
 
@@ -85,6 +96,15 @@ func (v *validator) redis() {
 	if r.Cluster && r.MasterName != "" {
 		v.fail("redis.master_name", "is set together with redis.cluster: Redis is one or the other", "redis.cluster")
 	}
+	for _, s := range []struct{ name, value string }{{"redis.sentinel.username", r.Sentinel.Username}, {"redis.sentinel.password", r.Sentinel.Password}} {
+		if s.value != "" && r.MasterName == "" {
+			v.fail(s.name, "is set, but redis.master_name is not: only Sentinels need it", "redis.master_name")
+		}
+	}
+	if r.Sentinel.Username != "" && r.Sentinel.Password == "" {
+		v.fail("redis.sentinel.password", "must not be empty with redis.sentinel.username", "redis.sentinel.username")
+	}
+	v.tls("redis.tls", r.TLS)
 	// Several addresses without Sentinel are those of a cluster.
 	cluster := r.Cluster || (r.MasterName == "" && len(r.Addrs) > 1)
 	if cluster && r.DB != 0 {

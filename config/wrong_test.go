@@ -83,8 +83,11 @@ func TestWrongValues(t *testing.T) {
 		{"secrets.key", "********", "is the mask that `config print` writes, not the secret itself"},
 		{"kafka.sasl.username", "u", `is set, but kafka.sasl.mechanism is not`},
 		{"kafka.sasl.password", "p", `is set, but kafka.sasl.mechanism is not`},
-		{"kafka.tls.cert_file", "c", `is set, but kafka.tls.key_file is not`},
-		{"kafka.tls.key_file", "k", `is set, but kafka.tls.cert_file is not`},
+		{"kafka.tls.ca_file", "c", `is set, but kafka.tls.enabled is not: set it to true or take the file away`},
+		{"redis.tls.ca_file", "c", `is set, but redis.tls.enabled is not: set it to true or take the file away`},
+		{"redis.sentinel.password", "p", `is set, but redis.master_name is not: only Sentinels need it`},
+		{"secrets.previous_keys", goodKey + ",!!", "is no base64 (make one with `openssl rand -base64 32`)"},
+		{"secrets.previous_keys", goodKey + ",,", "has an empty key"},
 		{"topics.click", "sms-dlr", `"sms-dlr" is also the topic of topics.dlr`},
 		{"topics.dead_letter", "sms-dlr-retry-6h", `"sms-dlr-retry-6h" is also the retry topic of topics.dlr`},
 		{"topics.inbound", "sms-click-overflow-30m", `"sms-click-overflow-30m" is also the overflow topic of topics.click`},
@@ -123,6 +126,25 @@ func TestWrongCombinations(t *testing.T) {
 			[]string{`kafka.sasl.mechanism: "x" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 (from flag --kafka.sasl.mechanism)`},
 		},
 		{
+			"half a pair", []string{"--kafka.tls.enabled", "--kafka.tls.cert_file=c", "--redis.tls.enabled", "--redis.tls.key_file=k"},
+			[]string{
+				"kafka.tls.cert_file: is set, but kafka.tls.key_file is not (from flag --kafka.tls.cert_file)",
+				"redis.tls.key_file: is set, but redis.tls.cert_file is not (from flag --redis.tls.key_file)",
+			},
+		},
+		{
+			"files without TLS", []string{"--redis.tls.ca_file=a", "--redis.tls.cert_file=c", "--redis.tls.key_file=k", "--redis.tls.enabled=false"},
+			[]string{
+				"redis.tls.ca_file: is set, but redis.tls.enabled is not: set it to true or take the file away (from flag --redis.tls.ca_file)",
+				"redis.tls.cert_file: is set, but redis.tls.enabled is not: set it to true or take the file away (from flag --redis.tls.cert_file)",
+				"redis.tls.key_file: is set, but redis.tls.enabled is not: set it to true or take the file away (from flag --redis.tls.key_file)",
+			},
+		},
+		{
+			"Sentinel's user alone", []string{"--redis.master_name=m", "--redis.sentinel.username=u"},
+			[]string{"redis.sentinel.password: must not be empty with redis.sentinel.username; redis.sentinel.username is from flag --redis.sentinel.username (from default)"},
+		},
+		{
 			"Sentinel and cluster", []string{"--redis.cluster", "--redis.master_name=m"},
 			[]string{"redis.master_name: is set together with redis.cluster: Redis is one or the other (from flag --redis.master_name)"},
 		},
@@ -153,6 +175,7 @@ func TestWrongFiles(t *testing.T) {
 		{"unknown section", "\n\nretri: {}\n", "retri: unknown setting (from file FILE, line 3)"},
 		{"capitals", "Retry: {window: 1h}\n", "Retry: unknown setting (from file FILE, line 1)"},
 		{"value for a section", "retry: 6h\n", "retry: is a section, not a value (from file FILE, line 1)"},
+		{"the switch of a section", "redis: {tls: true}\n", "redis.tls: is a section, not a value: set redis.tls.enabled (from file FILE, line 1)"},
 		{"section for a value", "retry:\n  window: {a: 1}\n", "retry.window: is one value, not a mapping (from file FILE, line 2)"},
 		{"list for a value", "retry: {window: [1h]}\n", "retry.window: is one value, not a list (from file FILE, line 1)"},
 		{"section for a list", "retry: {schedule: {a: 1}}\n", "retry.schedule: is a list, not a mapping (from file FILE, line 1)"},
@@ -179,11 +202,12 @@ func TestWrongFiles(t *testing.T) {
 
 func TestEveryProblemIsReported(t *testing.T) {
 	file := write(t, "retry:\n  windw: 1h\n  window: x\n")
-	env := []string{"SMSHOOKS_ZZZ=1", "SMSHOOKS_AAA=1", "SMSHOOKS_kafka_group=g", "SMSHOOKS_API_RATE=x", "SMSHOOKS_TEST_X=1"}
+	env := []string{"SMSHOOKS_ZZZ=1", "SMSHOOKS_AAA=1", "SMSHOOKS_kafka_group=g", "SMSHOOKS_API_RATE=x", "SMSHOOKS_TEST_X=1", "SMSHOOKS_REDIS_TLS=true"}
 	got := lines(t, file, env, parsed(t, "--log.level=x"))
 	want := []string{
 		"retry.windw: unknown setting (from file " + file + ", line 2)",
 		"SMSHOOKS_AAA: unknown setting (from environment variable SMSHOOKS_AAA)",
+		"SMSHOOKS_REDIS_TLS: names a section, not a setting: set SMSHOOKS_REDIS_TLS_ENABLED (redis.tls.enabled) (from environment variable SMSHOOKS_REDIS_TLS)",
 		"SMSHOOKS_ZZZ: unknown setting (from environment variable SMSHOOKS_ZZZ)",
 		"SMSHOOKS_kafka_group: unknown setting (from environment variable SMSHOOKS_kafka_group)",
 		`api.rate: "x" is no whole number (from environment variable SMSHOOKS_API_RATE)`,

@@ -92,7 +92,7 @@ func rootCommand() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{config.FlagError(err)} })
 	root.PersistentFlags().String("config", "", "read settings from this YAML file")
 	config.Flags(root.PersistentFlags())
 	for name, values := range config.Values() {

@@ -18,6 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/pkg/delay"
 )
 
@@ -40,17 +41,20 @@ type Admin struct {
 
 // NewAdmin reaches Kafka by the settings. Close it in the end.
 func NewAdmin(cfg *config.Config, log *zap.Logger) (*Admin, error) {
-	k := KafkaConfig(cfg, nil, log)
+	k, err := KafkaConfig(cfg, nil, log)
+	if err != nil {
+		return nil, err
+	}
 	client, err := k.NewClient()
 	if err != nil {
-		return nil, withOrigin(cfg, err)
+		return nil, err
 	}
 	return &Admin{cfg, k, client}, nil
 }
 
 // withOrigin says of a setting that cannot be used where it came from.
 func withOrigin(cfg *config.Config, err error) error {
-	var wrong *kafka.SettingError
+	var wrong *tlsfiles.SettingError
 	if !errors.As(err, &wrong) {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/tracing"
 	"github.com/smshooks/smshooks/internal/trouble"
 )
@@ -69,18 +70,19 @@ type Options struct {
 // App is one instance of the service.
 type App struct {
 	Options
-	kafka   kafka.Config
-	plan    *kafka.Plan
-	admin   *kgo.Client
-	redis   redis.UniversalClient
-	store   *tenant.Store
-	metrics *metrics.Metrics
-	sender  *dispatcher.Sender // with the roles consume and api
-	log     *deliverylog.Log
-	road    *road
-	api     *customers
-	tracing *tracing.Tracer // nil = off
-	clock   *clock.Clock
+	kafka    kafka.Config
+	plan     *kafka.Plan
+	admin    *kgo.Client
+	redis    redis.UniversalClient
+	redisTLS *tlsfiles.Files // nil = off
+	store    *tenant.Store
+	metrics  *metrics.Metrics
+	sender   *dispatcher.Sender // with the roles consume and api
+	log      *deliverylog.Log
+	road     *road
+	api      *customers
+	tracing  *tracing.Tracer // nil = off
+	clock    *clock.Clock
 }
 
 // TopicError says that topics are not as they must be; the service does not start.
@@ -94,18 +96,24 @@ func New(opts Options) (*App, error) {
 		opts.Roles = Roles()
 	}
 	cfg := opts.Config
-	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), kafka: KafkaConfig(cfg, opts.KafkaDial, opts.Log), plan: TopicPlan(cfg)}
+	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), plan: TopicPlan(cfg)}
 	sources := a.plan.Sources()
 	waiting := slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) })
 	a.metrics = metrics.New(opts.Registry, metrics.Topics{
 		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys},
 	})
 	var err error
+	if a.kafka, err = KafkaConfig(cfg, opts.KafkaDial, opts.Log); err != nil {
+		return nil, err
+	}
 	if a.admin, err = a.kafka.NewClient(); err != nil {
-		return nil, withOrigin(cfg, err)
+		return nil, err
 	}
 	useRedisLog(opts.Log)
-	a.redis = newRedis(cfg.Redis, opts.RedisDial)
+	if a.redisTLS, err = openTLS("redis.tls", cfg.Redis.TLS, opts.Log); err != nil {
+		return nil, withOrigin(cfg, err)
+	}
+	a.redis = newRedis(cfg.Redis, opts.RedisDial, a.redisTLS)
 	var sealer *tenant.Sealer
 	if len(cfg.Secrets.Key) > 0 {
 		if sealer, err = tenant.NewSealer(cfg.Secrets.Key); err != nil {
@@ -144,6 +152,10 @@ func New(opts Options) (*App, error) {
 	}
 	return a, nil
 }
+
+// ReloadTLS reads the certificate files of Kafka's and Redis's connections anew. Those that cannot be used stay as they
+// were, and the error names them. Connections that are open go on.
+func (a *App) ReloadTLS() error { return errors.Join(a.kafka.TLS.Reload(), a.redisTLS.Reload()) }
 
 func (a *App) plays(r Role) bool { return slices.Contains(a.Roles, r) }
 

@@ -1,33 +1,39 @@
 package app
 
 import (
-	"context"
-	"crypto/tls"
-	"net"
-	"time"
-
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/tlsfiles"
+	"github.com/smshooks/smshooks/internal/trouble"
 )
 
-// redisTimeout bounds one call; what Redis does not answer by then waits and is asked again.
-const redisTimeout = 500 * time.Millisecond
-
-// KafkaConfig says how to reach Kafka by the settings. dial may be nil.
-func KafkaConfig(cfg *config.Config, dial func(context.Context, string, string) (net.Conn, error), log *zap.Logger) kafka.Config {
+// KafkaConfig says how to reach Kafka by the settings. dial may be nil. An error is one of the TLS files.
+func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, error) {
+	files, err := openTLS("kafka.tls", cfg.Kafka.TLS, log)
+	if err != nil {
+		return kafka.Config{}, withOrigin(cfg, err)
+	}
 	return kafka.Config{
 		Brokers: cfg.Kafka.Brokers,
-		TLS: kafka.TLSConfig{
-			Enabled: cfg.Kafka.TLS.Enabled, CAFile: cfg.Kafka.TLS.CAFile, CertFile: cfg.Kafka.TLS.CertFile, KeyFile: cfg.Kafka.TLS.KeyFile,
-			ServerName: cfg.Kafka.TLS.ServerName, InsecureSkipVerify: cfg.Kafka.TLS.InsecureSkipVerify,
-		},
-		SASL: kafka.SASLConfig{Mechanism: cfg.Kafka.SASL.Mechanism, Username: cfg.Kafka.SASL.Username, Password: cfg.Kafka.SASL.Password},
-		Dial: dial,
-		Log:  log.Named("kafka"),
-	}
+		TLS:     files,
+		SASL:    kafka.SASLConfig{Mechanism: cfg.Kafka.SASL.Mechanism, Username: cfg.Kafka.SASL.Username, Password: cfg.Kafka.SASL.Password},
+		Dial:    dial,
+		Log:     log.Named("kafka"),
+	}, nil
+}
+
+// openTLS reads the files of a section of TLS settings. Later, when they are renewed but cannot be used, it logs so.
+func openTLS(section string, cfg config.TLS, log *zap.Logger) (*tlsfiles.Files, error) {
+	stale := trouble.New(log, "cannot use the renewed files of "+section+", the former ones stay in use", "the renewed files of "+section+" are in use")
+	return tlsfiles.Open(section, tlsfiles.Settings(cfg), func(err error) {
+		if err != nil {
+			stale.Met(err)
+		} else {
+			stale.Over()
+		}
+	})
 }
 
 // TopicPlan is the set of topics that follows from the settings.
@@ -37,16 +43,4 @@ func TopicPlan(cfg *config.Config) *kafka.Plan {
 		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation,
 		Config: t.Config, Keys: t.Keys, DeadLetter: t.DeadLetter,
 	}, cfg.Retry.Schedule, cfg.Overflow.Delays, cfg.Retry.Window, int32(t.Partitions), int16(t.Replication)).Draining(cfg.Retry.Drain, cfg.Overflow.Drain)
-}
-
-func newRedis(cfg config.Redis, dial func(context.Context, string, string) (net.Conn, error)) redis.UniversalClient {
-	opts := &redis.UniversalOptions{
-		Addrs: cfg.Addrs, MasterName: cfg.MasterName, IsClusterMode: cfg.Cluster, DB: cfg.DB, Username: cfg.Username, Password: cfg.Password,
-		Dialer: dial, ContextTimeoutEnabled: true, DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout,
-		MaxRetries: 1, DisableIdentity: true,
-	}
-	if cfg.TLS {
-		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	return redis.NewUniversalClient(opts)
 }

@@ -49,7 +49,7 @@ func Shorten(cfg *config.Config, length time.Duration) {
 
 // point makes the settings reach e, whatever they reached before.
 func point(cfg *config.Config, e *embedded.Embedded) {
-	cfg.Kafka.Brokers, cfg.Kafka.TLS, cfg.Kafka.SASL = e.Brokers(), config.KafkaTLS{}, config.KafkaSASL{}
+	cfg.Kafka.Brokers, cfg.Kafka.TLS, cfg.Kafka.SASL = e.Brokers(), config.TLS{}, config.KafkaSASL{}
 	cfg.Redis = config.Redis{Addrs: []string{e.RedisAddr()}, KeyPrefix: cfg.Redis.KeyPrefix}
 	cfg.Topics.Ensure, cfg.Topics.Replication = true, -1
 }

@@ -82,7 +82,10 @@ func start(ctx context.Context, o Options) (_ *stage, err error) {
 
 // furnish fills Kafka with what is there before the service starts: topics, users' settings, a key.
 func (s *stage) furnish(ctx context.Context) (err error) {
-	kafkaConfig := app.KafkaConfig(s.Config, nil, s.Log)
+	kafkaConfig, err := app.KafkaConfig(s.Config, nil, s.Log)
+	if err != nil {
+		return err
+	}
 	if s.client, err = kafkaConfig.NewClient(kgo.ProducerLinger(0)); err != nil {
 		return err
 	}

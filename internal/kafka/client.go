@@ -6,12 +6,9 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +18,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
 const (
@@ -40,7 +39,7 @@ const (
 type Config struct {
 	// Brokers are host:port pairs (port 9092 if absent); one that answers is enough.
 	Brokers []string
-	TLS     TLSConfig
+	TLS     *tlsfiles.Files // nil for connections without TLS
 	SASL    SASLConfig
 	// Dial opens a plain connection; TLS is put on top of it. nil is a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -50,18 +49,6 @@ type Config struct {
 	PaceFetches bool
 }
 
-// TLSConfig says whether and how connections are encrypted. Files are PEM.
-type TLSConfig struct {
-	Enabled bool
-	// CAFile replaces the system's certificate authorities.
-	CAFile string
-	// CertFile and KeyFile are the client's certificate; both or neither.
-	CertFile, KeyFile string
-	// ServerName overrides the name that the broker's certificate is checked against.
-	ServerName         string
-	InsecureSkipVerify bool
-}
-
 // SASLConfig says how the client authenticates. An empty Mechanism means that it does not.
 type SASLConfig struct {
 	// Mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, in any case.
@@ -69,8 +56,7 @@ type SASLConfig struct {
 	Username, Password string
 }
 
-// NewClient builds a client from c; extra options come last and win. It reads the TLS files, but it
-// dials nothing: a broker that is away shows at the first request (see [IsUnavailable]).
+// NewClient builds a client from c; extra options come last and win. It dials nothing: a broker that is away shows at the first request (see [IsUnavailable]).
 // An error names the setting that is wrong.
 func (c Config) NewClient(extra ...kgo.Opt) (*kgo.Client, error) {
 	opts, err := c.options()
@@ -93,10 +79,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 			return nil, fmt.Errorf("kafka.brokers: %q is no host:port", broker)
 		}
 	}
-	dial, err := c.dialer()
-	if err != nil {
-		return nil, err
-	}
+	dial := c.dialer()
 	if c.PaceFetches {
 		dial = paceFetches(dial)
 	}
@@ -156,84 +139,17 @@ func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
 	return nil, fmt.Errorf("kafka.sasl.mechanism: %q is unknown (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)", s.Mechanism)
 }
 
-// SettingError says that a setting cannot be used: what it names is not there, or not what it should be.
-type SettingError struct {
-	Setting string // dotted name
-	Err     error
-}
-
-func (e *SettingError) Error() string { return e.Setting + ": " + e.Err.Error() }
-
-func (e *SettingError) Unwrap() error { return e.Err }
-
-// config builds the TLS settings, or nil when TLS is off.
-func (t TLSConfig) config() (*tls.Config, error) {
-	if !t.Enabled {
-		return nil, nil
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify} //nolint:gosec // an explicit setting, false by default
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, &SettingError{"kafka.tls.ca_file", err}
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &SettingError{"kafka.tls.ca_file", fmt.Errorf("%s holds no PEM certificate", t.CAFile)}
-		}
-	}
-	if (t.CertFile == "") != (t.KeyFile == "") {
-		return nil, errors.New("kafka.tls.cert_file and kafka.tls.key_file: set both or neither")
-	}
-	if t.CertFile != "" {
-		certPEM, err := os.ReadFile(t.CertFile)
-		if err != nil {
-			return nil, &SettingError{"kafka.tls.cert_file", err}
-		}
-		keyPEM, err := os.ReadFile(t.KeyFile)
-		if err != nil {
-			return nil, &SettingError{"kafka.tls.key_file", err}
-		}
-		cert, err := tls.X509KeyPair(certPEM, keyPEM)
-		if err != nil {
-			return nil, &SettingError{"kafka.tls.cert_file", fmt.Errorf("%s with %s (kafka.tls.key_file): %w", t.CertFile, t.KeyFile, err)}
-		}
-		cfg.Certificates = []tls.Certificate{cert}
-	}
-	return cfg, nil
-}
-
 // dialer puts the timeout and TLS on top of the plain dialer, so that a caller's own dialer
 // (an in-memory network, a proxy) works with TLS as well.
-func (c Config) dialer() (func(ctx context.Context, network, addr string) (net.Conn, error), error) {
+func (c Config) dialer() tlsfiles.Dial {
 	dial := c.Dial
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	tlsConfig, err := c.TLS.config()
-	if err != nil {
-		return nil, err
-	}
+	dial = c.TLS.Over(dial)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		conn, err := dial(ctx, network, addr)
-		if err != nil || tlsConfig == nil {
-			return conn, err
-		}
-		cfg := tlsConfig
-		if cfg.ServerName == "" {
-			cfg = cfg.Clone()
-			if cfg.ServerName, _, err = net.SplitHostPort(addr); err != nil {
-				conn.Close()
-				return nil, fmt.Errorf("kafka broker address %q: %w", addr, err)
-			}
-		}
-		secured := tls.Client(conn, cfg)
-		if err := secured.HandshakeContext(ctx); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("kafka TLS with %s: %w", addr, err)
-		}
-		return secured, nil
-	}, nil
+		return dial(ctx, network, addr)
+	}
 }

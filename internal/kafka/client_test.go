@@ -28,6 +28,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
 func freeAddr(t *testing.T) string {
@@ -58,11 +60,6 @@ func pingFor(t *testing.T, c Config, limit time.Duration) error {
 }
 
 func TestConfigErrors(t *testing.T) {
-	dir := t.TempDir()
-	junk := filepath.Join(dir, "junk.pem")
-	if err := os.WriteFile(junk, []byte("no pem"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range []struct {
 		name string
 		cfg  Config
@@ -76,11 +73,6 @@ func TestConfigErrors(t *testing.T) {
 		{"mechanism", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "KERBEROS", Username: "u", Password: "hush"}}, "kafka.sasl.mechanism"},
 		{"no mechanism", Config{Brokers: []string{"a"}, SASL: SASLConfig{Username: "u", Password: "hush"}}, "kafka.sasl.mechanism"},
 		{"no user", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "PLAIN", Password: "hush"}}, "kafka.sasl.username"},
-		{"no CA", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CAFile: filepath.Join(dir, "none")}}, "kafka.tls.ca_file"},
-		{"junk CA", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CAFile: junk}}, "kafka.tls.ca_file"},
-		{"no key", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk, KeyFile: filepath.Join(dir, "none")}}, "kafka.tls.key_file"},
-		{"half a pair", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk}}, "kafka.tls.key_file"},
-		{"junk pair", Config{Brokers: []string{"a"}, TLS: TLSConfig{Enabled: true, CertFile: junk, KeyFile: junk}}, "kafka.tls.cert_file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := c.cfg.NewClient()
@@ -153,6 +145,15 @@ func writeCert(t *testing.T) (certFile, keyFile string) {
 	return certFile, keyFile
 }
 
+func opened(t *testing.T, s tlsfiles.Settings) *tlsfiles.Files {
+	t.Helper()
+	files, err := tlsfiles.Open("kafka.tls", s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
 func TestTLS(t *testing.T) {
 	certFile, keyFile := writeCert(t)
 	server, err := tls.LoadX509KeyPair(certFile, keyFile)
@@ -171,18 +172,18 @@ func TestTLS(t *testing.T) {
 	defer cluster.Close()
 	for _, c := range []struct {
 		name string
-		tls  TLSConfig
+		tls  tlsfiles.Settings
 		ok   bool
 	}{
-		{"both sides known", TLSConfig{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile}, true},
-		{"another name of the broker", TLSConfig{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile, ServerName: "broker.test"}, true},
-		{"not verified", TLSConfig{Enabled: true, InsecureSkipVerify: true, CertFile: certFile, KeyFile: keyFile}, true},
-		{"unknown authority", TLSConfig{Enabled: true, CertFile: certFile, KeyFile: keyFile}, false},
-		{"wrong name", TLSConfig{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile, ServerName: "other.test"}, false},
-		{"no client certificate", TLSConfig{Enabled: true, CAFile: certFile}, false},
+		{"both sides known", tlsfiles.Settings{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile}, true},
+		{"another name of the broker", tlsfiles.Settings{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile, ServerName: "broker.test"}, true},
+		{"not verified", tlsfiles.Settings{Enabled: true, InsecureSkipVerify: true, CertFile: certFile, KeyFile: keyFile}, true},
+		{"unknown authority", tlsfiles.Settings{Enabled: true, CertFile: certFile, KeyFile: keyFile}, false},
+		{"wrong name", tlsfiles.Settings{Enabled: true, CAFile: certFile, CertFile: certFile, KeyFile: keyFile, ServerName: "other.test"}, false},
+		{"no client certificate", tlsfiles.Settings{Enabled: true, CAFile: certFile}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := ping(t, Config{Brokers: cluster.ListenAddrs(), TLS: c.tls})
+			err := ping(t, Config{Brokers: cluster.ListenAddrs(), TLS: opened(t, c.tls)})
 			if (err == nil) != c.ok || IsUnavailable(err) {
 				t.Errorf("got %v (unavailable: %v)", err, IsUnavailable(err))
 			}
@@ -196,7 +197,7 @@ func TestTLSAgainstPlainBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cluster.Close()
-	if err := pingFor(t, Config{Brokers: cluster.ListenAddrs(), TLS: TLSConfig{Enabled: true}}, time.Second); err == nil {
+	if err := pingFor(t, Config{Brokers: cluster.ListenAddrs(), TLS: opened(t, tlsfiles.Settings{Enabled: true})}, time.Second); err == nil {
 		t.Error("TLS with a plain broker works")
 	}
 }
