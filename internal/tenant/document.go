@@ -3,6 +3,7 @@ package tenant
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,10 @@ type Document struct {
 	UserID                                       int64
 	DLRURL, ClickURL, InboundURL, RevokeClickURL *string
 	Auth                                         *string
+
+	// unknown holds the members that this version doesn't know, as they stood in
+	// the record, each with a comma before it. Every write keeps them.
+	unknown string
 }
 
 // fields lists the document's fields in the contract's order.
@@ -33,7 +38,7 @@ func (d *Document) fields() [5]struct {
 
 // parseDocument reads the value of a record of the config topic that is no
 // tombstone; it must agree with the key's user. Keys that the document doesn't
-// know are ignored, of a doubled one the last counts. Errors name what is wrong
+// know are kept as they are, of a doubled one the last counts. Errors name what is wrong
 // without repeating a value.
 func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error) {
 	var room [8]member
@@ -52,6 +57,7 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 			return Document{}, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
+	d.unknown = d.unknownMembers(object)
 	if d.Auth != nil {
 		plain, err := sealer.Open(userID, *d.Auth)
 		if err != nil {
@@ -60,6 +66,38 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 		d.Auth = &plain
 	}
 	return d, nil
+}
+
+// unknownMembers returns the text of the members that are not fields of d, in
+// their order, of a doubled one the last.
+func (d *Document) unknownMembers(o object) string {
+	var keep []member
+	var seen map[string]bool
+	for _, m := range slices.Backward(o) {
+		if d.knows(m.name) || seen[m.name] {
+			continue
+		}
+		if seen == nil {
+			seen = map[string]bool{}
+		}
+		seen[m.name] = true
+		keep = append(keep, m)
+	}
+	var text []byte
+	for _, m := range slices.Backward(keep) {
+		text = append(append(append(append(text, ','), m.text...), ':'), m.value...)
+	}
+	return string(text)
+}
+
+// knows says whether name is a key of the document that this version knows.
+func (d *Document) knows(name string) bool {
+	for _, f := range d.fields() {
+		if f.name == name {
+			return true
+		}
+	}
+	return name == "user_id"
 }
 
 func parseUserKey(key []byte) (int64, error) {
@@ -71,8 +109,8 @@ func parseUserKey(key []byte) (int64, error) {
 }
 
 // AppendJSON appends the whole document in compact JSON: every key, in the
-// contract's order, null for what is not set, no HTML characters escaped. With
-// a sealer, auth is sealed.
+// contract's order, null for what is not set, no HTML characters escaped, then
+// the members that this version doesn't know. With a sealer, auth is sealed.
 func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 	dst = strconv.AppendInt(append(dst, `{"user_id":`...), d.UserID, 10)
 	for _, f := range d.fields() {
@@ -87,7 +125,7 @@ func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 			dst = appendString(dst, *text)
 		}
 	}
-	return append(dst, '}')
+	return append(append(dst, d.unknown...), '}')
 }
 
 // Settings prepares the document for use; "" counts as not set.
@@ -116,7 +154,7 @@ func (d Document) equal(o Document) bool {
 			return false
 		}
 	}
-	return d.UserID == o.UserID
+	return d.UserID == o.UserID && d.unknown == o.unknown
 }
 
 // clone copies the document, so that nobody holds on to a shared string.

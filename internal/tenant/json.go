@@ -13,6 +13,7 @@ type object []member
 
 type member struct {
 	name  string
+	text  []byte // the name as it stands in the text, quotes included
 	value json.RawMessage
 }
 
@@ -34,15 +35,32 @@ func parseObject(text []byte, into object) (object, error) {
 	if o, ok := parseFlat(text, into[:0]); ok {
 		return o, nil
 	}
-	// A map and not a struct, because a struct's names match in any case.
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(text, &members); err != nil || members == nil {
-		// The parser's own message may quote the value.
-		return nil, errors.New("not a JSON object")
+	return parseAny(text, into[:0])
+}
+
+// parseAny takes apart any JSON object, its members in their order.
+func parseAny(text []byte, o object) (object, error) {
+	// The parser's own messages may quote a value.
+	failed := errors.New("not a JSON object")
+	if !json.Valid(text) || space(text)[0] != '{' {
+		return nil, failed
 	}
-	o := into[:0]
-	for name, value := range members {
-		o = append(o, member{name, value})
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if _, err := dec.Token(); err != nil {
+		return nil, failed
+	}
+	for dec.More() {
+		from := dec.InputOffset()
+		name, err := dec.Token()
+		if err != nil {
+			return nil, failed
+		}
+		m := member{name: name.(string), text: text[from:dec.InputOffset()]}
+		m.text = m.text[bytes.IndexByte(m.text, '"'):] // a comma and blanks may stand before it
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, failed
+		}
+		o = append(o, m)
 	}
 	return o, nil
 }
@@ -62,7 +80,7 @@ func parseFlat(text []byte, o object) (object, bool) {
 		if n == 0 {
 			return nil, false
 		}
-		name := rest[1 : n-1]
+		name, quoted := rest[1:n-1], rest[:n]
 		if rest, ok = bytes.CutPrefix(space(rest[n:]), []byte{':'}); !ok {
 			return nil, false
 		}
@@ -70,7 +88,7 @@ func parseFlat(text []byte, o object) (object, bool) {
 		if n = flatValue(rest); n == 0 {
 			return nil, false
 		}
-		o = append(o, member{string(name), rest[:n]})
+		o = append(o, member{string(name), quoted, rest[:n]})
 		if rest = space(rest[n:]); len(rest) > 0 && rest[0] == '}' {
 			return o, len(space(rest[1:])) == 0
 		}
