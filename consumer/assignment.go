@@ -30,11 +30,12 @@ type assignment struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu     sync.Mutex
-	closed bool
-	lost   bool // the group has given it to another: nothing may be committed
-	begun  int
-	idle   chan struct{} // closed when closed and begun == 0
+	mu       sync.Mutex
+	closed   bool
+	lost     bool // the group has given it to another: nothing may be committed
+	replaced bool // its topic was deleted; there may be a new one of that name
+	begun    int
+	idle     chan struct{} // closed when closed and begun == 0
 
 	committed      int64 // what the broker last took
 	committedState string

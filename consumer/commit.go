@@ -154,6 +154,7 @@ func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.Off
 				s.a.tooLong() // the broker's offset.metadata.max.bytes is lower
 			}
 			c.metrics.CommitErrors.Inc()
+			c.refused(err)
 			c.log.Warn("cannot commit the offset of a partition, trying again",
 				zap.String("topic", t.Topic), zap.Int32("partition", p.Partition), zap.Error(err))
 		}

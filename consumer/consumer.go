@@ -31,7 +31,8 @@ const (
 	revokeWait   = 5 * time.Second // for requests in flight, before their partition is given away
 	cancelWait   = 2 * time.Second // for them to notice that they are cancelled
 	leaveTimeout = 2 * time.Second
-	gateRecords  = 16_384 // held by the gates of all waiting partitions together
+	lastMost     = time.Second // of the grace: for the last commit and for leaving, after requests were cut off
+	gateRecords  = 16_384      // held by the gates of all waiting partitions together
 	// How long a poll is put off while the handler is behind: what it has at hand stays in the processor's caches then.
 	// It is only ever a little, since the next poll may bring events of other endpoints, or some that must overflow.
 	behindMost = 100
@@ -94,12 +95,17 @@ type Consumer struct {
 	metrics *metrics.Metrics
 	log     *zap.Logger
 
-	newClient func(...kgo.Opt) (*kgo.Client, error)
-	client    *kgo.Client // while Run is running
-	buffer    *buffer
-	gates     *gates
-	work      context.Context // ends when all work must stop at once
-	stop      context.CancelFunc
+	newClient  func(...kgo.Opt) (*kgo.Client, error)
+	client     *kgo.Client // while Run is running
+	buffer     *buffer
+	gates      *gates
+	work       context.Context // ends when all work must stop at once
+	stop       context.CancelFunc
+	end        context.Context // ends when the grace is over
+	ended      context.CancelFunc
+	alive      context.Context // of the client: what it waits for ends with it
+	disconnect context.CancelFunc
+	interrupt  context.CancelCauseFunc // ends Run, which returns the cause
 
 	mu          sync.Mutex
 	assignments map[topicPartition]*assignment
@@ -111,6 +117,9 @@ type Consumer struct {
 	mean        float64      // bytes per record lately; poll loop only
 	events      sync.Pool
 	lag         lag
+	membership  membership
+	began       chan struct{} // closed when client is set
+	unfetched   unfetched
 	uncommitted *trouble.Trouble
 }
 
@@ -136,9 +145,12 @@ func New(cfg Config, parts Parts) *Consumer {
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
+		began: make(chan struct{}), unfetched: unfetched{log: parts.Log, topics: map[string]*unfetchedTopic{}},
 		uncommitted: trouble.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
+	c.end, c.ended = context.WithCancel(context.Background())
+	c.alive, c.disconnect = context.WithCancel(context.Background())
 	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
 	c.metrics.Gauge("smshooks_buffered_bytes", "Bytes of the records taken over and not settled.", func() float64 { return float64(c.buffer.bytes.Load()) })
 	c.registerLag()
@@ -154,18 +166,19 @@ func (c *Consumer) join() error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		// Range gives a member the same partition numbers of all topics of a kind; see docs/adr.
 		kgo.Balancers(kgo.RangeBalancer()),
-		kgo.MetadataMaxAge(30 * time.Second), // how soon partitions that were added are seen
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
-		kgo.RebalanceTimeout(max(60*time.Second, cfg.SessionTimeout)),
+		kgo.RebalanceTimeout(c.rebalanceTimeout()),
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*100*time.Millisecond, time.Second) }),
 		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.assigned),
 		kgo.OnOffsetsFetched(c.fetched),
 		kgo.OnPartitionsRevoked(c.revoked),
 		kgo.OnPartitionsLost(c.lost),
+		kgo.WithContext(c.alive),
+		kgo.WithHooks(groupHooks{c}),
 	}
 	if cfg.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(cfg.InstanceID))
@@ -174,15 +187,16 @@ func (c *Consumer) join() error {
 	if c.client, err = c.newClient(opts...); err != nil {
 		return fmt.Errorf("consumer group %s: %w", cfg.Group, err)
 	}
+	close(c.began)
 	return nil
 }
 
-// Joined tells whether the member is in the group and knows its partitions (which may be none).
-func (c *Consumer) Joined() bool { return c.joined.Load() }
-
-// Run consumes until ctx ends, then lets what has begun come to its end for at most grace, commits and leaves the
-// group (a static member stays in it). An error means that it could not begin.
+// Run consumes until ctx ends, then lets what has begun come to its end, commits and leaves the group (a static member
+// stays in it), all within grace. An error means that it could not begin, or that it was fenced.
 func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
+	last := min(lastMost, grace/10)
+	ctx, c.interrupt = context.WithCancelCause(ctx)
+	defer c.interrupt(nil)
 	if err := c.join(); err != nil {
 		return err
 	}
@@ -191,25 +205,25 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	background.Go(func() { c.gates.run(running, c.client, c.handOver) })
 	background.Go(func() { c.commitLoop(running) })
 	background.Go(func() { c.lagLoop(running) })
+	background.Go(func() { c.joinLoop(running) })
+	context.AfterFunc(ctx, func() {
+		time.AfterFunc(grace-last, c.stop)
+		time.AfterFunc(grace, c.ended)
+	})
 	c.pollLoop(ctx)
 	c.client.AllowRebalance()
-	c.giveAway(nil, grace)
+	c.giveAway(nil, grace-last)
 	stopBackground()
 	background.Wait()
 	c.leave()
+	c.ended()
+	c.disconnect()
 	c.stop()
-	return nil
-}
-
-// leave tells the group; if it cannot be told it will notice by itself.
-func (c *Consumer) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-	defer cancel()
-	c.client.AllowRebalance()
-	if err := c.client.LeaveGroupContext(ctx); err != nil {
-		c.log.Warn("cannot leave the group", zap.Error(err))
+	var fenced *FencedError
+	if errors.As(context.Cause(ctx), &fenced) {
+		return fenced
 	}
-	c.client.CloseAllowingRebalance()
+	return nil
 }
 
 // Hold stops and resumes the fetching of a topic, whoever holds its partitions meanwhile.
@@ -232,7 +246,7 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 		}
 		fetches.EachError(func(topic string, partition int32, err error) {
 			if !errors.Is(err, context.Canceled) {
-				c.log.Warn("cannot fetch", zap.String("topic", topic), zap.Int32("partition", partition), zap.Error(err))
+				c.unfetched.met(topic, partition, err)
 			}
 		})
 		c.takeOver(fetches)

@@ -28,6 +28,7 @@ func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[str
 		}
 	}
 	c.joined.Store(true)
+	c.membership.failed.Store(nil)
 	c.log.Info("partitions assigned", zap.Int("partitions", n))
 }
 
@@ -123,14 +124,14 @@ func (c *Consumer) giveAway(partitions map[string][]int32, wait time.Duration) {
 		c.gates.drop(c.client, a.topicPartition)
 	}
 	c.handler.Purge()
-	idle := waitIdle(as, wait)
+	idle := waitIdle(c.end, as, wait)
 	for _, a := range as {
 		a.cancel()
 	}
-	if !idle && !waitIdle(as, cancelWait) {
+	if !idle && !waitIdle(c.end, as, cancelWait) {
 		c.log.Warn("work on partitions given away has not stopped in time")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	ctx, cancel := context.WithTimeout(c.end, commitTimeout)
 	defer cancel()
 	c.commit(ctx, as, true)
 	c.remove(as)
@@ -143,7 +144,9 @@ func (c *Consumer) remove(as []*assignment) {
 	for _, a := range as {
 		if c.assignments[a.topicPartition] == a {
 			delete(c.assignments, a.topicPartition)
-			c.former[a.topicPartition] = a.legacy(time.Now())
+			if !a.isReplaced() {
+				c.former[a.topicPartition] = a.legacy(time.Now())
+			}
 			if a.info.Class != event.Source {
 				c.waiting.Add(-1)
 			}
@@ -154,7 +157,7 @@ func (c *Consumer) remove(as []*assignment) {
 	}
 }
 
-func waitIdle(as []*assignment, wait time.Duration) bool {
+func waitIdle(ctx context.Context, as []*assignment, wait time.Duration) bool {
 	timer := time.NewTimer(max(wait, 0))
 	defer timer.Stop()
 	for _, a := range as {
@@ -166,6 +169,8 @@ func waitIdle(as []*assignment, wait time.Duration) bool {
 		select {
 		case <-a.idle:
 		case <-timer.C:
+			return false
+		case <-ctx.Done():
 			return false
 		}
 	}

@@ -322,7 +322,7 @@ func TestWaitIdle(t *testing.T) {
 			t.Error("Begin after close")
 		}
 		at := time.Now()
-		if waitIdle([]*assignment{b, a}, time.Second) || time.Since(at) != time.Second {
+		if waitIdle(t.Context(), []*assignment{b, a}, time.Second) || time.Since(at) != time.Second {
 			t.Errorf("idle after %v with work begun", time.Since(at))
 		}
 		go func() {
@@ -331,10 +331,10 @@ func TestWaitIdle(t *testing.T) {
 			time.Sleep(time.Second)
 			a.end()
 		}()
-		if !waitIdle([]*assignment{b, a}, time.Minute) || time.Since(at) != 3*time.Second {
+		if !waitIdle(t.Context(), []*assignment{b, a}, time.Minute) || time.Since(at) != 3*time.Second {
 			t.Errorf("not idle after %v", time.Since(at))
 		}
-		if !waitIdle([]*assignment{b, a}, -1) {
+		if !waitIdle(t.Context(), []*assignment{b, a}, -1) {
 			t.Error("not idle")
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -11,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -36,7 +38,7 @@ type Waiting struct {
 	deadLetter string
 	producer   Producer
 	large      Producer // for records that do not fit into a usual batch
-	log        *zap.Logger
+	refused    refused
 }
 
 // Names are the topics that wait.
@@ -48,7 +50,7 @@ type Names struct {
 // NewWaiting writes with producer, and with large what producer finds too large. Both must wait for all in-sync
 // replicas (acks=all) and place records of waiting topics by Partitioner.
 func NewWaiting(policy Policy, names Names, producer, large Producer, log *zap.Logger) *Waiting {
-	return &Waiting{policy, names.Topics, names.DeadLetter, producer, large, log}
+	return &Waiting{policy, names.Topics, names.DeadLetter, producer, large, refused{log: log, topics: map[string]*refusedTopic{}}}
 }
 
 // Retry stores a failed event until its next attempt, or as a dead letter if it has none left.
@@ -130,30 +132,74 @@ func (w *Waiting) produce(e *event.Event, r *kgo.Record, fate webhook.Fate) {
 		e.Abandon()
 		return
 	}
-	w.try(e, r, fate, w.producer)
+	w.try(e, r, fate, w.producer, false)
 }
 
-func (w *Waiting) try(e *event.Event, r *kgo.Record, fate webhook.Fate, by Producer) {
+// try produces r; tried says that it was refused before.
+func (w *Waiting) try(e *event.Event, r *kgo.Record, fate webhook.Fate, by Producer, tried bool) {
 	ctx := e.Context()
 	afresh := func(r *kgo.Record) *kgo.Record {
 		return &kgo.Record{Topic: r.Topic, Partition: e.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
 	}
 	by.TryProduce(ctx, r, func(r *kgo.Record, err error) {
 		switch {
+		case err != nil && ctx.Err() == nil && !errors.Is(err, kgo.ErrClientClosed):
+			if errors.Is(err, kerr.MessageTooLarge) && by == w.producer {
+				// Its batch was, or it is itself: alone it has the best chance.
+				w.try(e, afresh(r), fate, w.large, tried)
+				return
+			}
+			// The event is kept: nothing below it is committed until the broker takes the record.
+			w.refused.met(e, r, err, tried)
+			time.AfterFunc(again, func() { w.try(e, afresh(r), fate, by, true) })
+			return
 		case err == nil:
 			e.Settle(fate)
-		case ctx.Err() != nil || errors.Is(err, kgo.ErrClientClosed):
-			e.Abandon()
-		case errors.Is(err, kerr.MessageTooLarge) && by == w.producer:
-			// Its batch was, or it is itself: alone it has the best chance.
-			w.try(e, afresh(r), fate, w.large)
 		default:
-			// The event is kept: nothing below it is committed until the broker takes the record.
-			w.log.Error("cannot store a record, trying again: check the topic and the broker's limits",
-				zap.String("id", e.Identity()), zap.String("topic", r.Topic), zap.Int("bytes", len(r.Value)), zap.Error(err))
-			time.AfterFunc(again, func() { w.try(e, afresh(r), fate, by) })
+			e.Abandon()
+		}
+		if tried {
+			w.refused.over(r.Topic)
 		}
 	})
+}
+
+// refused logs, per topic, when the broker begins to refuse records and when all of them are stored.
+type refused struct {
+	log    *zap.Logger
+	mu     sync.Mutex
+	topics map[string]*refusedTopic
+}
+
+type refusedTopic struct {
+	*trouble.Trouble
+	records int // that were refused and are not stored or abandoned yet
+}
+
+func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[r.Topic]
+	if t == nil {
+		t = &refusedTopic{Trouble: trouble.New(f.log.With(zap.String("topic", r.Topic)),
+			"cannot store a record, trying again: check the topic and the broker's limits", "records are stored again")}
+		f.topics[r.Topic] = t
+	}
+	if !again {
+		t.records++
+	}
+	t.Met(err, zap.String("id", e.Identity()), zap.Int("bytes", len(r.Value)))
+}
+
+func (f *refused) over(topic string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.topics[topic]; t.records == 1 {
+		t.Over()
+		delete(f.topics, topic)
+	} else {
+		t.records--
+	}
 }
 
 // Partitioner places records of waiting topics where they say, and all others by the hash of their key as Kafka's

@@ -73,6 +73,7 @@ type App struct {
 	kafka    kafka.Config
 	plan     *kafka.Plan
 	admin    *kgo.Client
+	watcher  *kafka.Watcher
 	redis    redis.UniversalClient
 	redisTLS *tlsfiles.Files // nil = off
 	store    *tenant.Store
@@ -109,6 +110,7 @@ func New(opts Options) (*App, error) {
 	if a.admin, err = a.kafka.NewClient(); err != nil {
 		return nil, err
 	}
+	a.watcher = kafka.NewWatcher(a.admin, a.plan.Rights(a.plays(Consume), a.plays(API)), opts.Log.Named("topics"))
 	useRedisLog(opts.Log)
 	if a.redisTLS, err = openTLS("redis.tls", cfg.Redis.TLS, opts.Log); err != nil {
 		return nil, withOrigin(cfg, err)
@@ -132,6 +134,7 @@ func New(opts Options) (*App, error) {
 		if a.api, err = a.newCustomers(); err != nil {
 			return nil, err
 		}
+		a.watcher.OnRecreated(a.api.letters.Adopt)
 	}
 	if a.plays(Consume) && cfg.Tracing.Endpoint != "" {
 		a.tracing, err = tracing.New(context.Background(), tracing.Config{
@@ -145,6 +148,7 @@ func New(opts Options) (*App, error) {
 		if a.road, err = a.newRoad(); err != nil {
 			return nil, err
 		}
+		a.watcher.OnRecreated(a.road.adopt)
 	} else {
 		for _, name := range []string{"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_lag_age_seconds", "smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records"} {
 			a.metrics.Gauge(name, "Nothing: this instance does not play the role consume.", func() float64 { return 0 })
@@ -205,6 +209,15 @@ func (a *App) run(ctx context.Context, stopAPI func()) error {
 		return stopped(ctx, err)
 	}
 	background, stop := context.WithCancel(context.Background())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		a.watcher.Run(background)
+	}()
+	defer func() {
+		stop()
+		<-watched
+	}()
 	var storeErr error
 	storeEnded := make(chan struct{})
 	go func() {
@@ -228,12 +241,16 @@ func (a *App) run(ctx context.Context, stopAPI func()) error {
 		<-ctx.Done()
 		return nil
 	}
-	watched := make(chan struct{})
+	looked := make(chan struct{})
+	looking, stopLooking := context.WithCancel(ctx)
 	go func() {
-		defer close(watched)
-		a.watchUnread(ctx)
+		defer close(looked)
+		a.watchUnread(looking)
 	}()
-	defer func() { <-watched }()
+	defer func() {
+		stopLooking()
+		<-looked
+	}()
 	err := a.road.run(ctx, a.Config.Shutdown.Grace)
 	a.closeTracing()
 	return err
@@ -320,6 +337,7 @@ func (a *App) serveOps() (stop func(), err error) {
 func (a *App) checks() []check {
 	checks := []check{
 		{"kafka", func(ctx context.Context) error { return a.admin.Ping(ctx) }},
+		{"topics", func(context.Context) error { return a.watcher.Problem() }},
 		{"redis", func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }},
 		{"config", func(context.Context) error {
 			select {
@@ -331,12 +349,7 @@ func (a *App) checks() []check {
 		}},
 	}
 	if a.road != nil {
-		checks = append(checks, check{"group", func(context.Context) error {
-			if a.road.consumer.Joined() {
-				return nil
-			}
-			return errors.New("no partitions are assigned")
-		}})
+		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }})
 	}
 	return checks
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type road struct {
 	dispatcher *dispatcher.Dispatcher
 	collector  *revocation.Collector
 	log        *deliverylog.Log
+	topics     topics
 	producer   *kgo.Client
 	large      *kgo.Client
 }
@@ -39,7 +41,7 @@ type road struct {
 func (a *App) newRoad() (*road, error) {
 	cfg := a.Config
 	topics := newTopics(a.plan, cfg.Overflow.Delays)
-	r := &road{log: a.log}
+	r := &road{log: a.log, topics: topics}
 	var err error
 	producing := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(topics.waits)), kgo.MaxBufferedRecords(maxProducing),
@@ -85,6 +87,17 @@ func (a *App) newRoad() (*road, error) {
 	return r, nil
 }
 
+// adopt makes the road's clients use topics that were deleted and created again.
+func (r *road) adopt(ctx context.Context, topics []string) error {
+	r.producer.PurgeTopicsFromProducing(slices.Clone(topics)...) // what is buffered for them fails, and is produced again
+	r.large.PurgeTopicsFromProducing(slices.Clone(topics)...)
+	consumed := slices.DeleteFunc(topics, func(topic string) bool { _, ok := r.topics[topic]; return !ok })
+	if len(consumed) == 0 {
+		return nil
+	}
+	return r.consumer.Adopt(ctx, consumed)
+}
+
 func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 	return kgo.WithHooks(kprom.NewMetrics("kafka", kprom.Subsystem(subsystem), kprom.Registerer(a.Registry), kprom.Gatherer(a.Registry)))
 }
@@ -101,7 +114,7 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	}()
 	background.Go(func() { r.dispatcher.Run(running) })
 	background.Go(func() { r.collector.Run(running) })
-	// A little is left of the grace for the last commit.
+	// A little is left of the grace for what comes after.
 	err := r.consumer.Run(ctx, grace-min(200*time.Millisecond, grace/10))
 	stop()
 	background.Wait()

@@ -69,6 +69,12 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 // Close ends the store's connections.
 func (s *Store) Close() { s.client.Close() }
 
+// Adopt makes the store write to topics that were deleted and created again.
+func (s *Store) Adopt(_ context.Context, topics []string) error {
+	s.client.PurgeTopicsFromProducing(topics...)
+	return nil
+}
+
 // List calls each for the dead letters that were there when it began and that f wants: oldest first within a
 // partition of the topic. An error of each ends it and is returned. Other errors are Kafka's.
 //

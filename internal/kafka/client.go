@@ -33,6 +33,9 @@ const (
 	maxConcurrentFetches = 4
 	maxDecompressBytes   = 32 << 20
 	fetchMaxWait         = 250 * time.Millisecond
+
+	// metadataMaxAge is how soon a client learns of partitions that were added.
+	metadataMaxAge = 10 * time.Second
 )
 
 // Config says how to reach the brokers. The zero value of everything but Brokers is usable.
@@ -93,6 +96,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.MaxConcurrentFetches(maxConcurrentFetches),
 		kgo.FetchMaxWait(fetchMaxWait),
+		kgo.MetadataMaxAge(metadataMaxAge),
 		kgo.MaxDecompressBatchBytes(maxDecompressBytes),
 	}
 	mechanism, err := c.SASL.mechanism()

@@ -203,6 +203,33 @@ func (p *Plan) all() []string {
 	return append(p.Consumed(), p.names.Config, p.names.Keys, p.names.DeadLetter)
 }
 
+// Rights returns what an instance does with each topic: one that consumes, one that serves the API, or both. Every
+// instance reads the settings.
+func (p *Plan) Rights(consumes, serves bool) map[string]Rights {
+	rights := map[string]Rights{p.names.Config: Read, p.names.Keys: Read}
+	if consumes {
+		for _, topic := range p.consumed {
+			rights[topic] |= Read
+		}
+		for kind := range p.sources {
+			for _, topic := range slices.Concat(p.retry[kind], p.overflow[kind]) {
+				rights[topic] |= Write
+			}
+		}
+		rights[p.names.DeadLetter] |= Write
+	}
+	if serves {
+		rights[p.names.Config] |= Write
+		rights[p.names.DeadLetter] |= Read
+		for kind := range p.sources {
+			if len(p.overflow[kind]) > 0 {
+				rights[p.overflow[kind][0]] |= Write // replayed dead letters go there
+			}
+		}
+	}
+	return rights
+}
+
 // waits reports whether topic is a retry or overflow topic.
 func (p *Plan) waits(topic string) bool {
 	_, class, _ := p.Describe(topic)

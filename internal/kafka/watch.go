@@ -1,0 +1,208 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+)
+
+// Rights are what the service does with a topic.
+type Rights uint8
+
+// The rights, as Kafka's ACLs name them.
+const (
+	Read Rights = 1 << iota
+	Write
+)
+
+const (
+	watchInterval = 3 * time.Second
+	watchTimeout  = 10 * time.Second
+	adoptTimeout  = 25 * time.Second
+)
+
+// Watcher looks every few seconds which of the service's topics exist, under which id, and with which rights. A topic
+// that was deleted and created again has another id. A client never uses it by itself: the functions of OnRecreated
+// make the clients forget the old one.
+type Watcher struct {
+	client *kgo.Client
+	topics []string
+	needs  map[string]Rights
+	log    *zap.Logger
+	adopt  []func(ctx context.Context, topics []string) error
+
+	ids     map[string][16]byte // the last that was adopted
+	retired map[[16]byte]bool   // former ids: a broker that lags behind may still name them
+
+	mu       sync.Mutex
+	problems []string
+}
+
+// NewWatcher returns a Watcher of the topics in needs, with the rights that are needed on each.
+func NewWatcher(cl *kgo.Client, needs map[string]Rights, log *zap.Logger) *Watcher {
+	w := &Watcher{client: cl, needs: needs, log: log, ids: map[string][16]byte{}, retired: map[[16]byte]bool{}}
+	for topic := range needs {
+		w.topics = append(w.topics, topic)
+	}
+	slices.Sort(w.topics)
+	return w
+}
+
+// OnRecreated adds a function that makes clients use the new topics of those names. It is called again while it fails.
+// It must be set before Run.
+func (w *Watcher) OnRecreated(adopt func(ctx context.Context, topics []string) error) {
+	w.adopt = append(w.adopt, adopt)
+}
+
+// Problem names the topics that the service cannot use now, nil if there are none.
+func (w *Watcher) Problem() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.problems) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(w.problems, "; "))
+}
+
+// Run looks until ctx ends. While Kafka does not answer, what was last seen stands.
+func (w *Watcher) Run(ctx context.Context) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		w.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (w *Watcher) look(ctx context.Context) {
+	asking, cancel := context.WithTimeout(ctx, watchTimeout)
+	seen, err := w.ask(asking)
+	cancel()
+	if err != nil {
+		return // whether Kafka answers is another check
+	}
+	recreated := w.compare(seen)
+	w.report(w.judge(seen, recreated))
+	if len(recreated) == 0 {
+		return
+	}
+	w.log.Warn("topics were deleted and created again: reading and writing the new ones", zap.Strings("topics", recreated))
+	adopting, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	for _, adopt := range w.adopt {
+		if err := adopt(adopting, slices.Clone(recreated)); err != nil {
+			if ctx.Err() == nil {
+				w.log.Warn("cannot use topics that were created again, trying again", zap.Strings("topics", recreated), zap.Error(err))
+			}
+			return
+		}
+	}
+	for _, topic := range recreated {
+		w.retired[w.ids[topic]] = true
+		w.ids[topic] = seen[topic].TopicID
+	}
+	w.report(w.judge(seen, nil))
+	w.log.Info("the new topics are read and written", zap.Strings("topics", recreated))
+}
+
+// ask asks a broker itself, not the client's cache.
+func (w *Watcher) ask(ctx context.Context) (map[string]kmsg.MetadataResponseTopic, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.IncludeTopicAuthorizedOperations = true
+	for _, topic := range w.topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(topic)
+		req.Topics = append(req.Topics, t)
+	}
+	resp, err := req.RequestWith(ctx, w.client)
+	if err != nil {
+		return nil, fmt.Errorf("read topics: %w", err)
+	}
+	seen := make(map[string]kmsg.MetadataResponseTopic, len(resp.Topics))
+	for _, t := range resp.Topics {
+		if t.Topic != nil {
+			seen[*t.Topic] = t
+		}
+	}
+	return seen, nil
+}
+
+// compare returns the topics that have another id than before, and takes note of those seen for the first time.
+func (w *Watcher) compare(seen map[string]kmsg.MetadataResponseTopic) (recreated []string) {
+	for _, topic := range w.topics {
+		t := seen[topic]
+		id, known := w.ids[topic]
+		switch {
+		case t.ErrorCode != 0 || t.TopicID == [16]byte{} || t.TopicID == id || w.retired[t.TopicID]:
+		case known:
+			recreated = append(recreated, topic)
+		default:
+			w.ids[topic] = t.TopicID
+		}
+	}
+	return recreated
+}
+
+// judge returns what is wrong with each topic.
+func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []string) (problems []string) {
+	for _, topic := range w.topics {
+		t := seen[topic]
+		switch err := kerr.ErrorForCode(t.ErrorCode); {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			problems = append(problems, fmt.Sprintf("topic %s does not exist: create it (smshooks topics ensure)", topic))
+		case errors.Is(err, kerr.TopicAuthorizationFailed):
+			problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, w.needs[topic]))
+		case slices.Contains(recreated, topic):
+			problems = append(problems, fmt.Sprintf("topic %s was deleted and created again and is not in use yet", topic))
+		case err == nil && t.AuthorizedOperations != math.MinInt32: // a broker that does not know the rights sends this
+			if lacking := w.needs[topic] &^ rightsOf(t.AuthorizedOperations); lacking != 0 {
+				problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, lacking))
+			}
+		}
+	}
+	return problems
+}
+
+func (w *Watcher) report(problems []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.problems = problems
+}
+
+// rightsOf reads the bits of a metadata response, each at the number of its ACL operation.
+func rightsOf(operations int32) (r Rights) {
+	if operations&(1<<kmsg.ACLOperationRead) != 0 {
+		r |= Read
+	}
+	if operations&(1<<kmsg.ACLOperationWrite) != 0 {
+		r |= Write
+	}
+	return r
+}
+
+// String names the rights as Kafka's ACLs do.
+func (r Rights) String() string {
+	switch r {
+	case Read:
+		return "Read"
+	case Write:
+		return "Write"
+	case Read | Write:
+		return "Read and Write"
+	}
+	return "no"
+}

@@ -1,0 +1,180 @@
+package real_test
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// graceTaken is how long a stop may take beyond shutdown.grace: the process itself has to end, too.
+const graceTaken = 500 * time.Millisecond
+
+// stopInTime sends SIGTERM and wants exit code 0 within the grace.
+func stopInTime(t *testing.T, p *harness.Proc, grace time.Duration) {
+	t.Helper()
+	at := time.Now()
+	p.Signal(t, syscall.SIGTERM)
+	code := p.Wait(t, time.Minute)
+	took := time.Since(at)
+	t.Logf("stopped after %v", took.Round(time.Millisecond))
+	if code != 0 || took > grace+graceTaken {
+		t.Errorf("exit code %d after %v, want 0 within %v", code, took, grace)
+	}
+}
+
+// readyz returns what /readyz says.
+func readyz(p *harness.Proc) string {
+	resp, err := http.Get("http://" + p.OpsAddr + "/readyz")
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	return string(text)
+}
+
+// TestStopWhileJoining kills the only member and starts it again: the group waits for the killed one, which is reported,
+// and a stop does not wait for it.
+func TestStopWhileJoining(t *testing.T) {
+	const grace = 5 * time.Second
+	w := newWorld(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
+	w.serve(t).Kill()
+	p := harness.Start(t, w.options())
+	const line = "waiting for members of the group that do not answer"
+	harness.Eventually(t, 20*time.Second, func() bool { return strings.Contains(p.Log(), line) }, "the log says what the start waits for")
+	if text := readyz(p); !strings.Contains(text, "group: waiting for members of group "+w.topics.Group) || !strings.Contains(text, "at most 2") {
+		t.Errorf("/readyz says %q, want who is waited for and how long at most", text)
+	}
+	if n := strings.Count(p.Log(), line); n != 1 {
+		t.Errorf("%d lines say so, want one", n)
+	}
+	stopInTime(t, p, grace)
+	if strings.Contains(p.Log(), "cannot leave the group") {
+		t.Error("the group was not left")
+	}
+}
+
+// TestStopAtStart stops the service while each of the things that a start needs is missing.
+func TestStopAtStart(t *testing.T) {
+	const grace = 3 * time.Second
+	w := newWorld(t, "--shutdown.grace="+grace.String())
+	silent := silentServer(t)
+	for name, flags := range map[string][]string{
+		"no Kafka":     {"--kafka.brokers=" + harness.FreeAddr(t)},
+		"silent Kafka": {"--kafka.brokers=" + silent},
+		"no Redis":     {"--redis.addrs=" + harness.FreeAddr(t)},
+		"silent Redis": {"--redis.addrs=" + silent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := harness.Start(t, w.options(flags...))
+			harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
+			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(readyz(p), "config: ") }, "the settings are not loaded")
+			stopInTime(t, p, grace)
+		})
+	}
+}
+
+// TestStopWithoutKafka stops the service while Kafka, which it has used, does not answer, with events that cannot be
+// stored.
+func TestStopWithoutKafka(t *testing.T) {
+	const grace = 4 * time.Second
+	for name, away := range map[string]func(*harness.Broker){
+		"gone":   func(b *harness.Broker) { b.Kill(t) },
+		"frozen": func(b *harness.Broker) { b.Pause(t); t.Cleanup(func() { b.Unpause(t) }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t, true, false, "--shutdown.grace="+grace.String())
+			w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+			w.recv.On(path("dlr", 1), harness.Slow(2*time.Second, 500))
+			p := w.serve(t)
+			w.emit(t, w.dlr(1, 1), w.dlr(1, 2))
+			w.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
+			away(w.kafka)
+			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(p.Log(), "attempt failed") }, "an attempt failed")
+			stopInTime(t, p, grace)
+		})
+	}
+}
+
+// silentServer takes connections and never answers.
+func silentServer(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+	return l.Addr().String()
+}
+
+// TestFenced starts a second process under the kafka.instance_id of the first, which ends at once and says why.
+func TestFenced(t *testing.T) {
+	w := newWorld(t, "--kafka.instance_id=one")
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	o := w.options()
+	o.Binary = harness.BinaryOf(t, "first")
+	first := harness.StartReady(t, o)
+	l := startLoad(t, w, 1, 20*time.Millisecond)
+	w.recv.WaitCount(t, "", 20, 20*time.Second)
+	second := harness.Start(t, w.options())
+	if code := first.Wait(t, 20*time.Second); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	ended := time.Now()
+	if !strings.Contains(first.Log(), `smshooks: consumer: kafka.instance_id: "one" is in use`) {
+		t.Error("the setting is not named")
+	}
+	second.WaitReady(t, 30*time.Second)
+	events := l.end()
+	second.WaitBalanced(t, 1, 30*time.Second)
+	seen, last := map[string]bool{}, time.Time{}
+	for _, r := range w.recv.Requests("") {
+		seen[r.Header.Get("Webhook-Id")] = true
+		if r.Header.Get("User-Agent") == "smshooks/first" {
+			last = r.Start
+		}
+	}
+	if len(seen) != len(events) {
+		t.Errorf("%d of %d events were received", len(seen), len(events))
+	}
+	refused := refusedAt(t, first.Log())
+	t.Logf("%d events, %d requests; refused %v and last attempt %v before the process ended", len(events), w.recv.Count(""), ended.Sub(refused), ended.Sub(last))
+	if last.Sub(refused) > 200*time.Millisecond {
+		t.Errorf("an attempt started %v after the group had refused the member", last.Sub(refused))
+	}
+}
+
+// refusedAt returns when the log first says that the group refused a commit or heartbeat.
+func refusedAt(t *testing.T, log string) time.Time {
+	t.Helper()
+	for line := range strings.Lines(log) {
+		var entry struct{ Time string }
+		if strings.Contains(line, "FENCED_INSTANCE_ID") && json.Unmarshal([]byte(line), &entry) == nil {
+			at, err := time.Parse("2006-01-02T15:04:05.000Z0700", entry.Time)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return at
+		}
+	}
+	t.Fatal("the log does not say that the member was refused")
+	return time.Time{}
+}
