@@ -20,7 +20,7 @@ import (
 // TestBench lets the benchmark run through all its scenarios with small counts, on servers that are given, and looks at
 // what it writes and what it leaves. The figures themselves mean nothing here.
 func TestBench(t *testing.T) {
-	kafka, redis := harness.Kafka(t), harness.Redis(t)
+	kafka, redis := harness.Kafka(t), harness.SingleRedis(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "figures.json")
 	// Half a minute on a quiet machine; longer than the minute that harness.Run allows on a busy one.

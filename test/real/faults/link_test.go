@@ -48,7 +48,7 @@ func TestLinkKafka(t *testing.T) {
 func TestLinkRedis(t *testing.T) {
 	inTurn(t)
 	each := func(t *testing.T, point, name string, troubles ...trouble) {
-		proxy := harness.NewProxy(t, harness.Redis(t).Addr)
+		proxy := harness.NewProxy(t, harness.SingleRedis(t).Addr)
 		addr := harness.Kafka(t).Addr
 		link(t, linkCase{point: point, to: name, brokers: addr, serve: addr, redis: proxy.Addr, proxy: proxy, troubles: troubles, known: true})
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,9 @@ type spec struct {
 	env         func(addrs []string) map[string]string
 	ready       func(ctx context.Context, addr string) error
 	more        []testcontainers.ContainerCustomizer
+	// command, if set, gives the container's command, and the container is on the host's network: it listens on the
+	// addresses themselves, and ports are only what tells them apart.
+	command func(addrs []string) []string
 }
 
 // run starts a container. The port may be taken between the look and the start, so it tries three times.
@@ -64,18 +68,29 @@ func (s spec) try(ctx context.Context) (*server, error) {
 			return nil, err
 		}
 		srv.addrs = append(srv.addrs, loopback(port))
+		if s.command != nil {
+			continue
+		}
 		exposed = append(exposed, inside+"/tcp")
 		bindings[network.MustParsePort(inside+"/tcp")] = []network.PortBinding{{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: strconv.Itoa(port)}}
 	}
 	srv.addr = srv.addrs[0]
-	var err error
-	srv.c, err = testcontainers.Run(ctx, s.image, append([]testcontainers.ContainerCustomizer{
-		testcontainers.WithEnv(s.env(srv.addrs)),
+	reached := []testcontainers.ContainerCustomizer{
 		testcontainers.WithExposedPorts(exposed...),
-		testcontainers.WithLabels(map[string]string{ownerLabel: owner(os.Getpid())}),
 		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.PortBindings = bindings }),
+	}
+	if s.command != nil {
+		reached = []testcontainers.ContainerCustomizer{
+			testcontainers.WithCmd(s.command(srv.addrs)...),
+			testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.NetworkMode = "host" }),
+		}
+	}
+	var err error
+	srv.c, err = testcontainers.Run(ctx, s.image, slices.Concat([]testcontainers.ContainerCustomizer{
+		testcontainers.WithEnv(s.env(srv.addrs)),
+		testcontainers.WithLabels(map[string]string{ownerLabel: owner(os.Getpid())}),
 		testcontainers.WithWaitStrategyAndDeadline(90*time.Second, asked{srv}),
-	}, s.more...)...)
+	}, reached, s.more)...)
 	if err != nil {
 		if srv.c != nil {
 			err = fmt.Errorf("%w\n%s", err, srv.logs())
@@ -218,7 +233,7 @@ type lazy struct {
 // to keep what outlives a test.
 var (
 	sharedKafka lazy
-	sharedRedis lazy
+	sharedRedis lazyRedis
 )
 
 func (l *lazy) get(t testing.TB, s spec) *server {
@@ -243,9 +258,65 @@ func (l *lazy) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.srv != nil {
-		if err := testcontainers.TerminateContainer(l.srv.c, testcontainers.StopTimeout(0)); err != nil {
-			fmt.Fprintf(os.Stderr, "harness: end %s: %v\n", l.srv.name, err)
+		l.srv.end()
+	}
+}
+
+// end removes a shared server.
+func (s *server) end() {
+	if err := testcontainers.TerminateContainer(s.c, testcontainers.StopTimeout(0)); err != nil {
+		fmt.Fprintf(os.Stderr, "harness: end %s: %v\n", s.name, err)
+	}
+}
+
+// lazyRedis is lazy for what may be several servers.
+type lazyRedis struct {
+	mu  sync.Mutex
+	r   *RedisServer
+	err error
+}
+
+func (l *lazyRedis) get(t testing.TB) *RedisServer {
+	t.Helper()
+	Need(t)
+	kind := redisKind(t)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil && l.err == nil {
+		run := func(s spec) (*server, error) { return s.run(context.Background()) }
+		switch kind {
+		case "cluster":
+			var c *RedisCluster
+			if c, l.err = clusterOf(t, run); l.err == nil {
+				l.r = &c.RedisServer
+			}
+		case "sentinel":
+			var s *RedisSentinel
+			if s, l.err = sentinelOf(t, run, ""); l.err == nil {
+				l.r = &s.RedisServer
+			}
+		default:
+			var srv *server
+			if srv, l.err = run(redisSpec()); l.err == nil {
+				l.r = single(srv)
+			}
 		}
+		if l.err == nil {
+			l.r.each(func(s *server) { s.shared = true })
+			t.Logf("redis: %s at %s", redisSpec().image, l.r.Addr)
+		}
+	}
+	if l.err != nil {
+		t.Fatal(l.err)
+	}
+	return l.r
+}
+
+func (l *lazyRedis) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r != nil {
+		l.r.each(func(s *server) { s.end() })
 	}
 }
 

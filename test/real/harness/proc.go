@@ -21,7 +21,7 @@ import (
 // Args have the last word, as the contract orders them.
 type Options struct {
 	Brokers   string   // kafka.brokers
-	RedisAddr string   // redis.addrs; "" for commands that need none
+	RedisAddr string   // redis.addrs, after "<redis.master_name>@" for Sentinels; "" for commands that need none
 	Topics    Topics   // the zero value leaves the default names
 	Args      []string // flags after the command: "--retry.schedule=1s,1s"
 	Env       []string // "SMSHOOKS_RETRY_WINDOW=10s"
@@ -45,7 +45,9 @@ func (o Options) environ() []string {
 		}
 	}
 	set("kafka.brokers", o.Brokers)
-	set("redis.addrs", o.RedisAddr)
+	master, redisAddrs := splitRedisAddr(o.RedisAddr)
+	set("redis.addrs", redisAddrs)
+	set("redis.master_name", master)
 	set("api.addr", o.Addr)
 	set("ops.addr", o.OpsAddr)
 	// the receivers of tests are on loopback, which is blocked by default
