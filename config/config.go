@@ -116,6 +116,8 @@ type RedisSentinel struct {
 type API struct {
 	Addr string // host:port; port 0 = any free one
 	Rate int    // requests per key and second, 0 = no limit
+
+	MaxConnections int // connections that the listener holds
 }
 
 // Ops is the operations listener.
@@ -132,7 +134,13 @@ type Dispatch struct {
 	QueuePerEndpoint int    // events
 	MaxBufferedBytes int64
 	AllowNetworks    []netip.Prefix
+	DenyNetworks     []netip.Prefix // refused, even if AllowNetworks holds them
+	NAT64Prefixes    []netip.Prefix // besides 64:ff9b::/96
+	Ports            []PortRange    // empty = all
 }
+
+// PortRange is the ports from First to Last, both included.
+type PortRange struct{ First, Last uint16 }
 
 // Retry says when a failed event is tried again.
 type Retry struct {

@@ -23,11 +23,11 @@ func TestDefaults(t *testing.T) {
 			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Partitions: 12, Replication: -1,
 		},
 		Redis: config.Redis{Addrs: []string{"127.0.0.1:6379"}, KeyPrefix: "smshooks:"},
-		API:   config.API{Addr: "127.0.0.1:8080", Rate: 50},
+		API:   config.API{Addr: "127.0.0.1:8080", Rate: 50, MaxConnections: 1000},
 		Ops:   config.Ops{Addr: "127.0.0.1:9464"},
 		Dispatch: config.Dispatch{
 			Parallel: 3, Timeout: 10 * time.Second, Success: "200", MaxInFlight: 2000, QueuePerEndpoint: 1024,
-			MaxBufferedBytes: 64 << 20, AllowNetworks: []netip.Prefix{},
+			MaxBufferedBytes: 64 << 20, AllowNetworks: []netip.Prefix{}, DenyNetworks: []netip.Prefix{}, NAT64Prefixes: []netip.Prefix{}, Ports: []config.PortRange{},
 		},
 		Retry:      config.Retry{Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Drain: []time.Duration{}, Window: 24 * time.Hour},
 		Overflow:   config.Overflow{Delays: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}, Drain: []time.Duration{}},

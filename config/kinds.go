@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -274,6 +275,38 @@ func noEmptyKey(keys [][]byte) error {
 		}
 	}
 	return nil
+}
+
+// nat64 is a prefix of RFC 6052, in which IPv4 addresses are embedded.
+func nat64() kind[netip.Prefix] {
+	return kind[netip.Prefix]{word: "CIDR", parse: func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || !p.Addr().Is6() || !slices.Contains([]int{32, 40, 48, 56, 64, 96}, p.Bits()) {
+			return netip.Prefix{}, fmt.Errorf("%q is not a NAT64 prefix (an IPv6 network of length 32, 40, 48, 56, 64 or 96, as in 2001:db8:64::/96)", s)
+		}
+		return p.Masked(), nil
+	}, format: netip.Prefix.String}
+}
+
+// portRange is a port, or two with a dash between them.
+func portRange() kind[PortRange] {
+	return kind[PortRange]{word: "port", parse: func(s string) (PortRange, error) {
+		first, last, ranged := strings.Cut(s, "-")
+		if !ranged {
+			last = first
+		}
+		from, err := strconv.ParseUint(first, 10, 16)
+		to, errTo := strconv.ParseUint(last, 10, 16)
+		if err != nil || errTo != nil || from == 0 || from > to {
+			return PortRange{}, fmt.Errorf("%q is not a port from 1 to 65535 or a range of them (as in 443 or 8000-8999)", s)
+		}
+		return PortRange{uint16(from), uint16(to)}, nil
+	}, format: func(r PortRange) string {
+		if r.First == r.Last {
+			return strconv.Itoa(int(r.First))
+		}
+		return fmt.Sprintf("%d-%d", r.First, r.Last)
+	}}
 }
 
 // key is a secret: its errors never repeat the text.

@@ -103,6 +103,8 @@ func listenTable() []setting {
 			"where the API listens; port 0 for any free one"),
 		one("api.rate", number(0, maxInt32), "50", func(c *Config) *int { return &c.API.Rate },
 			"requests per key and second; 0 for no limit"),
+		one("api.max_connections", number(1, maxInt32), "1000", func(c *Config) *int { return &c.API.MaxConnections },
+			"connections that the API listener holds; when all are taken, the longest idle one is closed for a new one"),
 		one("ops.addr", address(0), "127.0.0.1:9464", func(c *Config) *string { return &c.Ops.Addr },
 			"where /metrics, /healthz, /readyz, /loglevel and /debug/pprof/ listen; port 0 for any free one"),
 	}
@@ -124,6 +126,12 @@ func dispatchTable() []setting {
 			"records held in memory by this process: bytes, or with a unit as in 64MiB; at least 1MiB"),
 		many("dispatch.allow_networks", network(), "", func(c *Config) *[]netip.Prefix { return &c.Dispatch.AllowNetworks }, nil,
 			"networks (CIDR) that webhooks may reach although they are blocked by default: loopback, private, link-local and the like"),
+		many("dispatch.deny_networks", network(), "", func(c *Config) *[]netip.Prefix { return &c.Dispatch.DenyNetworks }, nil,
+			"networks (CIDR) that webhooks may not reach, even if dispatch.allow_networks names them"),
+		many("dispatch.nat64_prefixes", nat64(), "", func(c *Config) *[]netip.Prefix { return &c.Dispatch.NAT64Prefixes }, nil,
+			"prefixes of your NAT64 gateways besides 64:ff9b::/96; the IPv4 address inside is checked too"),
+		many("dispatch.ports", portRange(), "", func(c *Config) *[]PortRange { return &c.Dispatch.Ports }, nil,
+			"ports that webhooks may reach: numbers and ranges, as in 443,8000-8999; empty for all"),
 	}
 }
 

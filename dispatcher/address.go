@@ -2,23 +2,49 @@ package dispatcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"code.dny.dev/ssrf"
 )
 
+// Addresses says which addresses may be reached. The zero value allows public addresses, on all ports.
+type Addresses struct {
+	Allow []netip.Prefix // opened although blocked by default
+	Deny  []netip.Prefix // refused, even if Allow holds them
+	NAT64 []netip.Prefix // besides 64:ff9b::/96: addresses in which an IPv4 address is embedded, see RFC 6052
+	Ports []Ports        // none = all
+}
+
+// Ports is the ports from First to Last, both included.
+type Ports struct{ First, Last uint16 }
+
 // addressPolicy refuses connections to addresses that are not public. It is asked with the resolved address at every
 // dial, so a name that changes its answer cannot get through.
-type addressPolicy struct{ guard *ssrf.Guardian }
+type addressPolicy struct {
+	guard *ssrf.Guardian
+	deny  []netip.Prefix
+	nat64 []netip.Prefix
+	ports []Ports
+}
 
 // alsoBlocked are addresses that are public by their range and metadata all the same: Azure's.
 var alsoBlocked = netip.MustParsePrefix("168.63.129.16/32")
 
-func newAddressPolicy(allow []netip.Prefix) addressPolicy {
+// wellKnownNAT64 is the prefix that every NAT64 gateway may use.
+var wellKnownNAT64 = netip.MustParsePrefix("64:ff9b::/96")
+
+var (
+	errDenied = errors.New("denied by dispatch.deny_networks")
+	errPort   = errors.New("not one of dispatch.ports")
+)
+
+func newAddressPolicy(a Addresses) addressPolicy {
 	var v4, v6 []netip.Prefix
-	for _, p := range allow {
+	for _, p := range a.Allow {
 		if p.Addr().Is4() {
 			v4 = append(v4, p)
 			// The same addresses written as IPv4-mapped IPv6.
@@ -28,15 +54,76 @@ func newAddressPolicy(allow []netip.Prefix) addressPolicy {
 			v6 = append(v6, p)
 		}
 	}
-	return addressPolicy{ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(alsoBlocked), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))}
+	policy := addressPolicy{
+		guard: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(alsoBlocked), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...)),
+		nat64: append(slices.Clone(a.NAT64), wellKnownNAT64), ports: a.Ports,
+	}
+	for _, p := range a.Deny {
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		policy.deny = append(policy.deny, p)
+	}
+	return policy
 }
 
 // control is for net.Dialer; an error is a blockedError.
 func (p addressPolicy) control(_ context.Context, network, address string, c syscall.RawConn) error {
-	if err := p.guard.Safe(network, address, c); err != nil {
+	err := p.guard.Safe(network, address, c)
+	if err == nil {
+		err = p.check(netip.MustParseAddrPort(address)) // Safe has parsed it
+	}
+	if err != nil {
 		return blockedError{err}
 	}
 	return nil
+}
+
+// check applies what the guard does not know to an address that it allows.
+func (p addressPolicy) check(to netip.AddrPort) error {
+	if len(p.ports) > 0 && !slices.ContainsFunc(p.ports, func(r Ports) bool { return r.First <= to.Port() && to.Port() <= r.Last }) {
+		return fmt.Errorf("port %d: %w", to.Port(), errPort)
+	}
+	ip := to.Addr().WithZone("").Unmap() // a Prefix contains no address with a zone
+	if err := p.denied(ip); err != nil {
+		return err
+	}
+	for _, prefix := range p.nat64 {
+		if !prefix.Contains(ip) {
+			continue
+		}
+		inside := embedded(ip, prefix.Bits())
+		if err := p.denied(inside); err != nil {
+			return err
+		}
+		if err := p.guard.SafeAddr(inside); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p addressPolicy) denied(ip netip.Addr) error {
+	for _, prefix := range p.deny {
+		if prefix.Contains(ip) {
+			return fmt.Errorf("%s: %w", ip, errDenied)
+		}
+	}
+	return nil
+}
+
+// embedded returns the IPv4 address that follows the prefix of so many bits in ip. Byte 8 is skipped (RFC 6052, 2.2).
+func embedded(ip netip.Addr, bits int) netip.Addr {
+	var v4 [4]byte
+	from, at := ip.As16(), bits/8
+	for i := range v4 {
+		if at == 8 {
+			at++
+		}
+		v4[i] = from[at]
+		at++
+	}
+	return netip.AddrFrom4(v4)
 }
 
 // blockedError is a dial refused by the address policy.

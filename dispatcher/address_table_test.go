@@ -130,8 +130,8 @@ func TestAddressTable(t *testing.T) {
 	dns := resolveBy(t)
 	dns.On("", names.Always("127.0.0.1"))
 	d := newDoor(t)
-	s := newSender(t, func(c *SenderConfig) { c.AllowNetworks, c.Timeout = nil, 5*time.Second })
-	policy := newAddressPolicy(nil)
+	s := newSender(t, func(c *SenderConfig) { c.Addresses, c.Timeout = Addresses{}, 5*time.Second })
+	policy := newAddressPolicy(Addresses{})
 	for _, r := range rows {
 		for _, scheme := range []string{"http", "https"} {
 			raw := scheme + "://" + r.host + ":" + d.port + "/hook"
@@ -204,7 +204,7 @@ func TestNamesThatFlip(t *testing.T) {
 			d := &door{}
 			d.open(t, outside)
 			s := newSender(t, func(c *SenderConfig) {
-				c.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32"), netip.MustParsePrefix("127.0.0.3/32")}
+				c.Addresses.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32"), netip.MustParsePrefix("127.0.0.3/32")}
 			})
 			for i, want := range test.want {
 				out := s.Send(t.Context(), request(t, "http://rebind.example:"+port+"/hook"))

@@ -48,7 +48,7 @@ func dial(p addressPolicy, address string) error {
 }
 
 func TestAddressesBlockedByDefault(t *testing.T) {
-	p, n := newAddressPolicy(nil), 0
+	p, n := newAddressPolicy(Addresses{}), 0
 	for what, addresses := range blocked {
 		for _, a := range addresses {
 			n++
@@ -65,7 +65,7 @@ func TestAddressesBlockedByDefault(t *testing.T) {
 }
 
 func TestPublicAddresses(t *testing.T) {
-	p := newAddressPolicy(nil)
+	p := newAddressPolicy(Addresses{})
 	for _, a := range public {
 		if err := dial(p, a); err != nil {
 			t.Errorf("%s: %v, want it allowed", a, err)
@@ -79,7 +79,7 @@ func TestPublicAddresses(t *testing.T) {
 }
 
 func TestAddressThatCannotBeRead(t *testing.T) {
-	p := newAddressPolicy([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
+	p := newAddressPolicy(Addresses{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}})
 	for _, address := range []string{"", "8.8.8.8", "localhost:80", "[8.8.8.8:80", "::1:80"} {
 		if p.control(context.Background(), "tcp4", address, nil) == nil {
 			t.Errorf("%q is allowed", address)
@@ -111,7 +111,7 @@ func TestAllowNetworks(t *testing.T) {
 		for _, a := range test.allow {
 			prefixes = append(prefixes, netip.MustParsePrefix(a))
 		}
-		p := newAddressPolicy(prefixes)
+		p := newAddressPolicy(Addresses{Allow: prefixes})
 		for _, a := range test.open {
 			if err := dial(p, a); err != nil {
 				t.Errorf("allowed %v: %s: %v", test.allow, a, err)

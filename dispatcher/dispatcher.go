@@ -114,7 +114,7 @@ type Dispatcher struct {
 	prepare *prepare
 	backlog *backlog
 
-	noClicks, noSettings *trouble.Trouble
+	noClicks, noSettings, exhausted *trouble.Trouble
 }
 
 // New gives a Dispatcher; Run must be running for events to get past what waits.
@@ -126,6 +126,8 @@ func New(cfg Config, parts Parts) *Dispatcher {
 		Parts: parts, prepare: newPrepare(), backlog: newBacklog(cfg.Tiers),
 		noClicks:   trouble.New(parts.Log, "cannot ask for first clicks, they wait", "first clicks can be asked for again"),
 		noSettings: trouble.New(parts.Log, "cannot look settings up, events of unknown users wait", "settings can be looked up again"),
+		exhausted: trouble.New(parts.Log, "out of descriptors, ports or memory: requests are put off and not counted as attempts",
+			"requests can be made again"),
 	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
 		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, Reserve: cfg.MaxInFlight / 4,
@@ -274,12 +276,24 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		e.Abandon()
 		return lanes.Report{}
 	}
+	if out.Local != "" {
+		d.putOff(e, out.Local)
+		return lanes.Report{}
+	}
+	d.exhausted.Over()
 	d.conclude(e, to, now, out)
 	if out.Failure == webhook.Timeout {
 		// The slot is kept until the endpoint has seen the old request end: it must not see more than it is due.
 		time.Sleep(afterTimeout)
 	}
 	return lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
+}
+
+// putOff stores an event for which this process lacked the means, in the nearest overflow tier. It is not an attempt.
+func (d *Dispatcher) putOff(e *event.Event, lack string) {
+	d.Metrics.LocalError(lack)
+	d.exhausted.Met(errors.New(lack))
+	d.overflow(e, endpointOf(e), 0)
 }
 
 // conclude counts an attempt that was made.

@@ -353,7 +353,7 @@ func TestLateReply(t *testing.T) {
 }
 
 // TestSharedHost: hundreds of requests of many users to one host, a part of which misbehaves: each gets its own reply
-// and is made once. The status tells which request the reply was made for.
+// and is made once, or once more where its connection was used before and ended without a reply. The status tells which request the reply was made for.
 func TestSharedHost(t *testing.T) {
 	var wrote atomic.Int64
 	mean := hostiles(t, &wrote)
@@ -391,8 +391,12 @@ func TestSharedHost(t *testing.T) {
 						t.Errorf("%s: %+v, want %d", r.ID, out, statusOf(r.ID))
 					}
 				}
-				if n, ok := made.Load(r.ID); !ok || n.(*atomic.Int32).Load() != 1 {
-					t.Errorf("%s was made %v times", r.ID, n)
+				most := int32(1)
+				if strings.HasPrefix(r.ID, "mean") || statusOf(r.ID) == http.StatusRequestTimeout {
+					most = 2 // the end of a connection that was used before may be that of an idle one
+				}
+				if n, ok := made.Load(r.ID); !ok || n.(*atomic.Int32).Load() > most {
+					t.Errorf("%s was made %v times, want at most %d", r.ID, n, most)
 				}
 			}
 		})

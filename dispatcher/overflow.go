@@ -33,7 +33,12 @@ func (d *Dispatcher) spill(e *event.Event) {
 }
 
 func (d *Dispatcher) spillAs(e *event.Event, ep endpoint, rate float64) {
-	if to := d.Waiting.Overflow(e, d.backlog.choose(ep, rate), d.Now()); to >= 0 {
+	d.overflow(e, ep, d.backlog.choose(ep, rate))
+}
+
+// overflow stores an event of ep in an overflow tier, or a nearer one if its window ends before.
+func (d *Dispatcher) overflow(e *event.Event, ep endpoint, tier int) {
+	if to := d.Waiting.Overflow(e, tier, d.Now()); to >= 0 {
 		d.backlog.added(ep, to)
 	}
 }

@@ -3,9 +3,9 @@ package dispatcher
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -20,18 +20,18 @@ const (
 	maxReplyBody = 64 << 10
 	maxReplyHead = 16 << 10
 	maxPooled    = 64 << 10
-	// Common servers close a connection that was idle for 5 s. A request that meets the closing would fail and
-	// come back in six hours, so idle connections are closed before that.
-	idleTimeout = 4 * time.Second
+	// A connection is replaced by then, so that a changed DNS answer takes effect.
+	maxConnectionAge = 5 * time.Minute
 )
 
 // SenderConfig says how requests are sent.
 type SenderConfig struct {
-	Timeout       time.Duration  // from dial to the last body byte
-	Any2xx        bool           // success is any 2xx, not only 200
-	AllowNetworks []netip.Prefix // opened although blocked by default
-	MaxInFlight   int
-	Version       string // for User-Agent
+	Timeout     time.Duration // from dial to the last body byte
+	Any2xx      bool          // success is any 2xx, not only 200
+	Addresses   Addresses     // which may be reached
+	MaxInFlight int
+	MaxConns    int    // connections, idle ones included, beyond which the longest idle one is closed for a new one; 0 = any number
+	Version     string // for User-Agent
 	// Dial replaces the dialler and with it the address policy; for tests in virtual time.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -76,29 +76,39 @@ type Outcome struct {
 	Failure webhook.Failure // "" = success
 	Status  int             // HTTP status, 0 if no reply came
 	Took    time.Duration
-	Aborted bool // cut off because the context ended: not an attempt
+	Aborted bool   // cut off because the context ended: not an attempt
+	Local   string // what this process had run out of, by http1.Exhausted: not an attempt
 }
 
 // NewSender builds a Sender with a connection pool of its own.
 func NewSender(cfg SenderConfig) *Sender {
 	dial := cfg.Dial
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: cfg.Timeout, ControlContext: newAddressPolicy(cfg.AllowNetworks).control}).DialContext
+		warmUp()
+		dial = (&net.Dialer{Timeout: cfg.Timeout, ControlContext: newAddressPolicy(cfg.Addresses).control}).DialContext
 	}
 	return &Sender{
 		timeout:   cfg.Timeout,
 		any2xx:    cfg.Any2xx,
 		userAgent: "smshooks/" + cfg.Version,
 		client: http1.New(http1.Config{
-			Dial:        dial,
-			TLS:         &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: sessions{tls.NewLRUClientSessionCache(maxSessions)}},
-			IdleTimeout: idleTimeout,
-			MaxIdle:     4 * cfg.MaxInFlight,
-			MaxHead:     maxReplyHead,
-			MaxBody:     maxReplyBody,
+			Dial:     dial,
+			TLS:      &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: sessions{tls.NewLRUClientSessionCache(maxSessions)}},
+			MaxAge:   maxConnectionAge,
+			MaxIdle:  4 * cfg.MaxInFlight,
+			MaxConns: cfg.MaxConns,
+			MaxHead:  maxReplyHead,
+			MaxBody:  maxReplyBody,
 		}),
 		scratches: sync.Pool{New: func() any { return &scratch{make([]byte, 0, 2<<10), make([]byte, 0, 3<<10)} }},
 	}
+}
+
+// warmUp reads what is read from files once, at its first use, and would be missing for long if it met a process that has
+// run out of descriptors then: the system's certificate authorities, and names and addresses of the local host.
+func warmUp() {
+	_, _ = x509.SystemCertPool()
+	_, _ = net.LookupHost("localhost")
 }
 
 // Send makes one attempt.
@@ -114,6 +124,11 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	status, err := s.client.Post(ctx, deadline, http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}, p.message)
 	if cap(p.message) <= maxPooled {
 		s.scratches.Put(p)
+	}
+	if status == 0 && ctx.Err() == nil {
+		if reason := http1.Exhausted(err); reason != "" {
+			return Outcome{Failure: webhook.Network, Took: time.Since(started), Local: reason}
+		}
 	}
 	failure := s.failure(status, err, deadline)
 	return Outcome{Failure: failure, Status: status, Took: time.Since(started), Aborted: failure != "" && ctx.Err() != nil}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ const brief = 300 * time.Millisecond // a time-out that is meant to be met
 func newSender(t *testing.T, change func(*SenderConfig)) *Sender {
 	t.Helper()
 	cfg := SenderConfig{Timeout: 10 * time.Second, MaxInFlight: 100, Version: "1.2.3",
-		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+		Addresses: Addresses{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
 	if change != nil {
 		change(&cfg)
 	}
@@ -214,7 +215,7 @@ func TestURLThatIsNone(t *testing.T) {
 func TestBlockedAddressIsNotDialled(t *testing.T) {
 	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
 	_, port, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(p.URL, "http://"), "/hook"), ":")
-	s := newSender(t, func(c *SenderConfig) { c.AllowNetworks = nil })
+	s := newSender(t, func(c *SenderConfig) { c.Addresses = Addresses{} })
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"} {
 		out := s.Send(t.Context(), request(t, "http://"+host+":"+port+"/hook"))
 		if out.Failure != webhook.BlockedAddress || out.Failure.Result() != webhook.Blocked || out.Status != 0 {
@@ -305,29 +306,40 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 }
 
-// A connection that is closed while a request is on it may have delivered it: the request is not sent again.
-func TestNoRetryOnAConnectionUsedBefore(t *testing.T) {
+// A request that meets the closing of a connection that was used before is made once more, on a new connection, and no
+// more than once; on a new connection it is not made again.
+func TestReusedConnectionThatIsClosed(t *testing.T) {
 	for name, end := range map[string]func(net.Conn, int32) bool{"closed": peer.SaysAndCloses(""), "reset": resets} {
-		t.Run(name, func(t *testing.T) {
-			p := peer.New(t, func(c net.Conn, n int32) bool {
-				if n == 1 {
-					return peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")(c, n)
+		for _, test := range []struct {
+			answered              []int32 // of the requests, by number
+			failure               webhook.Failure
+			requests, connections int32
+		}{
+			{[]int32{1, 3}, "", 3, 2},
+			{[]int32{1}, webhook.ConnectionReset, 3, 2},
+		} {
+			t.Run(fmt.Sprint(name, test.answered), func(t *testing.T) {
+				p := peer.New(t, func(c net.Conn, n int32) bool {
+					if slices.Contains(test.answered, n) {
+						return peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")(c, n)
+					}
+					return end(c, n)
+				})
+				s := newSender(t, nil)
+				if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "" {
+					t.Fatalf("%+v", out)
 				}
-				return end(c, n)
+				out := s.Send(t.Context(), request(t, p.URL))
+				if out.Failure != test.failure || p.Requests.Load() != test.requests || p.Connections.Load() != test.connections {
+					t.Errorf("%+v, %d requests on %d connections, want %q, %d on %d",
+						out, p.Requests.Load(), p.Connections.Load(), test.failure, test.requests, test.connections)
+				}
 			})
-			s := newSender(t, nil)
-			if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "" {
-				t.Fatalf("%+v", out)
-			}
-			out := s.Send(t.Context(), request(t, p.URL))
-			if out.Failure != webhook.ConnectionReset || p.Requests.Load() != 2 || p.Connections.Load() != 1 {
-				t.Errorf("%+v, %d requests on %d connections, want a reset, 2 on 1", out, p.Requests.Load(), p.Connections.Load())
-			}
-		})
+		}
 	}
 }
 
-// A connection that the peer closed while it was idle costs no attempt, and none is kept longer than idleTimeout.
+// A connection that the peer closed while it was idle costs no attempt, and none is used again after 4 s unless its host has been seen to keep it.
 func TestConnectionClosedWhileIdle(t *testing.T) {
 	for name, closes := range map[string]bool{"by the peer": true, "by the sender": false} {
 		t.Run(name, func(t *testing.T) {
@@ -349,7 +361,7 @@ func TestConnectionClosedWhileIdle(t *testing.T) {
 						t.Fatalf("%+v", out)
 					}
 					if !closes {
-						time.Sleep(idleTimeout)
+						time.Sleep(4 * time.Second)
 					}
 					synctest.Wait() // the sender has seen the end of the connection
 				}

@@ -49,6 +49,7 @@ type stage struct {
 	purged   int
 	attempts []event.Attempt
 	answer   func(w http.ResponseWriter, r *http.Request)
+	noDial   error // of every dial
 }
 
 // lease of all events of a stage.
@@ -213,6 +214,12 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 		go func() { _ = (&http.Server{Handler: s, ReadHeaderTimeout: time.Minute}).Serve(pipeListener{pipes}) }()
 		sender := NewSender(SenderConfig{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
 			Dial: func(context.Context, string, string) (net.Conn, error) {
+				s.mu.Lock()
+				err := s.noDial
+				s.mu.Unlock()
+				if err != nil {
+					return nil, err
+				}
 				near, far := net.Pipe()
 				pipes <- far
 				return near, nil

@@ -105,7 +105,7 @@ func (t *tests) end(userID int64) {
 
 // Test sends an example of each kind to the user's URLs, all at once, and returns how each went. each may be nil; it
 // is called, one at a time, as soon as a kind's result is there. Nothing is tried again or counted as a delivery. ErrBusy:
-// nothing was sent, there are too many tests at once.
+// nothing was sent, there are too many tests at once. ErrUnavailable: this instance cannot send now.
 func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, Trial)) ([webhook.NumKinds]Trial, error) {
 	var trials [webhook.NumKinds]Trial
 	if !s.testing.begin(userID) {
@@ -119,14 +119,19 @@ func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind
 	settings := d.Settings()
 	stamp := strconv.FormatInt(time.Now().UnixMilli(), 10)
 	var (
-		mu sync.Mutex
-		wg sync.WaitGroup
+		mu    sync.Mutex
+		wg    sync.WaitGroup
+		short bool
 	)
 	for _, kind := range webhook.Kinds() {
 		wg.Go(func() {
-			t := s.try(ctx, settings.Endpoints[kind], kind, stamp)
+			t, made := s.try(ctx, settings.Endpoints[kind], kind, stamp)
 			mu.Lock()
 			defer mu.Unlock()
+			if !made {
+				short = true
+				return
+			}
 			trials[kind] = t
 			if each != nil {
 				each(kind, t)
@@ -134,17 +139,21 @@ func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind
 		})
 	}
 	wg.Wait()
+	if short {
+		return trials, fmt.Errorf("%w: the process has run out of descriptors, ports or memory", ErrUnavailable)
+	}
 	return trials, nil
 }
 
-func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Kind, stamp string) Trial {
+// try makes one test request; false: this process lacked the means.
+func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Kind, stamp string) (t Trial, made bool) {
 	if to == nil {
-		return Trial{Status: TrialSkipped, Reason: "not configured"}
+		return Trial{Status: TrialSkipped, Reason: "not configured"}, true
 	}
 	out := s.Sender.Send(ctx, dispatcher.Request{
 		Kind: kind, Endpoint: to, ID: "test/" + kind.String() + "/" + stamp, Attempt: 1, Time: time.Now(), Body: dispatcher.Bytes(s.demo[kind]),
 	})
-	t := Trial{HTTPCode: out.Status, Took: out.Took}
+	t = Trial{HTTPCode: out.Status, Took: out.Took}
 	switch out.Failure.Result() {
 	case webhook.OK:
 		t.Status = TrialOK
@@ -153,5 +162,5 @@ func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Ki
 	default:
 		t.Status, t.HTTPCode, t.Reason = TrialError, 0, string(out.Failure)
 	}
-	return t
+	return t, out.Local == ""
 }

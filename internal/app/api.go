@@ -28,9 +28,18 @@ type customers struct {
 func (a *App) newSender() *dispatcher.Sender {
 	d := a.Config.Dispatch
 	return dispatcher.NewSender(dispatcher.SenderConfig{
-		Timeout: d.Timeout, Any2xx: d.Success == "2xx", AllowNetworks: d.AllowNetworks,
+		Timeout: d.Timeout, Any2xx: d.Success == "2xx", Addresses: addresses(d),
 		MaxInFlight: d.MaxInFlight, Version: a.Version, Dial: a.HTTPDial,
 	})
+}
+
+// addresses says which addresses webhooks may reach.
+func addresses(d config.Dispatch) dispatcher.Addresses {
+	a := dispatcher.Addresses{Allow: d.AllowNetworks, Deny: d.DenyNetworks, NAT64: d.NAT64Prefixes}
+	for _, r := range d.Ports {
+		a.Ports = append(a.Ports, dispatcher.Ports(r))
+	}
+	return a
 }
 
 func (a *App) newCustomers() (*customers, error) {

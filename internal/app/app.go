@@ -21,6 +21,7 @@ import (
 	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/clock"
 	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/tenant"
@@ -101,7 +102,7 @@ func New(opts Options) (*App, error) {
 	sources := a.plan.Sources()
 	waiting := slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) })
 	a.metrics = metrics.New(opts.Registry, metrics.Topics{
-		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys},
+		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys}, Exhaustions: http1.Exhaustions(),
 	})
 	var err error
 	if a.kafka, err = KafkaConfig(cfg, opts.KafkaDial, opts.Log); err != nil {

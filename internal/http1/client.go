@@ -1,5 +1,6 @@
 // Package http1 makes HTTP/1.1 POST requests on pooled connections: one goroutine per request and none per idle
-// connection, no proxy, no redirect, no second try once a byte has been sent.
+// connection, no proxy, no redirect. A request is made once. Only if a connection that was used before fails without a
+// byte of a reply is it made once more, on a new connection (docs/adr/0009).
 //
 // A request's bytes are written at once by the caller's goroutine, which then waits for the reply. A reply in the
 // usual form (a head that came with the first read, a Content-Length) is read in place; everything else (chunks, 1xx,
@@ -11,19 +12,22 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Config of a Client.
 type Config struct {
-	Dial        func(ctx context.Context, network, address string) (net.Conn, error)
-	TLS         *tls.Config   // for https; its ServerName is set for each connection
-	IdleTimeout time.Duration // a connection that was idle for so long is not used again
-	MaxIdle     int           // idle connections of all hosts together
-	MaxHead     int           // bytes of a reply's head, interim replies included
-	MaxBody     int           // bytes of a reply's body that are read; then the connection is closed
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	TLS      *tls.Config   // for https; its ServerName is set for each connection
+	MaxAge   time.Duration // a connection is replaced before it is so old, so that a changed DNS answer takes effect
+	MaxIdle  int           // idle connections of all hosts together
+	MaxConns int           // connections of all hosts together, beyond which the longest idle one is closed for a new one; 0 = any number
+	MaxHead  int           // bytes of a reply's head, interim replies included
+	MaxBody  int           // bytes of a reply's body that are read; then the connection is closed
 }
 
 // Host is where a connection goes. It is comparable.
@@ -39,17 +43,15 @@ var ErrHeadTooLarge = errors.New("the reply's head is too large")
 type Client struct {
 	cfg     Config
 	buffers sync.Pool
-
-	mu     sync.Mutex
-	idle   map[Host][]*conn // each in the order of their return
-	count  int              // of all idle connections
-	reaper *time.Timer      // runs while there are any
-	closed bool
+	open    atomic.Int64 // connections, idle or not
+	pool    pool
 }
 
-// New gives a Client without connections.
+// New returns a Client without connections.
 func New(cfg Config) *Client {
-	return &Client{cfg: cfg, idle: map[Host][]*conn{}, buffers: sync.Pool{New: func() any { return new(buffer) }}}
+	c := &Client{cfg: cfg, buffers: sync.Pool{New: func() any { return new(buffer) }}}
+	c.pool.init(cfg.MaxIdle)
+	return c
 }
 
 // Post sends message, a whole request with its head and a body of known length, to host and reads the reply. It ends
@@ -62,17 +64,24 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		cn := c.take(host)
+		cn := c.pool.take(host, time.Now())
 		if cn == nil {
-			if cn, err = c.dial(ctx, deadline, host); err != nil {
-				return 0, err
-			}
+			break
 		}
 		status, err = c.request(ctx, deadline, cn, message)
-		if !errors.Is(err, errStale) {
+		if !cn.lost(status, err) || ctx.Err() != nil {
 			return status, err
 		}
+		c.pool.closedByPeer(cn)
+		if !errors.Is(err, errStale) {
+			break // it may have been sent: once more on a new connection, and no more
+		}
 	}
+	cn, err := c.dial(ctx, deadline, host)
+	if err != nil {
+		return 0, err
+	}
+	return c.request(ctx, deadline, cn, message)
 }
 
 // request makes one request on cn and keeps or closes it.
@@ -86,112 +95,50 @@ func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, mess
 	x := exchange{conn: cn, buf: buf, maxHead: c.cfg.MaxHead, maxBody: c.cfg.MaxBody}
 	status, reusable, err := x.do(message)
 	c.buffers.Put(buf)
-	if stop() && reusable && err == nil {
-		c.put(cn)
+	cn.kept = reusable && err == nil
+	if stop() && cn.kept {
+		c.pool.put(cn, time.Now())
 	} else {
 		_ = cn.Close()
 	}
 	return status, err
 }
 
-// dial opens a connection, with TLS if host asks for it.
+// dial opens a connection, with TLS if host asks for it. When descriptors run short, idle connections are given up first.
 func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	if c.cfg.MaxConns > 0 && c.open.Load() >= int64(c.cfg.MaxConns) {
+		c.pool.giveUp(1)
+	}
 	plain, err := c.cfg.Dial(ctx, "tcp", host.Address)
+	if reason := Exhausted(err); reason != "" && reason != portsExhausted && c.pool.giveUp(givenUp) > 0 {
+		plain, err = c.cfg.Dial(ctx, "tcp", host.Address)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
+	c.open.Add(1)
+	now := time.Now()
+	cn := newConn(host, plain, &c.open)
+	// Not all at the same moment, if they were opened at the same moment.
+	cn.replaceAt = now.Add(c.cfg.MaxAge - rand.N(c.cfg.MaxAge/5+1))
 	if host.ServerName == "" {
-		return newConn(host, plain, plain), nil
+		return cn, nil
 	}
 	cfg := c.cfg.TLS.Clone()
 	cfg.ServerName = host.ServerName
 	secured := tls.Client(plain, cfg)
 	if err := secured.HandshakeContext(ctx); err != nil {
-		_ = plain.Close()
+		_ = cn.Close()
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
-	return newConn(host, secured, plain), nil
+	cn.Conn = secured
+	return cn, nil
 }
 
-// take gives an idle connection to host, the last one used; nil if there is none.
-func (c *Client) take(host Host) *conn {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	list := c.idle[host]
-	if len(list) == 0 {
-		return nil
-	}
-	cn := list[len(list)-1]
-	if time.Since(cn.since) >= c.cfg.IdleTimeout { // then the others are older still
-		c.drop(host, len(list))
-		return nil
-	}
-	list[len(list)-1] = nil
-	c.idle[host] = list[:len(list)-1]
-	c.count--
-	return cn
-}
-
-// put keeps a connection for the next request.
-func (c *Client) put(cn *conn) {
-	cn.since = time.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// Where a socket cannot be looked at, a reply that came unasked would be taken for that to the next request.
-	if !rawIO || c.closed || c.count >= c.cfg.MaxIdle {
-		_ = cn.Close()
-		return
-	}
-	c.idle[cn.host] = append(c.idle[cn.host], cn)
-	c.count++
-	if c.reaper == nil {
-		c.reaper = time.AfterFunc(c.cfg.IdleTimeout, c.reap)
-	}
-}
-
-// reap closes what has been idle for too long.
-func (c *Client) reap() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for host, list := range c.idle {
-		n := 0
-		for n < len(list) && time.Since(list[n].since) >= c.cfg.IdleTimeout {
-			n++
-		}
-		c.drop(host, n)
-	}
-	if c.reaper = nil; c.count > 0 {
-		c.reaper = time.AfterFunc(c.cfg.IdleTimeout/4, c.reap)
-	}
-}
-
-// drop closes the n oldest idle connections of host.
-func (c *Client) drop(host Host, n int) {
-	list := c.idle[host]
-	for _, cn := range list[:n] {
-		_ = cn.Close()
-	}
-	c.count -= n
-	if rest := copy(list, list[n:]); rest > 0 {
-		clear(list[rest:])
-		c.idle[host] = list[:rest]
-	} else {
-		delete(c.idle, host)
-	}
-}
+// givenUp is how many idle connections are closed when a dial meets a process without descriptors.
+const givenUp = 16
 
 // Close closes the idle connections; those in use are closed when their request ends.
-func (c *Client) Close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	for host, list := range c.idle {
-		c.drop(host, len(list))
-	}
-	if c.reaper != nil {
-		c.reaper.Stop()
-		c.reaper = nil
-	}
-}
+func (c *Client) Close() { c.pool.close() }

@@ -26,7 +26,7 @@ const (
 
 func newClient(t *testing.T, change func(*Config)) *Client {
 	t.Helper()
-	cfg := Config{Dial: (&net.Dialer{}).DialContext, IdleTimeout: 4 * time.Second, MaxIdle: 10, MaxHead: 16 << 10, MaxBody: 64 << 10}
+	cfg := Config{Dial: (&net.Dialer{}).DialContext, MaxAge: 5 * time.Minute, MaxIdle: 10, MaxHead: 16 << 10, MaxBody: 64 << 10}
 	if change != nil {
 		change(&cfg)
 	}
@@ -106,13 +106,14 @@ func TestStaleConnections(t *testing.T) {
 // arrived: what the peer did has reached the idle connection.
 func arrived(t *testing.T, c *Client, host Host) bool {
 	t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.idle[host]) == 0 {
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	h := c.pool.hosts[host]
+	if h == nil || len(h.idle) == 0 {
 		t.Fatal("the connection was not kept")
 	}
 	pending := false
-	err := c.idle[host][0].raw.Control(func(fd uintptr) { pending = peek(fd, make([]byte, 1)) })
+	err := h.idle[0].raw.Control(func(fd uintptr) { pending = peek(fd, make([]byte, 1)) })
 	return err != nil || pending
 }
 
@@ -199,8 +200,8 @@ func TestIdleConnections(t *testing.T) {
 		}
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
-		if n := open.Load(); n != 0 || c.count != 0 || len(c.idle) != 0 || c.reaper != nil {
-			t.Errorf("%d connections are open, %d counted, %d hosts remembered, want none", n, c.count, len(c.idle))
+		if n := open.Load(); n != 0 || c.pool.count != 0 || len(c.pool.hosts) != 0 || c.pool.reaper != nil || c.open.Load() != 0 {
+			t.Errorf("%d connections are open, %d of them idle and %d in all counted, %d hosts remembered, want none", n, c.pool.count, c.open.Load(), len(c.pool.hosts))
 		}
 	})
 }

@@ -189,7 +189,7 @@ func clients(roots *x509.CertPool) map[string]func(address string, secure bool) 
 	}
 	return map[string]func(string, bool) client{
 		"own": func(string, bool) client {
-			c := New(Config{Dial: (&net.Dialer{}).DialContext, TLS: cfg(), IdleTimeout: 4 * time.Second, MaxIdle: 1000, MaxHead: 16 << 10, MaxBody: 64 << 10})
+			c := New(Config{Dial: (&net.Dialer{}).DialContext, TLS: cfg(), MaxAge: 5 * time.Minute, MaxIdle: 1000, MaxHead: 16 << 10, MaxBody: 64 << 10})
 			head := []byte("POST /hook/dlr HTTP/1.1\r\nHost: peer\r\nUser-Agent: smshooks/1\r\nContent-Type: application/x-www-form-urlencoded\r\n" +
 				"Webhook-Id: sms-dlr/0/1\r\nWebhook-Timestamp: 1767225600\r\nWebhook-Attempt: 1\r\nContent-Length: ")
 			messages := sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -18,9 +20,20 @@ var longAgo = time.Unix(1, 0)
 // conn is a connection with what is used again for each of its requests.
 type conn struct {
 	net.Conn
-	host  Host
-	since time.Time // when it became idle
-	used  bool      // by a former request
+	host      Host
+	replaceAt time.Time     // not used again from then on
+	since     time.Time     // when it became idle
+	keep      time.Duration // for how long it may be idle, if the peer said so
+	said      bool
+	used      bool // by a former request
+
+	again    bool // the request that is on it is not its first
+	answered bool // a byte of the reply has come
+	kept     bool // after its reply the connection can carry another request
+
+	before, after *conn // in the list of idle connections
+	open          *atomic.Int64
+	closed        atomic.Bool
 
 	under     net.Conn // beneath TLS
 	raw       syscall.RawConn
@@ -29,11 +42,11 @@ type conn struct {
 	interrupt func() // ends the request that is on it
 }
 
-// newConn wraps c; under is the connection beneath its TLS, or c itself.
-func newConn(host Host, c, under net.Conn) *conn {
-	cn := &conn{Conn: c, host: host, under: under}
+// newConn wraps c, which is counted in open until it is closed. TLS may be put on top of it.
+func newConn(host Host, c net.Conn, open *atomic.Int64) *conn {
+	cn := &conn{Conn: c, host: host, under: c, open: open}
 	cn.interrupt = func() { _ = cn.SetDeadline(longAgo) }
-	if s, ok := under.(syscall.Conn); ok && rawIO {
+	if s, ok := c.(syscall.Conn); ok && rawIO {
 		cn.raw, _ = s.SyscallConn()
 		cn.step = cn.turn.step
 	}
@@ -41,13 +54,37 @@ func newConn(host Host, c, under net.Conn) *conn {
 }
 
 // Close closes the connection without a word: TLS's goodbye could block.
-func (c *conn) Close() error { return c.under.Close() }
+func (c *conn) Close() error {
+	if c.closed.CompareAndSwap(false, true) {
+		c.open.Add(-1)
+	}
+	return c.under.Close()
+}
+
+// lost reports whether the request that ended so has met a connection that the peer was closing: it was used before,
+// and no byte of a reply came, or only that the peer had waited for a request for too long.
+func (c *conn) lost(status int, err error) bool {
+	switch {
+	case !c.again:
+		return false
+	case errors.Is(err, errStale):
+		return true
+	case status == http.StatusRequestTimeout:
+		return !c.kept
+	}
+	var timeout net.Error
+	return err != nil && !c.answered && !errors.Is(err, os.ErrDeadlineExceeded) && !(errors.As(err, &timeout) && timeout.Timeout())
+}
+
+// alive reports whether an idle connection could carry a request.
+func (c *conn) alive() bool { return c.SetReadDeadline(time.Time{}) == nil && c.check() == nil }
 
 // direct: requests need not go through TLS.
 func (c *conn) direct() bool { return c.Conn == c.under }
 
 // prepare readies the connection for a message of so many bytes. errStale: it is closed.
 func (c *conn) prepare(deadline time.Time, size int) error {
+	c.again, c.answered, c.kept = c.used, false, false
 	err := c.SetDeadline(deadline)
 	if err == nil && c.used && (size > atOnce || !c.direct()) { // else converse looks by itself
 		if err = c.check(); err == nil {
@@ -95,7 +132,7 @@ func (c *conn) converse(message, p []byte) (sent, n int, err error) {
 			n, err = c.Read(p)
 		}
 	}
-	c.used = true
+	c.used, c.answered = true, n > 0
 	if err != nil && sent == 0 && !fresh && !errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errStale // it was refused as a whole
 	}

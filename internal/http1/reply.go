@@ -7,6 +7,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -76,6 +78,7 @@ func (x *exchange) read(n int) (status int, reusable bool, err error) {
 	if !ok {
 		return x.readAny(n)
 	}
+	x.conn.keepFor(h.keep)
 	left := h.length - int64(n-h.size)
 	if left < 0 { // what was not asked for must not become the next reply
 		return h.status, false, nil
@@ -104,6 +107,7 @@ type head struct {
 	size   int   // bytes of the head
 	length int64 // bytes of the body
 	close  bool  // the peer closes the connection after it
+	keep   int   // seconds for which the peer keeps it, if it says so; else -1
 }
 
 // parseHead reads a head of the usual form; false: it is another, or not complete.
@@ -121,7 +125,7 @@ func parseHead(p []byte) (h head, ok bool) {
 	if rest := p[len(version)+3:]; h.status < 200 || rest[0] != ' ' && !bytes.HasPrefix(rest, []byte("\r\n")) {
 		return h, false
 	}
-	h.length = -1
+	h.length, h.keep = -1, -1
 	for first := true; ; first = false {
 		end := bytes.IndexByte(p[h.size:], '\n')
 		if end < 1 || p[h.size+end-1] != '\r' {
@@ -157,10 +161,36 @@ func (h *head) field(line []byte) bool {
 			return true
 		}
 		return strings.EqualFold(string(value), "keep-alive")
+	case colon == 10 && strings.EqualFold(string(name), "Keep-Alive"):
+		h.keep = keepAlive(string(value))
 	case colon == 17 && strings.EqualFold(string(name), "Transfer-Encoding"):
-		return false
+		return strings.EqualFold(string(value), "identity") // which is none
 	}
 	return true
+}
+
+// keepAlive returns the seconds of timeout=N in a Keep-Alive field, -1 if there is none.
+func keepAlive(value string) int {
+	for part := range strings.SplitSeq(value, ",") {
+		name, digits, _ := strings.Cut(strings.TrimSpace(part), "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "timeout") {
+			continue
+		}
+		if n, err := strconv.ParseUint(strings.Trim(digits, " \t\""), 10, 31); err == nil {
+			return int(n)
+		}
+	}
+	return -1
+}
+
+// keepFor notes for how many seconds the peer keeps the connection; -1: it did not say. It counts from when it sent the
+// reply, and a request takes its time to it, so a part of that is not used.
+func (c *conn) keepFor(seconds int) {
+	if seconds < 0 {
+		return
+	}
+	said := time.Duration(seconds) * time.Second
+	c.keep, c.said = min(said-min(time.Second, said/5), keepMost), true
 }
 
 func (h *head) setLength(digits []byte) bool {
@@ -182,20 +212,61 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 	in := &limited{r: io.MultiReader(bytes.NewReader(bytes.Clone(x.buf[:n])), x.conn), left: x.maxHead}
 	br := bufio.NewReaderSize(in, bufferSize)
 	for {
-		resp, err := http.ReadResponse(br, post) //nolint:bodyclose // closing would read it to its end; the connection is closed instead
+		text, err := readHead(br)
+		x.conn.answered = x.conn.answered || len(text) > 0
+		if err != nil {
+			return 0, false, unexpected(err)
+		}
+		if interim.Match(text) {
+			continue
+		}
+		rest := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(text), br), bufferSize)
+		resp, err := http.ReadResponse(rest, post) //nolint:bodyclose // closing would read it to its end; the connection is closed instead
 		if err != nil {
 			return 0, false, unexpected(err)
 		}
 		if resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
-			continue // an interim reply
+			return 0, false, errStatus
 		}
 		if resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp.StatusCode, false, nil // what follows is no body
 		}
+		x.conn.keepFor(keepAlive(resp.Header.Get("Keep-Alive")))
 		in.left = math.MaxInt // drain bounds the body, net/http what stands between chunks
 		whole, err := x.drain(resp.Body)
 		bounded := resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
-		return resp.StatusCode, whole && bounded && !resp.Close && br.Buffered() == 0, err
+		return resp.StatusCode, whole && bounded && !resp.Close && br.Buffered() == 0 && rest.Buffered() == 0, err
+	}
+}
+
+var errStatus = errors.New("the reply's status is not a number of three digits")
+
+// interim matches the beginning of a reply that comes before the reply, except a switch to another protocol.
+var interim = regexp.MustCompile(`^HTTP/1\.\d 1(0[02-9]|[1-9]\d)[ \r\n]`)
+
+// identityField matches a field that says the same as none, which net/http refuses.
+var identityField = regexp.MustCompile(`(?i)^Transfer-Encoding:[ \t]*identity[ \t]*\r?\n$`)
+
+// readHead reads a reply's head to its blank line, without the fields that say nothing. What was read before an error is
+// returned with it.
+func readHead(br *bufio.Reader) (text []byte, err error) {
+	for {
+		begin := len(text)
+		for more := true; more; {
+			var part []byte
+			part, err = br.ReadSlice('\n')
+			text = append(text, part...)
+			more = errors.Is(err, bufio.ErrBufferFull)
+		}
+		if err != nil {
+			return text, err
+		}
+		switch line := text[begin:]; {
+		case len(line) <= 2 && len(bytes.Trim(line, "\r\n")) == 0:
+			return text, nil
+		case identityField.Match(line):
+			text = text[:begin]
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package http1
 import (
 	"bufio"
 	"bytes"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,13 +15,16 @@ func TestParseHead(t *testing.T) {
 		want       head
 		ok         bool
 	}{
-		{"plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", head{200, 38, 2, false}, true},
-		{"no reason", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", head{200, 35, 0, false}, true},
-		{"any case, blanks", "HTTP/1.1 503 x\r\nDATE: y\r\ncontent-length: \t 7 \r\n\r\n", head{503, 49, 7, false}, true},
-		{"closes", "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", head{200, 57, 0, true}, true},
-		{"keeps", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", head{200, 62, 0, false}, true},
-		{"204", "HTTP/1.1 204 No\r\n\r\n", head{204, 19, 0, false}, true},
-		{"204 with a length", "HTTP/1.1 204 No\r\nContent-Length: 9\r\n\r\n", head{204, 38, 0, false}, true},
+		{"plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", head{200, 38, 2, false, -1}, true},
+		{"no reason", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", head{200, 35, 0, false, -1}, true},
+		{"any case, blanks", "HTTP/1.1 503 x\r\nDATE: y\r\ncontent-length: \t 7 \r\n\r\n", head{503, 49, 7, false, -1}, true},
+		{"closes", "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", head{200, 57, 0, true, -1}, true},
+		{"keeps", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", head{200, 62, 0, false, -1}, true},
+		{"204", "HTTP/1.1 204 No\r\n\r\n", head{204, 19, 0, false, -1}, true},
+		{"204 with a length", "HTTP/1.1 204 No\r\nContent-Length: 9\r\n\r\n", head{204, 38, 0, false, -1}, true},
+		{"keeps for a while", "HTTP/1.1 200 OK\r\nKeep-Alive: max=100, timeout=5\r\nContent-Length: 0\r\n\r\n", head{200, 70, 0, false, 5}, true},
+		{"keeps, unsaid how long", "HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nContent-Length: 0\r\n\r\n", head{200, 53, 0, false, -1}, true},
+		{"identity", "HTTP/1.1 200 OK\r\nTransfer-Encoding: Identity\r\nContent-Length: 1\r\n\r\n", head{200, 67, 1, false, -1}, true},
 		{name: "no length", text: "HTTP/1.1 200 OK\r\n\r\n"},
 		{name: "chunks", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n"},
 		{name: "two lengths", text: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"},
@@ -70,7 +74,12 @@ func FuzzParseHead(f *testing.F) {
 		if h.size > len(text) || !bytes.HasSuffix(text[:h.size], []byte("\r\n\r\n")) {
 			t.Fatalf("%q: a head of %d bytes", text, h.size)
 		}
-		resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(text)), post)
+		rest := bufio.NewReader(bytes.NewReader(text))
+		usual, err := readHead(rest)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(usual), rest)), post)
 		if err != nil {
 			// net/http checks what stands in lines that do not matter here, and refuses the whole.
 			if strings.Contains(err.Error(), "malformed MIME header") {

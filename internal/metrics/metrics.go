@@ -23,6 +23,7 @@ type Metrics struct {
 	CommitErrors prometheus.Counter
 	logDropped   prometheus.Counter
 	unreadable   *prometheus.CounterVec
+	localErrors  *prometheus.CounterVec
 	lag          *prometheus.GaugeVec
 	waiting      *prometheus.GaugeVec
 	overdue      *prometheus.GaugeVec
@@ -37,6 +38,8 @@ type Topics struct {
 	Consumed []string // source, retry and overflow topics
 	Waiting  []string // of these: retry and overflow topics
 	Settings []string // config and keys topics
+
+	Exhaustions []string // what the process may run out of
 }
 
 type factory struct{ reg prometheus.Registerer }
@@ -102,6 +105,10 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	for _, t := range topics.Settings {
 		m.unreadable.WithLabelValues(t)
 	}
+	m.localErrors = f.counters("smshooks_local_errors_total", "Requests put off because this process had no descriptor, port, buffer or memory left; they are no attempts.", "reason")
+	for _, reason := range topics.Exhaustions {
+		m.localErrors.WithLabelValues(reason)
+	}
 	m.lag = f.gauges("smshooks_group_lag_records", "End offset less the offset the group has committed, as Kafka tells it; every consuming instance shows all partitions, so aggregate with max.", "topic", "partition")
 	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a waiting topic above the committed offsets, as Kafka tells it; the same on every consuming instance, so aggregate with max.", "topic")
 	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record in the partitions assigned to this instance, 0 if none is due.", "topic")
@@ -165,6 +172,9 @@ func (m *Metrics) UnreadWaiting(records int64) { m.unread.Set(float64(records)) 
 
 // UnreadableRecord counts a skipped record of the config or keys topic.
 func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }
+
+// LocalError counts a request that was put off because the process had run out of something.
+func (m *Metrics) LocalError(reason string) { m.localErrors.WithLabelValues(reason).Inc() }
 
 // DeliveryLogDropped counts attempts that are missing in the log of deliveries.
 func (m *Metrics) DeliveryLogDropped(attempts int) { m.logDropped.Add(float64(attempts)) }
