@@ -37,6 +37,8 @@ type Kafka struct {
 	Group          string
 	InstanceID     string // "" = dynamic membership
 	SessionTimeout time.Duration
+	Isolation      string // read_committed or read_uncommitted
+	MaxBatchBytes  int64
 	TLS            TLS
 	SASL           KafkaSASL
 }

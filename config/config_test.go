@@ -17,7 +17,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatalf("the defaults do not load: %v", err)
 	}
 	want := config.Config{
-		Kafka: config.Kafka{Brokers: []string{"127.0.0.1:9092"}, Group: "smshooks", SessionTimeout: 45 * time.Second},
+		Kafka: config.Kafka{Brokers: []string{"127.0.0.1:9092"}, Group: "smshooks", SessionTimeout: 45 * time.Second, Isolation: "read_committed", MaxBatchBytes: 64 << 20},
 		Topics: config.Topics{
 			DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
 			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Partitions: 12, Replication: -1,

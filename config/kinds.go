@@ -22,6 +22,7 @@ const (
 	maxPartitions = 100_000
 	maxTopicName  = 249
 	mebibyte      = 1 << 20
+	gibibyte      = 1 << 30
 	keyBytes      = 32
 )
 
@@ -166,7 +167,7 @@ func notEmpty[T any](items []T) error {
 var sizePattern = regexp.MustCompile(`^([0-9]+)\s*([A-Za-z]*)$`)
 
 // byteSize is a plain number of bytes, or one with a decimal or binary unit.
-func byteSize(least int64) kind[int64] {
+func byteSize(least, most int64) kind[int64] {
 	units := map[string]int64{
 		"": 1, "b": 1,
 		"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
@@ -187,6 +188,9 @@ func byteSize(least int64) kind[int64] {
 		}
 		if n*unit < least {
 			return 0, fmt.Errorf("%q is less than %d bytes", s, least)
+		}
+		if n*unit > most {
+			return 0, fmt.Errorf("%q is more than %d bytes", s, most)
 		}
 		return n * unit, nil
 	}, format: func(n int64) string { return strconv.FormatInt(n, 10) }}

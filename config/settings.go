@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -39,6 +40,10 @@ func kafkaTable() []setting {
 			"static membership: this process's own id within the group; empty for none"),
 		one("kafka.session_timeout", duration(), "45s", func(c *Config) *time.Duration { return &c.Kafka.SessionTimeout },
 			"how long a silent member keeps its partitions"),
+		one("kafka.isolation", choice("read_committed", "read_uncommitted"), "read_committed", func(c *Config) *string { return &c.Kafka.Isolation },
+			"records of transactions that are read: read_committed or read_uncommitted"),
+		one("kafka.max_batch_bytes", byteSize(mebibyte, gibibyte), "67108864", func(c *Config) *int64 { return &c.Kafka.MaxBatchBytes },
+			"most that a compressed batch may unpack to, from 1MiB to 1GiB; larger ones are skipped"),
 	}, tlsTable("kafka.tls", "the brokers", func(c *Config) *TLS { return &c.Kafka.TLS }), []setting{
 		one("kafka.sasl.mechanism", choice("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"), "", func(c *Config) *string { return &c.Kafka.SASL.Mechanism },
 			"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty for no login"),
@@ -122,7 +127,7 @@ func dispatchTable() []setting {
 			"requests in flight in this process, at least dispatch.parallel"),
 		one("dispatch.queue_per_endpoint", number(1, maxInt32), "1024", func(c *Config) *int { return &c.Dispatch.QueuePerEndpoint },
 			"events that wait in memory for one endpoint before they overflow"),
-		one("dispatch.max_buffered_bytes", byteSize(mebibyte), "67108864", func(c *Config) *int64 { return &c.Dispatch.MaxBufferedBytes },
+		one("dispatch.max_buffered_bytes", byteSize(mebibyte, math.MaxInt64), "67108864", func(c *Config) *int64 { return &c.Dispatch.MaxBufferedBytes },
 			"records held in memory by this process: bytes, or with a unit as in 64MiB; at least 1MiB"),
 		many("dispatch.allow_networks", network(), "", func(c *Config) *[]netip.Prefix { return &c.Dispatch.AllowNetworks }, nil,
 			"networks (CIDR) that webhooks may reach although they are blocked by default: loopback, private, link-local and the like"),

@@ -102,12 +102,14 @@ func New(opts Options) (*App, error) {
 	sources := a.plan.Sources()
 	waiting := slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) })
 	a.metrics = metrics.New(opts.Registry, metrics.Topics{
-		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys}, Exhaustions: http1.Exhaustions(),
+		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys},
+		Dead: []string{cfg.Topics.DeadLetter}, Exhaustions: http1.Exhaustions(),
 	})
 	var err error
 	if a.kafka, err = KafkaConfig(cfg, opts.KafkaDial, opts.Log); err != nil {
 		return nil, err
 	}
+	a.kafka.Skips = kafka.NewSkips(opts.Log.Named("kafka"), a.metrics.BatchSkipped)
 	if a.admin, err = a.kafka.NewClient(); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,9 @@ func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, 
 		SASL:    kafka.SASLConfig{Mechanism: cfg.Kafka.SASL.Mechanism, Username: cfg.Kafka.SASL.Username, Password: cfg.Kafka.SASL.Password},
 		Dial:    dial,
 		Log:     log.Named("kafka"),
+
+		ReadUncommitted: cfg.Kafka.Isolation == "read_uncommitted",
+		MaxBatchBytes:   cfg.Kafka.MaxBatchBytes,
 	}, nil
 }
 

@@ -26,12 +26,12 @@ const (
 	// dialTimeout bounds name resolution, the TCP handshake and the TLS handshake together.
 	dialTimeout = 10 * time.Second
 
-	// What one client may hold is fetches in flight times their size, which grows tenfold when it is unpacked, plus one
-	// batch being unpacked. The client's own defaults (50 MiB each, 1 GiB unpacked) would break any bound on memory.
+	// What one client may buffer is fetches in flight times their size, which grows tenfold when it is unpacked, plus one
+	// batch that is read by itself (batch.go). The client's own defaults (50 MiB each, 1 GiB unpacked) would break any
+	// bound on memory.
 	fetchMaxBytes        = 1 << 20
 	fetchPartitionBytes  = 256 << 10
 	maxConcurrentFetches = 4
-	maxDecompressBytes   = 32 << 20
 	fetchMaxWait         = 250 * time.Millisecond
 
 	// metadataMaxAge is how soon a client learns of partitions that were added.
@@ -50,6 +50,12 @@ type Config struct {
 	Log *zap.Logger
 	// PaceFetches puts a pause of some milliseconds between the fetches of one broker, for consumers of many small ones.
 	PaceFetches bool
+	// ReadUncommitted also reads records of transactions that are open or aborted.
+	ReadUncommitted bool
+	// MaxBatchBytes is the most that a batch may unpack to; larger ones are skipped. 0 is [DefaultMaxBatchBytes].
+	MaxBatchBytes int64
+	// Skips reports the batches that are skipped; nil logs them to Log.
+	Skips *Skips
 }
 
 // SASLConfig says how the client authenticates. An empty Mechanism means that it does not.
@@ -86,6 +92,14 @@ func (c Config) options() ([]kgo.Opt, error) {
 	if c.PaceFetches {
 		dial = paceFetches(dial)
 	}
+	unpack, err := c.unpacker()
+	if err != nil {
+		return nil, err
+	}
+	isolation := readCommitted
+	if c.ReadUncommitted {
+		isolation = readUncommitted
+	}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("smshooks"),
@@ -97,7 +111,9 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.MaxConcurrentFetches(maxConcurrentFetches),
 		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MetadataMaxAge(metadataMaxAge),
-		kgo.MaxDecompressBatchBytes(maxDecompressBytes),
+		kgo.BrokerMaxReadBytes(maxResponseBytes),
+		kgo.WithDecompressor(unpack), kgo.WithHooks(unpack),
+		kgo.FetchIsolationLevel(isolation.level()),
 	}
 	mechanism, err := c.SASL.mechanism()
 	if err != nil {
@@ -110,6 +126,22 @@ func (c Config) options() ([]kgo.Opt, error) {
 		opts = append(opts, kgo.WithLogger(newLogger(c.Log)))
 	}
 	return opts, nil
+}
+
+func (c Config) unpacker() (*unpacker, error) {
+	skips := c.Skips
+	if skips == nil {
+		log := c.Log
+		if log == nil {
+			log = zap.NewNop()
+		}
+		skips = NewSkips(log, nil)
+	}
+	most := c.MaxBatchBytes
+	if most == 0 {
+		most = DefaultMaxBatchBytes
+	}
+	return newUnpacker(most, skips)
 }
 
 // validBroker accepts host, host:port and [IPv6]:port. The client itself would only fail at each dial.

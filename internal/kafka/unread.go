@@ -53,7 +53,7 @@ func (p *Plan) Unread(ctx context.Context, cl *kgo.Client, group string) ([]Unre
 		names = append(names, topic)
 	}
 	slices.Sort(names)
-	records, err := above(ctx, admin, group, names)
+	records, err := above(ctx, cl, admin, group, names)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (p *Plan) formerly(topic string) string {
 }
 
 // above counts, per topic, the records above what the group has committed.
-func above(ctx context.Context, admin *kadm.Client, group string, topics []string) (map[string]int64, error) {
+func above(ctx context.Context, cl *kgo.Client, admin *kadm.Client, group string, topics []string) (map[string]int64, error) {
 	committed, err := admin.FetchOffsets(ctx, group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a group that never was has committed nothing
 		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
@@ -96,9 +96,9 @@ func above(ctx context.Context, admin *kadm.Client, group string, topics []strin
 	if err != nil {
 		return nil, fmt.Errorf("starts of topics: %w", err)
 	}
-	ends, err := admin.ListEndOffsets(ctx, topics...)
+	ends, err := ListEnds(ctx, cl, topics...)
 	if err != nil {
-		return nil, fmt.Errorf("ends of topics: %w", err)
+		return nil, err
 	}
 	records := map[string]int64{}
 	ends.Each(func(end kadm.ListedOffset) {

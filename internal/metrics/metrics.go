@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -24,6 +25,7 @@ type Metrics struct {
 	logDropped   prometheus.Counter
 	unreadable   *prometheus.CounterVec
 	localErrors  *prometheus.CounterVec
+	skipped      *prometheus.CounterVec
 	lag          *prometheus.GaugeVec
 	waiting      *prometheus.GaugeVec
 	overdue      *prometheus.GaugeVec
@@ -38,6 +40,7 @@ type Topics struct {
 	Consumed []string // source, retry and overflow topics
 	Waiting  []string // of these: retry and overflow topics
 	Settings []string // config and keys topics
+	Dead     []string // the dead letter topic
 
 	Exhaustions []string // what the process may run out of
 }
@@ -109,6 +112,10 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	for _, reason := range topics.Exhaustions {
 		m.localErrors.WithLabelValues(reason)
 	}
+	m.skipped = f.counters("smshooks_skipped_batches_total", "Batches that could not be read (too large, undecodable) and were skipped with all their records.", "topic")
+	for _, t := range slices.Concat(topics.Consumed, topics.Settings, topics.Dead) {
+		m.skipped.WithLabelValues(t)
+	}
 	m.lag = f.gauges("smshooks_group_lag_records", "End offset less the offset the group has committed, as Kafka tells it; every consuming instance shows all partitions, so aggregate with max.", "topic", "partition")
 	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a waiting topic above the committed offsets, as Kafka tells it; the same on every consuming instance, so aggregate with max.", "topic")
 	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record in the partitions assigned to this instance, 0 if none is due.", "topic")
@@ -175,6 +182,9 @@ func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(
 
 // LocalError counts a request that was put off because the process had run out of something.
 func (m *Metrics) LocalError(reason string) { m.localErrors.WithLabelValues(reason).Inc() }
+
+// BatchSkipped counts a batch of a topic that could not be read.
+func (m *Metrics) BatchSkipped(topic string) { m.skipped.WithLabelValues(topic).Inc() }
 
 // DeliveryLogDropped counts attempts that are missing in the log of deliveries.
 func (m *Metrics) DeliveryLogDropped(attempts int) { m.logDropped.Add(float64(attempts)) }

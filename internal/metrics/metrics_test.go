@@ -16,7 +16,7 @@ func newMetrics() (*metrics.Metrics, *prometheus.Registry) {
 	reg := prometheus.NewPedanticRegistry()
 	return metrics.New(reg, metrics.Topics{
 		Consumed: []string{"sms-dlr", "sms-dlr-retry-6h"}, Waiting: []string{"sms-dlr-retry-6h"},
-		Settings: []string{"webhook-config", "webhook-keys"},
+		Settings: []string{"webhook-config", "webhook-keys"}, Dead: []string{"webhook-dead-letter"},
 	}), reg
 }
 
@@ -36,6 +36,7 @@ func TestAllExistFromTheStart(t *testing.T) {
 		"smshooks_config_users":              1,
 		"smshooks_unread_waiting_records":    1,
 		"smshooks_unreadable_settings_total": 2,
+		"smshooks_skipped_batches_total":     5,
 		"smshooks_commit_errors_total":       1,
 	}
 	families, err := reg.Gather()

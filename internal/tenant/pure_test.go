@@ -1,7 +1,6 @@
 package tenant
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -269,46 +268,6 @@ func TestLimiter(t *testing.T) {
 	l.last = l.last.Add(-time.Second)
 	if suppressed, ok := l.allow(); !ok || suppressed != 90 {
 		t.Errorf("a second later: %d, %v", suppressed, ok)
-	}
-}
-
-// batch is a record batch as it comes over the wire, as far as skipEmpty looks.
-func batch(base int64, lastDelta, records int) []byte {
-	b := make([]byte, 61+records*10)
-	binary.BigEndian.PutUint64(b, uint64(base))
-	binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
-	b[16] = 2
-	binary.BigEndian.PutUint32(b[23:], uint32(lastDelta))
-	binary.BigEndian.PutUint32(b[57:], uint32(records))
-	return b
-}
-
-func TestSkipEmpty(t *testing.T) {
-	join := func(bs ...[]byte) (all []byte) {
-		for _, b := range bs {
-			all = append(all, b...)
-		}
-		return all
-	}
-	for _, c := range []struct {
-		name  string
-		wire  []byte
-		from  int64
-		next  int64
-		found bool
-	}{
-		{"nothing", nil, 10, 10, false},
-		{"a record", batch(10, 0, 1), 10, 10, true},
-		{"compacted to nothing", batch(10, 4, 0), 10, 15, false},
-		{"empty, then a record", join(batch(10, 4, 0), batch(15, 1, 2)), 10, 15, true},
-		{"empty twice", join(batch(10, 4, 0), batch(15, 1, 0)), 10, 17, false},
-		{"one from before", join(batch(5, 4, 3), batch(10, 0, 0)), 10, 11, false},
-		{"cut in the body", batch(10, 0, 5)[:70], 10, 10, true},
-		{"cut in the header", batch(10, 0, 5)[:30], 10, 10, true},
-	} {
-		if next, found := skipEmpty(c.wire, c.from); next != c.next || found != c.found {
-			t.Errorf("%s: %d, %v, want %d, %v", c.name, next, found, c.next, c.found)
-		}
 	}
 }
 

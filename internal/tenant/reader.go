@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 // stuckAfter is how long a reader waits for records it expects before it asks
@@ -26,7 +28,8 @@ type reader struct {
 	topics []string
 
 	mu       sync.Mutex
-	position map[slot]int64 // the offset after the last record read
+	position map[slot]int64 // up to where everything was read
+	next     map[slot]int64 // the offset after the last record; less than position once the log was cut back
 	progress time.Time      // when a record came last
 }
 
@@ -49,9 +52,9 @@ func newReader(ctx context.Context, client *kgo.Client, topics ...string) (*read
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{client: client, goal: goal, topics: topics, position: map[slot]int64{}, progress: time.Now()}
+	r := &reader{client: client, goal: goal, topics: topics, position: map[slot]int64{}, next: map[slot]int64{}, progress: time.Now()}
 	for at, s := range goal.spans {
-		r.position[at] = s.start
+		r.position[at], r.next[at] = s.start, s.start
 	}
 	return r, nil
 }
@@ -61,7 +64,7 @@ func newReader(ctx context.Context, client *kgo.Client, topics ...string) (*read
 // client goes on by itself after all of them but errRecreated.
 func (r *reader) poll(ctx context.Context, wait time.Duration, take func(*kgo.Record)) error {
 	polling, cancel := context.WithTimeout(ctx, wait)
-	fetches := r.client.PollFetches(polling)
+	fetches := kafka.Poll(polling, r.client, 0, r.at)
 	cancel()
 	if err := ctx.Err(); err != nil {
 		return err
@@ -71,7 +74,9 @@ func (r *reader) poll(ctx context.Context, wait time.Duration, take func(*kgo.Re
 	}
 	var failed error
 	fetches.EachError(func(topic string, partition int32, err error) {
-		if !errors.Is(err, context.DeadlineExceeded) {
+		if skipped, ok := errors.AsType[*kafka.Skipped](err); ok {
+			r.moved(slot{topic, partition}, skipped.Next)
+		} else if !errors.Is(err, context.DeadlineExceeded) {
 			failed = fmt.Errorf("reading %s/%d: %w", topic, partition, err)
 		}
 	})
@@ -85,15 +90,27 @@ func (r *reader) poll(ctx context.Context, wait time.Duration, take func(*kgo.Re
 			}
 		}
 		if n := len(p.Records); n > 0 {
-			r.mu.Lock()
-			// After a reset to the start the position stays: what was read was read.
-			at := slot{p.Topic, p.Partition}
-			r.position[at] = max(r.position[at], p.Records[n-1].Offset+1)
-			r.progress = time.Now()
-			r.mu.Unlock()
+			r.moved(slot{p.Topic, p.Partition}, p.Records[n-1].Offset+1)
 		}
 	})
 	return failed
+}
+
+// moved notes that a partition was read up to next.
+func (r *reader) moved(at slot, next int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// After a reset to the start the position stays: what was read was read.
+	r.position[at] = max(r.position[at], next)
+	r.next[at] = next
+	r.progress = time.Now()
+}
+
+// at returns the offset after the last record of a partition.
+func (r *reader) at(topic string, partition int32) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next[slot{topic, partition}]
 }
 
 // passed says whether everything below the spans' ends was read.
@@ -126,8 +143,8 @@ func (r *reader) done(ctx context.Context) (bool, error) {
 	return r.passed(r.goal.spans), nil
 }
 
-// skip moves the positions, up to the spans' ends, over what compaction or
-// deletion took away.
+// skip moves the positions, up to the spans' ends, over offsets without records:
+// those that compaction, deletion or an aborted transaction left.
 func (r *reader) skip(ctx context.Context, spans map[slot]span) error {
 	now, err := describe(ctx, r.client, r.topics...)
 	if err != nil {
@@ -140,18 +157,9 @@ func (r *reader) skip(ctx context.Context, spans map[slot]span) error {
 		r.mu.Lock()
 		from := max(r.position[at], now.spans[at].start)
 		r.mu.Unlock()
-		for from < s.end {
-			next, more, err := now.probe(ctx, r.client, at, from)
-			if err != nil {
-				return err
-			}
-			if more {
-				break // there is a record: it will come
-			}
-			if next == from {
-				next = s.end // nothing is there up to the end
-			}
-			from = next
+		from, err := kafka.NextRecord(ctx, r.client, at.topic, at.partition, from, s.end)
+		if err != nil {
+			return fmt.Errorf("looking for the end of %s/%d: %w", at.topic, at.partition, err)
 		}
 		r.mu.Lock()
 		r.position[at] = max(r.position[at], from)

@@ -1,0 +1,379 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+)
+
+const (
+	// DefaultMaxBatchBytes is what a batch may unpack to where [Config.MaxBatchBytes] is 0.
+	DefaultMaxBatchBytes = 64 << 20
+
+	// A client unpacks whole responses ahead of its polls. What one response may unpack to is therefore bounded: a batch
+	// of more than inlineBytes is read by itself, and after responseBytes the rest of a response is fetched again later.
+	inlineBytes   = 16 << 20
+	responseBytes = 32 << 20
+
+	// A batch can be as large as a request that a broker accepts (socket.request.max.bytes, 100 MiB by default).
+	maxResponseBytes = 128 << 20
+
+	batchTimeout = 10 * time.Second
+	batchPause   = 100 * time.Millisecond // after a failure, before the poll is over
+)
+
+var (
+	errAside = errors.New("the batch is too large to be unpacked together with others")
+	errLater = errors.New("the response unpacks to too much, its rest is fetched again")
+)
+
+// Skipped is the error of a partition that [Poll] moved over a batch that cannot be read. The partition goes on at
+// Next. The batch has already been logged and counted.
+type Skipped struct {
+	From, Next int64 // the offsets skipped are From ≤ o < Next
+	Epoch      int32 // the batch's leader epoch, -1 if unknown
+	Err        error
+}
+
+func (s *Skipped) Error() string {
+	return fmt.Sprintf("skipped offsets %d to %d: %v", s.From, s.Next-1, s.Err)
+}
+
+// Unwrap returns why the batch cannot be read.
+func (s *Skipped) Unwrap() error { return s.Err }
+
+// Skips reports the batches that a process skips, each once, however many clients meet it. It is safe for concurrent
+// use.
+type Skips struct {
+	log   *zap.Logger
+	count func(topic string)
+
+	mu   sync.Mutex
+	seen map[skip]bool
+}
+
+type skip struct {
+	topic     string
+	partition int32
+	from      int64
+}
+
+const maxSkipsSeen = 10_000
+
+// NewSkips returns Skips that log an error line per batch, and call count, if it is not nil.
+func NewSkips(log *zap.Logger, count func(topic string)) *Skips {
+	return &Skips{log: log, count: count, seen: map[skip]bool{}}
+}
+
+func (s *Skips) report(topic string, partition int32, b *Skipped) {
+	at := skip{topic, partition, b.From}
+	s.mu.Lock()
+	known := s.seen[at]
+	if len(s.seen) >= maxSkipsSeen {
+		clear(s.seen)
+	}
+	s.seen[at] = true
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	s.log.Error("batch cannot be read, its records are skipped", zap.String("topic", topic), zap.Int32("partition", partition),
+		zap.Int64("from", b.From), zap.Int64("to", b.Next-1), zap.Error(b.Err))
+	if s.count != nil {
+		s.count(topic)
+	}
+}
+
+// unpacker is a client's decompressor. It bounds what the client unpacks by itself and knows the bound for batches
+// that are read one by one. It is also a hook: the client's budget starts anew with each response.
+type unpacker struct {
+	inline, whole kgo.Decompressor
+	skips         *Skips
+	left          atomic.Int64 // bytes that the batches of a response may still unpack to
+	release       bool         // the last poll read a batch by itself; used by the polling goroutine only
+}
+
+func newUnpacker(maxBytes int64, skips *Skips) (*unpacker, error) {
+	inline, err := bounded(min(maxBytes, inlineBytes))
+	if err != nil {
+		return nil, err
+	}
+	whole, err := bounded(maxBytes)
+	if err != nil {
+		return nil, err
+	}
+	u := &unpacker{inline: inline, whole: whole, skips: skips}
+	u.left.Store(responseBytes)
+	return u, nil
+}
+
+// bounded returns a decompressor that refuses to unpack more than limit bytes. The library bounds only the
+// decompressors that it makes for a client.
+func bounded(limit int64) (kgo.Decompressor, error) {
+	cl, err := kgo.NewClient(kgo.MaxDecompressBatchBytes(int(limit)))
+	if err != nil {
+		return nil, fmt.Errorf("kafka.max_batch_bytes: %w", err)
+	}
+	defer cl.Close()
+	return cl.OptValue(kgo.WithDecompressor).(kgo.Decompressor), nil
+}
+
+// unpackerOf returns cl's unpacker. A client that was not made by [Config.NewClient] unpacks what it likes.
+func unpackerOf(cl *kgo.Client) *unpacker {
+	if u, ok := cl.OptValue(kgo.WithDecompressor).(*unpacker); ok {
+		return u
+	}
+	return &unpacker{whole: cl.OptValue(kgo.WithDecompressor).(kgo.Decompressor), skips: NewSkips(zap.NewNop(), nil)}
+}
+
+// OnBrokerRead implements [kgo.HookBrokerRead].
+func (u *unpacker) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, _ error) {
+	if kmsg.Key(key) == kmsg.Fetch {
+		u.left.Store(responseBytes)
+	}
+}
+
+// Decompress implements [kgo.Decompressor]. Its own errors must not be [kgo.ErrMaxDecompress]: that would stop the
+// partition, even if nobody polls the error because the partition is paused.
+func (u *unpacker) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byte, error) {
+	if u.left.Load() <= 0 {
+		return nil, errLater
+	}
+	out, err := u.inline.Decompress(src, codec)
+	if errors.Is(err, kgo.ErrMaxDecompress) {
+		return nil, errAside
+	}
+	u.left.Add(-int64(len(out)))
+	return out, err
+}
+
+// Poll polls cl for at most most records (0: as many as there are). A batch that cl cannot unpack is read by itself,
+// at most one in a poll, so that there is never more than one in memory: use up or copy the records before the next
+// Poll. If it cannot be read at all its partition has the error [Skipped] and goes on behind it.
+//
+// next returns the offset after the last record polled of a partition, or a negative number if there is none yet.
+func Poll(ctx context.Context, cl *kgo.Client, most int, next func(topic string, partition int32) int64) kgo.Fetches {
+	u := unpackerOf(cl)
+	if u.release {
+		debug.FreeOSMemory()
+		u.release = false
+	}
+	fetches := cl.PollRecords(ctx, most)
+	for i := range fetches {
+		for j := range fetches[i].Topics {
+			topic := &fetches[i].Topics[j]
+			for k := range topic.Partitions {
+				p := &topic.Partitions[k]
+				switch {
+				case p.Err == nil || !isBatchError(p.Err):
+				case len(p.Records) > 0 || u.release || errors.Is(p.Err, errLater):
+					p.Err = nil // the client fetches the batch again
+				default:
+					u.release = true
+					from := max(next(topic.Topic, p.Partition), p.LogStartOffset, 0)
+					p.Records, p.Err = u.readAside(ctx, cl, topic.Topic, p.Partition, from, p.Err)
+				}
+			}
+		}
+	}
+	return fetches
+}
+
+// isBatchError reports whether a partition's error may come from the contents of its next batch. Other errors come
+// from a broker, from the connection to it, or from the client's own state.
+func isBatchError(err error) bool {
+	if _, ok := errors.AsType[*kerr.Error](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[*kgo.ErrGroupSession](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return false
+	}
+	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, kgo.ErrClientClosed) &&
+		!kgo.IsRetryableBrokerErr(err)
+}
+
+// readAside reads the batch at an offset, at which the client failed, and moves the client behind it.
+func (u *unpacker) readAside(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64, failed error) ([]*kgo.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	for {
+		b, err := readBatch(ctx, cl, topic, partition, offset)
+		switch {
+		case err != nil || b.next <= offset:
+			select {
+			case <-ctx.Done():
+			case <-time.After(batchPause):
+			}
+			return nil, errors.Join(failed, err)
+		case b.bad == nil && len(b.records) == 0:
+			offset = b.next // emptied by compaction, or aborted: the client reports no position after those
+			continue
+		}
+		// This drops what is buffered for other partitions, too. The client fetches it again.
+		cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {partition: {Epoch: b.epoch, Offset: b.next}}})
+		if b.bad == nil {
+			return b.records, nil
+		}
+		skipped := &Skipped{From: max(b.first, offset), Next: b.next, Epoch: b.epoch, Err: b.bad}
+		u.skips.report(topic, partition, skipped)
+		return nil, skipped
+	}
+}
+
+// batch is one batch as a client sees it that reads at an offset.
+type batch struct {
+	first, next int64 // its offsets are first ≤ o < next
+	epoch       int32
+	records     []*kgo.Record // those from the offset on, control records included, aborted ones not
+	bad         error         // why it cannot be read
+	stable      int64         // up to where records could be read when this was fetched
+}
+
+// readBatch fetches the one batch that holds offset, or the next one. If there is none yet, next is offset.
+func readBatch(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64) (*batch, error) {
+	leader, id, err := leaderOf(ctx, cl, topic, partition)
+	if err != nil {
+		return nil, err
+	}
+	isolation := isolationOf(cl)
+	req := kmsg.NewPtrFetchRequest()
+	req.ReplicaID, req.MaxBytes, req.SessionEpoch, req.IsolationLevel = -1, 1, -1, int8(isolation)
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.TopicID = topic, id
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, offset, 1 // the first batch comes whole all the same
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	kresp, err := cl.Broker(int(leader)).Request(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s/%d at offset %d: %w", topic, partition, offset, err)
+	}
+	resp := kresp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return nil, fmt.Errorf("fetch %s/%d at offset %d: %w", topic, partition, offset, err)
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return &batch{first: offset, next: offset, epoch: -1}, nil
+	}
+	answer := &resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		return nil, fmt.Errorf("fetch %s/%d at offset %d: %w", topic, partition, offset, err)
+	}
+	b := parseBatch(isolation.level(), unpackerOf(cl).whole, topic, answer, offset)
+	b.stable = answer.HighWatermark
+	if isolation == readCommitted {
+		b.stable = answer.LastStableOffset
+	}
+	return b, nil
+}
+
+// parseBatch reads the first batch of a response that reaches offset.
+func parseBatch(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string, answer *kmsg.FetchResponseTopicPartition, offset int64) *batch {
+	const lengthAt, epochAt, magicAt, lastDeltaAt, countAt, header = 8, 12, 16, 23, 57, 61
+	b := &batch{first: offset, next: offset, epoch: -1}
+	for in := answer.RecordBatches; len(in) > magicAt; {
+		length := int64(int32(binary.BigEndian.Uint32(in[lengthAt:]))) + lengthAt + 4
+		b.first, b.next = int64(binary.BigEndian.Uint64(in)), int64(binary.BigEndian.Uint64(in))+1
+		count := int32(1)
+		if in[magicAt] == 2 && len(in) >= header {
+			b.epoch = int32(binary.BigEndian.Uint32(in[epochAt:]))
+			b.next += max(int64(int32(binary.BigEndian.Uint32(in[lastDeltaAt:]))), 0)
+			count = int32(binary.BigEndian.Uint32(in[countAt:]))
+		}
+		whole := length > magicAt && length <= int64(len(in))
+		if whole && b.next <= offset {
+			in = in[length:]
+			continue
+		}
+		b.next = max(b.next, offset+1)
+		if !whole {
+			b.bad = fmt.Errorf("the batch claims to have %d bytes, the broker sent %d", length, len(in))
+			return b
+		}
+		one := *answer
+		one.RecordBatches = in[:length]
+		fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+			KeepControlRecords: true, Offset: offset, IsolationLevel: level, Topic: topic, Partition: answer.Partition,
+		}, &one, unpack, nil)
+		switch {
+		case fetched.Err != nil:
+			b.bad = fetched.Err
+		case next < b.next && count > 0:
+			b.bad = fmt.Errorf("not all of its %d records can be decoded", count)
+		default:
+			b.records = fetched.Records
+		}
+		return b
+	}
+	return b
+}
+
+func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32) (leader int32, id [16]byte, err error) {
+	req := kmsg.NewPtrMetadataRequest()
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = kmsg.StringPtr(topic)
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+	}
+	for _, t := range resp.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+		}
+		for _, p := range t.Partitions {
+			if p.Partition != partition {
+				continue
+			}
+			if p.Leader < 0 {
+				break
+			}
+			return p.Leader, t.TopicID, nil
+		}
+	}
+	return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, kerr.LeaderNotAvailable)
+}
+
+// NextRecord returns the lowest offset in from ≤ o < end at which there is a record, or a batch that cannot be read,
+// and end if there is none: batches without records (emptied by compaction, aborted, control) are passed over.
+// Clients do not report how far they passed over such batches.
+func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64) (int64, error) {
+	for from < end {
+		b, err := readBatch(ctx, cl, topic, partition, from)
+		switch {
+		case err != nil:
+			return from, err
+		case b.bad != nil:
+			return max(from, b.first), nil
+		case b.next <= from:
+			if b.stable >= end {
+				return end, nil
+			}
+			return from, nil // a new leader does not show all yet
+		}
+		for _, r := range b.records {
+			if !r.Attrs.IsControl() {
+				return r.Offset, nil
+			}
+		}
+		from = b.next
+	}
+	return from, nil
+}
