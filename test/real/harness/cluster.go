@@ -64,8 +64,7 @@ func clusterEnv(node int, addr string) map[string]string {
 	vars["KAFKA_DEFAULT_REPLICATION_FACTOR"] = "3"
 	vars["KAFKA_MIN_INSYNC_REPLICAS"] = "2"
 	vars["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] = "3"
-	vars["KAFKA_REPLICA_LAG_TIME_MAX_MS"] = "3000"   // else a dead replica holds up writes for half a minute
-	vars["KAFKA_BROKER_SESSION_TIMEOUT_MS"] = "6000" // three brokers on a busy machine
+	vars["KAFKA_REPLICA_LAG_TIME_MAX_MS"] = "3000" // else a dead replica holds up writes for half a minute
 	vars["KAFKA_HEAP_OPTS"] = env("KAFKA_HEAP", "-Xms192m -Xmx384m")
 	return vars
 }

@@ -321,6 +321,7 @@ func (l *lazyRedis) end() {
 }
 
 func endShared() {
+	measuredPace.end()
 	sharedKafka.end()
 	sharedRedis.end()
 }

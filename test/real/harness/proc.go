@@ -204,7 +204,7 @@ func shown(t testing.TB, log string) string {
 func StartReady(t testing.TB, o Options) *Proc {
 	t.Helper()
 	p := Start(t, o)
-	p.WaitReady(t, 30*time.Second)
+	p.WaitReady(t, time.Minute)
 	return p
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -214,21 +215,9 @@ func (r *Receiver) Forget() {
 // WaitCount waits until a path ("" = all) got at least n requests, answered or not, and gives them.
 func (r *Receiver) WaitCount(t testing.TB, path string, n int, timeout time.Duration) []Request {
 	t.Helper()
-	late := time.After(timeout)
-	for {
-		r.mu.Lock()
-		changed := r.changed
-		r.mu.Unlock()
-		got := r.Count(path)
-		if got >= n {
-			return r.Requests(path)
-		}
-		select {
-		case <-changed:
-		case <-late:
-			t.Fatalf("%d requests at %q within %v, want %d", got, path, timeout, n)
-		}
-	}
+	Eventually(t, timeout, func() bool { return r.Count(path) >= n }, "%d requests at %q; there were %v", n, path,
+		printed(func() string { return strconv.Itoa(r.Count(path)) }))
+	return r.Requests(path)
 }
 
 // Quiet waits until no request has come, to any path, for d, and gives up after timeout: for tests that look for

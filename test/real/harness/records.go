@@ -64,15 +64,16 @@ func (c chosenFor) Partition(r *kgo.Record, n int) int {
 // Consume gives all records of a topic up to its end as it is at the call, in order within each partition.
 func Consume(t testing.TB, brokers, topic string) []*kgo.Record {
 	t.Helper()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	adm := kadm.NewClient(Client(t, brokers))
-	ends, err := adm.ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		t.Fatalf("end of topic %s: %v", topic, err)
-	}
+	var ends kadm.ListedOffsets
+	var err error
+	Eventually(t, 20*time.Second, func() bool { // a partition may be without a leader for a moment
+		if ends, err = adm.ListEndOffsets(ctx, topic); err == nil {
+			err = ends.Error()
+		}
+		return err == nil
+	}, "the end of topic %s is known: %v", topic, printed(func() string { return fmt.Sprint(err) }))
 	starts, err := adm.ListStartOffsets(ctx, topic)
 	if err != nil {
 		t.Fatalf("start of topic %s: %v", topic, err)

@@ -1,0 +1,18 @@
+package harness_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestSlack checks that a bound is widened by what the machine is held up, and only while it is.
+func TestSlack(t *testing.T) {
+	from := time.Now()
+	harness.Kafka(t)
+	harness.Eventually(t, 30*time.Second, func() bool { return harness.Slack(t, from) > 0 }, "a record arrives")
+	if d := harness.Slack(t, time.Now().Add(time.Hour)); d != 0 {
+		t.Errorf("a slack of %v for a time to come", d)
+	}
+}
