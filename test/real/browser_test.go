@@ -387,7 +387,7 @@ func testEvents(t *testing.T, b *tab, w *world) {
 // history: real events are delivered or given up, the page shows them, and one is sent again.
 func history(t *testing.T, b *tab, w *world) {
 	t.Helper()
-	harness.Pass(changeTakes) // until the last change counts everywhere
+	settle(t) // until the last change counts everywhere
 	w.recv.On("/inbound/42", harness.Status(500))
 	for sms := range int64(12) {
 		w.emit(t, w.dlr(42, sms))

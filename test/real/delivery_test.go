@@ -216,7 +216,7 @@ func testClickWithoutURL(t *testing.T, w *world, p *harness.Proc) {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "not_configured")-before == 1
 	}, "the click is not configured")
 	w.configure(t, map[int64]harness.Webhook{110: {Click: w.recv.URL("/click/110")}})
-	harness.Pass(changeTakes)
+	settle(t)
 	w.emit(t, w.click(110, 1))
 	w.recv.WaitCount(t, "/click/110", 1, 5*time.Second)
 }
@@ -350,7 +350,7 @@ func testFailures(t *testing.T, w *world, p *harness.Proc) {
 		121: {DLR: "http://" + harness.FreeAddr(t) + "/"}, 122: {DLR: "http://no-such-host.invalid/"},
 		123: {DLR: "https://" + w.recv.Addr() + "/"}, 124: {DLR: "http://10.1.2.3:81/"}, 125: {DLR: "http://[::ffff:169.254.169.254]/"},
 	})
-	harness.Pass(changeTakes)
+	settle(t)
 	want := map[int64]string{120: "connection reset", 121: "connection refused", 122: "dns", 123: "tls", 124: "blocked address", 125: "blocked address"}
 	for user := range want {
 		w.emit(t, w.dlr(user, 1))
@@ -386,7 +386,7 @@ func testRemoved(t *testing.T, w *world, p *harness.Proc) {
 	w.emit(t, w.dlr(127, 1))
 	w.recv.WaitCount(t, "/dlr/127", 1, 5*time.Second)
 	harness.RemoveUser(t, w.kafka.Addr, w.topics.Config, 127)
-	harness.Pass(changeTakes)
+	settle(t)
 	before := p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured")
 	w.emit(t, w.dlr(127, 2))
 	harness.Eventually(t, 5*time.Second, func() bool {
@@ -395,7 +395,7 @@ func testRemoved(t *testing.T, w *world, p *harness.Proc) {
 	// an unreadable document leaves the former one
 	w.configure(t, map[int64]harness.Webhook{127: {DLR: w.recv.URL("/dlr/127/again")}})
 	w.emit(t, harness.Event(w.topics.Config, 127, `{"user_id":127,"dlr_url":`))
-	harness.Pass(changeTakes)
+	settle(t)
 	w.emit(t, w.dlr(127, 3))
 	w.recv.WaitCount(t, "/dlr/127/again", 1, 5*time.Second)
 }

@@ -41,6 +41,7 @@ func TestIsolation(t *testing.T) {
 	w.recv.WaitCount(t, path("dlr", hung), 3, 10*time.Second)
 
 	// ten seconds of a hundred healthy events a second, each timed
+	began := time.Now()
 	produced := &times{at: map[string]time.Time{}}
 	cl := harness.Client(t, w.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()))
 	var most float64
@@ -67,13 +68,9 @@ func TestIsolation(t *testing.T) {
 	}
 	slices.Sort(delays)
 	p50, p99, worst := delays[len(delays)/2], delays[len(delays)*99/100], delays[len(delays)-1]
-	for _, r := range healthyRequests(w) {
-		if d := r.Start.Sub(produced.get(r.Header.Get("Webhook-Id"))); d >= p99 {
-			t.Logf("produced at %v, %v late", produced.get(r.Header.Get("Webhook-Id")).UTC().Format("05.000"), d)
-		}
-	}
 	t.Logf("healthy: p50 %v, p99 %v, worst %v; buffered at most %v bytes", p50, p99, worst, most)
-	if len(delays) != 1000 || p99 > 500*time.Millisecond || worst > 2*time.Second {
+	slack := harness.Slack(t, began)
+	if len(delays) != 1000 || p99 > 500*time.Millisecond+slack || worst > 2*time.Second+slack {
 		t.Errorf("%d healthy requests, p99 %v, worst %v after their record", len(delays), p99, worst)
 	}
 	if most > 5<<20 {
@@ -83,7 +80,7 @@ func TestIsolation(t *testing.T) {
 	if n := w.recv.Widest(path("dlr", slow)); n > 3 {
 		t.Errorf("%d requests at once to the slow endpoint", n)
 	}
-	checkOverflow(t, w, hung)
+	checkOverflow(t, w, hung, began)
 
 	// the endpoint comes back: every event that is not dead gets through, none under a number above 3
 	w.recv.On(path("dlr", hung), harness.Status(200))
@@ -180,7 +177,7 @@ func delivered(w *world, at string) map[string]int {
 }
 
 // checkOverflow: what an endpoint's queue could not hold is in overflow topics, no attempt counted.
-func checkOverflow(t *testing.T, w *world, user int64) {
+func checkOverflow(t *testing.T, w *world, user int64, began time.Time) {
 	t.Helper()
 	n := 0
 	for _, tier := range []string{"1s", "3s", "10s"} {
@@ -199,7 +196,7 @@ func checkOverflow(t *testing.T, w *world, user int64) {
 		}
 		n += len(mine)
 		t.Logf("%d records in overflow %s, stored at most %v after the decision", len(mine), tier, stored)
-		if stored > 2*time.Second {
+		if stored > 2*time.Second+harness.Slack(t, began) {
 			t.Errorf("a record came into overflow %s %v late", tier, stored)
 		}
 	}

@@ -45,7 +45,7 @@ func TestTracing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.configure(t, map[int64]harness.Webhook{1: {DLR: w.recv.URL("/dlr/1") + "?key=hush", Auth: "user:hush"}, 2: w.all(2, "")})
-	harness.Pass(changeTakes)
+	settle(t)
 	w.recv.On("/dlr/1", harness.Codes(503, 200))
 	c := collector.New(t)
 	p := w.serve(t, "--tracing.endpoint="+c.URL, "--tracing.sample=0")

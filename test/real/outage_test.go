@@ -157,7 +157,7 @@ func TestRedisAway(t *testing.T) {
 	w.recv.WaitCount(t, "/revoke/1", 1, 5*time.Second)
 	// settings that change meanwhile count, as they come from the topic
 	w.configure(t, map[int64]harness.Webhook{3: w.all(3, ""), known: {DLR: w.recv.URL("/dlr/1/new"), Click: w.recv.URL("/click/1")}})
-	harness.Pass(changeTakes)
+	settle(t)
 	w.emit(t, w.dlr(known, 3), w.dlr(3, 1))
 	w.recv.WaitCount(t, "/dlr/1/new", 1, 3*time.Second)
 	w.recv.WaitCount(t, "/dlr/3", 1, 3*time.Second)

@@ -157,6 +157,36 @@ func golden(t testing.TB, name string) []byte {
 	return bytes.TrimRight(data, "\n")
 }
 
+// settle lets time pass in which a change of settings takes effect.
+func settle(t testing.TB) {
+	t.Helper()
+	from := time.Now()
+	harness.Pass(changeTakes)
+	harness.Pass(harness.Slack(t, from))
+}
+
+// waitCommitted waits until all records of topics are settled and that is committed.
+func (w *world) waitCommitted(t testing.TB, topics ...string) {
+	t.Helper()
+	adm := kadm.NewClient(harness.Client(t, w.kafka.Addr))
+	harness.Eventually(t, 10*time.Second, func() bool {
+		ends, err := adm.ListEndOffsets(t.Context(), topics...)
+		if err != nil || ends.Error() != nil {
+			return false
+		}
+		committed, err := adm.FetchOffsets(t.Context(), w.topics.Group)
+		if err != nil {
+			return false
+		}
+		all := true
+		ends.Each(func(end kadm.ListedOffset) {
+			at, ok := committed.Lookup(end.Topic, end.Partition)
+			all = all && (end.Offset == 0 || ok && at.At == end.Offset)
+		})
+		return all
+	}, "all of %v is committed", topics)
+}
+
 // of keeps the records of a user.
 func of(records []*kgo.Record, user int64) []*kgo.Record {
 	var mine []*kgo.Record

@@ -104,8 +104,8 @@ func isolate(t *testing.T, f traffic) {
 	if during.delivered != during.healthy {
 		t.Errorf("%d healthy events are missing", during.healthy-during.delivered)
 	}
-	// a short run on a busy machine: what is lost to noise is not told from what is lost to the hung
-	if limit := base.at(99)*3/2 + pick(250*time.Millisecond, 0); during.at(99) > limit {
+	// In a short run one pause of the machine is the whole 99th percentile.
+	if limit := base.at(99)*3/2 + pick(250*time.Millisecond+harness.Slack(t, c.began), 0); during.at(99) > limit {
 		t.Errorf("healthy p99 is %v with them, %v without: more than 1.5 times", during.at(99), base.at(99))
 	}
 	if m.buffered > maxBuffered || m.resident > maxResident {
@@ -150,11 +150,13 @@ func (c *crowd) account(t *testing.T, s *stage, p phase, timeout time.Duration) 
 // wantInOrder wants no attempt made again, beyond the third or early.
 func (c *crowd) wantInOrder(t *testing.T, rec *caseRecord) {
 	t.Helper()
+	slack := harness.Slack(t, c.began)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rec.set(func(r *result) { r.Duplicates, r.Unexplained, r.Beyond, r.Early = c.again, c.again, c.beyond, c.early })
-	if c.again > 0 || c.beyond > 0 || c.early > 0 {
-		t.Errorf("%d attempts were made again, %d were beyond the third, %d early", c.again, c.beyond, c.early)
+	early := c.early(slack)
+	rec.set(func(r *result) { r.Duplicates, r.Unexplained, r.Beyond, r.Early = c.again, c.again, c.beyond, early })
+	if c.again > 0 || c.beyond > 0 || early > 0 {
+		t.Errorf("%d attempts were made again, %d were beyond the third, %d early", c.again, c.beyond, early)
 	}
 }
 
@@ -197,7 +199,7 @@ func TestIsolationBacklog(t *testing.T) {
 		proc := s.start(t)
 		var m memory
 		m.look(t, proc)()
-		p = c.wait(p, 2*lasts)
+		p = c.wait(p, 2*lasts+harness.Slack(t, c.began))
 		m.look(t, proc)()
 		c.misbehave(0, false)
 		missing, delivered, dead := c.account(t, s, p, pick(60*time.Second, 5*time.Minute))
@@ -207,7 +209,7 @@ func TestIsolationBacklog(t *testing.T) {
 			r.Produced, r.Delivered, r.Dead, r.Missing = int(total), delivered, dead, missing
 		})
 		c.wantInOrder(t, rec)
-		if p.delivered != p.healthy || p.took > lasts {
+		if p.delivered != p.healthy || p.took > lasts+harness.Slack(t, c.began) {
 			t.Errorf("%d of %d healthy events within %v", p.delivered, p.healthy, p.took)
 		}
 		if m.buffered > maxBuffered || m.resident > maxResident {

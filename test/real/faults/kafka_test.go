@@ -35,7 +35,7 @@ func TestBroker(t *testing.T) {
 	wantAlive(t, members)
 }
 
-// sessionTime is within what a group finds itself together again.
+// sessionTime is within what a group finds itself together again after an outage of Kafka.
 func (s *stage) sessionTime() time.Duration { return 6 * time.Second }
 
 func wantAlive(t testing.TB, members []*harness.Proc) {

@@ -33,13 +33,13 @@ func TestKill(t *testing.T) {
 	rate, lasts := pick(500, 5000), pick(6*time.Second, time.Minute)
 	rec := newCase(t, "1", "kill -9 of one of three instances", loadRate(rate, lasts))
 	rec.did("one of three instances is killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=2s")
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout="+pick("4s", "2s"))
 	// Each of the three is a version of its own, so that the judge knows whose requests may be made again.
 	members := make([]*harness.Proc, 3)
 	start := func(n int) {
 		o := s.options()
 		o.Binary = harness.BinaryOf(t, version(n))
-		members[n] = harness.Start(t, o)
+		members[n] = s.launch(t, o)
 	}
 	for n := range members {
 		start(n)
@@ -84,7 +84,7 @@ func (s *stage) members(t testing.TB, n int, flags ...string) []*harness.Proc {
 	t.Helper()
 	var all []*harness.Proc
 	for range n {
-		all = append(all, harness.Start(t, s.options(flags...)))
+		all = append(all, s.launch(t, s.options(flags...)))
 	}
 	for _, p := range all {
 		p.WaitReady(t, patience)
@@ -109,7 +109,7 @@ func TestStorm(t *testing.T) {
 		i := chance.IntN(n)
 		leaver := members[i]
 		leaving.Go(func() { wantExit(t, leaver, 0) })
-		members[i] = harness.Start(t, s.options())
+		members[i] = s.launch(t, s.options())
 		changes++
 	}
 	ended := time.Now()
@@ -167,7 +167,7 @@ func TestSigterm(t *testing.T) {
 		s.judge.wait(t, rate, patience)
 		harness.Pass(time.Second)
 		slowest = max(slowest, wantExit(t, p, 0))
-		if slowest > 15*time.Second {
+		if slowest > 15*time.Second+harness.Slack(t, s.judge.began) {
 			t.Errorf("the stop took %v, the grace is 15 s", slowest)
 		}
 		if n := s.judge.inFlight(); n > 0 {
@@ -194,8 +194,6 @@ func (j *judge) inFlight() (n int) {
 // partition waits longer than its instance is away.
 func TestRolling(t *testing.T) {
 	inTurn(t)
-	// the short form runs beside others, which slow a start down; a rebalance would take the session's 45 s all the same
-	idle := pick(10*time.Second, 3*time.Second)
 	rate := pick(500, 2000)
 	rec := newCase(t, "11", "rolling restart, static membership", loadRate(rate, 15*time.Second))
 	rec.did("three instances with kafka.instance_id are stopped by SIGTERM and started again, one after the other")
@@ -203,7 +201,7 @@ func TestRolling(t *testing.T) {
 	names := []string{"a", "b", "c"}
 	members := map[string]*harness.Proc{}
 	for _, name := range names {
-		members[name] = harness.Start(t, s.options("--kafka.instance_id="+name))
+		members[name] = s.launch(t, s.options("--kafka.instance_id="+name))
 	}
 	for _, p := range members {
 		p.WaitReady(t, patience)
@@ -225,8 +223,9 @@ func TestRolling(t *testing.T) {
 	b.judge(t, rec, judgement{healed: to})
 	longest, where := b.idle(from, to)
 	rec.note("longest time without a first attempt from a partition: %.1f s (%s); an instance was away for up to %.1f s", longest.Seconds(), where, away.Seconds())
-	if longest > idle {
-		t.Errorf("partition %s was idle for %v, want at most %v", where, longest, idle)
+	// As long as its instance was away, and a moment to find its place again; a rebalance would take the session's 45 s.
+	if limit := away + 2*time.Second + harness.Slack(t, from); longest > limit {
+		t.Errorf("partition %s was idle for %v, want at most %v", where, longest, limit)
 	}
 }
 

@@ -89,8 +89,8 @@ func TestCrowdSees(t *testing.T) {
 			crowd.judge(0, attempt, c.at[i])
 			crowd.ended[0] = c.at[i] + sec/2
 		}
-		if crowd.again != c.again || crowd.beyond != c.beyond || crowd.early != c.late {
-			t.Errorf("%s: %d again, %d beyond, %d early", name, crowd.again, crowd.beyond, crowd.early)
+		if crowd.again != c.again || crowd.beyond != c.beyond || crowd.early(0) != c.late {
+			t.Errorf("%s: %d again, %d beyond, %d early", name, crowd.again, crowd.beyond, crowd.early(0))
 		}
 	}
 }

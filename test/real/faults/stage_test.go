@@ -2,9 +2,11 @@ package faults_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,7 +25,11 @@ type stage struct {
 	judge    *judge
 	users    int64
 	schedule []time.Duration
+	session  time.Duration // kafka.session_timeout
 	flags    []string
+
+	mu    sync.Mutex
+	procs []*harness.Proc // all instances that were started
 }
 
 // Users beyond this have no settings.
@@ -39,11 +45,18 @@ func newStage(t testing.TB, brokers, redis string, users int64, flags ...string)
 // newStageOf is newStage with a retry.schedule of its own, of two delays.
 func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []time.Duration, flags ...string) *stage {
 	t.Helper()
-	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule}
+	// In the short form only a case that kills instances has a session that is shorter than the default: a busy machine
+	// holds an instance up for seconds, and its partitions are not to be lost by that.
+	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule, session: pick(45*time.Second, 6*time.Second)}
+	for _, flag := range flags {
+		if v, ok := strings.CutPrefix(flag, "--kafka.session_timeout="); ok {
+			s.session, _ = time.ParseDuration(v)
+		}
+	}
 	s.judge = newJudge(t, usual)
 	s.flags = append([]string{
 		"--topics.partitions=6", fmt.Sprintf("--retry.schedule=%v,%v", s.schedule[0], s.schedule[1]), "--overflow.delays=1s,3s,10s",
-		"--revocation.interval=2s", "--kafka.session_timeout=6s",
+		"--revocation.interval=2s", "--kafka.session_timeout=" + s.session.String(),
 	}, flags...)
 	harness.Ensure(t, s.options())
 	harness.Secret(stageToken)
@@ -75,10 +88,52 @@ func (s *stage) options(flags ...string) harness.Options {
 	return harness.Options{Brokers: s.serve, RedisAddr: s.redis, Topics: s.topics, Args: args}
 }
 
+// launch starts an instance and does not wait for it.
+func (s *stage) launch(t testing.TB, o harness.Options) *harness.Proc {
+	t.Helper()
+	p := harness.Start(t, o)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.procs = append(s.procs, p)
+	return p
+}
+
 // start starts an instance and waits until it is ready.
 func (s *stage) start(t testing.TB, flags ...string) *harness.Proc {
 	t.Helper()
-	return harness.StartReady(t, s.options(flags...))
+	p := s.launch(t, s.options(flags...))
+	p.WaitReady(t, patience)
+	return p
+}
+
+// lost is when instances lost partitions because the machine held them up for a good part of their session: what was
+// not committed by then may be made again, by whoever had the partitions next.
+func (s *stage) lost(t testing.TB) (spans []span) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.procs {
+		for line := range strings.Lines(p.Log()) {
+			if !strings.Contains(line, "partitions lost") {
+				continue
+			}
+			var said struct {
+				Time string `json:"time"`
+			}
+			if err := json.Unmarshal([]byte(line), &said); err != nil {
+				t.Fatalf("log line %q: %v", line, err)
+			}
+			at, err := time.Parse("2006-01-02T15:04:05.000Z0700", said.Time)
+			if err != nil {
+				t.Fatalf("log line %q: %v", line, err)
+			}
+			began := at.Add(-2 * s.session)
+			if harness.Slack(t, began) > s.session {
+				spans = append(spans, span{from: began, to: at})
+			}
+		}
+	}
+	return spans
 }
 
 // load writes events in the background at a steady rate, whatever happens to Kafka.
