@@ -46,7 +46,7 @@ type books struct {
 	revoked  map[int64]bool
 	pending  []string      // neither delivered nor dead
 	overtook []string      // first clicks that waited in a topic while the second one of their message was sent in their place
-	commit   time.Duration // how long what is finished may stay without a commit
+	slack    time.Duration // what a busy machine adds to the time of a commit
 }
 
 // sources are the topics events are written to.
@@ -233,7 +233,7 @@ const commitTime = time.Second + 500*time.Millisecond
 // judge closes the books: it counts, writes the case's row, and fails the test for what must not be.
 func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 	t.Helper()
-	b.commit = commitTime + harness.Slack(t, b.s.judge.began)
+	b.slack = harness.Slack(t, b.s.judge.began)
 	if lost := b.s.lost(t); len(lost) > 0 {
 		may.faults = append(slices.Clone(may.faults), lost...)
 		rec.note("%d times an instance lost partitions because the machine held it up", len(lost))
@@ -399,7 +399,7 @@ func (b *books) givenUpAgain(may judgement) (ids []string) {
 func (b *books) explained(h hit, faults []span) bool {
 	start := b.s.judge.began.Add(h.start)
 	return slices.ContainsFunc(faults, func(f span) bool {
-		from, to := f.from.Add(-b.commit), f.to.Add(500*time.Millisecond)
+		from, to := f.from.Add(-commitTime-b.slack), f.to.Add(500*time.Millisecond)
 		end := b.s.judge.began.Add(h.end)
 		if f.by != "" && h.by != "" && f.by != h.by {
 			return false

@@ -45,6 +45,7 @@ func newStage(t testing.TB, brokers, redis string, users int64, flags ...string)
 // newStageOf is newStage with a retry.schedule of its own, of two delays.
 func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []time.Duration, flags ...string) *stage {
 	t.Helper()
+	harness.Kafka(t) // also where the case has its own: it measures the machine's pace
 	// In the short form only a case that kills instances has a session that is shorter than the default: a busy machine
 	// holds an instance up for seconds, and its partitions are not to be lost by that.
 	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule, session: pick(45*time.Second, 6*time.Second)}
