@@ -60,7 +60,7 @@ func TestStaticMember(t *testing.T) {
 	a.Kill()
 	began := time.Now()
 	a = w.serve(t, "--kafka.instance_id=a")
-	if took := time.Since(began); took > 10*time.Second+harness.Slack(t, began) {
+	if took := time.Since(began); took > 10*time.Second+harness.Slack(began) {
 		t.Errorf("ready again after %v", took)
 	}
 	w.recv.WaitCount(t, "", w.recv.Count("")+500, 20*time.Second)

@@ -238,7 +238,7 @@ func TestGroupKillLoop(t *testing.T) {
 func wantRepeatedNear(t *testing.T, w *world, crashes []time.Time) {
 	t.Helper()
 	const commit = time.Second
-	slack := 300*time.Millisecond + harness.Slack(t, crashes[0].Add(-commit))
+	slack := 300*time.Millisecond + harness.Slack(crashes[0].Add(-commit))
 	first := map[string]time.Time{}
 	far := 0
 	for _, r := range w.recv.Requests("") {

@@ -69,7 +69,7 @@ func TestIsolation(t *testing.T) {
 	slices.Sort(delays)
 	p50, p99, worst := delays[len(delays)/2], delays[len(delays)*99/100], delays[len(delays)-1]
 	t.Logf("healthy: p50 %v, p99 %v, worst %v; buffered at most %v bytes", p50, p99, worst, most)
-	slack := harness.Slack(t, began)
+	slack := harness.Slack(began)
 	if len(delays) != 1000 || p99 > 500*time.Millisecond+slack || worst > 2*time.Second+slack {
 		t.Errorf("%d healthy requests, p99 %v, worst %v after their record", len(delays), p99, worst)
 	}
@@ -196,7 +196,7 @@ func checkOverflow(t *testing.T, w *world, user int64, began time.Time) {
 		}
 		n += len(mine)
 		t.Logf("%d records in overflow %s, stored at most %v after the decision", len(mine), tier, stored)
-		if stored > 2*time.Second+harness.Slack(t, began) {
+		if stored > 2*time.Second+harness.Slack(began) {
 			t.Errorf("a record came into overflow %s %v late", tier, stored)
 		}
 	}

@@ -162,7 +162,7 @@ func settle(t testing.TB) {
 	t.Helper()
 	from := time.Now()
 	harness.Pass(changeTakes)
-	harness.Pass(harness.Slack(t, from))
+	harness.Pass(harness.Slack(from))
 }
 
 // waitCommitted waits until all records of topics are settled and that is committed.

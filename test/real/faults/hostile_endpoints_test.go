@@ -82,7 +82,7 @@ func TestHostileEndpoints(t *testing.T) {
 	}
 	slices.Sort(b.delays)
 	p50, p99 := b.delays[len(b.delays)/2], b.delays[len(b.delays)*99/100]
-	if limit := pick(time.Second, 500*time.Millisecond) + harness.Slack(t, began); p99 > limit {
+	if limit := pick(time.Second, 500*time.Millisecond) + harness.Slack(began); p99 > limit {
 		t.Errorf("healthy events: p50 %v, p99 %v from Kafka to the request", p50, p99)
 	}
 	rec.note("healthy events: p50 %v, p99 %v from Kafka to the request", p50.Round(100*time.Microsecond), p99.Round(100*time.Microsecond))
@@ -379,7 +379,7 @@ func wantDurations(t *testing.T, p *harness.Proc, users int, first int64, timeou
 		}
 	}
 	t.Logf("%d attempts, the longest took %.3f s", attempts, longest)
-	if longest > (timeout + 500*time.Millisecond + harness.Slack(t, began)).Seconds() {
+	if longest > (timeout + 500*time.Millisecond + harness.Slack(began)).Seconds() {
 		t.Errorf("an attempt took %.3f s, the time-out is %v", longest, timeout)
 	}
 }

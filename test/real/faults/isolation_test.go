@@ -105,7 +105,7 @@ func isolate(t *testing.T, f traffic) {
 		t.Errorf("%d healthy events are missing", during.healthy-during.delivered)
 	}
 	// In a short run one pause of the machine is the whole 99th percentile.
-	if limit := base.at(99)*3/2 + pick(250*time.Millisecond+harness.Slack(t, c.began), 0); during.at(99) > limit {
+	if limit := base.at(99)*3/2 + pick(250*time.Millisecond+harness.Slack(c.began), 0); during.at(99) > limit {
 		t.Errorf("healthy p99 is %v with them, %v without: more than 1.5 times", during.at(99), base.at(99))
 	}
 	if m.buffered > maxBuffered || m.resident > maxResident {
@@ -150,7 +150,7 @@ func (c *crowd) account(t *testing.T, s *stage, p phase, timeout time.Duration) 
 // wantInOrder wants no attempt made again, beyond the third or early.
 func (c *crowd) wantInOrder(t *testing.T, rec *caseRecord) {
 	t.Helper()
-	slack := harness.Slack(t, c.began)
+	slack := harness.Slack(c.began)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	early := c.early(slack)
@@ -199,7 +199,7 @@ func TestIsolationBacklog(t *testing.T) {
 		proc := s.start(t)
 		var m memory
 		m.look(t, proc)()
-		p = c.wait(p, 2*lasts+harness.Slack(t, c.began))
+		p = c.wait(p, 2*lasts+harness.Slack(c.began))
 		m.look(t, proc)()
 		c.misbehave(0, false)
 		missing, delivered, dead := c.account(t, s, p, pick(60*time.Second, 5*time.Minute))
@@ -209,7 +209,7 @@ func TestIsolationBacklog(t *testing.T) {
 			r.Produced, r.Delivered, r.Dead, r.Missing = int(total), delivered, dead, missing
 		})
 		c.wantInOrder(t, rec)
-		if p.delivered != p.healthy || p.took > lasts+harness.Slack(t, c.began) {
+		if p.delivered != p.healthy || p.took > lasts+harness.Slack(c.began) {
 			t.Errorf("%d of %d healthy events within %v", p.delivered, p.healthy, p.took)
 		}
 		if m.buffered > maxBuffered || m.resident > maxResident {

@@ -167,7 +167,7 @@ func TestSigterm(t *testing.T) {
 		s.judge.wait(t, rate, patience)
 		harness.Pass(time.Second)
 		slowest = max(slowest, wantExit(t, p, 0))
-		if slowest > 15*time.Second+harness.Slack(t, s.judge.began) {
+		if slowest > 15*time.Second+harness.Slack(s.judge.began) {
 			t.Errorf("the stop took %v, the grace is 15 s", slowest)
 		}
 		if n := s.judge.inFlight(); n > 0 {
@@ -224,7 +224,7 @@ func TestRolling(t *testing.T) {
 	longest, where := b.idle(from, to)
 	rec.note("longest time without a first attempt from a partition: %.1f s (%s); an instance was away for up to %.1f s", longest.Seconds(), where, away.Seconds())
 	// As long as its instance was away, and a moment to find its place again; a rebalance would take the session's 45 s.
-	if limit := away + 2*time.Second + harness.Slack(t, from); longest > limit {
+	if limit := away + 2*time.Second + harness.Slack(from); longest > limit {
 		t.Errorf("partition %s was idle for %v, want at most %v", where, longest, limit)
 	}
 }

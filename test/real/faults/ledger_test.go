@@ -233,7 +233,7 @@ const commitTime = time.Second + 500*time.Millisecond
 // judge closes the books: it counts, writes the case's row, and fails the test for what must not be.
 func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 	t.Helper()
-	b.slack = harness.Slack(t, b.s.judge.began)
+	b.slack = harness.Slack(b.s.judge.began)
 	if lost := b.s.lost(t); len(lost) > 0 {
 		may.faults = append(slices.Clone(may.faults), lost...)
 		rec.note("%d times an instance lost partitions because the machine held it up", len(lost))

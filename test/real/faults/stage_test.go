@@ -129,7 +129,7 @@ func (s *stage) lost(t testing.TB) (spans []span) {
 				t.Fatalf("log line %q: %v", line, err)
 			}
 			began := at.Add(-2 * s.session)
-			if harness.Slack(t, began) > s.session {
+			if harness.Slack(began) > s.session {
 				spans = append(spans, span{from: began, to: at})
 			}
 		}

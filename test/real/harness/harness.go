@@ -55,8 +55,8 @@ func wanted() bool { return os.Getenv("SMSHOOKS_TEST_REAL") != "" || os.Getenv("
 // adds (Slack). msg is formatted with args at the end, so pass pointers or functions' results that are still right then.
 func Eventually(t testing.TB, timeout time.Duration, cond func() bool, msg string, args ...any) {
 	t.Helper()
-	if !poll(timeout, cond) {
-		t.Fatalf("not within %v: %s", timeout, fmt.Sprintf(msg, args...))
+	if began := time.Now(); !poll(timeout, cond) {
+		t.Fatalf("not within %v, and %v for a busy machine: %s", timeout, Slack(began).Round(time.Millisecond), fmt.Sprintf(msg, args...))
 	}
 }
 
@@ -81,7 +81,7 @@ func poll(timeout time.Duration, cond func() bool) bool {
 // over tells whether timeout has passed since began, and what a busy machine adds to it.
 func over(began time.Time, timeout time.Duration) bool {
 	passed := time.Since(began)
-	return passed > timeout && passed > timeout+slack(began)
+	return passed > timeout && passed > timeout+Slack(began)
 }
 
 // FreeAddr gives a loopback address (127.0.0.1:port) nobody listens on.
