@@ -119,7 +119,9 @@ type API struct {
 	Addr string // host:port; port 0 = any free one
 	Rate int    // requests per key and second, 0 = no limit
 
-	MaxConnections int // connections that the listener holds
+	MaxConnections int            // connections that the listener holds
+	ReplayLimit    int            // dead letters that a user may replay per hour, 0 = no limit
+	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 }
 
 // Ops is the operations listener.

@@ -23,7 +23,7 @@ func TestDefaults(t *testing.T) {
 			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Partitions: 12, Replication: -1,
 		},
 		Redis: config.Redis{Addrs: []string{"127.0.0.1:6379"}, KeyPrefix: "smshooks:"},
-		API:   config.API{Addr: "127.0.0.1:8080", Rate: 50, MaxConnections: 1000},
+		API:   config.API{Addr: "127.0.0.1:8080", Rate: 50, MaxConnections: 1000, ReplayLimit: 10_000, TrustedProxies: []netip.Prefix{}},
 		Ops:   config.Ops{Addr: "127.0.0.1:9464"},
 		Dispatch: config.Dispatch{
 			Parallel: 3, Timeout: 10 * time.Second, Success: "200", MaxInFlight: 2000, QueuePerEndpoint: 1024,

@@ -140,6 +140,8 @@ func TestGoodValues(t *testing.T) {
 		{"API_MAX_CONNECTIONS=7", func(c *config.Config) any { return c.API.MaxConnections }, "7"},
 		{"API_ADDR=:0", func(c *config.Config) any { return c.API.Addr }, ":0"},
 		{"API_RATE=0", func(c *config.Config) any { return c.API.Rate }, "0"},
+		{"API_REPLAY_LIMIT=5", func(c *config.Config) any { return c.API.ReplayLimit }, "5"},
+		{"API_TRUSTED_PROXIES=10.0.0.0/8,::1", func(c *config.Config) any { return c.API.TrustedProxies }, "[10.0.0.0/8 ::1/128]"},
 		{"LOG_LEVEL=WARN", func(c *config.Config) any { return c.Log.Level }, "warn"},
 		{"TOPICS_REPLICATION=3", func(c *config.Config) any { return c.Topics.Replication }, "3"},
 		{"SECRETS_KEY=" + goodKey, func(c *config.Config) any { return len(c.Secrets.Key) }, "32"},

@@ -110,6 +110,10 @@ func listenTable() []setting {
 			"requests per key and second; 0 for no limit"),
 		one("api.max_connections", number(1, maxInt32), "1000", func(c *Config) *int { return &c.API.MaxConnections },
 			"connections that the API listener holds; when all are taken, the longest idle one is closed for a new one"),
+		one("api.replay_limit", number(0, maxInt32), "10000", func(c *Config) *int { return &c.API.ReplayLimit },
+			"events that a user may replay per hour, through the API and the page; 0 for no limit"),
+		many("api.trusted_proxies", network(), "", func(c *Config) *[]netip.Prefix { return &c.API.TrustedProxies }, nil,
+			"networks (CIDR) of the proxies before the API; their X-Forwarded-For tells the client's address, which requests with unknown keys are counted by"),
 		one("ops.addr", address(0), "127.0.0.1:9464", func(c *Config) *string { return &c.Ops.Addr },
 			"where /metrics, /healthz, /readyz, /loglevel and /debug/pprof/ listen; port 0 for any free one"),
 	}

@@ -40,6 +40,8 @@ func TestWrongValues(t *testing.T) {
 		{"ops.addr", "127.0.0.1:http", `"127.0.0.1:http" has no port from 0 to 65535`},
 		{"ops.addr", "127.0.0.1:8080", `"127.0.0.1:8080" is also api.addr`},
 		{"api.rate", "-1", `"-1" is not between 0 and 2147483647`},
+		{"api.replay_limit", "-1", `"-1" is not between 0 and 2147483647`},
+		{"api.trusted_proxies", "proxy", `"proxy" is no network (as in 10.0.0.0/8) and no address`},
 		{"api.rate", "1.5", `"1.5" is no whole number`},
 		{"dispatch.parallel", "0", `"0" is not between 1 and 2147483647`},
 		{"dispatch.parallel", "99999999999999999999", `"99999999999999999999" is not between 1 and 2147483647`},

@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"io"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/api/form"
+	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/tenant"
 )
 
@@ -37,7 +37,7 @@ type Options struct {
 type handler struct {
 	service *Service
 	options Options
-	limit   *limiter
+	limit   *limit.Limiter // by key
 	routes  map[string]route
 }
 
@@ -59,7 +59,7 @@ type request struct {
 // Handler serves the API's paths; every other one is 404.
 func Handler(service *Service, options Options) http.Handler {
 	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
-	return &handler{service: service, options: options, limit: newLimiter(options.Rate), routes: map[string]route{
+	return &handler{service: service, options: options, limit: limit.New(float64(options.Rate), options.Rate), routes: map[string]route{
 		"/v1/user/set-webhook":  {post, (*handler).setWebhook},
 		"/v1/user/get-webhook":  {get, (*handler).getWebhook},
 		"/v1/user/test-webhook": {post, (*handler).testWebhook},
@@ -106,7 +106,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 	quick, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
 	key := r.Header.Get(keyName)
-	userID, ok, err := h.service.Authenticate(quick, key)
+	userID, ok, err := h.service.Authenticate(quick, r, key)
 	if err != nil {
 		return nil, err
 	}
@@ -119,9 +119,8 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 			return nil, err
 		}
 	}
-	if ok, wait := h.limit.take(tenant.HashKey(key), time.Now()); !ok {
-		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(wait.Seconds())))))
-		return nil, &statusError{http.StatusTooManyRequests, keyName + ": too many requests, at most " + strconv.Itoa(h.options.Rate) + " per second"}
+	if wait := h.limit.Take(tenant.HashKey(key), time.Now()); wait > 0 {
+		return nil, &TooManyError{keyName + ": too many requests, at most " + strconv.Itoa(h.options.Rate) + " per second", wait}
 	}
 	req := &request{ctx: r.Context(), quick: quick, userID: userID}
 	if r.Method == http.MethodPost {
@@ -132,7 +131,10 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 	} else {
 		req.params, err = form.ParsePairs(r.URL.RawQuery)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, form.ErrNotObject):
+		return nil, &statusError{http.StatusUnprocessableEntity, err.Error()}
+	case err != nil:
 		return nil, &statusError{http.StatusBadRequest, err.Error()}
 	}
 	return to.serve(h, req)

@@ -99,6 +99,36 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestUnknownKeys: a client that tries many keys is limited, and nobody else, not even a right key behind the same
+// address.
+func TestUnknownKeys(t *testing.T) {
+	s := newServer(t, Options{})
+	from := func(remote, key string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", "/v1/user/get-webhook", nil)
+		r.RemoteAddr = remote
+		r.Header.Set("X-API-KEY", key)
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		checkReply(t, r, w)
+		return w
+	}
+	counts := map[int]int{}
+	began := time.Now()
+	for range 5000 {
+		w := from("203.0.113.1:5000", "smsh_unknown")
+		counts[w.Code]++
+		if w.Code == http.StatusTooManyRequests && w.Header().Get("Retry-After") != "1" {
+			t.Fatalf("Retry-After %q", w.Header().Get("Retry-After"))
+		}
+	}
+	if most := 20 + 20*int(time.Since(began)/time.Second+1); counts[401] < 20 || counts[401] > most || counts[401]+counts[429] != 5000 {
+		t.Errorf("answers %v; want 20 to %d times 401, and 429 else", counts, most)
+	}
+	want(t, from("203.0.113.1:5000", "smsh_unknown"), 429, refusal("X-API-KEY: too many requests with unknown keys, at most 20 per second"))
+	want(t, from("203.0.113.1:5001", key42), 200, "")
+	want(t, from("203.0.113.2:5000", "smsh_unknown"), 401, "")
+}
+
 func TestSetWebhook(t *testing.T) {
 	s := newServer(t, Options{})
 	data := func(dlr, click, inbound, revoke string, auth bool) string {
@@ -146,7 +176,11 @@ func TestSetWebhookRefuses(t *testing.T) {
 			"dlr_url: " + notText, "click_url: " + notText, "inbound_url: " + notText, "revoke_click_url: " + notURL, "auth: " + notText}},
 		{"multipart/form-data; boundary=XX", file, 422, []string{"dlr_url: " + notText}},
 		{"multipart/form-data", multipartBody, 400, []string{"body: the Content-Type of a multipart form needs a boundary"}},
-		{"application/json", `{"dlr_url":`, 400, []string{"body: is no JSON object"}},
+		{"application/json", `["dlr_url"]`, 422, []string{"body: must be a JSON object"}},
+		{"application/json", `"dlr_url"`, 422, []string{"body: must be a JSON object"}},
+		{"application/json", `null`, 422, []string{"body: must be a JSON object"}},
+		{"application/json", ` 7 `, 422, []string{"body: must be a JSON object"}},
+		{"application/json", `{"dlr_url":`, 400, []string{"body: is not JSON"}},
 		{formType, "dlr_url=%zz", 400, []string{"parameters: a % is not followed by two hexadecimal digits"}},
 		{formType, strings.Repeat("x", maxBody+1), 413, []string{"body: must be at most 65536 bytes"}},
 	} {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -42,6 +43,7 @@ func refuse(w http.ResponseWriter, err error) {
 	var (
 		status  *statusError
 		invalid *InvalidError
+		tooMany *TooManyError
 	)
 	switch {
 	case errors.As(err, &invalid):
@@ -55,9 +57,9 @@ func refuse(w http.ResponseWriter, err error) {
 			w.Header().Set("WWW-Authenticate", keyName)
 		}
 		fail(w, status.status, status.text)
-	case errors.Is(err, ErrBusy):
-		w.Header().Set("Retry-After", "10")
-		fail(w, http.StatusTooManyRequests, "test-webhook: "+ErrBusy.Error())
+	case errors.As(err, &tooMany):
+		limit.SetRetryAfter(w, tooMany.After)
+		fail(w, http.StatusTooManyRequests, tooMany.What)
 	default:
 		w.Header().Set("Retry-After", "1")
 		fail(w, http.StatusServiceUnavailable, "service: not available now, try again")

@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
@@ -29,10 +32,20 @@ const (
 	// scanTime bounds one reading of the dead-letter topic, and scans how many run at a time.
 	scanTime = 30 * time.Second
 	scans    = 2
+	// unknownKeys is how many requests with unknown keys a client may make a second, and at once.
+	unknownKeys = 20
 )
 
-// ErrUnavailable says that Kafka or Redis is away and nothing was changed: the same request may be made again.
-var ErrUnavailable = errors.New("not available now: Kafka or Redis is away")
+// ErrUnavailable says that the service cannot answer now and nothing was changed: the same request may be made again.
+var ErrUnavailable = errors.New("not available now")
+
+// TooManyError says that a limit was reached and nothing was changed: the same request may be made again After a while.
+type TooManyError struct {
+	What  string // the limit, in the customer's words
+	After time.Duration
+}
+
+func (e *TooManyError) Error() string { return e.What }
 
 // Keys finds whose an API key is, given its lower-case hex SHA-256.
 type Keys interface {
@@ -69,22 +82,27 @@ type Parts struct {
 	Deliveries  Deliveries
 	DeadLetters DeadLetters
 	Log         *zap.Logger
+	// TrustedProxies are the peers whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 }
 
 // Service is what users can ask and change. It is safe for concurrent use. Errors other than *InvalidError wrap
-// ErrUnavailable.
+// ErrUnavailable or are a *TooManyError.
 type Service struct {
 	Parts
 	demo     [webhook.NumKinds][]byte
 	scanning chan struct{}
 	testing  tests
+	unknown  *limit.Limiter // of requests with unknown keys, by client
 }
 
 // New returns a service.
 func New(parts Parts) *Service {
 	p := patient{parts.Keys, parts.Documents}
 	parts.Keys, parts.Documents = p, p
-	return &Service{Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans)}
+	return &Service{
+		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys),
+	}
 }
 
 // FieldError says what is wrong with one field. The message starts with "must" and doesn't repeat the value.
@@ -103,12 +121,20 @@ func (e *InvalidError) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Authenticate tells whose key it is; ok is false for an unknown or revoked one.
-func (s *Service) Authenticate(ctx context.Context, key string) (userID int64, ok bool, err error) {
+// Authenticate returns the user of a key; ok is false for an unknown or revoked key. A client that sends too many of
+// those gets a *TooManyError in its place. A right key is never refused, whatever others behind the same address send.
+func (s *Service) Authenticate(ctx context.Context, r *http.Request, key string) (userID int64, ok bool, err error) {
 	if key == "" {
 		return 0, false, nil
 	}
-	return s.AuthenticateHash(ctx, tenant.HashKey(key))
+	userID, ok, err = s.AuthenticateHash(ctx, tenant.HashKey(key))
+	if err != nil || ok {
+		return userID, ok, err
+	}
+	if wait := s.unknown.Take(limit.Client(r, s.TrustedProxies), time.Now()); wait > 0 {
+		return 0, false, &TooManyError{fmt.Sprintf(keyName+": too many requests with unknown keys, at most %d per second", unknownKeys), wait}
+	}
+	return 0, false, nil
 }
 
 // AuthenticateHash is Authenticate for who holds the key's lower-case hex SHA-256 only.

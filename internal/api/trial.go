@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -63,9 +62,6 @@ type Trial struct {
 	Took     time.Duration
 }
 
-// ErrBusy says that too many tests are under way.
-var ErrBusy = errors.New("too many tests at once")
-
 // Bounds of the tests under way in this process, each of which may hold a connection per kind for dispatch.timeout.
 const (
 	testsOfUser = 10
@@ -104,12 +100,12 @@ func (t *tests) end(userID int64) {
 }
 
 // Test sends an example of each kind to the user's URLs, all at once, and returns how each went. each may be nil; it
-// is called, one at a time, as soon as a kind's result is there. Nothing is tried again or counted as a delivery. ErrBusy:
-// nothing was sent, there are too many tests at once. ErrUnavailable: this instance cannot send now.
+// is called, one at a time, as soon as a kind's result is there. Nothing is tried again or counted as a delivery. With a
+// *TooManyError nothing was sent; ErrUnavailable: this instance cannot send now.
 func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, Trial)) ([webhook.NumKinds]Trial, error) {
 	var trials [webhook.NumKinds]Trial
 	if !s.testing.begin(userID) {
-		return trials, ErrBusy
+		return trials, &TooManyError{"test-webhook: too many tests at once", 10 * time.Second}
 	}
 	defer s.testing.end(userID)
 	d, err := s.document(ctx, userID)

@@ -49,6 +49,7 @@ func (a *App) newCustomers() (*customers, error) {
 	}
 	service := api.New(api.Parts{
 		Keys: a.store, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: letters, Log: a.Log.Named("api"),
+		TrustedProxies: a.Config.API.TrustedProxies,
 	})
 	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix, Log: a.Log.Named("page")})
 	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})}, nil

@@ -168,7 +168,7 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 		if settings, err := p.service.Settings(r.Context(), s.userID); err == nil {
 			v.Form = formOf(&settings)
 		} else {
-			status, v.Alert = http.StatusServiceUnavailable, "Kafka or Redis cannot be reached just now, so your settings cannot be shown. Please try again in a moment."
+			status, v.Alert = http.StatusServiceUnavailable, "Your settings cannot be shown just now. Please try again in a moment."
 		}
 	}
 	if v.Trials == nil {

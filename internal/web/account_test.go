@@ -142,9 +142,9 @@ func TestAway(t *testing.T) {
 	s.fill()
 	b := s.signIn(t, key42)
 	s.readAway = true
-	want(t, b.get(""), http.StatusServiceUnavailable, "your settings cannot be shown", "!name=\"dlr_url\"", "of the latest 60 attempts")
+	want(t, b.get(""), http.StatusServiceUnavailable, "Your settings cannot be shown", "!name=\"dlr_url\"", "of the latest 60 attempts")
 	s.readAway, s.logAway, s.kafkaAway = false, true, true
-	want(t, b.get("?period=1d"), http.StatusOK, "recent deliveries cannot be shown", "dead letters cannot be shown", `name="dlr_url"`)
+	want(t, b.get("?period=1d"), http.StatusOK, "Recent deliveries cannot be shown", "Dead letters cannot be shown", `name="dlr_url"`)
 	want(t, b.post("/replay", "ids", "sms-click/1/0"), http.StatusServiceUnavailable, "nothing was changed")
 	s.storeAway = true
 	want(t, b.post("/test"), http.StatusServiceUnavailable, "nothing was changed")
@@ -270,7 +270,7 @@ func TestDeadLetters(t *testing.T) {
 	want(t, w, http.StatusOK, "it became too old", "it could not be read", `<button name="only" value="sms-click/1/1"`, `!value="sms-click/1/2"`, "Replay the chosen ones")
 	s.letters = nil
 	want(t, b.get("?period=7d"), http.StatusOK, "There are none")
-	for s.page.costly.take("42", time.Now()) == 0 {
+	for s.page.costly.Take("42", time.Now()) == 0 {
 		continue
 	}
 	scans := s.scans

@@ -75,13 +75,13 @@ func (p *Page) deliveries(ctx context.Context, userID int64, q url.Values) *deli
 	v.Filtered = f.Kind != nil || f.Result != nil || !f.Before.IsZero()
 	all, err := p.service.Attempts(ctx, userID, deliverylog.Filter{})
 	if err != nil {
-		v.Alert = "Redis cannot be reached just now, so recent deliveries cannot be shown."
+		v.Alert = "Recent deliveries cannot be shown just now. Please try again in a moment."
 		return v
 	}
 	attempts := all
 	if v.Filtered || len(all) > f.Limit {
 		if attempts, err = p.service.Attempts(ctx, userID, f); err != nil {
-			v.Alert = "Redis cannot be reached just now, so recent deliveries cannot be shown."
+			v.Alert = "Recent deliveries cannot be shown just now. Please try again in a moment."
 			return v
 		}
 	}
@@ -179,7 +179,7 @@ func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, q u
 	}
 	letters, err := p.service.GivenUp(r.Context(), userID, deadletter.Filter{Since: since}, lettersShown)
 	if err != nil {
-		v.Alert = "Kafka cannot be reached just now, so dead letters cannot be shown."
+		v.Alert = "Dead letters cannot be shown just now. Please try again in a moment."
 		return v
 	}
 	v.Shown, v.Since, v.Full = true, event.FormatTime(since), len(letters) == lettersShown
@@ -248,7 +248,7 @@ func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 	if errors.Is(err, api.ErrUnavailable) {
 		text := textAway
 		if n > 0 {
-			text = "Kafka stopped answering after " + strconv.Itoa(n) + " events had been sent again. Please look at recent deliveries before you try the others."
+			text = "Only " + strconv.Itoa(n) + " events could be sent again. Please look at recent deliveries before you try the others."
 		}
 		p.views.message(w, http.StatusServiceUnavailable, text)
 		return

@@ -5,12 +5,14 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -38,6 +40,9 @@ const (
 var associated = []byte("smshooks session 1")
 
 var errNoSession = errors.New("no valid session")
+
+// signOutsKept bounds how many sign-outs an instance remembers to store them again if Redis loses them.
+const signOutsKept = 10_000
 
 // session is who is signed in. The API key itself is not part of it.
 type session struct {
@@ -82,7 +87,67 @@ type sessions struct {
 	mu     sync.Mutex // never held while Redis is asked
 	key    []byte
 	aead   cipher.AEAD
-	readAt time.Time // last attempt
+	readAt time.Time            // last attempt
+	ended  map[string]time.Time // sessions signed out at this instance, by name in Redis: when they would have expired
+}
+
+// signedOut returns the name of the key in Redis that a session has once it was signed out.
+func (s *sessions) signedOut(in *session) string {
+	hash := sha256.Sum256(in.token[:])
+	return s.name + ":ended:" + hex.EncodeToString(hash[:])
+}
+
+// end ends a session on every instance. With an error it has ended on this one only.
+func (s *sessions) end(ctx context.Context, in *session) error {
+	name := s.signedOut(in)
+	s.mu.Lock()
+	if s.ended == nil {
+		s.ended = map[string]time.Time{}
+	}
+	s.ended[name] = in.expires
+	s.mu.Unlock()
+	return s.store(ctx, map[string]time.Time{name: in.expires})
+}
+
+// hasEnded reports whether a session was signed out at any instance. An error is one of Redis.
+func (s *sessions) hasEnded(ctx context.Context, in *session) (bool, error) {
+	name := s.signedOut(in)
+	s.mu.Lock()
+	_, ended := s.ended[name]
+	s.mu.Unlock()
+	if ended {
+		return true, nil
+	}
+	n, err := s.rdb.Exists(ctx, name).Result()
+	return n > 0, err
+}
+
+// store keeps sign-outs in Redis until the sessions expire by themselves.
+func (s *sessions) store(ctx context.Context, ended map[string]time.Time) error {
+	if len(ended) == 0 {
+		return nil
+	}
+	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for name, expires := range ended {
+			p.Set(ctx, name, "1", max(time.Until(expires), time.Second))
+		}
+		return nil
+	})
+	return err
+}
+
+// remembered returns the sign-outs at this instance of sessions that have not expired.
+func (s *sessions) remembered(now time.Time) map[string]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.ended, func(_ string, expires time.Time) bool { return !now.Before(expires) })
+	for name := range s.ended {
+		if len(s.ended) <= signOutsKept {
+			break
+		}
+		delete(s.ended, name)
+	}
+	return maps.Clone(s.ended)
 }
 
 // seal returns a session as the cookie has it. An error is one of Redis.
@@ -129,6 +194,9 @@ func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD,
 		return aead, nil
 	}
 	read, err := s.read(ctx, key)
+	if err == nil {
+		err = s.store(ctx, s.remembered(time.Now())) // Redis may have lost them
+	}
 	if err != nil && aead != nil {
 		return aead, nil
 	}
@@ -155,7 +223,8 @@ func (s *sessions) read(ctx context.Context, known []byte) ([]byte, error) {
 			known = make([]byte, keyBytes)
 			_, _ = rand.Read(known) // never fails
 		}
-		if err := s.rdb.SetNX(ctx, s.name, known, 0).Err(); err != nil {
+		// SET with NX, since a Redis user may lack the right to the older SETNX.
+		if err := s.rdb.SetArgs(ctx, s.name, known, redis.SetArgs{Mode: "NX"}).Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return nil, err
 		}
 		key, err = s.rdb.Get(ctx, s.name).Bytes() // another instance may have been first

@@ -10,14 +10,17 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/tenant"
 )
 
 const (
-	textBusy  = "Too many tests are under way at once. Please try again in a moment."
-	textAway  = "Kafka or Redis cannot be reached just now, so nothing was changed. Please try again in a moment."
-	textEnded = "Your session has ended. Please sign in again."
-	textMany  = "Too many requests. Please wait a moment and try again; nothing was changed."
+	textBusy     = "Too many tests are under way at once. Please try again in a moment."
+	textAway     = "This cannot be done just now, so nothing was changed. Please try again in a moment."
+	textSignedIn = "You could not be signed out just now. Please try again in a moment."
+	textEnded    = "Your session has ended. Please sign in again."
+	textMany     = "Too many requests. Please wait a moment and try again; nothing was changed."
 )
 
 // signIn starts a session for a right key.
@@ -27,15 +30,13 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "Please enter an API key."})
 		return
 	}
-	right, wait := p.signIns.try(remote(r), time.Now())
-	if wait > 0 {
-		retryAfter(w, wait)
-		p.views.signIn(w, http.StatusTooManyRequests, signInView{KeyError: "Too many wrong keys were tried. Please wait a minute and try again."})
+	userID, ok, err := p.service.Authenticate(r.Context(), r, key)
+	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
+		limit.SetRetryAfter(w, tooMany.After)
+		p.views.signIn(w, http.StatusTooManyRequests, signInView{KeyError: "This API key is unknown or was revoked, and too many wrong keys were tried. Please wait a moment and try again."})
 		return
 	}
-	userID, ok, err := p.service.Authenticate(r.Context(), key)
 	if err != nil {
-		right()
 		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textAway})
 		return
 	}
@@ -43,7 +44,6 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "This API key is unknown or was revoked."})
 		return
 	}
-	right()
 	s := session{userID: userID, expires: time.Now().Add(sessionLasts)}
 	hash, _ := hex.DecodeString(tenant.HashKey(key))
 	copy(s.keyHash[:], hash)
@@ -58,12 +58,20 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, base, http.StatusSeeOther)
 }
 
-// signOut ends the session in this browser.
+// signOut ends the session, so that nobody who has a copy of the cookie can use it.
 func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
-	c, err := r.Cookie(cookieName)
-	if err == nil {
-		if s, err := p.sessions.open(r.Context(), c.Value, time.Now()); err == nil && !s.owns(r) {
+	if c, err := r.Cookie(cookieName); err == nil {
+		s, err := p.sessions.open(r.Context(), c.Value, time.Now())
+		if err == nil && !s.owns(r) {
 			p.foreign(w)
+			return
+		}
+		if err == nil {
+			err = p.sessions.end(r.Context(), &s)
+		}
+		if err != nil && !errors.Is(err, errNoSession) {
+			p.log.Warn("cannot end a session", zap.Error(err))
+			p.views.message(w, http.StatusServiceUnavailable, textSignedIn)
 			return
 		}
 	}
@@ -76,7 +84,7 @@ func (p *Page) foreign(w http.ResponseWriter) {
 }
 
 // errAway says that it cannot be told now whether a session's key is still good.
-var errAway = errors.New("away: Kafka or Redis")
+var errAway = errors.New("session cannot be checked now")
 
 // who finds who is signed in, and looks the session's key up again. An error is errNoSession or errAway.
 func (p *Page) who(r *http.Request) (session, error) {
@@ -91,6 +99,13 @@ func (p *Page) who(r *http.Request) (session, error) {
 	}
 	if err != nil {
 		return session{}, err
+	}
+	switch ended, err := p.sessions.hasEnded(r.Context(), &s); {
+	case err != nil:
+		p.log.Warn("cannot read whether a session was signed out", zap.Error(err))
+		return session{}, errAway
+	case ended:
+		return session{}, errNoSession
 	}
 	userID, ok, err := p.service.AuthenticateHash(r.Context(), hex.EncodeToString(s.keyHash[:]))
 	switch {

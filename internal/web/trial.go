@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -56,10 +57,12 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 		each = lineWriter(w)
 	}
 	trials, err := p.service.Test(r.Context(), s.userID, each)
+	var tooMany *api.TooManyError
 	switch {
 	case errors.Is(err, api.ErrUnavailable):
 		p.views.message(w, http.StatusServiceUnavailable, textAway)
-	case errors.Is(err, api.ErrBusy):
+	case errors.As(err, &tooMany):
+		limit.SetRetryAfter(w, tooMany.After)
 		p.views.message(w, http.StatusTooManyRequests, textBusy)
 	case lines: // all is written
 	default:

@@ -8,6 +8,7 @@ package web
 import (
 	"embed"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/api/limit"
 )
 
 const (
@@ -48,8 +50,7 @@ type Page struct {
 	origins  *http.CrossOriginProtection
 	views    *views
 	files    map[string]file
-	signIns  *signInLimit
-	costly   *limiter // by user
+	costly   *limit.Limiter // by user
 	routes   map[string]route
 }
 
@@ -65,7 +66,7 @@ func New(o Options) *Page {
 	p := &Page{
 		service: o.Service, log: o.Log, origins: http.NewCrossOriginProtection(),
 		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key"},
-		signIns:  newSignInLimit(), costly: newLimiter(userRate, userBurst),
+		costly:   limit.New(userRate, userBurst),
 	}
 	p.files = loadFiles()
 	p.views = loadViews(p.files)
@@ -142,9 +143,9 @@ func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 
 // afford takes one of the user's costly requests.
 func (p *Page) afford(w http.ResponseWriter, userID int64) bool {
-	wait := p.costly.take(userKey(userID), time.Now())
+	wait := p.costly.Take(strconv.FormatInt(userID, 10), time.Now())
 	if wait > 0 {
-		retryAfter(w, wait)
+		limit.SetRetryAfter(w, wait)
 	}
 	return wait == 0
 }

@@ -35,6 +35,9 @@ func (p Values) Text(name string) (text *string, problem string) {
 	return &v.Texts[len(v.Texts)-1], ""
 }
 
+// ErrNotObject says that a JSON body can be read, but is not an object.
+var ErrNotObject = errors.New("body: must be a JSON object")
+
 var errBadEscape = errors.New("parameters: a % is not followed by two hexadecimal digits")
 
 // ParsePairs reads pairs as in a query or a form body. Unlike net/url it takes ';' for an ordinary character.
@@ -118,9 +121,12 @@ func parseJSON(body []byte) (Values, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return p, nil
 	}
+	if !json.Valid(body) || !utf8.Valid(body) {
+		return nil, errors.New("body: is not JSON")
+	}
 	var object map[string]json.RawMessage
-	if err := json.Unmarshal(body, &object); err != nil || object == nil || !utf8.Valid(body) {
-		return nil, errors.New("body: is no JSON object")
+	if err := json.Unmarshal(body, &object); err != nil || object == nil {
+		return nil, ErrNotObject
 	}
 	for name, raw := range object {
 		p[name] = jsonParam(raw)

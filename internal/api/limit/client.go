@@ -1,0 +1,53 @@
+package limit
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Client returns the address that a request is counted under: an IPv4 address, or the /64 network of an IPv6 address,
+// since a client has the whole of it. It is the peer's address. If the peer is one of the trusted proxies, it is the
+// last address in X-Forwarded-For that is not trusted, since everything before that one may be made up.
+func Client(r *http.Request, trusted []netip.Prefix) string {
+	client, ok := parseAddr(r.RemoteAddr)
+	if !ok {
+		return "unknown"
+	}
+	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(forwarded) - 1; i >= 0 && contains(trusted, client); i-- {
+		before, ok := parseAddr(strings.TrimSpace(forwarded[i]))
+		if !ok {
+			break
+		}
+		client = before
+	}
+	if client.Is6() {
+		if network, err := client.Prefix(64); err == nil {
+			return network.String()
+		}
+	}
+	return client.String()
+}
+
+func contains(networks []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// parseAddr reads an address with or without a port. It drops the zone and unmaps an IPv4 address in IPv6 form.
+func parseAddr(text string) (netip.Addr, bool) {
+	if withPort, err := netip.ParseAddrPort(text); err == nil {
+		return withPort.Addr().Unmap().WithZone(""), true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	return addr.Unmap().WithZone(""), err == nil
+}
+
+// SetRetryAfter tells the client to wait: whole seconds, rounded up, at least one.
+func SetRetryAfter(w http.ResponseWriter, wait time.Duration) {
+	seconds := max(1, int64((wait+time.Second-1)/time.Second))
+	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+}
