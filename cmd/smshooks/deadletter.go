@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -93,9 +94,9 @@ func listCommand() *cobra.Command {
 			return withAdmin(cmd, func(_ context.Context, admin *app.Admin) error {
 				progress, end := progressBar(cmd, "reading")
 				defer end()
-				return printLetters(cmd, func(each func(*deadletter.Letter) error) error {
+				return unlessReaderLeft(printLetters(cmd, func(each func(*deadletter.Letter) error) error {
 					return admin.DeadLetters(cmd.Context(), f, progress, each)
-				})
+				}))
 			})
 		}}
 	wanted.add(list)
@@ -169,7 +170,7 @@ func dryRun(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
 	if err == nil {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d would be replayed\n", n)
 	}
-	return err
+	return unlessReaderLeft(err)
 }
 
 // resume takes up the position in a file. A replay that was asked for in other words is another one.
@@ -218,6 +219,14 @@ func printLetters(cmd *cobra.Command, walk func(each func(*deadletter.Letter) er
 	err := walk(func(l *deadletter.Letter) error { return enc.Encode(l) })
 	if flushed := out.Flush(); err == nil {
 		err = flushed
+	}
+	return err
+}
+
+// unlessReaderLeft returns err, or nil if it says that the reader of stdout closed it, as head does.
+func unlessReaderLeft(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
 	}
 	return err
 }

@@ -31,6 +31,8 @@ const (
 type usageError struct{ error }
 
 func main() {
+	// A write to a closed stdout or stderr must be an error like any other, not the end of the process.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signalled(os.Stderr)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

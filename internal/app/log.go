@@ -1,8 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"time"
@@ -17,7 +19,7 @@ import (
 
 // NewLogger writes to out: JSON, or readable lines on a terminal. Of lines that repeat, a sample is written.
 func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
-	log, _, err := newLogger(cfg, out, func(zapcore.Entry, zapcore.SamplingDecision) {})
+	log, _, err := newLogger(cfg, output{out, func() {}}, isTerminal(out), func(zapcore.Entry, zapcore.SamplingDecision) {})
 	return log, err
 }
 
@@ -25,19 +27,36 @@ func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
 // may be changed at any time.
 func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, *zap.AtomicLevel, error) {
 	dropped := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that repeated too often within a second and were left out.",
+		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that were not written: they repeated too often within a second, or stderr was closed.",
 	})
 	if err := reg.Register(dropped); err != nil {
 		return nil, nil, fmt.Errorf("count log lines: %w", err)
 	}
-	return newLogger(cfg, out, func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
+	return newLogger(cfg, output{out, dropped.Inc}, isTerminal(out), func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
 		if decision&zapcore.LogDropped != 0 {
 			dropped.Inc()
 		}
 	})
 }
 
-func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, *zap.AtomicLevel, error) {
+// output is where log lines go. A line that cannot be written, as after the reader of stderr has ended, is lost and
+// counted; it stops nothing.
+type output struct {
+	*os.File
+	lost func()
+}
+
+func (o output) Write(line []byte) (int, error) {
+	if _, err := o.File.Write(line); err != nil {
+		o.lost()
+	}
+	return len(line), nil
+}
+
+// Sync does nothing: lines are not buffered.
+func (o output) Sync() error { return nil }
+
+func newLogger(cfg config.Log, out zapcore.WriteSyncer, terminal bool, sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, *zap.AtomicLevel, error) {
 	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
 		return nil, nil, fmt.Errorf("log.level: %w", err)
@@ -47,7 +66,7 @@ func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore
 	encoding.EncodeTime = zapcore.ISO8601TimeEncoder
 	encoding.EncodeDuration = zapcore.StringDurationEncoder
 	encoder := zapcore.NewJSONEncoder(encoding)
-	if cfg.Format == "console" || cfg.Format == "" && isTerminal(out) {
+	if cfg.Format == "console" || cfg.Format == "" && terminal {
 		encoding.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoding.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		encoder = zapcore.NewConsoleEncoder(encoding)
@@ -60,7 +79,15 @@ func newLogger(cfg config.Log, out *os.File, sampled func(zapcore.Entry, zapcore
 // warnings out.
 func levelHandler(level *zap.AtomicLevel, log *zap.Logger) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 4<<10))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
+			r.Header.Set("Content-Type", "application/json") // curl -d says that it is a form
+		}
 		before := level.Level()
 		level.ServeHTTP(w, r)
 		if after := level.Level(); after != before {

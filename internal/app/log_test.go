@@ -45,6 +45,31 @@ func TestLogLinesDroppedAreCounted(t *testing.T) {
 	}
 }
 
+// Lines for which stderr takes no more are counted, and stop nothing.
+func TestLogLinesLostAreCounted(t *testing.T) {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	reg := prometheus.NewRegistry()
+	log, _, err := NewServiceLogger(config.Log{Level: "info", Format: "json"}, writer, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("read")
+	reader.Close()
+	log.Info("lost")
+	log.Error("lost, too")
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := families[0].GetMetric()[0].GetCounter().GetValue(); n != 2 {
+		t.Errorf("%v lines counted as lost, want 2", n)
+	}
+}
+
 // The level is told and changed over HTTP, at once for loggers that are in use.
 func TestLogLevelChanges(t *testing.T) {
 	out, err := os.CreateTemp(t.TempDir(), "log")
@@ -61,7 +86,11 @@ func TestLogLevelChanges(t *testing.T) {
 	ask := func(method, body string, code int, want string) {
 		t.Helper()
 		w := httptest.NewRecorder()
-		ops.ServeHTTP(w, httptest.NewRequest(method, "/loglevel", strings.NewReader(body)))
+		r := httptest.NewRequest(method, "/loglevel", strings.NewReader(body))
+		if method == "PUT" {
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded") // as curl -d does
+		}
+		ops.ServeHTTP(w, r)
 		if w.Code != code || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s %s: %d %s", method, body, w.Code, w.Body)
 		}
@@ -74,7 +103,8 @@ func TestLogLevelChanges(t *testing.T) {
 	ask("PUT", strings.Repeat(" ", 5000)+`{"level":"error"}`, http.StatusBadRequest, "too large")
 	ask("POST", `{"level":"error"}`, http.StatusMethodNotAllowed, "")
 	ask("GET", "", http.StatusOK, `{"level":"debug"}`)
-	ask("PUT", `{"level":"error"}`, http.StatusOK, `{"level":"error"}`)
+	ask("PUT", `level=warn`, http.StatusOK, `{"level":"warn"}`)
+	ask("PUT", ` {"level":"error"}`, http.StatusOK, `{"level":"error"}`)
 	part.Warn("line three")
 	written, err := os.ReadFile(out.Name())
 	if err != nil {
