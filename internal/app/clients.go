@@ -24,6 +24,7 @@ func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, 
 
 		ReadUncommitted: cfg.Kafka.Isolation == "read_uncommitted",
 		MaxBatchBytes:   cfg.Kafka.MaxBatchBytes,
+		Outages:         kafka.NewOutages(log.Named("kafka")),
 	}, nil
 }
 

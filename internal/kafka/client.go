@@ -5,6 +5,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,8 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log takes the client's warnings and errors. nil drops them.
 	Log *zap.Logger
+	// Outages reports the brokers that cannot be used. nil reports nothing.
+	Outages *Outages
 	// PaceFetches puts a pause of some milliseconds between the fetches of one broker, for consumers of many small ones.
 	PaceFetches bool
 	// ReadUncommitted also reads records of transactions that are open or aborted.
@@ -56,6 +59,8 @@ type Config struct {
 	MaxBatchBytes int64
 	// Skips reports the batches that are skipped; nil logs them to Log.
 	Skips *Skips
+
+	dialTimeout time.Duration // 0: dialTimeout
 }
 
 // SASLConfig says how the client authenticates. An empty Mechanism means that it does not.
@@ -125,6 +130,9 @@ func (c Config) options() ([]kgo.Opt, error) {
 	if c.Log != nil {
 		opts = append(opts, kgo.WithLogger(newLogger(c.Log)))
 	}
+	if c.Outages != nil {
+		opts = append(opts, kgo.WithHooks(connectHook(func(meta kgo.BrokerMetadata, err error) { c.Outages.connected(c, meta, err) })))
+	}
 	return opts, nil
 }
 
@@ -184,7 +192,7 @@ func (c Config) dialer() tlsfiles.Dial {
 	}
 	dial = c.TLS.Over(dial)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.dialTimeout, dialTimeout))
 		defer cancel()
 		return dial(ctx, network, addr)
 	}

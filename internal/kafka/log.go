@@ -1,36 +1,97 @@
 package kafka
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/smshooks/smshooks/internal/trouble"
 )
 
-const (
-	logEvery = 10 * time.Second
-	logFirst = 5
-)
+// Outages logs for all clients of one cluster when a broker can no longer be used, and when it can again, however
+// often each client tries in between. It is safe for concurrent use.
+type Outages struct {
+	log *zap.Logger
 
-// logger hands the client's warnings and errors to zap. The client logs addresses, topics, offsets
-// and errors, never records or credentials.
-type logger struct{ log *zap.Logger }
+	mu sync.Mutex
+	of map[string]*trouble.Trouble // by broker
+}
 
-// newLogger also thins the lines: a broker that is away makes the client repeat itself for every
-// connection it tries.
-func newLogger(log *zap.Logger) *logger {
-	thin := func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, logEvery, logFirst, 0)
+// NewOutages returns Outages that are logged to log.
+func NewOutages(log *zap.Logger) *Outages {
+	return &Outages{log: log, of: map[string]*trouble.Trouble{}}
+}
+
+func (o *Outages) broker(addr string) *trouble.Trouble {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t := o.of[addr]
+	if t == nil {
+		t = trouble.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker, trying again", "the Kafka broker can be used again")
+		o.of[addr] = t
 	}
-	return &logger{log: log.WithOptions(zap.WrapCore(thin), zap.WithCaller(false), zap.AddStacktrace(zapcore.FatalLevel))}
+	return t
+}
+
+// connected is called after each attempt to connect: dial, TLS, versions, login.
+func (o *Outages) connected(c Config, meta kgo.BrokerMetadata, err error) {
+	t := o.broker(net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port))))
+	switch {
+	case err == nil:
+		t.Over()
+	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed), errors.Is(err, net.ErrClosed):
+	default:
+		t.Met(c.Explain(err))
+	}
+}
+
+// connectHook is called after each attempt to connect.
+type connectHook func(meta kgo.BrokerMetadata, err error)
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (h connectHook) OnBrokerConnect(meta kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	h(meta, err)
+}
+
+// reported are the beginnings of those messages of the client that come again and again while something fails, and that
+// are reported elsewhere, once: by Outages, by the group's hooks, by the poll or by who asked.
+var reported = []string{
+	"unable to open connection to broker", "read from broker", "unable to request api versions", "unable to initialize sasl",
+	"group manage loop errored", "join group failed", "sync group failed", "fetch offsets", "received an OffsetCommitResponse",
+	"unable to load producer ID", "random error while producing", "produce partition load error", "metadata has a new ID",
+	"batch decompresses larger", "fetch response has unexpected top-level error",
+}
+
+// quiet is how long a message of the client that was logged is not logged again.
+const quiet = 10 * time.Minute
+
+// logger hands the client's warnings and errors to zap: those reported elsewhere at debug level, the first of any
+// other as it is. The client logs addresses, topics, offsets and errors, never records or credentials.
+type logger struct {
+	log   *zap.Logger
+	first *zap.Logger // logs a message once in a while
+}
+
+func newLogger(log *zap.Logger) *logger {
+	log = log.WithOptions(zap.WithCaller(false), zap.AddStacktrace(zapcore.FatalLevel))
+	return &logger{log, log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, quiet, 1, 0)
+	}))}
 }
 
 func (*logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	at := zapcore.WarnLevel
+	log, at := l.first, zapcore.WarnLevel
 	switch level {
 	case kgo.LogLevelWarn:
 	case kgo.LogLevelError:
@@ -38,7 +99,13 @@ func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	default:
 		return
 	}
-	entry := l.log.Check(at, msg)
+	for _, beginning := range reported {
+		if strings.HasPrefix(msg, beginning) {
+			log, at = l.log, zapcore.DebugLevel
+			break
+		}
+	}
+	entry := log.Check(at, msg)
 	if entry == nil {
 		return
 	}

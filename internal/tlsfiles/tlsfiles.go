@@ -78,6 +78,20 @@ func (f *Files) Reload() error {
 	return err
 }
 
+// HandshakeError is a TLS handshake that failed.
+type HandshakeError struct {
+	Addr    string
+	section string
+	err     error
+}
+
+func (e *HandshakeError) Error() string {
+	return fmt.Sprintf("TLS with %s (%s): %v", e.Addr, e.section, e.err)
+}
+
+// Unwrap returns what went wrong.
+func (e *HandshakeError) Unwrap() error { return e.err }
+
 // Over returns dial with TLS on top, or dial itself if f is nil. Files that have changed are read before a connection is
 // made. ctx bounds the handshake, too.
 func (f *Files) Over(dial Dial) Dial {
@@ -102,7 +116,7 @@ func (f *Files) Over(dial Dial) Dial {
 		secured := tls.Client(conn, cfg)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("TLS with %s (%s): %w", addr, f.section, err)
+			return nil, &HandshakeError{Addr: addr, section: f.section, err: err}
 		}
 		return secured, nil
 	}

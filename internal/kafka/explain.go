@@ -1,0 +1,174 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/tlsfiles"
+)
+
+// explained is an error with the setting that most likely causes it, and what to do.
+type explained struct {
+	setting, advice string
+	err             error
+}
+
+func (e *explained) Error() string { return e.setting + ": " + e.err.Error() + " (" + e.advice + ")" }
+
+func (e *explained) Unwrap() error { return e.err }
+
+// Explain returns err with the name of the setting that most likely causes it and what to do. It returns err itself if
+// no setting does.
+func (c Config) Explain(err error) error {
+	if _, done := errors.AsType[*explained](err); err == nil || done {
+		return err
+	}
+	if reply, ok := errors.AsType[*kerr.Error](err); ok {
+		return explainReply(reply, err)
+	}
+	if _, ok := errors.AsType[*tlsfiles.SettingError](err); ok {
+		return err
+	}
+	if setting, advice := c.explainTLS(err); setting != "" {
+		return &explained{setting, advice, err}
+	}
+	var (
+		dns     *net.DNSError
+		address *net.AddrError
+		eof     *kgo.ErrFirstReadEOF
+		timeout net.Error
+	)
+	const brokers = "kafka.brokers"
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
+		return err
+	case errors.As(err, &eof), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		return &explained{brokers, "the server closed the connection: it is starting, it is not Kafka, or its port wants other settings of kafka.tls and kafka.sasl", err}
+	case errors.As(err, &dns):
+		return &explained{brokers, "check the name; brokers announce names of their own in advertised.listeners", err}
+	case errors.As(err, &address):
+		return &explained{brokers, "give host:port", err}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &explained{brokers, "is Kafka running there, and is the port right?", err}
+	case strings.Contains(err.Error(), "invalid large response size"), strings.Contains(err.Error(), "correlation ID mismatch"),
+		strings.Contains(err.Error(), "short response"): // the client has no type for these
+		return &explained{brokers, "what answers there is not Kafka; is the port right?", err}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return &explained{brokers, "no answer in time: is Kafka running there, is the port right, does a firewall drop packets?", err}
+	}
+	return err
+}
+
+func (c Config) explainTLS(err error) (setting, advice string) {
+	var (
+		verify *tls.CertificateVerificationError
+		host   x509.HostnameError
+		record tls.RecordHeaderError
+		shake  *tlsfiles.HandshakeError
+		op     *net.OpError
+	)
+	switch {
+	case errors.As(err, &host):
+		return "kafka.tls.server_name", "the broker's certificate is for another name"
+	case errors.As(err, &verify):
+		return "kafka.tls.ca_file", "the broker's certificate is not signed by a trusted authority"
+	case errors.As(err, &op) && op.Op == "remote error":
+		return "kafka.tls.cert_file", "the broker refuses the client's certificate or wants one"
+	case errors.As(err, &record), errors.As(err, &shake):
+		return "kafka.tls.enabled", "the port does not seem to speak TLS: turn it off, or name the TLS port in kafka.brokers"
+	}
+	return "", ""
+}
+
+func explainReply(reply *kerr.Error, err error) error {
+	switch reply.Code {
+	case kerr.SaslAuthenticationFailed.Code:
+		return &explained{"kafka.sasl.username", "the broker refuses the login: check it and kafka.sasl.password", err}
+	case kerr.UnsupportedSaslMechanism.Code, kerr.IllegalSaslState.Code:
+		return &explained{"kafka.sasl.mechanism", "the broker's port wants another one", err}
+	case kerr.InvalidSessionTimeout.Code:
+		return &explained{"kafka.session_timeout", "it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", err}
+	case kerr.FencedInstanceID.Code:
+		return &explained{"kafka.instance_id", "another process uses the same one: give each its own", err}
+	case kerr.InvalidGroupID.Code:
+		return &explained{"kafka.group", "the broker does not take this name", err}
+	case kerr.GroupAuthorizationFailed.Code:
+		return &explained{"kafka.group", "the Kafka user needs the right Read on this group", err}
+	}
+	return err
+}
+
+const (
+	// probeTimeout bounds the first answer of a broker, probeDialTimeout the connection and its TLS handshake.
+	probeTimeout     = 5 * time.Second
+	probeDialTimeout = 3 * time.Second
+)
+
+// Probe asks every broker of kafka.brokers at once who it is, and returns nil as soon as one answers. Otherwise it
+// returns within seconds, with an error that names the setting to look at. The client itself would try again for long.
+func (c Config) Probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	c.Log, c.Outages, c.PaceFetches, c.dialTimeout = nil, nil, false, probeDialTimeout
+	answers := make(chan error, len(c.Brokers))
+	for _, broker := range c.Brokers {
+		one := c
+		one.Brokers = []string{broker}
+		go func() { answers <- one.ask(ctx) }()
+	}
+	var failed []error
+	for range c.Brokers {
+		err := <-answers
+		if err == nil {
+			return nil
+		}
+		failed = append(failed, err)
+	}
+	for _, err := range failed { // of several the one that is more than silence
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return c.Explain(err)
+		}
+	}
+	return c.Explain(errors.Join(failed...))
+}
+
+// ask is one connection and one request, and nothing is tried again.
+func (c Config) ask(ctx context.Context) error {
+	refused := make(chan error, 1)
+	first := connectHook(func(_ kgo.BrokerMetadata, err error) {
+		if err == nil {
+			return
+		}
+		select {
+		case refused <- err:
+		default:
+		}
+	})
+	client, err := c.NewClient(kgo.RequestRetries(0), kgo.WithHooks(first))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	pinged := make(chan error, 1)
+	go func() { pinged <- client.Ping(ctx) }()
+	select {
+	case err = <-pinged:
+	case err = <-refused:
+	}
+	if err != nil {
+		return fmt.Errorf("broker %s: %w", c.Brokers[0], err)
+	}
+	return nil
+}
