@@ -342,14 +342,7 @@ func (a *App) checks() []check {
 		{"kafka", func(ctx context.Context) error { return a.admin.Ping(ctx) }},
 		{"topics", func(context.Context) error { return a.watcher.Problem() }},
 		{"redis", func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }},
-		{"config", func(context.Context) error {
-			select {
-			case <-a.store.Loaded():
-				return nil
-			default:
-				return errors.New("the settings are not loaded")
-			}
-		}},
+		{"config", func(context.Context) error { return a.store.Err() }},
 	}
 	if a.road != nil {
 		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }})

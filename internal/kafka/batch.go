@@ -325,6 +325,16 @@ func parseBatch(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string,
 	return b
 }
 
+// ReadAt returns the records of the batch that holds an offset, from that offset on. The first one's offset is higher
+// if there is no such record any more. cl must not be consuming: its fetches would keep the request waiting.
+func ReadAt(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64) ([]*kgo.Record, error) {
+	b, err := readBatch(ctx, cl, topic, partition, offset)
+	if err != nil {
+		return nil, err
+	}
+	return b.records, b.bad
+}
+
 func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32) (leader int32, id [16]byte, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	t := kmsg.NewMetadataRequestTopic()

@@ -1,30 +1,21 @@
 package tenant
 
-import (
-	"sync"
-	"time"
-)
+import "sync"
 
 // shardCount spreads the locks; a power of two.
 const shardCount = 64
 
-// cache is a bounded map from a key to the newest value known of it. It is fed
-// by the topic (put), which it always believes, and by Redis (offer), which may
-// lag behind the topic.
-//
-// What was heard from the topic lately is remembered by version even after the
-// value was thrown out, until Redis is sure to have it: so a slow Redis can't
-// bring an old value back that no later record would correct.
+// cache is a bounded map from a key to the newest value known of it.
 type cache[K comparable, V any] struct {
 	perShard int
 	hash     func(K) uint64
+	newest   func(K) Version // what the topic says, at least what was said before the call
 	shards   [shardCount]shard[K, V]
 }
 
 type shard[K comparable, V any] struct {
 	mu      sync.RWMutex
 	entries map[K]entry[V]
-	heard   map[K]hearing
 }
 
 type entry[V any] struct {
@@ -33,14 +24,9 @@ type entry[V any] struct {
 	set   bool // false: the key is known to have no document
 }
 
-type hearing struct {
-	ver Version
-	at  time.Time
-}
-
 // newCache returns a cache of about size entries.
-func newCache[K comparable, V any](size int, hash func(K) uint64) *cache[K, V] {
-	c := &cache[K, V]{perShard: max(1, (size+shardCount-1)/shardCount), hash: hash}
+func newCache[K comparable, V any](size int, hash func(K) uint64, newest func(K) Version) *cache[K, V] {
+	c := &cache[K, V]{perShard: max(1, (size+shardCount-1)/shardCount), hash: hash, newest: newest}
 	c.clear()
 	return c
 }
@@ -56,82 +42,57 @@ func (c *cache[K, V]) get(key K) (e entry[V], ok bool) {
 	return e, ok
 }
 
-// put takes over a value heard from the topic. at is the time of hearing, zero
-// for one so old that Redis needn't be suspected of lacking it.
-func (c *cache[K, V]) put(key K, e entry[V], at time.Time) {
-	s := c.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.heard[key].ver.newer(e.ver) {
-		return
-	}
-	if !at.IsZero() {
-		s.heard[key] = hearing{e.ver, at}
-	}
-	if old, ok := s.entries[key]; ok && !e.ver.newer(old.ver) {
-		return
-	}
-	c.insert(s, key, e)
+// stale says whether a value of version v would replace what is known of key.
+func (c *cache[K, V]) stale(key K, v Version) bool {
+	e, ok := c.get(key)
+	return !ok || v.newer(e.ver)
 }
 
-// refresh replaces the value of a key that is present by a newer one.
-func (c *cache[K, V]) refresh(key K, e entry[V]) {
+// put takes in a value unless the entry is as new. It returns false when the
+// topic has a newer one that is not in memory: then nothing may be concluded.
+//
+// The topic is asked under the lock. So a value that was read before a record
+// came can't replace that record's value: either it is refused here, or the
+// record's value comes after it.
+func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old, ok := s.entries[key]; ok && e.ver.newer(old.ver) {
-		s.entries[key] = e
-	}
-}
-
-// offer takes over a value read from Redis unless a newer one is known. It
-// returns false when a newer one was heard but is known no more: then nothing
-// can be concluded, and Redis is to be asked again.
-func (c *cache[K, V]) offer(key K, e entry[V]) bool {
-	s := c.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if old, ok := s.entries[key]; ok && !e.ver.newer(old.ver) {
+	old, present := s.entries[key]
+	if present && !e.ver.newer(old.ver) {
 		return true
 	}
-	if s.heard[key].ver.newer(e.ver) {
+	if c.newest(key).newer(e.ver) {
 		return false
 	}
-	c.insert(s, key, e)
-	return true
-}
-
-// heard returns the newest version of key heard from the topic lately.
-func (c *cache[K, V]) heard(key K) Version {
-	s := c.shard(key)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.heard[key].ver
-}
-
-// insert makes room by throwing out any entry: a map's order is random.
-func (c *cache[K, V]) insert(s *shard[K, V], key K, e entry[V]) {
-	if _, present := s.entries[key]; !present && len(s.entries) >= c.perShard {
-		for victim := range s.entries {
+	if !present && len(s.entries) >= c.perShard {
+		for victim := range s.entries { // any: a map's order is random
 			delete(s.entries, victim)
 			break
 		}
 	}
 	s.entries[key] = e
+	return true
 }
 
-// forget drops the memory of what was heard before t.
-func (c *cache[K, V]) forget(t time.Time) {
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.Lock()
-		for key, h := range s.heard {
-			if h.at.Before(t) {
-				delete(s.heard, key)
-			}
-		}
-		s.mu.Unlock()
+// drop throws a key out.
+func (c *cache[K, V]) drop(key K) {
+	s := c.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.entries, key)
+}
+
+// keys returns the keys in one of the shardCount shards.
+func (c *cache[K, V]) keys(shard int) []K {
+	s := &c.shards[shard]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	keys := make([]K, 0, len(s.entries))
+	for key := range s.entries {
+		keys = append(keys, key)
 	}
+	return keys
 }
 
 // clear empties the cache.
@@ -139,7 +100,7 @@ func (c *cache[K, V]) clear() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.entries, s.heard = make(map[K]entry[V]), make(map[K]hearing)
+		s.entries = make(map[K]entry[V])
 		s.mu.Unlock()
 	}
 }

@@ -73,25 +73,25 @@ func (c *change) userEntry() entry[*webhook.Settings] {
 	return entry[*webhook.Settings]{c.document.Settings(), c.ver, true}
 }
 
-// hear takes a change from the topic over into memory. at is when it was heard,
-// zero for one so old that Redis is sure to have it.
-func (s *Store) hear(c *change, at time.Time) {
+// subject returns whom the change is about.
+func (c *change) subject() subject {
 	if c.isKey {
-		s.keys.put(c.key, entry[int64]{c.userID, c.ver, !c.removed}, at)
-	} else {
-		s.users.put(c.userID, c.userEntry(), at)
+		return subject{isKey: true, key: c.key}
 	}
+	return subject{user: c.userID}
 }
 
-// heal corrects what memory took over from a Redis that had lost records.
-func (s *Store) heal(c *change) {
-	switch {
-	case c.isKey:
-		s.keys.refresh(c.key, entry[int64]{c.userID, c.ver, !c.removed})
-	default:
-		if e, ok := s.users.get(c.userID); ok && c.ver.newer(e.ver) {
-			s.users.refresh(c.userID, c.userEntry())
-		}
+// hear takes a change from the topic over into memory. The index goes first:
+// from then on nothing older is believed.
+func (s *Store) hear(c *change) {
+	if c.isKey {
+		s.keyIndex.put(c.key.id(), c.ver, c.removed)
+		s.keys.put(c.key, entry[int64]{c.userID, c.ver, !c.removed})
+		return
+	}
+	s.userIndex.put(c.userID, c.ver, c.removed)
+	if s.users.stale(c.userID, c.ver) {
+		s.users.put(c.userID, c.userEntry())
 	}
 }
 
@@ -219,6 +219,12 @@ func (q *queue) heal(n int) {
 
 // keyHash is the SHA-256 of an API key.
 type keyHash [32]byte
+
+// keyID is as much of a key's hash as the index needs: two keys with the same
+// half of a SHA-256 can't be made.
+type keyID [16]byte
+
+func (h keyHash) id() keyID { return keyID(h[:16]) }
 
 func userName(id int64) string    { return "user:" + strconv.FormatInt(id, 10) }
 func keyName(hash keyHash) string { return fmt.Sprintf("key:%x", hash[:]) }

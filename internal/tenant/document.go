@@ -149,13 +149,14 @@ func value(s *string) string {
 func (d Document) equal(o Document) bool {
 	a, b := d.fields(), o.fields()
 	for i := range a {
-		x, y := *a[i].value, *b[i].value
-		if (x == nil) != (y == nil) || value(x) != value(y) {
+		if !same(*a[i].value, *b[i].value) {
 			return false
 		}
 	}
 	return d.UserID == o.UserID && d.unknown == o.unknown
 }
+
+func same(x, y *string) bool { return (x == nil) == (y == nil) && value(x) == value(y) }
 
 // clone copies the document, so that nobody holds on to a shared string.
 func (d Document) clone() Document {

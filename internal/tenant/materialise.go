@@ -3,20 +3,25 @@ package tenant
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 )
 
 const (
-	// watchPeriod is how often the ready marker is looked at.
+	// watchPeriod is how often Redis is asked whether it has lost anything.
 	watchPeriod = 500 * time.Millisecond
 	// batchSize is the most documents that go to Redis in one round trip.
 	batchSize = 500
 	// lanes is the number of round trips a rebuild has under way at once.
 	lanes = 4
+	// maxHold bounds the pause after a rebuild that found nothing to write: another
+	// instance was first, or Redis evicts the keys by which it is watched.
+	maxHold = 3 * time.Second
 )
 
 // session follows the topics, as they exist now, until ctx ends or one of them
@@ -31,6 +36,7 @@ func (s *Store) session(ctx context.Context) error {
 	}
 	defer client.CloseAllowingRebalance()
 	r, err := newReader(ctx, client, topics...)
+	s.noteProblem(err)
 	if err != nil {
 		return err
 	}
@@ -40,8 +46,10 @@ func (s *Store) session(ctx context.Context) error {
 	}
 
 	var wg sync.WaitGroup
+	wg.Go(func() { s.makeRepairs(ctx) })
 	if s.cfg.Materialise {
 		wg.Go(func() { s.writeChanges(ctx) })
+		wg.Go(func() { s.keepSwept(ctx) })
 		wg.Go(func() {
 			if err := s.keepFilled(ctx); err != nil {
 				cancel(err)
@@ -59,16 +67,32 @@ func (s *Store) session(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// noteProblem keeps what a broker answered about the topics for Err. Kafka being
+// away says nothing about them.
+func (s *Store) noteProblem(err error) {
+	var answer *kerr.Error
+	switch {
+	case err == nil:
+		s.problem.Store(nil)
+	case errors.As(err, &answer) && (!answer.Retriable || errors.Is(answer, kerr.UnknownTopicOrPartition)):
+		text := err.Error()
+		s.problem.Store(&text)
+	}
+}
+
 // startOver prepares for reading from the start. What memory holds of the same
 // topics stays: it is true, and it goes on to be heard of.
 func (s *Store) startOver(r *reader) {
 	old := s.reading.Swap(r)
-	if old == nil || old.goal.id != r.goal.id {
+	if old == nil || old.goal.id != r.goal.id || s.cutBack.Swap(false) {
 		s.read.Store(false)
 		s.filled.Store(false)
 		s.users.clear()
 		s.keys.clear()
+		s.userIndex.clear()
+		s.keyIndex.clear()
 		s.rdb.use(r.goal.id)
+		s.closeProducer() // it would go on with the topics as they were
 	}
 	s.queue.reset()
 }
@@ -88,7 +112,6 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 		} else {
 			wait = time.Second
 		}
-		now := time.Now()
 		var fresh []change
 		err := r.poll(ctx, wait, func(record *kgo.Record) {
 			c, err := s.decode(record)
@@ -99,13 +122,9 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 			if c.locked != nil {
 				s.lockedOut(record.Topic, c.userID)
 			}
-			at := now
-			isNew := record.Offset >= r.goal.spans[slot{record.Topic, record.Partition}].end
-			if !isNew && now.Sub(record.Timestamp) > hearingKept {
-				at = time.Time{}
-			}
-			s.hear(&c, at)
-			if isNew {
+			s.hear(&c)
+			s.updates.witness(&c)
+			if record.Offset >= r.goal.spans[slot{record.Topic, record.Partition}].end {
 				fresh = append(fresh, c)
 			}
 		})
@@ -123,6 +142,12 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 // readFailed logs an error of reading and waits a little. It returns the error
 // after which reading can't go on.
 func (s *Store) readFailed(ctx context.Context, err error) error {
+	var cut *kgo.ErrDataLoss
+	if ctx.Err() == nil && errors.As(err, &cut) {
+		// What was read may not be there any more, and other records have its offsets.
+		s.cutBack.Store(true)
+		return fmt.Errorf("settings topic %s/%d was cut back: %w", cut.Topic, cut.Partition, err)
+	}
 	if ctx.Err() != nil || errors.Is(err, errRecreated) || errors.Is(err, kgo.ErrClientClosed) {
 		return err
 	}
@@ -144,7 +169,7 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 	return err
 }
 
-// keepHouse measures, forgets, and notices topics that were made anew, until
+// keepHouse measures, and notices topics that were made anew, until
 // ctx ends.
 func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 	for {
@@ -154,16 +179,12 @@ func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 		} else {
 			period = watchPeriod // the lag is worth watching
 		}
-		switch {
-		case !s.cfg.Materialise:
-			s.forgetHeard(time.Now().Add(-hearingKept))
-		case s.queue.idle() && s.filled.Load():
-			// Redis has it all. A read that began before it had takes seconds at most.
-			s.forgetHeard(time.Now().Add(-hearingKept / 2))
-		}
 		asking, cancel := context.WithTimeout(ctx, housekeeping)
 		now, err := describe(asking, r.client, r.topics...)
 		cancel()
+		if ctx.Err() == nil {
+			s.noteProblem(err)
+		}
 		if err == nil { // otherwise Kafka is away, and the lag stays as it was known
 			if now.id != r.goal.id {
 				return errRecreated
@@ -174,11 +195,6 @@ func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 			return err
 		}
 	}
-}
-
-func (s *Store) forgetHeard(before time.Time) {
-	s.users.forget(before)
-	s.keys.forget(before)
 }
 
 // writeChanges writes to Redis what follow heard, in order, until ctx ends.
@@ -193,7 +209,7 @@ func (s *Store) writeChanges(ctx context.Context) {
 			continue
 		}
 		for pause := newBackoff(); len(batch) > 0; {
-			n, err := s.rdb.write(ctx, batch)
+			n, err := s.rdb.write(ctx, batch, nil)
 			batch = batch[n:]
 			if err != nil {
 				s.noWriting.Met(err)
@@ -207,23 +223,28 @@ func (s *Store) writeChanges(ctx context.Context) {
 	}
 }
 
-// keepFilled fills Redis at the start and whenever it was emptied, was started
-// again, or changes were dropped. It returns when ctx ends or a topic was made
-// anew.
+// keepFilled fills Redis at the start and whenever it has lost something or
+// changes were dropped. It returns when ctx ends or a topic was made anew.
 func (s *Store) keepFilled(ctx context.Context) error {
-	run, fill := "", true
+	fill := true
+	var hold time.Duration
+	var notBefore time.Time
 	pause := newBackoff()
 	for {
-		st, err := s.rdb.look(ctx)
-		if err == nil {
-			if st.run != run {
-				// It may have come back with an old snapshot.
-				s.filled.Store(false)
-				run, fill = st.run, true
-			}
-			_, unhealed := s.queue.dropped()
-			if fill || unhealed || !st.ready {
-				err = s.rebuild(ctx)
+		lost, err := s.rdb.lost(ctx)
+		if lost {
+			s.log.Warn("Redis has lost writes: it is filled with settings again")
+		}
+		_, unhealed := s.queue.dropped()
+		fill = fill || lost || unhealed || s.fillAgain.Swap(false)
+		if fill && err == nil && time.Now().After(notBefore) {
+			var count tally
+			if err = s.fill(ctx, &count); err == nil {
+				fill, hold = false, min(max(2*hold, 100*time.Millisecond), maxHold)
+				if count.applied.Load() > 0 {
+					hold = 0
+				}
+				notBefore = time.Now().Add(hold)
 			}
 		}
 		switch {
@@ -234,11 +255,6 @@ func (s *Store) keepFilled(ctx context.Context) error {
 			err = pause.wait(ctx)
 		default:
 			s.noFilling.Over()
-			if fill {
-				fill = false
-				s.filled.Store(true)
-				s.becameReady()
-			}
 			pause = newBackoff()
 			err = sleep(ctx, watchPeriod)
 		}
@@ -248,45 +264,40 @@ func (s *Store) keepFilled(ctx context.Context) error {
 	}
 }
 
-// errFlushed says that Redis lost what a rebuild had written already.
-var errFlushed = errors.New("meanwhile Redis was emptied or started again")
-
-// rebuild reads the topics once more, writes everything to Redis, corrects
-// memory with it, and sets the ready marker.
-func (s *Store) rebuild(ctx context.Context) error {
+// fill writes everything that the topics hold to Redis and removes what they
+// don't hold.
+func (s *Store) fill(ctx context.Context, count *tally) error {
 	began := time.Now()
 	drops, _ := s.queue.dropped()
-	token, err := s.rdb.begin(ctx)
+	n, err := s.writeAll(ctx, count)
 	if err != nil {
 		return err
 	}
-	run, err := s.rdb.runs(ctx)
-	if err != nil {
-		return err
+	// What follows compares Redis with what was read of the topics.
+	for !s.read.Load() {
+		if err := sleep(ctx, watchPeriod/10); err != nil {
+			return err
+		}
 	}
-	n, err := s.writeAll(ctx, token)
-	if err != nil {
-		return err
+	if count.newer.Load() > 0 {
+		// Mostly older records of a topic that isn't compacted yet. But it may be
+		// that Redis has records that the topic has lost.
+		if _, err := s.sweep(ctx, true); err != nil {
+			return err
+		}
 	}
-	if after, err := s.rdb.runs(ctx); err != nil {
+	if err := s.purgeSoon(ctx); err != nil {
 		return err
-	} else if after != run {
-		return errFlushed
-	}
-	switch ok, err := s.rdb.finish(ctx, token); {
-	case err != nil:
-		return err
-	case !ok:
-		return errFlushed
 	}
 	s.queue.heal(drops)
-	s.log.Info("Redis filled with settings", zap.Int("records", n), zap.Duration("took", time.Since(began)))
+	s.log.Info("Redis filled with settings", zap.Int("records", n), zap.Int64("written", count.applied.Load()), zap.Duration("took", time.Since(began)))
+	s.filled.Store(true)
+	s.becameReady()
 	return nil
 }
 
 // writeAll writes every readable record there is to Redis and returns how many.
-// It gives up when token is gone.
-func (s *Store) writeAll(ctx context.Context, token string) (n int, err error) {
+func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
 	topics := []string{s.cfg.ConfigTopic, s.cfg.KeysTopic}
 	client, err := s.newClient(readerOpts(topics)...)
 	if err != nil {
@@ -314,7 +325,9 @@ func (s *Store) writeAll(ctx context.Context, token string) (n int, err error) {
 			if err != nil {
 				return // follow has counted it
 			}
-			s.heal(&c)
+			if newest, _ := s.newest(c.subject()); newest.newer(c.ver) {
+				return // nobody needs it
+			}
 			// The records of a partition stay in order.
 			lane := &batches[int(record.Partition)%lanes]
 			*lane = append(*lane, c)
@@ -323,21 +336,16 @@ func (s *Store) writeAll(ctx context.Context, token string) (n int, err error) {
 		if err = errors.Join(err, <-writing); err != nil {
 			return n, err
 		}
-		go func() { writing <- s.writeLanes(ctx, &batches, token) }()
+		go func() { writing <- s.writeLanes(ctx, &batches, count) }()
 	}
 }
 
-func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, token string) error {
-	if ok, err := s.rdb.intact(ctx, token); err != nil {
-		return err
-	} else if !ok {
-		return errFlushed
-	}
+func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, count *tally) error {
 	var errs [lanes]error
 	var wg sync.WaitGroup
 	for i, lane := range batches {
 		if len(lane) > 0 {
-			wg.Go(func() { errs[i] = s.writeLane(ctx, lane) })
+			wg.Go(func() { errs[i] = s.writeLane(ctx, lane, count) })
 		}
 	}
 	wg.Wait()
@@ -346,11 +354,11 @@ func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, token 
 
 // writeLane writes changes in their order. It bears a few failures in a row: to
 // begin the whole rebuild again costs more than to try again.
-func (s *Store) writeLane(ctx context.Context, lane []change) error {
+func (s *Store) writeLane(ctx context.Context, lane []change, count *tally) error {
 	const patience = 5
 	failures, pause := 0, newBackoff()
 	for len(lane) > 0 {
-		n, err := s.rdb.write(ctx, lane)
+		n, err := s.rdb.write(ctx, lane, count)
 		lane = lane[n:]
 		if n > 0 {
 			failures, pause = 0, newBackoff()

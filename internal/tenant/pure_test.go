@@ -183,51 +183,112 @@ func TestVersion(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
-	c := newCache[int64, string](shardCount*2, func(id int64) uint64 { return uint64(id) })
+	x := newIndex[int64](func(id int64) uint64 { return uint64(id) })
+	c := newCache[int64, string](shardCount*2, x.hash, func(id int64) Version { v, _ := x.get(id); return v })
 	v := func(offset int64) Version { return Version{Offset: offset} }
-	now := time.Now()
-
-	c.put(1, entry[string]{"new", v(5), true}, now)
-	if !c.offer(1, entry[string]{"old", v(4), true}) {
+	hear := func(id int64, e entry[string]) {
+		x.put(id, e.ver, !e.set)
+		c.put(id, e)
+	}
+	hear(1, entry[string]{"new", v(5), true})
+	if !c.put(1, entry[string]{"old", v(4), true}) {
 		t.Error("an old value is no obstacle when the new one is there")
 	}
-	c.put(1, entry[string]{"older", v(3), true}, now)
+	hear(1, entry[string]{"older", v(3), true})
 	if e, _ := c.get(1); e.value != "new" {
 		t.Errorf("went back to %q", e.value)
 	}
 	// Two more keys of the same shard throw it out, sooner or later.
 	for id := int64(1 + shardCount); ; id += shardCount {
-		c.put(id, entry[string]{"x", v(1), true}, time.Time{})
+		hear(id, entry[string]{"x", v(1), true})
 		if _, ok := c.get(1); !ok {
 			break
 		}
 	}
-	if c.offer(1, entry[string]{"old", v(4), true}) {
+	if c.put(1, entry[string]{"old", v(4), true}) {
 		t.Error("a lagging Redis was believed")
 	}
-	if c.offer(1, entry[string]{}) {
+	if c.put(1, entry[string]{}) {
 		t.Error("a Redis without the key was believed")
 	}
-	if !c.offer(1, entry[string]{"new", v(5), true}) {
+	if !c.put(1, entry[string]{"new", v(5), true}) {
 		t.Error("Redis was not believed though it has caught up")
 	}
-	c.refresh(1, entry[string]{"newest", v(6), true})
-	if e, _ := c.get(1); e.value != "newest" {
-		t.Errorf("not refreshed: %q", e.value)
-	}
-	c.refresh(2, entry[string]{"x", v(6), true})
-	if _, ok := c.get(2); ok {
-		t.Error("refresh brought in a key")
-	}
-	c.forget(now.Add(time.Second))
-	if c.heard(1) != (Version{}) {
-		t.Error("still remembered")
+	c.drop(1)
+	if _, ok := c.get(1); ok {
+		t.Error("still there")
 	}
 	for id := range int64(10_000) {
-		c.put(id, entry[string]{"x", v(10), true}, time.Time{})
+		hear(id, entry[string]{"x", v(10), true})
 	}
 	if n := c.count(); n != shardCount*2 {
 		t.Errorf("%d entries, want %d", n, shardCount*2)
+	}
+}
+
+func TestIndex(t *testing.T) {
+	x := newIndex[int64](hashUser)
+	if v, removed := x.get(1); v != (Version{}) || removed {
+		t.Errorf("an unknown key has %v, %v", v, removed)
+	}
+	for _, want := range []struct {
+		v       Version
+		removed bool
+	}{
+		{Version{0, 1, 0}, false},
+		{Version{0, 1 << 40, 1_900_000_000_000}, true},
+		{Version{30_000, 1 << 47, 1_900_000_000_001}, false},
+	} {
+		if !x.put(1, want.v, want.removed) {
+			t.Errorf("%v was refused", want.v)
+		}
+		if v, removed := x.get(1); v != want.v || removed != want.removed {
+			t.Errorf("%v, %v, want %v, %v", v, removed, want.v, want.removed)
+		}
+	}
+	if x.put(1, Version{30_000, 7, 2_000_000_000_000}, false) {
+		t.Error("an older offset of the same partition was taken")
+	}
+	x.drop(1, Version{30_000, 7, 0})
+	if x.len() != 1 {
+		t.Error("another version was dropped")
+	}
+	x.drop(1, Version{30_000, 1 << 47, 0})
+	if x.len() != 0 {
+		t.Error("not dropped")
+	}
+}
+
+func TestPuttingBack(t *testing.T) {
+	base := Document{DLRURL: text("d0"), ClickURL: text("c0"), unknown: `,"x":1`}
+	change := func(d Document) Document { d.DLRURL = text("mine"); return d }
+	between := []Document{
+		{DLRURL: text("d1"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":1`},
+		{DLRURL: text("d1"), ClickURL: text("c0"), InboundURL: text("i2"), unknown: `,"x":2`}, // did not know the one before
+	}
+	again := puttingBack(change, base, between)
+	got := string(again(Document{DLRURL: text("mine"), ClickURL: text("c0"), unknown: `,"x":1`}).AppendJSON(nil, nil))
+	if want := `{"user_id":0,"dlr_url":"mine","click_url":"c1","inbound_url":"i2","revoke_click_url":null,"auth":"a:1","x":2}`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	// What was changed once more meanwhile stays so.
+	if d := again(Document{DLRURL: text("mine"), ClickURL: text("c9")}); value(d.ClickURL) != "c9" {
+		t.Errorf("click_url went back to %s", value(d.ClickURL))
+	}
+}
+
+func TestParseName(t *testing.T) {
+	var h keyHash
+	h[3] = 7
+	for _, x := range []subject{{user: 1}, {user: 1<<63 - 1}, {isKey: true, key: h}} {
+		if got, ok := parseName(x.name()); !ok || got != x {
+			t.Errorf("%s: %v, %v", x.name(), got, ok)
+		}
+	}
+	for _, name := range []string{"", "user:", "user:0", "user:01", "key:ab", "lock:1", "sweep"} {
+		if _, ok := parseName(name); ok {
+			t.Errorf("%q is somebody's", name)
+		}
 	}
 }
 

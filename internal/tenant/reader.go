@@ -178,3 +178,10 @@ func (r *reader) lag(spans map[slot]span) (n int64) {
 	}
 	return n
 }
+
+// positionOf returns the offset up to which everything of a partition was read.
+func (r *reader) positionOf(at slot) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.position[at]
+}

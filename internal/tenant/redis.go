@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,13 +17,18 @@ const (
 	// tombstoneKept is how long a removed key remembers its version, so that a
 	// slow instance can't bring an old document back.
 	tombstoneKept = 24 * time.Hour
-	// tokenKept outlasts any rebuild.
-	tokenKept = time.Hour
+	// pulseKept outlasts any outage after which an instance still remembers.
+	pulseKept = time.Hour
+	// clusterPulses spread over a cluster's slots, so that every node has some.
+	clusterPulses = 64
+	// scanCount is how many keys Redis looks at in one step of a scan.
+	scanCount = 1000
 )
 
 // applyScript writes a document unless the key has the same or a newer version.
 // KEYS[1] the hash; ARGV partition, offset, time, version text, milliseconds to
-// keep a tombstone (0: it is none), document. The order of versions is that of
+// keep a tombstone (0: it is none), document. It returns 1 if it wrote, 0 if the
+// version was the same, 2 if it was newer. The order of versions is that of
 // Version.newer. What is no hash, or has no version that could be one, is not ours and gives way.
 const applyScript = `
 local old = redis.pcall('HGET', KEYS[1], 'v')
@@ -38,9 +42,10 @@ if old then
     p, o, t = tonumber(p), tonumber(o), tonumber(t)
     local np, no, nt = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
     if np == p then
-      if no <= o then return 0 end
+      if no == o then return 0 end
+      if no < o then return 2 end
     elseif nt < t or (nt == t and np < p) then
-      return 0
+      return 2
     end
   end
 end
@@ -55,14 +60,12 @@ end
 return 1
 `
 
-// markScript sets the ready marker (KEYS[1]) if the rebuild's token (KEYS[2]) is
-// still there, that is, if nothing was flushed since the rebuild began. A marker
-// that stands stays: its value changes only with a flush.
-const markScript = `
-if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'NX')
-redis.call('DEL', KEYS[2])
-return 1
+// removeScript deletes a document that still has the version seen (ARGV[1]; ""
+// stands for none), or a key that is no hash.
+const removeScript = `
+local v = redis.pcall('HGET', KEYS[1], 'v')
+if type(v) == 'table' or (v or '') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
 `
 
 // unlockScript deletes a lock that is still ours.
@@ -77,8 +80,8 @@ return 0
 //	<prefix><id>:user:<user id>  hash: v = version, d = document; no d: removed
 //	<prefix><id>:key:<hex hash>  hash: v = version, d = user id
 //	<prefix><id>:lock:<user id>  who may change the user's document
-//	<prefix>{<id>:ready}         the marker; the tag keeps the token in its slot
-//	<prefix>{<id>:ready}:<token> a rebuild at work
+//	<prefix><id>:sweep           some instance compares Redis with the topics
+//	<prefix>{pulse<n>}:<instance> a number that grows, see lost
 type database struct {
 	rdb    redis.UniversalClient
 	prefix string
@@ -86,13 +89,21 @@ type database struct {
 	id     atomic.Pointer[string]
 	size   atomic.Int32 // changes per round trip
 
-	apply, mark, unlock *redis.Script
+	apply, unlock *redis.Script
+
+	instance string
+	beat     int   // this and pulses are used by one goroutine
+	pulses   []int // the last beat that each pulse key is known to have got
 }
 
 func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *database {
 	d := &database{
 		rdb: rdb, prefix: prefix, sealer: sealer,
-		apply: redis.NewScript(applyScript), mark: redis.NewScript(markScript), unlock: redis.NewScript(unlockScript),
+		apply: redis.NewScript(applyScript), unlock: redis.NewScript(unlockScript),
+		instance: randomHex(8), pulses: make([]int, 1),
+	}
+	if _, cluster := rdb.(*redis.ClusterClient); cluster {
+		d.pulses = make([]int, clusterPulses)
 	}
 	d.use("")
 	d.size.Store(batchSize)
@@ -103,57 +114,26 @@ func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *data
 func (d *database) use(id string) { d.id.Store(&id) }
 
 func (d *database) key(name string) string { return d.prefix + *d.id.Load() + ":" + name }
-func (d *database) marker() string         { return d.prefix + "{" + *d.id.Load() + ":ready}" }
 
 // row is one key of Redis: the zero row is one that isn't there.
 type row struct {
-	ver Version
-	doc []byte // nil: there is no document
-	err error  // it is nothing that was written here; the other rows are good all the same
+	ver  Version
+	seen string // the version's text, whatever it is
+	doc  []byte // nil: there is no document
+	err  error  // it is nothing that was written here; the other rows are good all the same
 }
 
-// read returns the rows of names, or ErrNotReady when Redis can't be believed.
-//
-// The marker is read before and after, and must be the same both times. After
-// alone is not enough: between a read that found nothing because of a flush and
-// the look at the marker, a rebuild may have ended. Before alone is not enough
-// either: the flush may come in between. As each flush gives the next marker
-// another value, the same value twice means that there was none between.
+// read returns the rows of names. What they are worth only [Store.judge] knows.
 func (d *database) read(ctx context.Context, names []string) ([]row, error) {
-	var before, after *redis.StringCmd
 	cmds := make([]*redis.SliceCmd, len(names))
-	marker := d.marker()
-	hmgets := func(p redis.Pipeliner) {
+	_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, name := range names {
 			cmds[i] = p.HMGet(ctx, d.key(name), "v", "d")
 		}
-	}
-	var err error
-	if _, cluster := d.rdb.(*redis.ClusterClient); cluster {
-		// A pipeline runs on several nodes at once: the order needs round trips.
-		before = d.rdb.Get(ctx, marker)
-		_, err = d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { hmgets(p); return nil })
-		after = d.rdb.Get(ctx, marker)
-	} else {
-		_, err = d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			before = p.Get(ctx, marker)
-			hmgets(p)
-			after = p.Get(ctx, marker)
-			return nil
-		})
-	}
-	if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
+		return nil
+	})
+	if err != nil && !isWrongType(err) {
 		return nil, fmt.Errorf("settings in Redis: %w", err)
-	}
-	for _, cmd := range []*redis.StringCmd{before, after} {
-		if err := cmd.Err(); errors.Is(err, redis.Nil) {
-			return nil, fmt.Errorf("%w: Redis is being filled", ErrNotReady)
-		} else if err != nil {
-			return nil, fmt.Errorf("settings in Redis: %w", err)
-		}
-	}
-	if before.Val() != after.Val() {
-		return nil, fmt.Errorf("%w: Redis is being filled", ErrNotReady)
 	}
 	return parseRows(cmds)
 }
@@ -172,11 +152,11 @@ func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 		case err != nil:
 			return nil, fmt.Errorf("settings in Redis: %w", err)
 		}
-		version, ok := values[0].(string)
-		if !ok {
+		var ok bool
+		if rows[i].seen, ok = values[0].(string); !ok {
 			continue
 		}
-		if rows[i].ver, rows[i].err = parseVersion(version); rows[i].err != nil {
+		if rows[i].ver, rows[i].err = parseVersion(rows[i].seen); rows[i].err != nil {
 			continue
 		}
 		if doc, ok := values[1].(string); ok {
@@ -186,6 +166,12 @@ func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 	return rows, nil
 }
 
+// tally counts what write met.
+type tally struct {
+	applied atomic.Int64 // changes that Redis did not have
+	newer   atomic.Int64 // changes of which Redis has a newer version
+}
+
 // write applies changes in their order, in one round trip or more, and returns
 // how many it is done with. After an error some more may have been applied; to
 // write them again does no harm.
@@ -193,17 +179,17 @@ func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 // A round trip takes fewer changes after one that failed, and more again after
 // those that didn't: a server too slow for a full batch within the client's
 // timeout would otherwise never get one done.
-func (d *database) write(ctx context.Context, changes []change) (done int, err error) {
+func (d *database) write(ctx context.Context, changes []change, count *tally) (done int, err error) {
 	for done < len(changes) {
 		size := d.size.Load()
 		part := changes[done:min(done+int(size), len(changes))]
-		err := d.writeOnce(ctx, part)
+		err := d.writeOnce(ctx, part, count)
 		if redis.HasErrorPrefix(err, "NOSCRIPT") {
 			// Redis is new or was flushed with its scripts.
 			if err := d.apply.Load(ctx, d.rdb).Err(); err != nil {
 				return done, fmt.Errorf("loading a script into Redis: %w", err)
 			}
-			err = d.writeOnce(ctx, part)
+			err = d.writeOnce(ctx, part, count)
 		}
 		if err != nil {
 			d.size.Store(max(size/2, 1))
@@ -215,7 +201,7 @@ func (d *database) write(ctx context.Context, changes []change) (done int, err e
 	return done, nil
 }
 
-func (d *database) writeOnce(ctx context.Context, changes []change) error {
+func (d *database) writeOnce(ctx context.Context, changes []change, count *tally) error {
 	cmds, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range changes {
 			c := &changes[i]
@@ -235,87 +221,114 @@ func (d *database) writeOnce(ctx context.Context, changes []change) error {
 			return e
 		}
 	}
-	return err
-}
-
-// state is what a look at Redis shows.
-type state struct {
-	ready bool   // the marker stands
-	run   string // changes when a server restarts; "" if it isn't told
-}
-
-var runID = regexp.MustCompile(`(?m)^run_id:(\w+)`)
-
-// look asks for the marker and for the servers' run ids. A restarted server may
-// have come back with an old snapshot, marker included.
-func (d *database) look(ctx context.Context) (state, error) {
-	n, err := d.rdb.Exists(ctx, d.marker()).Result()
-	if err != nil {
-		return state{}, fmt.Errorf("the ready marker in Redis: %w", err)
-	}
-	run, err := d.runs(ctx)
-	return state{ready: n > 0, run: run}, err
-}
-
-func (d *database) runs(ctx context.Context) (string, error) {
-	info := func(ctx context.Context, c redis.Cmdable) (string, error) {
-		text, err := c.Info(ctx, "server").Result()
-		var reply redis.Error
-		if errors.As(err, &reply) {
-			return "", nil // it answers, but doesn't tell (no permission, or an imitation)
-		}
-		if m := runID.FindStringSubmatch(text); m != nil {
-			return m[1], err
-		}
-		return "", err
-	}
-	cluster, ok := d.rdb.(*redis.ClusterClient)
-	if !ok {
-		run, err := info(ctx, d.rdb)
-		if err != nil {
-			return "", fmt.Errorf("asking Redis for its run id: %w", err)
-		}
-		return run, nil
-	}
-	var mu sync.Mutex
-	var all []string
-	err := cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
-		run, err := info(ctx, c)
-		mu.Lock()
-		all = append(all, run)
-		mu.Unlock()
+	if err != nil || count == nil {
 		return err
+	}
+	for _, cmd := range cmds {
+		switch n, _ := cmd.(*redis.Cmd).Int(); n {
+		case 1:
+			count.applied.Add(1)
+		case 2:
+			count.newer.Add(1)
+		}
+	}
+	return nil
+}
+
+// removal is a row that must go, if it still has the version that was seen.
+type removal struct{ name, seen string }
+
+// remove deletes rows.
+func (d *database) remove(ctx context.Context, removals []removal) error {
+	for part := range slices.Chunk(removals, batchSize) {
+		_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, r := range part {
+				p.Eval(ctx, removeScript, []string{d.key(r.name)}, r.seen)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("removing settings from Redis: %w", err)
+		}
+	}
+	return nil
+}
+
+// lost says whether a node of Redis has lost writes since the last call: it was
+// emptied, came back with an older data set, or was replaced by a replica that
+// was behind. Each call writes a greater number to keys on every node and
+// expects to find there the one before. Nodes are judged one by one: lost may be
+// true although others don't answer and there is an error.
+func (d *database) lost(ctx context.Context) (lost bool, err error) {
+	d.beat++
+	cmds := make([]*redis.StatusCmd, len(d.pulses))
+	_, _ = d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range d.pulses {
+			key := fmt.Sprintf("%s{pulse%d}:%s", d.prefix, i, d.instance)
+			cmds[i] = p.SetArgs(ctx, key, d.beat, redis.SetArgs{Get: true, TTL: pulseKept})
+		}
+		return nil
+	})
+	for i, cmd := range cmds {
+		text, e := cmd.Result()
+		if e != nil && !errors.Is(e, redis.Nil) {
+			err = fmt.Errorf("watching Redis: %w", e)
+			continue
+		}
+		found, _ := strconv.Atoi(text) // 0 where there is none
+		lost = lost || found < d.pulses[i]
+		d.pulses[i] = d.beat
+	}
+	return lost, err
+}
+
+// lease says whether this instance may do, for a while, what one instance is
+// enough for.
+func (d *database) lease(ctx context.Context, name string, kept time.Duration) (bool, error) {
+	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
+}
+
+// scan calls take with the names, without the prefix, of all keys below it that
+// carry any topics' id, node by node. A name may come twice.
+func (d *database) scan(ctx context.Context, take func(ctx context.Context, names []string) error) error {
+	// An id is 16 hex digits.
+	pattern := strings.NewReplacer("\\", "\\\\", "*", "\\*", "?", "\\?", "[", "\\[", "]", "\\]").Replace(d.prefix) + strings.Repeat("?", 16) + ":*"
+	node := func(ctx context.Context, c redis.Cmdable) error {
+		for cursor := uint64(0); ; {
+			keys, next, err := c.Scan(ctx, cursor, pattern, scanCount).Result()
+			if err != nil {
+				return fmt.Errorf("looking through Redis: %w", err)
+			}
+			for i := range keys {
+				keys[i] = strings.TrimPrefix(keys[i], d.prefix)
+			}
+			if err := take(ctx, keys); err != nil {
+				return err
+			}
+			if cursor = next; cursor == 0 {
+				return nil
+			}
+		}
+	}
+	if cluster, ok := d.rdb.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return node(ctx, c) })
+	}
+	return node(ctx, d.rdb)
+}
+
+// discard deletes keys by their names without the prefix.
+func (d *database) discard(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, name := range names {
+			p.Del(ctx, d.prefix+name)
+		}
+		return nil
 	})
 	if err != nil {
-		return "", fmt.Errorf("asking Redis for its run ids: %w", err)
+		return fmt.Errorf("removing settings of former topics from Redis: %w", err)
 	}
-	slices.Sort(all)
-	return strings.Join(all, " "), nil
-}
-
-// begin leaves a token that a flush takes away.
-func (d *database) begin(ctx context.Context) (token string, err error) {
-	token = d.marker() + ":" + randomHex(8)
-	if err := d.rdb.Set(ctx, token, "", tokenKept).Err(); err != nil {
-		return "", fmt.Errorf("beginning to fill Redis: %w", err)
-	}
-	return token, nil
-}
-
-// intact says whether the token is still there.
-func (d *database) intact(ctx context.Context, token string) (bool, error) {
-	n, err := d.rdb.Exists(ctx, token).Result()
-	if err != nil {
-		return false, fmt.Errorf("filling Redis: %w", err)
-	}
-	return n == 1, nil
-}
-
-// finish sets the marker; false means that Redis was flushed since begin.
-func (d *database) finish(ctx context.Context, token string) (bool, error) {
-	n, err := d.mark.Run(ctx, d.rdb, []string{d.marker(), token}, randomHex(8)).Int()
-	if err != nil {
-		return false, fmt.Errorf("setting the ready marker in Redis: %w", err)
-	}
-	return n == 1, nil
+	return nil
 }

@@ -6,9 +6,10 @@
 // its document and takes only a newer one. So any number of instances may write
 // in any order. Memory is bounded; for a user it doesn't hold, Redis is asked.
 //
-// Redis is believed only while its ready marker stands, which an instance sets
-// after it has written everything there is. A flush takes the marker away, and
-// every materialising instance then reads the topics again.
+// An index of all keys says which version is the newest (ADR 0009). What Redis
+// answers counts only with that version. Whatever else happened to Redis
+// (eviction, a restored snapshot, a replica that was behind), the record is read
+// back from its topic by its offset, into memory and Redis.
 package tenant
 
 import (
@@ -37,10 +38,7 @@ var (
 
 const (
 	defaultUsers = 200_000
-	// hearingKept is how long Redis may lag behind the topic without an old
-	// value being believed, in an instance that doesn't write to Redis itself.
-	hearingKept = time.Minute
-	// housekeeping is the period of measuring the lag and of forgetting.
+	// housekeeping is the period of measuring the lag.
 	housekeeping = 5 * time.Second
 )
 
@@ -72,19 +70,28 @@ type Store struct {
 	log       *zap.Logger
 	obs       Observer
 
-	users *cache[int64, *webhook.Settings]
-	keys  *cache[keyHash, int64]
+	userIndex *index[int64]
+	keyIndex  *index[keyID]
+	users     *cache[int64, *webhook.Settings]
+	keys      *cache[keyHash, int64]
 
 	read    atomic.Bool // both topics were read to their end
-	filled  atomic.Bool // this instance has filled Redis since Redis started
+	filled  atomic.Bool // this instance has filled Redis once
 	loaded  chan struct{}
 	onReady sync.Once
 	queue   queue
 	reading atomic.Pointer[reader] // the one that follows the topics
 
+	repairs   repairs
+	sweepNow  chan struct{}
+	cutBack   atomic.Bool // a topic lost records that were read
+	fillAgain atomic.Bool // too much is lost to be repaired one by one
+	updates   updates
+	problem   atomic.Pointer[string] // why the topics can't be read
+
 	unreadable limiter
 
-	noSession, noWriting, noFilling *trouble.Trouble
+	noSession, noWriting, noFilling, noRepair, noSweep *trouble.Trouble
 
 	producerMu sync.Mutex
 	producer   *kgo.Client
@@ -96,18 +103,31 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error), rdb 
 	if cfg.MaxUsers <= 0 {
 		cfg.MaxUsers = defaultUsers
 	}
-	return &Store{
+	s := &Store{
 		cfg: cfg, newClient: newClient, log: log, obs: obs,
-		rdb:    newDatabase(rdb, cfg.KeyPrefix, cfg.Secrets),
-		users:  newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser),
-		keys:   newCache[keyHash, int64](cfg.MaxUsers, hashKeyHash),
-		loaded: make(chan struct{}),
-		queue:  queue{wake: make(chan struct{}, 1)},
+		rdb:       newDatabase(rdb, cfg.KeyPrefix, cfg.Secrets),
+		userIndex: newIndex[int64](hashUser),
+		keyIndex:  newIndex[keyID](hashKeyID),
+		loaded:    make(chan struct{}),
+		queue:     queue{wake: make(chan struct{}, 1)},
+		repairs:   repairs{wake: make(chan struct{}, 1), known: map[subject]*repair{}},
+		sweepNow:  make(chan struct{}, 1),
 
 		noSession: trouble.New(log, "reading settings starts again", "settings are read again"),
 		noWriting: trouble.New(log, "settings wait for Redis", "settings are written to Redis again"),
 		noFilling: trouble.New(log, "Redis can't be filled with settings now", "Redis is filled with settings again"),
+		noRepair:  trouble.New(log, "settings that Redis has lost can't be read back", "settings that Redis has lost are read back again"),
+		noSweep:   trouble.New(log, "settings in Redis can't be compared with their topic", "settings in Redis are compared with their topic again"),
 	}
+	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(id int64) Version {
+		v, _ := s.userIndex.get(id)
+		return v
+	})
+	s.keys = newCache[keyHash, int64](cfg.MaxUsers, func(h keyHash) uint64 { return hashKeyID(h.id()) }, func(h keyHash) Version {
+		v, _ := s.keyIndex.get(h.id())
+		return v
+	})
+	return s
 }
 
 // hashUser spreads consecutive ids (splitmix64's last step).
@@ -118,7 +138,7 @@ func hashUser(id int64) uint64 {
 	return x ^ x>>31
 }
 
-func hashKeyHash(h keyHash) uint64 { return uint64(h[0]) }
+func hashKeyID(h keyID) uint64 { return uint64(h[0]) }
 
 // Run keeps the store up to date until ctx ends, and returns ctx's error. It
 // waits out whatever is wrong with Kafka and Redis.
@@ -168,91 +188,129 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 // Load brings the users from Redis into memory, in one round trip, so that
 // Lookup answers for each of them (until it is thrown out to make room). After
 // an error nothing may be concluded of those that Lookup doesn't know: Redis is
-// away, or it's not to be believed now (ErrNotReady), and Load is to be called
-// again later.
+// away or has lost them, and Load is to be called again later. A user of whom
+// the topic has no document is known without Redis.
 func (s *Store) Load(ctx context.Context, users []int64) error {
 	if !s.ready() {
 		return ErrNotReady
 	}
-	names := make([]string, len(users))
-	for i, id := range users {
-		names[i] = userName(id)
+	var subjects []subject
+	var names []string
+	for _, id := range users {
+		ver, removed := s.userIndex.get(id)
+		if ver.Offset > 0 && !removed {
+			subjects = append(subjects, subject{user: id})
+			names = append(names, userName(id))
+			continue
+		}
+		s.users.put(id, entry[*webhook.Settings]{value: &webhook.Settings{UserID: id}, ver: ver})
+	}
+	if len(subjects) == 0 {
+		return nil
 	}
 	rows, err := s.rdb.read(ctx, names)
 	if err != nil {
 		return err
 	}
 	var failed error
-	for i, id := range users {
-		e, err := s.userEntry(id, rows[i])
+	for i, x := range subjects {
+		d, ver, err := s.documentIn(ctx, x, rows[i])
 		switch {
+		case errors.Is(err, errLost):
+			s.repairing(x, rows[i].seen)
+			failed = err
 		case err != nil:
-			failed = fmt.Errorf("%w: settings of user %d in Redis: %w", ErrNotReady, id, err)
-		case !s.users.offer(id, e):
-			failed = fmt.Errorf("%w: Redis lags behind the topic", ErrNotReady)
+			failed = err
+		case ver.Offset == 0 || d == nil:
+			s.users.put(x.user, entry[*webhook.Settings]{value: &webhook.Settings{UserID: x.user}, ver: ver})
+		default:
+			s.users.put(x.user, entry[*webhook.Settings]{d.Settings(), ver, true})
 		}
 	}
 	return failed
 }
 
-// userEntry is what a row of Redis says of a user.
-func (s *Store) userEntry(id int64, r row) (entry[*webhook.Settings], error) {
-	if r.err != nil {
-		return entry[*webhook.Settings]{}, r.err
+// errLost says that Redis has not what the topic says.
+var errLost = fmt.Errorf("%w: Redis has lost settings, they are read back", ErrNotReady)
+
+// documentIn returns the document that a row holds if it is what the topic says,
+// nil for a user who was removed or never was, and errLost if it is something
+// else.
+func (s *Store) documentIn(ctx context.Context, x subject, r row) (*Document, Version, error) {
+	is, err := s.worthOf(ctx, x, r)
+	if err != nil {
+		return nil, r.ver, err
+	}
+	if is != current {
+		s.hurry()
+		return nil, r.ver, errLost
 	}
 	if r.doc == nil {
-		return entry[*webhook.Settings]{value: &webhook.Settings{UserID: id}, ver: r.ver}, nil
+		return nil, r.ver, nil
 	}
-	d, err := parseDocument(id, r.doc, s.cfg.Secrets)
-	if err != nil {
-		return entry[*webhook.Settings]{}, err
+	d, err := parseDocument(x.user, r.doc, s.cfg.Secrets)
+	switch {
+	case errors.Is(err, errSealed):
+		return nil, r.ver, fmt.Errorf("%w: settings of user %d: %w", ErrNotReady, x.user, err)
+	case err != nil:
+		return nil, r.ver, errLost
 	}
-	return entry[*webhook.Settings]{value: d.Settings(), ver: r.ver, set: true}, nil
+	return &d, r.ver, nil
 }
 
 // KeyUser returns whose key it is, given the lower-case hex SHA-256 of the key.
-// found is false for an unknown or revoked key. After an error nothing may be
-// concluded.
+// found is false for an unknown or revoked key: one that its topic doesn't have.
+// After an error nothing may be concluded.
 func (s *Store) KeyUser(ctx context.Context, hexSHA256 string) (userID int64, found bool, err error) {
 	hash, err := parseKeyHash([]byte(hexSHA256))
 	if err != nil {
 		return 0, false, nil // such a key can't have been made
 	}
-	if !s.read.Load() {
-		return 0, false, ErrNotReady
-	}
-	if e, ok := s.keys.get(hash); ok {
-		return e.value, e.set, nil
-	}
 	if !s.ready() {
 		return 0, false, ErrNotReady
 	}
-	rows, err := s.rdb.read(ctx, []string{keyName(hash)})
+	ver, removed := s.keyIndex.get(hash.id())
+	if ver.Offset == 0 || removed {
+		return 0, false, nil
+	}
+	if e, ok := s.keys.get(hash); ok && e.ver.is(ver) {
+		return e.value, e.set, nil
+	}
+	x := subject{isKey: true, key: hash}
+	rows, err := s.rdb.read(ctx, []string{x.name()})
 	if err != nil {
 		return 0, false, err
 	}
-	if rows[0].err != nil {
-		return 0, false, fmt.Errorf("%w: an API key in Redis: %w", ErrNotReady, rows[0].err)
-	}
-	e := entry[int64]{ver: rows[0].ver}
-	if rows[0].doc != nil {
-		if e.value, err = parseUserKey(rows[0].doc); err != nil {
-			return 0, false, fmt.Errorf("%w: an API key in Redis: %w", ErrNotReady, err)
+	if rows[0].err == nil && rows[0].ver.is(ver) && rows[0].doc != nil {
+		if user, err := parseUserKey(rows[0].doc); err == nil {
+			s.keys.put(hash, entry[int64]{user, ver, true})
+			return user, true, nil
 		}
-		e.set = true
 	}
-	if e.ver.Offset == 0 {
-		// Not remembered: anybody can ask for any number of unknown keys.
-		if s.keys.heard(hash).newer(e.ver) {
-			return 0, false, ErrNotReady
-		}
-		return 0, false, nil
+	s.hurry()
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout/2)
+	defer cancel()
+	c, err := s.repaired(ctx, x, rows[0].seen)
+	if err != nil {
+		return 0, false, err
 	}
-	if !s.keys.offer(hash, e) {
-		return 0, false, ErrNotReady
+	return c.userID, !c.removed, nil
+}
+
+// Err returns why the settings are not kept up to date now, nil if they are:
+// they have not been loaded, or a topic is missing, was made anew, or may not
+// be read. Kafka or Redis being away is not its matter.
+func (s *Store) Err() error {
+	if problem := s.problem.Load(); problem != nil {
+		return errors.New(*problem)
 	}
-	if newest, ok := s.keys.get(hash); ok {
-		e = newest
+	select {
+	case <-s.loaded:
+	default:
+		return errors.New("the settings are not loaded")
 	}
-	return e.value, e.set, nil
+	if !s.ready() {
+		return fmt.Errorf("topic %s or %s was made anew and is being read", s.cfg.ConfigTopic, s.cfg.KeysTopic)
+	}
+	return nil
 }

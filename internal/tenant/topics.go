@@ -105,3 +105,29 @@ func (l *layout) list(ctx context.Context, client *kgo.Client, which int64, set 
 	}
 	return nil
 }
+
+// highWatermark returns the offset after the last record of a partition, those
+// of open transactions included.
+func highWatermark(ctx context.Context, client *kgo.Client, at slot) (int64, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID = -1
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic = at.topic
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = at.partition, -1, -1
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil {
+		return 0, fmt.Errorf("asking Kafka for the end of %s/%d: %w", at.topic, at.partition, err)
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return 0, fmt.Errorf("the end of %s/%d: %w", at.topic, at.partition, err)
+			}
+			return p.Offset, nil
+		}
+	}
+	return 0, fmt.Errorf("the end of %s/%d: no answer", at.topic, at.partition)
+}

@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -17,12 +18,13 @@ const (
 	// is longer than a record can be under way (deliveryTimeout).
 	lockKept        = 15 * time.Second
 	deliveryTimeout = 10 * time.Second
-	// retryPeriod is the pause between two looks at a lock or at a lagging Redis.
+	// retryPeriod is the pause between two looks at a lock.
 	retryPeriod = 10 * time.Millisecond
 )
 
-// Document returns a user's document and its version as Redis has them, not
-// older than anything this instance heard. A user without one has an empty
+// Document returns a user's document and its version, not older than anything
+// this instance read or any update was answered with. Redis is asked, and the
+// topic where Redis has not what it must have. A user without one has an empty
 // document and the zero version. After an error nothing may be concluded.
 func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, error) {
 	if !s.ready() {
@@ -30,33 +32,35 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout/2)
 	defer cancel()
-	for {
-		rows, err := s.rdb.read(ctx, []string{userName(userID)})
-		if err != nil {
-			return Document{}, Version{}, err
-		}
-		if rows[0].err != nil || !s.users.heard(userID).newer(rows[0].ver) {
-			return s.documentOf(userID, rows[0])
-		}
-		// Redis is about to get what was heard already.
-		if sleep(ctx, retryPeriod) != nil {
-			return Document{}, Version{}, fmt.Errorf("%w: Redis lags behind the topic", ErrNotReady)
-		}
+	x := subject{user: userID}
+	rows, err := s.rdb.read(ctx, []string{x.name()})
+	if err != nil {
+		return Document{}, Version{}, err
 	}
+	d, ver, err := s.documentIn(ctx, x, rows[0])
+	switch {
+	case errors.Is(err, errLost):
+		return s.documentBack(ctx, x, rows[0].seen)
+	case err != nil:
+		return Document{}, Version{}, err
+	case d == nil:
+		return Document{UserID: userID}, ver, nil
+	}
+	return *d, ver, nil
 }
 
-func (s *Store) documentOf(userID int64, r row) (Document, Version, error) {
-	if r.err != nil {
-		return Document{}, Version{}, fmt.Errorf("%w: settings of user %d in Redis: %w", ErrNotReady, userID, r.err)
+// documentBack reads a document back from its topic.
+func (s *Store) documentBack(ctx context.Context, x subject, seen string) (Document, Version, error) {
+	c, err := s.repaired(ctx, x, seen)
+	switch {
+	case err != nil:
+		return Document{}, Version{}, err
+	case c.locked != nil:
+		return Document{}, Version{}, fmt.Errorf("%w: settings of user %d: %w", ErrNotReady, x.user, errSealed)
+	case c.removed:
+		return Document{UserID: x.user}, c.ver, nil
 	}
-	if r.doc == nil {
-		return Document{UserID: userID}, r.ver, nil
-	}
-	d, err := parseDocument(userID, r.doc, s.cfg.Secrets)
-	if err != nil {
-		return Document{}, Version{}, fmt.Errorf("%w: settings of user %d in Redis: %w", ErrNotReady, userID, err)
-	}
-	return d, r.ver, nil
+	return c.document, c.ver, nil
 }
 
 // Update changes a user's document and returns it as it is then. change gets
@@ -90,40 +94,58 @@ func (s *Store) Update(ctx context.Context, userID int64, change func(Document) 
 // updateLocked does the work of Update under the user's lock. release is false
 // when the lock must outlive it: a record is under way.
 func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Document) Document, unlock func()) (after Document, release bool, err error) {
-	if err := s.catchUp(ctx); err != nil {
-		return after, true, err
+	w := s.updates.begin(userID)
+	defer s.updates.end(w)
+	for {
+		if err := s.catchUp(ctx); err != nil {
+			return after, true, err
+		}
+		before, base, err := s.Document(ctx, userID)
+		if err != nil {
+			return after, true, err
+		}
+		after = change(before)
+		after.UserID = userID
+		after = after.clone()
+		if base.Offset > 0 && after.equal(before) {
+			return after, true, nil
+		}
+		own, release, err := s.store(ctx, after, base, unlock)
+		if err != nil {
+			return after, release, err
+		}
+		between := s.overtaken(ctx, w, base, own)
+		if len(between) == 0 {
+			return after, true, nil
+		}
+		change = puttingBack(change, before, between)
 	}
-	before, ver, err := s.Document(ctx, userID)
-	if err != nil {
-		return after, true, err
-	}
-	after = change(before)
-	after.UserID = userID
-	after = after.clone()
-	if ver.Offset > 0 && after.equal(before) {
-		return after, true, nil
-	}
+}
+
+// store writes a document to the topic and, when that is acknowledged, to
+// memory and Redis.
+func (s *Store) store(ctx context.Context, after Document, base Version, unlock func()) (own Version, release bool, err error) {
 	record := &kgo.Record{
-		Topic: s.cfg.ConfigTopic, Key: strconv.AppendInt(nil, userID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
+		Topic: s.cfg.ConfigTopic, Key: strconv.AppendInt(nil, after.UserID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
 		// Clocks differ: between partitions time decides which record is newer.
-		Timestamp: time.UnixMilli(max(time.Now().UnixMilli(), ver.Time+1)),
+		Timestamp: time.UnixMilli(max(time.Now().UnixMilli(), base.Time+1)),
 	}
 	done, err := s.produce(ctx, record)
 	if err != nil {
-		return after, true, err
+		return own, true, err
 	}
 	select {
 	case err := <-done:
 		if err != nil {
-			return after, true, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, err)
+			return own, true, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, err)
 		}
 	case <-ctx.Done():
 		// Nobody may read the document as it is until this record's fate is known.
 		go func() { _ = <-done; unlock() }() //nolint:staticcheck // errcheck wants the error named
-		return after, false, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
+		return own, false, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
 	}
 	s.settle(ctx, record)
-	return after, true, nil
+	return versionOf(record), true, nil
 }
 
 // settle brings an acknowledged record into memory and Redis. It is durable
@@ -135,8 +157,8 @@ func (s *Store) settle(ctx context.Context, record *kgo.Record) {
 		s.log.Error("own settings record is unreadable", zap.String("reason", err.Error()))
 		return
 	}
-	s.hear(&c, time.Now())
-	if _, err := s.rdb.write(ctx, []change{c}); err != nil {
+	s.hear(&c)
+	if _, err := s.rdb.write(ctx, []change{c}, nil); err != nil {
 		s.log.Warn("updated settings reach Redis late", zap.Error(err))
 	}
 }

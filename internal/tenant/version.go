@@ -37,6 +37,10 @@ func (v Version) newer(o Version) bool {
 	return v.Partition > o.Partition
 }
 
+// is says whether both are of the same record. The time doesn't count: a topic
+// may set its own (LogAppendTime).
+func (v Version) is(o Version) bool { return v.Partition == o.Partition && v.Offset == o.Offset }
+
 // String is the version's form in Redis: partition/offset/time.
 func (v Version) String() string {
 	b := strconv.AppendInt(make([]byte, 0, 48), int64(v.Partition), 10)

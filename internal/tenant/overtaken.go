@@ -1,0 +1,126 @@
+package tenant
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// witnessTime is how long an update waits to see its own record. An open
+// transaction can hold the reader back for longer.
+const witnessTime = 500 * time.Millisecond
+
+// updates are this instance's updates under way and what is heard of their
+// users meanwhile.
+//
+// Updates of a user exclude each other by a lock in Redis, which Redis may lose.
+// The topic has the last word then: whose record follows one that it did not
+// know has overwritten somebody's fields and has to put them back.
+type updates struct {
+	n  atomic.Int32
+	mu sync.Mutex
+	m  map[int64][]*witness
+}
+
+// witness keeps what was heard of a user since an update began.
+type witness struct {
+	userID int64
+	heard  []change
+}
+
+func (u *updates) begin(userID int64) *witness {
+	w := &witness{userID: userID}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.m == nil {
+		u.m = map[int64][]*witness{}
+	}
+	u.m[userID] = append(u.m[userID], w)
+	u.n.Add(1)
+	return w
+}
+
+func (u *updates) end(w *witness) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.n.Add(-1)
+	rest := u.m[w.userID]
+	for i := range rest {
+		if rest[i] == w {
+			rest = append(rest[:i:i], rest[i+1:]...)
+			break
+		}
+	}
+	if u.m[w.userID] = rest; len(rest) == 0 {
+		delete(u.m, w.userID)
+	}
+}
+
+// witness is called with every change read from the topics.
+func (u *updates) witness(c *change) {
+	if c.isKey || u.n.Load() == 0 {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, w := range u.m[c.userID] {
+		w.heard = append(w.heard, *c)
+	}
+}
+
+// between returns the documents heard with versions after from and before to, in
+// their order.
+func (u *updates) between(w *witness, from, to Version) (documents []Document) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, c := range w.heard {
+		if c.locked == nil && c.ver.newer(from) && to.newer(c.ver) {
+			documents = append(documents, c.document)
+		}
+	}
+	return documents
+}
+
+// overtaken returns the documents that came between the one an update was based
+// on and its own record.
+func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) []Document {
+	r := s.reading.Load()
+	at := slot{s.cfg.ConfigTopic, own.Partition}
+	for end := time.Now().Add(witnessTime); r.positionOf(at) < own.Offset; {
+		if time.Now().After(end) || sleep(ctx, time.Millisecond) != nil {
+			return nil
+		}
+	}
+	return s.updates.between(w, base, own)
+}
+
+// puttingBack returns a change that does what change does, and first puts back
+// what the documents in between had changed of base, as far as that is still as
+// it was in base.
+func puttingBack(change func(Document) Document, base Document, between []Document) func(Document) Document {
+	put := base
+	for _, other := range between {
+		was, theirs, to := base.fields(), other.fields(), put.fields()
+		for i := range was {
+			if !same(*theirs[i].value, *was[i].value) {
+				*to[i].value = *theirs[i].value
+			}
+		}
+		if other.unknown != base.unknown {
+			put.unknown = other.unknown
+		}
+	}
+	return func(d Document) Document {
+		was, theirs, to := base.fields(), put.fields(), d.fields()
+		for i := range was {
+			if same(*to[i].value, *was[i].value) {
+				*to[i].value = *theirs[i].value
+			}
+		}
+		if d.unknown == base.unknown {
+			d.unknown = put.unknown
+		}
+		return change(d)
+	}
+}

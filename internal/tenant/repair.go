@@ -1,0 +1,337 @@
+package tenant
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/kafka"
+)
+
+// repairLimit is how many repairs may wait. Where more is lost, filling Redis
+// from the topics is cheaper.
+const repairLimit = 20_000
+
+// subject is what a key of the topics is about: a user or an API key.
+type subject struct {
+	isKey bool
+	key   keyHash
+	user  int64
+}
+
+// name returns the subject's key in Redis, without the prefix.
+func (x subject) name() string {
+	if x.isKey {
+		return keyName(x.key)
+	}
+	return userName(x.user)
+}
+
+func (s *Store) topicOf(x subject) string {
+	if x.isKey {
+		return s.cfg.KeysTopic
+	}
+	return s.cfg.ConfigTopic
+}
+
+// newest returns the version of the subject's newest record, as far as it was
+// read, and whether it is a tombstone.
+func (s *Store) newest(x subject) (v Version, removed bool) {
+	if x.isKey {
+		return s.keyIndex.get(x.key.id())
+	}
+	return s.userIndex.get(x.user)
+}
+
+// worth says what a row of Redis is good for.
+type worth int
+
+const (
+	// current: what the topic says, or an update that has not been read from it yet.
+	current worth = iota
+	// outdated: Redis has lost a newer one (an eviction, a deletion, a restored
+	// snapshot, a replica that was behind) or is about to get it.
+	outdated
+	// foreign: the topic has no such record. It was in a log that has been cut
+	// back, or its tombstone was compacted away while nothing ran.
+	foreign
+)
+
+// judge compares a version found in Redis with what was read of the topics. An
+// error means that Kafka can't be asked about a version newer than that.
+func (s *Store) judge(ctx context.Context, x subject, v Version) (worth, error) {
+	newest, _ := s.newest(x)
+	if !v.newer(newest) {
+		return older(v, newest), nil
+	}
+	r := s.reading.Load()
+	at := slot{s.topicOf(x), v.Partition}
+	// The position comes first: whatever is below it, the index has by now.
+	if v.Offset <= r.positionOf(at) {
+		if newest, _ = s.newest(x); v.newer(newest) {
+			return foreign, nil
+		}
+		return older(v, newest), nil
+	}
+	// Not read yet: another instance has just had it acknowledged, or an open
+	// transaction holds the reader back. It must exist.
+	end, err := highWatermark(ctx, r.client, at)
+	switch {
+	case err != nil:
+		return outdated, fmt.Errorf("%w: %w", ErrNotReady, err)
+	case v.Offset > end:
+		return foreign, nil
+	}
+	return current, nil
+}
+
+// worthOf judges a whole row.
+func (s *Store) worthOf(ctx context.Context, x subject, r row) (worth, error) {
+	if r.err != nil {
+		return outdated, nil
+	}
+	is, err := s.judge(ctx, x, r.ver)
+	if is == current && r.doc == nil {
+		if newest, removed := s.newest(x); newest.Offset > 0 && newest.is(r.ver) && !removed {
+			is = outdated // its document is gone
+		}
+	}
+	return is, err
+}
+
+func older(v, newest Version) worth {
+	if v.is(newest) {
+		return current
+	}
+	return outdated
+}
+
+// repair is the reading back of one subject's newest record.
+type repair struct {
+	subject subject
+	seen    string // the version found in Redis, "" for none
+	done    chan struct{}
+	change  change // valid after done, if err is nil
+	err     error
+}
+
+// repairs waits to be made. It knows each subject once.
+type repairs struct {
+	wake    chan struct{}
+	mu      sync.Mutex
+	waiting []*repair
+	known   map[subject]*repair
+}
+
+// repairing has the subject's newest record read back from its topic into
+// memory and, if this instance materialises, into Redis. It returns nil when
+// too much is to be repaired.
+func (s *Store) repairing(x subject, seen string) *repair {
+	q := &s.repairs
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if r := q.known[x]; r != nil {
+		return r
+	}
+	if len(q.waiting) >= repairLimit {
+		return nil
+	}
+	r := &repair{subject: x, seen: seen, done: make(chan struct{})}
+	q.known[x] = r
+	q.waiting = append(q.waiting, r)
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return r
+}
+
+// repaired waits for the subject's newest record.
+func (s *Store) repaired(ctx context.Context, x subject, seen string) (change, error) {
+	r := s.repairing(x, seen)
+	if r == nil {
+		return change{}, fmt.Errorf("%w: Redis has lost too much", ErrNotReady)
+	}
+	select {
+	case <-r.done:
+		return r.change, r.err
+	case <-ctx.Done():
+		return change{}, fmt.Errorf("%w: reading a record back: %w", ErrNotReady, ctx.Err())
+	}
+}
+
+func (q *repairs) take(n int) []*repair {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n = min(n, len(q.waiting))
+	batch := q.waiting[:n:n]
+	if q.waiting = q.waiting[n:]; len(q.waiting) == 0 {
+		q.waiting = nil
+	}
+	return batch
+}
+
+// finish hands out the results of a batch.
+func (q *repairs) finish(batch []*repair) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, r := range batch {
+		delete(q.known, r.subject)
+		close(r.done)
+	}
+}
+
+// makeRepairs works on repairs until ctx ends.
+func (s *Store) makeRepairs(ctx context.Context) {
+	defer func() {
+		rest := s.repairs.take(repairLimit)
+		for _, r := range rest {
+			r.err = ErrNotReady
+		}
+		s.repairs.finish(rest)
+	}()
+	for {
+		batch := s.repairs.take(batchSize)
+		if len(batch) == 0 {
+			select {
+			case <-s.repairs.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		err := s.repairBatch(ctx, batch)
+		if err != nil && ctx.Err() == nil {
+			s.noRepair.Met(err)
+		} else if err == nil {
+			s.noRepair.Over()
+		}
+	}
+}
+
+func (s *Store) repairBatch(ctx context.Context, batch []*repair) error {
+	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
+	defer cancel()
+	failed := s.readBack(ctx, batch)
+	for _, r := range batch {
+		if r.err == nil && r.change.ver.Offset > 0 {
+			s.hear(&r.change)
+		}
+	}
+	// Whoever waits needs Kafka's record only. Redis may be away.
+	var changes []change
+	var removals []removal
+	for _, r := range batch {
+		if r.err != nil {
+			continue
+		}
+		if r.seen != "" {
+			removals = append(removals, removal{r.subject.name(), r.seen})
+		}
+		if r.change.ver.Offset > 0 {
+			changes = append(changes, r.change)
+		}
+	}
+	s.repairs.finish(batch)
+	if !s.cfg.Materialise {
+		return failed
+	}
+	err := s.rdb.remove(ctx, removals)
+	if err == nil {
+		_, err = s.rdb.write(ctx, changes, nil)
+	}
+	return errors.Join(failed, err)
+}
+
+// readBack fills in each repair's change or error. It returns the last error of
+// reading.
+func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
+	type wanted struct {
+		*repair
+		ver Version
+	}
+	var read []wanted
+	for _, r := range batch {
+		ver, removed := s.newest(r.subject)
+		if ver.Offset == 0 || removed {
+			// There is no document; a tombstone needn't be read.
+			r.change = change{ver: ver, removed: true, isKey: r.subject.isKey, key: r.subject.key, userID: r.subject.user}
+			continue
+		}
+		read = append(read, wanted{r, ver})
+	}
+	// Records that stand together come together.
+	slices.SortFunc(read, func(a, b wanted) int {
+		return cmp.Or(cmp.Compare(s.topicOf(a.subject), s.topicOf(b.subject)), cmp.Compare(a.ver.Partition, b.ver.Partition), cmp.Compare(a.ver.Offset, b.ver.Offset))
+	})
+	if len(read) == 0 {
+		return nil
+	}
+	// The reader's connection for fetches is busy: it waits for the next record.
+	client, err := s.producing()
+	if err != nil {
+		for _, w := range read {
+			w.err = fmt.Errorf("%w: %w", ErrNotReady, err)
+		}
+		return err
+	}
+	var came map[int64]*kgo.Record
+	var from slot
+	for _, w := range read {
+		at, offset := slot{s.topicOf(w.subject), w.ver.Partition}, w.ver.Offset-1
+		record := came[offset]
+		if from != at || record == nil {
+			records, err := kafka.ReadAt(ctx, client, at.topic, at.partition, offset)
+			if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
+				w.err = fmt.Errorf("%w: reading %s/%d at %d back: %w", ErrNotReady, at.topic, at.partition, offset, err)
+				failed = w.err
+				continue
+			}
+			from, came = at, make(map[int64]*kgo.Record, len(records))
+			for _, r := range records {
+				came[r.Offset] = r
+			}
+			record = came[offset]
+		}
+		if record == nil {
+			w.err = s.missing(ctx, w.subject, w.ver)
+			continue
+		}
+		if w.change, w.err = s.decode(record); w.err != nil {
+			w.err = fmt.Errorf("%w: %w", ErrNotReady, w.err)
+		}
+	}
+	return failed
+}
+
+// missing deals with a subject whose newest record is not in its topic any more.
+// Either a newer one took its place, which has not been read yet, or that one
+// can't be read (it was skipped), or retention took it. In the latter cases the
+// subject has no document, as after a restart.
+func (s *Store) missing(ctx context.Context, x subject, ver Version) error {
+	r := s.reading.Load()
+	now, err := describe(ctx, r.client, s.topicOf(x))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotReady, err)
+	}
+	if r.passed(now.spans) {
+		if x.isKey {
+			s.keyIndex.drop(x.key.id(), ver)
+			s.keys.drop(x.key)
+		} else {
+			s.userIndex.drop(x.user, ver)
+			s.users.drop(x.user)
+		}
+		s.log.Warn("settings that were read are not in their topic any more: they count as removed",
+			zap.String("topic", s.topicOf(x)), zap.Int64("user_id", x.user), zap.Int32("partition", ver.Partition), zap.Int64("offset", ver.Offset-1))
+	}
+	return fmt.Errorf("%w: the record is not in topic %s any more", ErrNotReady, s.topicOf(x))
+}
