@@ -75,6 +75,7 @@ type Topics struct {
 	Ensure      bool
 	Partitions  int
 	Replication int // -1 = the broker's default
+	Epoch       string
 }
 
 // Source returns the name of a kind's source topic. Kinds count from 0 in the

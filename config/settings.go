@@ -76,6 +76,8 @@ func topicsTable() []setting {
 			"partitions of a created topic"),
 		one("topics.replication", replication(), "-1", func(c *Config) *int { return &c.Topics.Replication },
 			"replicas of a created topic; -1 for the broker's default"),
+		one("topics.epoch", text(), "", func(c *Config) *string { return &c.Topics.Epoch },
+			"part of the ids of events where brokers know no topic ids (Kafka before 3.1); change it when topics are created again"),
 	}
 }
 

@@ -27,6 +27,9 @@ type assignment struct {
 	epoch   atomic.Int32
 	former  []former
 
+	topicID   [16]byte // as the fetches report it; poll loop only
+	namespace event.Namespace
+
 	ctx    context.Context
 	cancel context.CancelFunc
 
@@ -89,6 +92,14 @@ func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 	}
 	delete(c.former, tp)
 	return a
+}
+
+// identify notes the topic id that came with a fetch. Brokers of a cluster that is being upgraded may not know it yet:
+// the one that is known stays then.
+func (a *assignment) identify(id [16]byte, epoch string) {
+	if a.namespace == "" || id != a.topicID && id != [16]byte{} {
+		a.topicID, a.namespace = id, event.NamespaceOf(id, a.topic, epoch)
+	}
 }
 
 // Begin implements event.Lease.

@@ -201,7 +201,7 @@ func (m *member) leave() time.Duration {
 func (m *member) Handle(events []*event.Event) {
 	for _, e := range events {
 		m.mu.Lock()
-		m.got = append(m.got, got{e.Identity(), time.Now()})
+		m.got = append(m.got, got{e.Record(), time.Now()})
 		settle := m.settle
 		m.mu.Unlock()
 		if settle != nil && settle(e) {
@@ -237,12 +237,12 @@ func (m *member) Purge() {
 	}
 }
 
-// take takes the open event of that identity from the member.
+// take takes the open event of that record from the member.
 func (m *member) take(id string) *event.Event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, e := range m.open {
-		if e.Identity() == id {
+		if e.Record() == id {
 			m.open = slices.Delete(m.open, i, i+1)
 			return e
 		}

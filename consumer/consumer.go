@@ -46,6 +46,7 @@ type Config struct {
 	SessionTimeout   time.Duration
 	MaxBufferedBytes int64
 	Topics           []string // source, retry and overflow topics, all with the partition count of their kind
+	Epoch            string   // stands with the topics' names in the ids of events where the broker knows no topic ids
 }
 
 // Info says what a topic is.
@@ -271,29 +272,42 @@ func (c *Consumer) pollSize() int {
 func (c *Consumer) takeOver(fetches kgo.Fetches) {
 	var ready []*event.Event
 	now := c.gates.now()
-	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-		if len(p.Records) == 0 {
-			return
-		}
-		c.mu.Lock()
-		a := c.assignments[topicPartition{p.Topic, p.Partition}]
-		c.mu.Unlock()
-		if a == nil || a.tracker == nil || a.Gone() {
-			return // given away; its next owner reads it
-		}
-		events := make([]*event.Event, 0, len(p.Records))
-		for _, r := range p.Records {
-			if e := c.newEvent(a, r, now); e != nil {
-				events = append(events, e)
+	for _, fetch := range fetches {
+		for _, t := range fetch.Topics {
+			for _, p := range t.Partitions {
+				ready = append(ready, c.takePartition(t, p, now)...)
 			}
 		}
-		if a.info.Class == event.Source {
-			ready = append(ready, events...)
-		} else if len(events) > 0 {
-			c.gates.admit(c.client, a, events)
-		}
-	})
+	}
 	c.handOver(ready)
+}
+
+// takePartition turns what was polled of a partition into events. It returns those of a source and gives those of a
+// waiting topic to its gate.
+func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now time.Time) []*event.Event {
+	if len(p.Records) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	a := c.assignments[topicPartition{t.Topic, p.Partition}]
+	c.mu.Unlock()
+	if a == nil || a.tracker == nil || a.Gone() {
+		return nil // given away; its next owner reads it
+	}
+	a.identify(t.TopicID, c.cfg.Epoch)
+	events := make([]*event.Event, 0, len(p.Records))
+	for _, r := range p.Records {
+		if e := c.newEvent(a, r, now); e != nil {
+			events = append(events, e)
+		}
+	}
+	if a.info.Class == event.Source {
+		return events
+	}
+	if len(events) > 0 {
+		c.gates.admit(c.client, a, events)
+	}
+	return nil
 }
 
 // newEvent tracks a record and copies what is kept of it, so that it does not hold the whole fetch in memory. Nil if
@@ -319,7 +333,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	data := append(append(e.Memory[:0], r.Key...), r.Value...)
 	*e = event.Event{
 		Kind: a.info.Kind, Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
-		Generation: generation, Memory: data, Key: like(r.Key, data[:len(r.Key):len(r.Key)]), Value: like(r.Value, data[len(r.Key):]), Time: r.Timestamp,
+		Namespace: a.namespace, Generation: generation, Memory: data, Key: like(r.Key, data[:len(r.Key):len(r.Key)]), Value: like(r.Value, data[len(r.Key):]), Time: r.Timestamp,
 		Size: int64(len(data)) + overhead, Lease: a,
 	}
 	if r.Timestamp.UnixMilli() < 0 {
@@ -331,15 +345,25 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 			e.Size += int64(len(h.Value))
 		}
 		e.Due = plausible(e.Due, appendedAt(r), now, a.info.Delay)
-	} else if c.tracer != nil {
-		for _, h := range r.Headers {
-			if h.Key == event.HeaderTrace {
-				e.SetTraceparent(h.Value)
-			}
-		}
+	} else {
+		c.sourceHeaders(e, r.Headers)
 	}
 	c.mean += (float64(e.Size) - c.mean) / 64
 	return e
+}
+
+// sourceHeaders takes the gateway's headers. A batch of revocations has an id of its own, so their records need none.
+func (c *Consumer) sourceHeaders(e *event.Event, headers []kgo.RecordHeader) {
+	for _, h := range headers {
+		switch {
+		case h.Key == event.HeaderGatewayID && e.Kind != webhook.RevokeClick:
+			if !e.SetGatewayID(h.Value) {
+				c.metrics.BadIDs.Inc()
+			}
+		case h.Key == event.HeaderTrace && c.tracer != nil:
+			e.SetTraceparent(h.Value)
+		}
+	}
 }
 
 // like gives data, nil only if what it was copied from is: a tombstone is a tombstone in the dead letters too.

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -258,7 +260,7 @@ func TestNewEvent(t *testing.T) {
 	w := c.newAssignment(topicPartition{waiting, 3})
 	w.begin(offsets.New(0, ""), 0, "")
 	headers := []kgo.RecordHeader{
-		{Key: event.HeaderID, Value: []byte("sms-dlr/3/1")}, {Key: event.HeaderAttempts, Value: []byte("2")}, {Key: event.HeaderError, Value: []byte("timeout")},
+		{Key: event.HeaderID, Value: []byte("evt_1")}, {Key: event.HeaderOrigin, Value: []byte("sms-dlr/3/1")}, {Key: event.HeaderAttempts, Value: []byte("2")}, {Key: event.HeaderError, Value: []byte("timeout")},
 		{Key: event.HeaderTime, Value: []byte("2023-11-14T22:13:20.123Z")}, {Key: event.HeaderDue, Value: []byte("2023-11-15T04:13:20.123Z")},
 	}
 	tests := []struct {
@@ -276,7 +278,7 @@ func TestNewEvent(t *testing.T) {
 		{"no timestamp", a, &kgo.Record{Offset: 8, Timestamp: time.UnixMilli(-1)},
 			event.Event{Topic: source, Partition: 3, Offset: 8, Time: now, Size: overhead, Lease: a}},
 		{"waiting", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
-			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: 67 + overhead, Lease: w, ID: "sms-dlr/3/1", Attempts: 2,
+			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: 72 + overhead, Lease: w, ID: "evt_1", Origin: "sms-dlr/3/1", Attempts: 2,
 				Error: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)}},
 		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
 			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Time: at, Size: overhead, Lease: w, Due: now}},
@@ -356,5 +358,58 @@ func TestOverdue(t *testing.T) {
 	}
 	if late := c.gates.overdue(now.Add(5 * time.Second))[waiting]; late != 5*time.Second {
 		t.Errorf("overdue by %v, want 5s", late)
+	}
+}
+
+// TestIdentityOfPolledRecords: a source record is named by the gateway or by its topic's id, and its origin is its position.
+func TestIdentityOfPolledRecords(t *testing.T) {
+	h := &handler{}
+	c, a := pure(h, 5)
+	c.assignments[a.topicPartition] = a
+	topic := [16]byte{1, 2, 3}
+	poll := func(id [16]byte, offset int64, headers ...kgo.RecordHeader) *event.Event {
+		t.Helper()
+		r := &kgo.Record{Offset: offset, Timestamp: time.UnixMilli(1), Headers: headers}
+		got := c.takePartition(kgo.FetchTopic{Topic: a.topic, TopicID: id}, kgo.FetchPartition{Partition: a.partition, Records: []*kgo.Record{r}}, time.Now())
+		if len(got) != 1 {
+			t.Fatalf("%d events, want 1", len(got))
+		}
+		return got[0]
+	}
+	named := func(id string) kgo.RecordHeader { return kgo.RecordHeader{Key: "webhook-id", Value: []byte(id)} }
+	derived := func(space event.Namespace, offset int64) string {
+		return (&event.Event{Namespace: space, Partition: a.partition, Offset: offset}).Identity()
+	}
+	byID := event.NamespaceOf(topic, "", "")
+	for offset, test := range []struct {
+		id      [16]byte
+		headers []kgo.RecordHeader
+		want    string
+	}{
+		{[16]byte{}, nil, derived(event.Namespace(source), 5)},
+		{topic, nil, derived(byID, 6)},
+		{[16]byte{}, nil, derived(byID, 7)}, // a broker that does not know it yet
+		{topic, []kgo.RecordHeader{named("gateway/1")}, "gateway/1"},
+		{topic, []kgo.RecordHeader{named("not fit"), named("")}, derived(byID, 9)},
+		{topic, []kgo.RecordHeader{{Key: "smshooks-id", Value: []byte("x")}, {Key: "Webhook-Id", Value: []byte("x")}}, derived(byID, 10)},
+	} {
+		e := poll(test.id, int64(5+offset), test.headers...)
+		if e.Identity() != test.want || e.Record() != fmt.Sprintf("%s/%d/%d", source, a.partition, e.Offset) {
+			t.Errorf("offset %d: %s of %s, want %s", e.Offset, e.Identity(), e.Record(), test.want)
+		}
+	}
+	bad := func() float64 {
+		var m dto.Metric
+		if err := c.metrics.BadIDs.Write(&m); err != nil {
+			t.Fatal(err)
+		}
+		return m.GetCounter().GetValue()
+	}
+	if n := bad(); n != 2 {
+		t.Errorf("%v bad ids counted, want 2", n)
+	}
+	a.info.Kind = webhook.RevokeClick
+	if e := poll(topic, 11, named("x"), named("not fit")); e.Identity() != derived(byID, 11) || bad() != 2 {
+		t.Errorf("a revocation is named %s", e.Identity())
 	}
 }

@@ -175,7 +175,7 @@ func (d *Dispatcher) Handle(events []*event.Event) {
 		}
 		if !keyed(e) {
 			d.Metrics.Miskeyed.Inc()
-			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()))
+			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()), zap.String("record", e.Record()))
 		}
 		switch {
 		case e.Kind == webhook.RevokeClick && e.Class == event.Source:
@@ -316,7 +316,7 @@ func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time
 		return
 	}
 	e.Error = out.Failure
-	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.Int64("user_id", e.UserID),
+	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int64("user_id", e.UserID),
 		zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)), zap.Duration("took", out.Took))
 	d.Waiting.Retry(e, now)
 }

@@ -259,7 +259,7 @@ func (s *stage) newEvent(kind webhook.Kind, offset, userID int64, sms string) *e
 	if kind == webhook.RevokeClick {
 		value = fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s]}`, userID, sms)
 	}
-	return &event.Event{Kind: kind, Topic: kind.String(), Offset: offset, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(value),
+	return &event.Event{Kind: kind, ID: fmt.Sprint(kind, "/0/", offset), Topic: kind.String(), Offset: offset, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(value),
 		Time: time.Now(), Arrived: time.Now(), Lease: s.lease}
 }
 

@@ -109,8 +109,9 @@ func (w *Waiting) deadRecord(e *event.Event, reason webhook.Reason, failure stri
 }
 
 func headers(e *event.Event, failure string) []kgo.RecordHeader {
-	hs := append(make([]kgo.RecordHeader, 0, 6),
+	hs := append(make([]kgo.RecordHeader, 0, 9),
 		kgo.RecordHeader{Key: event.HeaderID, Value: []byte(e.Identity())},
+		kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte(e.Record())},
 		kgo.RecordHeader{Key: event.HeaderKind, Value: []byte(e.Kind.String())},
 		kgo.RecordHeader{Key: event.HeaderTime, Value: []byte(event.FormatTime(e.Time))},
 		kgo.RecordHeader{Key: event.HeaderAttempts, Value: strconv.AppendInt(nil, int64(e.Attempts), 10)})
@@ -188,7 +189,7 @@ func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
 	if !again {
 		t.records++
 	}
-	t.Met(err, zap.String("id", e.Identity()), zap.Int("bytes", len(r.Value)))
+	t.Met(err, zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int("bytes", len(r.Value)))
 }
 
 func (f *refused) over(topic string) {

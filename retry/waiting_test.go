@@ -102,7 +102,7 @@ func (l *lease) want(t *testing.T, ends ...string) {
 
 func newEvent(l *lease) *event.Event {
 	return &event.Event{
-		Kind: webhook.Click, Topic: "sms-click", Partition: 5, Offset: 77, Key: []byte("the-key"), Value: []byte(`{"user_id": 42}`),
+		Kind: webhook.Click, ID: "evt_click", Topic: "sms-click", Partition: 5, Offset: 77, Key: []byte("the-key"), Value: []byte(`{"user_id": 42}`),
 		Time: origin, Attempts: 1, Error: "http 503", UserID: 42, Lease: l,
 	}
 }
@@ -145,7 +145,7 @@ func TestRetryRecord(t *testing.T) {
 	b, l := &broker{}, newLease()
 	newWaiting(b).Retry(newEvent(l), origin.Add(1234567*time.Microsecond))
 	b.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
-		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:01.235Z",
 	}})
 	l.want(t, "retry")
@@ -154,12 +154,12 @@ func TestRetryRecord(t *testing.T) {
 func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
-	e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Error = "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
+	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Error = event.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
 	e.Time = origin.In(time.FixedZone("", 3600)).Add(999 * time.Microsecond)
 	e.Traceparent = "00-of-the-record"
 	newWaiting(b).Retry(e, origin.Add(6*time.Hour))
 	b.want(t, record{"retry-1-1", 2, "42", `{"user_id": 42}`, []string{
-		"smshooks-id: sms-click/2/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-id: sms-click/2/77", "smshooks-origin: sms-click/2/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 2", "traceparent: 00-of-the-record", "smshooks-error: timeout", "smshooks-due: 2026-03-02T00:00:00.000Z",
 	}})
 	l.want(t, "retry")
@@ -171,7 +171,7 @@ func TestRetryOfTheLastAttempt(t *testing.T) {
 	e.Attempts = 3
 	newWaiting(b).Retry(e, origin.Add(12*time.Hour))
 	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
-		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 3", "smshooks-error: http 503", "smshooks-reason: attempts_exhausted",
 	}})
 	l.want(t, "dead")
@@ -181,7 +181,7 @@ func TestRetryPastTheWindow(t *testing.T) {
 	b, l := &broker{}, newLease()
 	newWaiting(b).Retry(newEvent(l), origin.Add(19*time.Hour))
 	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
-		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-reason: window_expired",
 	}})
 	l.want(t, "dead")
@@ -195,7 +195,7 @@ func TestOverflowRecord(t *testing.T) {
 		t.Errorf("tier %d, want 2: the window ends before tier 3 does", tier)
 	}
 	b.want(t, record{"overflow-1-2", 5, "42", `{"user_id": 42}`, []string{
-		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 0", "smshooks-due: 2026-03-02T11:59:00.000Z",
 	}})
 	l.want(t, "overflow")
@@ -209,7 +209,7 @@ func TestOverflowPastTheWindow(t *testing.T) {
 		t.Errorf("tier %d, want -1", tier)
 	}
 	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
-		"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 0", "smshooks-reason: window_expired",
 	}})
 	l.want(t, "dead")
@@ -218,11 +218,11 @@ func TestOverflowPastTheWindow(t *testing.T) {
 func TestInvalidRecord(t *testing.T) {
 	for _, key := range [][]byte{nil, {}, {0xFF, 0}} {
 		b, l := &broker{}, newLease()
-		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Partition: 1, Offset: 2, Key: key, Value: []byte{0, 0xFF, '{'},
+		e := &event.Event{Kind: webhook.DLR, ID: "gateway:1", Topic: "sms-dlr", Partition: 1, Offset: 2, Key: key, Value: []byte{0, 0xFF, '{'},
 			Time: origin, Attempts: 2, Error: "http 500", Lease: l}
 		newWaiting(b).Invalid(e, "not UTF-8")
 		b.want(t, record{"dead", 0, string(key), "\x00\xff{", []string{
-			"smshooks-id: sms-dlr/1/2", "smshooks-kind: dlr", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+			"smshooks-id: gateway:1", "smshooks-origin: sms-dlr/1/2", "smshooks-kind: dlr", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 			"smshooks-attempts: 0", "smshooks-error: not UTF-8", "smshooks-reason: invalid_record",
 		}})
 		if got := b.records[0].Key; (got == nil) != (key == nil) {
@@ -245,7 +245,7 @@ func TestRefusedRecordIsProducedAgain(t *testing.T) {
 		}
 		l.want(t, "retry")
 		b.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
-			"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+			"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 			"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:00.000Z",
 		}})
 		time.Sleep(time.Minute)
@@ -266,7 +266,7 @@ func TestLargeRecord(t *testing.T) {
 		l.want(t, "retry")
 		b.want(t)
 		large.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
-			"smshooks-id: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+			"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 			"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:00.000Z",
 		}})
 	})

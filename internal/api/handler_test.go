@@ -267,7 +267,7 @@ func TestTestWebhook(t *testing.T) {
 			t.Errorf("%v: %v, body %s", r.Kind, err, r.Body)
 		}
 		var ms int64
-		if n, _ := fmt.Sscanf(r.ID, "test/"+r.Kind.String()+"/%d", &ms); n != 1 || ms < before || ms > time.Now().UnixMilli() || r.Attempt != 1 {
+		if n, _ := fmt.Sscanf(r.ID, "test_"+r.Kind.String()+"_%d", &ms); n != 1 || ms < before || ms > time.Now().UnixMilli() || r.Attempt != 1 {
 			t.Errorf("%v: id %s, attempt %d", r.Kind, r.ID, r.Attempt)
 		}
 		if hasAuth := r.Endpoint.Authorization != ""; hasAuth != (r.Kind == webhook.DLR) {

@@ -147,7 +147,7 @@ func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Ki
 		return Trial{Status: TrialSkipped, Reason: "not configured"}, true
 	}
 	out := s.Sender.Send(ctx, dispatcher.Request{
-		Kind: kind, Endpoint: to, ID: "test/" + kind.String() + "/" + stamp, Attempt: 1, Time: time.Now(), Body: dispatcher.Bytes(s.demo[kind]),
+		Kind: kind, Endpoint: to, ID: "test_" + kind.String() + "_" + stamp, Attempt: 1, Time: time.Now(), Body: dispatcher.Bytes(s.demo[kind]),
 	})
 	t = Trial{HTTPCode: out.Status, Took: out.Took}
 	switch out.Failure.Result() {

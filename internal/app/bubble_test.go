@@ -16,12 +16,14 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/app"
+	"github.com/smshooks/smshooks/internal/event"
 )
 
 // The whole service in virtual time: an in-process Kafka on a virtual network, an in-process Redis by its dialer,
@@ -245,9 +247,14 @@ type stored struct {
 // idOf is the identity of the event that a source record is.
 func (c *city) idOf(topic, value string) (id string) {
 	c.t.Helper()
+	details, err := kadm.NewClient(c.gateway).ListTopics(context.Background(), topic)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	space := event.NamespaceOf(details[topic].ID, topic, "")
 	c.read(topic, func(r *kgo.Record) {
 		if string(r.Value) == value {
-			id = fmt.Sprintf("%s/%d/%d", topic, r.Partition, r.Offset)
+			id = (&event.Event{Namespace: space, Partition: r.Partition, Offset: r.Offset}).Identity()
 		}
 	})
 	return id

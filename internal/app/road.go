@@ -75,7 +75,7 @@ func (a *App) newRoad() (*road, error) {
 	}
 	r.consumer = consumer.New(consumer.Config{
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
-		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(),
+		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
 		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
@@ -164,7 +164,7 @@ type clicks struct{ memory *click.Memory }
 func (c clicks) Claim(ctx context.Context, events []*event.Event, first []bool) error {
 	claims := make([]click.Claim, len(events))
 	for i, e := range events {
-		claims[i] = click.Claim{UserID: e.UserID, MessageID: e.Message.ID(e.Value), Owner: e.Identity()}
+		claims[i] = click.Claim{UserID: e.UserID, MessageID: e.Message.ID(e.Value), Event: e}
 	}
 	return c.memory.Claim(ctx, claims, first)
 }

@@ -219,7 +219,7 @@ func TestRevocationsOfAMinute(t *testing.T) {
 		if want := `{"event":"clicks_revoked","count":4,"api_sms_ids":[1,2,3],"campaign_sms_ids":[9]}`; calls[0].Body != want {
 			t.Errorf("body %s, want %s", calls[0].Body, want)
 		}
-		if !strings.HasPrefix(calls[0].ID, "click-revocation/") || strings.Count(calls[0].ID, "/") != 3 {
+		if !strings.HasPrefix(calls[0].ID, "evt_") || len(calls[0].ID) != 26 {
 			t.Errorf("Webhook-Id %s", calls[0].ID)
 		}
 		for fate, want := range map[string]float64{"batched": 4, "not_configured": 1, "delivered": 0} {
@@ -346,7 +346,7 @@ func TestReadiness(t *testing.T) {
 	})
 }
 
-// wantDeadLetters compares the dead letters, in any order and without their event times.
+// wantDeadLetters compares the dead letters, in any order and without their event times and origins.
 func (c *city) wantDeadLetters(want ...stored) {
 	c.t.Helper()
 	got := map[string]stored{}
@@ -354,7 +354,11 @@ func (c *city) wantDeadLetters(want ...stored) {
 		if _, err := time.Parse("2006-01-02T15:04:05.000Z", one.Header["smshooks-event-time"]); err != nil {
 			c.t.Error(err)
 		}
+		if origin := one.Header["smshooks-origin"]; !strings.HasPrefix(origin, "sms-"+one.Header["smshooks-kind"]+"/") {
+			c.t.Errorf("origin %q of a dead letter", origin)
+		}
 		delete(one.Header, "smshooks-event-time")
+		delete(one.Header, "smshooks-origin")
 		got[one.Header["smshooks-id"]] = one
 	}
 	for _, w := range want {

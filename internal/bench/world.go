@@ -172,7 +172,8 @@ func (w *world) park(ctx context.Context, n, users int) error {
 		r := w.dlr(i, 1+i%users, "")
 		r.Topic = topic
 		r.Headers = []kgo.RecordHeader{
-			{Key: event.HeaderID, Value: fmt.Appendf(nil, "%s/0/%d", w.topic("dlr"), i)}, {Key: event.HeaderKind, Value: []byte("dlr")},
+			{Key: event.HeaderID, Value: fmt.Appendf(nil, "evt_%022d", i)},
+			{Key: event.HeaderOrigin, Value: fmt.Appendf(nil, "%s/0/%d", w.topic("dlr"), i)}, {Key: event.HeaderKind, Value: []byte("dlr")},
 			{Key: event.HeaderTime, Value: at}, {Key: event.HeaderAttempts, Value: []byte("1")}, {Key: event.HeaderDue, Value: due},
 			{Key: event.HeaderError, Value: []byte("http 503")},
 		}

@@ -11,10 +11,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/smshooks/smshooks/internal/event"
 )
 
 // maxID is the length in bytes up to which a message id stands in its key as it
@@ -26,7 +30,44 @@ const maxID = 64
 type Claim struct {
 	UserID    int64
 	MessageID string // sms.id as it stands in the record: any text of any length
-	Owner     string // the event's identity, <topic>/<partition>/<offset>
+	Event     *event.Event
+}
+
+// owner is the text that says which event was the first: its id, and of a source record a mark of its topic and its
+// time. These tell a copy of the record, on another cluster or in a topic that was created again: it has another id
+// unless the gateway gave it one.
+func (c *Claim) owner() string {
+	b := make([]byte, 0, 64)
+	b = append(b, c.Event.Identity()...)
+	if c.Event.Class != event.Source {
+		return string(b) // copies of these keep the id
+	}
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, uint64(topicMark(c.Event.Namespace)), 36)
+	b = append(b, ' ')
+	return string(strconv.AppendInt(b, c.Event.Time.UnixMilli(), 36))
+}
+
+// owns reports whether the text was written for the claim's event.
+func (c *Claim) owns(text string) bool {
+	id, source, full := strings.Cut(text, " ")
+	if id == c.Event.Identity() || id == c.Event.Record() { // earlier versions wrote the position
+		return true
+	}
+	_, own, fromSource := strings.Cut(c.owner(), " ")
+	if !full || !fromSource {
+		return false
+	}
+	mark, at, _ := strings.Cut(source, " ")
+	ownMark, ownAt, _ := strings.Cut(own, " ")
+	return mark != ownMark && at == ownAt
+}
+
+// topicMark is a short hash of a topic's namespace.
+func topicMark(space event.Namespace) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(space))
+	return h.Sum32()
 }
 
 // dropScript deletes a key that can be no claim.
@@ -50,7 +91,7 @@ func New(rdb redis.UniversalClient, prefix string, remember time.Duration) *Memo
 }
 
 // Claim takes the message of each claim, in one round trip, and sets first[i]:
-// true when the message was free or already belongs to claims[i].Owner, false
+// true when the message was free or already belongs to claims[i].Event, false
 // when another event was first. Of two claims to a message in one call, the
 // earlier one wins. first must be as long as claims.
 //
@@ -69,7 +110,7 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 	// a free key fails with redis.Nil: each command is looked at below instead.
 	_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range claims {
-			cmds[i] = p.SetArgs(ctx, m.key(&claims[i]), claims[i].Owner, args)
+			cmds[i] = p.SetArgs(ctx, m.key(&claims[i]), claims[i].owner(), args)
 		}
 		return nil
 	})
@@ -87,7 +128,7 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 		case err != nil:
 			return fmt.Errorf("click memory in Redis: %w", err)
 		default:
-			first[i] = owner == claims[i].Owner
+			first[i] = claims[i].owns(owner)
 		}
 	}
 	return nil

@@ -8,6 +8,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/smshooks/smshooks/internal/event"
 )
 
 const remember = 30 * 24 * time.Hour
@@ -20,6 +22,9 @@ func start(t testing.TB) (*Memory, *miniredis.Miniredis) {
 	t.Cleanup(func() { _ = rdb.Close() })
 	return New(rdb, "p:", remember), mini
 }
+
+// named returns an event with that id.
+func named(id string) *event.Event { return &event.Event{ID: id, Time: time.UnixMilli(1)} }
 
 func claim(t *testing.T, m *Memory, claims ...Claim) []bool {
 	t.Helper()
@@ -37,15 +42,15 @@ func checkClaims(t *testing.T, m *Memory) {
 		claims []Claim
 		want   []bool
 	}{
-		{"free", []Claim{{1, "a", "c/0/1"}}, []bool{true}},
-		{"redelivery", []Claim{{1, "a", "c/0/1"}}, []bool{true}},
-		{"second click", []Claim{{1, "a", "c/0/2"}}, []bool{false}},
-		{"other user", []Claim{{2, "a", "c/0/3"}}, []bool{true}},
-		{"twice in one batch", []Claim{{1, "b", "c/0/4"}, {1, "b", "c/0/5"}, {1, "b", "c/0/4"}}, []bool{true, false, true}},
-		{"mixed batch", []Claim{{1, "a", "c/0/6"}, {1, "new", "c/0/7"}}, []bool{false, true}},
-		{"long ids", []Claim{{1, long, "c/0/8"}, {1, long + "y", "c/0/9"}, {1, long, "c/0/10"}}, []bool{true, true, false}},
-		{"odd ids", []Claim{{1, "", "c/0/11"}, {1, "\r\n \x00{}", "c/0/12"}, {1, "", "c/0/13"}}, []bool{true, true, false}},
-		{"colons", []Claim{{1, "2:z", "c/0/14"}, {12, "z", "c/0/15"}}, []bool{true, true}},
+		{"free", []Claim{{1, "a", named("c/0/1")}}, []bool{true}},
+		{"redelivery", []Claim{{1, "a", named("c/0/1")}}, []bool{true}},
+		{"second click", []Claim{{1, "a", named("c/0/2")}}, []bool{false}},
+		{"other user", []Claim{{2, "a", named("c/0/3")}}, []bool{true}},
+		{"twice in one batch", []Claim{{1, "b", named("c/0/4")}, {1, "b", named("c/0/5")}, {1, "b", named("c/0/4")}}, []bool{true, false, true}},
+		{"mixed batch", []Claim{{1, "a", named("c/0/6")}, {1, "new", named("c/0/7")}}, []bool{false, true}},
+		{"long ids", []Claim{{1, long, named("c/0/8")}, {1, long + "y", named("c/0/9")}, {1, long, named("c/0/10")}}, []bool{true, true, false}},
+		{"odd ids", []Claim{{1, "", named("c/0/11")}, {1, "\r\n \x00{}", named("c/0/12")}, {1, "", named("c/0/13")}}, []bool{true, true, false}},
+		{"colons", []Claim{{1, "2:z", named("c/0/14")}, {12, "z", named("c/0/15")}}, []bool{true, true}},
 		{"none", nil, []bool{}},
 	}
 	for _, s := range steps {
@@ -70,16 +75,16 @@ func TestClaim(t *testing.T) {
 
 func TestClaimIsForgotten(t *testing.T) {
 	m, mini := start(t)
-	claim(t, m, Claim{1, "a", "c/0/1"})
+	claim(t, m, Claim{1, "a", named("c/0/1")})
 	mini.FastForward(remember + time.Second)
-	if got := claim(t, m, Claim{1, "a", "c/0/2"}); !got[0] {
+	if got := claim(t, m, Claim{1, "a", named("c/0/2")}); !got[0] {
 		t.Error("a click after the time to remember is not the first")
 	}
 }
 
 func TestClaimWithoutRedis(t *testing.T) {
 	m, mini := start(t)
-	claims, first := []Claim{{1, "a", "c/0/1"}, {1, "a", "c/0/2"}}, make([]bool, 2)
+	claims, first := []Claim{{1, "a", named("c/0/1")}, {1, "a", named("c/0/2")}}, make([]bool, 2)
 	mini.SetError("LOADING Redis is loading the dataset in memory")
 	if err := m.Claim(t.Context(), claims, first); err == nil {
 		t.Error("no error although every command failed")
@@ -104,7 +109,7 @@ func BenchmarkClaim(b *testing.B) {
 	m, _ := start(b)
 	claims, first := make([]Claim, 100), make([]bool, 100)
 	for i := range claims {
-		claims[i] = Claim{int64(i), "1234567890", "sms-click/3/100"}
+		claims[i] = Claim{int64(i), "1234567890", named("sms-click/3/100")}
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -120,11 +125,59 @@ func TestForeignKey(t *testing.T) {
 	if _, err := mini.Lpush("p:click:1:a", "x"); err != nil {
 		t.Fatal(err)
 	}
-	claims := []Claim{{2, "b", "c/0/1"}, {1, "a", "c/0/2"}, {3, "c", "c/0/3"}}
+	claims := []Claim{{2, "b", named("c/0/1")}, {1, "a", named("c/0/2")}, {3, "c", named("c/0/3")}}
 	if err := m.Claim(t.Context(), claims, make([]bool, 3)); err == nil {
 		t.Error("no error")
 	}
 	if got := claim(t, m, claims...); !slices.Equal(got, []bool{true, true, true}) {
 		t.Errorf("asked again: %v", got)
+	}
+}
+
+// TestOwners: which other records are the event that was the first.
+func TestOwners(t *testing.T) {
+	here, there := event.NamespaceOf([16]byte{1}, "", ""), event.NamespaceOf([16]byte{2}, "", "")
+	record := func(space event.Namespace, offset, at int64) event.Event {
+		return event.Event{Namespace: space, Topic: "sms-click", Partition: 3, Offset: offset, Time: time.UnixMilli(at)}
+	}
+	with := func(e event.Event, change func(*event.Event)) event.Event { change(&e); return e }
+	gateway := func(id string) func(*event.Event) { return func(e *event.Event) { e.ID = id } }
+	tests := []struct {
+		name          string
+		first, second event.Event
+		same          bool
+	}{
+		{"redelivery", record(here, 7, 1), record(here, 7, 1), true},
+		{"second click", record(here, 7, 1), record(here, 8, 1), false},
+		{"copy on another cluster", record(here, 7, 1), record(there, 8, 1), true},
+		{"second click on another cluster", record(here, 7, 1), record(there, 8, 2), false},
+		{"same position in a topic created again", record(here, 7, 1), record(there, 7, 2), false},
+		{"gateway's id on another cluster", with(record(here, 7, 1), gateway("a")), with(record(there, 9, 2), gateway("a")), true},
+		{"gateway's other id", with(record(here, 7, 1), gateway("a")), with(record(here, 7, 1), gateway("b")), false},
+		{"after an overflow", with(record(here, 7, 1), gateway("evt_1")),
+			with(record(there, 9, 2), func(e *event.Event) { e.Class, e.ID, e.Topic = event.Overflow, "evt_1", "sms-click-overflow-10s" }), true},
+		{"overflow and a second click of its millisecond", with(record(there, 9, 1), func(e *event.Event) { e.Class, e.ID = event.Overflow, "evt_1" }),
+			record(here, 8, 1), false},
+	}
+	for _, test := range tests {
+		m, _ := start(t)
+		claim(t, m, Claim{1, "a", &test.first})
+		if got := claim(t, m, Claim{1, "a", &test.second}); got[0] != test.same {
+			t.Errorf("%s: first = %v, want %v", test.name, got[0], test.same)
+		}
+	}
+}
+
+// TestOwnersOfEarlierVersions: they wrote the position of the record.
+func TestOwnersOfEarlierVersions(t *testing.T) {
+	m, mini := start(t)
+	if err := mini.Set("p:click:1:a", "sms-click/3/7"); err != nil {
+		t.Fatal(err)
+	}
+	same := &event.Event{Topic: "sms-click", Partition: 3, Offset: 7, Time: time.UnixMilli(1)}
+	waited := &event.Event{Class: event.Overflow, ID: "sms-click/3/7", Topic: "sms-click-overflow-10s", Offset: 1}
+	other := &event.Event{Topic: "sms-click", Partition: 3, Offset: 8, Time: time.UnixMilli(1)}
+	if got := claim(t, m, Claim{1, "a", same}, Claim{1, "a", waited}, Claim{1, "a", other}); !slices.Equal(got, []bool{true, true, false}) {
+		t.Errorf("first = %v, want the same record's alone", got)
 	}
 }

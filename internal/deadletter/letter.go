@@ -25,7 +25,8 @@ type Letter struct {
 	Time      time.Time // when the event was given up
 	Value     []byte    // the record's, unchanged
 
-	partition   int32 // where the record is
+	origin      string // <topic>/<partition>/<offset> of the source record
+	partition   int32  // where the record is
 	offset      int64
 	traceparent string
 }
@@ -117,6 +118,8 @@ func (l *Letter) setHeader(h kgo.RecordHeader) {
 	switch h.Key {
 	case event.HeaderID:
 		l.ID = string(h.Value)
+	case event.HeaderOrigin:
+		l.origin = string(h.Value)
 	case event.HeaderKind:
 		l.Kind = string(h.Value)
 	case event.HeaderReason:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -157,21 +156,25 @@ func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int
 			{Key: event.HeaderReplayed, Value: at},
 		},
 	}
+	origin := l.origin
+	if origin == "" {
+		origin = event.OriginOf(l.ID) // stored by a version that wrote no smshooks-origin
+	}
+	if origin != "" {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte(origin)})
+	}
 	if l.traceparent != "" {
 		r.Headers = append(r.Headers, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte(l.traceparent)})
 	}
-	r.Partition = place(r, l.ID, s.cfg.Sources[kind], partitions[kind])
+	r.Partition = place(r, origin, s.cfg.Sources[kind], partitions[kind])
 	return r
 }
 
-// place gives the partition number the event came from, so that whoever holds the user's others gets it, and where
-// the identity does not tell it, the one by the key's hash, as Kafka's own clients do.
-func place(r *kgo.Record, id, source string, partitions int) int32 {
-	if rest, ok := strings.CutPrefix(id, source+"/"); ok {
-		number, _, _ := strings.Cut(rest, "/")
-		if p, err := strconv.ParseUint(number, 10, 31); err == nil && int(p) < partitions {
-			return int32(p)
-		}
+// place returns the partition number that the event came from, so that whoever holds the user's others gets it. Where
+// the origin does not tell, it is the one by the key's hash, as Kafka's own clients choose it.
+func place(r *kgo.Record, origin, source string, partitions int) int32 {
+	if topic, p, ok := event.ParseOrigin(origin); ok && topic == source && int(p) < partitions {
+		return p
 	}
 	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, partitions))
 }

@@ -4,7 +4,6 @@ package event
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -52,7 +51,10 @@ type Event struct {
 	Value     []byte
 	Memory    []byte // what Key and Value lie in, to be used again
 
-	ID       string          // smshooks-id; "" until asked for, see Identity
+	Namespace Namespace // of its topic, for Identity
+	ID        string    // smshooks-id; "" until asked for, see Identity
+	Origin    string    // smshooks-origin; "" until asked for, see Record
+
 	Time     time.Time       // the origin record's timestamp
 	Due      time.Time       // not before this (retry and overflow)
 	Attempts int             // HTTP attempts made so far
@@ -97,20 +99,6 @@ type Attempt struct {
 	Status  int    // HTTP status, 0 if no reply came
 	Failure webhook.Failure
 	Took    time.Duration
-}
-
-// Identity is the event's stable identity: the smshooks-id it came with, else <topic>/<partition>/<offset>.
-func (e *Event) Identity() string {
-	if e.ID == "" {
-		b := make([]byte, 0, len(e.Topic)+24)
-		b = append(b, e.Topic...)
-		b = append(b, '/')
-		b = strconv.AppendInt(b, int64(e.Partition), 10)
-		b = append(b, '/')
-		b = strconv.AppendInt(b, e.Offset, 10)
-		e.ID = string(b)
-	}
-	return e.ID
 }
 
 // Begin asks the lease, once, for leave to work on the event; true if it has been given before.

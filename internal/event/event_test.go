@@ -9,17 +9,6 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-func TestIdentity(t *testing.T) {
-	e := &event.Event{Topic: "sms-dlr", Partition: 11, Offset: 9007199254740993}
-	if got := e.Identity(); got != "sms-dlr/11/9007199254740993" {
-		t.Errorf("Identity = %q", got)
-	}
-	e = &event.Event{Topic: "sms-dlr-retry-6h", ID: "sms-dlr/1/2"}
-	if got := e.Identity(); got != "sms-dlr/1/2" {
-		t.Errorf("Identity = %q, want the one it came with", got)
-	}
-}
-
 func TestTimesInHeaders(t *testing.T) {
 	base := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	tests := []struct {
@@ -51,6 +40,8 @@ func TestSetHeader(t *testing.T) {
 		want       event.Event
 	}{
 		{"smshooks-id", "sms-dlr/1/2", event.Event{ID: "sms-dlr/1/2"}},
+		{"smshooks-origin", "sms-dlr/1/2", event.Event{Origin: "sms-dlr/1/2"}},
+		{"smshooks-origin", "here", event.Event{}},
 		{"smshooks-event-time", "2026-03-01T12:00:00.250Z", event.Event{Time: at}},
 		{"smshooks-event-time", "2026-03-01T13:00:00.25+01:00", event.Event{Time: at}},
 		{"smshooks-event-time", "yesterday", event.Event{}},
@@ -66,7 +57,7 @@ func TestSetHeader(t *testing.T) {
 	for _, test := range tests {
 		var e event.Event
 		e.SetHeader(test.key, []byte(test.value))
-		if e.ID != test.want.ID || !e.Time.Equal(test.want.Time) || e.Attempts != test.want.Attempts ||
+		if e.ID != test.want.ID || e.Origin != test.want.Origin || !e.Time.Equal(test.want.Time) || e.Attempts != test.want.Attempts ||
 			!e.Due.Equal(test.want.Due) || e.Error != test.want.Error {
 			t.Errorf("%s: %s gives %+v, want %+v", test.key, test.value, e, test.want)
 		}

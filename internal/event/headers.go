@@ -10,6 +10,7 @@ import (
 // The headers on retry, overflow and dead-letter records (UTF-8 text).
 const (
 	HeaderID       = "smshooks-id"
+	HeaderOrigin   = "smshooks-origin" // position of the source record
 	HeaderKind     = "smshooks-kind"
 	HeaderTime     = "smshooks-event-time"
 	HeaderAttempts = "smshooks-attempts"
@@ -63,6 +64,10 @@ func (e *Event) SetHeader(key string, value []byte) {
 	switch key {
 	case HeaderID:
 		e.ID = string(value)
+	case HeaderOrigin:
+		if origin := string(value); isOrigin(origin) {
+			e.Origin = origin
+		}
 	case HeaderTime:
 		if t, ok := parseTime(value); ok {
 			e.Time = t

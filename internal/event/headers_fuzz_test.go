@@ -11,7 +11,7 @@ import (
 func FuzzSetHeader(f *testing.F) {
 	for _, name := range []string{
 		event.HeaderID, event.HeaderKind, event.HeaderTime, event.HeaderAttempts, event.HeaderDue, event.HeaderError, event.HeaderReason,
-		event.HeaderReplayed, "traceparent", "",
+		event.HeaderReplayed, event.HeaderOrigin, "traceparent", "",
 	} {
 		for _, value := range []string{
 			"", "sms-dlr/1/2", "2", "-1", "99999999999999999999", "0x10", "2026-03-01T12:00:00.250Z", "2026-03-01T12:00:00+99:00",
@@ -31,6 +31,9 @@ func FuzzSetHeader(f *testing.F) {
 		}
 		if e.Identity() == "" {
 			t.Fatalf("%q=%q: no identity", name, value)
+		}
+		if _, _, ok := event.ParseOrigin(e.Record()); !ok {
+			t.Fatalf("%q=%q: the record is %q", name, value, e.Record())
 		}
 		for what, at := range map[string]time.Time{"time": e.Time, "due": e.Due} {
 			var again event.Event

@@ -21,6 +21,7 @@ type Metrics struct {
 	delivery [webhook.NumKinds]prometheus.Observer
 
 	Miskeyed     prometheus.Counter
+	BadIDs       prometheus.Counter
 	CommitErrors prometheus.Counter
 	logDropped   prometheus.Counter
 	unreadable   *prometheus.CounterVec
@@ -102,6 +103,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.delivery[k] = delivery.WithLabelValues(k.String())
 	}
 	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not their user_id.")
+	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header does not fit and was ignored.")
 	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are repeated.")
 	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts that are missing in the log of deliveries, because Redis was away or slow.")
 	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped.", "topic")

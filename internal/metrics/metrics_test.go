@@ -30,6 +30,7 @@ func TestAllExistFromTheStart(t *testing.T) {
 		"smshooks_attempt_seconds":           webhook.NumKinds,
 		"smshooks_event_to_delivery_seconds": webhook.NumKinds,
 		"smshooks_miskeyed_records_total":    1,
+		"smshooks_bad_ids_total":             1,
 		"smshooks_retry_waiting_records":     1,
 		"smshooks_retry_overdue_seconds":     1,
 		"smshooks_config_lag_records":        1,

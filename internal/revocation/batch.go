@@ -32,7 +32,7 @@ func (u *userIDs) batches(maxIDs int) []*event.Event {
 		one.CampaignSMSIDs, all.CampaignSMSIDs = room.take(all.CampaignSMSIDs)
 		batches = append(batches, &event.Event{
 			Kind: webhook.RevokeClick, Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
-			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.Identity() + "/" + strconv.Itoa(n),
+			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.BatchIdentity(n), Origin: first.Record(),
 			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: time.Now(), Lease: lease,
 			Trace: first.Trace, Traceparent: first.Traceparent,
 		})

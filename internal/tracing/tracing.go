@@ -97,14 +97,15 @@ func (t *Tracer) Follow(e *event.Event) event.Trace {
 	span.SetAttributes(
 		attribute.String("messaging.system", "kafka"), attribute.String("messaging.destination.name", e.Topic),
 		attribute.Int("messaging.destination.partition.id", int(e.Partition)), attribute.Int64("messaging.kafka.offset", e.Offset),
-		attribute.String("smshooks.id", e.Identity()), attribute.String("smshooks.kind", e.Kind.String()))
-	return &record{t.tracer, span}
+		attribute.String("smshooks.id", e.Identity()), attribute.String("smshooks.record", e.Record()), attribute.String("smshooks.kind", e.Kind.String()))
+	return &record{t.tracer, span, e.Record()}
 }
 
 // record is the span of a record. A batch of revocations shares the one of its first record.
 type record struct {
 	tracer trace.Tracer
 	span   trace.Span
+	origin string // where the event began
 }
 
 // Attempt implements event.Trace.
@@ -112,7 +113,7 @@ func (r *record) Attempt(a event.Attempt) {
 	ctx := trace.ContextWithSpan(context.Background(), r.span)
 	_, span := r.tracer.Start(ctx, "POST", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(a.Time))
 	span.SetAttributes(
-		attribute.String("smshooks.id", a.ID), attribute.String("smshooks.kind", a.Kind.String()), attribute.Int("smshooks.attempt", a.Number),
+		attribute.String("smshooks.id", a.ID), attribute.String("smshooks.record", r.origin), attribute.String("smshooks.kind", a.Kind.String()), attribute.Int("smshooks.attempt", a.Number),
 		attribute.String("smshooks.outcome", a.Failure.Result().String()), attribute.Int64("smshooks.user_id", a.UserID),
 		attribute.String("http.request.method", "POST"), attribute.String("server.address", a.Host))
 	if a.Status != 0 {

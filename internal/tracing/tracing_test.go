@@ -55,7 +55,7 @@ const (
 func TestChainOverAWaitingTopic(t *testing.T) {
 	c := collector.New(t)
 	tracer := newTest(t, c.URL, 0)
-	first := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Partition: 3, Offset: 17, Traceparent: "00-" + theirTrace + "-" + theirSpan + "-01", UserID: 42}
+	first := &event.Event{Kind: webhook.DLR, ID: "evt_1", Topic: "sms-dlr", Partition: 3, Offset: 17, Traceparent: "00-" + theirTrace + "-" + theirSpan + "-01", UserID: 42}
 	following := tracer.Follow(first)
 	if following == nil {
 		t.Fatal("a sampled record is not followed")
@@ -65,7 +65,7 @@ func TestChainOverAWaitingTopic(t *testing.T) {
 	first.Attempts = 1
 	following.End(first, webhook.Retry.String())
 
-	second := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, ID: "sms-dlr/3/17", Traceparent: first.Traceparent, Attempts: 1, UserID: 42}
+	second := &event.Event{Kind: webhook.DLR, Class: event.Retry, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, ID: "evt_1", Origin: "sms-dlr/3/17", Traceparent: first.Traceparent, Attempts: 1, UserID: 42}
 	following = tracer.Follow(second)
 	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: second.ID, Number: 2, Time: at, Host: "example.com", Status: 200, Took: time.Millisecond})
 	following.End(second, webhook.Delivered.String())
@@ -94,12 +94,12 @@ func TestChainOverAWaitingTopic(t *testing.T) {
 		t.Errorf("the attempt took %v from %d", took, attempt1.StartTimeUnixNano)
 	}
 	wantAttributes(t, attempt1, map[string]string{
-		"smshooks.id": "sms-dlr/3/17", "smshooks.kind": "dlr", "smshooks.attempt": "1", "smshooks.outcome": "failed", "error.type": "http 503",
+		"smshooks.id": "evt_1", "smshooks.record": "sms-dlr/3/17", "smshooks.kind": "dlr", "smshooks.attempt": "1", "smshooks.outcome": "failed", "error.type": "http 503",
 		"http.response.status_code": "503", "server.address": "example.com", "smshooks.user_id": "42",
 	})
-	wantAttributes(t, attempt2, map[string]string{"smshooks.attempt": "2", "smshooks.outcome": "ok", "error.type": ""})
-	wantAttributes(t, record1, map[string]string{"messaging.destination.name": "sms-dlr", "messaging.kafka.offset": "17", "smshooks.fate": "retry", "smshooks.attempts": "1"})
-	wantAttributes(t, record2, map[string]string{"messaging.destination.name": "sms-dlr-retry-6h", "smshooks.id": "sms-dlr/3/17", "smshooks.fate": "delivered"})
+	wantAttributes(t, attempt2, map[string]string{"smshooks.attempt": "2", "smshooks.record": "sms-dlr/3/17", "smshooks.outcome": "ok", "error.type": ""})
+	wantAttributes(t, record1, map[string]string{"messaging.destination.name": "sms-dlr", "smshooks.id": "evt_1", "smshooks.record": "sms-dlr/3/17", "messaging.kafka.offset": "17", "smshooks.fate": "retry", "smshooks.attempts": "1"})
+	wantAttributes(t, record2, map[string]string{"messaging.destination.name": "sms-dlr-retry-6h", "smshooks.id": "evt_1", "smshooks.record": "sms-dlr/3/17", "smshooks.fate": "delivered"})
 	if attempt1.Status.GetCode() != spans.Status_STATUS_CODE_ERROR || attempt2.Status.GetCode() == spans.Status_STATUS_CODE_ERROR {
 		t.Errorf("statuses %v and %v", attempt1.Status, attempt2.Status)
 	}

@@ -33,7 +33,7 @@ func TestLinesAboutAnEventHaveItsID(t *testing.T) {
 				return err
 			}
 			for _, line := range anonymous(file, &looked) {
-				t.Errorf("%s: the line does not say which event it is about: zap.String(\"id\", e.Identity())", files.Position(line))
+				t.Errorf("%s: the line does not say which event it is about: zap.String(\"id\", e.Identity()), zap.String(\"record\", e.Record())", files.Position(line))
 			}
 			return nil
 		})
@@ -46,7 +46,7 @@ func TestLinesAboutAnEventHaveItsID(t *testing.T) {
 	}
 }
 
-// anonymous finds log calls in places where a variable e is an event, that name no "id"; looked counts all such calls.
+// anonymous finds log calls in places where a variable e is an event, that lack "id" or "record"; looked counts all such calls.
 func anonymous(file *ast.File, looked *int) (at []token.Pos) {
 	for _, declared := range file.Decls {
 		function, ok := declared.(*ast.FuncDecl)
@@ -62,7 +62,7 @@ func anonymous(file *ast.File, looked *int) (at []token.Pos) {
 			for _, scope := range scopes {
 				if scope.Pos() <= call.Pos() && call.End() <= scope.End() {
 					*looked++
-					if !says(call, "id") && !isAboutMany(call) {
+					if (!says(call, "id") || !says(call, "record")) && !isAboutMany(call) {
 						at = append(at, call.Pos())
 					}
 					break
@@ -104,13 +104,15 @@ func isEvent(parameter ast.Expr) bool {
 	return ok && of.Sel.Name == "Event"
 }
 
-// isLog: x.log.Warn(…), x.Log.Info(…) and the like.
+// isLog: x.log.Warn(…), x.Log.Info(…) and the like, and the first line of a trouble: x.Met(err, …).
 func isLog(call *ast.CallExpr) bool {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
 		return false
 	}
 	switch method.Sel.Name {
+	case "Met":
+		return true
 	case "Debug", "Info", "Warn", "Error":
 	default:
 		return false
@@ -143,7 +145,8 @@ func says(call *ast.CallExpr, text string) (found bool) {
 func TestAnonymousLinesAreFound(t *testing.T) {
 	const source = `package p
 func (w *W) a(e *event.Event) { w.log.Warn("x") }
-func (w *W) b(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity())) }
+func (w *W) b(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity()), zap.String("record", e.Record())) }
+func (w *W) half(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity())) }
 func (w *W) c(es []*event.Event) { w.log.Warn("x"); for _, e := range es { w.Log.Info("y") } }
 func (w *W) d(err error) { w.log.Warn("x") }`
 	file, err := parser.ParseFile(token.NewFileSet(), "p.go", source, 0)
@@ -151,7 +154,7 @@ func (w *W) d(err error) { w.log.Warn("x") }`
 		t.Fatal(err)
 	}
 	looked := 0
-	if at := anonymous(file, &looked); len(at) != 2 || looked != 3 {
-		t.Errorf("%d of %d lines are found, want 2 of 3", len(at), looked)
+	if at := anonymous(file, &looked); len(at) != 3 || looked != 4 {
+		t.Errorf("%d of %d lines are found, want 3 of 4", len(at), looked)
 	}
 }

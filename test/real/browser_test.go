@@ -378,7 +378,7 @@ func testEvents(t *testing.T, b *tab, w *world) {
 	close(answer)
 	b.see(text("trial-inbound"), "HTTP 503 in ")
 	b.see(text("test-status"), "1 of 2 succeeded.")
-	if got := w.recv.Requests("/dlr/42"); len(got) != 1 || !strings.HasPrefix(got[0].Header.Get("Webhook-Id"), "test/dlr/") {
+	if got := w.recv.Requests("/dlr/42"); len(got) != 1 || !strings.HasPrefix(got[0].Header.Get("Webhook-Id"), "test_dlr_") {
 		t.Errorf("%d requests", len(got))
 	}
 	w.recv.Forget()

@@ -190,8 +190,8 @@ func checkOverflow(t *testing.T, w *world, user int64, began time.Time) {
 			}
 			delay, _ := time.ParseDuration(tier)
 			stored = max(stored, r.Timestamp.Add(delay).Sub(headerTime(t, r, "due")))
-			if id := harness.Header(r, "smshooks-id"); !strings.HasPrefix(id, w.topics.DLR+"/"+strconv.Itoa(int(r.Partition))+"/") {
-				t.Errorf("id %s in partition %d", id, r.Partition)
+			if origin := harness.Header(r, "smshooks-origin"); !strings.HasPrefix(origin, w.topics.DLR+"/"+strconv.Itoa(int(r.Partition))+"/") {
+				t.Errorf("origin %s in partition %d", origin, r.Partition)
 			}
 		}
 		n += len(mine)

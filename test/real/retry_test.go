@@ -79,7 +79,7 @@ func testThirdAttempt(t *testing.T, w *world) {
 		if string(stored.Value) != string(r.Value) || stored.Partition != r.Partition {
 			t.Errorf("%s: partition %d value %s", topic, stored.Partition, stored.Value)
 		}
-		wantHeaders(t, stored, map[string]string{"id": identity(r), "kind": "dlr", "attempts": strconv.Itoa(i + 1), "error": []string{"http 500", "http 503"}[i], "reason": ""})
+		wantHeaders(t, stored, map[string]string{"id": identity(r), "origin": harness.Position(r), "kind": "dlr", "attempts": strconv.Itoa(i + 1), "error": []string{"http 500", "http 503"}[i], "reason": ""})
 		if e := headerTime(t, stored, "event-time"); !e.Equal(at) {
 			t.Errorf("event time %v, want %v", e, at)
 		}
@@ -100,7 +100,7 @@ func testExhausted(t *testing.T, w *world) {
 	if string(d.Value) != string(r.Value) {
 		t.Errorf("value %s", d.Value)
 	}
-	wantHeaders(t, d, map[string]string{"id": identity(r), "kind": "click", "attempts": "3", "error": "http 404", "reason": "attempts_exhausted", "due": ""})
+	wantHeaders(t, d, map[string]string{"id": identity(r), "origin": harness.Position(r), "kind": "click", "attempts": "3", "error": "http 404", "reason": "attempts_exhausted", "due": ""})
 	headerTime(t, d, "event-time")
 	harness.Pass(2500 * time.Millisecond)
 	wantAttempts(t, w.recv.Requests("/click/2"), time.Second, 2*time.Second)

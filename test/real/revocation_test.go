@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -92,14 +90,15 @@ func TestRevocation(t *testing.T) {
 	if b := batchOf(t, one); !slices.Equal(b.API, []int64{3, 1, 2}) || !slices.Equal(b.Campaign, []int64{3, 9}) {
 		t.Errorf("batch %s", one.Body)
 	}
-	if id := one.Header.Get("Webhook-Id"); id != identity(records[0])+"/0" {
-		t.Errorf("id %s, want %s/0", id, identity(records[0]))
+	if id := one.Header.Get("Webhook-Id"); id != harness.BatchIdentity(records[0], 0) {
+		t.Errorf("id %s, want %s", id, harness.BatchIdentity(records[0], 0))
 	}
 	var api, campaign []int64
 	ids := map[string]bool{}
-	slices.SortFunc(chunks, func(a, b harness.Request) int { // three at once: their order on the wire is free
-		return strings.Compare(a.Header.Get("Webhook-Id"), b.Header.Get("Webhook-Id"))
-	})
+	number := func(r harness.Request) int {
+		return slices.IndexFunc([]int32{0, 1, 2}, func(n int32) bool { return harness.BatchIdentity(records[2], n) == r.Header.Get("Webhook-Id") })
+	}
+	slices.SortFunc(chunks, func(a, b harness.Request) int { return number(a) - number(b) }) // three at once: their order on the wire is free
 	for i, c := range chunks {
 		b := batchOf(t, c)
 		if b.Count > 5 {
@@ -107,8 +106,8 @@ func TestRevocation(t *testing.T) {
 		}
 		api, campaign = append(api, b.API...), append(campaign, b.Campaign...)
 		ids[c.Header.Get("Webhook-Id")] = true
-		if want := identity(records[2]) + "/" + strconv.Itoa(i); c.Header.Get("Webhook-Id") != want {
-			t.Errorf("id %s, want %s", c.Header.Get("Webhook-Id"), want)
+		if number(c) != i {
+			t.Errorf("id %s, want %s", c.Header.Get("Webhook-Id"), harness.BatchIdentity(records[2], int32(i)))
 		}
 	}
 	if len(ids) != 3 || !slices.Equal(api, numbers(10, 8)) || !slices.Equal(campaign, numbers(100, 4)) {
@@ -119,12 +118,12 @@ func TestRevocation(t *testing.T) {
 	if string(stored.Value) != `{"user_id":4,"api_sms_ids":[7],"campaign_sms_ids":[]}` {
 		t.Errorf("batch in the retry topic: %s", stored.Value)
 	}
-	wantHeaders(t, stored, map[string]string{"kind": "revoke_click", "attempts": "1", "error": "http 500", "id": identity(records[4]) + "/0"})
+	wantHeaders(t, stored, map[string]string{"kind": "revoke_click", "attempts": "1", "error": "http 500", "id": harness.BatchIdentity(records[4], 0), "origin": harness.Position(records[4])})
 	headerTime(t, stored, "due")
 	if string(dead.Value) != string(stored.Value) {
 		t.Errorf("dead letter %s", dead.Value)
 	}
-	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": identity(records[4]) + "/0"})
+	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": harness.BatchIdentity(records[4], 0), "origin": harness.Position(records[4])})
 	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
 	if n := w.recv.Count("/revoke/5") + w.recv.Count("/revoke/8"); n != 0 {
 		t.Errorf("%d batches too many", n)

@@ -1,7 +1,6 @@
 package real_test
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -135,9 +134,9 @@ func TestPartitionsGrow(t *testing.T) {
 	}
 	events := 0
 	for partition := range int32(more) {
-		for offset := int64(0); attempts[fmt.Sprintf("%s/%d/%d", w.topics.DLR, partition, offset)] > 0; offset++ {
-			if n := attempts[fmt.Sprintf("%s/%d/%d", w.topics.DLR, partition, offset)]; n != 2 {
-				t.Errorf("%s/%d/%d: %d attempts, want 2", w.topics.DLR, partition, offset, n)
+		for r := (&kgo.Record{Topic: w.topics.DLR, Partition: partition}); attempts[identity(r)] > 0; r.Offset++ {
+			if n := attempts[identity(r)]; n != 2 {
+				t.Errorf("%s: %d attempts, want 2", harness.Position(r), n)
 			}
 			events++
 		}

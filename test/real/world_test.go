@@ -121,7 +121,7 @@ func (w *world) revocation(user int64, api, campaign []int64) *kgo.Record {
 }
 
 // identity is the stable identity of the event of a source record.
-func identity(r *kgo.Record) string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
+func identity(r *kgo.Record) string { return harness.Identity(r) }
 
 // smsOf reads the JSON out of a form body.
 func smsOf(t testing.TB, body []byte) string {

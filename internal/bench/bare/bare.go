@@ -62,7 +62,7 @@ func serialise(cfg Config) ([]byte, error) {
 	body := m.AppendBody(nil, cfg.Record)
 	head := []string{
 		"POST /dlr/42 HTTP/1.1", "Host: " + cfg.Addr, "User-Agent: smshooks/bench", fmt.Sprintf("Content-Length: %d", len(body)),
-		"Content-Type: " + webhook.DLR.ContentType(), "Webhook-Attempt: 1", "Webhook-Id: sms-dlr/0/123456", "Webhook-Timestamp: 1772200000",
+		"Content-Type: " + webhook.DLR.ContentType(), "Webhook-Attempt: 1", "Webhook-Id: evt_2fJ0xq7GvKpZ3mNcR5sTbW", "Webhook-Timestamp: 1772200000",
 	}
 	return append([]byte(strings.Join(head, "\r\n")+"\r\n\r\n"), body...), nil
 }

@@ -233,8 +233,9 @@ func TestRolling(t *testing.T) {
 func (b *books) idle(from, to time.Time) (longest time.Duration, where string) {
 	starts := map[string][]time.Time{}
 	for id, s := range b.seen {
-		partition := id[:strings.LastIndexByte(id, '/')]
-		if strings.HasPrefix(id, b.s.topics.DLR+"/") {
+		record := b.produced[id].record
+		if strings.HasPrefix(record, b.s.topics.DLR+"/") {
+			partition := record[:strings.LastIndexByte(record, '/')]
 			starts[partition] = append(starts[partition], b.s.judge.began.Add(s.hits[0].start))
 		}
 	}

@@ -24,6 +24,7 @@ const (
 
 // produced is one event as its source topic holds it.
 type produced struct {
+	record  string // <topic>/<partition>/<offset>
 	at      time.Time
 	purpose string  // the fate of an event that is not to be sent, "" of one that is
 	ids     []int64 // of a revocation, which is judged by them
@@ -104,7 +105,7 @@ func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) p
 	if err := json.Unmarshal(r.Value, &v); err != nil {
 		t.Fatalf("%s: %v", identity(r), err)
 	}
-	p := produced{at: r.Timestamp, ids: append(v.API, v.Campaign...)}
+	p := produced{at: r.Timestamp, record: harness.Position(r), ids: append(v.API, v.Campaign...)}
 	click := [2]int64{v.User, v.SMS.ID}
 	switch {
 	case v.Bot:

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -260,6 +259,4 @@ func botValue(user, sms int64) string {
 }
 
 // identity is the stable identity of the event of a source record.
-func identity(r *kgo.Record) string {
-	return r.Topic + "/" + strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10)
-}
+func identity(r *kgo.Record) string { return harness.Identity(r) }

@@ -99,6 +99,7 @@ func Ensure(t testing.TB, o Options, flags ...string) string {
 	for deadline := time.Now().Add(30 * time.Second); ; Pass(500 * time.Millisecond) {
 		out, stderr, code := Run(t, o, append([]string{"topics", "ensure"}, flags...)...)
 		if code == 0 {
+			noteEnsured(t, o.Brokers, out)
 			return out
 		}
 		if !strings.Contains(stderr, "fenced") || time.Now().After(deadline) {

@@ -1,0 +1,156 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math/bits"
+	"strconv"
+	"strings"
+)
+
+// HeaderGatewayID is the header in which the gateway may give a source record an id of its own. An event that is
+// copied to another cluster, where its topic and offset are others, keeps that id.
+const HeaderGatewayID = "webhook-id"
+
+// maxGatewayID is the longest id that the gateway may give, in characters.
+const maxGatewayID = 128
+
+// derivedLength is the number of base62 characters that hold 128 bits.
+const derivedLength = 22
+
+// derivedPrefix marks the ids that are derived from a record's position.
+const derivedPrefix = "evt_"
+
+// Namespace is what sets the ids of one topic apart from those of all others: the topic's id. Kafka gives each topic
+// its own, so a topic that was deleted and created again, or one on another cluster, is another namespace. It is text
+// so that the name can stand in where the broker knows no topic ids.
+type Namespace string
+
+// NamespaceOf returns the namespace of a topic. A broker that knows no topic ids reports a zero id; the topic's name
+// and epoch, a text of the operator's choice, then take its place.
+func NamespaceOf(id [16]byte, topic, epoch string) Namespace {
+	switch {
+	case id != [16]byte{}:
+		return Namespace(id[:])
+	case epoch != "":
+		return Namespace(topic + "/" + epoch) // no topic's name has a slash
+	}
+	return Namespace(topic)
+}
+
+// derive returns evt_ and the first 128 bits of SHA-256 over the position in base62. n is the number of a batch; a
+// negative one stands for the record itself.
+func derive(space Namespace, partition int32, offset int64, n int32) string {
+	var room [64]byte
+	b := append(room[:0], space...)
+	b = binary.BigEndian.AppendUint32(b, uint32(partition))
+	b = binary.BigEndian.AppendUint64(b, uint64(offset))
+	if n >= 0 {
+		b = binary.BigEndian.AppendUint32(b, uint32(n))
+	}
+	sum := sha256.Sum256(b)
+	var text [len(derivedPrefix) + derivedLength]byte
+	copy(text[:], derivedPrefix)
+	base62(text[len(derivedPrefix):], binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:]))
+	return string(text[:])
+}
+
+// base62 fills text with the number hi·2^64 + lo, padded with zeros on the left.
+func base62(text []byte, hi, lo uint64) {
+	const (
+		digits   = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+		group    = 10                      // digits that are taken off at a time
+		groupMax = 839_299_365_868_340_224 // 62^10, the largest power that fits into 64 bits
+	)
+	for end := len(text); end > 0; {
+		var rest uint64
+		hi, rest = hi/groupMax, hi%groupMax
+		lo, rest = bits.Div64(rest, lo, groupMax)
+		for range min(group, end) {
+			end--
+			text[end] = digits[rest%62]
+			rest /= 62
+		}
+	}
+}
+
+// Identity returns the event's id, which names it for ever: the one it came with (the gateway's, or that of the
+// record which was stored earlier), else the one derived from its position.
+func (e *Event) Identity() string {
+	if e.ID == "" {
+		e.ID = derive(e.Namespace, e.Partition, e.Offset, -1)
+	}
+	return e.ID
+}
+
+// BatchIdentity returns the id of the nth batch of revocations whose first record is e.
+func (e *Event) BatchIdentity(n int) string {
+	return derive(e.Namespace, e.Partition, e.Offset, int32(n))
+}
+
+// Record returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It is for
+// operators; customers see the id alone.
+func (e *Event) Record() string {
+	if e.Origin == "" && e.Class != Source {
+		e.Origin = OriginOf(e.ID) // stored by a version that wrote no smshooks-origin
+	}
+	if e.Origin == "" {
+		b := make([]byte, 0, len(e.Topic)+24)
+		b = append(b, e.Topic...)
+		b = append(b, '/')
+		b = strconv.AppendInt(b, int64(e.Partition), 10)
+		b = append(b, '/')
+		b = strconv.AppendInt(b, e.Offset, 10)
+		e.Origin = string(b)
+	}
+	return e.Origin
+}
+
+// SetGatewayID takes the id that the gateway gave a source record; false if it does not fit and is ignored.
+func (e *Event) SetGatewayID(id []byte) bool {
+	if len(id) == 0 || len(id) > maxGatewayID {
+		return false
+	}
+	for _, c := range id {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == ':', c == '/':
+		default:
+			return false
+		}
+	}
+	e.ID = string(id)
+	return true
+}
+
+// OriginOf returns the position in an id of earlier versions, which was the position itself, and for a batch had its
+// number behind it: <topic>/<partition>/<offset>[/<n>]. It returns "" for any other id.
+func OriginOf(id string) string {
+	if isOrigin(id) {
+		return id
+	}
+	if cut := strings.LastIndexByte(id, '/'); cut > 0 && isNumber(id[cut+1:], 31) && isOrigin(id[:cut]) {
+		return id[:cut]
+	}
+	return ""
+}
+
+func isOrigin(text string) bool {
+	_, _, ok := ParseOrigin(text)
+	return ok
+}
+
+// ParseOrigin reads the topic and the partition of a position.
+func ParseOrigin(origin string) (topic string, partition int32, ok bool) {
+	topic, numbers, _ := strings.Cut(origin, "/")
+	number, offset, _ := strings.Cut(numbers, "/")
+	if topic == "" || !isNumber(number, 31) || !isNumber(offset, 63) {
+		return "", 0, false
+	}
+	p, _ := strconv.ParseInt(number, 10, 32)
+	return topic, int32(p), true
+}
+
+func isNumber(text string, bits int) bool {
+	_, err := strconv.ParseUint(text, 10, bits)
+	return err == nil
+}
