@@ -104,7 +104,7 @@ func isEvent(parameter ast.Expr) bool {
 	return ok && of.Sel.Name == "Event"
 }
 
-// isLog: x.log.Warn(…), x.Log.Info(…) and the like, and the first line of a trouble: x.Met(err, …).
+// isLog: x.log.Warn(…), x.Log.Info(…) and the like, and the first line of a trouble with fields: x.Met(err, …).
 func isLog(call *ast.CallExpr) bool {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
@@ -112,7 +112,7 @@ func isLog(call *ast.CallExpr) bool {
 	}
 	switch method.Sel.Name {
 	case "Met":
-		return true
+		return len(call.Args) > 1
 	case "Debug", "Info", "Warn", "Error":
 	default:
 		return false
