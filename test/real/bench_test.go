@@ -20,6 +20,7 @@ import (
 // TestBench lets the benchmark run through all its scenarios with small counts, on servers that are given, and looks at
 // what it writes and what it leaves. The figures themselves mean nothing here.
 func TestBench(t *testing.T) {
+	t.Parallel()
 	kafka, redis := harness.Kafka(t), harness.SingleRedis(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "figures.json")

@@ -22,6 +22,7 @@ import (
 // test/stack, and sees an event of Kafka's console producer arrive at a receiver. Grafana is left out: Debian has no
 // package of it to build an image from, so the dashboards are asked for in TestDashboards.
 func TestCompose(t *testing.T) {
+	t.Parallel()
 	harness.Need(t)
 	c := newCompose(t)
 	c.up(t)

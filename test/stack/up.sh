@@ -5,7 +5,8 @@
 #
 # Where Docker runs and has (or can pull) the official images, they are used. Otherwise, on Debian as root, Docker
 # is installed and started, and the images are built here from Debian's packages and Maven's jars. The browser that
-# one test drives and the Prometheus that another asks are installed too.
+# one test drives and the Prometheus that another asks are installed too. A person is asked before anything is
+# installed; SETUP=1 or CI=true installs without asking.
 # Idempotent: a second run takes about a second.
 #
 # env: SMSHOOKS_TEST_KAFKA_IMAGE, …_REDIS_IMAGE, …_PROMETHEUS_IMAGE  the images wanted (the official ones)
@@ -29,17 +30,8 @@ bounded() { # SECONDS COMMAND...
   if have timeout; then timeout -k 2 "$s" "$@"; else "$@"; fi
 }
 
-packages() { # PACKAGE...
-  [ $# -gt 0 ] || return 0
-  [ "$(id -u)" = 0 ] && have apt-get || die "missing: $*. Install them, or run this on Debian as root"
-  say "installing $*"
-  # RUNLEVEL=1 keeps the packages' own services (a Redis on 6379, say) from being started
-  export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-  local apt=(apt-get install -y -q --no-install-recommends "$@")
-  "${apt[@]}" >"$STACK_DIR/apt.log" 2>&1 ||
-    { apt-get update -q >>"$STACK_DIR/apt.log" 2>&1 && "${apt[@]}" >>"$STACK_DIR/apt.log" 2>&1; } ||
-    { tail -20 "$STACK_DIR/apt.log"; die "apt-get could not install: $*"; }
-}
+# shellcheck source=test/stack/packages.sh
+. "$here/packages.sh"
 
 docker_answers() { bounded 10 docker version >/dev/null 2>&1; }
 
@@ -73,6 +65,12 @@ monitoring() {
 compiler() {
   if have gcc || have clang; then say "C compiler: there"; return; fi
   packages gcc libc6-dev
+}
+
+# One test brings up docker-compose.yml.
+compose() {
+  if docker compose version >/dev/null 2>&1 || have docker-compose; then say "docker compose: there"; return; fi
+  packages docker-compose
 }
 
 # The account page's test drives a real browser.
@@ -263,6 +261,7 @@ if have flock; then # two runs at once would build the same image twice
   flock -w 600 9 || die "another run of this script has held $STACK_DIR/lock for 10 minutes"
 fi
 docker_up
+compose
 compiler
 monitoring
 browser

@@ -38,7 +38,7 @@ var allFailures = []string{"timeout", "connection refused", "connection reset", 
 // Each attempt has an outcome of the closed list within the time-out, memory stays where it was, and the healthy ones do
 // not notice.
 func TestHostileEndpoints(t *testing.T) {
-	harness.Need(t)
+	inTurn(t)
 	const firstVice, timeout = 1001, time.Second
 	healthyUsers, rate, each := int64(100), pick(200, 500), pick(4, 30)
 	v := newVillain()
@@ -46,7 +46,7 @@ func TestHostileEndpoints(t *testing.T) {
 	dir := t.TempDir()
 	vices := append(v.vices(), secureVices(t, v, filepath.Join(dir, "ca.pem"))...)
 	vices = append(vices, silentVices(t)...)
-	byName := namedVices(t, v, dir)
+	byName, wrapper := namedVices(t, v, dir)
 	vices = append(vices, byName...)
 
 	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1,
@@ -56,6 +56,7 @@ func TestHostileEndpoints(t *testing.T) {
 		len(vices), len(byName), healthyUsers)
 	s.configureVices(t, v, vices, firstVice, healthyUsers)
 	o := s.options()
+	o.Binary = wrapper
 	o.Env = append(o.Env, "SSL_CERT_FILE="+filepath.Join(dir, "ca.pem"), "SSL_CERT_DIR="+dir)
 	p := harness.StartReady(t, o)
 	before, began := p.Metrics(t), time.Now()
@@ -148,15 +149,15 @@ func silentVices(t *testing.T) []vice {
 }
 
 // namedVices are names in a DNS of the test's own. The program asks the one in /etc/resolv.conf, so it runs in a mount
-// namespace with another such file, for which the test must be root; else there are no such vices.
-func namedVices(t *testing.T, v *villain, dir string) []vice {
+// namespace with another such file, by way of the binary given, for which the test must be root; else there are no such vices.
+func namedVices(t *testing.T, v *villain, dir string) (vices []vice, binary string) {
 	t.Helper()
 	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
 		if os.Getuid() == 0 || os.Getenv("CI") != "" {
 			t.Fatalf("no mount namespace for the vices of the DNS: %v %s", err, out)
 		}
 		t.Logf("without vices of the DNS, which need root: %v %s", err, out)
-		return nil
+		return nil, ""
 	}
 	const nameserver = "127.0.0.99"
 	dns := names.Serve(t, nameserver+":53")
@@ -182,7 +183,6 @@ func namedVices(t *testing.T, v *villain, dir string) []vice {
 			t.Fatal(err)
 		}
 	}
-	t.Setenv("SMSHOOKS_TEST_BINARY", wrapper)
 	inside, err := net.Listen("tcp4", net.JoinHostPort(within, port))
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func namedVices(t *testing.T, v *villain, dir string) []vice {
 		{"a name within", at("within", "/tls"), "blocked address"},
 		{"a name of two addresses, one within", at("both", "/tls"), "connection refused|blocked address"},
 		{"a name that flips to " + within, at("flips", "/flip"), "blocked address"},
-	}
+	}, wrapper
 }
 
 // apiKey is the key of a user of this test.
@@ -330,7 +330,13 @@ func (s *stage) waitVices(t *testing.T, v *villain, vices []vice, first int64, b
 func (b *viceBooks) repeats(t *testing.T, hits []villainHit) {
 	t.Helper()
 	began := map[int]time.Time{}
+	var before villainHit
 	for _, h := range hits {
+		// A kept connection that ends before a reply may have ended before the request: it is made once more on a new one.
+		if before.attempt == h.attempt && before.silent && before.kept && !h.kept {
+			continue
+		}
+		before = h
 		if !began[h.attempt].IsZero() {
 			b.again++
 			t.Errorf("made again: %v", hits)

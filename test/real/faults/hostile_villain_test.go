@@ -20,7 +20,8 @@ import (
 type villain struct {
 	addr    string
 	answers map[string]func(c net.Conn, attempt int) (keep bool)
-	flooded atomic.Int64 // bytes of floods that were taken
+	silent  map[string]bool // paths that end the connection without a reply
+	flooded atomic.Int64    // bytes of floods that were taken
 
 	mu       sync.Mutex
 	requests map[string][]villainHit // by identity
@@ -30,11 +31,13 @@ type villainHit struct {
 	path    string
 	attempt int
 	at      time.Time
+	kept    bool // not the first request of its connection
+	silent  bool // the connection ends without a reply
 }
 
 // newVillain makes a server; serve gives it listeners.
 func newVillain() *villain {
-	return &villain{answers: map[string]func(net.Conn, int) bool{}, requests: map[string][]villainHit{}}
+	return &villain{answers: map[string]func(net.Conn, int) bool{}, silent: map[string]bool{}, requests: map[string][]villainHit{}}
 }
 
 func (v *villain) listen(t testing.TB, address string) string {
@@ -74,7 +77,7 @@ func (v *villain) listenTLS(t testing.TB, address string, cfg *tls.Config) strin
 func (v *villain) talk(c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReader(c)
-	for {
+	for kept := false; ; kept = true {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
@@ -85,7 +88,7 @@ func (v *villain) talk(c net.Conn) {
 		attempt, _ := strconv.Atoi(req.Header.Get("Webhook-Attempt"))
 		id := req.Header.Get("Webhook-Id")
 		v.mu.Lock()
-		v.requests[id] = append(v.requests[id], villainHit{req.URL.Path, attempt, time.Now()})
+		v.requests[id] = append(v.requests[id], villainHit{req.URL.Path, attempt, time.Now(), kept, v.silent[req.URL.Path]})
 		v.mu.Unlock()
 		answer := v.answers[req.URL.Path]
 		if answer == nil {
@@ -175,6 +178,7 @@ func (v *villain) vices() []vice {
 	add := func(name, failure string, answer func(net.Conn, int) bool) {
 		path := "/vice/" + strconv.Itoa(len(v.answers))
 		v.answers[path] = answer
+		v.silent[path] = strings.HasSuffix(name, "without a word")
 		all = append(all, vice{name, "http://" + v.addr + path, failure})
 	}
 	add("hangs before its reply", "timeout", sayAndHang(""))

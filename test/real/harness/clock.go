@@ -2,6 +2,7 @@ package harness
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,11 +61,20 @@ func init() {
 `
 )
 
-// SteppedClock builds the program with a clock that can be stepped. It compiles the whole standard library anew.
+// SteppedClock builds the program with a clock that can be stepped. The first time on a machine it compiles the whole
+// standard library; the next time Go has that in its cache, since the sources are in the same place.
 func SteppedClock(t testing.TB) *Clock {
 	t.Helper()
 	Need(t)
 	dir := t.TempDir()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(cache, "smshooks-test-clock", runtime.Version())
+	if err := os.MkdirAll(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -72,10 +82,21 @@ func SteppedClock(t testing.TB) *Clock {
 		}
 		return path
 	}
+	keep := func(name, text string) string { // renamed: another test process may be reading it
+		path := filepath.Join(kept, name)
+		next := path + "." + strconv.Itoa(os.Getpid())
+		if err := errors.Join(os.WriteFile(next, []byte(text), 0o600), os.Rename(next, path)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
 	// By another name: a toolchain that go.mod asked for lies in the module cache, where nothing may be laid over.
-	goroot := filepath.Join(dir, "goroot")
-	if err := os.Symlink(strings.TrimSpace(output(t, "go", "env", "GOROOT")), goroot); err != nil {
-		t.Fatal(err)
+	goroot, installed := filepath.Join(kept, "goroot"), strings.TrimSpace(output(t, "go", "env", "GOROOT"))
+	if there, err := os.Readlink(goroot); err != nil || there != installed {
+		_ = os.Remove(goroot)
+		if err := os.Symlink(installed, goroot); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
 	}
 	std := filepath.Join(goroot, "src", "time")
 	original, err := os.ReadFile(filepath.Join(std, "time.go"))
@@ -89,9 +110,9 @@ func SteppedClock(t testing.TB) *Clock {
 	}
 	root := strings.TrimSpace(output(t, "go", "list", "-m", "-f", "{{.Dir}}"))
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {
-		filepath.Join(std, "time.go"):                     write("time.go", stepped),
-		filepath.Join(std, "step.go"):                     write("step.go", stepTime),
-		filepath.Join(root, "cmd", "smshooks", "step.go"): write("main.go", stepMain),
+		filepath.Join(std, "time.go"):                     keep("time.go", stepped),
+		filepath.Join(std, "step.go"):                     keep("step.go", stepTime),
+		filepath.Join(root, "cmd", "smshooks", "step.go"): keep("main.go", stepMain),
 	}})
 	if err != nil {
 		t.Fatal(err)
