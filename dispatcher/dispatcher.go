@@ -41,6 +41,17 @@ const (
 	eventsEnough    = 512
 )
 
+// doubtfulMost is how many events of endpoints that are not known to work may wait in memory. It leaves the larger part
+// of what may be buffered to the others.
+const doubtfulMost = 8_000
+
+// firstCalls is how many of the requests in flight are kept for the first calls of endpoints: an eighth, and a quarter
+// where that is little (docs/adr/0002).
+func firstCalls(maxInFlight int) int { return max(maxInFlight/8, min(maxInFlight/4, 64)) }
+
+// lookEvery is how often the dispatcher looks for events that have waited too long.
+const lookEvery = 250 * time.Millisecond
+
 // Policy is the timing of attempts.
 type Policy interface {
 	// MayAttempt tells whether an attempt may start now: "" yes, else why the event is dead.
@@ -84,6 +95,7 @@ type Attempts interface{ Add(event.Attempt) }
 type Config struct {
 	Parallel         int
 	MaxInFlight      int
+	Timeout          time.Duration // of one request
 	QueuePerEndpoint int
 	Tiers            []time.Duration // overflow delays, ascending
 }
@@ -131,6 +143,7 @@ func New(cfg Config, parts Parts) *Dispatcher {
 	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
 		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, Reserve: cfg.MaxInFlight / 4,
+		Fresh: firstCalls(cfg.MaxInFlight), Longest: cfg.Timeout + afterTimeout, QueueAll: doubtfulMost,
 		QueueMax: cfg.QueuePerEndpoint, Patience: patience,
 		Burst: burstPerCPU * runtime.GOMAXPROCS(0), Pace: pace,
 	}, d.attempt)
@@ -145,7 +158,7 @@ func (d *Dispatcher) Run(ctx context.Context) {
 		defer close(done)
 		d.runPrepare(ctx)
 	}()
-	ticker := time.NewTicker(time.Second)
+	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	rarely := time.NewTicker(time.Minute)
 	defer rarely.Stop()

@@ -16,7 +16,11 @@ const guessRate = 100
 // this road waits for one endpoint.
 func (d *Dispatcher) toLanes(events []*event.Event) {
 	for _, e := range events {
-		if !d.lanes.Submit(endpoint{e.UserID, e.Kind}, e.MessageKey, e) {
+		submit := d.lanes.Submit
+		if e.Class != event.Source {
+			submit = d.lanes.SubmitLate
+		}
+		if !submit(endpoint{e.UserID, e.Kind}, e.MessageKey, e) {
 			d.spill(e)
 		}
 	}

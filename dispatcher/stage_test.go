@@ -224,7 +224,7 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 				pipes <- far
 				return near, nil
 			}})
-		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
+		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, Timeout: 10 * time.Second, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
 			Sender: sender, Policy: policy{s}, Waiting: waiting{s}, Settings: s, Clicks: s, Batches: batches{s}, Attempts: attempts{s},
 			Metrics: metrics.New(s.registry, metrics.Topics{}), Log: zap.NewNop(),
 		})

@@ -62,7 +62,7 @@ func (a *App) newRoad() (*road, error) {
 	}, a.Log.Named("revocation"))
 	r.dispatcher = dispatcher.New(dispatcher.Config{
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: cfg.Dispatch.MaxInFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
-		Tiers: cfg.Overflow.Delays,
+		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
 		Waiting: retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry")),

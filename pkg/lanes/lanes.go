@@ -2,21 +2,24 @@
 //
 // A group is an endpoint, a key is a message: two items of one key never run at the same time and start in the
 // order in which they were submitted; a group has at most Parallel items running; when all slots of the process
-// are taken, waiting groups take turns, and a share of the slots is kept for groups whose last call succeeded, so
-// that groups that hang cannot take them all. Each group's queue is bounded by what the group can do in
+// are taken, waiting groups take turns. A share of the slots is kept for groups whose last call succeeded, or failed
+// soon, and another for the first calls of groups, so that groups that hang cannot take them all. Each group's queue is bounded by what the group can do in
 // Patience, measured by its latency: what does not fit is refused, never buffered without limit.
 package lanes
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// Config bounds the lanes. All fields must be positive, Reserve may be 0.
+// Config bounds the lanes. All fields must be positive, except where 0 is said to mean something.
 type Config struct {
 	Parallel   int           // items of one group running at the same time
 	MaxRunning int           // items of all groups running at the same time
-	Reserve    int           // of MaxRunning, kept for groups whose last call succeeded
+	Reserve    int           // of MaxRunning, kept for groups whose last call succeeded or failed soon; 0 = none
+	Fresh      int           // of MaxRunning, kept for first calls; 0 = none
+	Longest    time.Duration // what a call may take; 0 = nothing is known of it
 	QueueMax   int           // items of one group waiting
 	Patience   time.Duration // an item is not to wait longer than this
 	// Burst bounds the running items that were started within the last Pace, 0 = not. Items that end fast keep it from
@@ -24,6 +27,8 @@ type Config struct {
 	// Pace grows while the machine is behind.
 	Burst int
 	Pace  time.Duration
+	// QueueAll bounds the waiting items of the groups that are not proven, 0 = not. Overdue returns what is more.
+	QueueAll int
 }
 
 const (
@@ -32,6 +37,7 @@ const (
 	silent     = 1    // the same for a group that has never answered
 	slack      = 0.25 // seconds of a group's work that may be queued beyond the limit: a burst for a fast group
 	swiftly    = 0.01 // seconds of latency below which a queue is soon worked off
+	soon       = 1    // seconds within which a failed call says that its group does not hang
 	smoothing  = 0.25 // weight of the newest call in the latency average
 	maxIdle    = 256  // goroutines kept for the next items
 	maxGroups  = 200_000
@@ -40,14 +46,20 @@ const (
 	maxStretched = 100 * time.Millisecond
 )
 
-// The two queues of ready groups.
+// The queues of ready groups.
 const (
-	notReady side = iota
-	inUnproven
-	inProven
+	notReady   side = iota
+	inProven        // the last call succeeded, or failed soon
+	inDoubtful      // it did not; or the first call has not ended
+	inNew           // never called
+	inLate          // never called either, but it has had to wait for so long that its items were given back
+	numSides
 )
 
 type side uint8
+
+// oldEvery is how often the group that has waited longest for its first call has its turn before the newest one.
+const oldEvery = 8
 
 // Report says how the call behind an item went.
 type Report struct {
@@ -64,14 +76,17 @@ type Lanes[G comparable, T any] struct {
 	mu       sync.Mutex
 	groups   map[G]*group[G, T]
 	waiting  map[*group[G, T]]struct{} // groups with a queue
-	proven   fifo[*group[G, T]]        // ready groups whose last call succeeded
-	unproven fifo[*group[G, T]]        // the other ready groups
-	turn     bool                      // which of the two is asked first
+	ready    [numSides]fifo[*group[G, T]]
+	turn     uint // items taken out of the queues
+	firsts   uint // of them, those of groups never called, in the slots kept for them
 	running  int
-	doubtful int // running items that were started from unproven
-	queued   int // waiting items of swift groups
+	doubtful int       // running items of groups that are not proven, in the slots that they share
+	fresh    int       // running first calls in the slots that are kept for them
+	paced    time.Time // when the next one in the second half of them may be started
+	queued   int       // waiting items of swift groups
 	recent   recent
 	wake     *time.Timer   // starts what Burst held back
+	wakeNew  *time.Timer   // starts the next first call
 	late     time.Duration // by how much the machine is behind lately
 	idle     []chan job[G, T]
 	closed   bool
@@ -93,18 +108,29 @@ type group[G comparable, T any] struct {
 	queue   fifo[entry[T]]
 	slots   []slot
 	average float64 // seconds; 0 = no call yet
-	proven  bool
-	swift   bool // proven, and so fast that a queue is soon worked off
-	ready   side // the ready queue that it is in; an entry in the other is stale
+	proven  bool    // the last call succeeded, or failed soon
+	late    bool    // before its first call, items had to be given back
+	swift   bool    // proven, and so fast that a queue is soon worked off
+	ready   side    // the ready queue that it is in; an entry in the other is stale
 }
 
 type job[G comparable, T any] struct {
-	g        *group[G, T]
-	e        entry[T]
-	slot     slot
-	doubtful bool
-	number   uint64 // among all that were started
+	g      *group[G, T]
+	e      entry[T]
+	slot   slot
+	share  share
+	number uint64 // among all that were started
 }
+
+// share is the slots of which an item has one.
+type share uint8
+
+const (
+	anyShare share = iota // of proven groups, which may take all but those kept for first calls
+	inCommon              // shared by the groups that are not proven
+	inFirst               // kept for first calls
+	inPaced               // the second half of those
+)
 
 // New gives lanes that call run for each item, on a goroutine of their own. run may block.
 func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
@@ -115,13 +141,19 @@ func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
 
 // Submit puts an item into its group's lane; key 0 is no key: such items have no order. False: the group's queue
 // is full and the item was not taken.
-func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool {
+func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool { return l.submit(id, key, item, false) }
+
+// SubmitLate is Submit for an item that has waited elsewhere. If nothing is known of its group, other groups have their
+// first calls before it.
+func (l *Lanes[G, T]) SubmitLate(id G, key uint64, item T) bool { return l.submit(id, key, item, true) }
+
+func (l *Lanes[G, T]) submit(id G, key uint64, item T, late bool) bool {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	g := l.groups[id]
 	if g == nil {
-		g = &group[G, T]{id: id, slots: make([]slot, 0, min(l.cfg.Parallel, 4))}
+		g = &group[G, T]{id: id, late: late, slots: make([]slot, 0, min(l.cfg.Parallel, 4))}
 		l.groups[id] = g
 	}
 	e := entry[T]{item: item, key: key, since: now}
@@ -171,6 +203,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 		before := g.queue.len()
 		for g.queue.len() > 0 && now.Sub(g.queue.at(0).since) > l.cfg.Patience {
 			late = append(late, g.queue.pop().item)
+			l.delayed(g)
 		}
 		if latency := g.latency(now); latency >= hanging || g.average == 0 && latency >= silent {
 			for limit := l.limit(g, now); g.queue.len() > limit; {
@@ -180,8 +213,52 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 		l.changed(g, g.queue.len()-before)
 		l.unlist(g)
 	}
+	late = l.shed(late)
 	l.forget()
 	return late
+}
+
+// delayed notes that g had items given back.
+func (l *Lanes[G, T]) delayed(g *group[G, T]) {
+	if !g.called() && !g.late {
+		g.late = true
+		l.markReady(g)
+	}
+}
+
+// shed appends to out what the groups that are not proven have waiting beyond QueueAll: of each what is more than its
+// part, and if these are too many groups, all of those that have waited longest.
+func (l *Lanes[G, T]) shed(out []T) []T {
+	if l.cfg.QueueAll == 0 {
+		return out
+	}
+	var groups []*group[G, T]
+	total := 0
+	for g := range l.waiting {
+		if !g.proven {
+			groups = append(groups, g)
+			total += g.queue.len()
+		}
+	}
+	if total <= l.cfg.QueueAll {
+		return out
+	}
+	for _, g := range groups {
+		for part := max(1, l.cfg.QueueAll/len(groups)); g.queue.len() > part; total-- {
+			out = append(out, g.queue.removeLast().item)
+			l.delayed(g)
+		}
+	}
+	if total <= l.cfg.QueueAll {
+		return out
+	}
+	slices.SortFunc(groups, func(a, b *group[G, T]) int { return a.queue.at(0).since.Compare(b.queue.at(0).since) })
+	for _, g := range groups[:total-l.cfg.QueueAll] {
+		out = append(out, g.queue.pop().item)
+		l.delayed(g)
+		l.unlist(g)
+	}
+	return out
 }
 
 // Purge takes out and returns the waiting items for which gone is true.
@@ -211,12 +288,11 @@ func (l *Lanes[G, T]) Running() int {
 	return l.running
 }
 
-// Ready is what waits for nothing but a moment: the groups whose last call succeeded that have an item to start, and the
-// items waiting in groups that answer at once.
+// Ready is what waits for nothing but a moment: the proven groups that have an item to start, and the items waiting in groups that answer at once.
 func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.proven.len(), l.queued
+	return l.ready[inProven].len(), l.queued
 }
 
 // Close ends the idle goroutines and starts no waiting item any more; running items end by themselves.
@@ -227,6 +303,10 @@ func (l *Lanes[G, T]) Close() {
 	if l.wake != nil {
 		l.wake.Stop()
 		l.wake = nil
+	}
+	if l.wakeNew != nil {
+		l.wakeNew.Stop()
+		l.wakeNew = nil
 	}
 	for _, c := range l.idle {
 		close(c)
@@ -274,10 +354,39 @@ func (l *Lanes[G, T]) startable(g *group[G, T], key uint64) bool {
 
 // mayStart: the process has a slot for the group.
 func (l *Lanes[G, T]) mayStart(g *group[G, T], now time.Time) bool {
-	if l.closed || l.running >= l.cfg.MaxRunning || l.cfg.Burst > 0 && l.recent.count(now) >= l.cfg.Burst {
+	if l.closed || l.cfg.Burst > 0 && l.recent.count(now) >= l.cfg.Burst {
 		return false
 	}
-	return g.proven || l.doubtful < l.cfg.MaxRunning-l.cfg.Reserve
+	return l.hasRoom(g.side(), now)
+}
+
+// hasRoom: there is a slot for a group of that queue.
+func (l *Lanes[G, T]) hasRoom(of side, now time.Time) bool {
+	switch of {
+	case inProven:
+		return l.running-l.fresh < l.cfg.MaxRunning-l.cfg.Fresh
+	case inDoubtful:
+		return l.commonRoom()
+	}
+	return l.commonRoom() || l.firstRoom(now)
+}
+
+func (l *Lanes[G, T]) commonRoom() bool {
+	return l.running-l.fresh < l.cfg.MaxRunning-l.cfg.Fresh && l.doubtful < l.cfg.MaxRunning-l.cfg.Reserve-l.cfg.Fresh
+}
+
+// firstRoom: one of the slots kept for first calls may be taken. One half of them is given away at once. If these calls
+// hang, the other half is given away evenly over the longest time that a call may take. By its end the first have ended,
+// so there is always a slot for the next first call, after the same short wait. A call that ends soon gives its turn back.
+func (l *Lanes[G, T]) firstRoom(now time.Time) bool {
+	return l.fresh < l.firstHalf() || l.fresh < l.cfg.Fresh && !now.Before(l.paced)
+}
+
+func (l *Lanes[G, T]) firstHalf() int { return (l.cfg.Fresh + 1) / 2 }
+
+// firstPace is the pause between first calls in the second half of their slots.
+func (l *Lanes[G, T]) firstPace() time.Duration {
+	return l.cfg.Longest / time.Duration(max(1, l.cfg.Fresh/2))
 }
 
 // candidate is the index of the first waiting item that may start, -1 if there is none.
@@ -294,32 +403,56 @@ func (l *Lanes[G, T]) markReady(g *group[G, T]) {
 	if g.ready == g.side() || len(g.slots) >= l.cfg.Parallel || l.candidate(g) < 0 {
 		return
 	}
-	if g.ready = g.side(); g.ready == inProven {
-		l.proven.push(g)
-	} else {
-		l.unproven.push(g)
-	}
+	g.ready = g.side()
+	l.ready[g.ready].push(g)
 }
 
+// called: a call of the group has ended.
+func (g *group[G, T]) called() bool { return g.average > 0 }
+
 func (g *group[G, T]) side() side {
-	if g.proven {
+	switch {
+	case g.proven:
 		return inProven
+	case g.called() || len(g.slots) > 0:
+		return inDoubtful
+	case g.late:
+		return inLate
 	}
-	return inUnproven
+	return inNew
 }
 
 // take moves e, already out of its queue, into a slot of g.
 func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] {
-	j := job[G, T]{g: g, e: e, slot: slot{e.key, now}, doubtful: !g.proven}
+	j := job[G, T]{g: g, e: e, slot: slot{e.key, now}, share: l.shareOf(g)}
 	if l.cfg.Burst > 0 {
 		j.number = l.recent.started(now)
 	}
 	g.slots = append(g.slots, j.slot)
 	l.running++
-	if j.doubtful {
+	switch j.share {
+	case inCommon:
 		l.doubtful++
+	case inPaced:
+		l.paced = now.Add(l.firstPace())
+		l.fresh++
+	case inFirst:
+		l.fresh++
 	}
 	return j
+}
+
+// shareOf is the slots from which g takes its next one, which has been found free.
+func (l *Lanes[G, T]) shareOf(g *group[G, T]) share {
+	switch {
+	case g.proven:
+		return anyShare
+	case g.side() == inDoubtful || l.commonRoom():
+		return inCommon
+	case l.fresh >= l.firstHalf():
+		return inPaced
+	}
+	return inFirst
 }
 
 // next picks the item whose turn it is.
@@ -343,32 +476,87 @@ func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 }
 
 func (l *Lanes[G, T]) nextGroup(now time.Time) (*group[G, T], bool) {
-	if l.closed || l.running >= l.cfg.MaxRunning {
+	if l.closed {
 		return nil, false
 	}
 	if l.cfg.Burst > 0 && l.recent.count(now) >= l.cfg.Burst {
 		l.comeBack(now)
 		return nil, false
 	}
-	l.turn = !l.turn
-	for _, proven := range [2]bool{l.turn, !l.turn} {
-		ready, from := &l.unproven, inUnproven
-		if proven {
-			ready, from = &l.proven, inProven
+	for _, of := range turns[l.turn%uint(len(turns))] {
+		if !l.hasRoom(of, now) {
+			continue
 		}
-		for ready.len() > 0 && (proven || l.doubtful < l.cfg.MaxRunning-l.cfg.Reserve) {
-			if g := ready.pop(); g.ready == from {
-				return g, true
-			}
+		if g, ok := l.pop(of); ok {
+			l.turn++
+			return g, true
+		}
+	}
+	l.comeBackForNew(now)
+	return nil, false
+}
+
+// turns is the order in which the queues are asked: proven groups and the others have every second turn, and of the others
+// those to be called for the first time (the late ones among them) and those called before.
+var turns = [4][3]side{{inProven, inNew, inDoubtful}, {inNew, inDoubtful, inProven}, {inProven, inDoubtful, inNew}, {inDoubtful, inNew, inProven}}
+
+// pop takes the next group out of a queue.
+func (l *Lanes[G, T]) pop(of side) (*group[G, T], bool) {
+	if of == inNew {
+		return l.popNew()
+	}
+	for ready := &l.ready[of]; ready.len() > 0; {
+		if g := ready.pop(); g.ready == of {
+			return g, true
 		}
 	}
 	return nil, false
 }
 
+// popNew takes out the next of the groups that were never called: in their order while there are slots enough. In a crowd
+// of groups that hang, each of which keeps its slot for long, one that comes later would have to wait for all of them:
+// then the newest comes first, but for every oldEvery-th time. What waits for too long is given back, and comes here again.
+func (l *Lanes[G, T]) popNew() (g *group[G, T], ok bool) {
+	fresh, crowd := &l.ready[inNew], !l.commonRoom()
+	old := l.firsts%oldEvery == oldEvery-1
+	if crowd && old {
+		g, ok = l.pop(inLate)
+	}
+	for !ok && fresh.len() > 0 {
+		if crowd && !old {
+			g = fresh.removeLast()
+		} else {
+			g = fresh.pop()
+		}
+		ok = g.ready == inNew
+	}
+	if !ok {
+		g, ok = l.pop(inLate)
+	}
+	if ok && crowd {
+		l.firsts++
+	}
+	return g, ok
+}
+
+// comeBackForNew sees to it that the next first call is started when its time comes, even if no running item ends.
+func (l *Lanes[G, T]) comeBackForNew(now time.Time) {
+	if l.wakeNew != nil || l.ready[inNew].len()+l.ready[inLate].len() == 0 || l.fresh >= l.cfg.Fresh {
+		return
+	}
+	l.wakeNew = time.AfterFunc(l.paced.Sub(now), func() {
+		woken := time.Now()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.wakeNew = nil
+		l.fill(woken)
+	})
+}
+
 // comeBack sees to it that what Burst holds back is started in time even if no running item ends. How late it is itself
 // tells how far the machine is behind.
 func (l *Lanes[G, T]) comeBack(now time.Time) {
-	if l.wake != nil || l.proven.len() == 0 && l.unproven.len() == 0 {
+	if l.wake != nil || l.waitingReady() == 0 {
 		return
 	}
 	wait := l.recent.next(now)
@@ -380,6 +568,14 @@ func (l *Lanes[G, T]) comeBack(now time.Time) {
 		l.wake = nil
 		l.fill(woken)
 	})
+}
+
+// waitingReady is how many ready groups there are, with some that are not any more.
+func (l *Lanes[G, T]) waitingReady() (n int) {
+	for i := range l.ready {
+		n += l.ready[i].len()
+	}
+	return n
 }
 
 // behind stretches the pace by how late the machine is.
@@ -445,21 +641,29 @@ func (l *Lanes[G, T]) finished(j job[G, T], r Report) (job[G, T], bool) {
 		}
 	}
 	l.running--
-	if j.doubtful {
+	switch j.share {
+	case inCommon:
 		l.doubtful--
+	case inPaced:
+		if now.Sub(j.slot.started).Seconds() < soon {
+			l.paced = l.paced.Add(-l.firstPace())
+		}
+		l.fresh--
+	case inFirst:
+		l.fresh--
 	}
 	if l.cfg.Burst > 0 {
 		l.recent.ended(j.number)
 	}
 	if r.Called {
-		g.proven = r.OK
+		g.proven = r.OK || r.Took.Seconds() < soon
 		if seconds := max(r.Took.Seconds(), 1e-6); g.average == 0 {
 			g.average = seconds
 		} else {
 			g.average += smoothing * (seconds - g.average)
 		}
 		l.changed(g, -g.queue.len())
-		g.swift = g.proven && g.average < swiftly
+		g.swift = r.OK && g.average < swiftly
 		l.changed(g, g.queue.len())
 	}
 	l.markReady(g)

@@ -56,7 +56,7 @@ func (w *world) run(it *modelItem) Report {
 	if now := time.Now(); !end.at.Equal(now) {
 		end = ending{at: now}
 	}
-	if it.fails {
+	if it.fails && it.takes >= soon*time.Second {
 		end.failed = true
 	} else {
 		end.ok = true
@@ -158,8 +158,11 @@ func (w *world) check() {
 	if w.l.queued != queued {
 		w.t.Errorf("lanes count %d waiting items of swift groups, it is %d", w.l.queued, queued)
 	}
-	if most := w.cfg.MaxRunning - w.cfg.Reserve; w.l.doubtful > most {
+	if most := w.cfg.MaxRunning - w.cfg.Reserve - w.cfg.Fresh; w.l.doubtful > most {
 		w.t.Errorf("%d items of groups not proven run, want at most %d", w.l.doubtful, most)
+	}
+	if w.l.fresh > w.cfg.Fresh || w.l.running-w.l.fresh > w.cfg.MaxRunning-w.cfg.Fresh {
+		w.t.Errorf("%d of %d running items are first calls in the %d slots kept for them", w.l.fresh, w.l.running, w.cfg.Fresh)
 	}
 	for id, keys := range w.pending {
 		g, waiting := w.l.groups[id], 0
@@ -209,7 +212,9 @@ func (w *world) play(random *rand.Rand, n int) {
 			it := &modelItem{n: i, group: g, key: uint64(random.IntN(4)), takes: time.Duration(random.IntN(500)) * time.Millisecond}
 			switch steady[g] {
 			case 0:
-				it.fails = random.IntN(3) == 0
+				if it.fails = random.IntN(3) == 0; random.IntN(2) == 0 {
+					it.takes *= 8
+				}
 			case 2:
 				it.takes, it.fails = 10*time.Second, true
 			}
@@ -236,6 +241,13 @@ func playSeed(t *testing.T, seed uint64, n int) {
 			Parallel: 1 + random.IntN(3), MaxRunning: 1 + random.IntN(8), QueueMax: 1 + random.IntN(80), Patience: 15 * time.Second,
 		}
 		cfg.Reserve = random.IntN(cfg.MaxRunning)
+		if seed%3 == 1 {
+			cfg.Fresh = random.IntN(cfg.MaxRunning - cfg.Reserve)
+			cfg.Longest = 10 * time.Second
+		}
+		if seed%5 == 1 {
+			cfg.QueueAll = 1 + random.IntN(100)
+		}
 		if seed%2 == 1 {
 			cfg.Burst, cfg.Pace = 1+random.IntN(3), 300*time.Millisecond
 		}
