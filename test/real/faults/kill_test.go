@@ -98,7 +98,7 @@ func TestStorm(t *testing.T) {
 	rate, lasts, n := pick(300, 2000), pick(5*time.Second, time.Minute), pick(4, 8)
 	rec := newCase(t, "5", "rebalance storm", loadRate(rate, lasts))
 	rec.did("%d members; for %v, each second one of them, by chance, is told to stop by SIGTERM and another one started", n, lasts)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--topics.partitions=16", "--shutdown.grace=15s")
+	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--topics.partitions="+pick("8", "16"), "--shutdown.grace=15s")
 	members := s.members(t, n)
 	l := s.load(t, rate)
 	s.judge.wait(t, rate, patience)

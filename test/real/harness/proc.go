@@ -106,12 +106,12 @@ func removeBinary() {
 	}
 }
 
-// Run runs a command of the program to its end (at most a minute) and gives what it printed and its exit code. args are
+// Run runs a command of the program to its end (at most two minutes) and gives what it printed and its exit code. args are
 // the command and its flags; o.Args come after them.
 func Run(t testing.TB, o Options, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	program := Binary(t) // building it is none of the command's minute
-	cmd := exec.CommandContext(within(t, time.Minute), program, append(args, o.Args...)...)
+	program := Binary(t) // building it is none of the command's time
+	cmd := exec.CommandContext(within(t, 2*time.Minute), program, append(args, o.Args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = o.environ(), &out, &errOut, diesWithUs()
 	err := cmd.Run()

@@ -92,17 +92,18 @@ func EnsureTopics(t testing.TB, b *Broker, n Topics, flags ...string) string {
 	return Ensure(t, Options{Brokers: b.Addr, Topics: n}, flags...)
 }
 
-// Ensure runs topics ensure, again while the broker is fenced: on a machine that is busy its controller may not hear of it
-// in time.
+// Ensure runs topics ensure, again while the broker is fenced or slow: on a machine that is busy its controller may not hear
+// of it in time, or it may take long to create hundreds of partitions.
 func Ensure(t testing.TB, o Options, flags ...string) string {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; Pass(500 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; Pass(500 * time.Millisecond) {
 		out, stderr, code := Run(t, o, append([]string{"topics", "ensure"}, flags...)...)
 		if code == 0 {
 			noteEnsured(t, o.Brokers, out)
 			return out
 		}
-		if !strings.Contains(stderr, "fenced") || time.Now().After(deadline) {
+		held := strings.Contains(stderr, "fenced") || strings.Contains(stderr, "deadline exceeded")
+		if !held || time.Now().After(deadline) {
 			t.Fatalf("topics ensure: exit code %d\n%s%s", code, out, stderr)
 		}
 	}
