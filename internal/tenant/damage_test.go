@@ -156,7 +156,10 @@ func TestGoneFromTheTopics(t *testing.T) {
 	waitLoaded(t, first)
 	id := *first.rdb.id.Load()
 	stop()
-	former := strings.Repeat("0", 15) + "1"
+	former, foreign := strings.Repeat("0", 15)+"1", strings.Repeat("0", 15)+"2"
+	if err := k.rdb.Set(t.Context(), k.prefix+"topics:"+k.config+":"+k.keys, former, 0).Err(); err != nil {
+		t.Fatal(err)
+	}
 	gone := HashKey("gone")
 	for name, fields := range map[string][]any{
 		k.prefix + id + ":user:77":           {"v", "0/1/1", "d", `{"user_id":77,"dlr_url":"http://gone"}`},
@@ -166,7 +169,7 @@ func TestGoneFromTheTopics(t *testing.T) {
 		k.prefix + former + ":user:1":        {"v", "0/1/1", "d", `{"user_id":1,"dlr_url":"http://former"}`},
 		k.prefix + former + ":key:" + gone:   {"v", "0/1/1", "d", "77"},
 		k.prefix + "deliveries:77":           {"x", "not ours"},
-		k.prefix + former + ":lock:77":       {"x", "it runs out"},
+		k.prefix + foreign + ":user:77":      {"v", "0/1/1", "d", "of other topics in the same Redis"},
 		k.prefix + id + ":something:else":    {"x", "not ours"},
 		"other" + id + ":user:77":            {"v", "0/1/1", "d", "another prefix"},
 		k.prefix + "xyz" + id[3:] + ":user:": {"x", "not ours"},
@@ -182,7 +185,7 @@ func TestGoneFromTheTopics(t *testing.T) {
 			t.Errorf("%s is still in Redis", name)
 		}
 	}
-	for _, name := range []string{"deliveries:77", former + ":lock:77", id + ":something:else", id + ":user:1", id + ":key:" + HashKey(key)} {
+	for _, name := range []string{"deliveries:77", foreign + ":user:77", id + ":something:else", id + ":user:1", id + ":key:" + HashKey(key)} {
 		if n := k.rdb.Exists(t.Context(), k.prefix+name).Val(); n != 1 {
 			t.Errorf("%s was removed", name)
 		}

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 )
@@ -36,7 +35,6 @@ func (s *Store) session(ctx context.Context) error {
 	}
 	defer client.CloseAllowingRebalance()
 	r, err := newReader(ctx, client, topics...)
-	s.noteProblem(err)
 	if err != nil {
 		return err
 	}
@@ -65,19 +63,6 @@ func (s *Store) session(ctx context.Context) error {
 	cancel(err)
 	wg.Wait()
 	return context.Cause(ctx)
-}
-
-// noteProblem keeps what a broker answered about the topics for Err. Kafka being
-// away says nothing about them.
-func (s *Store) noteProblem(err error) {
-	var answer *kerr.Error
-	switch {
-	case err == nil:
-		s.problem.Store(nil)
-	case errors.As(err, &answer) && (!answer.Retriable || errors.Is(answer, kerr.UnknownTopicOrPartition)):
-		text := err.Error()
-		s.problem.Store(&text)
-	}
 }
 
 // startOver prepares for reading from the start. What memory holds of the same
@@ -182,9 +167,6 @@ func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 		asking, cancel := context.WithTimeout(ctx, housekeeping)
 		now, err := describe(asking, r.client, r.topics...)
 		cancel()
-		if ctx.Err() == nil {
-			s.noteProblem(err)
-		}
 		if err == nil { // otherwise Kafka is away, and the lag stays as it was known
 			if now.id != r.goal.id {
 				return errRecreated

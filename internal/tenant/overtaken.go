@@ -2,13 +2,14 @@ package tenant
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// witnessTime is how long an update waits to see its own record. An open
-// transaction can hold the reader back for longer.
+// witnessTime is how long an update waits for its own record before it asks
+// whether an open transaction holds the reader back.
 const witnessTime = 500 * time.Millisecond
 
 // updates are this instance's updates under way and what is heard of their
@@ -84,15 +85,25 @@ func (u *updates) between(w *witness, from, to Version) (documents []Document) {
 
 // overtaken returns the documents that came between the one an update was based
 // on and its own record.
-func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) []Document {
+func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) ([]Document, error) {
 	r := s.reading.Load()
 	at := slot{s.cfg.ConfigTopic, own.Partition}
-	for end := time.Now().Add(witnessTime); r.positionOf(at) < own.Offset; {
-		if time.Now().After(end) || sleep(ctx, time.Millisecond) != nil {
-			return nil
+	for look := time.Now().Add(witnessTime); r.positionOf(at) < own.Offset; {
+		if time.Now().After(look) {
+			now, err := describe(ctx, r.client, at.topic)
+			if err != nil {
+				return nil, err
+			}
+			if now.spans[at].end < own.Offset {
+				return nil, nil // an open transaction holds the reader back
+			}
+			look = time.Now().Add(witnessTime)
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return nil, fmt.Errorf("%w: the own record has not come yet", ErrNotReady)
 		}
 	}
-	return s.updates.between(w, base, own)
+	return s.updates.between(w, base, own), nil
 }
 
 // puttingBack returns a change that does what change does, and first puts back

@@ -81,6 +81,7 @@ return 0
 //	<prefix><id>:key:<hex hash>  hash: v = version, d = user id
 //	<prefix><id>:lock:<user id>  who may change the user's document
 //	<prefix><id>:sweep           some instance compares Redis with the topics
+//	<prefix>topics:<config topic>:<keys topic>  their id
 //	<prefix>{pulse<n>}:<instance> a number that grows, see lost
 type database struct {
 	rdb    redis.UniversalClient
@@ -288,11 +289,33 @@ func (d *database) lease(ctx context.Context, name string, kept time.Duration) (
 	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
 }
 
-// scan calls take with the names, without the prefix, of all keys below it that
-// carry any topics' id, node by node. A name may come twice.
-func (d *database) scan(ctx context.Context, take func(ctx context.Context, names []string) error) error {
-	// An id is 16 hex digits.
-	pattern := strings.NewReplacer("\\", "\\\\", "*", "\\*", "?", "\\?", "[", "\\[", "]", "\\]").Replace(d.prefix) + strings.Repeat("?", 16) + ":*"
+// former returns the id of the topics of these names that was current when
+// replaced was called last, "" if it is the present one or none is known. Other
+// topics may share the Redis and the prefix: what they keep there is theirs.
+func (d *database) former(ctx context.Context, topics string) (string, error) {
+	id, err := d.rdb.Get(ctx, d.prefix+"topics:"+topics).Result()
+	switch {
+	case errors.Is(err, redis.Nil) || id == *d.id.Load():
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("looking for settings of former topics in Redis: %w", err)
+	}
+	return id, nil
+}
+
+// replaced notes that nothing is left in Redis of the topics' former id.
+func (d *database) replaced(ctx context.Context, topics string) error {
+	if err := d.rdb.Set(ctx, d.prefix+"topics:"+topics, *d.id.Load(), 0).Err(); err != nil {
+		return fmt.Errorf("noting the topics' id in Redis: %w", err)
+	}
+	return nil
+}
+
+// scan calls take with the names, without prefix and id, of all keys that carry
+// an id, node by node, and of several nodes at once. A name may come twice.
+func (d *database) scan(ctx context.Context, id string, take func(ctx context.Context, names []string) error) error {
+	prefix := d.prefix + id + ":"
+	pattern := strings.NewReplacer("\\", "\\\\", "*", "\\*", "?", "\\?", "[", "\\[", "]", "\\]").Replace(prefix) + "*"
 	node := func(ctx context.Context, c redis.Cmdable) error {
 		for cursor := uint64(0); ; {
 			keys, next, err := c.Scan(ctx, cursor, pattern, scanCount).Result()
@@ -300,7 +323,7 @@ func (d *database) scan(ctx context.Context, take func(ctx context.Context, name
 				return fmt.Errorf("looking through Redis: %w", err)
 			}
 			for i := range keys {
-				keys[i] = strings.TrimPrefix(keys[i], d.prefix)
+				keys[i] = strings.TrimPrefix(keys[i], prefix)
 			}
 			if err := take(ctx, keys); err != nil {
 				return err
@@ -316,19 +339,21 @@ func (d *database) scan(ctx context.Context, take func(ctx context.Context, name
 	return node(ctx, d.rdb)
 }
 
-// discard deletes keys by their names without the prefix.
-func (d *database) discard(ctx context.Context, names []string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, name := range names {
-			p.Del(ctx, d.prefix+name)
-		}
-		return nil
+// discard deletes all keys that carry an id and returns how many.
+func (d *database) discard(ctx context.Context, id string) (n int64, err error) {
+	var count atomic.Int64
+	err = d.scan(ctx, id, func(ctx context.Context, names []string) error {
+		_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, name := range names {
+				p.Del(ctx, d.prefix+id+":"+name)
+			}
+			return nil
+		})
+		count.Add(int64(len(names)))
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("removing settings of former topics from Redis: %w", err)
+		return count.Load(), fmt.Errorf("removing settings of former topics from Redis: %w", err)
 	}
-	return nil
+	return count.Load(), nil
 }

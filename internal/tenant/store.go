@@ -87,7 +87,6 @@ type Store struct {
 	cutBack   atomic.Bool // a topic lost records that were read
 	fillAgain atomic.Bool // too much is lost to be repaired one by one
 	updates   updates
-	problem   atomic.Pointer[string] // why the topics can't be read
 
 	unreadable limiter
 
@@ -297,20 +296,17 @@ func (s *Store) KeyUser(ctx context.Context, hexSHA256 string) (userID int64, fo
 	return c.userID, !c.removed, nil
 }
 
-// Err returns why the settings are not kept up to date now, nil if they are:
-// they have not been loaded, or a topic is missing, was made anew, or may not
-// be read. Kafka or Redis being away is not its matter.
+// Err returns why there are no settings now, nil if there are: they have not
+// been loaded yet, or a topic was made anew and is being read. That Kafka, a
+// topic or Redis is away is not its matter.
 func (s *Store) Err() error {
-	if problem := s.problem.Load(); problem != nil {
-		return errors.New(*problem)
-	}
 	select {
 	case <-s.loaded:
 	default:
 		return errors.New("the settings are not loaded")
 	}
 	if !s.ready() {
-		return fmt.Errorf("topic %s or %s was made anew and is being read", s.cfg.ConfigTopic, s.cfg.KeysTopic)
+		return fmt.Errorf("topic %s or %s was created again and is being read", s.cfg.ConfigTopic, s.cfg.KeysTopic)
 	}
 	return nil
 }

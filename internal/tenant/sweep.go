@@ -3,7 +3,6 @@ package tenant
 import (
 	"context"
 	"errors"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -135,28 +134,17 @@ func (s *Store) compare(ctx context.Context, subjects []subject) (wrong int, err
 
 // purge removes from Redis what the topics no longer hold: users and keys whose
 // tombstones were compacted away while no instance ran, and all that was
-// written of topics that were deleted and made anew.
+// written of the topics before they were deleted and made anew.
 func (s *Store) purge(ctx context.Context) error {
 	var gone atomic.Int64
-	id := *s.rdb.id.Load()
-	err := s.rdb.scan(ctx, func(ctx context.Context, names []string) error {
-		var former []string
+	err := s.rdb.scan(ctx, *s.rdb.id.Load(), func(ctx context.Context, names []string) error {
 		var doubtful []subject
 		for _, name := range names {
-			of, name, _ := strings.Cut(name, ":")
-			x, ok := parseName(name)
-			if _, err := strconv.ParseUint(of, 16, 64); !ok || err != nil {
-				continue
+			if x, ok := parseName(name); ok {
+				if ver, _ := s.newest(x); ver.Offset == 0 {
+					doubtful = append(doubtful, x)
+				}
 			}
-			if of != id {
-				former = append(former, of+":"+name)
-			} else if ver, _ := s.newest(x); ver.Offset == 0 {
-				doubtful = append(doubtful, x)
-			}
-		}
-		gone.Add(int64(len(former)))
-		if err := s.rdb.discard(ctx, former); err != nil {
-			return err
 		}
 		removals, err := s.foreign(ctx, doubtful)
 		if err != nil {
@@ -165,6 +153,11 @@ func (s *Store) purge(ctx context.Context) error {
 		gone.Add(int64(len(removals)))
 		return s.rdb.remove(ctx, removals)
 	})
+	if err == nil {
+		var n int64
+		n, err = s.purgeFormer(ctx)
+		gone.Add(n)
+	}
 	if n := gone.Load(); n > 0 {
 		s.log.Info("removed from Redis what the settings topics no longer hold", zap.Int64("keys", n))
 	}
@@ -173,6 +166,20 @@ func (s *Store) purge(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
+	topics := s.cfg.ConfigTopic + ":" + s.cfg.KeysTopic
+	former, err := s.rdb.former(ctx, topics)
+	if err != nil {
+		return 0, err
+	}
+	if former != "" {
+		if n, err = s.rdb.discard(ctx, former); err != nil {
+			return n, err
+		}
+	}
+	return n, s.rdb.replaced(ctx, topics)
 }
 
 // foreign returns which of the subjects, of which the topics have no record, are

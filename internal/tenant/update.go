@@ -114,9 +114,9 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 		if err != nil {
 			return after, release, err
 		}
-		between := s.overtaken(ctx, w, base, own)
-		if len(between) == 0 {
-			return after, true, nil
+		between, err := s.overtaken(ctx, w, base, own)
+		if err != nil || len(between) == 0 {
+			return after, true, err
 		}
 		change = puttingBack(change, before, between)
 	}
