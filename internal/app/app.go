@@ -71,20 +71,21 @@ type Options struct {
 // App is one instance of the service.
 type App struct {
 	Options
-	kafka    kafka.Config
-	plan     *kafka.Plan
-	admin    *kgo.Client
-	watcher  *kafka.Watcher
-	redis    redis.UniversalClient
-	redisTLS *tlsfiles.Files // nil = off
-	store    *tenant.Store
-	metrics  *metrics.Metrics
-	sender   *dispatcher.Sender // with the roles consume and api
-	log      *deliverylog.Log
-	road     *road
-	api      *customers
-	tracing  *tracing.Tracer // nil = off
-	clock    *clock.Clock
+	kafka       kafka.Config
+	plan        *kafka.Plan
+	admin       *kgo.Client
+	watcher     *kafka.Watcher
+	redis       redis.UniversalClient
+	redisTLS    *tlsfiles.Files // nil = off
+	redisHealth *redisHealth
+	store       *tenant.Store
+	metrics     *metrics.Metrics
+	sender      *dispatcher.Sender // with the roles consume and api
+	log         *deliverylog.Log
+	road        *road
+	api         *customers
+	tracing     *tracing.Tracer // nil = off
+	clock       *clock.Clock
 }
 
 // TopicError says that topics are not as they must be; the service does not start.
@@ -119,6 +120,7 @@ func New(opts Options) (*App, error) {
 		return nil, withOrigin(cfg, err)
 	}
 	a.redis = newRedis(cfg.Redis, opts.RedisDial, a.redisTLS)
+	a.redisHealth = &redisHealth{rdb: a.redis, prefix: cfg.Redis.KeyPrefix, log: opts.Log.Named("redis"), evicts: a.metrics.RedisEvicts}
 	var sealer *tenant.Sealer
 	if len(cfg.Secrets.Key) > 0 {
 		if sealer, err = tenant.NewSealer(cfg.Secrets.Key); err != nil {
@@ -192,6 +194,7 @@ func (a *App) Run(ctx context.Context) error {
 		a.clock.Run(watched, func(ctx context.Context) (time.Time, error) { return a.redis.Time(ctx).Result() })
 	})
 	watching.Go(func() { watchReadiness(watched, a.checks(), a.Log) })
+	watching.Go(func() { a.redisHealth.watch(watched) })
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx, stopAPI) }()
 	select {
@@ -341,7 +344,7 @@ func (a *App) checks() []check {
 	checks := []check{
 		{"kafka", func(ctx context.Context) error { return a.admin.Ping(ctx) }},
 		{"topics", func(context.Context) error { return a.watcher.Problem() }},
-		{"redis", func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }},
+		{"redis", a.redisHealth.ready},
 		{"config", func(context.Context) error { return a.store.Err() }},
 	}
 	if a.road != nil {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -24,6 +25,14 @@ const (
 type check struct {
 	name string
 	ask  func(ctx context.Context) error
+}
+
+// advice is what a check reports of a condition that does not keep the service from being ready.
+type advice struct{ error }
+
+func isAdvice(err error) bool {
+	var a advice
+	return errors.As(err, &a)
 }
 
 // askAll asks all at once, for probeTimeout at most.
@@ -50,6 +59,9 @@ func watchReadiness(ctx context.Context, checks []check, log *zap.Logger) {
 		for i, err := range askAll(ctx, checks) {
 			if ctx.Err() != nil {
 				return
+			}
+			if isAdvice(err) {
+				continue // who gives it logs it
 			}
 			switch {
 			case err == nil && states[i] != ready:
@@ -83,18 +95,21 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		reasons := ""
+		reasons, notes := "", ""
 		for i, err := range askAll(r.Context(), checks) {
-			if err != nil {
+			switch {
+			case isAdvice(err):
+				notes += fmt.Sprintf("%s: %v\n", checks[i].name, err)
+			case err != nil:
 				reasons += fmt.Sprintf("%s: %v\n", checks[i].name, err)
 			}
 		}
 		if reasons != "" {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprint(w, reasons)
+			fmt.Fprint(w, reasons+notes)
 			return
 		}
-		fmt.Fprintln(w, "ready")
+		fmt.Fprint(w, "ready\n"+notes)
 	})
 	return mux
 }

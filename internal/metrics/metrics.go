@@ -33,6 +33,7 @@ type Metrics struct {
 	configLag    prometheus.Gauge
 	configUsers  prometheus.Gauge
 	unread       prometheus.Gauge
+	redisEvicts  prometheus.Gauge
 	factory      factory
 }
 
@@ -128,6 +129,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not applied yet.")
 	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are in memory, at most 200,000 of them.")
 	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in topics of former retry or overflow delays that no setting names, so that nobody reads them.")
+	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server has a maxmemory-policy other than noeviction, and so may evict keys, else 0.")
 	return m
 }
 
@@ -175,6 +177,14 @@ func (m *Metrics) ConfigLag(records int64) { m.configLag.Set(float64(records)) }
 
 // ConfigUsers sets how many users have settings.
 func (m *Metrics) ConfigUsers(n int) { m.configUsers.Set(float64(n)) }
+
+// RedisEvicts sets whether Redis may evict keys.
+func (m *Metrics) RedisEvicts(may bool) {
+	m.redisEvicts.Set(0)
+	if may {
+		m.redisEvicts.Set(1)
+	}
+}
 
 // UnreadWaiting sets how many records wait where nobody reads.
 func (m *Metrics) UnreadWaiting(records int64) { m.unread.Set(float64(records)) }

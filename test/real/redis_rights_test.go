@@ -1,0 +1,151 @@
+package real_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// leastRights are what docs/operations.md says a Redis user needs, besides its password and keys. +info and +time are
+// for the eviction warning and for the time of day, and not asked for by /readyz.
+const leastRights = "resetchannels -@all +ping +info +time +exists +type +get +set +del +expire +pexpire +persist " +
+	"+hget +hmget +hset +hdel +lpush +ltrim +lrange +eval +evalsha +script|load"
+
+// TestRedisNotWritable: a Redis that answers but cannot be written is said so by /readyz, with Redis's own word for why.
+// The service runs as a user with the least rights, none of which it may lack, and uses no other.
+func TestRedisNotWritable(t *testing.T) {
+	t.Parallel()
+	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--enable-protected-configs", "yes", "--save", "3600 1000000"), topics: harness.TopicsFor(t)}
+	admin := w.redis.Client(t)
+	ask := func(args ...any) {
+		t.Helper()
+		if err := admin.Do(t.Context(), args...).Err(); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	prefix := w.topics.KeyPrefix
+	ask(words("ACL SETUSER smshooks on >hush-redis resetkeys ~" + prefix + "* " + leastRights)...)
+	harness.Secret("hush-redis")
+	w.begin(t, []string{"--redis.username=smshooks", "--redis.password=hush-redis"})
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "u:p")})
+	p := w.serve(t)
+	w.emit(t, w.dlr(1, 1), w.click(1, 1), w.click(1, 1), w.revocation(1, numbers(1, 2), nil))
+	w.recv.WaitCount(t, "", 3, 15*time.Second)
+	key := w.newKey(t, 1)
+	harness.Eventually(t, 5*time.Second, func() bool {
+		return post(t, p.Addr, key, "/v1/user/set-webhook", "inbound_url="+w.recv.URL("/in")) == http.StatusOK
+	}, "set-webhook works")
+	harness.Eventually(t, 5*time.Second, func() bool { return strings.Contains(deliveries(t, p.Addr, key), `"dlr"`) }, "the delivery is in the log")
+	// A second instance reads what the first one wrote.
+	q := w.serve(t)
+	if got := webhooks(t, q.Addr, key); !strings.Contains(got, "/in") {
+		t.Errorf("get-webhook answers %s", got)
+	}
+	q.Kill()
+	denied, err := admin.Do(t.Context(), "ACL", "LOG").Slice()
+	if err != nil || len(denied) > 0 {
+		t.Errorf("commands that the documented rights do not cover: %v, %v", denied, err)
+	}
+
+	for _, c := range []struct{ name, spoil, repair, want string }{
+		{"READONLY", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "READONLY"},
+		{"OOM", "CONFIG SET maxmemory 100kb", "CONFIG SET maxmemory 0", "OOM"},
+		{"a missing command", "ACL SETUSER smshooks -lpush -eval", "ACL SETUSER smshooks +lpush +eval", "NOPERM: redis.username lacks +eval +lpush"},
+		{"no command that writes", "ACL SETUSER smshooks -set", "ACL SETUSER smshooks +set", "lacks +set"},
+		{"no script", "ACL SETUSER smshooks -script|load", "ACL SETUSER smshooks +script|load", "lacks +script|load"},
+		{"other keys", "ACL SETUSER smshooks resetkeys ~other:*", "ACL SETUSER smshooks resetkeys ~" + prefix + "*", "lacks ~" + prefix + "*"},
+		{"MISCONF", "CONFIG SET dir /proc", "CONFIG SET dir /tmp", "MISCONF"},
+	} {
+		ask(words(c.spoil)...)
+		if c.name == "MISCONF" { // what counts is that a snapshot failed
+			ask("BGSAVE")
+		}
+		p.WaitUnready(t, 10*time.Second, "redis: ")
+		if _, text := p.Readyz(); !strings.Contains(text, c.want) {
+			t.Errorf("%s: /readyz says %q, want %q", c.name, text, c.want)
+		}
+		if c.name == "a missing command" {
+			p.WaitLog(t, 10*time.Second, c.want)
+		}
+		ask(words(c.repair)...)
+		if c.name == "MISCONF" {
+			harness.Eventually(t, 10*time.Second, func() bool {
+				err := admin.Do(t.Context(), "BGSAVE").Err()
+				return err == nil
+			}, "a snapshot begins")
+		}
+		p.WaitReady(t, 10*time.Second)
+	}
+}
+
+// TestRedisEvicts: a policy that evicts is told of, and keeps nobody from being ready.
+func TestRedisEvicts(t *testing.T) {
+	t.Parallel()
+	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
+	w.begin(t, nil)
+	p := w.serve(t)
+	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 1 }, "smshooks_redis_evicts")
+	if status, text := p.Readyz(); status != http.StatusOK || !strings.HasPrefix(text, "ready\n") || !strings.Contains(text, "maxmemory-policy is allkeys-lru") {
+		t.Errorf("/readyz says %d %q", status, text)
+	}
+	p.WaitLog(t, 5*time.Second, "Redis may evict keys")
+	if err := w.redis.Client(t).(*redis.Client).ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 0 }, "smshooks_redis_evicts")
+	if _, text := p.Readyz(); text != "ready\n" {
+		t.Errorf("/readyz says %q", text)
+	}
+}
+
+// words makes a command of its text.
+func words(text string) []any {
+	var args []any
+	for _, word := range strings.Fields(text) {
+		args = append(args, word)
+	}
+	return args
+}
+
+// post sends a form to the API and returns the status, 0 if there is no answer.
+func post(t testing.TB, addr, key, path, form string) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+addr+path, strings.NewReader(form))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("X-API-KEY", key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// deliveries is the log of deliveries as the API shows it, "" if there is no answer.
+func deliveries(t testing.TB, addr, key string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/v1/user/deliveries", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-KEY", key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
