@@ -220,9 +220,15 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	c.ended()
 	c.disconnect()
 	c.stop()
-	var fenced *FencedError
-	if errors.As(context.Cause(ctx), &fenced) {
+	var (
+		fenced  *FencedError
+		refused *SessionTimeoutError
+	)
+	switch cause := context.Cause(ctx); {
+	case errors.As(cause, &fenced):
 		return fenced
+	case errors.As(cause, &refused):
+		return refused
 	}
 	return nil
 }

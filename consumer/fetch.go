@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/trouble"
 )
 
@@ -42,7 +43,7 @@ func (u *unfetched) met(topic string, partition int32, err error) {
 	t.last = time.Now()
 	var session *kgo.ErrGroupSession
 	if errors.As(err, &session) {
-		t.Met(session.Err)
+		t.Met(kafka.Explain(session.Err))
 		return
 	}
 	t.Met(err, zap.Int32("partition", partition))

@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 const (
@@ -25,6 +27,13 @@ type FencedError struct{ InstanceID string }
 
 func (e *FencedError) Error() string {
 	return fmt.Sprintf("kafka.instance_id: %q is in use by another process of the group; every process needs its own", e.InstanceID)
+}
+
+// SessionTimeoutError says that the broker does not accept this member's kafka.session_timeout.
+type SessionTimeoutError struct{ Timeout time.Duration }
+
+func (e *SessionTimeoutError) Error() string {
+	return fmt.Sprintf("kafka.session_timeout: the broker does not accept %v; it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", e.Timeout)
 }
 
 // membership is what the client's requests tell about this member's place in the group.
@@ -60,8 +69,11 @@ func (h groupHooks) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ ti
 func (h groupHooks) OnGroupManageError(err error) {
 	h.c.membership.joining.Store(0)
 	h.c.membership.failed.Store(&err)
-	if errors.Is(err, kerr.FencedInstanceID) {
+	switch {
+	case errors.Is(err, kerr.FencedInstanceID):
 		h.c.fence()
+	case errors.Is(err, kerr.InvalidSessionTimeout):
+		h.c.interrupt(&SessionTimeoutError{h.c.cfg.SessionTimeout})
 	}
 }
 
@@ -74,7 +86,7 @@ func (c *Consumer) Joined() error {
 		return errors.New(c.joinText(since))
 	}
 	if err := c.membership.failed.Load(); err != nil {
-		return fmt.Errorf("no partitions are assigned: group %s: %w", c.cfg.Group, *err)
+		return fmt.Errorf("no partitions are assigned: group %s: %w", c.cfg.Group, kafka.Explain(*err))
 	}
 	return errors.New("no partitions are assigned")
 }

@@ -26,7 +26,7 @@ func withAdmin(cmd *cobra.Command, f func(ctx context.Context, admin *app.Admin)
 	if err != nil {
 		return err
 	}
-	admin, err := app.NewAdmin(cfg, log)
+	admin, err := app.NewAdmin(cmd.Context(), cfg, log)
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,11 @@ const (
 // usageError is a wrong command line.
 type usageError struct{ error }
 
+// loggedError is an error that the log has already told.
+type loggedError struct{ error }
+
+func (e loggedError) Unwrap() error { return e.error }
+
 func main() {
 	// A write to a closed stdout or stderr must be an error like any other, not the end of the process.
 	signal.Ignore(syscall.SIGPIPE)
@@ -64,7 +69,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "smshooks: %v\n", err)
+	if logged := (loggedError{}); !errors.As(err, &logged) {
+		fmt.Fprintf(stderr, "smshooks: %v\n", err)
+	}
 	var (
 		usage usageError
 		wrong *config.Error

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -92,15 +94,40 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 }
 
 func serve(ctx context.Context, opts app.Options) error {
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	a, err := app.New(opts)
 	if err != nil {
 		return err
 	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-hangUps:
+				reload(a, opts.Log)
+			}
+		}
+	}()
 	kafka := opts.Config.Kafka
 	opts.Log.Info("starting", zap.String("version", version), zap.Strings("brokers", kafka.Brokers), zap.String("group", kafka.Group))
-	err = a.Run(ctx)
-	opts.Log.Info("stopped", zap.Error(err))
-	return err
+	if err = a.Run(ctx); err != nil {
+		opts.Log.Error("stopped", zap.Error(err))
+		return loggedError{err}
+	}
+	opts.Log.Info("stopped")
+	return nil
+}
+
+// reload reads certificates and keys anew.
+func reload(a *app.App, log *zap.Logger) {
+	if a.ReloadTLS() == nil { // else it has been logged
+		log.Info("certificates and keys were read anew")
+	}
 }
 
 // readyCommand asks a running service whether it is ready; for health checks of images without a shell.

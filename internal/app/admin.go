@@ -39,17 +39,38 @@ type Admin struct {
 	client *kgo.Client
 }
 
-// NewAdmin reaches Kafka by the settings. Close it in the end.
-func NewAdmin(cfg *config.Config, log *zap.Logger) (*Admin, error) {
+// reachPatience is how long a command waits for a broker that does not answer yet.
+const reachPatience = 5 * time.Second
+
+// NewAdmin reaches Kafka by the settings. Close it in the end. An error comes within seconds and names the setting.
+func NewAdmin(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Admin, error) {
 	k, err := KafkaConfig(cfg, nil, log)
 	if err != nil {
 		return nil, err
+	}
+	k.Outages = nil // the command's own error says it
+	if err := reach(ctx, k); err != nil {
+		return nil, fmt.Errorf("reach Kafka: %w", err)
 	}
 	client, err := k.NewClient()
 	if err != nil {
 		return nil, err
 	}
 	return &Admin{cfg, k, client}, nil
+}
+
+func reach(ctx context.Context, k kafka.Config) error {
+	for until := time.Now().Add(reachPatience); ; {
+		err := k.Probe(ctx)
+		if err == nil || !kafka.IsUnavailable(err) || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
 }
 
 // withOrigin says of a setting that cannot be used where it came from.

@@ -106,6 +106,7 @@ func New(opts Options) (*App, error) {
 		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys},
 		Dead: []string{cfg.Topics.DeadLetter}, Exhaustions: http1.Exhaustions(),
 	})
+	a.metrics.Build(opts.Version)
 	var err error
 	if a.kafka, err = KafkaConfig(cfg, opts.KafkaDial, opts.Log); err != nil {
 		return nil, err
@@ -121,6 +122,7 @@ func New(opts Options) (*App, error) {
 	}
 	a.redis = newRedis(cfg.Redis, opts.RedisDial, a.redisTLS)
 	a.redisHealth = &redisHealth{rdb: a.redis, prefix: cfg.Redis.KeyPrefix, log: opts.Log.Named("redis"), evicts: a.metrics.RedisEvicts}
+	a.redis.AddHook(newRedisOutage(opts.Log.Named("redis")))
 	var sealer *tenant.Sealer
 	if len(cfg.Secrets.Key) > 0 {
 		if sealer, err = tenant.NewSealer(cfg.Secrets.Key); err != nil {
@@ -276,17 +278,24 @@ func (a *App) closeTracing() {
 
 // topics checks the topics, or creates them, and keeps trying while Kafka is away.
 func (a *App) topics(ctx context.Context) error {
-	away := trouble.New(a.Log, "cannot reach Kafka, trying again", "Kafka is there")
+	unchecked := trouble.New(a.Log, "cannot check the topics, trying again", "the topics are checked")
 	for {
-		err := a.checkTopics(ctx)
-		var wrong *TopicError
-		if err == nil || errors.As(err, &wrong) || ctx.Err() != nil || !kafka.IsUnavailable(err) {
-			if err == nil {
-				away.Over()
+		err := a.kafka.Probe(ctx) // which logs the brokers that do not answer
+		if err == nil {
+			if err = a.checkTopics(ctx); err == nil {
+				unchecked.Over()
+				return nil
 			}
+			var wrong *TopicError
+			if errors.As(err, &wrong) || ctx.Err() != nil {
+				return err
+			}
+			err = kafka.Explain(err)
+			unchecked.Met(err)
+		}
+		if ctx.Err() != nil || !kafka.IsUnavailable(err) {
 			return err
 		}
-		away.Met(err, zap.Strings("brokers", a.Config.Kafka.Brokers))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

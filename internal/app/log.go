@@ -101,11 +101,14 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// redisLog takes what the Redis client says of its connections.
+// redisLog takes what the Redis client says of its connections: at debug level, since it repeats itself as long as
+// something fails, and redisOutage reports that once.
 type redisLog struct{ log *zap.Logger }
 
 func (l redisLog) Printf(_ context.Context, format string, v ...any) {
-	l.log.Warn("redis client", zap.String("says", fmt.Sprintf(format, v...)))
+	if entry := l.log.Check(zapcore.DebugLevel, "redis client"); entry != nil {
+		entry.Write(zap.String("says", fmt.Sprintf(format, v...)))
+	}
 }
 
 func useRedisLog(log *zap.Logger) { redis.SetLogger(redisLog{log}) }

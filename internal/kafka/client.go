@@ -131,7 +131,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 		opts = append(opts, kgo.WithLogger(newLogger(c.Log)))
 	}
 	if c.Outages != nil {
-		opts = append(opts, kgo.WithHooks(connectHook(func(meta kgo.BrokerMetadata, err error) { c.Outages.connected(c, meta, err) })))
+		opts = append(opts, kgo.WithHooks(connectHook(c.Outages.connected)))
 	}
 	return opts, nil
 }

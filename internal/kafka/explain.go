@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,7 @@ func (e *explained) Unwrap() error { return e.err }
 
 // Explain returns err with the name of the setting that most likely causes it and what to do. It returns err itself if
 // no setting does.
-func (c Config) Explain(err error) error {
+func Explain(err error) error {
 	if _, done := errors.AsType[*explained](err); err == nil || done {
 		return err
 	}
@@ -41,7 +42,7 @@ func (c Config) Explain(err error) error {
 	if _, ok := errors.AsType[*tlsfiles.SettingError](err); ok {
 		return err
 	}
-	if setting, advice := c.explainTLS(err); setting != "" {
+	if setting, advice := explainTLS(err); setting != "" {
 		return &explained{setting, advice, err}
 	}
 	var (
@@ -71,7 +72,7 @@ func (c Config) Explain(err error) error {
 	return err
 }
 
-func (c Config) explainTLS(err error) (setting, advice string) {
+func explainTLS(err error) (setting, advice string) {
 	var (
 		verify *tls.CertificateVerificationError
 		host   x509.HostnameError
@@ -121,7 +122,7 @@ const (
 func (c Config) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	c.Log, c.Outages, c.PaceFetches, c.dialTimeout = nil, nil, false, probeDialTimeout
+	c.Log, c.PaceFetches, c.dialTimeout = nil, false, probeDialTimeout
 	answers := make(chan error, len(c.Brokers))
 	for _, broker := range c.Brokers {
 		one := c
@@ -136,12 +137,19 @@ func (c Config) Probe(ctx context.Context) error {
 		}
 		failed = append(failed, err)
 	}
-	for _, err := range failed { // of several the one that is more than silence
-		if !errors.Is(err, context.DeadlineExceeded) {
-			return c.Explain(err)
-		}
+	// Of several errors one that may pass, and rather one that says more than silence does.
+	slices.SortStableFunc(failed, func(a, b error) int { return rank(a) - rank(b) })
+	return Explain(failed[0])
+}
+
+func rank(err error) int {
+	switch {
+	case !IsUnavailable(err):
+		return 2
+	case errors.Is(err, context.DeadlineExceeded):
+		return 1
 	}
-	return c.Explain(errors.Join(failed...))
+	return 0
 }
 
 // ask is one connection and one request, and nothing is tried again.

@@ -43,14 +43,14 @@ func (o *Outages) broker(addr string) *trouble.Trouble {
 }
 
 // connected is called after each attempt to connect: dial, TLS, versions, login.
-func (o *Outages) connected(c Config, meta kgo.BrokerMetadata, err error) {
+func (o *Outages) connected(meta kgo.BrokerMetadata, err error) {
 	t := o.broker(net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port))))
 	switch {
 	case err == nil:
 		t.Over()
 	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed), errors.Is(err, net.ErrClosed):
 	default:
-		t.Met(c.Explain(err))
+		t.Met(Explain(err))
 	}
 }
 

@@ -96,7 +96,6 @@ func TestProbe(t *testing.T) {
 }
 
 func TestExplainErrors(t *testing.T) {
-	c := Config{}
 	for _, tc := range []struct {
 		err  error
 		want string
@@ -109,16 +108,16 @@ func TestExplainErrors(t *testing.T) {
 		{kerr.SaslAuthenticationFailed, "kafka.sasl.username: "},
 		{kerr.GroupAuthorizationFailed, "kafka.group: "},
 		{context.DeadlineExceeded, "kafka.brokers: "},
-		{c.Explain(context.DeadlineExceeded), "kafka.brokers: context deadline exceeded (no answer"},
+		{Explain(context.DeadlineExceeded), "kafka.brokers: context deadline exceeded (no answer"},
 	} {
 		got := ""
-		if err := c.Explain(tc.err); err != nil {
+		if err := Explain(tc.err); err != nil {
 			got = err.Error()
 		}
 		if !strings.HasPrefix(got, tc.want) || tc.want == "" && got != "" || strings.Count(got, "kafka.brokers: ") > 1 {
 			t.Errorf("%v: %q, want %q", tc.err, got, tc.want)
 		}
-		if err := c.Explain(tc.err); tc.err != nil && !errors.Is(err, tc.err) {
+		if err := Explain(tc.err); tc.err != nil && !errors.Is(err, tc.err) {
 			t.Errorf("%v does not wrap %v", err, tc.err)
 		}
 	}

@@ -1,0 +1,106 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/tlsfiles"
+	"github.com/smshooks/smshooks/internal/trouble"
+)
+
+// redisQuiet is how long no command must have failed for an outage to be over: of a cluster one node may fail while
+// the others answer.
+const redisQuiet = 3 * time.Second
+
+// redisOutage is a hook of the Redis client that logs when Redis begins to fail and when it works again.
+type redisOutage struct {
+	trouble *trouble.Trouble
+	failed  atomic.Int64 // Unix ms of the last failure
+}
+
+func newRedisOutage(log *zap.Logger) *redisOutage {
+	return &redisOutage{trouble: trouble.New(log, "cannot use Redis, trying again", "Redis can be used again")}
+}
+
+// DialHook implements redis.Hook.
+func (o *redisOutage) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements redis.Hook.
+func (o *redisOutage) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		o.answered(err)
+		return err
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (o *redisOutage) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		o.answered(err)
+		return err
+	}
+}
+
+func (o *redisOutage) answered(err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, redis.ErrClosed) {
+		return
+	}
+	if failure := explainRedis(err); failure != nil {
+		o.failed.Store(time.Now().UnixMilli())
+		o.trouble.Met(failure)
+		return
+	}
+	if last := o.failed.Load(); last != 0 && time.Since(time.UnixMilli(last)) > redisQuiet {
+		o.failed.Store(0)
+		o.trouble.Over()
+	}
+}
+
+// explainRedis returns why Redis could not serve a command, with the setting to look at. It returns nil if Redis did,
+// or if what failed is the command itself.
+func explainRedis(err error) error {
+	if err == nil || errors.Is(err, redis.Nil) {
+		return nil
+	}
+	var (
+		reply   redis.Error
+		shake   *tlsfiles.HandshakeError
+		dns     *net.DNSError
+		timeout net.Error
+	)
+	explain := func(setting, advice string) error { return fmt.Errorf("%s: %w (%s)", setting, err, advice) }
+	switch {
+	case errors.As(err, &shake):
+		return explain("redis.tls", "does the port speak TLS, and is the certificate one for it?")
+	case errors.As(err, &reply):
+		switch code, _, _ := strings.Cut(reply.Error(), " "); code {
+		case "WRONGPASS", "NOAUTH":
+			return explain("redis.password", "Redis refuses the login: check it and redis.username")
+		case "NOPERM":
+			return explain("redis.username", "the Redis user lacks a right")
+		case "ERR":
+			if strings.Contains(err.Error(), "AUTH") {
+				return explain("redis.password", "Redis asks for none")
+			}
+		}
+		return nil
+	case errors.As(err, &dns):
+		return explain("redis.addrs", "check the name")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return explain("redis.addrs", "no answer in time: is Redis running there, and is the port right?")
+	case strings.HasPrefix(err.Error(), "redis: invalid reply"), strings.HasPrefix(err.Error(), "redis: can't parse"):
+		return explain("redis.addrs", "what answers there is not Redis; is the port right?")
+	}
+	return explain("redis.addrs", "is Redis running there, and is the port right?")
+}
