@@ -39,6 +39,9 @@ type Waiting struct {
 	producer   Producer
 	large      Producer // for records that do not fit into a usual batch
 	refused    refused
+
+	// Died, if not nil, is called for every event that was stored as a dead letter, for e.Reason.
+	Died func(e *event.Event)
 }
 
 // Names are the topics that wait.
@@ -50,7 +53,10 @@ type Names struct {
 // NewWaiting writes with producer, and with large what producer finds too large. Both must wait for all in-sync
 // replicas (acks=all) and place records of waiting topics by Partitioner.
 func NewWaiting(policy Policy, names Names, producer, large Producer, log *zap.Logger) *Waiting {
-	return &Waiting{policy, names.Topics, names.DeadLetter, producer, large, refused{log: log, topics: map[string]*refusedTopic{}}}
+	return &Waiting{
+		policy: policy, topics: names.Topics, deadLetter: names.DeadLetter, producer: producer, large: large,
+		refused: refused{log: log, topics: map[string]*refusedTopic{}},
+	}
 }
 
 // Retry stores a failed event until its next attempt, or as a dead letter if it has none left.
@@ -78,12 +84,13 @@ func (w *Waiting) Overflow(e *event.Event, want int, now time.Time) int {
 
 // Dead stores an event as a dead letter.
 func (w *Waiting) Dead(e *event.Event, reason webhook.Reason) {
+	e.Reason = reason
 	w.produce(e, w.deadRecord(e, reason, string(e.Error)), webhook.Dead)
 }
 
 // Invalid stores a record that cannot be read as a dead letter, byte for byte; what says what is wrong with it.
 func (w *Waiting) Invalid(e *event.Event, what string) {
-	e.Attempts = 0
+	e.Attempts, e.Reason = 0, webhook.InvalidRecord
 	w.produce(e, w.deadRecord(e, webhook.InvalidRecord, what), webhook.Dead)
 }
 
@@ -155,6 +162,9 @@ func (w *Waiting) try(e *event.Event, r *kgo.Record, fate webhook.Fate, by Produ
 			time.AfterFunc(again, func() { w.try(e, afresh(r), fate, by, true) })
 			return
 		case err == nil:
+			if fate == webhook.Dead && w.Died != nil {
+				w.Died(e)
+			}
 			e.Settle(fate)
 		default:
 			e.Abandon()

@@ -60,12 +60,14 @@ func (a *App) newRoad() (*road, error) {
 		Commit: func(ctx context.Context) { r.consumer.CommitNow(ctx) },
 		Hold:   func(hold bool) { r.consumer.Hold(cfg.Topics.Revocation, hold) },
 	}, a.Log.Named("revocation"))
+	waiting := retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
+	waiting.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
 	r.dispatcher = dispatcher.New(dispatcher.Config{
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: cfg.Dispatch.MaxInFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
-		Waiting: retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry")),
+		Waiting: waiting,
 		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Now:     a.clock.Now,
 	})

@@ -59,6 +59,7 @@ type Event struct {
 	Due      time.Time       // not before this (retry and overflow)
 	Attempts int             // HTTP attempts made so far
 	Error    webhook.Failure // the last failure, "" if there was none
+	Reason   webhook.Reason  // why it becomes a dead letter, "" before it does
 
 	UserID     int64
 	MessageKey uint64             // hash of the message's id; 0 for revocations

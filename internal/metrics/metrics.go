@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +18,7 @@ type Metrics struct {
 	consumed map[string]prometheus.Counter
 	settled  [webhook.NumKinds][webhook.NumFates]prometheus.Counter
 	attempts [webhook.NumKinds][webhook.NumResults]prometheus.Counter
+	dead     *prometheus.CounterVec
 	took     [webhook.NumKinds]prometheus.Observer
 	delivery [webhook.NumKinds]prometheus.Observer
 
@@ -88,6 +90,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.consumed[t] = consumed.WithLabelValues(t)
 	}
 	settled := f.counters("smshooks_settled_total", "Records settled, by kind and fate; every consumed record has exactly one.", "kind", "fate")
+	m.dead = f.counters("smshooks_dead_letters_total", "Events stored as dead letters, by kind and reason.", "kind", "reason")
 	attempts := f.counters("smshooks_attempts_total", "HTTP attempts, by kind and result.", "kind", "result")
 	took := f.histograms("smshooks_attempt_seconds", "Duration of an HTTP attempt, from dial to the last body byte.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
@@ -96,6 +99,9 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	for _, k := range webhook.Kinds() {
 		for _, fate := range webhook.Fates() {
 			m.settled[k][fate] = settled.WithLabelValues(k.String(), fate.String())
+		}
+		for _, reason := range webhook.Reasons() {
+			m.dead.WithLabelValues(k.String(), string(reason))
 		}
 		for _, r := range webhook.Results() {
 			m.attempts[k][r] = attempts.WithLabelValues(k.String(), r.String())
@@ -144,6 +150,17 @@ func (m *Metrics) Settled(topic string, k webhook.Kind, fate webhook.Fate) {
 		c.Inc()
 	}
 	m.settled[k][fate].Inc()
+}
+
+// DeadLetter counts an event that was stored as a dead letter.
+func (m *Metrics) DeadLetter(k webhook.Kind, reason webhook.Reason) {
+	m.dead.WithLabelValues(k.String(), string(reason)).Inc()
+}
+
+// Build says which program this is.
+func (m *Metrics) Build(version string) {
+	build := m.factory.gauges("smshooks_build_info", "Always 1; the labels say which version this is and which Go built it.", "version", "go_version")
+	build.WithLabelValues(version, runtime.Version()).Set(1)
 }
 
 // Attempt counts an HTTP attempt that took so long.

@@ -40,6 +40,7 @@ func TestAllExistFromTheStart(t *testing.T) {
 		"smshooks_unreadable_settings_total": 2,
 		"smshooks_skipped_batches_total":     5,
 		"smshooks_commit_errors_total":       1,
+		"smshooks_dead_letters_total":        webhook.NumKinds * 3,
 	}
 	families, err := reg.Gather()
 	if err != nil {
@@ -54,7 +55,7 @@ func TestAllExistFromTheStart(t *testing.T) {
 		}
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if !slices.Contains([]string{"topic", "kind", "fate", "result", "partition"}, l.GetName()) {
+				if !slices.Contains([]string{"topic", "kind", "fate", "result", "reason", "partition"}, l.GetName()) {
 					t.Errorf("%s has the label %s", f.GetName(), l.GetName())
 				}
 			}

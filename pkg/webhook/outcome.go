@@ -134,3 +134,6 @@ const (
 	WindowExpired     Reason = "window_expired"     // the next attempt would start too late
 	InvalidRecord     Reason = "invalid_record"     // it could not be decoded
 )
+
+// Reasons returns all reasons.
+func Reasons() []Reason { return []Reason{AttemptsExhausted, WindowExpired, InvalidRecord} }
