@@ -24,8 +24,10 @@ type assignment struct {
 	owner   *Consumer
 	tracker *offsets.Tracker
 	next    int64 // the offset that is expected next, -1 = any; poll loop only
-	epoch   atomic.Int32
-	former  []former
+	// epoch is the newest leader epoch of what was read, or of what was committed; -1 if neither is known. Commits carry
+	// it, so it also is the newest epoch of the records that a commit's metadata calls finished.
+	epoch  atomic.Int32
+	former []former
 
 	topicID   [16]byte // as the fetches report it; poll loop only
 	namespace event.Namespace
@@ -85,6 +87,7 @@ func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 		topicPartition: tp, info: c.topics.Describe(tp.topic), owner: c, next: -1, ctx: ctx, cancel: cancel,
 		idle: make(chan struct{}), committed: -1, stateMax: maxMetadata,
 	}
+	a.epoch.Store(-1)
 	for _, f := range c.former[tp] {
 		if time.Since(f.ended) < formerKept {
 			a.former = append(a.former, f)
@@ -163,7 +166,8 @@ func (a *assignment) close() {
 }
 
 // begin is called once, with what was committed, before anything is fetched.
-func (a *assignment) begin(t *offsets.Tracker, committed int64, state string) {
+func (a *assignment) begin(t *offsets.Tracker, committed int64, epoch int32, state string) {
+	a.epoch.Store(epoch)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tracker, a.next, a.committed, a.committedState = t, committed, committed, state

@@ -47,6 +47,7 @@ func (c *Consumer) CommitNow(ctx context.Context) {
 type snapshot struct {
 	a     *assignment
 	next  int64
+	epoch int32
 	state string
 }
 
@@ -64,11 +65,12 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	if note != "" {
 		room -= len(note) + 1
 	}
+	epoch := a.epoch.Load() // before the state, which must not know of records of a newer one
 	next, state := tracker.Snapshot(max(room, 0))
 	if note != "" {
 		state += ";" + note
 	}
-	return snapshot{a, next, state}, next >= 0 && (next != committed || state != committedState)
+	return snapshot{a, next, epoch, state}, next >= 0 && (next != committed || state != committedState)
 }
 
 // commit stores what has changed of as, final: for the last time. A broker's refusal is logged and repaired by the
@@ -98,7 +100,7 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 		if upto[a.topic] == nil {
 			upto[a.topic] = map[int32]kgo.EpochOffset{}
 		}
-		upto[a.topic][a.partition] = kgo.EpochOffset{Epoch: -1, Offset: s.next}
+		upto[a.topic][a.partition] = kgo.EpochOffset{Epoch: s.epoch, Offset: s.next}
 	}
 	if len(pending) == 0 {
 		return

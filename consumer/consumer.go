@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -168,6 +169,7 @@ func (c *Consumer) join() error {
 		// Range gives a member the same partition numbers of all topics of a kind; see docs/adr.
 		kgo.Balancers(kgo.RangeBalancer()),
 		kgo.DisableAutoCommit(),
+		kgo.KeepControlRecords(), // the position moves over them, too
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
@@ -247,15 +249,11 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 		if c.buffer.wait(ctx); ctx.Err() != nil {
 			return
 		}
-		fetches := c.client.PollRecords(ctx, c.pollSize())
+		fetches := kafka.Poll(ctx, c.client, 0, c.pollSize(), c.next)
 		if fetches.IsClientClosed() {
 			return
 		}
-		fetches.EachError(func(topic string, partition int32, err error) {
-			if !errors.Is(err, context.Canceled) {
-				c.unfetched.met(topic, partition, err)
-			}
-		})
+		fetches.EachError(c.unread)
 		c.takeOver(fetches)
 		c.client.AllowRebalance()
 		for i := 0; i < behindMost && c.handler.Behind() && ctx.Err() == nil; i++ {
@@ -294,9 +292,7 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 	if len(p.Records) == 0 {
 		return nil
 	}
-	c.mu.Lock()
-	a := c.assignments[topicPartition{t.Topic, p.Partition}]
-	c.mu.Unlock()
+	a := c.assignment(t.Topic, p.Partition)
 	if a == nil || a.tracker == nil || a.Gone() {
 		return nil // given away; its next owner reads it
 	}
@@ -317,17 +313,19 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 }
 
 // newEvent tracks a record and copies what is kept of it, so that it does not hold the whole fetch in memory. Nil if
-// a former owner finished it.
+// a former owner finished it, or if it only ends a transaction.
 func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
 	if a.next >= 0 && r.Offset > a.next && a.info.Class != event.Source {
 		c.log.Error("records of a waiting topic are gone: its retention is too short", zap.String("topic", a.topic),
 			zap.Int32("partition", a.partition), zap.Int64("from", a.next), zap.Int64("to", r.Offset))
 	}
+	a.sawEpoch(r.LeaderEpoch, r.Offset)
+	if r.Attrs.IsControl() {
+		a.finishNow(r.Offset)
+		return nil
+	}
 	a.next = r.Offset + 1
 	generation, fresh := a.tracker.Track(r.Offset)
-	if r.LeaderEpoch > a.epoch.Load() {
-		a.epoch.Store(r.LeaderEpoch)
-	}
 	if !fresh {
 		return nil
 	}

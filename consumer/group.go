@@ -36,7 +36,7 @@ func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[str
 func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	restore := func(topic string, partition int32, offset int64, metadata *string) {
+	restore := func(topic string, partition int32, offset int64, epoch int32, metadata *string) {
 		a := c.assignments[topicPartition{topic, partition}]
 		if a == nil {
 			return
@@ -46,7 +46,7 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 			text = *metadata
 		}
 		finished, note, _ := strings.Cut(text, ";")
-		a.begin(offsets.New(offset, finished), offset, text)
+		a.begin(offsets.New(offset, finished), offset, epoch, text)
 		if a.hasNotes() {
 			c.notes.Restore(topic, partition, note)
 		}
@@ -54,7 +54,7 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 	for _, g := range resp.Groups {
 		for _, t := range g.Topics {
 			for _, p := range t.Partitions {
-				restore(t.Topic, p.Partition, p.Offset, p.Metadata)
+				restore(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata)
 			}
 		}
 	}
@@ -63,7 +63,7 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 	}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			restore(t.Topic, p.Partition, p.Offset, p.Metadata)
+			restore(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata)
 		}
 	}
 	return nil

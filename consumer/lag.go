@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
@@ -27,6 +28,7 @@ type lag struct {
 	measured atomic.Int64 // Unix ms of the last answer
 	stalled  atomic.Int64 // ms
 	progress map[*assignment]progress
+	stood    map[*assignment]int64 // partitions that had nothing open and were not at their end, and where they stood
 }
 
 // progress is how far a partition had come, and since when it has not moved.
@@ -87,10 +89,11 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	if err != nil {
 		return fmt.Errorf("starts of topics: %w", err)
 	}
-	ends, err := admin.ListEndOffsets(ctx, c.cfg.Topics...)
+	ends, err := kafka.ListEnds(ctx, c.client, c.cfg.Topics...)
 	if err != nil {
-		return fmt.Errorf("ends of topics: %w", err)
+		return fmt.Errorf("measure the lag: %w", err)
 	}
+	c.passEmpty(ctx, starts, ends)
 	waiting, broken := map[string]int64{}, map[string]bool{}
 	ends.Each(func(end kadm.ListedOffset) {
 		start, ok := starts.Lookup(end.Topic, end.Partition)

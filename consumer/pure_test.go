@@ -2,8 +2,10 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/pkg/offsets"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -118,7 +121,7 @@ func pure(h *handler, committed int64) (*Consumer, *assignment) {
 	c := New(Config{Topics: topics, MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: h, Log: zap.NewNop(),
 		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: topics, Waiting: topics[1:2]})})
 	a := c.newAssignment(topicPartition{source, 3})
-	a.begin(offsets.New(committed, ""), committed, "")
+	a.begin(offsets.New(committed, ""), committed, -1, "")
 	c.assignments[a.topicPartition] = a
 	return c, a
 }
@@ -186,7 +189,7 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 		h.events = nil
 
 		again := c.newAssignment(a.topicPartition)
-		again.begin(offsets.New(5, ""), 5, "")
+		again.begin(offsets.New(5, ""), 5, -1, "")
 		c.assignments[a.topicPartition] = again
 		c.takeOver(fetch(source, records(epoch, 5, 6, 7)...))
 		if len(h.events) != want {
@@ -204,11 +207,74 @@ func TestNothingCommittedForgetsFormerAssignments(t *testing.T) {
 	h.events[0].Settle(webhook.Delivered)
 	c.remove([]*assignment{a})
 	again := c.newAssignment(a.topicPartition)
-	again.begin(offsets.New(-1, ""), -1, "")
+	again.begin(offsets.New(-1, ""), -1, -1, "")
 	c.assignments[a.topicPartition] = again
 	c.takeOver(fetch(source, records(0, 5)...))
 	if len(h.events) != 2 {
 		t.Errorf("%d events, want the new topic's too", len(h.events))
+	}
+}
+
+// What the committed metadata calls finished is finished, unless the log was cut back above the committed offset.
+func TestFinishedByTheCommittedMetadata(t *testing.T) {
+	former := offsets.New(5, "")
+	for o := range int64(4) {
+		former.Track(5 + o)
+	}
+	former.Finish(0, 6)
+	former.Finish(0, 8)
+	committed, state := former.Snapshot(100)
+	for _, c := range []struct {
+		name      string
+		committed int32
+		epochs    [4]int32
+		want      []int64
+	}{
+		{"the same records", 3, [4]int32{2, 2, 3, 3}, []int64{5, 7}},
+		{"cut back to 7", 3, [4]int32{2, 3, 4, 4}, []int64{5, 7, 8}},
+		{"all new", 3, [4]int32{4, 4, 4, 4}, []int64{5, 6, 7, 8}},
+		{"committed by a version without epochs", -1, [4]int32{4, 4, 4, 5}, []int64{5, 7, 8}},
+	} {
+		h := &handler{}
+		k, a := pure(h, -1)
+		a.begin(offsets.New(committed, state), committed, c.committed, state)
+		for i, epoch := range c.epochs {
+			k.takeOver(fetch(source, records(epoch, committed+int64(i))...))
+		}
+		var got []int64
+		for _, e := range h.events {
+			got = append(got, e.Offset)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: offsets %v come, want %v", c.name, got, c.want)
+		}
+		if s, _ := k.snapshot(a); s.epoch != c.epochs[3] {
+			t.Errorf("%s: epoch %d would be committed, want %d", c.name, s.epoch, c.epochs[3])
+		}
+	}
+}
+
+// A skipped batch and lost records move the position.
+func TestSkippedAndLost(t *testing.T) {
+	h := &handler{}
+	c, a := pure(h, 5)
+	c.takeOver(fetch(source, records(1, 5)...))
+	c.unread(source, 3, &kafka.Skipped{From: 6, Next: 20, Epoch: 2, Err: errors.New("too large")})
+	if at := c.next(source, 3); at != 20 {
+		t.Errorf("next %d after the skip, want 20", at)
+	}
+	h.events[0].Begin()
+	h.events[0].Settle(webhook.Delivered)
+	if s, _ := c.snapshot(a); s.next != 20 || s.epoch != 2 {
+		t.Errorf("%d with epoch %d would be committed, want 20 with 2", s.next, s.epoch)
+	}
+	c.unread(source, 3, &kgo.ErrDataLoss{Topic: source, Partition: 3, ConsumedTo: 20, ResetTo: 10, ConsumedToEpoch: 2, ResetToEpoch: 1})
+	if at := c.next(source, 3); at != 10 {
+		t.Errorf("next %d after the loss, want 10", at)
+	}
+	c.takeOver(fetch(source, records(3, 10)...))
+	if s, _ := c.snapshot(a); len(h.events) != 2 || s.next != 10 || s.epoch != 3 {
+		t.Errorf("%d events, %d with epoch %d would be committed, want 2, 10 with 3", len(h.events), s.next, s.epoch)
 	}
 }
 
@@ -237,7 +303,7 @@ func TestMetadataTooLarge(t *testing.T) {
 		p.Partition, p.ErrorCode = 3, code
 		topic.Partitions = append(topic.Partitions, p)
 		resp.Topics = append(resp.Topics, topic)
-		c.committed(map[topicPartition]snapshot{a.topicPartition: {a, 9, "state"}}, &resp)
+		c.committed(map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "state"}}, &resp)
 	}
 	answer(kerr.OffsetMetadataTooLarge.Code)
 	answer(kerr.OffsetMetadataTooLarge.Code)
@@ -258,7 +324,7 @@ func TestNewEvent(t *testing.T) {
 	at, now := time.UnixMilli(1700000000123), time.UnixMilli(1800000000000)
 	c, a := pure(&handler{}, 5)
 	w := c.newAssignment(topicPartition{waiting, 3})
-	w.begin(offsets.New(0, ""), 0, "")
+	w.begin(offsets.New(0, ""), 0, -1, "")
 	headers := []kgo.RecordHeader{
 		{Key: event.HeaderID, Value: []byte("evt_1")}, {Key: event.HeaderOrigin, Value: []byte("sms-dlr/3/1")}, {Key: event.HeaderAttempts, Value: []byte("2")}, {Key: event.HeaderError, Value: []byte("timeout")},
 		{Key: event.HeaderTime, Value: []byte("2023-11-14T22:13:20.123Z")}, {Key: event.HeaderDue, Value: []byte("2023-11-15T04:13:20.123Z")},
@@ -346,7 +412,7 @@ func TestOverdue(t *testing.T) {
 	c, _ := pure(&handler{}, 5)
 	now := time.Now()
 	a := c.newAssignment(topicPartition{waiting, 0})
-	a.begin(offsets.New(0, ""), 0, "")
+	a.begin(offsets.New(0, ""), 0, -1, "")
 	g := &gate{a: a, paused: true}
 	for i := range int64(3) {
 		a.tracker.Track(i)

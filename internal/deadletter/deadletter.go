@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -74,6 +75,9 @@ func (s *Store) Adopt(_ context.Context, topics []string) error {
 	s.client.PurgeTopicsFromProducing(topics...)
 	return nil
 }
+
+// emptyAfter is how long no record may come until a reader looks whether there still is one.
+const emptyAfter = 500 * time.Millisecond
 
 // List calls each for the dead letters that were there when it began and that f wants: oldest first within a
 // partition of the topic. An error of each ends it and is returned. Other errors are Kafka's.
@@ -148,7 +152,7 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, er
 	if err = errors.Join(err, starts.Error()); err != nil {
 		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
 	}
-	ends, err := s.admin.ListEndOffsets(ctx, s.cfg.Topic)
+	ends, err := kafka.ListEnds(ctx, s.client, s.cfg.Topic)
 	if err = errors.Join(err, ends.Error()); err != nil {
 		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
 	}
@@ -165,15 +169,21 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, er
 // scan reads the spans to their ends.
 func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*span, m *matcher, polled func(), each func(*Letter) error) error {
 	for progress := time.Now(); len(spans) > 0; {
-		polling, cancel := context.WithTimeout(ctx, min(s.cfg.Patience, time.Second))
-		fetches := client.PollFetches(polling)
-		cancel()
+		fetches := kafka.Poll(ctx, client, min(s.cfg.Patience, emptyAfter), 0, func(_ string, p int32) int64 {
+			if at := spans[p]; at != nil {
+				return at.next
+			}
+			return -1
+		})
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("reading topic %s: %w", s.cfg.Topic, err)
 		}
 		var failed, stopped error
 		fetches.EachError(func(_ string, p int32, err error) {
-			if !errors.Is(err, context.DeadlineExceeded) {
+			if skipped, ok := errors.AsType[*kafka.Skipped](err); ok {
+				progress = time.Now()
+				passTo(spans, p, skipped.Next)
+			} else if !errors.Is(err, context.DeadlineExceeded) {
 				failed = fmt.Errorf("reading %s/%d: %w", s.cfg.Topic, p, err)
 			}
 		})
@@ -187,10 +197,11 @@ func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*s
 			return stopped
 		}
 		polled()
-		if time.Since(progress) < s.cfg.Patience {
-			continue // the client goes on by itself after an error
+		if time.Since(progress) < min(s.cfg.Patience, emptyAfter) {
+			continue
 		}
-		if err := s.skipGone(ctx, spans); err != nil || len(spans) > 0 {
+		err := s.passEmpty(ctx, client, spans)
+		if len(spans) > 0 && time.Since(progress) >= s.cfg.Patience { // until then the client goes on by itself after an error
 			return fmt.Errorf("reading topic %s: no answer for %v: %w", s.cfg.Topic, s.cfg.Patience, errors.Join(failed, err, context.DeadlineExceeded))
 		}
 	}
@@ -217,24 +228,36 @@ func take(spans map[int32]*span, part kgo.FetchTopicPartition, m *matcher, each 
 			}
 		}
 	}
-	if last := part.Records[len(part.Records)-1]; last.Offset >= at.end-1 {
-		delete(spans, part.Partition)
-	}
+	passTo(spans, part.Partition, part.Records[len(part.Records)-1].Offset+1)
 	return nil
 }
 
-// skipGone crosses off the partitions whose rest was deleted by retention meanwhile.
-func (s *Store) skipGone(ctx context.Context, spans map[int32]*span) error {
+// passTo notes that a partition was read up to next, and crosses it off at its end.
+func passTo(spans map[int32]*span, partition int32, next int64) {
+	at := spans[partition]
+	if at == nil {
+		return
+	}
+	if at.next = max(at.next, next); at.next >= at.end {
+		delete(spans, partition)
+	}
+}
+
+// passEmpty passes over what the client never shows: what retention has deleted meanwhile, and aborted records.
+func (s *Store) passEmpty(ctx context.Context, client *kgo.Client, spans map[int32]*span) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
 	starts, err := s.admin.ListStartOffsets(ctx, s.cfg.Topic)
 	if err = errors.Join(err, starts.Error()); err != nil {
-		return err
+		return fmt.Errorf("starts of topic %s: %w", s.cfg.Topic, err)
 	}
-	starts.Each(func(start kadm.ListedOffset) {
-		if at := spans[start.Partition]; at != nil && start.Offset >= at.end {
-			delete(spans, start.Partition)
+	for p, at := range spans {
+		start, _ := starts.Lookup(s.cfg.Topic, p)
+		next, err := kafka.NextRecord(ctx, client, s.cfg.Topic, p, max(at.next, start.Offset), at.end)
+		if err != nil {
+			return fmt.Errorf("end of %s/%d: %w", s.cfg.Topic, p, err)
 		}
-	})
+		passTo(spans, p, next)
+	}
 	return nil
 }

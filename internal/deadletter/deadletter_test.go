@@ -27,13 +27,13 @@ var testConfig = Config{
 	Patience: 2 * time.Second,
 }
 
-type kafka struct {
+type fakeKafka struct {
 	t       *testing.T
 	cluster *kfake.Cluster
 	client  *kgo.Client
 }
 
-func newKafka(t *testing.T) *kafka {
+func newKafka(t *testing.T) *fakeKafka {
 	t.Helper()
 	topics := append([]string{testConfig.Topic}, testConfig.Overflow[:]...)
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...))
@@ -41,7 +41,7 @@ func newKafka(t *testing.T) *kafka {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	k := &kafka{t: t, cluster: cluster}
+	k := &fakeKafka{t: t, cluster: cluster}
 	if k.client, err = k.newClient(); err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +49,11 @@ func newKafka(t *testing.T) *kafka {
 	return k
 }
 
-func (k *kafka) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
+func (k *fakeKafka) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond)}, extra...)...)
 }
 
-func (k *kafka) store() *Store {
+func (k *fakeKafka) store() *Store {
 	k.t.Helper()
 	s, err := New(testConfig, k.newClient)
 	if err != nil {
@@ -106,7 +106,7 @@ var letters = []letter{
 	{id: "sms-dlr/2/10", kind: "dlr", reason: "attempts_exhausted", failure: "http 500", user: 42, hour: 7}, // died again
 }
 
-func (k *kafka) fill() {
+func (k *fakeKafka) fill() {
 	k.t.Helper()
 	for _, l := range letters {
 		if err := k.client.ProduceSync(k.t.Context(), l.record()).FirstErr(); err != nil {
@@ -214,7 +214,7 @@ func TestReplay(t *testing.T) {
 }
 
 // overflowed reads n records of the overflow topics, by identity.
-func (k *kafka) overflowed(n int) map[string]*kgo.Record {
+func (k *fakeKafka) overflowed(n int) map[string]*kgo.Record {
 	k.t.Helper()
 	client, err := k.newClient(kgo.ConsumeTopics(testConfig.Overflow[:]...))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // fillMany writes n dead letters, each event's twice, the second after all of the first.
-func (k *kafka) fillMany(from, n int) {
+func (k *fakeKafka) fillMany(from, n int) {
 	k.t.Helper()
 	var records []*kgo.Record
 	for range 2 {
@@ -114,7 +114,7 @@ func TestReplayTriedOut(t *testing.T) {
 }
 
 // ends tells what the overflow topics hold.
-func (k *kafka) ends() string {
+func (k *fakeKafka) ends() string {
 	k.t.Helper()
 	s := k.store()
 	ends, err := s.admin.ListEndOffsets(k.t.Context(), testConfig.Overflow[:]...)

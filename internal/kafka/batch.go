@@ -158,18 +158,23 @@ func (u *unpacker) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byt
 	return out, err
 }
 
-// Poll polls cl for at most most records (0: as many as there are). A batch that cl cannot unpack is read by itself,
+// Poll waits for records, at most wait long (0: until ctx ends), and returns at most most (0: all that came). A batch that cl cannot unpack is read by itself,
 // at most one in a poll, so that there is never more than one in memory: use up or copy the records before the next
 // Poll. If it cannot be read at all its partition has the error [Skipped] and goes on behind it.
 //
 // next returns the offset after the last record polled of a partition, or a negative number if there is none yet.
-func Poll(ctx context.Context, cl *kgo.Client, most int, next func(topic string, partition int32) int64) kgo.Fetches {
+func Poll(ctx context.Context, cl *kgo.Client, wait time.Duration, most int, next func(topic string, partition int32) int64) kgo.Fetches {
 	u := unpackerOf(cl)
 	if u.release {
 		debug.FreeOSMemory()
 		u.release = false
 	}
-	fetches := cl.PollRecords(ctx, most)
+	polling, cancel := ctx, context.CancelFunc(func() {})
+	if wait > 0 {
+		polling, cancel = context.WithTimeout(ctx, wait)
+	}
+	fetches := cl.PollRecords(polling, most)
+	cancel()
 	for i := range fetches {
 		for j := range fetches[i].Topics {
 			topic := &fetches[i].Topics[j]
@@ -213,27 +218,34 @@ func isBatchError(err error) bool {
 func (u *unpacker) readAside(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64, failed error) ([]*kgo.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
+	moveTo := func(b *batch) {
+		// This drops what is buffered for other partitions, too. The client fetches it again.
+		cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {partition: {Epoch: b.epoch, Offset: b.next}}})
+	}
+	var before *batch // the last one that was passed over
 	for {
 		b, err := readBatch(ctx, cl, topic, partition, offset)
 		switch {
-		case err != nil || b.next <= offset:
+		case err == nil && b.next > offset && b.empty: // the client does not report how far it passed over those
+			before, offset = b, b.next
+		case err == nil && b.next > offset && b.bad == nil:
+			moveTo(b)
+			return b.records, nil
+		case err == nil && b.next > offset:
+			moveTo(b)
+			skipped := &Skipped{From: max(b.first, offset), Next: b.next, Epoch: b.epoch, Err: b.bad}
+			u.skips.report(topic, partition, skipped)
+			return nil, skipped
+		case err == nil && before != nil: // it failed at a batch that is empty for it
+			moveTo(before)
+			return nil, nil
+		default:
 			select {
 			case <-ctx.Done():
 			case <-time.After(batchPause):
 			}
 			return nil, errors.Join(failed, err)
-		case b.bad == nil && len(b.records) == 0:
-			offset = b.next // emptied by compaction, or aborted: the client reports no position after those
-			continue
 		}
-		// This drops what is buffered for other partitions, too. The client fetches it again.
-		cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {partition: {Epoch: b.epoch, Offset: b.next}}})
-		if b.bad == nil {
-			return b.records, nil
-		}
-		skipped := &Skipped{From: max(b.first, offset), Next: b.next, Epoch: b.epoch, Err: b.bad}
-		u.skips.report(topic, partition, skipped)
-		return nil, skipped
 	}
 }
 
@@ -241,20 +253,32 @@ func (u *unpacker) readAside(ctx context.Context, cl *kgo.Client, topic string, 
 type batch struct {
 	first, next int64 // its offsets are first ≤ o < next
 	epoch       int32
-	records     []*kgo.Record // those from the offset on, control records included, aborted ones not
+	records     []*kgo.Record // those from the offset on, if it is not empty
 	bad         error         // why it cannot be read
-	stable      int64         // up to where records could be read when this was fetched
+	empty       bool          // it has no records for the client: all are aborted, control records, or compacted away
 }
 
-// readBatch fetches the one batch that holds offset, or the next one. If there is none yet, next is offset.
+// readBatch reads the one batch that holds offset, or the next one. If there is none yet, next is offset.
 func readBatch(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64) (*batch, error) {
+	answer, err := fetchBatch(ctx, cl, topic, partition, offset)
+	if err != nil {
+		return nil, err
+	}
+	b, wire := findBatch(answer, offset)
+	if wire != nil && !b.empty {
+		b.unpack(isolationOf(cl).level(), unpackerOf(cl).whole, topic, answer, wire, offset)
+	}
+	return b, nil
+}
+
+// fetchBatch fetches the one batch that holds offset, or the next one, in its wire form.
+func fetchBatch(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64) (*kmsg.FetchResponseTopicPartition, error) {
 	leader, id, err := leaderOf(ctx, cl, topic, partition)
 	if err != nil {
 		return nil, err
 	}
-	isolation := isolationOf(cl)
 	req := kmsg.NewPtrFetchRequest()
-	req.ReplicaID, req.MaxBytes, req.SessionEpoch, req.IsolationLevel = -1, 1, -1, int8(isolation)
+	req.ReplicaID, req.MaxBytes, req.SessionEpoch, req.IsolationLevel = -1, 1, -1, IsolationLevel(cl)
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, id
 	p := kmsg.NewFetchRequestTopicPartition()
@@ -270,32 +294,32 @@ func readBatch(ctx context.Context, cl *kgo.Client, topic string, partition int3
 		return nil, fmt.Errorf("fetch %s/%d at offset %d: %w", topic, partition, offset, err)
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return &batch{first: offset, next: offset, epoch: -1}, nil
+		return nil, fmt.Errorf("fetch %s/%d at offset %d: no answer about it", topic, partition, offset)
 	}
 	answer := &resp.Topics[0].Partitions[0]
 	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
 		return nil, fmt.Errorf("fetch %s/%d at offset %d: %w", topic, partition, offset, err)
 	}
-	b := parseBatch(isolation.level(), unpackerOf(cl).whole, topic, answer, offset)
-	b.stable = answer.HighWatermark
-	if isolation == readCommitted {
-		b.stable = answer.LastStableOffset
-	}
-	return b, nil
+	return answer, nil
 }
 
-// parseBatch reads the first batch of a response that reaches offset.
-func parseBatch(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string, answer *kmsg.FetchResponseTopicPartition, offset int64) *batch {
-	const lengthAt, epochAt, magicAt, lastDeltaAt, countAt, header = 8, 12, 16, 23, 57, 61
-	b := &batch{first: offset, next: offset, epoch: -1}
+// findBatch finds the first batch of a response that reaches offset. wire is nil if there is none, or only a part of it.
+func findBatch(answer *kmsg.FetchResponseTopicPartition, offset int64) (b *batch, wire []byte) {
+	const (
+		lengthAt, epochAt, magicAt, attributesAt, lastDeltaAt, producerAt, countAt, header = 8, 12, 16, 21, 23, 43, 57, 61
+
+		transactional, control = 1 << 4, 1 << 5
+	)
+	b = &batch{first: offset, next: offset, epoch: -1}
 	for in := answer.RecordBatches; len(in) > magicAt; {
 		length := int64(int32(binary.BigEndian.Uint32(in[lengthAt:]))) + lengthAt + 4
 		b.first, b.next = int64(binary.BigEndian.Uint64(in)), int64(binary.BigEndian.Uint64(in))+1
-		count := int32(1)
 		if in[magicAt] == 2 && len(in) >= header {
 			b.epoch = int32(binary.BigEndian.Uint32(in[epochAt:]))
 			b.next += max(int64(int32(binary.BigEndian.Uint32(in[lastDeltaAt:]))), 0)
-			count = int32(binary.BigEndian.Uint32(in[countAt:]))
+			attributes := binary.BigEndian.Uint16(in[attributesAt:])
+			b.empty = binary.BigEndian.Uint32(in[countAt:]) == 0 || attributes&control != 0 ||
+				attributes&transactional != 0 && aborted(answer, int64(binary.BigEndian.Uint64(in[producerAt:])), b.first)
 		}
 		whole := length > magicAt && length <= int64(len(in))
 		if whole && b.next <= offset {
@@ -305,24 +329,39 @@ func parseBatch(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string,
 		b.next = max(b.next, offset+1)
 		if !whole {
 			b.bad = fmt.Errorf("the batch claims to have %d bytes, the broker sent %d", length, len(in))
-			return b
+			return b, nil
 		}
-		one := *answer
-		one.RecordBatches = in[:length]
-		fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-			KeepControlRecords: true, Offset: offset, IsolationLevel: level, Topic: topic, Partition: answer.Partition,
-		}, &one, unpack, nil)
-		switch {
-		case fetched.Err != nil:
-			b.bad = fetched.Err
-		case next < b.next && count > 0:
-			b.bad = fmt.Errorf("not all of its %d records can be decoded", count)
-		default:
-			b.records = fetched.Records
-		}
-		return b
+		return b, in[:length]
 	}
-	return b
+	return &batch{first: offset, next: offset, epoch: -1}, nil
+}
+
+// aborted reports whether a producer's batch belongs to an aborted transaction. A broker names the aborted transactions
+// that end behind the offset asked for.
+func aborted(answer *kmsg.FetchResponseTopicPartition, producer, first int64) bool {
+	for _, t := range answer.AbortedTransactions {
+		if t.ProducerID == producer && t.FirstOffset <= first {
+			return true
+		}
+	}
+	return false
+}
+
+// unpack reads the records of b.
+func (b *batch) unpack(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string, answer *kmsg.FetchResponseTopicPartition, wire []byte, offset int64) {
+	one := *answer
+	one.RecordBatches = wire
+	fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+		KeepControlRecords: true, Offset: offset, IsolationLevel: level, Topic: topic, Partition: answer.Partition,
+	}, &one, unpack, nil)
+	switch {
+	case fetched.Err != nil:
+		b.bad = fetched.Err
+	case next < b.next:
+		b.bad = errors.New("not all of its records can be decoded")
+	default:
+		b.records = fetched.Records
+	}
 }
 
 // ReadAt returns the records of the batch that holds an offset, from that offset on. The first one's offset is higher
@@ -366,21 +405,26 @@ func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32
 // Clients do not report how far they passed over such batches.
 func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64) (int64, error) {
 	for from < end {
-		b, err := readBatch(ctx, cl, topic, partition, from)
-		switch {
-		case err != nil:
+		answer, err := fetchBatch(ctx, cl, topic, partition, from)
+		if err != nil {
 			return from, err
-		case b.bad != nil:
-			return max(from, b.first), nil
-		case b.next <= from:
-			if b.stable >= end {
-				return end, nil
-			}
-			return from, nil // a new leader does not show all yet
 		}
-		for _, r := range b.records {
-			if !r.Attrs.IsControl() {
-				return r.Offset, nil
+		stable := answer.HighWatermark
+		if isolationOf(cl) == readCommitted {
+			stable = answer.LastStableOffset
+		}
+		b, wire := findBatch(answer, from)
+		switch {
+		case b.next <= from && stable >= end:
+			return end, nil
+		case b.next <= from: // a new leader does not show all yet
+			return from, nil
+		case !b.empty && (b.first >= from || wire == nil):
+			return max(from, b.first), nil
+		case !b.empty: // from is within the batch, the rest of which may be compacted away
+			b.unpack(isolationOf(cl).level(), unpackerOf(cl).whole, topic, answer, wire, from)
+			if b.bad != nil || len(b.records) > 0 {
+				return from, nil
 			}
 		}
 		from = b.next

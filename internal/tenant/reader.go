@@ -63,9 +63,7 @@ func newReader(ctx context.Context, client *kgo.Client, topics ...string) (*read
 // partitions are returned after the records of the others were taken; the
 // client goes on by itself after all of them but errRecreated.
 func (r *reader) poll(ctx context.Context, wait time.Duration, take func(*kgo.Record)) error {
-	polling, cancel := context.WithTimeout(ctx, wait)
-	fetches := kafka.Poll(polling, r.client, 0, r.at)
-	cancel()
+	fetches := kafka.Poll(ctx, r.client, wait, 0, r.at)
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -65,6 +65,28 @@ func (m *model) finish(gen uint32, o int64) {
 	}
 }
 
+func (m *model) forget(o int64) {
+	for d := range m.done {
+		if m.next >= 0 && d >= max(o, m.next) {
+			delete(m.done, d)
+		}
+	}
+}
+
+func (m *model) pass(from, to int64) {
+	if m.base != from || len(m.open) > 0 || to <= m.next {
+		return
+	}
+	if m.next < 0 {
+		m.base = to
+	}
+	for o := max(m.next, m.base); o < to; o++ {
+		m.done[o] = true
+	}
+	m.next = to
+	m.settle()
+}
+
 // above returns what is finished above the base.
 func (m *model) above() map[int64]bool {
 	out := map[int64]bool{}
@@ -124,6 +146,14 @@ func play(t *testing.T, program []byte) {
 			if wantGen, want := m.track(o); gen != wantGen || fresh != want {
 				t.Fatalf("step %d: Track(%d) = %d, %v; want %d, %v", step, o, gen, fresh, wantGen, want)
 			}
+		case op == 12 && arg >= 192: // the log was written anew
+			o := m.base + arg&31
+			tr.Forget(o)
+			m.forget(o)
+		case op == 12 && arg >= 128: // a stretch that is never shown
+			to := max(m.base, 40) + arg&15
+			tr.Pass(m.base, to)
+			m.pass(m.base, to)
 		case op < 13: // finish one around the base, at times of an old generation
 			o := m.base + arg&31 - 1
 			gen := m.gen

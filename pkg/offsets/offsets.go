@@ -81,6 +81,31 @@ func (t *Tracker) Track(offset int64) (gen uint32, fresh bool) {
 	return t.gen, true
 }
 
+// Forget drops what a former owner finished from offset on, as far as it was not tracked yet. Call it before Track when
+// the record at offset shows that the log was cut back and written anew since.
+func (t *Tracker) Forget(offset int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.next >= 0 {
+		t.runs.truncate(max(offset, t.next))
+	}
+}
+
+// Pass says that the partition will never show the offsets from ≤ o < to (aborted, control records), so they count as
+// finished. It changes nothing unless from is the committable offset and nothing is outstanding.
+func (t *Tracker) Pass(from, to int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.base != from || t.outstanding > 0 || to <= t.next:
+	case t.next < 0:
+		t.base, t.next = to, to
+	default:
+		t.finish(t.next, to)
+		t.next = to
+	}
+}
+
 // rewind forgets everything from offset on. What is outstanding below it is
 // still being worked on, so the base may not jump over that.
 func (t *Tracker) rewind(offset int64) {

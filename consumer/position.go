@@ -1,0 +1,98 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/kafka"
+)
+
+// next returns the offset after the last record polled of a partition, -1 if there is none.
+func (c *Consumer) next(topic string, partition int32) int64 {
+	if a := c.assignment(topic, partition); a != nil {
+		return a.next
+	}
+	return -1
+}
+
+func (c *Consumer) assignment(topic string, partition int32) *assignment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.assignments[topicPartition{topic, partition}]
+}
+
+// unread handles the error of a partition that was polled.
+func (c *Consumer) unread(topic string, partition int32, err error) {
+	if skipped, ok := errors.AsType[*kafka.Skipped](err); ok {
+		if a := c.assignment(topic, partition); a != nil && a.tracker != nil {
+			a.sawEpoch(skipped.Epoch, skipped.From)
+			a.finishNow(skipped.Next - 1)
+		}
+		return
+	}
+	if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
+		c.log.Error("the broker has lost records: the partition's log was cut back, reading goes on there",
+			zap.String("topic", topic), zap.Int32("partition", partition), zap.Int64("from", loss.ResetTo), zap.Int64("to", loss.ConsumedTo-1),
+			zap.Int32("epoch", loss.ConsumedToEpoch), zap.Int32("new_epoch", loss.ResetToEpoch))
+		if a := c.assignment(topic, partition); a != nil {
+			a.next = loss.ResetTo
+		}
+		return
+	}
+	if !errors.Is(err, context.Canceled) {
+		c.unfetched.met(topic, partition, err)
+	}
+}
+
+// finishNow tracks an offset that needs no work, and everything below it that was not shown.
+func (a *assignment) finishNow(offset int64) {
+	a.next = offset + 1
+	if generation, fresh := a.tracker.Track(offset); fresh {
+		a.tracker.Finish(generation, offset)
+	}
+}
+
+// sawEpoch notes the leader epoch of the record at offset. If it is newer than what the committed metadata is about,
+// records that a former owner finished from here on are others: the log was cut back and written anew.
+func (a *assignment) sawEpoch(epoch int32, offset int64) {
+	known := a.epoch.Load()
+	if epoch <= known {
+		return
+	}
+	if known >= 0 {
+		a.tracker.Forget(offset)
+	}
+	a.epoch.Store(epoch)
+}
+
+// passEmpty moves the partitions without open records over what is never shown to them: aborted records and control
+// records at the end of a partition. Otherwise they would count as lag until the next record comes.
+func (c *Consumer) passEmpty(ctx context.Context, starts, ends kadm.ListedOffsets) {
+	stood := make(map[*assignment]int64)
+	for _, a := range c.held(nil) {
+		tracker := a.tracked()
+		end, ok := ends.Lookup(a.topic, a.partition)
+		start, known := starts.Lookup(a.topic, a.partition)
+		if tracker == nil || !ok || !known || end.Err != nil || start.Err != nil || tracker.Outstanding() > 0 {
+			continue
+		}
+		committable := tracker.Committable()
+		next := max(committable, start.Offset)
+		if next >= end.Offset {
+			continue
+		}
+		stood[a] = committable
+		if before, ok := c.lag.stood[a]; !ok || before != committable {
+			continue // the poll loop may be about to take records
+		}
+		to, err := kafka.NextRecord(ctx, c.client, a.topic, a.partition, next, end.Offset)
+		if err == nil && to > next {
+			tracker.Pass(committable, to)
+		}
+	}
+	c.lag.stood = stood
+}
