@@ -124,7 +124,14 @@ func TestUnknownKeys(t *testing.T) {
 	if most := 20 + 20*int(time.Since(began)/time.Second+1); counts[401] < 20 || counts[401] > most || counts[401]+counts[429] != 5000 {
 		t.Errorf("answers %v; want 20 to %d times 401, and 429 else", counts, most)
 	}
-	want(t, from("203.0.113.1:5000", "smsh_unknown"), 429, refusal("X-API-KEY: too many requests with unknown keys, at most 20 per second"))
+	refused := from("203.0.113.1:5000", "smsh_unknown")
+	for range 1000 { // a busy machine may have been away for long enough to allow some more
+		if refused.Code == http.StatusTooManyRequests {
+			break
+		}
+		refused = from("203.0.113.1:5000", "smsh_unknown")
+	}
+	want(t, refused, 429, refusal("X-API-KEY: too many requests with unknown keys, at most 20 per second"))
 	want(t, from("203.0.113.1:5001", key42), 200, "")
 	want(t, from("203.0.113.2:5000", "smsh_unknown"), 401, "")
 }

@@ -207,7 +207,7 @@ func TestRedisTimePasses(t *testing.T) {
 			break
 		}
 	}
-	if took := time.Since(begin); took < time.Second-redisTick-50*time.Millisecond || took > 3*time.Second {
+	if took := time.Since(begin); took < time.Second-redisTick-50*time.Millisecond || took > 9*time.Second { // 9 s: on a busy machine
 		t.Errorf("a second took %v", took)
 	}
 	if ttl := rdb.TTL(ctx, "long").Val(); ttl < 59*time.Minute {

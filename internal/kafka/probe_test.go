@@ -88,7 +88,7 @@ func TestProbe(t *testing.T) {
 			if (err == nil) != (tc.want == "") || err != nil && !strings.HasPrefix(err.Error(), tc.want) {
 				t.Errorf("%v, want %q", err, tc.want)
 			}
-			if took := time.Since(began); took > probeTimeout+3*time.Second {
+			if took := time.Since(began); took > probeTimeout+20*time.Second { // 20 s: on a busy machine
 				t.Errorf("took %v", took)
 			}
 		})

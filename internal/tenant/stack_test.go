@@ -182,19 +182,23 @@ func waitLoaded(t *testing.T, stores ...*Store) {
 	for _, s := range stores {
 		select {
 		case <-s.Loaded():
-		case <-time.After(20 * time.Second):
-			t.Fatal("not loaded in 20 s")
+		case <-time.After(time.Minute):
+			t.Fatal("not loaded in a minute")
 		}
 	}
 }
+
+// busy is how much longer than by contract a test waits: other tests, and the race detector, have the machine too. The real
+// floor holds what is promised in seconds.
+const busy = 10
 
 // eventually polls until ok, and returns how long it took.
 func eventually(t *testing.T, within time.Duration, what string, ok func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
 	for !ok() {
-		if time.Since(began) > within {
-			t.Fatalf("not within %v: %s", within, what)
+		if time.Since(began) > busy*within {
+			t.Fatalf("not within %v, %d times what it may take: %s", busy*within, busy, what)
 		}
 		<-time.After(5 * time.Millisecond)
 	}

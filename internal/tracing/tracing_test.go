@@ -172,7 +172,7 @@ func TestCollectorAway(t *testing.T) {
 		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Offset: int64(n)}
 		tracer.Follow(e).End(e, "delivered")
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 30*time.Second { // had each waited for the collector, it would be hours
 		t.Errorf("10,000 records took %v", took)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
