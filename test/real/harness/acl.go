@@ -1,0 +1,99 @@
+package harness
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// The user that programs log in as at a GuardedBroker, by SASL/PLAIN.
+const (
+	GuardedUser     = "smshooks"
+	GuardedPassword = "smshooks-password"
+)
+
+// GuardedBroker is a Kafka that checks rights. The test itself, at Addr, may do everything; the user at GuardedAddr only
+// what was granted.
+type GuardedBroker struct {
+	*Broker
+	GuardedAddr string
+}
+
+// GuardedKafka gives the test a broker of its own with Kafka's own authorizer.
+func GuardedKafka(t testing.TB) *GuardedBroker {
+	t.Helper()
+	s := kafkaSpec()
+	s.ports = []string{"9092", "9094"}
+	s.env = func(addrs []string) map[string]string {
+		vars := kafkaEnv(addrs)
+		vars["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"] += ",GUARDED:SASL_PLAINTEXT"
+		vars["KAFKA_LISTENERS"] += ",GUARDED://0.0.0.0:9094"
+		vars["KAFKA_ADVERTISED_LISTENERS"] += ",GUARDED://" + addrs[1]
+		vars["KAFKA_INTER_BROKER_LISTENER_NAME"] = "PLAINTEXT"
+		vars["KAFKA_SASL_ENABLED_MECHANISMS"] = "PLAIN"
+		vars["KAFKA_LISTENER_NAME_GUARDED_PLAIN_SASL_JAAS_CONFIG"] = `org.apache.kafka.common.security.plain.PlainLoginModule required user_` +
+			GuardedUser + `="` + GuardedPassword + `";`
+		vars["KAFKA_AUTHORIZER_CLASS_NAME"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+		vars["KAFKA_SUPER_USERS"] = "User:ANONYMOUS"
+		return vars
+	}
+	srv := runOwn(t, s)
+	return &GuardedBroker{Broker: &Broker{Addr: srv.addr, srv: srv}, GuardedAddr: srv.addrs[1]}
+}
+
+// Flags log the program in.
+func (b *GuardedBroker) Flags() []string {
+	return []string{
+		"--kafka.brokers=" + b.GuardedAddr, "--kafka.sasl.mechanism=PLAIN",
+		"--kafka.sasl.username=" + GuardedUser, "--kafka.sasl.password=" + GuardedPassword,
+	}
+}
+
+func guardedACLs(ops []kadm.ACLOperation) *kadm.ACLBuilder {
+	return kadm.NewACLs().Allow("User:" + GuardedUser).Operations(ops...).ResourcePatternType(kadm.ACLPatternLiteral)
+}
+
+// Grant gives the user rights on topics.
+func (b *GuardedBroker) Grant(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
+	t.Helper()
+	b.create(t, guardedACLs(ops).AllowHosts().Topics(topics...))
+}
+
+// GrantGroup gives the user the rights of a member of a group.
+func (b *GuardedBroker) GrantGroup(t testing.TB, group string) {
+	t.Helper()
+	b.create(t, guardedACLs([]kadm.ACLOperation{kadm.OpRead}).AllowHosts().Groups(group))
+}
+
+func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
+	t.Helper()
+	created, err := kadm.NewClient(Client(t, b.Addr)).CreateACLs(within(t, 20*time.Second), acls)
+	if err != nil {
+		t.Fatalf("create ACLs: %v", err)
+	}
+	for _, c := range created {
+		if c.Err != nil {
+			t.Fatalf("create ACL %+v: %v", c, c.Err)
+		}
+	}
+}
+
+// Deprive takes rights on topics away.
+func (b *GuardedBroker) Deprive(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
+	t.Helper()
+	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, 20*time.Second), guardedACLs(ops).AllowHosts().Topics(topics...))
+	if err != nil {
+		t.Fatalf("delete ACLs: %v", err)
+	}
+	n := 0
+	for _, d := range deleted {
+		if d.Err != nil {
+			t.Fatalf("delete ACLs: %v", d.Err)
+		}
+		n += len(d.Deleted)
+	}
+	if n != len(topics)*len(ops) {
+		t.Fatalf("%d ACLs deleted, want %d", n, len(topics)*len(ops))
+	}
+}
