@@ -107,6 +107,9 @@ func (a *assignment) identify(id [16]byte, epoch string) {
 
 // Begin implements event.Lease.
 func (a *assignment) Begin() bool {
+	if !a.confirmed() {
+		return false
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {

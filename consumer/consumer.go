@@ -121,6 +121,7 @@ type Consumer struct {
 	lag         lag
 	membership  membership
 	began       chan struct{} // closed when client is set
+	pulse       *pulse
 	unfetched   unfetched
 	uncommitted *trouble.Trouble
 }
@@ -147,7 +148,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
-		began: make(chan struct{}), unfetched: unfetched{log: parts.Log, topics: map[string]*unfetchedTopic{}},
+		began: make(chan struct{}), pulse: newPulse(cfg.SessionTimeout), unfetched: unfetched{log: parts.Log, topics: map[string]*unfetchedTopic{}},
 		uncommitted: trouble.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
@@ -209,6 +210,7 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	background.Go(func() { c.commitLoop(running) })
 	background.Go(func() { c.lagLoop(running) })
 	background.Go(func() { c.joinLoop(running) })
+	background.Go(func() { c.pulseLoop(running) })
 	context.AfterFunc(ctx, func() {
 		time.AfterFunc(grace-last, c.stop)
 		time.AfterFunc(grace, c.ended)
