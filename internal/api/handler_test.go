@@ -308,7 +308,7 @@ func TestCut(t *testing.T) {
 func TestTooManyTests(t *testing.T) {
 	s := newServer(t, Options{})
 	for range testsOfUser {
-		if !s.service.testing.begin(42) {
+		if !s.service.testing.begin(42, testsOfAll) {
 			t.Fatal("refused too early")
 		}
 	}
@@ -317,7 +317,7 @@ func TestTooManyTests(t *testing.T) {
 	if w.Header().Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
-	for user := int64(1000); s.service.testing.begin(user); user++ {
+	for user := int64(1000); s.service.testing.begin(user, testsOfAll); user++ {
 	}
 	if s.service.testing.all != testsOfAll {
 		t.Errorf("%d tests run, want %d", s.service.testing.all, testsOfAll)

@@ -84,6 +84,8 @@ type Parts struct {
 	Log         *zap.Logger
 	// TrustedProxies are the peers whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
+	// MaxTests is how many tests of all users may be under way, 0 = 200.
+	MaxTests int
 }
 
 // Service is what users can ask and change. It is safe for concurrent use. Errors other than *InvalidError wrap
@@ -100,6 +102,9 @@ type Service struct {
 func New(parts Parts) *Service {
 	p := patient{parts.Keys, parts.Documents}
 	parts.Keys, parts.Documents = p, p
+	if parts.MaxTests == 0 {
+		parts.MaxTests = testsOfAll
+	}
 	return &Service{
 		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys),
 	}

@@ -75,11 +75,11 @@ type tests struct {
 	all int
 }
 
-// begin counts a test in, and reports false if there are too many.
-func (t *tests) begin(userID int64) bool {
+// begin counts a test in, and reports false if there are too many: most of all users.
+func (t *tests) begin(userID int64, most int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.all >= testsOfAll || t.of[userID] >= testsOfUser {
+	if t.all >= most || t.of[userID] >= testsOfUser {
 		return false
 	}
 	if t.of == nil {
@@ -104,7 +104,7 @@ func (t *tests) end(userID int64) {
 // *TooManyError nothing was sent; ErrUnavailable: this instance cannot send now.
 func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, Trial)) ([webhook.NumKinds]Trial, error) {
 	var trials [webhook.NumKinds]Trial
-	if !s.testing.begin(userID) {
+	if !s.testing.begin(userID, s.MaxTests) {
 		return trials, &TooManyError{"test-webhook: too many tests at once", 10 * time.Second}
 	}
 	defer s.testing.end(userID)

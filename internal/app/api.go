@@ -29,7 +29,7 @@ func (a *App) newSender() *dispatcher.Sender {
 	d := a.Config.Dispatch
 	return dispatcher.NewSender(dispatcher.SenderConfig{
 		Timeout: d.Timeout, Any2xx: d.Success == "2xx", Addresses: addresses(d),
-		MaxInFlight: d.MaxInFlight, Version: a.Version, Dial: a.HTTPDial,
+		MaxInFlight: a.share.inFlight, MaxConns: a.share.conns, Version: a.Version, Dial: a.HTTPDial,
 	})
 }
 
@@ -49,7 +49,7 @@ func (a *App) newCustomers() (*customers, error) {
 	}
 	service := api.New(api.Parts{
 		Keys: a.store, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: letters, Log: a.Log.Named("api"),
-		TrustedProxies: a.Config.API.TrustedProxies,
+		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests,
 	})
 	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix, Log: a.Log.Named("page")})
 	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})}, nil
@@ -77,7 +77,7 @@ func (a *App) serveAPI(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
-	end := serveHTTP(l, a.api.handler, a.Config.Dispatch.Timeout, a.Config.Shutdown.Grace/2)
+	end := serveHTTP(l, a.api.handler, a.share.api, a.Config.Dispatch.Timeout, a.Config.Shutdown.Grace/2)
 	var once sync.Once
 	shut := func() { once.Do(func() { end(); a.api.letters.Close() }) }
 	unhook := context.AfterFunc(ctx, shut)

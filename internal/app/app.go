@@ -86,6 +86,7 @@ type App struct {
 	api         *customers
 	tracing     *tracing.Tracer // nil = off
 	clock       *clock.Clock
+	share       allotment // of descriptors
 }
 
 // TopicError says that topics are not as they must be; the service does not start.
@@ -134,6 +135,7 @@ func New(opts Options) (*App, error) {
 		Materialise: a.plays(Materialise),
 	}, a.kafka.NewClient, a.redis, opts.Log.Named("settings"), a.metrics)
 	a.log = deliverylog.New(a.redis, cfg.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, opts.Log.Named("deliveries"))
+	a.share = a.limits()
 	if a.plays(Consume) || a.plays(API) {
 		a.sender = a.newSender()
 	}
@@ -345,7 +347,7 @@ func (a *App) serveOps() (stop func(), err error) {
 		level = levelHandler(a.LogLevel, a.Log)
 	}
 	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
-	return serveHTTP(l, opsHandler(a.Registry, a.checks(), level), probeTimeout, 2*time.Second), nil
+	return serveHTTP(l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, 2*time.Second), nil
 }
 
 // checks are the conditions of readiness.

@@ -118,13 +118,14 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 const leastAnswerTime = 2 * time.Minute
 
 // serveHTTP serves h on l until the returned function is called, which waits so long for requests in flight. slowest is
-// what answering may take.
-func serveHTTP(l net.Listener, h http.Handler, slowest, wait time.Duration) (stop func()) {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: max(leastAnswerTime, slowest+30*time.Second), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+// what answering may take. At most so many connections are held.
+func serveHTTP(l net.Listener, h http.Handler, connections int, slowest, wait time.Duration) (stop func()) {
+	limited := limitListener(l, connections)
+	server := &http.Server{Handler: h, ConnState: limited.changed, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: max(leastAnswerTime, slowest+30*time.Second), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(l) // ends with ErrServerClosed
+		_ = server.Serve(limited) // ends with ErrServerClosed
 	}()
 	return func() {
 		ctx, cancel := context.WithTimeout(context.Background(), wait)

@@ -96,7 +96,7 @@ func TestClientReadsNothing(t *testing.T) {
 					return
 				}
 			}
-		}), time.Second, time.Second)
+		}), 10, time.Second, time.Second)
 		if _, err := near.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}

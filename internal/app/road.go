@@ -63,7 +63,7 @@ func (a *App) newRoad() (*road, error) {
 	waiting := retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
 	waiting.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
 	r.dispatcher = dispatcher.New(dispatcher.Config{
-		Parallel: cfg.Dispatch.Parallel, MaxInFlight: cfg.Dispatch.MaxInFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
+		Parallel: cfg.Dispatch.Parallel, MaxInFlight: a.share.inFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
