@@ -37,7 +37,7 @@ func TestCompose(t *testing.T) {
 	harness.Eventually(t, 30*time.Second, func() bool { return len(got.all()) > 0 }, "the event arrives; metrics:\n%s", lastly{func() string { return fetch("http://" + c.ops + "/metrics") }})
 	harness.Pass(time.Second)
 	all := got.all()
-	if len(all) != 1 || !strings.Contains(all[0], "POST /dlr sms-dlr/") || !strings.Contains(all[0], "4711") {
+	if len(all) != 1 || !strings.Contains(all[0], "POST /dlr evt_") || !strings.Contains(all[0], "4711") {
 		t.Errorf("the receiver got %q", all)
 	}
 	harness.Eventually(t, 30*time.Second, func() bool {

@@ -24,7 +24,7 @@ func stopInTime(t *testing.T, p *harness.Proc, grace time.Duration) {
 	code := p.Wait(t, time.Minute)
 	took := time.Since(at)
 	t.Logf("stopped after %v", took.Round(time.Millisecond))
-	if code != 0 || took > grace+graceTaken {
+	if code != 0 || took > grace+graceTaken+harness.Slack(at) {
 		t.Errorf("exit code %d after %v, want 0 within %v", code, took, grace)
 	}
 }
@@ -157,7 +157,7 @@ func TestFenced(t *testing.T) {
 	}
 	refused := refusedAt(t, first.Log())
 	t.Logf("%d events, %d requests; refused %v and last attempt %v before the process ended", len(events), w.recv.Count(""), ended.Sub(refused), ended.Sub(last))
-	if last.Sub(refused) > 200*time.Millisecond {
+	if last.Sub(refused) > 200*time.Millisecond+harness.Slack(refused) {
 		t.Errorf("an attempt started %v after the group had refused the member", last.Sub(refused))
 	}
 }

@@ -19,7 +19,8 @@ func Kafka(t testing.TB) *Broker {
 	s := kafkaSpec()
 	s.env = func(addrs []string) map[string]string {
 		vars := kafkaEnv(addrs)
-		vars["KAFKA_BROKER_SESSION_TIMEOUT_MS"] = "60000" // nobody stops it; a busy machine may hold it up
+		vars["KAFKA_BROKER_SESSION_TIMEOUT_MS"] = "60000"              // nobody stops it; a busy machine may hold it up
+		vars["KAFKA_HEAP_OPTS"] = env("KAFKA_HEAP", "-Xms256m -Xmx1g") // for the topics of all tests
 		return vars
 	}
 	srv := sharedKafka.get(t, s)
@@ -68,6 +69,8 @@ func kafkaEnv(addrs []string) map[string]string {
 		"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "1",
 		"KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
 		"KAFKA_TRANSACTION_STATE_LOG_MIN_ISR":            "1",
+		"KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS":     "1",
+		"KAFKA_LOG_CLEANER_DEDUPE_BUFFER_SIZE":           "8388608", // of the heap; 128 MiB by default
 		"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS":         "0",
 		// a topic that springs up by itself would hide a missing `topics ensure`
 		"KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
