@@ -24,6 +24,7 @@ func validate(c *Config, bad map[string]bool) []Problem {
 	v.dispatch()
 	v.kafka()
 	v.redis()
+	v.secrets()
 	v.listeners()
 	v.topics()
 	return v.problems
@@ -109,6 +110,14 @@ func (v *validator) redis() {
 	cluster := r.Cluster || (r.MasterName == "" && len(r.Addrs) > 1)
 	if cluster && r.DB != 0 {
 		v.fail("redis.db", fmt.Sprintf("%d: a cluster has database 0 only", r.DB), "redis.cluster", "redis.addrs")
+	}
+}
+
+// secrets wants a current key beside former ones: without it credentials would
+// be written in clear from now on.
+func (v *validator) secrets() {
+	if len(v.c.Secrets.PreviousKeys) > 0 && v.c.Secrets.Key == nil {
+		v.fail("secrets.previous_keys", "is set, but secrets.key is not", "secrets.key")
 	}
 }
 

@@ -88,6 +88,7 @@ func TestWrongValues(t *testing.T) {
 		{"kafka.tls.ca_file", "c", `is set, but kafka.tls.enabled is not: set it to true or take the file away`},
 		{"redis.tls.ca_file", "c", `is set, but redis.tls.enabled is not: set it to true or take the file away`},
 		{"redis.sentinel.password", "p", `is set, but redis.master_name is not: only Sentinels need it`},
+		{"secrets.previous_keys", goodKey, `is set, but secrets.key is not`},
 		{"secrets.previous_keys", goodKey + ",!!", "is no base64 (make one with `openssl rand -base64 32`)"},
 		{"secrets.previous_keys", goodKey + ",,", "has an empty key"},
 		{"topics.click", "sms-dlr", `"sms-dlr" is also the topic of topics.dlr`},

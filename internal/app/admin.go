@@ -188,3 +188,56 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 	defer letters.Close()
 	return letters.Run(ctx, run)
 }
+
+// resealPatience is how long Redis and Kafka may take to show all settings before anything is written.
+const resealPatience = time.Minute
+
+// Reseal writes the users' documents anew whose credentials are not sealed with the current secrets.key, and tells what
+// it found. With dry it writes nothing.
+func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (tenant.Resealing, error) {
+	cfg := a.cfg
+	if len(cfg.Secrets.Key) == 0 {
+		return tenant.Resealing{}, withOrigin(cfg, &tlsfiles.SettingError{Setting: "secrets.key", Err: errors.New("is needed: it seals the credentials from now on")})
+	}
+	sealer, err := newSealer(cfg.Secrets)
+	if err != nil {
+		return tenant.Resealing{}, err
+	}
+	files, err := openTLS("redis.tls", cfg.Redis.TLS, log)
+	if err != nil {
+		return tenant.Resealing{}, withOrigin(cfg, err)
+	}
+	rdb := newRedis(cfg.Redis, nil, files)
+	defer rdb.Close()
+	loading, cancel := context.WithTimeout(ctx, resealPatience)
+	defer cancel()
+	if err := a.client.Ping(loading); err != nil {
+		return tenant.Resealing{}, fmt.Errorf("reach Kafka (kafka.brokers): %w", err)
+	}
+	if err := rdb.Ping(loading).Err(); err != nil { // updates of one user, by all instances, take turns by it
+		return tenant.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
+	}
+	store := tenant.New(tenant.Config{
+		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
+	}, a.kafka.NewClient, rdb, log.Named("settings"), unobserved{})
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- store.Run(running) }()
+	defer func() { stop(); <-ended }()
+	select {
+	case <-store.Loaded():
+		return store.Reseal(ctx, dry)
+	case err := <-ended:
+		ended <- err
+		return tenant.Resealing{}, fmt.Errorf("settings: %w", err)
+	case <-loading.Done():
+		return tenant.Resealing{}, fmt.Errorf("read topics.config and topics.keys: %w", loading.Err())
+	}
+}
+
+// unobserved measures nothing.
+type unobserved struct{}
+
+func (unobserved) ConfigLag(int64)         {}
+func (unobserved) ConfigUsers(int)         {}
+func (unobserved) UnreadableRecord(string) {}

@@ -124,11 +124,9 @@ func New(opts Options) (*App, error) {
 	a.redis = newRedis(cfg.Redis, opts.RedisDial, a.redisTLS)
 	a.redisHealth = &redisHealth{rdb: a.redis, prefix: cfg.Redis.KeyPrefix, log: opts.Log.Named("redis"), evicts: a.metrics.RedisEvicts}
 	a.redis.AddHook(newRedisOutage(opts.Log.Named("redis")))
-	var sealer *tenant.Sealer
-	if len(cfg.Secrets.Key) > 0 {
-		if sealer, err = tenant.NewSealer(cfg.Secrets.Key); err != nil {
-			return nil, fmt.Errorf("secrets.key: %w", err)
-		}
+	sealer, err := newSealer(cfg.Secrets)
+	if err != nil {
+		return nil, err
 	}
 	a.store = tenant.New(tenant.Config{
 		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,

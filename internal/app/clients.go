@@ -5,6 +5,7 @@ import (
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/tenant"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/trouble"
 )
@@ -47,4 +48,12 @@ func TopicPlan(cfg *config.Config) *kafka.Plan {
 		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation,
 		Config: t.Config, Keys: t.Keys, DeadLetter: t.DeadLetter,
 	}, cfg.Retry.Schedule, cfg.Overflow.Delays, cfg.Retry.Window, int32(t.Partitions), int16(t.Replication)).Draining(cfg.Retry.Drain, cfg.Overflow.Drain)
+}
+
+// newSealer returns nil where credentials are stored in clear.
+func newSealer(cfg config.Secrets) (*tenant.Sealer, error) {
+	if len(cfg.Key) == 0 {
+		return nil, nil
+	}
+	return tenant.NewSealer(cfg.Key, cfg.PreviousKeys...)
 }

@@ -20,6 +20,9 @@ type Document struct {
 	// unknown holds the members that this version doesn't know, as they stood in
 	// the record, each with a comma before it. Every write keeps them.
 	unknown string
+	// sealed says that auth stood in the record as this instance would write it:
+	// sealed with the current key.
+	sealed bool
 }
 
 // fields lists the document's fields in the contract's order.
@@ -59,11 +62,11 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	}
 	d.unknown = d.unknownMembers(object)
 	if d.Auth != nil {
-		plain, err := sealer.Open(userID, *d.Auth)
+		plain, current, err := sealer.open(userID, *d.Auth)
 		if err != nil {
 			return Document{}, fmt.Errorf("auth: %w", err)
 		}
-		d.Auth = &plain
+		d.Auth, d.sealed = &plain, current
 	}
 	return d, nil
 }

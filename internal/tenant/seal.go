@@ -19,26 +19,42 @@ const sealPrefix = "enc:v1:"
 const sealOverhead = 12 + 16
 
 // errSealed says that a sealed text can't be opened. It names no secret.
-var errSealed = errors.New("sealed auth can't be opened: check secrets.key")
+var errSealed = errors.New("sealed auth can't be opened: check secrets.key and secrets.previous_keys")
 
 // Sealer encrypts auth at rest with AES-256-GCM. A sealed text belongs to one
-// user: copied into another one's document it can't be opened.
-type Sealer struct{ aead cipher.AEAD }
+// user: copied into another one's document it can't be opened. A key can be
+// replaced: a Sealer opens what its previous keys sealed, too.
+type Sealer struct {
+	aead     cipher.AEAD
+	previous []cipher.AEAD
+}
 
-// NewSealer returns a Sealer for a key of 32 bytes.
-func NewSealer(key []byte) (*Sealer, error) {
+// NewSealer returns a Sealer for keys of 32 bytes each.
+func NewSealer(key []byte, previous ...[]byte) (*Sealer, error) {
+	s := &Sealer{}
+	var err error
+	if s.aead, err = newAEAD(key); err != nil {
+		return nil, fmt.Errorf("secrets.key: %w", err)
+	}
+	for _, key := range previous {
+		aead, err := newAEAD(key)
+		if err != nil {
+			return nil, fmt.Errorf("secrets.previous_keys: %w", err)
+		}
+		s.previous = append(s.previous, aead)
+	}
+	return s, nil
+}
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
 	if len(key) != 32 {
-		return nil, fmt.Errorf("secrets.key: %d bytes, must be 32", len(key))
+		return nil, fmt.Errorf("%d bytes, must be 32", len(key))
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, fmt.Errorf("secrets.key: %w", err)
+		return nil, err
 	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return nil, fmt.Errorf("secrets.key: %w", err)
-	}
-	return &Sealer{aead: aead}, nil
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // Seal returns plain as enc:v1:<base64> under a random nonce.
@@ -51,22 +67,32 @@ func (s *Sealer) Seal(userID int64, plain string) string {
 // somebody who doesn't seal and is returned as it is, be it that of a user whose
 // name is enc. A nil Sealer opens only such text.
 func (s *Sealer) Open(userID int64, text string) (string, error) {
+	plain, _, err := s.open(userID, text)
+	return plain, err
+}
+
+// open is Open. current says whether the text was sealed with the current key.
+func (s *Sealer) open(userID int64, text string) (plain string, current bool, err error) {
 	encoded, sealed := strings.CutPrefix(text, sealPrefix)
 	if !sealed {
-		return text, nil
+		return text, false, nil
 	}
 	raw, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil || len(raw) <= sealOverhead {
-		return text, nil
+		return text, false, nil
 	}
 	if s == nil {
-		return "", errSealed
+		return "", false, errSealed
 	}
-	plain, err := s.aead.Open(nil, nil, raw, userData(userID))
-	if err != nil {
-		return "", errSealed
+	if opened, err := s.aead.Open(nil, nil, raw, userData(userID)); err == nil {
+		return string(opened), true, nil
 	}
-	return string(plain), nil
+	for _, aead := range s.previous {
+		if opened, err := aead.Open(nil, nil, raw, userData(userID)); err == nil {
+			return string(opened), false, nil
+		}
+	}
+	return "", false, errSealed
 }
 
 // userData binds a sealed text to its user.

@@ -72,6 +72,12 @@ func (s *Store) documentBack(ctx context.Context, x subject, seen string) (Docum
 // ErrUnavailable, within 4 s, when Kafka or Redis is away or the store isn't
 // ready. If Kafka went away in the middle, the record may still arrive.
 func (s *Store) Update(ctx context.Context, userID int64, change func(Document) Document) (Document, error) {
+	return s.update(ctx, userID, change, nil)
+}
+
+// update is Update. again, if it is not nil, asks for a record even if nothing
+// changes.
+func (s *Store) update(ctx context.Context, userID int64, change func(Document) Document, again *rewriting) (Document, error) {
 	if userID < 1 {
 		return Document{}, fmt.Errorf("user %d: must be from 1 to 2^63-1", userID)
 	}
@@ -81,7 +87,7 @@ func (s *Store) Update(ctx context.Context, userID int64, change func(Document) 
 	if err != nil {
 		return Document{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	after, release, err := s.updateLocked(ctx, userID, change, unlock)
+	after, release, err := s.updateLocked(ctx, userID, change, again, unlock)
 	if release {
 		unlock()
 	}
@@ -93,7 +99,7 @@ func (s *Store) Update(ctx context.Context, userID int64, change func(Document) 
 
 // updateLocked does the work of Update under the user's lock. release is false
 // when the lock must outlive it: a record is under way.
-func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Document) Document, unlock func()) (after Document, release bool, err error) {
+func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Document) Document, again *rewriting, unlock func()) (after Document, release bool, err error) {
 	w := s.updates.begin(userID)
 	defer s.updates.end(w)
 	for {
@@ -107,12 +113,16 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 		after = change(before)
 		after.UserID = userID
 		after = after.clone()
-		if base.Offset > 0 && after.equal(before) {
+		rewrite := again.wanted(base)
+		if base.Offset > 0 && after.equal(before) && !rewrite {
 			return after, true, nil
 		}
 		own, release, err := s.store(ctx, after, base, unlock)
 		if err != nil {
 			return after, release, err
+		}
+		if rewrite {
+			again.written = true
 		}
 		between, err := s.overtaken(ctx, w, base, own)
 		if err != nil || len(between) == 0 {

@@ -493,4 +493,30 @@ func (s *RedisSentinel) master(ctx context.Context, gone []*RedisNode) *RedisNod
 	return nil
 }
 
+// Settle waits until all nodes are in step again, after one was unpaused or started.
+func (s *RedisSentinel) Settle(t testing.TB) { t.Helper(); s.settle(t) }
+
+// Asked gives the Sentinel that a client listens to for news of the master.
+func (s *RedisSentinel) Asked(t testing.TB) *RedisNode {
+	t.Helper()
+	for _, n := range s.Sentinels {
+		o := redisOptions(n.Addr)
+		o.Password = s.password
+		cl := redis.NewClient(o)
+		defer cl.Close()
+		list, err := cl.Do(within(t, 5*time.Second), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range strings.Split(list, "\n") {
+			// The other Sentinels' connections have names.
+			if strings.Contains(line, " name= ") {
+				return n
+			}
+		}
+	}
+	t.Fatal("no client listens to a Sentinel")
+	return nil
+}
+
 func loopbackAddr(addr []string) string { return strings.Join(addr, ":") }

@@ -1,0 +1,220 @@
+package tenant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	// resealers is how many documents are rewritten at once.
+	resealers = 16
+	// resealPasses bounds how often the topic is read: after the first pass only what others wrote meanwhile is left.
+	resealPasses = 5
+)
+
+// Resealing says what Reseal found in the config topic.
+type Resealing struct {
+	Documents int // users with a document
+	Resealed  int // rewritten, or to be rewritten in a dry run
+	Current   int // sealed with the current key already
+	Bare      int // without credentials
+	Locked    int // sealed with a key that is not known; left as they are
+}
+
+// Reseal writes every document anew whose credentials are not sealed with the
+// current key: those sealed with a previous key and those in clear. It goes the
+// way of Update, so that no change made meanwhile is lost, and keeps members of
+// documents that this version doesn't know. A document that is sealed with the
+// current key stays as it is: to call Reseal again does no harm. With dry
+// nothing is written. Run must be running.
+func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
+	if s.cfg.Secrets == nil {
+		return Resealing{}, errors.New("secrets.key: is empty, there is nothing to seal with")
+	}
+	select {
+	case <-s.Loaded():
+	case <-ctx.Done():
+		return Resealing{}, fmt.Errorf("read topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
+	}
+	resealed := 0
+	for range resealPasses {
+		found, toDo, err := s.examine(ctx)
+		if err != nil {
+			return Resealing{Resealed: resealed}, err
+		}
+		found.Resealed = resealed
+		if dry {
+			found.Resealed = len(toDo)
+			return found, nil
+		}
+		if len(toDo) == 0 {
+			found.Current -= resealed
+			return found, nil
+		}
+		n, err := s.rewriteAll(ctx, toDo)
+		resealed += n
+		if err != nil {
+			return Resealing{Documents: found.Documents, Resealed: resealed}, err
+		}
+	}
+	return Resealing{Resealed: resealed}, errors.New("documents go on being written with another key: set the same secrets.key on every instance, and call this again")
+}
+
+// sealing is how a record's credentials are stored.
+type sealing int
+
+const (
+	sealedNone    sealing = iota // there are none
+	sealedCurrent                // with the current key
+	sealedBefore                 // with a previous key, or not at all
+	sealedUnknown                // with a key that is not known
+)
+
+// sealingOf looks at the value of a record.
+func (s *Store) sealingOf(userID int64, value []byte) (sealing, error) {
+	d, err := parseDocument(userID, value, s.cfg.Secrets)
+	switch {
+	case errors.Is(err, errSealed):
+		return sealedUnknown, nil
+	case err != nil:
+		return 0, err
+	case d.Auth == nil:
+		return sealedNone, nil
+	case d.sealed:
+		return sealedCurrent, nil
+	}
+	return sealedBefore, nil
+}
+
+// examine reads the topic and returns what it holds, and the documents that are to be written anew.
+func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]Version, err error) {
+	type state struct {
+		ver     Version
+		sealing sealing
+		removed bool
+	}
+	client, err := s.newClient(readerOpts([]string{s.cfg.ConfigTopic})...)
+	if err != nil {
+		return found, nil, err
+	}
+	defer client.CloseAllowingRebalance()
+	r, err := newReader(ctx, client, s.cfg.ConfigTopic)
+	if err != nil {
+		return found, nil, err
+	}
+	users := map[int64]state{}
+	for {
+		done, err := r.done(ctx)
+		if err != nil {
+			return found, nil, err
+		}
+		if done {
+			break
+		}
+		err = r.poll(ctx, 100*time.Millisecond, func(record *kgo.Record) {
+			userID, err := parseUserKey(record.Key)
+			if err != nil {
+				return
+			}
+			next := state{ver: versionOf(record), removed: record.Value == nil}
+			if !next.removed {
+				if next.sealing, err = s.sealingOf(userID, record.Value); err != nil {
+					return // unreadable: the former one stays
+				}
+			}
+			if next.ver.newer(users[userID].ver) {
+				users[userID] = next
+			}
+		})
+		if err != nil {
+			return found, nil, err
+		}
+	}
+	toDo = map[int64]Version{}
+	for userID, u := range users {
+		if u.removed {
+			continue
+		}
+		found.Documents++
+		switch u.sealing {
+		case sealedNone:
+			found.Bare++
+		case sealedCurrent:
+			found.Current++
+		case sealedUnknown:
+			found.Locked++
+		case sealedBefore:
+			toDo[userID] = u.ver
+		}
+	}
+	return found, toDo, nil
+}
+
+// rewriteAll writes documents anew, several at once, and returns how many. A user whose document has another version by
+// now is left to the next pass.
+func (s *Store) rewriteAll(ctx context.Context, toDo map[int64]Version) (n int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	users := make(chan int64)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for range resealers {
+		wg.Go(func() {
+			for userID := range users {
+				w := rewriting{ver: toDo[userID]}
+				_, failed := s.update(ctx, userID, func(d Document) Document { return d }, &w)
+				mu.Lock()
+				if w.written {
+					n++
+				}
+				if failed != nil && err == nil {
+					err = fmt.Errorf("reseal the document of user %d: %w", userID, failed)
+					cancel()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for userID := range toDo {
+		select {
+		case users <- userID:
+		case <-ctx.Done():
+		}
+	}
+	close(users)
+	wg.Wait()
+	if err == nil {
+		err = ctx.Err()
+	}
+	return n, err
+}
+
+// rewriting asks update for a record even if nothing changes.
+type rewriting struct {
+	ver     Version // the version that is to be replaced; another one stays
+	written bool
+}
+
+// wanted says whether the document with version base is to be written anew.
+func (r *rewriting) wanted(base Version) bool { return r != nil && !r.written && base.is(r.ver) }
+
+// String says it in one line, without secrets.
+func (r Resealing) String() string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{
+		{r.Resealed, "resealed"}, {r.Current, "already current"}, {r.Bare, "without credentials"},
+		{r.Locked, "sealed with a key that is neither secrets.key nor in secrets.previous_keys, left as they are"},
+	} {
+		parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+	}
+	return fmt.Sprintf("%d documents: %s", r.Documents, strings.Join(parts, ", "))
+}

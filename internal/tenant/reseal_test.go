@@ -1,0 +1,189 @@
+package tenant
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// rotated returns sealers of a rotation: one that has the old key, and one that has the new key and knows the old one.
+func rotated(t *testing.T) (before, after *Sealer) {
+	t.Helper()
+	oldKey, newKey := []byte(strings.Repeat("o", 32)), []byte(strings.Repeat("n", 32))
+	before, err := NewSealer(oldKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, err = NewSealer(newKey, []byte(strings.Repeat("x", 32)), oldKey); err != nil {
+		t.Fatal(err)
+	}
+	return before, after
+}
+
+func TestSealerWithPreviousKeys(t *testing.T) {
+	before, after := rotated(t)
+	old := before.Seal(7, "u:p")
+	if plain, current, err := after.open(7, old); plain != "u:p" || current || err != nil {
+		t.Errorf("a text of the previous key: %q, current %v, %v", plain, current, err)
+	}
+	if plain, current, err := after.open(7, after.Seal(7, "u:p")); plain != "u:p" || !current || err != nil {
+		t.Errorf("a text of the current key: %q, current %v, %v", plain, current, err)
+	}
+	if _, err := after.Open(8, old); err == nil {
+		t.Error("another user's text is opened")
+	}
+	if _, err := before.Open(7, after.Seal(7, "u:p")); err == nil {
+		t.Error("the old key opens what the new one sealed")
+	}
+	if _, err := NewSealer([]byte(strings.Repeat("n", 32)), []byte("short")); err == nil || !strings.Contains(err.Error(), "secrets.previous_keys") {
+		t.Errorf("a short previous key: %v", err)
+	}
+}
+
+// TestReseal: what a previous key sealed, what stands in clear, what is current, what nobody can open, and what has
+// nothing to seal.
+func TestReseal(t *testing.T) {
+	s, _ := newStack(t)
+	before, after := rotated(t)
+	stranger, err := NewSealer([]byte(strings.Repeat("s", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func(user int, auth string) string {
+		return fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://a","auth":%s,"later":{"x":[1]}}`, user, auth)
+	}
+	unopened := record(4, `"`+stranger.Seal(4, "u4:p")+`"`)
+	s.write(s.config, "1", record(1, `"`+before.Seal(1, "u1:p")+`"`), "2", record(2, `"u2:p"`), "3", record(3, `"`+after.Seal(3, "u3:p")+`"`),
+		"4", unopened, "5", record(5, "null"), "6", record(6, `"u6:p"`), "6", "", "7", record(7, `"u7:p"`), "7", "no JSON")
+	store, _, _ := s.start(func(c *Config) { c.Secrets, c.Materialise = after, false })
+	waitLoaded(t, store)
+
+	want := Resealing{Documents: 6, Resealed: 3, Current: 1, Bare: 1, Locked: 1}
+	got, err := store.Reseal(t.Context(), true)
+	if err != nil || got != want {
+		t.Errorf("dry: %v, %v", got, err)
+	}
+	end := s.end()
+	if got, err = store.Reseal(t.Context(), false); err != nil || got != want {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if n := s.end() - end; n != 3 {
+		t.Errorf("%d records written, want 3", n)
+	}
+	if got, err = store.Reseal(t.Context(), false); err != nil || got != (Resealing{Documents: 6, Current: 4, Bare: 1, Locked: 1}) {
+		t.Errorf("again: %v, %v", got, err)
+	}
+	// Who has the new key only reads all that could be opened, and what was unknown is still there.
+	alone, err := NewSealer([]byte(strings.Repeat("n", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for user, value := range s.newest() {
+		if user == "4" {
+			if value != unopened {
+				t.Errorf("what nobody can open was changed: %s", value)
+			}
+			continue
+		}
+		if value == "" || user == "7" && value == "no JSON" {
+			continue
+		}
+		var id int64
+		fmt.Sscan(user, &id)
+		d, err := parseDocument(id, []byte(value), alone)
+		if err != nil || !strings.HasSuffix(value, `,"later":{"x":[1]}}`) {
+			t.Errorf("user %s: %v in %s", user, err, value)
+		}
+		if auth := fmt.Sprintf("u%s:p", user); user != "5" && (d.Auth == nil || *d.Auth != auth) {
+			t.Errorf("user %s has auth %v", user, d.Auth)
+		}
+	}
+	if got := fmt.Sprint(want); strings.Contains(got, "u1") {
+		t.Errorf("printed as %s", got)
+	}
+}
+
+// TestResealLosesNoChange: settings are changed, by this program and by others, while documents are resealed.
+func TestResealLosesNoChange(t *testing.T) {
+	s, _ := newStack(t)
+	before, after := rotated(t)
+	const users = 60
+	for user := int64(1); user <= users; user++ {
+		s.write(s.config, fmt.Sprint(user), fmt.Sprintf(`{"user_id":%d,"auth":%q}`, user, before.Seal(user, "u:p")))
+	}
+	store, _, _ := s.start(func(c *Config) { c.Secrets = after })
+	other, _, _ := s.start(func(c *Config) { c.Secrets = after })
+	waitLoaded(t, store, other)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := store.Reseal(ctx, false); err != nil {
+			t.Error(err)
+		}
+	})
+	for user := int64(1); user <= users; user++ {
+		wg.Go(func() {
+			url := fmt.Sprintf("http://h%d", user)
+			if _, err := other.Update(ctx, user, func(d Document) Document { d.DLRURL = &url; return d }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := store.Reseal(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	for user, value := range s.newest() {
+		if !strings.Contains(value, `"dlr_url":"http://h`+user+`"`) {
+			t.Errorf("user %s: the change is lost: %s", user, value)
+		}
+		if strings.Contains(value, `"auth":null`) {
+			t.Errorf("user %s: auth is lost", user)
+		}
+	}
+}
+
+// end returns the number of records that were ever written to the config topic.
+func (s *stack) end() (n int64) {
+	s.t.Helper()
+	l, err := describe(s.t.Context(), s.client, s.config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, span := range l.spans {
+		n += span.end
+	}
+	return n
+}
+
+// newest returns the last value of each key of the config topic.
+func (s *stack) newest() map[string]string {
+	s.t.Helper()
+	client, err := s.newClient(readerOpts([]string{s.config})...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer client.Close()
+	r, err := newReader(s.t.Context(), client, s.config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	values := map[string]string{}
+	for {
+		if done, err := r.done(s.t.Context()); err != nil {
+			s.t.Fatal(err)
+		} else if done {
+			return values
+		}
+		err := r.poll(s.t.Context(), 50*time.Millisecond, func(record *kgo.Record) { values[string(record.Key)] = string(record.Value) })
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
