@@ -11,8 +11,10 @@ const (
 	keepUnknown = 4 * time.Second
 	keepMost    = 60 * time.Second
 	keepLeast   = 5 * time.Millisecond // less is not worth keeping it
-	// A host that closed a connection earlier than was thought is believed to do so again for a while.
-	keepDoubted = 5 * time.Minute
+	// A host that closed a connection earlier than was thought is believed to do so again for a while, and for longer if it
+	// did.
+	doubtLeast = 10 * time.Second
+	doubtMost  = 5 * time.Minute
 
 	reapEvery = time.Second
 	maxHosts  = 16_384 // with something learned, besides those with idle connections
@@ -35,7 +37,31 @@ type hostPool struct {
 	idle []*conn // in the order of their return
 	// keep is how long the host has been seen to keep an idle connection.
 	keep    time.Duration
-	doubted time.Time // when it was last found to be less than thought; until keepDoubted has passed, it does not grow
+	doubted time.Time     // keep was found to be less than thought, and does not grow until then; zero = it may
+	doubts  time.Duration // how long the last doubt lasted
+	calm    time.Time     // when it ended
+}
+
+// settle ends a doubt that has lasted long enough.
+func (h *hostPool) settle(now time.Time) {
+	if !h.doubted.IsZero() && !now.Before(h.doubted) {
+		h.doubted, h.calm = time.Time{}, now
+		h.keep = max(h.keep, keepUnknown)
+	}
+}
+
+// doubt notes that a connection was closed after it was idle for so long.
+func (h *hostPool) doubt(idle time.Duration, now time.Time) {
+	h.settle(now)
+	h.keep = min(h.keep, idle*4/5)
+	if !h.doubted.IsZero() {
+		return
+	}
+	if now.Sub(h.calm) > doubtMost {
+		h.doubts = 0
+	}
+	h.doubts = min(max(2*h.doubts, doubtLeast), doubtMost)
+	h.doubted = now.Add(h.doubts)
 }
 
 func (p *pool) init(maxIdle int) {
@@ -58,7 +84,11 @@ func (p *pool) take(host Host, now time.Time) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.hosts[host]
-	for h != nil && len(h.idle) > 0 {
+	if h == nil {
+		return nil
+	}
+	h.settle(now)
+	for len(h.idle) > 0 {
 		cn := h.idle[len(h.idle)-1]
 		if now.Sub(cn.since) >= h.keeps(cn) {
 			return nil // the others are idle for longer still
@@ -83,6 +113,7 @@ func (p *pool) put(cn *conn, now time.Time) {
 		return
 	}
 	h := p.host(cn.host)
+	h.settle(now)
 	if h.keeps(cn) < keepLeast {
 		_ = cn.Close()
 		return
@@ -135,11 +166,7 @@ func (p *pool) closedByPeer(cn *conn) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.host(cn.host)
-	if after := now.Sub(cn.since) * 4 / 5; after < h.keep {
-		h.keep = after
-	}
-	h.doubted = now
+	p.host(cn.host).doubt(now.Sub(cn.since), now)
 }
 
 // giveUp closes the n connections that have been idle for the longest, and returns how many there were.
@@ -168,7 +195,7 @@ func (p *pool) reap() {
 	defer p.mu.Unlock()
 	for host, h := range p.hosts {
 		p.reapHost(h, now)
-		if len(h.idle) == 0 && h.keep == keepUnknown && h.doubted.IsZero() {
+		if len(h.idle) == 0 && h.keep == keepUnknown && h.doubts == 0 {
 			delete(p.hosts, host)
 		}
 	}
@@ -179,10 +206,7 @@ func (p *pool) reap() {
 }
 
 func (p *pool) reapHost(h *hostPool, now time.Time) {
-	if !h.doubted.IsZero() && now.Sub(h.doubted) >= keepDoubted {
-		h.doubted = time.Time{}
-		h.keep = max(h.keep, keepUnknown)
-	}
+	h.settle(now)
 	for len(h.idle) > 0 {
 		cn := h.idle[0]
 		idle := now.Sub(cn.since)

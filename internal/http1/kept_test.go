@@ -1,0 +1,300 @@
+//go:build unix
+
+package http1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/smshooks/smshooks/test/peer"
+)
+
+// mustPost makes a request that must end with 200.
+func mustPost(t *testing.T, c *Client, host Host) {
+	t.Helper()
+	if status, err := c.Post(t.Context(), soon(), host, []byte(request)); status != 200 || err != nil {
+		t.Fatalf("%d, %v", status, err)
+	}
+}
+
+// aged makes all idle connections of c idle since d longer ago.
+func aged(c *Client, d time.Duration) {
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	for cn := c.pool.idle.first; cn != nil; cn = cn.after {
+		cn.since = cn.since.Add(-d)
+	}
+}
+
+// TestOnceMore: what fails on a connection used before, without a byte of a reply, is made once more on a new one.
+func TestOnceMore(t *testing.T) {
+	const late = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+	tests := map[string]struct {
+		second      func(net.Conn, int32) bool // answers the second request, the first on a connection used before
+		status      int
+		requests    int32
+		connections int32
+	}{
+		"closed":                 {peer.SaysAndCloses(""), 200, 3, 2},
+		"closes idle ones aloud": {peer.SaysAndCloses(late), 200, 3, 2},
+		"a byte":                 {peer.SaysAndCloses("H"), 0, 2, 1},
+		"an interim reply":       {peer.SaysAndCloses("HTTP/1.1 100 Continue\r\n\r\n"), 0, 2, 1},
+		"half a head":            {peer.SaysAndCloses("HTTP/1.1 200 OK\r\nX:"), 0, 2, 1},
+		"another failure":        {peer.SaysAndCloses("HTTP/1.1 503 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), 503, 2, 1},
+		"408 of the application": {peer.Says("HTTP/1.1 408 No\r\nContent-Length: 0\r\n\r\n"), 408, 2, 1},
+	}
+	for name, test := range tests {
+		for _, size := range []int{2, 100_000} {
+			t.Run(fmt.Sprintf("%s, %d bytes", name, size), func(t *testing.T) {
+				p := peer.New(t, func(c net.Conn, n int32) bool {
+					if n == 2 {
+						return test.second(c, n)
+					}
+					return peer.Says(fine)(c, n)
+				})
+				c := newClient(t, nil)
+				mustPost(t, c, Host{Address: p.Addr})
+				message := fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+				status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(message))
+				if status != test.status || (err == nil) != (status != 0) || p.Requests.Load() != test.requests || p.Connections.Load() != test.connections {
+					t.Errorf("%d, %v with %d requests on %d connections, want %d with %d on %d",
+						status, err, p.Requests.Load(), p.Connections.Load(), test.status, test.requests, test.connections)
+				}
+			})
+		}
+	}
+}
+
+// TestTimeOutIsNotRepeated: who keeps a connection open is at work.
+func TestTimeOutIsNotRepeated(t *testing.T) {
+	p := peer.New(t, func(c net.Conn, n int32) bool {
+		if n == 1 {
+			return peer.Says(fine)(c, n)
+		}
+		return peer.Hangs("")(c, n)
+	})
+	c := newClient(t, nil)
+	mustPost(t, c, Host{Address: p.Addr})
+	status, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: p.Addr}, []byte(request))
+	if status != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || p.Requests.Load() != 2 {
+		t.Errorf("%d, %v with %d requests, want a time-out with 2", status, err, p.Requests.Load())
+	}
+}
+
+// TestKeepAlive: a connection is used again for as long as the peer says.
+func TestKeepAlive(t *testing.T) {
+	for _, test := range []struct {
+		field       string
+		idle        time.Duration
+		connections int32
+	}{
+		{"timeout=2", 1500 * time.Millisecond, 1},
+		{"timeout=2", 1700 * time.Millisecond, 2},
+		{"max=9, TIMEOUT=20", 18 * time.Second, 1},
+		{"timeout=20", 20 * time.Second, 2},
+		{"timeout=300", 59 * time.Second, 1},
+		{"timeout=300", 61 * time.Second, 2},
+		{"timeout=0", 0, 2},
+		{"", 3 * time.Second, 1},
+		{"", 5 * time.Second, 2},
+		{"timeout=x", 3 * time.Second, 1},
+	} {
+		for _, rest := range []string{"Content-Length: 0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"} {
+			p, c := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nKeep-Alive: "+test.field+"\r\n"+rest)), newClient(t, nil)
+			mustPost(t, c, Host{Address: p.Addr})
+			aged(c, test.idle)
+			mustPost(t, c, Host{Address: p.Addr})
+			if n := p.Connections.Load(); n != test.connections {
+				t.Errorf("Keep-Alive: %s, idle for %v: %d connections, want %d", test.field, test.idle, n, test.connections)
+			}
+		}
+	}
+}
+
+// TestKeptAsLongAsSeen: a host that has been seen to keep a connection for long is trusted with it, until it closes one.
+func TestKeptAsLongAsSeen(t *testing.T) {
+	conns := make(chan net.Conn, 10)
+	p := peer.New(t, func(c net.Conn, n int32) bool {
+		conns <- c
+		return peer.Says(fine)(c, n)
+	})
+	c, host := newClient(t, nil), Host{Address: p.Addr}
+	mustPost(t, c, host)
+	aged(c, 30*time.Second)
+	c.pool.reap() // sees it alive
+	aged(c, -time.Second)
+	mustPost(t, c, host)
+	aged(c, 29*time.Second)
+	mustPost(t, c, host)
+	if n := p.Connections.Load(); n != 1 {
+		t.Fatalf("%d connections to a host that keeps them, want 1", n)
+	}
+	aged(c, 10*time.Second)
+	for range 3 {
+		_ = (<-conns).Close()
+	}
+	waitFor(t, func() bool { return arrived(t, c, host) })
+	mustPost(t, c, host) // meets the end, and learns from it
+	aged(c, 7*time.Second)
+	mustPost(t, c, host)
+	aged(c, 9*time.Second)
+	mustPost(t, c, host)
+	if n := p.Connections.Load(); n != 3 {
+		t.Errorf("%d connections, want 3: one was closed after 10 s, the next used after 7 s and not after 9 s", n)
+	}
+}
+
+// TestDoubts: a host that closes connections early is believed to for longer each time, but not for ever.
+func TestDoubts(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	h := &hostPool{keep: keepUnknown}
+	for _, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		h.doubt(5*time.Millisecond, now)
+		h.doubt(time.Second, now) // another one of the same
+		if h.keep != 4*time.Millisecond {
+			t.Errorf("kept for %v, want 4ms", h.keep)
+		}
+		now = now.Add(want*time.Second - 1)
+		if h.settle(now); h.doubted.IsZero() {
+			t.Errorf("the doubt ended before %v s", int(want))
+		}
+		now = now.Add(1)
+		if h.settle(now); !h.doubted.IsZero() || h.keep != keepUnknown {
+			t.Errorf("after %v s: %+v, want no doubt", int(want), h)
+		}
+	}
+	now = now.Add(doubtMost + 1)
+	if h.doubt(time.Second, now); h.doubted.Sub(now) != doubtLeast {
+		t.Errorf("after a long calm the doubt lasts %v", h.doubted.Sub(now))
+	}
+}
+
+// TestIdentity: Transfer-Encoding: identity says nothing.
+func TestIdentity(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer      func(net.Conn, int32) bool
+		connections int32
+	}{
+		"with a length": {peer.Says("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok"), 1},
+		"odd head":      {peer.Says("HTTP/1.1 200 OK\nTransfer-encoding:  Identity \nContent-Length: 2\n\nok"), 1},
+		"until the end": {peer.SaysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok"), 2},
+		"after interim": {peer.Says("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok"), 1},
+	} {
+		p, c := peer.New(t, test.answer), newClient(t, nil)
+		for range 2 {
+			if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
+				t.Errorf("%s: %d, %v", name, status, err)
+			}
+		}
+		if n := p.Connections.Load(); n != test.connections {
+			t.Errorf("%s: %d connections, want %d", name, n, test.connections)
+		}
+	}
+}
+
+// TestChangedAddress: a changed DNS answer is followed within 5 minutes, with connections in continuous use or idle.
+func TestChangedAddress(t *testing.T) {
+	for name, every := range map[string]time.Duration{"in continuous use": 100 * time.Millisecond, "now and then": 3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var moved atomic.Bool
+				var old, current peer.Peer
+				c := newClient(t, func(cfg *Config) {
+					cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
+						near, far := net.Pipe()
+						to := &old
+						if moved.Load() {
+							to = &current
+						}
+						go to.Serve(far, peer.Says(fine))
+						return near, nil
+					}
+				})
+				defer c.Close()
+				var users sync.WaitGroup
+				run := func(d time.Duration) {
+					for range 3 {
+						users.Go(func() {
+							for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(every) {
+								mustPost(t, c, Host{Address: "peer:80"})
+							}
+						})
+					}
+					users.Wait()
+				}
+				run(time.Minute)
+				moved.Store(true)
+				run(5 * time.Minute)
+				before := old.Requests.Load()
+				run(time.Minute)
+				if n := old.Requests.Load() - before; n != 0 || current.Requests.Load() == 0 {
+					t.Errorf("%d requests went to the old address 5 minutes after the change", n)
+				}
+			})
+		})
+	}
+}
+
+// TestIdleGivenUpForDial: when descriptors run short, idle connections are closed and the dial is made again.
+func TestIdleGivenUpForDial(t *testing.T) {
+	p, other := peer.New(t, peer.Says(fine)), peer.New(t, peer.Says(fine))
+	var c *Client
+	c = newClient(t, func(cfg *Config) {
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if c.open.Load() >= 3 {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", syscall.EMFILE)}
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	release := make(chan struct{})
+	held := peer.New(t, func(c net.Conn, n int32) bool { <-release; return peer.Says(fine)(c, n) })
+	var waiting sync.WaitGroup
+	for range 2 {
+		waiting.Go(func() { mustPost(t, c, Host{Address: held.Addr}) })
+	}
+	waitFor(t, func() bool { return held.Requests.Load() == 2 })
+	mustPost(t, c, Host{Address: p.Addr}) // is idle, the third
+	mustPost(t, c, Host{Address: other.Addr})
+	close(release)
+	waiting.Wait()
+	c.Close()
+	if n := c.open.Load(); n != 0 {
+		t.Errorf("%d connections are counted as open, want none", n)
+	}
+	if _, err := c.cfg.Dial(t.Context(), "tcp", p.Addr); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMaxConns: beyond it the longest idle connection gives way to a new one, never one in use.
+func TestMaxConns(t *testing.T) {
+	c := newClient(t, func(cfg *Config) { cfg.MaxConns = 3 })
+	var peers []*peer.Peer
+	for range 5 {
+		peers = append(peers, peer.New(t, peer.Says(fine)))
+	}
+	for _, p := range peers {
+		mustPost(t, c, Host{Address: p.Addr})
+	}
+	if n := c.open.Load(); n != 3 {
+		t.Errorf("%d connections are open, want 3", n)
+	}
+	for i, p := range []*peer.Peer{peers[4], peers[3], peers[2], peers[0]} {
+		was := p.Connections.Load()
+		mustPost(t, c, Host{Address: p.Addr})
+		if opened := p.Connections.Load() - was; opened != int32(i/3) {
+			t.Errorf("peer %d of the latest: %d new connections", i, opened)
+		}
+	}
+}
