@@ -29,6 +29,7 @@ type Config struct {
 	Embedded   Embedded
 
 	origins map[string]origin // by setting; absent = the default
+	flags   []string          // see Flags
 }
 
 // Kafka says how to reach the brokers and as whom.
@@ -209,6 +210,10 @@ func Defaults() *Config {
 	}
 	return c
 }
+
+// Flags returns the flags that the settings came from, quoted for a shell: what another command needs to have the same
+// settings. Those of secrets are left out.
+func (c *Config) Flags() []string { return c.flags }
 
 // Origin returns where the setting of that dotted name came from: `default`,
 // `file x.yaml`, `environment variable SMSHOOKS_…` or `flag --…`.

@@ -45,10 +45,16 @@ func Load(file string, environ []string, fs *pflag.FlagSet) (*Config, error) {
 
 	c := Defaults()
 	c.origins = map[string]origin{}
+	if file != "" {
+		c.flags = append(c.flags, quoted("--config="+file))
+	}
 	bad := map[string]bool{}
 	for _, s := range settings {
 		from := resolve(v, s)
 		c.origins[s.name] = from.origin
+		if from.origin.source == flagOf(s) && !s.secret {
+			c.flags = append(c.flags, quoted("--"+s.name+"="+strings.Join(from.texts, ",")))
+		}
 		if err := s.set(c, from.texts); err != nil {
 			bad[s.name] = true
 			problems = append(problems, Problem{s.name, err.Error(), from.origin.place()})
@@ -87,10 +93,20 @@ func resolve(v *viper.Viper, s setting) given {
 	case given:
 		return value
 	case string:
-		return given{s.split(value), origin{source: "flag --" + s.name}}
+		return given{s.split(value), origin{source: flagOf(s)}}
 	default:
 		return given{texts: s.texts()}
 	}
+}
+
+func flagOf(s setting) string { return "flag --" + s.name }
+
+// quoted returns text as one word of a shell.
+func quoted(text string) string {
+	if strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=.,:/@%+") == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // readEnv returns the settings among the variables NAME=value of environ.

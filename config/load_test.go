@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,4 +207,21 @@ func lines(t *testing.T, file string, env []string, fs *pflag.FlagSet) []string 
 		t.Fatalf("Load = %v, %v, want an *Error and nothing else", c, err)
 	}
 	return strings.Split(err.Error(), "\n")
+}
+
+// TestFlags: what another command needs to have the same settings, without secrets.
+func TestFlags(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "it's.yaml")
+	if err := os.WriteFile(file, []byte("topics: {dlr: x}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fs := parsed(t, "--kafka.brokers=a:1,b:2", "--kafka.sasl.mechanism=PLAIN", "--kafka.sasl.username=a b", "--kafka.sasl.password=secret")
+	c, err := config.Load(file, []string{"SMSHOOKS_TOPICS_CLICK=y"}, fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"'--config=" + strings.ReplaceAll(file, "'", `'\''`) + "'", "--kafka.brokers=a:1,b:2", "--kafka.sasl.mechanism=PLAIN", "'--kafka.sasl.username=a b'"}
+	if got := c.Flags(); !slices.Equal(got, want) {
+		t.Errorf("flags %q, want %q", got, want)
+	}
 }

@@ -3,6 +3,9 @@ package retry
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -184,7 +187,37 @@ type refused struct {
 
 type refusedTopic struct {
 	*trouble.Trouble
-	records int // that were refused and are not stored or abandoned yet
+	records int   // that were refused and are not stored or abandoned yet
+	err     error // why the last of them was
+}
+
+// Problem names the topics that refuse records now, and why; nil if there are none. Nothing behind such a record in
+// its partition is committed.
+func (w *Waiting) Problem() error {
+	w.refused.mu.Lock()
+	defer w.refused.mu.Unlock()
+	var errs []error
+	for _, topic := range slices.Sorted(maps.Keys(w.refused.topics)) {
+		t := w.refused.topics[topic]
+		errs = append(errs, fmt.Errorf("topic %s refuses %d records: %w", topic, t.records, t.err))
+	}
+	return errors.Join(errs...)
+}
+
+// refusal names the setting with which the broker refused a record.
+func refusal(r *kgo.Record, err error) error {
+	if !errors.Is(err, kerr.MessageTooLarge) {
+		return err
+	}
+	return fmt.Errorf("raise max.message.bytes of topic %s, which a record of %d bytes exceeds (smshooks topics ensure): %w", r.Topic, size(r), err)
+}
+
+func size(r *kgo.Record) (n int) {
+	n = len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
 }
 
 func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
@@ -199,7 +232,8 @@ func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
 	if !again {
 		t.records++
 	}
-	t.Met(err, zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int("bytes", len(r.Value)))
+	t.err = refusal(r, err)
+	t.Met(t.err, zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int("bytes", len(r.Value)))
 }
 
 func (f *refused) over(topic string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,15 +58,23 @@ func topicsCommand() *cobra.Command {
 	)
 }
 
-// checkTopics explains every problem. Records that nobody reads are told, but the service starts with them, so they
-// are no failure.
+// checkTopics explains every problem. Records that nobody reads and risky settings are reported, but the service starts
+// with them, so they are no failure.
 func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) error {
 	problems, err := admin.CheckTopics(ctx)
 	if err != nil {
 		return err
 	}
+	connection := admin.Connection()
 	for _, p := range problems {
-		fmt.Fprintln(cmd.ErrOrStderr(), p.Explain(admin.Brokers()))
+		fmt.Fprintln(cmd.ErrOrStderr(), p.Explain(connection))
+	}
+	risks, err := admin.TopicRisks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range risks {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", r)
 	}
 	unread, flags, err := admin.UnreadTopics(ctx)
 	if err != nil { // the topics themselves have been checked
@@ -75,7 +84,7 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 		fmt.Fprintln(cmd.ErrOrStderr(), u)
 	}
 	if len(flags) > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or the same in its settings)\n", strings.Join(flags, " "))
+		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or the same in its settings)\n", strings.Join(slices.Concat(connection.Flags, flags), " "))
 	}
 	switch {
 	case len(problems) > 0:

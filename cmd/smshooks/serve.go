@@ -56,7 +56,7 @@ func serveCommand() *cobra.Command {
 				}
 				defer stop()
 			}
-			return serve(cmd.Context(), app.Options{Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen})
+			return serve(cmd.Context(), app.Options{Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen, Embedded: inProcess})
 		},
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false, "run Kafka and Redis in the process, data in embedded.dir")

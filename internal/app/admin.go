@@ -82,8 +82,10 @@ func withOrigin(cfg *config.Config, err error) error {
 	return &config.Error{Problems: []config.Problem{{Setting: wrong.Setting, Text: wrong.Err.Error(), Origin: cfg.Origin(wrong.Setting)}}}
 }
 
-// Brokers are those it was pointed at.
-func (a *Admin) Brokers() []string { return a.cfg.Kafka.Brokers }
+// Connection is how it was pointed at Kafka.
+func (a *Admin) Connection() kafka.Connection {
+	return kafka.Connection{Brokers: a.cfg.Kafka.Brokers, Flags: a.cfg.Flags()}
+}
 
 // Close ends the connections.
 func (a *Admin) Close() { a.client.Close() }
@@ -96,6 +98,11 @@ func (a *Admin) EnsureTopics(ctx context.Context) ([]kafka.Line, error) {
 // CheckTopics tells what is wrong with the topics.
 func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 	return TopicPlan(a.cfg).Check(ctx, a.client)
+}
+
+// TopicRisks tells with which topics a broker that fails may lose records.
+func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
+	return TopicPlan(a.cfg).Risks(ctx, a.client)
 }
 
 // UnreadTopics tells of the waiting topics whose records nobody reads, and gives the flags of serve with which they

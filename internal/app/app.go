@@ -61,6 +61,7 @@ type Options struct {
 	Version  string
 	Log      *zap.Logger
 	Registry *prometheus.Registry
+	Embedded bool             // Kafka is in the process, and promises nothing
 	Roles    []Role           // none = all
 	LogLevel *zap.AtomicLevel // of Log, to be changed at /loglevel; nil = it stays
 
@@ -216,6 +217,9 @@ func (a *App) run(ctx context.Context, stopAPI func()) error {
 	if err := a.topics(ctx); err != nil {
 		return stopped(ctx, err)
 	}
+	if !a.Embedded {
+		a.warnOfRisks(ctx)
+	}
 	background, stop := context.WithCancel(context.Background())
 	watched := make(chan struct{})
 	go func() {
@@ -318,11 +322,24 @@ func (a *App) checkTopics(ctx context.Context) error {
 	if err != nil || len(problems) == 0 {
 		return err
 	}
-	wrong := &TopicError{}
+	wrong, connection := &TopicError{}, kafka.Connection{Brokers: a.Config.Kafka.Brokers, Flags: a.Config.Flags()}
 	for _, p := range problems {
-		wrong.Problems = append(wrong.Problems, p.String())
+		wrong.Problems = append(wrong.Problems, p.Line(connection))
 	}
 	return wrong
+}
+
+// warnOfRisks logs with which topics a broker that fails may lose records.
+func (a *App) warnOfRisks(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	risks, err := a.plan.Risks(ctx, a.admin)
+	if err != nil && ctx.Err() == nil {
+		a.Log.Warn("cannot read how durable the topics are", zap.Error(err))
+	}
+	for _, r := range risks {
+		a.Log.Warn("topics may lose records when a broker fails", zap.String("setting", r.What), zap.Strings("topics", r.Topics), zap.String("advice", r.Why))
+	}
 }
 
 // stopped turns the error of something that was told to stop into none.
@@ -357,7 +374,8 @@ func (a *App) checks() []check {
 		{"config", func(context.Context) error { return a.store.Err() }},
 	}
 	if a.road != nil {
-		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }})
+		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }},
+			check{"storing", func(context.Context) error { return a.road.waiting.Problem() }})
 	}
 	return checks
 }

@@ -24,7 +24,6 @@ import (
 const (
 	maxProducing   = 200_000 // records on their way to waiting topics; more than can be buffered
 	producerLinger = 5 * time.Millisecond
-	maxLargeRecord = 8 << 20 // bytes; the topic's own limit decides
 )
 
 // road is the way of an event: consumer → dispatcher → done, or → waiting topic → consumer.
@@ -35,7 +34,8 @@ type road struct {
 	log        *deliverylog.Log
 	topics     topics
 	producer   *kgo.Client
-	large      *kgo.Client
+	large      *kafka.LargeProducer
+	waiting    *retry.Waiting
 }
 
 func (a *App) newRoad() (*road, error) {
@@ -49,10 +49,11 @@ func (a *App) newRoad() (*road, error) {
 	if r.producer, err = a.kafka.NewClient(append(producing, kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))...); err != nil {
 		return nil, err
 	}
-	if r.large, err = a.kafka.NewClient(append(producing, kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(maxLargeRecord))...); err != nil {
+	if r.large, err = a.kafka.NewLargeProducer(producing...); err != nil {
 		return nil, err
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
+	r.waiting = retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
 	r.collector = revocation.New(revocation.Config{
 		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
 	}, revocation.Hooks{
@@ -60,14 +61,13 @@ func (a *App) newRoad() (*road, error) {
 		Commit: func(ctx context.Context) { r.consumer.CommitNow(ctx) },
 		Hold:   func(hold bool) { r.consumer.Hold(cfg.Topics.Revocation, hold) },
 	}, a.Log.Named("revocation"))
-	waiting := retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
-	waiting.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
+	r.waiting.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
 	r.dispatcher = dispatcher.New(dispatcher.Config{
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: a.share.inFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
-		Waiting: waiting,
+		Waiting: r.waiting,
 		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Now:     a.clock.Now,
 	})

@@ -141,7 +141,7 @@ func (s *stage) serve(ctx context.Context) error {
 	if s.Config.API.Addr, err = freeAddr(s.Config.API.Addr); err != nil {
 		return fmt.Errorf("api.addr: %w", errors.Join(err, ops.Close()))
 	}
-	service, err := app.New(app.Options{Config: s.Config, Version: s.Version, Log: s.Log, Registry: s.registry, OpsListener: ops})
+	service, err := app.New(app.Options{Config: s.Config, Version: s.Version, Log: s.Log, Registry: s.registry, OpsListener: ops, Embedded: true})
 	if err != nil {
 		return errors.Join(err, ops.Close())
 	}

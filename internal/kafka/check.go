@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/smshooks/smshooks/pkg/delay"
@@ -26,15 +27,30 @@ type Problem struct {
 // String is one line: topic, what is wrong, what to do.
 func (p Problem) String() string { return fmt.Sprintf("topic %s %s: %s", p.Topic, p.What, p.Fix) }
 
-// Explain is String, why it matters, and what to type, in lines of their own. Kafka's own tools are pointed at brokers.
-func (p Problem) Explain(brokers []string) string {
-	text := p.String() + "\n  why: " + p.Why
+// Connection is how a command line reaches the same Kafka with the same settings.
+type Connection struct {
+	Brokers []string // for Kafka's own tools
+	Flags   []string // for smshooks
+}
+
+// fill completes a command line or a sentence with one in it.
+func (c Connection) fill(text string) string {
+	text = strings.ReplaceAll(text, ensureLine, strings.Join(append([]string{ensureLine}, c.Flags...), " "))
+	return strings.ReplaceAll(text, "BROKERS", strings.Join(c.Brokers, ","))
+}
+
+// Line is String, with commands that reach Kafka by c.
+func (p Problem) Line(c Connection) string { return c.fill(p.String()) }
+
+// Explain is Line, why it matters, and what to type, in lines of their own.
+func (p Problem) Explain(c Connection) string {
+	text := p.Line(c) + "\n  why: " + p.Why
 	for i, line := range p.Type {
 		lead := "\n  type: "
 		if i > 0 {
 			lead = "\n    or: "
 		}
-		text += lead + strings.ReplaceAll(line, "BROKERS", strings.Join(brokers, ","))
+		text += lead + c.fill(line)
 	}
 	return text
 }
@@ -59,7 +75,7 @@ func (p *Plan) createLine(topic string, states map[string]state) string {
 	if p.replication > 0 {
 		line += fmt.Sprintf(" --replication-factor %d", p.replication)
 	}
-	for _, setting := range p.settings(topic) {
+	for _, setting := range p.settings(topic, states) {
 		line += " --config " + setting[0] + "=" + setting[1]
 	}
 	return line
@@ -93,6 +109,7 @@ func (p *Plan) problems(states map[string]state) []Problem {
 		problems = append(problems, p.countProblems(topic, s, states)...)
 		problems = append(problems, p.policyProblems(topic, s)...)
 		problems = append(problems, p.retentionProblems(topic, s)...)
+		problems = append(problems, p.sizeProblems(topic, s, states)...)
 	}
 	return problems
 }
@@ -164,6 +181,21 @@ func (p *Plan) retentionProblems(topic string, s state) []Problem {
 		})
 	}
 	return problems
+}
+
+// sizeProblems compares what a topic takes with what its sources take.
+func (p *Plan) sizeProblems(topic string, s state, states map[string]state) []Problem {
+	need, source := p.largest(topic, states)
+	limit, ok := s.limit(maxMessage)
+	if !ok || limit >= need {
+		return nil
+	}
+	return []Problem{{
+		topic, fmt.Sprintf("has %s=%d, below that of its source %s and room for headers (%d)", maxMessage, limit, source, need),
+		"run `smshooks topics ensure`, which raises it",
+		"a record that does not fit cannot be stored, and nothing behind it in its partition is committed until it is",
+		[]string{ensureLine, setLine(topic, maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10))},
+	}}
 }
 
 // describe joins problems into one text for an error.

@@ -18,8 +18,15 @@ const (
 	// retentionSlack is kept on top of what a waiting topic must keep: a long weekend of downtime.
 	retentionSlack      = 72 * time.Hour
 	deadLetterRetention = 30 * 24 * time.Hour
-	// maxMessageBytes of topics that smshooks writes: a record as large as brokers take by default, and its headers.
-	maxMessageBytes = "2097152"
+
+	maxMessage = "max.message.bytes"
+	// maxMessageBytes is the least that topics which smshooks writes are created with: a record as large as brokers take
+	// by default, and its headers.
+	maxMessageBytes = 2 << 20
+	headerRoom      = 16 << 10
+	// largestBatch is the size that a batch of revocations may have, however small the records were: 512 KiB of ids and
+	// what stands between them.
+	largestBatch = 1 << 20
 
 	visibleTimeout = 30 * time.Second
 	visiblePoll    = 50 * time.Millisecond
@@ -37,7 +44,7 @@ type Line struct {
 func (l Line) String() string { return l.Topic + ": " + l.What }
 
 // Ensure creates the topics that are missing, adds partitions to waiting topics that have fewer than
-// their source and raises a retention that would lose parked records. It never deletes, shrinks or
+// their source and raises a retention that would lose parked records and a size of records that is below the source's. It never deletes, shrinks or
 // changes a cleanup policy, does nothing the second time, and may run in several instances at once.
 // It returns a line per topic, in a stable order, once all of them are visible; an error names what it
 // could not put right (then the lines are still there), or says that Kafka is away ([IsUnavailable]).
@@ -87,7 +94,7 @@ func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]sta
 		}
 		t := kmsg.NewCreateTopicsRequestTopic()
 		t.Topic, t.NumPartitions, t.ReplicationFactor = topic, p.count(topic, states), p.replication
-		for _, setting := range p.settings(topic) {
+		for _, setting := range p.settings(topic, states) {
 			c := kmsg.NewCreateTopicsRequestTopicConfig()
 			c.Name, c.Value = setting[0], kmsg.StringPtr(setting[1])
 			t.Configs = append(t.Configs, c)
@@ -144,14 +151,16 @@ func (p *Plan) count(topic string, states map[string]state) int32 {
 }
 
 // settings are those of a topic that is created. Sources keep the broker's retention.
-func (p *Plan) settings(topic string) [][2]string {
+func (p *Plan) settings(topic string, states map[string]state) [][2]string {
+	need, _ := p.largest(topic, states)
+	size := [2]string{maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10)}
 	switch topic {
 	case p.names.Config, p.names.Keys:
 		// Without "delete" in its policy a topic's retention means nothing to Kafka; -1 says so to
 		// brokers that look at it all the same.
 		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
 	case p.names.DeadLetter:
-		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, {"max.message.bytes", maxMessageBytes}}
+		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, size}
 	}
 	_, class, wait := p.Describe(topic)
 	if class == Source {
@@ -161,13 +170,13 @@ func (p *Plan) settings(topic string) [][2]string {
 		{"cleanup.policy", "delete"},
 		{"retention.ms", millis(p.minRetention(wait) + retentionSlack)},
 		{"retention.bytes", "-1"},
-		{"max.message.bytes", maxMessageBytes},
+		size,
 		// Retention counts from a record's timestamp: it must be the time it was parked.
 		{"message.timestamp.type", "LogAppendTime"},
 	}
 }
 
-// repair brings existing waiting topics up to their source's partitions and to the retention they need.
+// repair brings existing topics up to their source's partitions, and to the retention and the size of records they need.
 func (p *Plan) repair(ctx context.Context, cl *kgo.Client, states map[string]state, done map[string][]string) (changed bool, err error) {
 	admin := kadm.NewClient(cl)
 	for kind, source := range p.sources {
@@ -182,24 +191,34 @@ func (p *Plan) repair(ctx context.Context, cl *kgo.Client, states map[string]sta
 				}
 				done[topic], changed = append(done[topic], fmt.Sprintf("partitions raised from %d to %d", s.partitions, want)), true
 			}
-			alter, notes := p.raise(topic, s)
-			if len(alter) == 0 {
-				continue
-			}
-			if err := alterTopic(ctx, admin, topic, alter); err != nil {
-				return changed, err
-			}
-			done[topic], changed = append(done[topic], notes...), true
 		}
+	}
+	for _, topic := range p.all() {
+		alter, notes := p.raise(topic, states)
+		if len(alter) == 0 {
+			continue
+		}
+		if err := alterTopic(ctx, admin, topic, alter); err != nil {
+			return changed, err
+		}
+		done[topic], changed = append(done[topic], notes...), true
 	}
 	return changed, nil
 }
 
-// raise lists the settings of a waiting topic that would lose records.
-func (p *Plan) raise(topic string, s state) (alter []kadm.AlterConfig, notes []string) {
+// raise lists the settings of a topic that would lose records or refuse them.
+func (p *Plan) raise(topic string, states map[string]state) (alter []kadm.AlterConfig, notes []string) {
+	s := states[topic]
 	set := func(key, from, to string) {
 		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: key, Value: kadm.StringPtr(to)})
 		notes = append(notes, fmt.Sprintf("%s raised from %s to %s", key, from, to))
+	}
+	need, _ := p.largest(topic, states)
+	if limit, ok := s.limit(maxMessage); ok && limit < need {
+		set(maxMessage, s.configs[maxMessage], strconv.FormatInt(max(need, maxMessageBytes), 10))
+	}
+	if !p.waits(topic) {
+		return alter, notes
 	}
 	_, _, wait := p.Describe(topic)
 	if _, less := s.keepsLess(p.minRetention(wait)); less {
@@ -227,11 +246,11 @@ func addPartitions(ctx context.Context, admin *kadm.Client, topic string, want i
 func alterTopic(ctx context.Context, admin *kadm.Client, topic string, alter []kadm.AlterConfig) error {
 	responses, err := admin.AlterTopicConfigs(ctx, alter, topic)
 	if err != nil {
-		return fmt.Errorf("raise retention of topic %s: %w", topic, err)
+		return fmt.Errorf("raise settings of topic %s: %w", topic, err)
 	}
 	for _, r := range responses {
 		if r.Err != nil {
-			return fmt.Errorf("raise retention of topic %s: %w%s", topic, r.Err, suffix(&r.ErrMessage))
+			return fmt.Errorf("raise settings of topic %s: %w%s", topic, r.Err, suffix(&r.ErrMessage))
 		}
 	}
 	return nil
@@ -272,12 +291,10 @@ func (p *Plan) missing(states map[string]state, waiting bool) string {
 // unrepaired names a topic on which the work of repair does not show yet, or "".
 func (p *Plan) unrepaired(states map[string]state) string {
 	for _, topic := range p.all() {
-		if !p.waits(topic) {
-			continue
+		if alter, _ := p.raise(topic, states); len(alter) > 0 {
+			return topic
 		}
-		kind, _, _ := p.Describe(topic)
-		s := states[topic]
-		if alter, _ := p.raise(topic, s); len(alter) > 0 || s.partitions < states[p.sources[kind]].partitions {
+		if kind, _, _ := p.Describe(topic); p.waits(topic) && states[topic].partitions < states[p.sources[kind]].partitions {
 			return topic
 		}
 	}

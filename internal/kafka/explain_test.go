@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"maps"
+	"strings"
 	"testing"
 	"time"
 )
@@ -11,7 +13,7 @@ func TestExplain(t *testing.T) {
 	states := map[string]state{}
 	for _, topic := range p.all() {
 		states[topic] = state{partitions: 12, configs: map[string]string{}}
-		for _, setting := range p.settings(topic) {
+		for _, setting := range p.settings(topic, nil) {
 			states[topic].configs[setting[0]] = setting[1]
 		}
 	}
@@ -21,13 +23,19 @@ func TestExplain(t *testing.T) {
 	delete(states, "webhook-config")
 	states["sms-dlr-retry-1h"] = state{partitions: 4, configs: map[string]string{"cleanup.policy": "delete", "retention.ms": "1000", "retention.bytes": "7"}}
 	states["sms-click-retry-1h"] = state{partitions: 13, configs: states["sms-click-retry-1h"].configs}
+	for _, sized := range [][2]string{{"sms-inbound", "2097152"}, {"sms-inbound-retry-1h", "2113536"}, {"click-revocation-retry-1h", "1064959"}} {
+		configs := maps.Clone(states[sized[0]].configs)
+		configs["max.message.bytes"] = sized[1]
+		states[sized[0]] = state{partitions: 12, configs: configs}
+	}
 	states["webhook-keys"] = state{partitions: 1, configs: map[string]string{"cleanup.policy": "delete"}}
 	got := map[string]bool{}
 	for _, problem := range p.problems(states) {
-		got[problem.Explain([]string{"a:1", "b:2"})] = true
+		got[problem.Explain(Connection{[]string{"a:1", "b:2"}, []string{"--config=x.yaml", "--kafka.brokers=a:1,b:2"}})] = true
 	}
 	const (
 		split = "\n  why: a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only"
+		full  = "\n  why: a record that does not fit cannot be stored, and nothing behind it in its partition is committed until it is"
 		gone  = "\n  why: Kafka would delete records that wait for their next attempt, and nobody would notice"
 	)
 	for _, want := range []string{
@@ -44,10 +52,17 @@ func TestExplain(t *testing.T) {
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-dlr-retry-1h --add-config retention.ms=349200000",
 		"topic sms-dlr-retry-1h has retention.bytes=7 instead of -1: run `smshooks topics ensure`, which lifts it, or parked records would be lost" + gone +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-dlr-retry-1h --add-config retention.bytes=-1",
+		"topic sms-inbound-overflow-1m has max.message.bytes=2097152, below that of its source sms-inbound and room for headers (2113536): run `smshooks topics ensure`, which raises it" + full +
+			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-inbound-overflow-1m --add-config max.message.bytes=2113536",
+		"topic click-revocation-retry-1h has max.message.bytes=1064959, below that of its source click-revocation and room for headers (1064960): run `smshooks topics ensure`, which raises it" + full +
+			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name click-revocation-retry-1h --add-config max.message.bytes=2097152",
+		"topic webhook-dead-letter has max.message.bytes=2097152, below that of its source sms-inbound and room for headers (2113536): run `smshooks topics ensure`, which raises it" + full +
+			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name webhook-dead-letter --add-config max.message.bytes=2113536",
 		"topic webhook-keys has cleanup.policy=delete instead of compact: set cleanup.policy=compact (anything else forgets settings with time)" +
 			"\n  why: anything else forgets settings with time; `topics ensure` leaves it alone, since it may be another program's topic" +
 			"\n  type: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name webhook-keys --add-config cleanup.policy=compact",
 	} {
+		want = strings.ReplaceAll(want, "smshooks topics ensure", "smshooks topics ensure --config=x.yaml --kafka.brokers=a:1,b:2")
 		if !got[want] {
 			t.Errorf("not said:\n%s", want)
 		}
@@ -59,5 +74,34 @@ func TestExplain(t *testing.T) {
 	u := Unread{"sms-dlr-retry-2h", 3, "retry.drain=2h"}
 	if got, want := u.String(), "topic sms-dlr-retry-2h holds 3 records that nobody reads, since no setting names its delay: add 2h to retry.drain until it is empty"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestRisks: what a broker that fails may lose, of the topics that have it.
+func TestRisks(t *testing.T) {
+	p := NewPlan(defaultNames, []time.Duration{hour}, nil, 24*hour, 12, 3)
+	safe := map[string]string{"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
+	states := map[string]state{}
+	for _, topic := range p.all() {
+		states[topic] = state{partitions: 12, replicas: 3, configs: safe}
+	}
+	if risks := p.risks(states); len(risks) != 0 {
+		t.Fatalf("safe topics have %v", risks)
+	}
+	states["sms-dlr"] = state{partitions: 12, replicas: 1, configs: map[string]string{"min.insync.replicas": "1"}}
+	states["webhook-config"] = state{partitions: 12, replicas: 1, configs: safe}
+	states["webhook-keys"] = state{partitions: 12, replicas: 3, configs: map[string]string{"unclean.leader.election.enable": "true"}}
+	delete(states, "sms-inbound") // missing is another matter
+	var got []string
+	for _, r := range p.risks(states) {
+		got = append(got, r.String())
+	}
+	want := []string{
+		"replication factor 1: topics sms-dlr, webhook-config; the loss of one broker loses their records: use 3 replicas (topics.replication for topics that are created)",
+		"min.insync.replicas=1: topic sms-dlr; what only one replica has counts as stored: set min.insync.replicas=2 with 3 replicas",
+		"unclean.leader.election.enable=true: topic webhook-keys; a replica that lags behind may become leader, and what it lacks is lost: set unclean.leader.election.enable=false",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

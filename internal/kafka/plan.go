@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"time"
@@ -245,6 +246,24 @@ func (p *Plan) waiting(kind int) []string {
 		}
 	}
 	return topics
+}
+
+// largest returns the max.message.bytes that a topic which smshooks writes records to needs, and the source that needs
+// it: records keep their value and get headers. It returns 0 for a topic that needs none.
+func (p *Plan) largest(topic string, states map[string]state) (need int64, source string) {
+	for kind, name := range p.sources {
+		if topic != p.names.DeadLetter && !slices.Contains(p.waiting(kind), topic) {
+			continue
+		}
+		limit, ok := states[name].limit(maxMessage)
+		if kind == kindRevocation {
+			limit = max(limit, largestBatch) // several records become one
+		}
+		if limit+headerRoom > need && (ok || kind == kindRevocation) {
+			need, source = limit+headerRoom, name
+		}
+	}
+	return min(need, math.MaxInt32), source
 }
 
 // minRetention is what a waiting topic must keep: a record waits for its delay, and one that is found

@@ -128,7 +128,7 @@ func TestSettingsOfNewTopics(t *testing.T) {
 		{"click-revocation-overflow-10s", "cleanup.policy=delete retention.ms=345610000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 	} {
 		var got []string
-		for _, setting := range p.settings(c.topic) {
+		for _, setting := range p.settings(c.topic, nil) {
 			got = append(got, setting[0]+"="+setting[1])
 		}
 		if s := strings.Join(got, " "); s != c.want {

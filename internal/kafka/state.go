@@ -17,6 +17,7 @@ import (
 // state is what the broker says of one topic. A topic that is missing has no state.
 type state struct {
 	partitions int32
+	replicas   int               // of the partition that has the fewest
 	settled    bool              // every partition has a leader
 	configs    map[string]string // effective values; a key the broker does not know is absent
 }
@@ -79,6 +80,9 @@ func readPartitions(ctx context.Context, cl *kgo.Client, topics []string) (map[s
 		s := state{partitions: int32(len(t.Partitions)), settled: t.ErrorCode == 0, configs: make(map[string]string)}
 		for _, part := range t.Partitions {
 			s.settled = s.settled && part.Leader >= 0
+			if s.replicas == 0 || len(part.Replicas) < s.replicas {
+				s.replicas = len(part.Replicas)
+			}
 		}
 		states[*t.Topic] = s
 	}

@@ -101,8 +101,8 @@ func checkUntil(t *testing.T, p *Plan, cl *kgo.Client, want ...string) {
 		var got []string
 		for _, problem := range problems {
 			got = append(got, problem.Topic+" "+problem.What)
-			if problem.Why == "" || len(problem.Type) == 0 || strings.Contains(problem.Explain([]string{"a:1"}), "BROKERS") {
-				t.Errorf("topic %s: %s", problem.Topic, problem.Explain([]string{"a:1"}))
+			if problem.Why == "" || len(problem.Type) == 0 || strings.Contains(problem.Explain(Connection{Brokers: []string{"a:1"}}), "BROKERS") {
+				t.Errorf("topic %s: %s", problem.Topic, problem.Explain(Connection{Brokers: []string{"a:1"}}))
 			}
 			if problem.Fix == "" {
 				t.Errorf("%s: no fix", problem)
@@ -144,7 +144,7 @@ func TestEnsureFromNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, topic := range p.all() {
-		for _, setting := range p.settings(topic) {
+		for _, setting := range p.settings(topic, nil) {
 			if got := states[topic].configs[setting[0]]; got != setting[1] {
 				t.Errorf("%s: %s is %q, want %q", topic, setting[0], got, setting[1])
 			}
@@ -166,11 +166,11 @@ func TestEnsureFollowsWhatExists(t *testing.T) {
 		p.Retry(kindDLR, 0):        "created (5 partitions)",
 		p.Overflow(kindDLR, 0):     "created (5 partitions)",
 		names.Click:                "created (4 partitions)",
-		p.Retry(kindClick, 0):      "ok",
+		p.Retry(kindClick, 0):      "max.message.bytes raised from 1048588 to 2097152",
 		p.Overflow(kindClick, 0):   "created (4 partitions)",
 		names.Inbound:              "ok",
 		p.Retry(kindInbound, 0):    "created (2 partitions)",
-		p.Overflow(kindInbound, 0): "partitions raised from 1 to 2, retention.ms raised from 60000 to 345610000, retention.bytes raised from 1000 to -1",
+		p.Overflow(kindInbound, 0): "partitions raised from 1 to 2, max.message.bytes raised from 1048588 to 2097152, retention.ms raised from 60000 to 345610000, retention.bytes raised from 1000 to -1",
 		names.Revocation:           "created (3 partitions)",
 		names.Config:               "created (3 partitions)",
 	} {

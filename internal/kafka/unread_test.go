@@ -34,7 +34,7 @@ func TestDraining(t *testing.T) {
 	if p.Retry(0, 0) != "sms-dlr-retry-1h" || p.Overflow(0, 0) != "sms-dlr-overflow-1m" {
 		t.Errorf("records are written to %s and %s", p.Retry(0, 0), p.Overflow(0, 0))
 	}
-	if s := fmt.Sprint(p.settings("sms-dlr-retry-6h")); !strings.Contains(s, millis(30*hour+retentionSlack)) {
+	if s := fmt.Sprint(p.settings("sms-dlr-retry-6h", nil)); !strings.Contains(s, millis(30*hour+retentionSlack)) {
 		t.Errorf("a drained topic is created with %s", s)
 	}
 	bad := NewPlan(defaultNames, nil, nil, hour, 1, -1).Draining([]time.Duration{-hour}, nil)

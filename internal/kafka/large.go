@@ -1,0 +1,38 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	maxLargeBatch  = 1 << 30   // the client takes no more
+	largeRequest   = 100 << 20 // the client's own bound of a request
+	requestHeading = 1 << 20   // of a request, besides its batch
+)
+
+// LargeProducer produces records that do not fit into a usual batch. Each is a batch by itself, so that the topic's
+// max.message.bytes decides about each alone, and is compressed well: a source counts the bytes of compressed batches.
+type LargeProducer struct{ *kgo.Client }
+
+// NewLargeProducer returns a producer of records of up to [Config.MaxBatchBytes] and their headers.
+func (c Config) NewLargeProducer(extra ...kgo.Opt) (*LargeProducer, error) {
+	most := c.MaxBatchBytes
+	if most == 0 {
+		most = DefaultMaxBatchBytes
+	}
+	batch := int32(min(most+headerRoom, maxLargeBatch))
+	cl, err := c.NewClient(append(extra,
+		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(1), kgo.ProducerBatchMaxBytes(batch), kgo.BrokerMaxWriteBytes(max(batch+requestHeading, largeRequest)),
+		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.SnappyCompression(), kgo.NoCompression()))...)
+	if err != nil {
+		return nil, err
+	}
+	return &LargeProducer{cl}, nil
+}
+
+// TryProduce produces r when those before it are done. Unlike the client's own it never fails for a lack of room.
+func (p *LargeProducer) TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error)) {
+	go p.Produce(ctx, r, promise)
+}

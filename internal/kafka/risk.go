@@ -1,0 +1,71 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Risk is a setting of topics with which a broker that fails may lose records, or stop all writes. The service works
+// with it: whether it is a mistake depends on what the cluster is for.
+type Risk struct {
+	// Topics that have the setting.
+	Topics []string
+	// What they have: "replication factor 1".
+	What string
+	// Why it matters, and what to do.
+	Why string
+}
+
+// String is one line: what, which topics, why.
+func (r Risk) String() string {
+	noun := "topics "
+	if len(r.Topics) == 1 {
+		noun = "topic "
+	}
+	return r.What + ": " + noun + strings.Join(r.Topics, ", ") + "; " + r.Why
+}
+
+// Risks looks at the replicas and the durability settings of the topics that exist, the brokers' defaults included.
+func (p *Plan) Risks(ctx context.Context, cl *kgo.Client) ([]Risk, error) {
+	states, err := readState(ctx, cl, p.all())
+	if err != nil {
+		return nil, fmt.Errorf("look for risky topic settings: %w", err)
+	}
+	return p.risks(states), nil
+}
+
+func (p *Plan) risks(states map[string]state) []Risk {
+	kinds := []struct {
+		has       func(state) bool
+		what, why string
+	}{
+		{
+			func(s state) bool { return s.replicas == 1 }, "replication factor 1",
+			"the loss of one broker loses their records: use 3 replicas (topics.replication for topics that are created)",
+		},
+		{
+			func(s state) bool { n, ok := s.limit("min.insync.replicas"); return ok && n <= 1 }, "min.insync.replicas=1",
+			"what only one replica has counts as stored: set min.insync.replicas=2 with 3 replicas",
+		},
+		{
+			func(s state) bool { return s.configs["unclean.leader.election.enable"] == "true" }, "unclean.leader.election.enable=true",
+			"a replica that lags behind may become leader, and what it lacks is lost: set unclean.leader.election.enable=false",
+		},
+	}
+	var risks []Risk
+	for _, kind := range kinds {
+		risk := Risk{What: kind.what, Why: kind.why}
+		for _, topic := range p.all() {
+			if s, ok := states[topic]; ok && kind.has(s) {
+				risk.Topics = append(risk.Topics, topic)
+			}
+		}
+		if len(risk.Topics) > 0 {
+			risks = append(risks, risk)
+		}
+	}
+	return risks
+}
