@@ -23,7 +23,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 	harness.CreateTopic(t, b.Addr, w.topics.DeadLetter, 1) // with the broker's default of max.message.bytes
 	harness.CreateTopic(t, b.Addr, w.topics.DLR, partitions, "max.message.bytes", strconv.Itoa(8<<20))
 	harness.CreateTopic(t, b.Addr, harness.Retry(w.topics.DLR, "1s"), partitions, "retention.ms", "-1", "message.timestamp.type", "LogAppendTime")
-	o := harness.Options{Brokers: b.Addr, RedisAddr: w.redis.Addr, Topics: w.topics, Env: quick(), Args: []string{"--topics.partitions=2"}}
+	o := harness.Options{Brokers: b.Addr, RedisAddr: w.redis.Addr, Topics: w.topics, Env: quick(), Args: []string{"--kafka.brokers=" + b.Addr, "--redis.password=hidden"}}
 	_, stderr, code := harness.Run(t, o, "topics", "check")
 	need := strconv.Itoa(8<<20 + 16<<10)
 	for _, topic := range []string{w.topics.DeadLetter, harness.Retry(w.topics.DLR, "1s")} {
@@ -31,7 +31,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 			t.Errorf("check: exit code %d, and it does not say what %s needs:\n%s", code, topic, stderr)
 		}
 	}
-	if !strings.Contains(stderr, "type: smshooks topics ensure --kafka.brokers="+b.Addr) {
+	if !strings.Contains(stderr, "type: smshooks topics ensure --kafka.brokers="+b.Addr+"\n") {
 		t.Errorf("the advice does not say where:\n%s", stderr)
 	}
 	w.begin(t, []string{"--overflow.delays=1s"})
