@@ -39,7 +39,15 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, 
 	}
 	d, ver, err := s.documentIn(ctx, x, rows[0])
 	switch {
-	case errors.Is(err, errLost):
+	case errors.Is(err, errLost), err == nil && ver.Offset == 0:
+		// What another instance was given acknowledged a moment ago may be what
+		// Redis has lost, and may not have been read yet.
+		if err := s.catchUp(ctx); err != nil {
+			return Document{}, Version{}, err
+		}
+		if newest, _ := s.newest(x); newest.Offset == 0 && rows[0].seen == "" && rows[0].err == nil {
+			return Document{UserID: userID}, Version{}, nil
+		}
 		return s.documentBack(ctx, x, rows[0].seen)
 	case err != nil:
 		return Document{}, Version{}, err
