@@ -1,0 +1,389 @@
+package real_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// account is one user with settings and an API key, in a world whose Redis is damaged.
+type account struct {
+	user int64
+	key  string
+}
+
+// shownSettings is a user's settings as the API shows them.
+type shownSettings struct {
+	DLR     *string `json:"dlr_url"`
+	Click   *string `json:"click_url"`
+	Inbound *string `json:"inbound_url"`
+	Revoke  *string `json:"revoke_click_url"`
+	Auth    bool    `json:"auth"`
+}
+
+// accounts gives users 1 to n four URLs, credentials, a key that this version does not know, and an API key each.
+func accounts(t testing.TB, w *world, n int) []account {
+	t.Helper()
+	var records []*kgo.Record
+	var all []account
+	for user := int64(1); user <= int64(n); user++ {
+		hooks := w.all(user, "u:p")
+		r := harness.WebhookRecord(t, w.topics.Config, user, hooks)
+		r.Value = []byte(strings.TrimSuffix(string(r.Value), "}") + `,"plan":{"n":[ 1.50,[] ],"big":9007199254740993}}`)
+		records = append(records, r)
+		// Keys are made as the CLI makes them: the topic has the hash.
+		key := fmt.Sprintf("smsh_test%d", user)
+		records = append(records, &kgo.Record{Topic: w.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(key)), Value: []byte(fmt.Sprintf(`{"user_id":%d}`, user))})
+		all = append(all, account{user, key})
+	}
+	harness.ProduceMany(t, w.kafka.Addr, records)
+	return all
+}
+
+// call makes a request to the API and gives the status and, with 200, the settings answered.
+func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shownSettings) {
+	t.Helper()
+	method, path, body := http.MethodGet, "/v1/user/get-webhook", io.Reader(nil)
+	if form != nil {
+		method, path, body = http.MethodPost, "/v1/user/set-webhook", strings.NewReader(form.Encode())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+p.Addr+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-KEY", a.key)
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var reply struct{ Data json.RawMessage }
+	var settings shownSettings
+	if err := json.NewDecoder(resp.Body).Decode(&reply); err != nil {
+		t.Fatalf("%s: %d, %v", path, resp.StatusCode, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		if err := json.Unmarshal(reply.Data, &settings); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return resp.StatusCode, settings
+}
+
+// wantWhole fails unless the API answers 503 or what the user has, all of it, with dlr as the first URL; it says
+// whether it answered.
+func wantWhole(t testing.TB, w *world, p *harness.Proc, a account, dlr string, form url.Values) bool {
+	t.Helper()
+	status, s := call(t, p, a, form)
+	if status == http.StatusServiceUnavailable {
+		return false
+	}
+	hooks := w.all(a.user, "")
+	is := func(got *string, want string) bool { return got != nil && *got == want }
+	if status != http.StatusOK || !is(s.DLR, dlr) || !is(s.Click, hooks.Click) || !is(s.Inbound, hooks.Inbound) || !is(s.Revoke, hooks.Revoke) || !s.Auth {
+		text, _ := json.Marshal(s)
+		t.Fatalf("user %d is answered %d %s, want dlr_url %s and the rest as it was", a.user, status, text, dlr)
+	}
+	return true
+}
+
+// wantDocument fails unless the newest document of a user in Kafka has dlr, all the rest, and the unknown key verbatim.
+func wantDocument(t testing.TB, w *world, a account, dlr string) {
+	t.Helper()
+	var last string
+	for _, r := range harness.Consume(t, w.kafka.Addr, w.topics.Config) {
+		if string(r.Key) == strconv.FormatInt(a.user, 10) {
+			last = string(r.Value)
+		}
+	}
+	hooks := w.all(a.user, "u:p")
+	want := fmt.Sprintf(`{"user_id":%d,"dlr_url":"%s","click_url":"%s","inbound_url":"%s","revoke_click_url":"%s","auth":"u:p","plan":{"n":[ 1.50,[] ],"big":9007199254740993}}`,
+		a.user, dlr, hooks.Click, hooks.Inbound, hooks.Revoke)
+	if last != want {
+		t.Errorf("the document in Kafka is\n%s, want\n%s", last, want)
+	}
+}
+
+// rows finds the keys of users and API keys of this world in one server.
+func rows(t testing.TB, w *world, cl redis.Cmdable, a account) (names []string) {
+	t.Helper()
+	for _, pattern := range []string{"????????????????:user:" + strconv.FormatInt(a.user, 10), "????????????????:key:" + hashOf(a.key)} {
+		pattern = w.topics.KeyPrefix + pattern
+		found, err := cl.Keys(t.Context(), pattern).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
+}
+
+// TestDeletedRedisKeys: single keys vanish from Redis. Nobody is answered without them, nothing is overwritten with
+// nothing, and they come back, also those that nobody asks for.
+func TestDeletedRedisKeys(t *testing.T) {
+	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
+	w.begin(t, nil)
+	all := accounts(t, w, 20)
+	p, q := w.serve(t), w.serve(t)
+	cl := w.redis.Client(t)
+	lose := func(a account) (n int) {
+		for _, name := range rows(t, w, cl, a) {
+			if err := cl.Del(t.Context(), name).Err(); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		return n
+	}
+	for _, a := range all {
+		if n := lose(a); n != 2 {
+			t.Fatalf("%d keys of user %d in Redis, want 2", n, a.user)
+		}
+	}
+	for i, a := range all[:10] {
+		dlr := w.all(a.user, "").DLR
+		served := []*harness.Proc{p, q}[i%2]
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, served, a, dlr, nil) }, "an answer for user %d", a.user)
+		lose(a)
+		changed := dlr + "?changed"
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
+		lose(a)
+		other := []*harness.Proc{q, p}[i%2]
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, other, a, changed, nil) }, "an answer of the other for user %d", a.user)
+		wantDocument(t, w, a, changed)
+	}
+	lost := time.Now()
+	harness.Eventually(t, 10*time.Second, func() bool {
+		for _, a := range all[10:] {
+			if len(rows(t, w, cl, a)) < 2 {
+				return false
+			}
+		}
+		return true
+	}, "the keys that nobody asked for are in Redis again")
+	t.Logf("repaired %v after the last look", time.Since(lost).Round(time.Millisecond))
+	for _, a := range all {
+		w.emit(t, w.dlr(a.user, a.user))
+	}
+	w.recv.WaitCount(t, "", len(all), 20*time.Second)
+	for _, member := range []*harness.Proc{p, q} {
+		if n := notConfigured(t, member); n != 0 {
+			t.Errorf("%v events not configured", n)
+		}
+	}
+}
+
+// limitedRights are the least rights that the service needs. INFO and SCAN are not among them.
+const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get +del +expire +lpush +ltrim +lrange +hget +hmget +hset +hdel +persist +pexpire +type +eval +evalsha +script|load"
+
+// TestOldRedisSnapshot: Redis comes back with the data of before, for a user who may not ask it for anything about
+// itself.
+func TestOldRedisSnapshot(t *testing.T) {
+	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
+	w.begin(t, []string{"--redis.username=app", "--redis.password=secret"})
+	all := accounts(t, w, 10)
+	p := w.serve(t)
+	cl := w.redis.Client(t)
+	if err := cl.Do(t.Context(), "SAVE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	changed := func(a account) string { return w.all(a.user, "").DLR + "?changed" }
+	for _, a := range all {
+		if !wantWhole(t, w, p, a, changed(a), url.Values{"dlr_url": {changed(a)}}) {
+			t.Fatal("refused with Redis running")
+		}
+	}
+	w.redis.Kill(t)
+	w.redis.Start(t)
+	if old := cl.HGet(t.Context(), rows(t, w, cl, all[9])[0], "d").Val(); strings.Contains(old, "?changed") {
+		t.Log("the snapshot was repaired before the test could look at it")
+	}
+	for i, a := range all[:5] {
+		if i%2 == 0 {
+			harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, p, a, changed(a), nil) }, "an answer for user %d", a.user)
+		}
+		again := changed(a) + "again"
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, p, a, again, url.Values{"dlr_url": {again}}) }, "a change for user %d", a.user)
+		wantDocument(t, w, a, again)
+	}
+	harness.Eventually(t, 10*time.Second, func() bool {
+		for _, a := range all[5:] {
+			if !strings.Contains(cl.HGet(t.Context(), rows(t, w, cl, a)[0], "d").Val(), changed(a)) {
+				return false
+			}
+		}
+		return true
+	}, "Redis has the newest settings of those that nobody asked for")
+}
+
+// TestRedisClusterNodeFlushed: one master of a cluster is emptied.
+func TestRedisClusterNodeFlushed(t *testing.T) {
+	cluster := harness.OwnRedisCluster(t)
+	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: &cluster.RedisServer}
+	w.begin(t, nil)
+	all := accounts(t, w, 60)
+	p := w.serve(t)
+	node := cluster.Nodes[0].Client(t)
+	before, err := node.DBSize(t.Context()).Result()
+	if err != nil || before < 20 {
+		t.Fatalf("%d keys on the node, %v", before, err)
+	}
+	mine := 0 // of the accounts
+	for _, a := range all {
+		mine += len(rows(t, w, node, a))
+	}
+	if err := node.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	flushed := time.Now()
+	for i, a := range all {
+		dlr := w.all(a.user, "").DLR
+		if i%2 == 0 {
+			harness.Eventually(t, 5*time.Second, func() bool { return wantWhole(t, w, p, a, dlr, nil) }, "an answer for user %d", a.user)
+			continue
+		}
+		changed := dlr + "?changed"
+		harness.Eventually(t, 5*time.Second, func() bool { return wantWhole(t, w, p, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
+	}
+	harness.Eventually(t, 5*time.Second-time.Since(flushed), func() bool {
+		n := 0
+		for _, a := range all {
+			n += len(rows(t, w, node, a))
+		}
+		return n >= mine
+	}, "all %d keys are on the node again", mine)
+	t.Logf("back after %v", time.Since(flushed).Round(time.Millisecond))
+	wantDocument(t, w, all[1], w.all(all[1].user, "").DLR+"?changed")
+}
+
+// TestRedisEvicts: Redis evicts whatever it likes, all the time.
+func TestRedisEvicts(t *testing.T) {
+	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
+	w.begin(t, nil)
+	all := accounts(t, w, 100)
+	p, q := w.serve(t), w.serve(t)
+	cl := w.redis.Client(t)
+	evicting, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		junk := strings.Repeat("x", 10_000)
+		for n := 0; evicting.Err() == nil; n++ {
+			_ = cl.Set(evicting, "junk:"+strconv.Itoa(n), junk, 0).Err()
+		}
+	}()
+	defer func() { stop(); <-ended }()
+	harness.Eventually(t, 20*time.Second, func() bool {
+		info, err := cl.Info(t.Context(), "stats").Result()
+		return err == nil && !strings.Contains(info, "evicted_keys:0\r")
+	}, "Redis evicts")
+	for i, a := range all[:40] {
+		served, other := p, q
+		if i%2 == 1 {
+			served, other = q, p
+		}
+		changed := w.all(a.user, "").DLR + "?changed"
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, other, a, changed, nil) }, "an answer for user %d", a.user)
+	}
+	for _, a := range all {
+		w.emit(t, w.dlr(a.user, a.user))
+	}
+	w.recv.WaitCount(t, "", len(all), 20*time.Second)
+	if n := notConfigured(t, p) + notConfigured(t, q); n != 0 {
+		t.Errorf("%v events not configured", n)
+	}
+	wantDocument(t, w, all[0], w.all(all[0].user, "").DLR+"?changed")
+}
+
+// TestGoneWhileStopped: what Redis holds of a user and a key that the topics do not hold (their tombstones were
+// compacted away) is gone before the first event is sent.
+func TestGoneWhileStopped(t *testing.T) {
+	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
+	w.begin(t, nil)
+	a := accounts(t, w, 1)[0]
+	p := w.serve(t)
+	cl := w.redis.Client(t)
+	p.Term(t)
+	gone := account{777, "smsh_gone"}
+	for i, name := range rows(t, w, cl, a) {
+		fields := cl.HGetAll(t.Context(), name).Val()
+		to := name[:strings.LastIndex(name, ":")+1] + []string{"777", hashOf(gone.key)}[i]
+		fields["d"] = strings.Replace(strings.Replace(fields["d"], `"user_id":1,`, `"user_id":777,`, 1), "/dlr/1", "/dlr/777", 1)
+		if err := cl.HSet(t.Context(), to, fields).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(rows(t, w, cl, gone)); n != 2 {
+		t.Fatalf("%d keys are in Redis, want 2", n)
+	}
+	w.emit(t, w.dlr(gone.user, 1), w.dlr(a.user, 2))
+	p = w.serve(t)
+	if n := len(rows(t, w, cl, gone)); n != 0 {
+		t.Errorf("%d keys are still in Redis", n)
+	}
+	if status, _ := call(t, p, gone, nil); status != http.StatusUnauthorized {
+		t.Errorf("a key that its topic does not hold is answered %d", status)
+	}
+	w.recv.WaitCount(t, path("dlr", a.user), 1, 20*time.Second)
+	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of the removed user is not configured")
+	if n := w.recv.Count(path("dlr", gone.user)); n != 0 {
+		t.Errorf("%d requests for a user who was removed", n)
+	}
+}
+
+// TestRecreatedConfigTopic deletes the topics of settings and keys under a running service.
+func TestRecreatedConfigTopic(t *testing.T) {
+	w := newWorld(t)
+	all := accounts(t, w, 3)
+	p := w.serve(t)
+	for range 5 { // offsets that the new topic does not reach
+		w.configure(t, map[int64]harness.Webhook{1: w.all(1, "u:p")})
+	}
+	deleteTopics(t, w, w.topics.Config, w.topics.Keys)
+	harness.Eventually(t, noticed, func() bool {
+		status, text := p.Readyz()
+		return status == http.StatusServiceUnavailable && strings.Contains(text, w.topics.Config) && strings.Contains(text, w.topics.Keys)
+	}, "/readyz names the topics that are gone")
+	w.ensure(t)
+	created := time.Now()
+	hooks := w.all(1, "")
+	hooks.DLR += "/new"
+	w.configure(t, map[int64]harness.Webhook{1: hooks})
+	harness.ProduceMany(t, w.kafka.Addr, []*kgo.Record{{Topic: w.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(all[0].key)), Value: []byte(`{"user_id":1}`)}})
+	harness.Eventually(t, noticed, func() bool {
+		status, s := call(t, p, all[0], nil)
+		return status == http.StatusOK && s.DLR != nil && *s.DLR == hooks.DLR && p.Ready()
+	}, "the new topics are read")
+	t.Logf("adopted after %v", time.Since(created).Round(time.Millisecond))
+	if status, _ := call(t, p, all[1], nil); status != http.StatusUnauthorized {
+		t.Errorf("a key of the former topic is answered %d", status)
+	}
+	if status, s := call(t, p, all[0], url.Values{"click_url": {hooks.Click + "/new"}}); status != http.StatusOK || s.DLR == nil || *s.DLR != hooks.DLR {
+		t.Errorf("a change in the new topic is answered %d", status)
+	}
+	w.emit(t, w.dlr(1, 1), w.dlr(2, 2))
+	w.recv.WaitCount(t, path("dlr", 1)+"/new", 1, 20*time.Second)
+	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of a user whom the new topic does not hold is not configured")
+}
+
+// hashOf gives the key of an API key's record.
+func hashOf(key string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(key))) }
