@@ -6,7 +6,7 @@
 // its document and takes only a newer one. So any number of instances may write
 // in any order. Memory is bounded; for a user it doesn't hold, Redis is asked.
 //
-// An index of all keys says which version is the newest (ADR 0009). What Redis
+// An index of all keys says which version is the newest (ADR 0010). What Redis
 // answers counts only with that version. Whatever else happened to Redis
 // (eviction, a restored snapshot, a replica that was behind), the record is read
 // back from its topic by its offset, into memory and Redis.
