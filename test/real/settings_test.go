@@ -274,8 +274,8 @@ func TestRedisClusterNodeFlushed(t *testing.T) {
 	wantDocument(t, w, all[1], w.all(all[1].user, "").DLR+"?changed")
 }
 
-// TestRedisEvicts: Redis evicts whatever it likes, all the time.
-func TestRedisEvicts(t *testing.T) {
+// TestEvictedSettings: Redis evicts whatever it likes, all the time.
+func TestEvictedSettings(t *testing.T) {
 	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
 	w.begin(t, nil)
 	all := accounts(t, w, 100)
