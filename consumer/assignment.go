@@ -132,6 +132,9 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	if e.Trace != nil {
 		e.Trace.End(e, fate.String())
 	}
+	if e.Replayed != "" && a.owner.replayed != nil && fate != webhook.Retry && fate != webhook.Overflow {
+		a.owner.replayed(e.UserID, e.Identity())
+	}
 	a.tracker.Finish(e.Generation, e.Offset)
 	a.owner.metrics.Settled(a.topic, e.Kind, fate)
 	a.owner.buffer.release(e)

@@ -89,13 +89,14 @@ type Tracer interface {
 
 // Consumer is one member of the consumer group.
 type Consumer struct {
-	cfg     Config
-	topics  Topics
-	handler Handler
-	notes   Notes
-	tracer  Tracer
-	metrics *metrics.Metrics
-	log     *zap.Logger
+	cfg      Config
+	topics   Topics
+	handler  Handler
+	notes    Notes
+	tracer   Tracer
+	replayed func(userID int64, id string)
+	metrics  *metrics.Metrics
+	log      *zap.Logger
 
 	newClient  func(...kgo.Opt) (*kgo.Client, error)
 	client     *kgo.Client // while Run is running
@@ -136,6 +137,8 @@ type Parts struct {
 	Metrics   *metrics.Metrics
 	Log       *zap.Logger
 	Now       func() time.Time // the time of day; nil = time.Now
+	// Replayed, if not nil, is called when an event that was sent again as a dead letter is settled for good.
+	Replayed func(userID int64, id string)
 }
 
 // New gives a Consumer that joins the group when Run is called.
@@ -144,7 +147,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		parts.Now = time.Now
 	}
 	c := &Consumer{
-		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer,
+		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer, replayed: parts.Replayed,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),

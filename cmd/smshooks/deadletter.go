@@ -112,7 +112,8 @@ func replayCommand() *cobra.Command {
 	replay := &cobra.Command{
 		Use: "replay", Short: "Send events again that were given up", Args: arguments(0),
 		Long: "Send events again that were given up: with the same Webhook-Id, attempts from 1, a fresh window.\n" +
-			"Each event is sent once, however often it died. Its dead letter stays: replayed twice, it is sent twice.\n" +
+			"Each event is sent once, however often it died, and not while a former replay of it is under way, which Redis\n" +
+			"knows. Its dead letter stays: replayed again after that, it is sent again.\n" +
 			"Records that could not be read (invalid_record) are never sent.\n\n" +
 			"With --position an interrupted replay can be called again and goes on where it was, over the dead letters\n" +
 			"that were there when it first began. One that was killed, or lost Kafka, may send its\n" +

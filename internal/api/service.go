@@ -5,6 +5,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -29,9 +31,9 @@ import (
 const (
 	// answerTime bounds what needs the store: the contract gives 503 five seconds.
 	answerTime = 4500 * time.Millisecond
-	// scanTime bounds one reading of the dead-letter topic, and scans how many run at a time.
+	// scanTime bounds one reading of the dead-letter topic, and scans how many run at a time: each user has one turn.
 	scanTime = 30 * time.Second
-	scans    = 2
+	scans    = 64
 	// unknownKeys is how many requests with unknown keys a client may make a second, and at once.
 	unknownKeys = 20
 )
@@ -74,6 +76,12 @@ type DeadLetters interface {
 	Replay(ctx context.Context, f deadletter.Filter) (int, error)
 }
 
+// Turns gives each user one scan at a time, over all instances.
+type Turns interface {
+	// Begin takes a user's turn until end is called; ok is false if it is taken.
+	Begin(ctx context.Context, userID int64) (end func(), ok bool, err error)
+}
+
 // Parts are what a Service works with.
 type Parts struct {
 	Keys        Keys
@@ -85,7 +93,9 @@ type Parts struct {
 	// TrustedProxies are the peers whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// MaxTests is how many tests of all users may be under way, 0 = 200.
-	MaxTests int
+	MaxTests    int
+	Turns       Turns // nil: only this instance's scans count
+	ReplayLimit int   // what DeadLetters grants a user per hour, to be told
 }
 
 // Service is what users can ask and change. It is safe for concurrent use. Errors other than *InvalidError wrap
@@ -94,6 +104,7 @@ type Service struct {
 	Parts
 	demo     [webhook.NumKinds][]byte
 	scanning chan struct{}
+	turns    turns
 	testing  tests
 	unknown  *limit.Limiter // of requests with unknown keys, by client
 }
@@ -289,9 +300,9 @@ const valueKept = 8 << 10
 // GivenUp returns the latest limit of a user's dead letters that f wants, newest first, their values cut at 8 KiB. It reads the whole topic from
 // f.Since on.
 func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
-	ctx, done, err := s.scan(ctx)
+	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
-		return nil, s.unavailable("dead letters", userID, err)
+		return nil, s.cannotScan("dead letters", userID, err)
 	}
 	defer done()
 	var letters []deadletter.Letter
@@ -325,11 +336,12 @@ func cut(value []byte) []byte {
 	return value[:n]
 }
 
-// Replay sends the user's dead letters that f wants again, and returns how many.
+// Replay sends the user's dead letters that f wants again, and returns how many. Those whose replay is under way are
+// not sent.
 func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter) (int, error) {
-	ctx, done, err := s.scan(ctx)
+	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
-		return 0, s.unavailable("replay", userID, err)
+		return 0, s.cannotScan("replay", userID, err)
 	}
 	defer done()
 	// A replay needs Kafka alone, but an API that is half away would be a riddle: it answers 503 then.
@@ -338,6 +350,12 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 	}
 	f.UserID = userID
 	n, err := s.DeadLetters.Replay(ctx, f)
+	if limited, is := errors.AsType[*deadletter.LimitError](err); is {
+		if n == 0 {
+			return 0, &TooManyError{fmt.Sprintf("replay: too many events, at most %d per hour", s.ReplayLimit), limited.After}
+		}
+		err = nil // those were sent; the next request is told
+	}
 	if err != nil {
 		return n, s.unavailable("replay", userID, err)
 	}
@@ -345,15 +363,63 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 	return n, nil
 }
 
-// scan waits for leave to read the dead-letter topic.
-func (s *Service) scan(ctx context.Context) (_ context.Context, done func(), err error) {
+// turns are the users of this instance that scan.
+type turns struct {
+	mu    sync.Mutex
+	users map[int64]bool
+}
+
+func (t *turns) begin(userID int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users[userID] {
+		return false
+	}
+	if t.users == nil {
+		t.users = map[int64]bool{}
+	}
+	t.users[userID] = true
+	return true
+}
+
+func (t *turns) end(userID int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.users, userID)
+}
+
+var errTaken = &TooManyError{"replay: another request of yours reads the events that were given up", 5 * time.Second}
+
+// scan takes the user's turn to read the dead-letter topic.
+func (s *Service) scan(ctx context.Context, userID int64) (_ context.Context, done func(), err error) {
+	if !s.turns.begin(userID) {
+		return nil, nil, errTaken
+	}
+	give := func() { s.turns.end(userID) }
+	if s.Turns != nil {
+		end, ok, err := s.Turns.Begin(ctx, userID)
+		if err != nil || !ok {
+			give()
+			return nil, nil, cmp.Or(err, error(errTaken))
+		}
+		give = func() { end(); s.turns.end(userID) }
+	}
 	select {
 	case s.scanning <- struct{}{}:
 	case <-ctx.Done():
+		give()
 		return nil, nil, ctx.Err()
 	case <-time.After(answerTime):
-		return nil, nil, errors.New("the topic is being read for others")
+		give()
+		return nil, nil, errors.New("the topic is being read for too many others")
 	}
 	ctx, cancel := context.WithTimeout(ctx, scanTime)
-	return ctx, func() { cancel(); <-s.scanning }, nil
+	return ctx, func() { cancel(); <-s.scanning; give() }, nil
+}
+
+func (s *Service) cannotScan(what string, userID int64, err error) error {
+	if _, is := errors.AsType[*TooManyError](err); is {
+		return err
+	}
+	return s.unavailable(what, userID, err)
 }

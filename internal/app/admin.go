@@ -17,6 +17,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/tenant"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/pkg/delay"
@@ -37,6 +38,7 @@ type Admin struct {
 	cfg    *config.Config
 	kafka  kafka.Config
 	client *kgo.Client
+	log    *zap.Logger
 }
 
 // reachPatience is how long a command waits for a broker that does not answer yet.
@@ -56,7 +58,7 @@ func NewAdmin(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Admin,
 	if err != nil {
 		return nil, err
 	}
-	return &Admin{cfg, k, client}, nil
+	return &Admin{cfg, k, client, log}, nil
 }
 
 func reach(ctx context.Context, k kafka.Config) error {
@@ -193,6 +195,20 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 		return 0, err
 	}
 	defer letters.Close()
+	if run.Try == nil {
+		files, err := openTLS("redis.tls", a.cfg.Redis.TLS, a.log)
+		if err != nil {
+			return 0, withOrigin(a.cfg, err)
+		}
+		useRedisLog(a.log)
+		rdb := newRedis(a.cfg.Redis, nil, files)
+		defer rdb.Close()
+		if err := explainRedis(rdb.Ping(ctx).Err()); err == nil {
+			run.Guard = replayGuard{memory: replay.New(replayConfig(a.cfg), rdb, a.log)}
+		} else {
+			a.log.Warn("cannot use Redis: events whose replay is under way may be sent again", zap.Error(err))
+		}
+	}
 	return letters.Run(ctx, run)
 }
 

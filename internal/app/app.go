@@ -24,6 +24,7 @@ import (
 	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/tenant"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/tracing"
@@ -83,6 +84,7 @@ type App struct {
 	metrics     *metrics.Metrics
 	sender      *dispatcher.Sender // with the roles consume and api
 	log         *deliverylog.Log
+	replays     *replay.Memory
 	road        *road
 	api         *customers
 	tracing     *tracing.Tracer // nil = off
@@ -135,6 +137,7 @@ func New(opts Options) (*App, error) {
 	}, a.kafka.NewClient, a.redis, opts.Log.Named("settings"), a.metrics)
 	a.log = deliverylog.New(a.redis, cfg.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, opts.Log.Named("deliveries"))
 	a.share = a.limits()
+	a.replays = replay.New(replayConfig(cfg), a.redis, opts.Log.Named("replays"))
 	if a.plays(Consume) || a.plays(API) {
 		a.sender = a.newSender()
 	}

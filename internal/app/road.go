@@ -16,6 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/revocation"
 	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/retry"
@@ -32,6 +33,7 @@ type road struct {
 	dispatcher *dispatcher.Dispatcher
 	collector  *revocation.Collector
 	log        *deliverylog.Log
+	replays    *replay.Memory
 	topics     topics
 	producer   *kgo.Client
 	large      *kafka.LargeProducer
@@ -41,7 +43,7 @@ type road struct {
 func (a *App) newRoad() (*road, error) {
 	cfg := a.Config
 	topics := newTopics(a.plan, cfg.Overflow.Delays)
-	r := &road{log: a.log, topics: topics}
+	r := &road{log: a.log, replays: a.replays, topics: topics}
 	var err error
 	producing := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(topics.waits)), kgo.MaxBufferedRecords(maxProducing),
@@ -79,7 +81,7 @@ func (a *App) newRoad() (*road, error) {
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
-		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now,
+		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now, Replayed: a.replays.Ended,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			paced := a.kafka
 			paced.PaceFetches = true
@@ -116,6 +118,7 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	}()
 	background.Go(func() { r.dispatcher.Run(running) })
 	background.Go(func() { r.collector.Run(running) })
+	background.Go(func() { r.replays.Run(running) })
 	// A little is left of the grace for what comes after.
 	err := r.consumer.Run(ctx, grace-min(200*time.Millisecond, grace/10))
 	stop()

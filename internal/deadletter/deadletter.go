@@ -1,7 +1,8 @@
 // Package deadletter reads the events that were given up, and sends them again.
 //
 // An event that is sent again goes to its kind's first overflow topic, due at once, with the identity it always had
-// and no attempts made. Sending it again does not take the dead letter away: asked twice, an event is sent twice.
+// and no attempts made. Sending it again does not take the dead letter away: asked again when the replay has ended, it
+// is sent again.
 package deadletter
 
 import (

@@ -2,6 +2,7 @@ package deadletter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,33 @@ type Run struct {
 	// and saved whenever events have been stored.
 	Position *Position
 	Save     func(*Position) error
+	// Guard, if not nil, decides which events may be sent.
+	Guard Guard
+}
+
+// Guard decides which events may be sent again.
+type Guard interface {
+	// Admit reports for each event whether it may be sent now. With an error, which ends the replay, those that were
+	// admitted are still sent.
+	Admit(ctx context.Context, events []*Candidate) ([]bool, error)
+	// Stored is called with the admitted events when all of them were stored.
+	Stored(ctx context.Context, events []*Candidate)
+}
+
+// Candidate is an event that is to be sent again.
+type Candidate struct {
+	UserID    int64
+	ID        string
+	Partition int32
+	Offset    int64 // of its newest dead letter that was read
+	End       int64 // of the partition when the replay began
+}
+
+// LimitError says that a user may send no more events again now.
+type LimitError struct{ After time.Duration }
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("too many events were sent again; more may be in %v", e.After)
 }
 
 // Run does what Replay does, in the way r says.
@@ -47,11 +75,14 @@ type Run struct {
 // first began, and sends nothing twice that it had stored: when ctx ends, the chunk on its way comes to its end
 // first. Only what is killed, or loses Kafka, may send up to a chunk (500 events) again.
 func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
-	run := running{Run: r, store: s, seen: map[string]bool{}, reached: map[int32]int64{}}
+	run := running{Run: r, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}, ends: map[int32]int64{}}
 	if run.partitions, err = s.partitions(ctx); err != nil {
 		return 0, err
 	}
 	spans, err := s.spans(ctx, r.Filter.Since)
+	for partition, span := range spans {
+		run.ends[partition] = span.end
+	}
 	if err == nil && r.Position != nil {
 		spans, err = run.begin(spans)
 	}
@@ -72,9 +103,11 @@ type running struct {
 	Run
 	store      *Store
 	partitions [webhook.NumKinds]int
-	seen       map[string]bool
+	seen       map[string]*Candidate
+	ends       map[int32]int64 // by partition, when it began
 	reached    map[int32]int64 // by partition, behind the last event of the chunk
 	chunk      []*kgo.Record
+	candidates []*Candidate // of the chunk's records
 	size       int
 	sent       int
 }
@@ -83,10 +116,15 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("sending dead letters again: %w", err) // many letters come with one poll
 	}
-	if !l.CanReplay() || r.seen[l.ID] {
+	if !l.CanReplay() {
 		return nil
 	}
-	r.seen[l.ID] = true
+	if former := r.seen[l.ID]; former != nil {
+		former.Partition, former.Offset, former.End = l.partition, l.offset, r.ends[l.partition]
+		return nil
+	}
+	candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, r.ends[l.partition]}
+	r.seen[l.ID] = candidate
 	if r.Position != nil && l.offset < r.Position.next(l.partition) {
 		return nil // sent before; it is read again so that it is known
 	}
@@ -97,6 +135,7 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 	// A clone: the record would keep the whole fetch it came with.
 	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, r.store.cfg.Now())
 	r.chunk, r.size = append(r.chunk, record), r.size+len(record.Value)+256
+	r.candidates = append(r.candidates, candidate)
 	r.reached[l.partition] = l.offset + 1
 	if r.size > chunkBytes || r.Position != nil && len(r.chunk) >= chunkEvents {
 		return r.flush(ctx)
@@ -112,10 +151,14 @@ func (r *running) flush(ctx context.Context) error {
 	if r.Position != nil {
 		ctx = context.WithoutCancel(ctx) // what was begun is known when it has ended
 	}
+	refused := r.admit(ctx)
 	stored, err := r.store.produce(ctx, r.chunk)
 	r.sent += stored
-	r.chunk, r.size = nil, 0
-	if err != nil || r.Position == nil {
+	if err == nil && r.Guard != nil {
+		r.Guard.Stored(ctx, r.candidates)
+	}
+	r.chunk, r.candidates, r.size = nil, nil, 0
+	if err = cmp.Or(err, refused); err != nil || r.Position == nil {
 		return err
 	}
 	r.Position.Sent += stored
@@ -123,6 +166,25 @@ func (r *running) flush(ctx context.Context) error {
 		r.Position.Partitions[p] = Span{next, r.Position.Partitions[p].End}
 	}
 	return r.save()
+}
+
+// admit removes from the chunk what the guard does not admit.
+func (r *running) admit(ctx context.Context) error {
+	if r.Guard == nil {
+		return nil
+	}
+	admitted, err := r.Guard.Admit(ctx, r.candidates)
+	n := 0
+	for i, c := range r.candidates {
+		if i < len(admitted) && admitted[i] {
+			r.chunk[n], r.candidates[n] = r.chunk[i], c
+			n++
+		} else {
+			delete(r.seen, c.ID) // a newer dead letter of it may follow
+		}
+	}
+	r.chunk, r.candidates = r.chunk[:n], r.candidates[:n]
+	return err
 }
 
 // partitions asks for the number of partitions of the overflow topics.

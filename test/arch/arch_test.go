@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"internal/revocation":  2,
 	"internal/deliverylog": 2,
 	"internal/deadletter":  2,
+	"internal/replay":      2,
 	"internal/tracing":     2,
 	"internal/clock":       2,
 
@@ -71,7 +72,7 @@ var drivers = map[string][]string{
 	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/tenant", "internal/deadletter", "internal/app", "internal/demo", "internal/bench", "internal/embedded", "internal/api", "test"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
 	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
-	"github.com/redis/go-redis":          {"internal/tenant", "internal/click", "internal/app", "internal/api", "internal/deliverylog", "internal/web", "internal/bench", "test"},
+	"github.com/redis/go-redis":          {"internal/tenant", "internal/click", "internal/app", "internal/api", "internal/deliverylog", "internal/replay", "internal/web", "internal/bench", "test"},
 	"github.com/alicebob/miniredis":      {"internal/embedded", "test"},
 	"github.com/spf13/viper":             {"config"},
 	"github.com/spf13/cobra":             {"cmd/smshooks"},

@@ -1,0 +1,126 @@
+package replay
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+func newMemory(t *testing.T, limit int) (*Memory, *miniredis.Miniredis) {
+	t.Helper()
+	mini := miniredis.RunT(t)
+	rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	t.Cleanup(func() { rdb.Close() })
+	return New(Config{KeyPrefix: "p:", Keep: 25 * time.Hour, Limit: limit}, rdb, zap.NewNop()), mini
+}
+
+func claim(t *testing.T, m *Memory, letters ...Letter) []bool {
+	t.Helper()
+	free, err := m.Claim(t.Context(), letters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return free
+}
+
+func TestClaim(t *testing.T) {
+	m, mini := newMemory(t, 0)
+	a, b := Letter{42, "evt_a", 3, 10, 100}, Letter{42, "evt_b", 3, 11, 100}
+	if free := claim(t, m, a, b); !slices.Equal(free, []bool{true, true}) {
+		t.Fatalf("%v: nothing is under way yet", free)
+	}
+	if err := m.Stored(t.Context(), []Letter{a, b}); err != nil {
+		t.Fatal(err)
+	}
+	if free := claim(t, m, a, b, Letter{43, "evt_a", 3, 10, 100}); !slices.Equal(free, []bool{false, false, true}) {
+		t.Fatalf("%v: a and b are under way, and another user's are not", free)
+	}
+	if free := claim(t, m, Letter{42, "evt_a", 3, 120, 130}); !free[0] {
+		t.Error("an event that died again cannot be replayed")
+	}
+	m.Ended(42, "evt_b")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go m.Run(ctx)
+	for mini.Exists("p:replay:{42}:event:evt_b") {
+		time.Sleep(time.Millisecond)
+	}
+	if free := claim(t, m, b); !free[0] {
+		t.Error("an event whose replay has ended cannot be replayed")
+	}
+	if err := m.Release(t.Context(), []Letter{b}); err != nil {
+		t.Fatal(err)
+	}
+	if free := claim(t, m, b); !free[0] {
+		t.Error("a claim that was given back still holds")
+	}
+	mini.FastForward(claimed + time.Second) // its process ended
+	if free := claim(t, m, b); !free[0] {
+		t.Error("a claim that nobody confirmed holds for ever")
+	}
+}
+
+func TestClaimMany(t *testing.T) {
+	m, _ := newMemory(t, 0)
+	var letters []Letter
+	for i := range 2*batch + 7 {
+		letters = append(letters, Letter{42, strconv.Itoa(i), 0, int64(i), 5000})
+	}
+	if free := claim(t, m, letters...); slices.Contains(free, false) || len(free) != len(letters) {
+		t.Fatal("not all are free")
+	}
+	if err := m.Stored(t.Context(), letters); err != nil {
+		t.Fatal(err)
+	}
+	if free := claim(t, m, letters...); slices.Contains(free, true) {
+		t.Fatal("some are not under way")
+	}
+}
+
+func TestSpend(t *testing.T) {
+	m, _ := newMemory(t, 100)
+	now := time.Unix(1_800_000_000, 0)
+	spend := func(user int64, wanted, want int) time.Duration {
+		t.Helper()
+		granted, after, err := m.Spend(t.Context(), user, wanted, now)
+		if err != nil || granted != want {
+			t.Errorf("granted %d, %v; want %d", granted, err, want)
+		}
+		return after
+	}
+	spend(42, 60, 60)
+	now = now.Add(20 * time.Minute)
+	spend(42, 60, 40)
+	spend(43, 60, 60)
+	if after := spend(42, 1, 0); after < 40*time.Minute || after > 42*time.Minute {
+		t.Errorf("more after %v, want 40 minutes", after)
+	}
+	now = now.Add(42 * time.Minute)
+	spend(42, 100, 60)
+	spend(42, 1, 0)
+}
+
+func TestBegin(t *testing.T) {
+	m, mini := newMemory(t, 0)
+	begin := func(user int64, want bool) func() {
+		t.Helper()
+		end, ok, err := m.Begin(t.Context(), user)
+		if err != nil || ok != want {
+			t.Fatalf("%v, %v; want %v", ok, err, want)
+		}
+		return end
+	}
+	end := begin(42, true)
+	begin(42, false)
+	begin(43, true)
+	end()
+	begin(42, true)
+	mini.FastForward(scan + time.Second)
+	begin(42, true)
+}
