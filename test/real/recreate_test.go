@@ -1,12 +1,16 @@
 package real_test
 
 import (
+	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/test/real/harness"
 )
@@ -96,6 +100,122 @@ func TestRecreatedTopics(t *testing.T) {
 	for _, line := range []string{"cannot fetch", "cannot store a record"} {
 		if n := strings.Count(p.Log(), line); n > 2*len(topics) {
 			t.Errorf("%d lines %q, want a line per topic", n, line)
+		}
+	}
+}
+
+// steady writes a delivery report for each user every 50 ms, each batch with a client of its own, and keeps the numbers
+// of the messages that the broker took, with the time before they were written.
+type steady struct {
+	stop chan struct{}
+	done chan struct{}
+
+	mu    sync.Mutex
+	acked map[int64]time.Time
+}
+
+func startSteady(t *testing.T, w *world, users int64) *steady {
+	s := &steady{stop: make(chan struct{}), done: make(chan struct{}), acked: map[int64]time.Time{}}
+	go func() {
+		defer close(s.done)
+		for sms := int64(1_000_000); ; {
+			select {
+			case <-s.stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			at := time.Now()
+			cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Addr), kgo.RecordDeliveryTimeout(2*time.Second), kgo.ProducerLinger(0))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			first := sms
+			var records []*kgo.Record
+			for user := int64(1); user <= users; user++ {
+				records = append(records, w.dlr(user, sms))
+				sms++
+			}
+			for i, result := range cl.ProduceSync(context.Background(), records...) {
+				if result.Err == nil {
+					s.mu.Lock()
+					s.acked[first+int64(i)] = at
+					s.mu.Unlock()
+				}
+			}
+			cl.Close()
+		}
+	}()
+	return s
+}
+
+// since stops the load and returns the messages that were written since a time.
+func (s *steady) since(at time.Time) (messages []int64) {
+	close(s.stop)
+	<-s.done
+	for sms, written := range s.acked {
+		if written.After(at) {
+			messages = append(messages, sms)
+		}
+	}
+	return messages
+}
+
+// TestRecreatedUnderLoad deletes a source and its delay topics under the load of two members and creates them again, with
+// more partitions: what is written from then on is delivered, failed attempts included.
+func TestRecreatedUnderLoad(t *testing.T) {
+	const users = 10 // the first attempts of user 10 fail
+	w := newWorld(t)
+	crowd(t, w, users)
+	members := []*harness.Proc{harness.Start(t, w.options()), harness.Start(t, w.options())}
+	for _, p := range members {
+		p.WaitReady(t, 30*time.Second)
+	}
+	l := startSteady(t, w, users)
+	w.recv.WaitCount(t, "", 10*users, 30*time.Second)
+	topics := []string{w.topics.DLR, w.topics.DLR + "-retry-1s", w.topics.DLR + "-retry-2s", w.topics.DLR + "-overflow-1s"}
+	deleteTopics(t, w, topics...)
+	w.flags[0] = "--topics.partitions=" + fmt.Sprint(partitions+1)
+	w.ensure(t)
+	created := time.Now()
+	before := w.recv.Count("")
+	w.recv.WaitCount(t, "", before+20*users, noticed)
+	t.Logf("read again after %v", time.Since(created).Round(time.Millisecond))
+	for _, p := range members {
+		p.WaitReady(t, noticed)
+	}
+	messages := l.since(created)
+	delivered := func() map[int64]int {
+		n := map[int64]int{}
+		for _, r := range w.recv.Requests("") {
+			if r.Path != path("dlr", users) || r.Header.Get("Webhook-Attempt") != "1" {
+				sms, _ := strconv.ParseInt(field(t, r.Body, "id"), 10, 64)
+				n[sms]++
+			}
+		}
+		return n
+	}
+	missing := func() (n int) {
+		got := delivered()
+		for _, sms := range messages {
+			if got[sms] == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	harness.Eventually(t, 30*time.Second, func() bool { return missing() == 0 }, "all %d messages delivered", len(messages))
+	again := 0
+	for _, n := range delivered() {
+		again += n - 1
+	}
+	t.Logf("%d messages written to the new topics, %d requests again", len(messages), again)
+	if again > 0 {
+		t.Errorf("%d messages were delivered more than once", again)
+	}
+	for _, p := range members {
+		if !p.Running() {
+			t.Error("a member ended")
 		}
 	}
 }

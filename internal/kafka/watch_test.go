@@ -1,0 +1,131 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+)
+
+// TestWatcherRecreated deletes a topic and creates it again: it is named until the clients use the new one.
+func TestWatcherRecreated(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	admin := kadm.NewClient(cl)
+	create := func(topics ...string) {
+		t.Helper()
+		if _, err := admin.CreateTopics(t.Context(), 1, 1, nil, topics...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("a", "b")
+	w := NewWatcher(cl, map[string]Rights{"a": Read, "b": Write}, zap.NewNop())
+	var adopted []string
+	refusal := errors.New("not yet")
+	w.OnRecreated(func(_ context.Context, topics []string) error {
+		adopted = append(adopted, topics...)
+		return refusal
+	})
+	problem := func(want string) {
+		t.Helper()
+		w.look(t.Context())
+		got := ""
+		if err := w.Problem(); err != nil {
+			got = err.Error()
+		}
+		if want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("problem is %q, want %q", got, want)
+		}
+	}
+	problem("")
+	if _, err := admin.DeleteTopics(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	problem("topic b does not exist")
+	if adopted != nil {
+		t.Errorf("adopted %v, which does not exist", adopted)
+	}
+	create("b")
+	problem("topic b was deleted and created again")
+	refusal = nil
+	problem("")
+	if !slices.Equal(adopted, []string{"b", "b"}) {
+		t.Errorf("adopted %v, want b again after a failure", adopted)
+	}
+	problem("")
+	if len(adopted) != 2 {
+		t.Errorf("adopted %v, want b no more", adopted)
+	}
+}
+
+func TestWatcherRights(t *testing.T) {
+	w := NewWatcher(nil, map[string]Rights{"r": Read, "w": Write, "rw": Read | Write}, zap.NewNop())
+	topic := func(name string, code int16, operations int32) kmsg.MetadataResponseTopic {
+		m := kmsg.NewMetadataResponseTopic()
+		m.Topic, m.ErrorCode, m.AuthorizedOperations = &name, code, operations
+		return m
+	}
+	const read, write, unknown = 1 << kmsg.ACLOperationRead, 1 << kmsg.ACLOperationWrite, -1 << 31
+	for name, c := range map[string]struct {
+		r, w, rw kmsg.MetadataResponseTopic
+		want     []string
+	}{
+		"all":     {topic("r", 0, read), topic("w", 0, write), topic("rw", 0, read|write), nil},
+		"unknown": {topic("r", 0, unknown), topic("w", 0, unknown), topic("rw", 0, unknown), nil},
+		"some": {
+			topic("r", 0, write), topic("w", 0, read), topic("rw", 0, read),
+			[]string{"topic r: this user lacks the Read right", "topic rw: this user lacks the Write right", "topic w: this user lacks the Write right"},
+		},
+		"hidden": {
+			topic("r", 0, read), topic("w", 0, write), topic("rw", kerr.TopicAuthorizationFailed.Code, unknown),
+			[]string{"topic rw: this user lacks the Read and Write right"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := map[string]kmsg.MetadataResponseTopic{"r": c.r, "w": c.w, "rw": c.rw}
+			if got := w.judge(seen, nil); !slices.Equal(got, c.want) {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestRightsOfRoles(t *testing.T) {
+	p := NewPlan(Names{"d", "c", "i", "r", "config", "keys", "dead"}, []time.Duration{time.Hour}, []time.Duration{time.Second, time.Minute}, time.Hour, 1, 1).
+		Draining([]time.Duration{2 * time.Hour}, nil)
+	all, api, none := p.Rights(true, true), p.Rights(false, true), p.Rights(false, false)
+	for _, c := range []struct {
+		topic          string
+		all, api, none Rights
+	}{
+		{"d", Read, 0, 0},
+		{"d-retry-1h", Read | Write, 0, 0},
+		{"d-retry-2h", Read, 0, 0},
+		{"d-overflow-1s", Read | Write, Write, 0},
+		{"r-overflow-1m", Read | Write, 0, 0},
+		{"config", Read | Write, Read | Write, Read},
+		{"keys", Read, Read, Read},
+		{"dead", Read | Write, Read, 0},
+	} {
+		if all[c.topic] != c.all || api[c.topic] != c.api || none[c.topic] != c.none {
+			t.Errorf("%s: %v, %v, %v; want %v, %v, %v", c.topic, all[c.topic], api[c.topic], none[c.topic], c.all, c.api, c.none)
+		}
+	}
+}

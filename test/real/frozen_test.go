@@ -1,0 +1,63 @@
+package real_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestFrozenMember stops a member with requests in flight for longer than its session, so that another takes over its
+// partitions, and lets it go on: it sends nothing that the other one sends, too, and joins again.
+func TestFrozenMember(t *testing.T) {
+	const users = 20
+	w := newWorld(t, "--kafka.session_timeout=3s", "--dispatch.timeout=2s")
+	hooks := map[int64]harness.Webhook{}
+	for user := int64(1); user <= users; user++ {
+		hooks[user] = w.all(user, "")
+		w.recv.On(path("dlr", user), harness.Slow(300*time.Millisecond, 200))
+	}
+	w.configure(t, hooks)
+	frozen := w.options()
+	frozen.Binary = harness.BinaryOf(t, "frozen")
+	first := harness.StartReady(t, frozen)
+	l := startLoad(t, w, users, 100*time.Millisecond)
+	w.recv.WaitCount(t, "", 2*users, 20*time.Second)
+	second := harness.Start(t, w.options())
+	time.Sleep(time.Second)
+	first.Signal(t, syscall.SIGSTOP)
+	stopped := w.recv.Count("")
+	second.WaitReady(t, 30*time.Second)
+	n := w.recv.Count("")
+	w.recv.WaitCount(t, "", n+10*users, 20*time.Second) // by the other one
+	before := w.recv.Count("")
+	first.Signal(t, syscall.SIGCONT)
+	w.recv.WaitCount(t, "", before+10*users, 20*time.Second)
+	first.WaitReady(t, 30*time.Second)
+	events := l.end()
+	harness.Eventually(t, 30*time.Second, func() bool { return len(requestsOf(w)) >= len(events) }, "all %d events delivered", len(events))
+	wantNarrow(t, w, users)
+	if !strings.Contains(first.Log(), "the process was stopped for a while") {
+		t.Error("the stop was not noticed")
+	}
+	// Repeated is what was in flight, or not committed, when the member was stopped.
+	again := 0
+	for _, n := range requestsOf(w) {
+		again += n - 1
+	}
+	t.Logf("%d events, %d requests again", len(events), again)
+	if again > stopped {
+		t.Errorf("%d requests again, want no more than the %d made before the member was stopped", again, stopped)
+	}
+}
+
+// requestsOf counts the requests of each event.
+func requestsOf(w *world) map[string]int {
+	n := map[string]int{}
+	for _, r := range w.recv.Requests("") {
+		n[r.Header.Get("Webhook-Id")]++
+	}
+	return n
+}
