@@ -16,26 +16,23 @@ const adoptMost = 10 * time.Second
 func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 	select {
 	case <-c.began:
-	case <-ctx.Done():
-		return fmt.Errorf("read topics that were created again: %w", ctx.Err())
+	default:
+		return nil // the client, when it is built, finds the new ones
 	}
 	c.replace(topics)
 	c.log.Info("joining the group again for topics that were created again", zap.Strings("topics", topics))
 	c.client.PurgeTopicsFromConsuming(topics...)
 	c.client.AddConsumeTopics(topics...)
-	enough := time.NewTimer(adoptMost)
-	defer enough.Stop()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
-	for !c.assignedAnew(topics) {
+	for enough := time.Now().Add(adoptMost); !c.assignedAnew(topics); {
 		select {
 		case <-look.C:
-		case <-enough.C:
-			if c.joined.Load() {
-				return nil
-			}
 		case <-ctx.Done():
 			return fmt.Errorf("read topics that were created again: %w", ctx.Err())
+		}
+		if time.Now().After(enough) && c.joined.Load() {
+			return nil
 		}
 	}
 	return nil
