@@ -1,0 +1,139 @@
+package real_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// soonFor is within what time a first call is made, in the presence of any number of endpoints that hang, by contract.
+const soonFor = time.Second
+
+// TestHungEndpointsAndDescriptors: with 1,024 descriptors and 351 users whose server never answers, new users' receipts are
+// delivered at their first attempt, and soon.
+func TestHungEndpointsAndDescriptors(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--overflow.delays=10s")
+	const hung, healthy = 351, 20
+	users := map[int64]harness.Webhook{}
+	for user := int64(1); user <= hung+healthy; user++ {
+		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
+		if user <= hung {
+			w.recv.On(path("dlr", user), harness.Hang())
+		}
+	}
+	w.configure(t, users)
+	o := w.options()
+	o.OpenFiles = 1024
+	p := harness.StartReady(t, o)
+	p.WaitLog(t, 10*time.Second, `"limit":1024`)
+	var load []*kgo.Record
+	for user := int64(1); user <= hung; user++ {
+		for i := range int64(3) {
+			load = append(load, w.dlr(user, i))
+		}
+	}
+	w.emit(t, load...)
+	// All that is left to those that hang is taken.
+	most := p.WaitMetric(t, 30*time.Second, harness.AtLeast(300), "smshooks_in_flight_requests")
+	for user := int64(hung + 1); user <= hung+healthy; user++ {
+		began := time.Now()
+		records := w.emit(t, w.dlr(user, 1))
+		harness.Eventually(t, soonFor+5*time.Second+harness.Slack(began), func() bool { return len(w.recv.Requests(path("dlr", user))) > 0 },
+			"user %d's receipt is delivered while %v requests hang", user, most)
+		if got := w.recv.Requests(path("dlr", user))[0]; got.Header.Get("Webhook-Attempt") != "1" || got.Header.Get("Webhook-Id") != identity(records[0]) {
+			t.Errorf("user %d: attempt %s of %s", user, got.Header.Get("Webhook-Attempt"), got.Header.Get("Webhook-Id"))
+		}
+	}
+	m := p.Metrics(t)
+	if n := m.Sum("smshooks_local_errors_total"); n != 0 {
+		t.Errorf("%v requests met a process without descriptors", n)
+	}
+	if n := m.Sum("smshooks_attempts_total", "result", "error"); n != 0 {
+		t.Errorf("%v attempts ended with an error of the network", n)
+	}
+}
+
+// TestIdleConnectionsToTheAPI: with 300 descriptors, 400 idle connections to the API take none from deliveries, nor from
+// other clients of the API.
+func TestIdleConnectionsToTheAPI(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	users := map[int64]harness.Webhook{}
+	for user := int64(1); user <= 40; user++ {
+		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
+	}
+	w.configure(t, users)
+	o := w.options()
+	o.OpenFiles = 300
+	p := harness.StartReady(t, o)
+	for range 400 {
+		c, err := net.DialTimeout("tcp", p.Addr, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	var load []*kgo.Record
+	for user := int64(1); user <= 40; user++ {
+		load = append(load, w.dlr(user, 1), w.dlr(user, 2))
+	}
+	w.emit(t, load...)
+	p.WaitMetric(t, 20*time.Second, harness.Exactly(80), "smshooks_settled_total", "fate", "delivered")
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for range 5 {
+		resp, err := client.Get("http://" + p.Addr + "/openapi.yaml")
+		if err != nil {
+			t.Fatalf("the API beside 400 idle connections: %v", err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("the API beside 400 idle connections: %d", resp.StatusCode)
+		}
+	}
+	if n := p.Metrics(t).Sum("smshooks_local_errors_total"); n != 0 {
+		t.Errorf("%v requests met a process without descriptors", n)
+	}
+	if strings.Contains(p.Log(), "too many open files") {
+		t.Error("the log says that there were too many open files")
+	}
+}
+
+// TestServerThatClosesKeptConnections: a server that closes each connection 5 ms after its reply, unannounced, costs no attempt.
+func TestServerThatClosesKeptConnections(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--retry.schedule=1h,1h")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		c, buf, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = buf.Discard(int(r.ContentLength))
+		_, _ = fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		time.AfterFunc(5*time.Millisecond, func() { _ = c.Close() })
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	w.configure(t, map[int64]harness.Webhook{1: {DLR: "http://" + l.Addr().String() + "/"}})
+	p := w.serve(t)
+	var load []*kgo.Record
+	for i := range int64(400) {
+		load = append(load, w.dlr(1, i))
+	}
+	w.emit(t, load...)
+	p.WaitMetric(t, 30*time.Second, harness.Exactly(400), "smshooks_settled_total", "kind", "dlr", "fate", "delivered")
+	if n := p.Metrics(t).Sum("smshooks_attempts_total", "result", "error"); n != 0 {
+		t.Errorf("%v attempts failed", n)
+	}
+}
