@@ -72,8 +72,12 @@ func (c *conn) lost(status int, err error) bool {
 	case status == http.StatusRequestTimeout:
 		return !c.kept
 	}
+	return err != nil && !c.answered && !isTimeout(err)
+}
+
+func isTimeout(err error) bool {
 	var timeout net.Error
-	return err != nil && !c.answered && !errors.Is(err, os.ErrDeadlineExceeded) && !(errors.As(err, &timeout) && timeout.Timeout())
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // alive reports whether an idle connection could carry a request.

@@ -61,6 +61,48 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 	}
 }
 
+// TestFirstCallsAfterRestart: 3,000 endpoints hang. After a restart nothing is known of any endpoint, and the first call to a
+// new one is made within a second all the same.
+func TestFirstCallsAfterRestart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--overflow.delays=10s", "--shutdown.grace=1s")
+	const hung, healthy = 3000, 60
+	users := map[int64]harness.Webhook{}
+	for user := int64(1); user <= hung+healthy; user++ {
+		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
+		if user <= hung {
+			w.recv.On(path("dlr", user), harness.Hang())
+		}
+	}
+	w.configure(t, users)
+	var load []*kgo.Record
+	for i := range int64(2) {
+		for user := int64(1); user <= hung; user++ {
+			load = append(load, w.dlr(user, i))
+		}
+	}
+	w.emit(t, load...)
+	full := harness.AtLeast(1000)
+	p := w.serve(t)
+	p.WaitMetric(t, time.Minute, full, "smshooks_in_flight_requests")
+	p.Term(t)
+	p = w.serve(t)
+	p.WaitMetric(t, time.Minute, full, "smshooks_in_flight_requests")
+	began := time.Now()
+	sent := map[int64]time.Time{}
+	for user := int64(hung + 1); user <= hung+healthy; user++ {
+		sent[user] = time.Now()
+		w.emit(t, w.dlr(user, 1))
+	}
+	slack := harness.Slack(began)
+	for user, at := range sent {
+		got := w.recv.WaitCount(t, path("dlr", user), 1, 30*time.Second)[0]
+		if after := got.Start.Sub(at); after > soonFor+slack {
+			t.Errorf("user %d's first call %v after its event, want at most %v and %v for the machine", user, after, soonFor, slack)
+		}
+	}
+}
+
 // TestIdleConnectionsToTheAPI: with 300 descriptors, 400 idle connections to the API take none from deliveries, nor from
 // other clients of the API.
 func TestIdleConnectionsToTheAPI(t *testing.T) {
