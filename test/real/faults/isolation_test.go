@@ -48,6 +48,7 @@ const (
 // a run without them, memory stays within its bound, and the events of the hung ones are accounted for. The hand-written
 // consumer runs beside it.
 func TestIsolation(t *testing.T) {
+	longOnly(t, "TestIsolation of the real floor")
 	harness.Need(t)
 	const users = 1000
 	rate := pick(500, 1000)
@@ -183,6 +184,7 @@ func isolateHandwritten(t *testing.T, f traffic) {
 
 // TestIsolationBacklog: a backlog, a part of it for one endpoint that hangs: the others' events are delivered meanwhile.
 func TestIsolationBacklog(t *testing.T) {
+	longOnly(t, "TestIsolation of the real floor")
 	harness.Need(t)
 	f := traffic{users: 1000, hung: 1, percent: 2}
 	total := int64(pick(10_000, 100_000))

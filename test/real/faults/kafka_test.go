@@ -11,6 +11,7 @@ const whyKafka = "what was finished while Kafka could not take the commit, of pa
 
 // TestBroker: the only broker is killed under load and started again.
 func TestBroker(t *testing.T) {
+	longOnly(t, "TestKafkaRestart")
 	inTurn(t)
 	rate, away := pick(500, 3000), pick(2*time.Second, 20*time.Second)
 	rec := newCase(t, "2a", "the only broker is killed", loadRate(rate, away+10*time.Second))

@@ -21,6 +21,14 @@ func inTurn(t *testing.T) {
 	}
 }
 
+// longOnly ends the short form of a case that another test shows, with every run of make test.
+func longOnly(t *testing.T, test string) {
+	t.Helper()
+	if !long() {
+		t.Skip("a case of make faults; in make test " + test + " shows it")
+	}
+}
+
 // patience is how long instances may take to become ready on a machine that has much to do.
 const patience = 2 * time.Minute
 
@@ -66,6 +74,7 @@ func TestKill(t *testing.T) {
 	b := s.drain(t, l.end(t), backlog())
 	rec.note("%d kills; %d times a member had to give partitions away with more finished than a commit holds", len(kills), saidOf(all, "more is finished"))
 	b.judge(t, rec, judgement{faults: kills, healed: kills[len(kills)-1].to, why: "in flight or not yet committed when the instance was killed"})
+	wantNarrow(t, s, rec)
 }
 
 // version is the n-th instance's where the judge tells them apart.
@@ -193,6 +202,7 @@ func (j *judge) inFlight() (n int) {
 // TestRolling: three instances with names of their own are replaced one after the other. No rebalance, so that no
 // partition waits longer than its instance is away.
 func TestRolling(t *testing.T) {
+	longOnly(t, "TestStaticMember")
 	inTurn(t)
 	rate := pick(500, 2000)
 	rec := newCase(t, "11", "rolling restart, static membership", loadRate(rate, 15*time.Second))

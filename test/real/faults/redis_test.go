@@ -39,6 +39,7 @@ func TestFlush(t *testing.T) {
 
 // TestRedisAway: Redis is stopped for longer than anything waits in memory.
 func TestRedisAway(t *testing.T) {
+	longOnly(t, "TestRedisAway of the real floor, and TestLinkRedis,")
 	inTurn(t)
 	rate, away := pick(300, 1000), pick(4*time.Second, time.Minute)
 	rec := newCase(t, "4b", "Redis away", loadRate(rate, away+10*time.Second))

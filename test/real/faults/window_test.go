@@ -9,10 +9,8 @@ import (
 // TestWindow: an outage of 30 h is only to be had in virtual time. The cases live with the service they wire, and run with
 // its tests; here they are run for the report.
 func TestWindow(t *testing.T) {
+	longOnly(t, "each of the tests of internal/app that are run here")
 	inTurn(t)
-	if !long() {
-		t.Skip("the tests of internal/app show it; make faults runs them for the report")
-	}
 	rec := newCase(t, "12", "retry topics across 30 h, virtual time", "single events of each kind")
 	rec.did("the whole service in virtual time on an in-process Kafka and Redis: away for 30 h, for 20 h and up to the window's end, " +
 		"with events waiting in retry topics and in the source topics")
