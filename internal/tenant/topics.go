@@ -121,13 +121,12 @@ func highWatermark(ctx context.Context, client *kgo.Client, at slot) (int64, err
 	if err != nil {
 		return 0, fmt.Errorf("asking Kafka for the end of %s/%d: %w", at.topic, at.partition, err)
 	}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return 0, fmt.Errorf("the end of %s/%d: %w", at.topic, at.partition, err)
-			}
-			return p.Offset, nil
-		}
+	if len(resp.Topics) == 0 || len(resp.Topics[0].Partitions) == 0 {
+		return 0, fmt.Errorf("the end of %s/%d: no answer", at.topic, at.partition)
 	}
-	return 0, fmt.Errorf("the end of %s/%d: no answer", at.topic, at.partition)
+	end := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(end.ErrorCode); err != nil {
+		return 0, fmt.Errorf("the end of %s/%d: %w", at.topic, at.partition, err)
+	}
+	return end.Offset, nil
 }

@@ -192,7 +192,7 @@ func TestDeletedRedisKeys(t *testing.T) {
 }
 
 // limitedRights are the least rights that the service needs. INFO and SCAN are not among them.
-const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get +del +expire +lpush +ltrim +lrange +hget +hmget +hset +hdel +persist +pexpire +type +eval +evalsha +script|load"
+const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get +del +expire +lpush +ltrim +lrange +hget +hmget +hset +hdel +persist +pexpire +type +eval +evalsha +script|load +scan"
 
 // TestOldRedisSnapshot: Redis comes back with the data of before, for a user who may not ask it for anything about
 // itself.

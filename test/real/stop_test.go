@@ -145,6 +145,7 @@ func TestFenced(t *testing.T) {
 	second.WaitReady(t, 30*time.Second)
 	events := l.end()
 	second.WaitBalanced(t, 1, 30*time.Second)
+	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events are received", len(events))
 	seen, last := map[string]bool{}, time.Time{}
 	for _, r := range w.recv.Requests("") {
 		seen[r.Header.Get("Webhook-Id")] = true

@@ -77,6 +77,15 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 			t.Fatalf("create ACL %+v: %v", c, c.Err)
 		}
 	}
+	// The controller has them; the broker that judges requests hears of them a moment later.
+	Eventually(t, 10*time.Second, func() bool {
+		described, err := kadm.NewClient(Client(t, b.Addr)).DescribeACLs(within(t, 10*time.Second), acls)
+		n := 0
+		for _, d := range described {
+			n += len(d.Described)
+		}
+		return err == nil && n >= len(created)
+	}, "the broker shows %d ACLs", len(created))
 }
 
 // Deprive takes rights on topics away.

@@ -209,7 +209,11 @@ func (s *server) kill(t testing.TB) {
 func (s *server) pause(t testing.TB) {
 	t.Helper()
 	s.docker(t, "pause", func(ctx context.Context, cli *testcontainers.DockerClient, id string) error {
-		_, err := cli.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+		var err error
+		poll(20*time.Second, func() bool { // freezing fails now and then on a busy machine
+			_, err = cli.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+			return err == nil
+		})
 		return err
 	})
 }
