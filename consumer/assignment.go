@@ -32,6 +32,8 @@ type assignment struct {
 	topicID   [16]byte // as the fetches report it; poll loop only
 	namespace event.Namespace
 
+	times times // of a source's records
+
 	ctx    context.Context
 	cancel context.CancelFunc
 

@@ -302,6 +302,9 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 		return nil // given away; its next owner reads it
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
+	if a.info.Class == event.Source {
+		a.times.note(p.Records)
+	}
 	events := make([]*event.Event, 0, len(p.Records))
 	for _, r := range p.Records {
 		if e := c.newEvent(a, r, now); e != nil {

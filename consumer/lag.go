@@ -28,6 +28,7 @@ type lag struct {
 	measured atomic.Int64 // Unix ms of the last answer
 	stalled  atomic.Int64 // ms
 	progress map[*assignment]progress
+	heads    map[*assignment]head  // that are not fetched
 	stood    map[*assignment]int64 // partitions that had nothing open and were not at their end, and where they stood
 }
 
@@ -61,12 +62,7 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		late := c.gates.overdue(c.gates.now())
-		for _, t := range c.cfg.Topics {
-			if c.topics.Describe(t).Class != event.Source {
-				c.metrics.Overdue(t, max(late[t], 0))
-			}
-		}
+		c.measureAges()
 		c.lag.stalled.Store(c.stalled(time.Now()).Milliseconds())
 		switch err := c.measureLag(ctx, admin); {
 		case err == nil:
@@ -94,6 +90,7 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 		return fmt.Errorf("measure the lag: %w", err)
 	}
 	c.passEmpty(ctx, starts, ends)
+	c.findHeads(ctx, admin, starts, ends)
 	waiting, broken := map[string]int64{}, map[string]bool{}
 	ends.Each(func(end kadm.ListedOffset) {
 		start, ok := starts.Lookup(end.Topic, end.Partition)

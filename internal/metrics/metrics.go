@@ -32,6 +32,7 @@ type Metrics struct {
 	lag          *prometheus.GaugeVec
 	waiting      *prometheus.GaugeVec
 	overdue      *prometheus.GaugeVec
+	sourceLag    *prometheus.GaugeVec
 	configLag    prometheus.Gauge
 	configUsers  prometheus.Gauge
 	unread       prometheus.Gauge
@@ -127,7 +128,13 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	}
 	m.lag = f.gauges("smshooks_group_lag_records", "End offset less the offset the group has committed, as Kafka tells it; every consuming instance shows all partitions, so aggregate with max.", "topic", "partition")
 	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a waiting topic above the committed offsets, as Kafka tells it; the same on every consuming instance, so aggregate with max.", "topic")
-	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record in the partitions assigned to this instance, 0 if none is due.", "topic")
+	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record in the partitions assigned to this instance, fetched or not, 0 if none is due.", "topic")
+	m.sourceLag = f.gauges("smshooks_source_lag_seconds", "Age of the oldest record of a source that is not settled, in the partitions assigned to this instance, fetched or not, 0 if there is none.", "topic")
+	for _, t := range topics.Consumed {
+		if !slices.Contains(topics.Waiting, t) {
+			m.sourceLag.WithLabelValues(t)
+		}
+	}
 	for _, t := range topics.Waiting {
 		m.waiting.WithLabelValues(t)
 		m.overdue.WithLabelValues(t)
@@ -187,6 +194,11 @@ func (m *Metrics) Waiting(topic string, records int64) {
 // Overdue sets by how much the oldest waiting record of a topic is overdue.
 func (m *Metrics) Overdue(topic string, by time.Duration) {
 	m.overdue.WithLabelValues(topic).Set(by.Seconds())
+}
+
+// SourceLag sets how old the oldest record of a source is that is not settled.
+func (m *Metrics) SourceLag(topic string, age time.Duration) {
+	m.sourceLag.WithLabelValues(topic).Set(age.Seconds())
 }
 
 // ConfigLag sets how many records of the config topic are not applied yet.
