@@ -52,10 +52,8 @@ func clusterEnv(node int, addr string) map[string]string {
 	vars := kafkaEnv([]string{addr})
 	vars["KAFKA_NODE_ID"] = strconv.Itoa(node)
 	vars["KAFKA_CONTROLLER_QUORUM_VOTERS"] = "1@kafka-1:9093"
-	vars["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"] += ",INTERNAL:PLAINTEXT"
 	vars["KAFKA_LISTENERS"] = "PLAINTEXT://0.0.0.0:9092,INTERNAL://0.0.0.0:19092"
-	vars["KAFKA_ADVERTISED_LISTENERS"] += ",INTERNAL://" + name + ":19092"
-	vars["KAFKA_INTER_BROKER_LISTENER_NAME"] = "INTERNAL"
+	vars["KAFKA_ADVERTISED_LISTENERS"] = "PLAINTEXT://" + addr + ",INTERNAL://" + name + ":19092"
 	if node == 1 {
 		vars["KAFKA_LISTENERS"] += ",CONTROLLER://0.0.0.0:9093"
 	} else {

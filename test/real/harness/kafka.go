@@ -58,13 +58,15 @@ func kafkaSpec() spec {
 
 func kafkaEnv(addrs []string) map[string]string {
 	return map[string]string{
-		"KAFKA_NODE_ID":                                  "1",
-		"KAFKA_PROCESS_ROLES":                            "broker,controller",
-		"KAFKA_CONTROLLER_QUORUM_VOTERS":                 "1@localhost:9093",
-		"KAFKA_CONTROLLER_LISTENER_NAMES":                "CONTROLLER",
-		"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-		"KAFKA_LISTENERS":                                "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093",
-		"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addrs[0],
+		"KAFKA_NODE_ID":                        "1",
+		"KAFKA_PROCESS_ROLES":                  "broker,controller",
+		"KAFKA_CONTROLLER_QUORUM_VOTERS":       "1@localhost:9093",
+		"KAFKA_CONTROLLER_LISTENER_NAMES":      "CONTROLLER",
+		"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT",
+		"KAFKA_LISTENERS":                      "PLAINTEXT://0.0.0.0:9092,INTERNAL://0.0.0.0:19092,CONTROLLER://localhost:9093",
+		"KAFKA_ADVERTISED_LISTENERS":           "PLAINTEXT://" + addrs[0] + ",INTERNAL://localhost:19092",
+		// A broker connects to itself for transactions; the address for clients is not one within the container.
+		"KAFKA_INTER_BROKER_LISTENER_NAME":               "INTERNAL",
 		"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR":         "1",
 		"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "1",
 		"KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
