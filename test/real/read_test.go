@@ -48,7 +48,9 @@ func TestTransactions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-	config := func(user int64, hooks harness.Webhook) *kgo.Record { return harness.WebhookRecord(t, w.topics.Config, user, hooks) }
+	config := func(user int64, hooks harness.Webhook) *kgo.Record {
+		return harness.WebhookRecord(t, w.topics.Config, user, hooks)
+	}
 	w.beginTransaction(t, config(3, w.all(3, ""))).end(kgo.TryCommit)
 	w.beginTransaction(t, config(1, w.all(99, "")), config(4, w.all(4, ""))).end(kgo.TryAbort)
 	open := w.beginTransaction(t, config(2, w.all(2, "")))
