@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // small keeps nearly nothing in memory, so that Redis is asked.
@@ -206,6 +207,95 @@ func TestGoneFromTheTopics(t *testing.T) {
 	if _, found, err := second.KeyUser(t.Context(), gone); found || err != nil {
 		t.Errorf("a key that its topic doesn't have: %v, %v", found, err)
 	}
+}
+
+// TestRedisAheadOfTheTopics: Redis has versions that the topics lost when they were cut back. They count neither before
+// nor after the start, and are gone then.
+func TestRedisAheadOfTheTopics(t *testing.T) {
+	k, _ := newStack(t)
+	for id := int64(1); id <= 5; id++ {
+		k.set(id, "h"+strconv.FormatInt(id, 10))
+	}
+	first, _, stop := k.start()
+	waitLoaded(t, first)
+	stop()
+	for id := int64(1); id <= 5; id++ {
+		row := first.rdb.key(userName(id))
+		if err := k.rdb.HSet(t.Context(), row, "v", "0/999999/9999999999999", "d", fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://lost"}`, id)).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second, _, _ := k.start(small)
+	waitLoaded(t, second)
+	for id := int64(1); id <= 5; id++ {
+		want := "h" + strconv.FormatInt(id, 10)
+		if got := url(t, second, id); got != "http://"+want {
+			t.Errorf("user %d is answered %q", id, got)
+		}
+		eventually(t, 5*time.Second, "Redis as the topic says", func() bool {
+			return strings.Contains(k.rdb.HGet(t.Context(), second.rdb.key(userName(id)), "d").Val(), want)
+		})
+	}
+}
+
+// TestCutBack: a topic that lost records while it was followed is read anew, and nothing is concluded until then.
+func TestCutBack(t *testing.T) {
+	k, _ := newStack(t)
+	k.set(1, "a")
+	store, _, _ := k.start()
+	waitLoaded(t, store)
+	if err := store.readFailed(t.Context(), fmt.Errorf("poll: %w", &kgo.ErrDataLoss{Topic: k.config})); err == nil {
+		t.Fatal("reading goes on")
+	}
+	store.startOver(store.reading.Load())
+	if _, ok := store.Lookup(1); ok || store.Err() == nil {
+		t.Error("what was read before counts")
+	}
+	if _, _, err := store.Document(t.Context(), 1); !errors.Is(err, ErrNotReady) {
+		t.Errorf("a document: %v", err)
+	}
+}
+
+// TestMuchLost: more is lost than is repaired one by one.
+func TestMuchLost(t *testing.T) {
+	k, _ := newStack(t)
+	const users = muchLost + 500
+	var pairs []string
+	for id := 1; id <= users; id++ {
+		pairs = append(pairs, strconv.Itoa(id), fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://h%d"}`, id, id))
+	}
+	k.write(k.config, pairs...)
+	store, _, _ := k.start(small)
+	waitLoaded(t, store)
+	count := func() int { return len(k.rdb.Keys(t.Context(), k.prefix+"????????????????:user:*").Val()) }
+	for id := int64(1); id <= users; id++ {
+		k.rdb.Del(t.Context(), store.rdb.key(userName(id)))
+	}
+	eventually(t, 20*time.Second, "all are in Redis again", func() bool { return count() == users })
+}
+
+// TestUnreadableAfterCompaction: the record that the index names is not in its topic any more. The user counts as
+// removed, as after a restart, and not before the topic has been read to its end.
+func TestUnreadableAfterCompaction(t *testing.T) {
+	k, _ := newStack(t)
+	k.set(1, "a")
+	store, _, _ := k.start(small)
+	waitLoaded(t, store)
+	ver, _ := store.newest(subject{user: 1})
+	end, err := highWatermark(t.Context(), store.reading.Load().client, slot{k.config, ver.Partition})
+	if err != nil || end != ver.Offset {
+		t.Fatalf("end %d, %v", end, err)
+	}
+	// As if it had been read at an offset that is not there.
+	ver.Offset += 5
+	store.userIndex.put(1, ver, false)
+	store.users.drop(1)
+	k.rdb.Del(t.Context(), store.rdb.key(userName(1)))
+	eventually(t, 5*time.Second, "an answer", func() bool {
+		d, _, err := store.Document(t.Context(), 1)
+		return err == nil && d.DLRURL == nil
+	})
+	wantHost(t, store, 1, "")
 }
 
 // TestLostWrites: a node that came back with an older data set is noticed without INFO.

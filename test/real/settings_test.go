@@ -139,6 +139,7 @@ func rows(t testing.TB, w *world, cl redis.Cmdable, a account) (names []string) 
 // TestDeletedRedisKeys: single keys vanish from Redis. Nobody is answered without them, nothing is overwritten with
 // nothing, and they come back, also those that nobody asks for.
 func TestDeletedRedisKeys(t *testing.T) {
+	t.Parallel()
 	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
 	w.begin(t, nil)
 	all := accounts(t, w, 20)
@@ -197,6 +198,7 @@ const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get
 // TestOldRedisSnapshot: Redis comes back with the data of before, for a user who may not ask it for anything about
 // itself.
 func TestOldRedisSnapshot(t *testing.T) {
+	t.Parallel()
 	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
 	w.begin(t, []string{"--redis.username=app", "--redis.password=secret"})
 	all := accounts(t, w, 10)
@@ -236,6 +238,7 @@ func TestOldRedisSnapshot(t *testing.T) {
 
 // TestRedisClusterNodeFlushed: one master of a cluster is emptied.
 func TestRedisClusterNodeFlushed(t *testing.T) {
+	t.Parallel()
 	cluster := harness.OwnRedisCluster(t)
 	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: &cluster.RedisServer}
 	w.begin(t, nil)
@@ -276,6 +279,7 @@ func TestRedisClusterNodeFlushed(t *testing.T) {
 
 // TestEvictedSettings: Redis evicts whatever it likes, all the time.
 func TestEvictedSettings(t *testing.T) {
+	t.Parallel()
 	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
 	w.begin(t, nil)
 	all := accounts(t, w, 100)
@@ -317,6 +321,7 @@ func TestEvictedSettings(t *testing.T) {
 // TestGoneWhileStopped: what Redis holds of a user and a key that the topics do not hold (their tombstones were
 // compacted away) is gone before the first event is sent.
 func TestGoneWhileStopped(t *testing.T) {
+	t.Parallel()
 	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
 	w.begin(t, nil)
 	a := accounts(t, w, 1)[0]
@@ -352,6 +357,7 @@ func TestGoneWhileStopped(t *testing.T) {
 
 // TestRecreatedConfigTopic deletes the topics of settings and keys under a running service.
 func TestRecreatedConfigTopic(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	all := accounts(t, w, 3)
 	p := w.serve(t)
