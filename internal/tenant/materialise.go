@@ -108,7 +108,7 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 				s.lockedOut(record.Topic, c.userID)
 			}
 			s.hear(&c)
-			s.updates.witness(&c)
+			s.updates.witness(&c, record)
 			if record.Offset >= r.goal.spans[slot{record.Topic, record.Partition}].end {
 				fresh = append(fresh, c)
 			}

@@ -3,9 +3,13 @@ package tenant
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // witnessTime is how long an update waits for its own record before it asks
@@ -24,10 +28,38 @@ type updates struct {
 	m  map[int64][]*witness
 }
 
+// changedHeader lists the fields that an update changed, separated by commas. A
+// record of another program has none: it means all that it says.
+const changedHeader = "smshooks-changed"
+
 // witness keeps what was heard of a user since an update began.
 type witness struct {
 	userID int64
-	heard  []change
+	heard  []overtaker
+}
+
+// overtaker is a document that came meanwhile.
+type overtaker struct {
+	change
+	all     bool   // it doesn't say what its writer changed
+	changed string // the fields changed, see changedHeader
+}
+
+// means says whether the overtaker's writer may have changed a field.
+func (o *overtaker) means(field string) bool {
+	return o.all || slices.Contains(strings.Split(o.changed, ","), field)
+}
+
+// changes returns the names of the fields in which two documents differ.
+func changes(before, after Document) string {
+	var names []string
+	was, is := before.fields(), after.fields()
+	for i := range was {
+		if !same(*was[i].value, *is[i].value) {
+			names = append(names, was[i].name)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 func (u *updates) begin(userID int64) *witness {
@@ -59,33 +91,39 @@ func (u *updates) end(w *witness) {
 }
 
 // witness is called with every change read from the topics.
-func (u *updates) witness(c *change) {
+func (u *updates) witness(c *change, r *kgo.Record) {
 	if c.isKey || u.n.Load() == 0 {
 		return
+	}
+	o := overtaker{change: *c, all: true}
+	for _, h := range r.Headers {
+		if h.Key == changedHeader {
+			o.all, o.changed = false, string(h.Value)
+		}
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, w := range u.m[c.userID] {
-		w.heard = append(w.heard, *c)
+		w.heard = append(w.heard, o)
 	}
 }
 
-// between returns the documents heard with versions after from and before to, in
-// their order.
-func (u *updates) between(w *witness, from, to Version) (documents []Document) {
+// between returns what was heard with versions after from and before to, in its
+// order.
+func (u *updates) between(w *witness, from, to Version) (found []overtaker) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for _, c := range w.heard {
-		if c.locked == nil && c.ver.newer(from) && to.newer(c.ver) {
-			documents = append(documents, c.document)
+	for _, o := range w.heard {
+		if o.locked == nil && o.ver.newer(from) && to.newer(o.ver) {
+			found = append(found, o)
 		}
 	}
-	return documents
+	return found
 }
 
 // overtaken returns the documents that came between the one an update was based
 // on and its own record.
-func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) ([]Document, error) {
+func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) ([]overtaker, error) {
 	r := s.reading.Load()
 	at := slot{s.cfg.ConfigTopic, own.Partition}
 	for look := time.Now().Add(witnessTime); r.positionOf(at) < own.Offset; {
@@ -107,19 +145,19 @@ func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) ([
 }
 
 // puttingBack returns a change that does what change does, and first puts back
-// what the documents in between had changed of base, as far as that is still as
-// it was in base.
-func puttingBack(change func(Document) Document, base Document, between []Document) func(Document) Document {
+// what the writers in between had changed of base, as far as that is still as it
+// was in base.
+func puttingBack(change func(Document) Document, base Document, between []overtaker) func(Document) Document {
 	put := base
-	for _, other := range between {
-		was, theirs, to := base.fields(), other.fields(), put.fields()
+	for _, o := range between {
+		was, theirs, to := base.fields(), o.document.fields(), put.fields()
 		for i := range was {
-			if !same(*theirs[i].value, *was[i].value) {
+			if o.means(was[i].name) && !same(*theirs[i].value, *was[i].value) {
 				*to[i].value = *theirs[i].value
 			}
 		}
-		if other.unknown != base.unknown {
-			put.unknown = other.unknown
+		if o.all && o.document.unknown != base.unknown {
+			put.unknown = o.document.unknown
 		}
 	}
 	return func(d Document) Document {

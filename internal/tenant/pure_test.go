@@ -262,9 +262,11 @@ func TestIndex(t *testing.T) {
 func TestPuttingBack(t *testing.T) {
 	base := Document{DLRURL: text("d0"), ClickURL: text("c0"), unknown: `,"x":1`}
 	change := func(d Document) Document { d.DLRURL = text("mine"); return d }
-	between := []Document{
-		{DLRURL: text("d1"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":1`},
-		{DLRURL: text("d1"), ClickURL: text("c0"), InboundURL: text("i2"), unknown: `,"x":2`}, // did not know the one before
+	between := []overtaker{
+		{change: documentOf(Document{DLRURL: text("d1"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":1`}), all: true},
+		// Its writer did not know the one before.
+		{change: documentOf(Document{DLRURL: text("d0"), ClickURL: text("c0"), InboundURL: text("i2"), unknown: `,"x":1`}), changed: "inbound_url"},
+		{change: documentOf(Document{DLRURL: text("d0"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":2`}), all: true},
 	}
 	again := puttingBack(change, base, between)
 	got := string(again(Document{DLRURL: text("mine"), ClickURL: text("c0"), unknown: `,"x":1`}).AppendJSON(nil, nil))
@@ -276,6 +278,8 @@ func TestPuttingBack(t *testing.T) {
 		t.Errorf("click_url went back to %s", value(d.ClickURL))
 	}
 }
+
+func documentOf(d Document) change { return change{document: d} }
 
 func TestParseName(t *testing.T) {
 	var h keyHash

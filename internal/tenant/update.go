@@ -125,7 +125,7 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 		if base.Offset > 0 && after.equal(before) && !rewrite {
 			return after, true, nil
 		}
-		own, release, err := s.store(ctx, after, base, unlock)
+		own, release, err := s.store(ctx, after, base, changes(before, after), unlock)
 		if err != nil {
 			return after, release, err
 		}
@@ -142,11 +142,12 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 
 // store writes a document to the topic and, when that is acknowledged, to
 // memory and Redis.
-func (s *Store) store(ctx context.Context, after Document, base Version, unlock func()) (own Version, release bool, err error) {
+func (s *Store) store(ctx context.Context, after Document, base Version, changed string, unlock func()) (own Version, release bool, err error) {
 	record := &kgo.Record{
 		Topic: s.cfg.ConfigTopic, Key: strconv.AppendInt(nil, after.UserID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
 		// Clocks differ: between partitions time decides which record is newer.
 		Timestamp: time.UnixMilli(max(time.Now().UnixMilli(), base.Time+1)),
+		Headers:   []kgo.RecordHeader{{Key: changedHeader, Value: []byte(changed)}},
 	}
 	done, err := s.produce(ctx, record)
 	if err != nil {
