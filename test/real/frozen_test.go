@@ -26,7 +26,6 @@ func TestFrozenMember(t *testing.T) {
 	l := startLoad(t, w, users, 100*time.Millisecond)
 	w.recv.WaitCount(t, "", 2*users, 20*time.Second)
 	second := harness.Start(t, w.options())
-	time.Sleep(time.Second)
 	first.Signal(t, syscall.SIGSTOP)
 	stopped := w.recv.Count("")
 	second.WaitReady(t, 30*time.Second)

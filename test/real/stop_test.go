@@ -139,7 +139,7 @@ func TestFenced(t *testing.T) {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	ended := time.Now()
-	if !strings.Contains(first.Log(), `smshooks: consumer: kafka.instance_id: "one" is in use`) {
+	if !strings.Contains(first.Log(), `kafka.instance_id: \"one\" is in use by another process`) {
 		t.Error("the setting is not named")
 	}
 	second.WaitReady(t, 30*time.Second)
