@@ -1,0 +1,70 @@
+package consumer
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A process that was held up begins nothing until the group has confirmed that it is still its member, and is cut off if
+// it is not.
+func TestHeldUp(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 2, time.Time{})
+		m := w.join(none)
+		rest(6 * time.Second)
+		first, second := m.take(source+"/0/0"), m.take(source+"/0/1")
+		if !first.Begin() {
+			t.Fatal("Begin was refused")
+		}
+		holdUp := func() { m.pulse.last.Store(int64(-time.Hour)) }
+		holdUp()
+		if at := time.Now(); !second.Begin() || time.Since(at) > 2*time.Second {
+			t.Errorf("Begin of a member took %v, or was refused", time.Since(at))
+		}
+		if first.Context().Err() != nil {
+			t.Error("a member was cut off")
+		}
+
+		id, _ := m.client.GroupMetadata()
+		req := kmsg.NewPtrLeaveGroupRequest()
+		req.Group, req.MemberID = "group", id
+		req.Members = append(req.Members, kmsg.LeaveGroupRequestMember{MemberID: id})
+		if _, err := req.RequestWith(t.Context(), w.client); err != nil {
+			t.Fatal(err)
+		}
+		holdUp()
+		if first.Lease.Begin() {
+			t.Error("Begin of a member that the group does not know")
+		}
+		rest(0)
+		if first.Context().Err() == nil {
+			t.Error("what had begun was not cut off")
+		}
+		first.Abandon()
+		second.Abandon()
+		rest(30 * time.Second)
+		if got := len(m.ids(source)); got != 4 {
+			t.Errorf("%d events, want both again, for the member that has joined anew", got)
+		}
+		m.leave()
+	})
+}
+
+// Nothing is missed while nothing beats.
+func TestPulseRests(t *testing.T) {
+	p := newPulse(0)
+	if p.missed() {
+		t.Error("missed before the first beat")
+	}
+	p.beat()
+	time.Sleep(time.Millisecond)
+	if !p.missed() {
+		t.Error("a beat was missed, and nobody noticed")
+	}
+	p.rest()
+	if p.missed() {
+		t.Error("missed after the last beat")
+	}
+}
