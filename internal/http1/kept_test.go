@@ -4,6 +4,7 @@ package http1
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/smshooks/smshooks/test/certs"
 	"github.com/smshooks/smshooks/test/peer"
 )
 
@@ -71,6 +73,30 @@ func TestOnceMore(t *testing.T) {
 						status, err, p.Requests.Load(), p.Connections.Load(), test.status, test.requests, test.connections)
 				}
 			})
+		}
+	}
+}
+
+// TestOnceMoreOverTLS: a connection ended with TLS's goodbye, or without, is met as a plain one is.
+func TestOnceMoreOverTLS(t *testing.T) {
+	server := &tls.Config{Certificates: []tls.Certificate{certs.SelfSigned(t, nil)}}
+	for name, end := range map[string]func(net.Conn){
+		"goodbye": func(c net.Conn) { _ = c.Close() },
+		"none":    func(c net.Conn) { _ = c.(*tls.Conn).NetConn().Close() },
+	} {
+		p := peer.NewTLS(t, server, func(c net.Conn, n int32) bool {
+			if n == 2 {
+				end(c)
+				return false
+			}
+			return peer.Says(fine)(c, n)
+		})
+		c := newClient(t, func(cfg *Config) { cfg.TLS = &tls.Config{InsecureSkipVerify: true} }) //nolint:gosec // it is the test's own
+		host := Host{Address: p.Addr, ServerName: "localhost"}
+		mustPost(t, c, host)
+		mustPost(t, c, host)
+		if p.Requests.Load() != 3 || p.Connections.Load() != 2 {
+			t.Errorf("%s: %d requests on %d connections, want 3 on 2", name, p.Requests.Load(), p.Connections.Load())
 		}
 	}
 }
