@@ -50,17 +50,17 @@ func (c *Claim) owner() string {
 
 // owns reports whether the text was written for the claim's event.
 func (c *Claim) owns(text string) bool {
-	id, source, full := strings.Cut(text, " ")
-	if id == c.Event.Identity() || id == c.Event.Record() { // earlier versions wrote the position
-		return true
-	}
+	id, _, _ := strings.Cut(text, " ")
+	return id == c.Event.Identity() || id == c.Event.Record() // earlier versions wrote the position
+}
+
+// copies reports whether the text was written for a record of another topic that the claim's is a copy of.
+func (c *Claim) copies(text string) bool {
+	_, source, full := strings.Cut(text, " ")
 	_, own, fromSource := strings.Cut(c.owner(), " ")
-	if !full || !fromSource {
-		return false
-	}
 	mark, at, _ := strings.Cut(source, " ")
 	ownMark, ownAt, _ := strings.Cut(own, " ")
-	return mark != ownMark && at == ownAt
+	return full && fromSource && mark != ownMark && at == ownAt
 }
 
 // topicMark is a short hash of a topic's namespace.
@@ -117,6 +117,7 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") {
 		return fmt.Errorf("click memory in Redis: %w", err)
 	}
+	moved := map[string]string{} // messages whose first click has another id here
 	for i, cmd := range cmds {
 		owner, err := cmd.Result()
 		switch {
@@ -128,8 +129,41 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 		case err != nil:
 			return fmt.Errorf("click memory in Redis: %w", err)
 		default:
-			first[i] = claims[i].owns(owner)
+			if first[i] = claims[i].owns(owner); !first[i] {
+				first[i] = m.take(&claims[i], owner, moved)
+			}
 		}
+	}
+	return m.move(ctx, moved)
+}
+
+// take reports whether the claim's event is a copy of the one that was the first, and takes its place. A second click of
+// the same millisecond looks like a copy, too: what takes the place is the first of them.
+func (m *Memory) take(c *Claim, owner string, moved map[string]string) bool {
+	if !c.copies(owner) {
+		return false
+	}
+	key := m.key(c)
+	if by, ok := moved[key]; ok {
+		return by == c.owner()
+	}
+	moved[key] = c.owner()
+	return true
+}
+
+// move stores the ids of copies that took the place of the first click.
+func (m *Memory) move(ctx context.Context, moved map[string]string) error {
+	if len(moved) == 0 {
+		return nil
+	}
+	_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for key, owner := range moved {
+			p.SetArgs(ctx, key, owner, redis.SetArgs{Mode: "XX", KeepTTL: true})
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) { // a key that has gone meanwhile is forgotten
+		return fmt.Errorf("click memory in Redis: %w", err)
 	}
 	return nil
 }

@@ -181,3 +181,29 @@ func TestOwnersOfEarlierVersions(t *testing.T) {
 		t.Errorf("first = %v, want the same record's alone", got)
 	}
 }
+
+// TestCopiesOfOneMillisecond: two clicks of one millisecond look like copies of the first. Only the first of them is one.
+func TestCopiesOfOneMillisecond(t *testing.T) {
+	record := func(topic byte, offset int64) *event.Event {
+		return &event.Event{Namespace: event.NamespaceOf([16]byte{topic}, "", ""), Topic: "sms-click", Offset: offset, Time: time.UnixMilli(1)}
+	}
+	for _, together := range []bool{true, false} {
+		m, mini := start(t)
+		claim(t, m, Claim{1, "a", record(1, 0)}, Claim{1, "a", record(1, 1)})
+		copies := []Claim{{1, "a", record(2, 5)}, {1, "a", record(2, 6)}}
+		for range 2 { // read again
+			var got []bool
+			if together {
+				got = claim(t, m, copies...)
+			} else {
+				got = append(claim(t, m, copies[0]), claim(t, m, copies[1])...)
+			}
+			if !slices.Equal(got, []bool{true, false}) {
+				t.Errorf("together %v: first = %v, want the first alone", together, got)
+			}
+		}
+		if ttl := mini.TTL("p:click:1:a"); ttl != remember {
+			t.Errorf("remembered for %v", ttl)
+		}
+	}
+}
