@@ -8,9 +8,11 @@ package click
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"hash/fnv"
 	"strconv"
 	"strings"
@@ -33,19 +35,19 @@ type Claim struct {
 	Event     *event.Event
 }
 
-// owner is the text that says which event was the first: its id, and of a source record a mark of its topic and its
-// time. These tell a copy of the record, on another cluster or in a topic that was created again: it has another id
-// unless the gateway gave it one.
+// owner is the text that says which event was the first: its id, and if that is derived from the record's position a
+// mark of the topic and one of the record. These tell a copy of the record, on another cluster or in a topic that was
+// created again, where it has another id.
 func (c *Claim) owner() string {
 	b := make([]byte, 0, 64)
 	b = append(b, c.Event.Identity()...)
-	if c.Event.Class != event.Source {
-		return string(b) // copies of these keep the id
+	if !c.Event.Derived() {
+		return string(b)
 	}
 	b = append(b, ' ')
 	b = strconv.AppendUint(b, uint64(topicMark(c.Event.Namespace)), 36)
 	b = append(b, ' ')
-	return string(strconv.AppendInt(b, c.Event.Time.UnixMilli(), 36))
+	return string(strconv.AppendUint(b, uint64(recordMark(c.Event)), 36))
 }
 
 // owns reports whether the text was written for the claim's event.
@@ -57,10 +59,10 @@ func (c *Claim) owns(text string) bool {
 // copies reports whether the text was written for a record of another topic that the claim's is a copy of.
 func (c *Claim) copies(text string) bool {
 	_, source, full := strings.Cut(text, " ")
-	_, own, fromSource := strings.Cut(c.owner(), " ")
-	mark, at, _ := strings.Cut(source, " ")
-	ownMark, ownAt, _ := strings.Cut(own, " ")
-	return full && fromSource && mark != ownMark && at == ownAt
+	_, own, derived := strings.Cut(c.owner(), " ")
+	topic, record, _ := strings.Cut(source, " ")
+	ownTopic, ownRecord, _ := strings.Cut(own, " ")
+	return full && derived && topic != ownTopic && record == ownRecord
 }
 
 // topicMark is a short hash of a topic's namespace.
@@ -69,6 +71,15 @@ func topicMark(space event.Namespace) uint32 {
 	_, _ = h.Write([]byte(space))
 	return h.Sum32()
 }
+
+// recordMark is a short hash of what copies of a record have in common: value and time.
+func recordMark(e *event.Event) uint32 {
+	var at [8]byte
+	binary.BigEndian.PutUint64(at[:], uint64(e.Time.UnixMilli()))
+	return crc32.Update(crc32.Checksum(e.Value, castagnoli), castagnoli, at[:])
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli) // the processor's own
 
 // dropScript deletes a key that can be no claim.
 const dropScript = `
@@ -137,7 +148,7 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 	return m.move(ctx, moved)
 }
 
-// take reports whether the claim's event is a copy of the one that was the first, and takes its place. A second click of
+// take reports whether the claim's event is a copy of the one that was the first, and takes its place. An equal click of
 // the same millisecond looks like a copy, too: what takes the place is the first of them.
 func (m *Memory) take(c *Claim, owner string, moved map[string]string) bool {
 	if !c.copies(owner) {

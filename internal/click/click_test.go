@@ -141,7 +141,7 @@ func TestOwners(t *testing.T) {
 		return event.Event{Namespace: space, Topic: "sms-click", Partition: 3, Offset: offset, Time: time.UnixMilli(at)}
 	}
 	with := func(e event.Event, change func(*event.Event)) event.Event { change(&e); return e }
-	gateway := func(id string) func(*event.Event) { return func(e *event.Event) { e.ID = id } }
+	gateway := func(id string) func(*event.Event) { return func(e *event.Event) { e.SetGatewayID([]byte(id)) } }
 	tests := []struct {
 		name          string
 		first, second event.Event
@@ -153,6 +153,9 @@ func TestOwners(t *testing.T) {
 		{"second click on another cluster", record(here, 7, 1), record(there, 8, 2), false},
 		{"same position in a topic created again", record(here, 7, 1), record(there, 7, 2), false},
 		{"gateway's id on another cluster", with(record(here, 7, 1), gateway("a")), with(record(there, 9, 2), gateway("a")), true},
+		{"gateway's other id in the same millisecond on another cluster", with(record(here, 7, 1), gateway("a")), with(record(there, 9, 1), gateway("b")), false},
+		{"gateway's id and none", with(record(here, 7, 1), gateway("a")), record(there, 9, 1), false},
+		{"other click of the same millisecond on another cluster", record(here, 7, 1), with(record(there, 9, 1), func(e *event.Event) { e.Value = []byte("{}") }), false},
 		{"gateway's other id", with(record(here, 7, 1), gateway("a")), with(record(here, 7, 1), gateway("b")), false},
 		{"after an overflow", with(record(here, 7, 1), gateway("evt_1")),
 			with(record(there, 9, 2), func(e *event.Event) { e.Class, e.ID, e.Topic = event.Overflow, "evt_1", "sms-click-overflow-10s" }), true},

@@ -77,6 +77,7 @@ type Event struct {
 	Claimed  bool   // a click that is known to be its message's first
 	Replayed string // when it was sent again as a dead letter, "" if it was not
 
+	named bool // by the gateway
 	begun bool
 }
 

@@ -118,9 +118,13 @@ func (e *Event) SetGatewayID(id []byte) bool {
 			return false
 		}
 	}
-	e.ID = string(id)
+	e.ID, e.named = string(id), true
 	return true
 }
+
+// Derived reports whether the event's id is derived from the position of a source record: a copy of the record in
+// another topic has another id.
+func (e *Event) Derived() bool { return e.Class == Source && !e.named }
 
 // OriginOf returns the position in an id of earlier versions, which was the position itself, and for a batch had its
 // number behind it: <topic>/<partition>/<offset>[/<n>]. It returns "" for any other id.

@@ -1,0 +1,355 @@
+package real_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// Users of the mirror test, by what happens to their events.
+const (
+	mirrorHealthy = 1 // delivered at once
+	mirrorFailing = 2 // the first attempt fails
+	mirrorClicks  = 3 // two clicks of each message
+	mirrorNobody  = 9 // without settings; records of it make the offsets of two clusters differ
+)
+
+const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clusters, if the machine is not slow
+
+// TestMirror carries out docs/upgrade.md's section on disaster recovery: instances are killed under load, the topics are
+// copied to another cluster, where their offsets are others, the committed offsets are translated (never too far, and
+// without their metadata), and the instances go on there; then back again, to topics that were created anew. Half of the
+// events have an id of the gateway's.
+func TestMirror(t *testing.T) {
+	here, there := harness.Kafka(t), harness.OwnKafka(t)
+	a := &world{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	a.begin(t, []string{"--retry.schedule=" + mirrorDelay.String(), "--overflow.delays=1s,10s"})
+	b := &world{kafka: there, redis: a.redis, topics: a.topics, recv: a.recv, flags: a.flags}
+	b.ensure(t)
+	b.precede(t)
+	judge := newMirrorJudge(a.recv)
+	a.configure(t, map[int64]harness.Webhook{mirrorHealthy: a.all(mirrorHealthy, ""), mirrorFailing: a.all(mirrorFailing, ""), mirrorClicks: a.all(mirrorClicks, "")})
+	gateway := &mirrorGateway{}
+
+	p := a.serve(t)
+	copier := startMirror(t, a, b)
+	gateway.write(t, a, 60)
+	harness.Eventually(t, 20*time.Second, func() bool { return judge.requests() > 40 && a.committed(t) > 10 }, "requests and commits on the first cluster")
+	p.Kill()
+	gateway.write(t, a, 20) // nobody reads them there any more
+	copier.drain(t)
+	copier.translate(t)
+
+	p = b.serve(t)
+	gateway.write(t, b, 60)
+	harness.Eventually(t, 20*time.Second, func() bool { return judge.delivered(mirrorHealthy) > 30 && b.committed(t) > 20 }, "deliveries from the other cluster")
+	p.Kill()
+	gateway.write(t, b, 20)
+
+	deleteTopics(t, a, allTopics(t, a)...)
+	a.ensure(t)
+	a.precede(t)
+	a.precede(t)
+	copier = startMirror(t, b, a)
+	copier.drain(t)
+	copier.translate(t)
+	a.serve(t)
+	gateway.write(t, a, 60)
+	harness.Eventually(t, 40*time.Second, func() bool { return len(judge.missing(gateway)) == 0 }, "an answer of 200 to every event")
+	harness.Pass(2 * time.Second) // for what should not come
+	judge.report(t, gateway)
+}
+
+// mirrorGateway writes events, each with a number of its own. Odd ones have an id of the gateway's.
+type mirrorGateway struct{ events atomic.Int64 }
+
+func (g *mirrorGateway) write(t *testing.T, w *world, n int) {
+	t.Helper()
+	var records []*kgo.Record
+	for range n {
+		number := g.events.Add(1)
+		user := int64(mirrorHealthy)
+		topic := w.topics.DLR
+		switch number % 4 {
+		case 1, 2:
+			user = mirrorFailing
+		case 3:
+			user, topic = mirrorClicks, w.topics.Click
+		}
+		add := func(text, id string) {
+			r := harness.Event(topic, user, fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d,"text":%q}}`, user, number, text))
+			if number%8 < 4 {
+				r.Headers = []kgo.RecordHeader{{Key: "webhook-id", Value: []byte(id)}}
+			}
+			records = append(records, r)
+		}
+		add("first", gatewayID(number))
+		if user == mirrorClicks {
+			add("second", gatewayID(number)+"/second")
+		}
+	}
+	w.emit(t, records...)
+}
+
+func gatewayID(number int64) string { return "gw-" + strconv.FormatInt(number, 10) }
+
+// mirrorJudge is the customers' server. It knows an event by its number, whatever it is called.
+type mirrorJudge struct {
+	mu     sync.Mutex
+	ids    map[int64]map[string]bool // by event
+	events map[string]map[int64]bool // by id
+	ok     map[int64]int64           // event: user
+	failed map[string]time.Time      // id: when its first attempt failed
+	wrong  []string
+}
+
+func newMirrorJudge(recv *harness.Receiver) *mirrorJudge {
+	j := &mirrorJudge{ids: map[int64]map[string]bool{}, events: map[string]map[int64]bool{}, ok: map[int64]int64{}, failed: map[string]time.Time{}}
+	for path, user := range map[string]int64{path("dlr", mirrorHealthy): mirrorHealthy, path("dlr", mirrorFailing): mirrorFailing, path("click", mirrorClicks): mirrorClicks} {
+		recv.On(path, func(rw http.ResponseWriter, _ *http.Request, req harness.Request) {
+			rw.WriteHeader(j.answer(user, req))
+		})
+	}
+	return j
+}
+
+func (j *mirrorJudge) answer(user int64, req harness.Request) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var sms struct {
+		ID   int64  `json:"id"`
+		Text string `json:"text"`
+	}
+	form, err := url.ParseQuery(string(req.Body))
+	if err == nil {
+		err = json.Unmarshal([]byte(form.Get("sms")), &sms)
+	}
+	id := req.Header.Get("Webhook-Id")
+	switch {
+	case err != nil:
+		j.wrong = append(j.wrong, err.Error())
+	case sms.Text != "first":
+		j.wrong = append(j.wrong, fmt.Sprintf("the second click of message %d was sent as %s", sms.ID, id))
+	}
+	if j.ids[sms.ID] == nil {
+		j.ids[sms.ID] = map[string]bool{}
+	}
+	if j.events[id] == nil {
+		j.events[id] = map[int64]bool{}
+	}
+	j.ids[sms.ID][id], j.events[id][sms.ID] = true, true
+	if user == mirrorFailing && req.Header.Get("Webhook-Attempt") == "1" {
+		if j.failed[id].IsZero() {
+			j.failed[id] = time.Now()
+		}
+		return http.StatusServiceUnavailable
+	}
+	if at := j.failed[id]; user == mirrorFailing && !at.IsZero() && time.Since(at) < mirrorDelay-50*time.Millisecond {
+		j.wrong = append(j.wrong, fmt.Sprintf("%s: the second attempt came %v after the first", id, time.Since(at)))
+	}
+	j.ok[sms.ID] = user
+	return http.StatusOK
+}
+
+func (j *mirrorJudge) requests() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.events)
+}
+
+func (j *mirrorJudge) delivered(user int64) (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, of := range j.ok {
+		if of == user {
+			n++
+		}
+	}
+	return n
+}
+
+func (j *mirrorJudge) missing(g *mirrorGateway) (events []int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for n := int64(1); n <= g.events.Load(); n++ {
+		if j.ok[n] == 0 {
+			events = append(events, n)
+		}
+	}
+	return events
+}
+
+func (j *mirrorJudge) report(t *testing.T, g *mirrorGateway) {
+	t.Helper()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, w := range j.wrong {
+		t.Error(w)
+	}
+	changed := 0
+	for event, ids := range j.ids {
+		if len(ids) > 1 {
+			changed++
+		}
+		if event%8 < 4 && (len(ids) != 1 || !ids[gatewayID(event)]) {
+			t.Errorf("event %d has the ids %v, want the gateway's alone", event, ids)
+		}
+	}
+	for id, events := range j.events {
+		if len(events) != 1 {
+			t.Errorf("%s names the events %v", id, events)
+		}
+	}
+	t.Logf("%d events, %d of them under more than one id", g.events.Load(), changed)
+}
+
+// mirror copies topics to another cluster: keys, values, headers and timestamps, to the same partitions. It remembers
+// which offset became which.
+type mirror struct {
+	from, to *world
+	topics   []string
+	stop     func()
+
+	mu     sync.Mutex
+	copied map[string]map[int32][]pair
+}
+
+type pair struct{ from, to int64 }
+
+func startMirror(t *testing.T, from, to *world) *mirror {
+	t.Helper()
+	m := &mirror{from: from, to: to, topics: allTopics(t, from), copied: map[string]map[int32][]pair{}}
+	reader := harness.Client(t, from.kafka.Addr, kgo.ConsumeTopics(m.topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	writer := harness.Client(t, to.kafka.Addr, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	m.stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(m.stop)
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			var batch []*kgo.Record
+			var offsets []int64
+			reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+				batch = append(batch, &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers, Timestamp: r.Timestamp})
+				offsets = append(offsets, r.Offset)
+			})
+			if err := writer.ProduceSync(context.Background(), batch...).FirstErr(); err != nil {
+				t.Errorf("copy: %v", err)
+				return
+			}
+			m.note(batch, offsets)
+		}
+	}()
+	return m
+}
+
+func (m *mirror) note(batch []*kgo.Record, offsets []int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, r := range batch {
+		if m.copied[r.Topic] == nil {
+			m.copied[r.Topic] = map[int32][]pair{}
+		}
+		m.copied[r.Topic][r.Partition] = append(m.copied[r.Topic][r.Partition], pair{offsets[i], r.Offset})
+	}
+}
+
+// drain waits until everything is copied, and stops.
+func (m *mirror) drain(t *testing.T) {
+	t.Helper()
+	ends, err := kadm.NewClient(harness.Client(t, m.from.kafka.Addr)).ListEndOffsets(t.Context(), m.topics...)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 20*time.Second, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		behind := false
+		ends.Each(func(end kadm.ListedOffset) {
+			pairs := m.copied[end.Topic][end.Partition]
+			behind = behind || end.Offset > 0 && (len(pairs) == 0 || pairs[len(pairs)-1].from < end.Offset-1)
+		})
+		return !behind
+	}, "all records are copied")
+	m.stop()
+}
+
+// translate commits on the other cluster what the group has committed, as mirrors do: up to a few records behind, and
+// without the metadata. The group takes it once it has no members.
+func (m *mirror) translate(t *testing.T) {
+	t.Helper()
+	committed, err := kadm.NewClient(harness.Client(t, m.from.kafka.Addr)).FetchOffsets(t.Context(), m.from.topics.Group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	translated := kadm.Offsets{}
+	committed.Each(func(o kadm.OffsetResponse) {
+		pairs := m.copied[o.Topic][o.Partition]
+		n, _ := slices.BinarySearchFunc(pairs, o.At, func(p pair, at int64) int { return int(p.from - at) })
+		if n -= n % 4; n > 0 {
+			translated.AddOffset(o.Topic, o.Partition, pairs[n-1].to+1, -1)
+		}
+	})
+	if len(translated) == 0 {
+		t.Fatal("nothing was committed")
+	}
+	adm := kadm.NewClient(harness.Client(t, m.to.kafka.Addr))
+	harness.Eventually(t, 30*time.Second, func() bool {
+		return adm.CommitAllOffsets(t.Context(), m.to.topics.Group, translated) == nil
+	}, "the group takes the translated offsets")
+}
+
+// committed is how many records of the sources the group has committed.
+func (w *world) committed(t *testing.T) (n int64) {
+	t.Helper()
+	offsets, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).FetchOffsets(t.Context(), w.topics.Group)
+	if err != nil {
+		return 0
+	}
+	offsets.Each(func(o kadm.OffsetResponse) {
+		if o.Topic == w.topics.DLR || o.Topic == w.topics.Click {
+			n += max(o.At, 0)
+		}
+	})
+	return n
+}
+
+// allTopics are those that the service reads and writes.
+func allTopics(t *testing.T, w *world) (topics []string) {
+	t.Helper()
+	for line := range strings.Lines(harness.Ensure(t, w.options())) {
+		topic, _, _ := strings.Cut(line, ": ")
+		topics = append(topics, topic)
+	}
+	return topics
+}
+
+// precede writes a record into each partition of the sources, so that the offsets of copies are others.
+func (w *world) precede(t *testing.T) {
+	t.Helper()
+	var records []*kgo.Record
+	for _, topic := range []string{w.topics.DLR, w.topics.Click} {
+		for p := range int32(partitions) {
+			r := harness.Event(topic, mirrorNobody, harness.DLRValue(mirrorNobody, 1))
+			r.Partition = p
+			records = append(records, r)
+		}
+	}
+	w.emit(t, records...)
+}
