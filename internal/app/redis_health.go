@@ -71,8 +71,11 @@ func (h *redisHealth) writable(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", cmd.Name(), err)
 		}
 	}
-	if err := h.rdb.ScriptLoad(ctx, "return 0").Err(); redis.HasErrorPrefix(err, "NOPERM") {
-		refused = append(refused, missingRight(err, h.prefix))
+	// Commands without a key have no place in a cluster's pipeline.
+	for _, err := range []error{h.rdb.ScriptLoad(ctx, "return 0").Err(), h.rdb.Scan(ctx, 0, h.prefix+"-", 1).Err()} {
+		if redis.HasErrorPrefix(err, "NOPERM") {
+			refused = append(refused, missingRight(err, h.prefix))
+		}
 	}
 	if len(refused) > 0 {
 		slices.Sort(refused)

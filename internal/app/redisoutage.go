@@ -95,6 +95,8 @@ func explainRedis(err error) error {
 			}
 		}
 		return nil
+	case strings.Contains(err.Error(), "remote error: tls:"): // TLS 1.3 refuses a client only after its handshake
+		return explain("redis.tls", "Redis refuses the client: check redis.tls.cert_file and redis.tls.key_file")
 	case errors.As(err, &dns):
 		return explain("redis.addrs", "check the name")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/testcontainers/testcontainers-go"
 )
 
 // RedisServer is a Redis in a container, with the image's own persistence: a stop in order saves, a kill loses. Where
@@ -166,6 +168,32 @@ func redisSpec() spec {
 func RedisArgs(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
 	return single(runOwn(t, redisNode("redis", args...)))
+}
+
+// TLSRedis gives the test a server of its own that speaks TLS only, and asks clients for a certificate of the authority.
+func TLSRedis(t testing.TB, caFile, certFile, keyFile string) *RedisServer {
+	t.Helper()
+	s := redisSpec()
+	s.name = "redis-tls"
+	s.ports = []string{"server"}
+	s.command = func(addrs []string) []string {
+		return []string{
+			"redis-server", "--bind", "127.0.0.1", "--port", "0", "--tls-port", port(addrs[0]), "--tls-auth-clients", "yes",
+			"--tls-ca-cert-file", "/tls/ca.pem", "--tls-cert-file", "/tls/server.pem", "--tls-key-file", "/tls/server.key",
+		}
+	}
+	for inside, outside := range map[string]string{"ca.pem": caFile, "server.pem": certFile, "server.key": keyFile} {
+		s.more = append(s.more, testcontainers.WithFiles(testcontainers.ContainerFile{HostFilePath: outside, ContainerFilePath: "/tls/" + inside, FileMode: 0o644}))
+	}
+	// Whether it is ready shows at the first handshake, which it refuses for want of a certificate.
+	s.ready = func(ctx context.Context, addr string) error {
+		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", addr) //nolint:gosec // only asks whether it is there
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	return single(runOwn(t, s))
 }
 
 // redisNode is a Redis on the host's network, so that the addresses that nodes tell of each other are true for all.

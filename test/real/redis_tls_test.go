@@ -1,0 +1,91 @@
+package real_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/test/certs"
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// writePair writes a certificate and its key as PEM files that a container's user can read.
+func writePair(t testing.TB, pair tls.Certificate, certFile, keyFile string) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o644); err != nil { //nolint:gosec // the container's user is another one
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRedisTLS: a Redis with a certificate of its own authority that asks clients for theirs. A certificate that Redis
+// does not know any more is replaced on disk, and counts without a restart.
+func TestRedisTLS(t *testing.T) {
+	t.Parallel()
+	ca, err := certs.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	if err := ca.Write(file("ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	writePair(t, ca.Issue(t, nil), file("server.pem"), file("server.key"))
+	clientOnly := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }
+	writePair(t, ca.Issue(t, clientOnly), file("client.pem"), file("client.key"))
+	r := harness.TLSRedis(t, file("ca.pem"), file("server.pem"), file("server.key"))
+
+	w := &world{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}
+	w.begin(t, []string{"--redis.tls.enabled", "--redis.tls.ca_file=" + file("ca.pem"), "--redis.tls.cert_file=" + file("client.pem"), "--redis.tls.key_file=" + file("client.key")})
+	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	p := w.serve(t)
+	w.emit(t, w.click(1, 1))
+	w.recv.WaitCount(t, "/click/1", 1, 15*time.Second)
+
+	// Without a certificate of its own, and without the authority: the log says which settings to look at.
+	for _, c := range []struct {
+		name, want string
+		flags      []string
+	}{
+		{"no certificate", "redis.tls", []string{"--redis.tls.cert_file=", "--redis.tls.key_file="}},
+		{"no authority", "redis.tls", []string{"--redis.tls.ca_file="}},
+	} {
+		q := harness.Start(t, w.options(c.flags...))
+		q.WaitUnready(t, 20*time.Second, "redis: ")
+		q.WaitLog(t, 20*time.Second, c.want)
+		q.Kill()
+	}
+
+	// A renewal: another authority's certificate is refused at the next connection, until the right one is there again.
+	stranger, err := certs.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePair(t, stranger.Issue(t, clientOnly), file("client.pem"), file("client.key"))
+	r.Stop(t)
+	r.Start(t)
+	p.WaitUnready(t, 15*time.Second, "redis: ")
+	writePair(t, ca.Issue(t, clientOnly), file("client.pem"), file("client.key"))
+	p.Signal(t, syscall.SIGHUP)
+	p.WaitReady(t, 15*time.Second)
+	w.emit(t, w.click(1, 2))
+	w.recv.WaitCount(t, "/click/1", 2, 15*time.Second)
+
+	// Files without TLS are no connection in clear by mistake.
+	_, stderr, code := harness.Run(t, w.options("--redis.tls.enabled=false"), "config", "print")
+	if code != 2 || !strings.Contains(stderr, "redis.tls.ca_file: is set, but redis.tls.enabled is not") {
+		t.Errorf("files without redis.tls.enabled: exit code %d, %s", code, stderr)
+	}
+}
