@@ -56,7 +56,7 @@ func TestRightsTakenAway(t *testing.T) {
 		p.WaitReady(t, 20*time.Second)
 		w.recv.WaitCount(t, c.path, c.want, 20*time.Second)
 	}
-	for _, line := range []string{"cannot fetch", "cannot store a record", `"not ready"`} {
+	for _, line := range []string{"cannot fetch", "cannot store a record", `"not ready","check":"topics"`} {
 		if n := strings.Count(p.Log(), line); n > 2 {
 			t.Errorf("%d lines %q, want one per trouble", n, line)
 		}
