@@ -68,7 +68,7 @@ var reported = []string{
 	"unable to open connection to broker", "read from broker", "unable to request api versions", "unable to initialize sasl",
 	"group manage loop errored", "join group failed", "sync group failed", "fetch offsets", "received an OffsetCommitResponse",
 	"unable to load producer ID", "random error while producing", "produce partition load error", "metadata has a new ID",
-	"batch decompresses larger", "fetch response has unexpected top-level error",
+	"batch decompresses larger", "unable to commit offset", "fetch response has unexpected top-level error",
 }
 
 // quiet is how long a message of the client that was logged is not logged again.

@@ -134,7 +134,7 @@ func notice(q url.Values) string {
 		return "You are signed out."
 	case "replayed":
 		if err != nil || n < 1 {
-			return "Nothing was sent again: these events are no longer there."
+			return "Nothing was sent again: these events are no longer there, or are being sent again already."
 		}
 		if n == 1 {
 			return "1 event is being sent again. It shows up under recent deliveries."

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
@@ -178,6 +179,11 @@ func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, q u
 		return v
 	}
 	letters, err := p.service.GivenUp(r.Context(), userID, deadletter.Filter{Since: since}, lettersShown)
+	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
+		limit.SetRetryAfter(w, tooMany.After)
+		v.Alert = "Too many requests. Please wait a moment before you look again."
+		return v
+	}
 	if err != nil {
 		v.Alert = "Dead letters cannot be shown just now. Please try again in a moment."
 		return v
@@ -245,6 +251,11 @@ func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n, err := p.service.Replay(r.Context(), s.userID, f)
+	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
+		limit.SetRetryAfter(w, tooMany.After)
+		p.views.message(w, http.StatusTooManyRequests, textReplays)
+		return
+	}
 	if errors.Is(err, api.ErrUnavailable) {
 		text := textAway
 		if n > 0 {

@@ -17,6 +17,7 @@ import (
 
 const (
 	textBusy     = "Too many tests are under way at once. Please try again in a moment."
+	textReplays  = "Another request of yours is still at work, or too many events were sent again within the last hour. Nothing was sent. Please try again later."
 	textAway     = "This cannot be done just now, so nothing was changed. Please try again in a moment."
 	textSignedIn = "You could not be signed out just now. Please try again in a moment."
 	textEnded    = "Your session has ended. Please sign in again."
