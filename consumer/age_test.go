@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -41,4 +43,36 @@ func TestTimes(t *testing.T) {
 		t.Errorf("%d times are remembered", len(ts.seen))
 	}
 	at(1000, 120, true) // the nearest before it that is left
+}
+
+// TestTimeOf: when a record was written is found by asking for offsets by time.
+func TestTimeOf(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	began := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
+	for i := range 60 {
+		r := &kgo.Record{Topic: "t", Value: []byte("x"), Timestamp: began.Add(time.Duration(i) * time.Minute)}
+		if err := client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &assignment{topicPartition: topicPartition{"t", 0}}
+	for _, offset := range []int64{0, 1, 40, 59} {
+		want := began.Add(time.Duration(offset) * time.Minute)
+		got := timeOf(t.Context(), kadm.NewClient(client), a, offset)
+		if off := got.Sub(want); off < -headPrecision || off > headPrecision {
+			t.Errorf("offset %d: %v off", offset, off)
+		}
+	}
+	if got := timeOf(t.Context(), kadm.NewClient(client), &assignment{topicPartition: topicPartition{"none", 0}}, 0); !got.IsZero() {
+		t.Errorf("a partition that nobody knows: %v", got)
+	}
 }
