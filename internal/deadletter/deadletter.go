@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -44,6 +45,7 @@ type Store struct {
 	cfg       Config
 	newClient func(...kgo.Opt) (*kgo.Client, error)
 	client    *kgo.Client
+	large     *kafka.LargeProducer // of what does not fit into a usual batch
 	admin     *kadm.Client
 }
 
@@ -56,24 +58,34 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	client, err := newClient(
+	options := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RecordDeliveryTimeout(4*cfg.Patience),
-		kgo.MetadataMinAge(250*time.Millisecond),
-	)
+		kgo.RecordDeliveryTimeout(4 * cfg.Patience),
+		kgo.MetadataMinAge(250 * time.Millisecond),
+	}
+	client, err := newClient(options...)
 	if err != nil {
 		return nil, fmt.Errorf("client for dead letters: %w", err)
 	}
-	return &Store{cfg: cfg, newClient: newClient, client: client, admin: kadm.NewClient(client)}, nil
+	large, err := newClient(append(options, kafka.LargeOptions(0)...)...)
+	if err != nil {
+		client.Close()
+		return nil, fmt.Errorf("client for large dead letters: %w", err)
+	}
+	return &Store{cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large}, admin: kadm.NewClient(client)}, nil
 }
 
 // Close ends the store's connections.
-func (s *Store) Close() { s.client.Close() }
+func (s *Store) Close() {
+	s.client.Close()
+	s.large.Close()
+}
 
 // Adopt makes the store write to topics that were deleted and created again.
 func (s *Store) Adopt(_ context.Context, topics []string) error {
-	s.client.PurgeTopicsFromProducing(topics...)
+	s.client.PurgeTopicsFromProducing(slices.Clone(topics)...)
+	s.large.PurgeTopicsFromProducing(slices.Clone(topics)...)
 	return nil
 }
 

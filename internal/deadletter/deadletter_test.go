@@ -274,3 +274,33 @@ func TestTopicMissing(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// TestLargeLetter: one that does not fit into a usual batch is sent again, too, with its origin.
+func TestLargeLetter(t *testing.T) {
+	k := newKafka(t)
+	value := `{"user_id":42,"sms":{"id":1,"text":"` + strings.Repeat("x", 3<<20) + `"}}`
+	r := letter{id: "evt_1", kind: "dlr", reason: "attempts_exhausted", user: 42, value: value}.record()
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte("sms-dlr/2/10")})
+	writer, err := k.newClient(kgo.ProducerBatchMaxBytes(8 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if err := writer.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := k.store().Replay(t.Context(), Filter{}); n != 1 || err != nil {
+		t.Fatalf("%d replayed, %v", n, err)
+	}
+	got := k.overflowed(1)["evt_1"]
+	if got == nil || string(got.Value) != value || got.Partition != 2 {
+		t.Fatal("the record is not the letter's, or not in its partition")
+	}
+	e := event.Event{Class: event.Overflow}
+	for _, h := range got.Headers {
+		e.SetHeader(h.Key, h.Value)
+	}
+	if e.Record() != "sms-dlr/2/10" {
+		t.Errorf("origin %s", e.Record())
+	}
+}

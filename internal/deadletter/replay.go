@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/event"
@@ -248,7 +249,14 @@ func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored int,
 	done := make(chan error, len(records))
 	go func() { // Produce waits when the client's buffer is full
 		for _, r := range records {
-			s.client.Produce(ctx, r, func(_ *kgo.Record, err error) { done <- err })
+			s.client.Produce(ctx, r, func(r *kgo.Record, err error) {
+				if !errors.Is(err, kerr.MessageTooLarge) {
+					done <- err
+					return
+				}
+				again := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
+				s.large.TryProduce(ctx, again, func(_ *kgo.Record, err error) { done <- err })
+			})
 		}
 	}()
 	silence := time.NewTimer(s.cfg.Patience)

@@ -18,18 +18,23 @@ type LargeProducer struct{ *kgo.Client }
 
 // NewLargeProducer returns a producer of records of up to [Config.MaxBatchBytes] and their headers.
 func (c Config) NewLargeProducer(extra ...kgo.Opt) (*LargeProducer, error) {
-	most := c.MaxBatchBytes
-	if most == 0 {
-		most = DefaultMaxBatchBytes
-	}
-	batch := int32(min(most+headerRoom, maxLargeBatch))
-	cl, err := c.NewClient(append(extra,
-		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(1), kgo.ProducerBatchMaxBytes(batch), kgo.BrokerMaxWriteBytes(max(batch+requestHeading, largeRequest)),
-		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.SnappyCompression(), kgo.NoCompression()))...)
+	cl, err := c.NewClient(append(extra, LargeOptions(c.MaxBatchBytes)...)...)
 	if err != nil {
 		return nil, err
 	}
 	return &LargeProducer{cl}, nil
+}
+
+// LargeOptions are those of a client for a [LargeProducer] of records of up to most bytes; 0 is [DefaultMaxBatchBytes].
+func LargeOptions(most int64) []kgo.Opt {
+	if most == 0 {
+		most = DefaultMaxBatchBytes
+	}
+	batch := int32(min(most+headerRoom, maxLargeBatch))
+	return []kgo.Opt{
+		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(1), kgo.ProducerBatchMaxBytes(batch), kgo.BrokerMaxWriteBytes(max(batch+requestHeading, largeRequest)),
+		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.SnappyCompression(), kgo.NoCompression()),
+	}
 }
 
 // TryProduce produces r when those before it are done. Unlike the client's own it never fails for a lack of room.
