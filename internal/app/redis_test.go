@@ -1,0 +1,47 @@
+package app
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+// TestNewRedis: the settings choose the kind of client, and a cluster's map of slots is read anew soon: on a real cluster
+// other calls renew it, too, so that only the setting shows it.
+func TestNewRedis(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		cfg     config.Redis
+		cluster bool
+	}{
+		{"one server", config.Redis{Addrs: []string{"a:1"}}, false},
+		{"Sentinels", config.Redis{Addrs: []string{"a:1", "b:1"}, MasterName: "m"}, false},
+		{"several nodes", config.Redis{Addrs: []string{"a:1", "b:1"}}, true},
+		{"one node of a cluster", config.Redis{Addrs: []string{"a:1"}, Cluster: true}, true},
+	} {
+		client := newRedis(c.cfg, nil, nil)
+		defer client.Close()
+		cluster, ok := client.(*redis.ClusterClient)
+		if ok != c.cluster {
+			t.Errorf("%s: %T", c.name, client)
+		}
+		if ok && cluster.Options().ClusterStateReloadInterval > time.Second {
+			t.Errorf("%s: the map of slots is kept for %v", c.name, cluster.Options().ClusterStateReloadInterval)
+		}
+	}
+}
+
+func TestMissingRight(t *testing.T) {
+	for text, want := range map[string]string{
+		"NOPERM this user has no permissions to run the 'script|load' command":            "+script|load",
+		"NOPERM this user has no permissions to access one of the keys used as arguments": "~x:*",
+	} {
+		if got := missingRight(errors.New(text), "x:"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
