@@ -17,7 +17,9 @@ import (
 func TestExhaustedProcess(t *testing.T) {
 	full := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
 	for name, err := range map[string]error{
-		"dial":    full,
+		"dial": full,
+		"ports": &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80},
+			Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)},
 		"resolve": &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: full.Error(), Name: "example.com", Server: "127.0.0.1:53"}},
 	} {
 		t.Run(name, func(t *testing.T) {
