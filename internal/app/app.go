@@ -34,6 +34,9 @@ import (
 // lastWords is what the last commit may take after the grace, when requests had to be cut off.
 const lastWords = 5 * time.Second
 
+// closingTakes is what closing connections may take at the end of the grace.
+const closingTakes = 100 * time.Millisecond
+
 // lastSpans is what sending the last spans may take then; nothing else depends on it.
 const lastSpans = time.Second
 
@@ -77,6 +80,7 @@ type App struct {
 	plan        *kafka.Plan
 	admin       *kgo.Client
 	watcher     *kafka.Watcher
+	end         context.CancelFunc // of what Kafka\'s clients wait for
 	redis       redis.UniversalClient
 	redisTLS    *tlsfiles.Files // nil = off
 	redisHealth *redisHealth
@@ -115,6 +119,7 @@ func New(opts Options) (*App, error) {
 	if a.kafka, err = KafkaConfig(cfg, opts.KafkaDial, opts.Log); err != nil {
 		return nil, err
 	}
+	a.kafka.Context, a.end = context.WithCancel(context.Background())
 	a.kafka.Skips = kafka.NewSkips(opts.Log.Named("kafka"), a.metrics.BatchSkipped)
 	if a.admin, err = a.kafka.NewClient(); err != nil {
 		return nil, err
@@ -208,10 +213,13 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
+	// A Kafka that does not answer must not hold up the end.
+	grace := a.Config.Shutdown.Grace
+	defer time.AfterFunc(grace-min(closingTakes, grace/20), a.end).Stop()
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(a.Config.Shutdown.Grace + lastWords):
+	case <-time.After(grace + lastWords):
 		return fmt.Errorf("work did not end within shutdown.grace (%v)", a.Config.Shutdown.Grace)
 	}
 }

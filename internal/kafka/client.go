@@ -51,6 +51,8 @@ type Config struct {
 	Log *zap.Logger
 	// Outages reports the brokers that cannot be used. nil reports nothing.
 	Outages *Outages
+	// Context ends what clients wait for, their Close included; nil never does.
+	Context context.Context
 	// PaceFetches puts a pause of some milliseconds between the fetches of one broker, for consumers of many small ones.
 	PaceFetches bool
 	// ReadUncommitted also reads records of transactions that are open or aborted.
@@ -116,9 +118,13 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.MaxConcurrentFetches(maxConcurrentFetches),
 		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MetadataMaxAge(metadataMaxAge),
+		kgo.DisableClientMetrics(), // of which a client that closes sends the last ones, for a second
 		kgo.BrokerMaxReadBytes(maxResponseBytes),
 		kgo.WithDecompressor(unpack), kgo.WithHooks(unpack),
 		kgo.FetchIsolationLevel(isolation.level()),
+	}
+	if c.Context != nil {
+		opts = append(opts, kgo.WithContext(c.Context))
 	}
 	mechanism, err := c.SASL.mechanism()
 	if err != nil {

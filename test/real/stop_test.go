@@ -86,9 +86,9 @@ func TestStopAtStart(t *testing.T) {
 // stored.
 func TestStopWithoutKafka(t *testing.T) {
 	const grace = 4 * time.Second
-	for name, away := range map[string]func(*harness.Broker){
-		"gone":   func(b *harness.Broker) { b.Kill(t) },
-		"frozen": func(b *harness.Broker) { b.Pause(t); t.Cleanup(func() { b.Unpause(t) }) },
+	for name, away := range map[string]func(*testing.T, *harness.Broker){
+		"gone":   func(t *testing.T, b *harness.Broker) { b.Kill(t) },
+		"frozen": func(t *testing.T, b *harness.Broker) { b.Pause(t); t.Cleanup(func() { b.Unpause(t) }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -98,7 +98,7 @@ func TestStopWithoutKafka(t *testing.T) {
 			p := w.serve(t)
 			w.emit(t, w.dlr(1, 1), w.dlr(1, 2))
 			w.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
-			away(w.kafka)
+			away(t, w.kafka)
 			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(p.Log(), "attempt failed") }, "an attempt failed")
 			stopInTime(t, p, grace)
 		})
