@@ -246,7 +246,7 @@ func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (tenant.R
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- store.Run(running) }()
-	defer func() { stop(); <-ended }()
+	defer func() { stop(); _ = <-ended }()
 	select {
 	case <-store.Loaded():
 		return store.Reseal(ctx, dry)

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -76,7 +77,7 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 		}
 	}
 	_ = greedy[0].SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := greedy[0].Read(make([]byte, 1)); err != io.EOF && !isReset(err) {
+	if _, err := greedy[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !isReset(err) {
 		t.Errorf("the oldest connection of the client with the most: %v, want it closed", err)
 	}
 	if err := ask(modest, "/"); err != nil || answered(modest) != nil {

@@ -94,7 +94,9 @@ func TestReseal(t *testing.T) {
 			continue
 		}
 		var id int64
-		fmt.Sscan(user, &id)
+		if _, err := fmt.Sscan(user, &id); err != nil {
+			t.Fatal(err)
+		}
 		d, err := parseDocument(id, []byte(value), alone)
 		if err != nil || !strings.HasSuffix(value, `,"later":{"x":[1]}}`) {
 			t.Errorf("user %s: %v in %s", user, err, value)

@@ -23,7 +23,7 @@ func writePair(t testing.TB, pair tls.Certificate, certFile, keyFile string) {
 		t.Fatal(err)
 	}
 	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: key}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o644); err != nil { //nolint:gosec // the container's user is another one
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o644); err != nil { // the container's user is another one
 			t.Fatal(err)
 		}
 	}
