@@ -246,7 +246,10 @@ func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (tenant.R
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- store.Run(running) }()
-	defer func() { stop(); _ = <-ended }()
+	defer func() {
+		stop()
+		<-ended //nolint:errcheck // what it ended with was looked at, or is that it was stopped
+	}()
 	select {
 	case <-store.Loaded():
 		return store.Reseal(ctx, dry)
