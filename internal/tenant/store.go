@@ -188,24 +188,16 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 // Lookup answers for each of them (until it is thrown out to make room). After
 // an error nothing may be concluded of those that Lookup doesn't know: Redis is
 // away or has lost them, and Load is to be called again later. A user of whom
-// the topic has no document is known without Redis.
+// the topic has no document has none, whatever Redis holds; but while Redis is
+// away such users wait like all that memory does not know (contract, section 4).
 func (s *Store) Load(ctx context.Context, users []int64) error {
 	if !s.ready() {
 		return ErrNotReady
 	}
-	var subjects []subject
-	var names []string
-	for _, id := range users {
-		ver, removed := s.userIndex.get(id)
-		if ver.Offset > 0 && !removed {
-			subjects = append(subjects, subject{user: id})
-			names = append(names, userName(id))
-			continue
-		}
-		s.users.put(id, entry[*webhook.Settings]{value: &webhook.Settings{UserID: id}, ver: ver})
-	}
-	if len(subjects) == 0 {
-		return nil
+	subjects := make([]subject, len(users))
+	names := make([]string, len(users))
+	for i, id := range users {
+		subjects[i], names[i] = subject{user: id}, userName(id)
 	}
 	rows, err := s.rdb.read(ctx, names)
 	if err != nil {
@@ -213,6 +205,10 @@ func (s *Store) Load(ctx context.Context, users []int64) error {
 	}
 	var failed error
 	for i, x := range subjects {
+		if ver, removed := s.userIndex.get(x.user); ver.Offset == 0 || removed {
+			s.users.put(x.user, entry[*webhook.Settings]{value: &webhook.Settings{UserID: x.user}, ver: ver})
+			continue
+		}
 		d, ver, err := s.documentIn(ctx, x, rows[i])
 		switch {
 		case errors.Is(err, errLost):
