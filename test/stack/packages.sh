@@ -1,7 +1,7 @@
 # Sourced by up.sh and .ci/run, so that both install Debian's packages in one way.
 
-# packages PACKAGE... installs what is given, with apt-get as root. SETUP=1 or CI=true allows it; else a person at a
-# terminal is asked. It never goes on without a package.
+# packages PACKAGE... installs what is given, with apt-get as root. A person at a terminal is asked first, unless
+# SETUP=1 or CI=true allows it; a script is not. It never goes on without a package.
 packages() {
   [ $# -gt 0 ] || return 0
   local answer log=${STACK_DIR:-/var/tmp}/apt.log
@@ -9,11 +9,7 @@ packages() {
     echo "missing packages: $*. Install them, or run this on Debian as root" >&2
     exit 1
   fi
-  if [ "${SETUP:-}" != 1 ] && [ "${CI:-}" != true ]; then
-    if [ ! -t 0 ]; then
-      echo "missing packages: $*. Install them, or set SETUP=1 to have them installed (nobody can be asked: standard input is not a terminal)" >&2
-      exit 1
-    fi
+  if [ "${SETUP:-}" != 1 ] && [ "${CI:-}" != true ] && [ -t 0 ]; then
     read -r -p "Install $* with apt-get? [y/N] " answer
     case $answer in
       [yY]*) ;;
