@@ -45,7 +45,7 @@ func fates(b *dashboard.DashboardBuilder) {
 		WithPanel(graph("Delivered by kind", "", "ops", 12,
 			query{`sum by (kind) (rate(smshooks_attempts_total{` + one + `, result="ok"}[$__rate_interval]))`, "{{kind}}"})).
 		WithPanel(graph("Dead letters by kind", "Attempts exhausted, window over, or no valid record; `smshooks deadletter list` says which.", "ops", 12,
-			query{`sum by (kind) (rate(smshooks_settled_total{` + one + `, fate="dead"}[$__rate_interval]))`, "{{kind}}"})).
+			query{`sum by (kind, reason) (rate(smshooks_dead_letters_total{` + one + `}[$__rate_interval]))`, "{{kind}} {{reason}}"})).
 		WithPanel(graph("Overflow by kind", "Events that found no room in their endpoint's queue and wait in an overflow topic.", "ops", 12,
 			query{`sum by (kind) (rate(smshooks_settled_total{` + one + `, fate="overflow"}[$__rate_interval]))`, "{{kind}}"}))
 }
@@ -81,9 +81,11 @@ func process(b *dashboard.DashboardBuilder) {
 
 func late(b *dashboard.DashboardBuilder) {
 	b.WithRow(dashboard.NewRowBuilder("Behind, waiting, late")).
-		WithPanel(graph("Source lag", "As kafka-consumer-groups shows it.", "none", 12,
+		WithPanel(graph("Source lag", "As kafka-consumer-groups shows it.", "none", 8,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `}))`, "{{topic}}"})).
-		WithPanel(graph("Overdue", "Now less the due time of the oldest waiting record: 0 when all is well.", "s", 12,
+		WithPanel(graph("Source age", "Age of the oldest record that is neither delivered nor stored for later.", "s", 8,
+			query{`max by (topic) (smshooks_source_lag_seconds{` + one + `})`, "{{topic}}"})).
+		WithPanel(graph("Overdue", "Now less the due time of the oldest waiting record: 0 when all is well.", "s", 8,
 			query{`max by (topic) (smshooks_retry_overdue_seconds{` + one + `})`, "{{topic}}"})).
 		WithPanel(graph("Waiting for another attempt", "Not late: waiting is what these topics are for.", "none", 12,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + retries + `})`, "{{topic}}"})).
