@@ -25,7 +25,7 @@ type Config struct {
 	TLS      *tls.Config   // for https; its ServerName is set for each connection
 	MaxAge   time.Duration // a connection is replaced before it is so old, so that a changed DNS answer takes effect
 	MaxIdle  int           // idle connections of all hosts together
-	MaxConns int           // connections of all hosts together, beyond which the longest idle one is closed for a new one; 0 = any number
+	MaxConns int           // connections of all hosts together, those being dialled included, beyond which the longest idle one is closed for a new one; 0 = any number
 	MaxHead  int           // bytes of a reply's head, interim replies included
 	MaxBody  int           // bytes of a reply's body that are read; then the connection is closed
 }
@@ -43,7 +43,7 @@ var ErrHeadTooLarge = errors.New("the reply's head is too large")
 type Client struct {
 	cfg     Config
 	buffers sync.Pool
-	open    atomic.Int64 // connections, idle or not
+	open    atomic.Int64 // connections, idle or not, and those being dialled
 	pool    pool
 }
 
@@ -68,8 +68,9 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 		if cn == nil {
 			break
 		}
-		status, err = c.request(ctx, deadline, cn, message)
-		if !cn.lost(status, err) || ctx.Err() != nil {
+		var lost bool
+		status, lost, err = c.request(ctx, deadline, cn, message)
+		if !lost || ctx.Err() != nil {
 			return status, err
 		}
 		c.pool.closedByPeer(cn)
@@ -81,14 +82,15 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 	if err != nil {
 		return 0, err
 	}
-	return c.request(ctx, deadline, cn, message)
+	status, _, err = c.request(ctx, deadline, cn, message)
+	return status, err
 }
 
-// request makes one request on cn and keeps or closes it.
-func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, message []byte) (int, error) {
+// request makes one request on cn and keeps or closes it. lost is the answer of conn.lost.
+func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, message []byte) (status int, lost bool, err error) {
 	if err := cn.prepare(deadline, len(message)); err != nil {
 		_ = cn.Close()
-		return 0, err
+		return 0, cn.lost(0, err), err
 	}
 	stop := context.AfterFunc(ctx, cn.interrupt)
 	buf := c.buffers.Get().(*buffer)
@@ -96,19 +98,21 @@ func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, mess
 	status, reusable, err := x.do(message)
 	c.buffers.Put(buf)
 	cn.kept = reusable && err == nil
+	lost = cn.lost(status, err) // once the connection is in the pool it is another request's
 	if stop() && cn.kept {
 		c.pool.put(cn, time.Now())
 	} else {
 		_ = cn.Close()
 	}
-	return status, err
+	return status, lost, err
 }
 
 // dial opens a connection, with TLS if host asks for it. When descriptors run short, idle connections are given up first.
 func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	if c.cfg.MaxConns > 0 && c.open.Load() >= int64(c.cfg.MaxConns) {
+	// A dial that hangs holds a descriptor, too.
+	if open := c.open.Add(1); c.cfg.MaxConns > 0 && open > int64(c.cfg.MaxConns) {
 		c.pool.giveUp(1)
 	}
 	plain, err := c.cfg.Dial(ctx, "tcp", host.Address)
@@ -116,9 +120,9 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 		plain, err = c.cfg.Dial(ctx, "tcp", host.Address)
 	}
 	if err != nil {
+		c.open.Add(-1)
 		return nil, fmt.Errorf("dial: %w", err)
 	}
-	c.open.Add(1)
 	now := time.Now()
 	cn := newConn(host, plain, &c.open)
 	// Not all at the same moment, if they were opened at the same moment.

@@ -277,7 +277,7 @@ func TestIdleGivenUpForDial(t *testing.T) {
 	var c *Client
 	c = newClient(t, func(cfg *Config) {
 		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if c.open.Load() >= 3 {
+			if c.open.Load() > 3 { // this one included
 				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", syscall.EMFILE)}
 			}
 			return (&net.Dialer{}).DialContext(ctx, network, address)
@@ -322,5 +322,58 @@ func TestMaxConns(t *testing.T) {
 		if opened := p.Connections.Load() - was; opened != int32(i/3) {
 			t.Errorf("peer %d of the latest: %d new connections", i, opened)
 		}
+	}
+}
+
+// TestMaxConnsOfDials: a dial that hangs holds a descriptor, so idle connections give way to it, too.
+func TestMaxConnsOfDials(t *testing.T) {
+	p := peer.New(t, peer.Says(fine))
+	hanging := make(chan struct{}, 2)
+	c := newClient(t, func(cfg *Config) {
+		dial := cfg.Dial
+		cfg.MaxConns = 2
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == p.Addr {
+				return dial(ctx, network, address)
+			}
+			hanging <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	mustPost(t, c, Host{Address: p.Addr})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() { _, _ = c.Post(ctx, soon(), Host{Address: "192.0.2.1:80"}, []byte(request)) })
+		<-hanging
+	}
+	if n := c.open.Load(); n != 2 {
+		t.Errorf("%d connections are open or dialled, want 2", n)
+	}
+	cancel()
+	wg.Wait()
+	if n := c.open.Load(); n != 0 {
+		t.Errorf("%d connections are left, want none", n)
+	}
+}
+
+// TestBusyConnections: a connection goes from one request to the next at once, also to one of another goroutine.
+func TestBusyConnections(t *testing.T) {
+	p := peer.New(t, peer.Says(fine))
+	c := newClient(t, nil)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
+					t.Errorf("%d, %v", status, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := p.Requests.Load(); got != 800 {
+		t.Errorf("%d requests, want 800", got)
 	}
 }
