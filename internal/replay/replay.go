@@ -125,10 +125,11 @@ func (l *Letter) diedAfter(mark string) bool {
 	return !ok || err1 != nil || err2 != nil || int32(p) != l.Partition || l.Offset >= e
 }
 
-// Stored keeps the claims of letters whose records were stored.
+// Stored keeps the claims of letters whose records were stored. One that Ended has forgotten already stays forgotten:
+// the first of many events may have been settled before the last one was stored.
 func (m *Memory) Stored(ctx context.Context, letters []Letter) error {
 	return m.each(ctx, letters, func(ctx context.Context, p redis.Pipeliner, l *Letter) {
-		p.Set(ctx, m.event(l.UserID, l.ID), l.mark(), m.cfg.Keep)
+		p.SetArgs(ctx, m.event(l.UserID, l.ID), l.mark(), redis.SetArgs{Mode: "XX", TTL: m.cfg.Keep})
 	})
 }
 
@@ -148,7 +149,7 @@ func (m *Memory) each(ctx context.Context, letters []Letter, do func(context.Con
 			}
 			return nil
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, redis.Nil) {
 			return fmt.Errorf("remember replays: %w", err)
 		}
 	}

@@ -66,6 +66,22 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// TestEndedBeforeStored: of many events the first is settled before the last one is stored, and stays forgotten.
+func TestEndedBeforeStored(t *testing.T) {
+	m, _ := newMemory(t, 0)
+	a, b := Letter{42, "evt_a", 3, 10, 100}, Letter{42, "evt_b", 3, 11, 100}
+	claim(t, m, a, b)
+	if err := m.forget(t.Context(), []string{m.event(42, "evt_a")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Stored(t.Context(), []Letter{a, b}); err != nil {
+		t.Fatal(err)
+	}
+	if free := claim(t, m, a, b); !slices.Equal(free, []bool{true, false}) {
+		t.Errorf("%v: a has ended, b is under way", free)
+	}
+}
+
 func TestClaimMany(t *testing.T) {
 	m, _ := newMemory(t, 0)
 	var letters []Letter
