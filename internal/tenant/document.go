@@ -122,7 +122,7 @@ func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 		switch {
 		case text == nil:
 			dst = append(dst, "null"...)
-		case f.name == "auth" && sealer != nil:
+		case f.name == "auth" && *text != "" && sealer != nil: // "" counts as not set
 			dst = appendString(dst, sealer.Seal(d.UserID, *text))
 		default:
 			dst = appendString(dst, *text)

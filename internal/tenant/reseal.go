@@ -84,7 +84,7 @@ func (s *Store) sealingOf(userID int64, value []byte) (sealing, error) {
 		return sealedUnknown, nil
 	case err != nil:
 		return 0, err
-	case d.Auth == nil:
+	case d.Auth == nil || *d.Auth == "":
 		return sealedNone, nil
 	case d.sealed:
 		return sealedCurrent, nil
