@@ -95,12 +95,19 @@ func (s *Store) hear(c *change) {
 	}
 }
 
-// lockedOut counts and logs a record that this instance has no key for.
-func (s *Store) lockedOut(topic string, userID int64) {
-	s.obs.UnreadableRecord(topic)
-	if suppressed, ok := s.unreadable.allow(); ok {
-		s.log.Error("credentials are sealed with another secrets.key: the user's events wait until the right one is set",
-			zap.Int64("user_id", userID), zap.Int("not_logged_before", suppressed))
+// reportLocked counts and logs the records, by their users, that this instance
+// has no key for. Superseded ones don't matter: after a rotation they stay in
+// the topic until it is compacted.
+func (s *Store) reportLocked(records map[int64]Version) {
+	for userID, ver := range records {
+		if newest, _ := s.userIndex.get(userID); !newest.is(ver) {
+			continue
+		}
+		s.obs.UnreadableRecord(s.cfg.ConfigTopic)
+		if suppressed, ok := s.unreadable.allow(); ok {
+			s.log.Error("credentials are sealed with another secrets.key: the user's events wait until the right one is set",
+				zap.Int64("user_id", userID), zap.Int("not_logged_before", suppressed))
+		}
 	}
 }
 

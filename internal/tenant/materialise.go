@@ -87,12 +87,17 @@ func (s *Store) startOver(r *reader) {
 // by the rebuild, which begins later and so sees a later end.
 func (s *Store) follow(ctx context.Context, r *reader) error {
 	wait := 50 * time.Millisecond // a poll without records is no news; look whether it's the end
+	locked := map[int64]Version{} // records that can't be opened, until the end shows which are the newest
 	for {
 		if !s.read.Load() {
 			if err := s.checkRead(ctx, r); err != nil {
 				if stop := s.readFailed(ctx, err); stop != nil {
 					return stop
 				}
+			}
+			if s.read.Load() {
+				s.reportLocked(locked)
+				locked = nil
 			}
 		} else {
 			wait = time.Second
@@ -104,10 +109,14 @@ func (s *Store) follow(ctx context.Context, r *reader) error {
 				s.skip(record, err)
 				return
 			}
-			if c.locked != nil {
-				s.lockedOut(record.Topic, c.userID)
-			}
 			s.hear(&c)
+			if c.locked != nil {
+				if s.read.Load() {
+					s.reportLocked(map[int64]Version{c.userID: c.ver})
+				} else {
+					locked[c.userID] = c.ver
+				}
+			}
 			s.updates.witness(&c, record)
 			if record.Offset >= r.goal.spans[slot{record.Topic, record.Partition}].end {
 				fresh = append(fresh, c)

@@ -59,11 +59,12 @@ func TestReseal(t *testing.T) {
 	}
 	unopened := record(4, `"`+stranger.Seal(4, "u4:p")+`"`)
 	s.write(s.config, "1", record(1, `"`+before.Seal(1, "u1:p")+`"`), "2", record(2, `"u2:p"`), "3", record(3, `"`+after.Seal(3, "u3:p")+`"`),
-		"4", unopened, "5", record(5, "null"), "6", record(6, `"u6:p"`), "6", "", "7", record(7, `"u7:p"`), "7", "no JSON")
+		"4", unopened, "5", record(5, "null"), "6", record(6, `"u6:p"`), "6", "", "7", record(7, `"u7:p"`), "7", "no JSON",
+		"8", record(8, `""`))
 	store, _, _ := s.start(func(c *Config) { c.Secrets, c.Materialise = after, false })
 	waitLoaded(t, store)
 
-	want := Resealing{Documents: 6, Resealed: 3, Current: 1, Bare: 1, Locked: 1}
+	want := Resealing{Documents: 7, Resealed: 3, Current: 1, Bare: 2, Locked: 1}
 	got, err := store.Reseal(t.Context(), true)
 	if err != nil || got != want {
 		t.Errorf("dry: %v, %v", got, err)
@@ -75,7 +76,7 @@ func TestReseal(t *testing.T) {
 	if n := s.end() - end; n != 3 {
 		t.Errorf("%d records written, want 3", n)
 	}
-	if got, err = store.Reseal(t.Context(), false); err != nil || got != (Resealing{Documents: 6, Current: 4, Bare: 1, Locked: 1}) {
+	if got, err = store.Reseal(t.Context(), false); err != nil || got != (Resealing{Documents: 7, Current: 4, Bare: 2, Locked: 1}) {
 		t.Errorf("again: %v, %v", got, err)
 	}
 	// Who has the new key only reads all that could be opened, and what was unknown is still there.
@@ -101,13 +102,52 @@ func TestReseal(t *testing.T) {
 		if err != nil || !strings.HasSuffix(value, `,"later":{"x":[1]}}`) {
 			t.Errorf("user %s: %v in %s", user, err, value)
 		}
-		if auth := fmt.Sprintf("u%s:p", user); user != "5" && (d.Auth == nil || *d.Auth != auth) {
+		if auth := fmt.Sprintf("u%s:p", user); user != "5" && user != "8" && (d.Auth == nil || *d.Auth != auth) {
 			t.Errorf("user %s has auth %v", user, d.Auth)
 		}
 	}
 	if got := fmt.Sprint(want); strings.Contains(got, "u1") {
 		t.Errorf("printed as %s", got)
 	}
+}
+
+// TestEmptyAuth: "" counts as not set, and stays so in a document that is sealed.
+func TestEmptyAuth(t *testing.T) {
+	_, sealer := rotated(t)
+	d, err := parseDocument(1, []byte(`{"user_id":1,"auth":""}`), sealer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err = parseDocument(1, d.AppendJSON(nil, sealer), sealer); err != nil || value(d.Auth) != "" {
+		t.Errorf("auth is %q, %v", value(d.Auth), err)
+	}
+}
+
+// TestLockedReports checks that only a newest record that can't be opened is reported: after a rotation the superseded
+// ones of the old key stay in the topic until it is compacted.
+func TestLockedReports(t *testing.T) {
+	s, _ := newStack(t)
+	before, _ := rotated(t)
+	alone, err := NewSealer([]byte(strings.Repeat("n", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := func(user int64, with *Sealer) string {
+		return fmt.Sprintf(`{"user_id":%d,"auth":%q}`, user, with.Seal(user, "u:p"))
+	}
+	s.write(s.config, "1", sealed(1, before), "1", sealed(1, alone), "2", sealed(2, before), "2", "", "3", sealed(3, before))
+	store, obs, _ := s.start(func(c *Config) { c.Secrets = alone })
+	waitLoaded(t, store)
+	reported := func() int {
+		obs.mu.Lock()
+		defer obs.mu.Unlock()
+		return obs.unreadable[s.config]
+	}
+	if n := reported(); n != 1 {
+		t.Errorf("%d records reported, want that of user 3", n)
+	}
+	s.write(s.config, "4", sealed(4, before))
+	eventually(t, 5*time.Second, "a later record is reported, too", func() bool { return reported() == 2 })
 }
 
 // TestResealLosesNoChange: settings are changed, by this program and by others, while documents are resealed.

@@ -48,7 +48,7 @@ func TestReseal(t *testing.T) {
 	if _, stderr, code := harness.Run(t, w.options(), "secrets", "reseal"); code != 2 || !strings.Contains(stderr, "secrets.key") {
 		t.Errorf("without a key: exit code %d, %s", code, stderr)
 	}
-	w.serve(t, "--secrets.key="+after)
+	alone := w.serve(t, "--secrets.key="+after)
 	w.emit(t, w.dlr(1, 1), w.dlr(3, 1))
 	for _, user := range []int64{1, 3} {
 		got := w.recv.WaitCount(t, path("dlr", user), 1, 15*time.Second)[0]
@@ -56,5 +56,8 @@ func TestReseal(t *testing.T) {
 		if !ok || name != fmt.Sprint("u", user) || password != "hush" {
 			t.Errorf("user %d: Authorization %q", user, got.Header.Get("Authorization"))
 		}
+	}
+	if log := alone.Log(); strings.Contains(log, "another secrets.key") {
+		t.Errorf("records that were resealed are reported:\n%s", log)
 	}
 }
