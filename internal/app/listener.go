@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"sync"
+
+	"github.com/smshooks/smshooks/internal/api/limit"
 )
 
 // limitedListener holds at most so many connections. When all are taken, a connection without a request gives way to a new
@@ -65,14 +67,8 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	return held, nil
 }
 
-// clientOf is the address that c comes from, without its port.
-func clientOf(c net.Conn) string {
-	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-	if err != nil {
-		return c.RemoteAddr().String()
-	}
-	return host
-}
+// clientOf is whom c counts for: an address, or a /64 network of IPv6, all of whose addresses one client may have.
+func clientOf(c net.Conn) string { return limit.Peer(c.RemoteAddr().String()) }
 
 // victim is the connection that gives way to one of newcomer, nil if none does.
 func (l *limitedListener) victim(newcomer string) *limitedConn {

@@ -25,12 +25,26 @@ func Client(r *http.Request, trusted []netip.Prefix) string {
 		}
 		client = before
 	}
-	if client.Is6() {
-		if network, err := client.Prefix(64); err == nil {
+	return counted(client)
+}
+
+// Peer is Client for a connection, given its remote address.
+func Peer(remote string) string {
+	addr, ok := parseAddr(remote)
+	if !ok {
+		return "unknown"
+	}
+	return counted(addr)
+}
+
+// counted returns what requests from addr are counted under.
+func counted(addr netip.Addr) string {
+	if addr.Is6() {
+		if network, err := addr.Prefix(64); err == nil {
 			return network.String()
 		}
 	}
-	return client.String()
+	return addr.String()
 }
 
 func contains(networks []netip.Prefix, addr netip.Addr) bool {

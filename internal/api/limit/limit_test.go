@@ -89,3 +89,13 @@ func TestClient(t *testing.T) {
 		}
 	}
 }
+
+func TestPeer(t *testing.T) {
+	for remote, want := range map[string]string{
+		"203.0.113.1:5000": "203.0.113.1", "[::ffff:203.0.113.1]:80": "203.0.113.1", "[2001:db8:1:2:3:4:5:6]:80": "2001:db8:1:2::/64", "@": "unknown",
+	} {
+		if got := Peer(remote); got != want {
+			t.Errorf("%s: %s, want %s", remote, got, want)
+		}
+	}
+}
