@@ -377,3 +377,39 @@ func TestBusyConnections(t *testing.T) {
 		t.Errorf("%d requests, want 800", got)
 	}
 }
+
+// TestReapAmidRequests: the pool is looked through while connections come and go.
+func TestReapAmidRequests(t *testing.T) {
+	c := newClient(t, func(cfg *Config) { cfg.MaxIdle = 3 * reapAtOnce })
+	var hosts []Host
+	for range 4 * reapAtOnce {
+		hosts = append(hosts, Host{Address: peer.New(t, peer.Says(fine)).Addr})
+	}
+	var wg sync.WaitGroup
+	for part := range 2 {
+		wg.Go(func() {
+			for i := range hosts {
+				status, err := c.Post(t.Context(), soon(), hosts[(i+part*len(hosts)/2)%len(hosts)], []byte(request))
+				if status != 200 || err != nil {
+					t.Errorf("%d, %v", status, err)
+				}
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() { wg.Wait(); close(ended) }()
+	for done := false; !done; {
+		select {
+		case <-ended:
+			done = true
+		default:
+			aged(c, time.Second)
+			c.pool.reap()
+		}
+	}
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	if n := c.open.Load(); n != int64(c.pool.count) || n > 3*reapAtOnce {
+		t.Errorf("%d connections are open, %d idle", n, c.pool.count)
+	}
+}

@@ -16,8 +16,9 @@ const (
 	doubtLeast = 10 * time.Second
 	doubtMost  = 5 * time.Minute
 
-	reapEvery = time.Second
-	maxHosts  = 16_384 // with something learned, besides those with idle connections
+	reapEvery  = time.Second
+	reapAtOnce = 32     // hosts
+	maxHosts   = 16_384 // with something learned, besides those with idle connections
 )
 
 // pool holds idle connections, and what was learned of how long their hosts keep them.
@@ -193,10 +194,15 @@ func (p *pool) reap() {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	n := 0
 	for host, h := range p.hosts {
 		p.reapHost(h, now)
 		if len(h.idle) == 0 && h.keep == keepUnknown && h.doubts == 0 {
 			delete(p.hosts, host)
+		}
+		if n++; n%reapAtOnce == 0 { // a look is a system call or more: let requests in between
+			p.mu.Unlock()
+			p.mu.Lock()
 		}
 	}
 	p.reaper = nil
