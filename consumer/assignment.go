@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,7 @@ type assignment struct {
 // member for dead.
 type former struct {
 	tracker *offsets.Tracker // late work may still finish in it
+	topicID [16]byte         // a topic of the same name that has another id has other records
 	epoch   int32            // the newest leader epoch seen; records of a newer one are others at the same offsets
 	ended   time.Time
 }
@@ -67,7 +69,7 @@ const (
 // finishedBefore: an earlier assignment finished the record.
 func (a *assignment) finishedBefore(offset int64, epoch int32) bool {
 	for _, f := range a.former {
-		if epoch <= f.epoch && f.tracker.Finished(offset) {
+		if f.topicID == a.topicID && epoch <= f.epoch && f.tracker.Finished(offset) {
 			return true
 		}
 	}
@@ -79,7 +81,7 @@ func (a *assignment) legacy(now time.Time) []former {
 	if a.tracker == nil {
 		return a.former
 	}
-	all := append(a.former, former{a.tracker, a.epoch.Load(), now})
+	all := append(a.former, former{a.tracker, a.topicID, a.epoch.Load(), now})
 	return all[max(0, len(all)-formerMost):]
 }
 
@@ -179,8 +181,8 @@ func (a *assignment) begin(t *offsets.Tracker, committed int64, epoch int32, sta
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tracker, a.next, a.committed, a.committedState = t, committed, committed, state
-	if committed < 0 {
-		a.former = nil // nothing is committed: it may be another topic of the same name
+	if committed < 0 { // it may be another topic of the same name, which only an id tells
+		a.former = slices.DeleteFunc(a.former, func(f former) bool { return f.topicID == [16]byte{} })
 	}
 }
 

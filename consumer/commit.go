@@ -76,18 +76,18 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 // commit stores what has changed of as, final: for the last time. A broker's refusal is logged and repaired by the
 // next commit.
 func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
-	select {
-	case c.committing <- struct{}{}:
-		defer func() { <-c.committing }()
-	case <-ctx.Done():
-		return
-	}
 	if final {
 		defer func() {
 			for _, a := range as {
 				a.lose()
 			}
 		}()
+	}
+	select {
+	case c.committing <- struct{}{}:
+		defer func() { <-c.committing }()
+	case <-ctx.Done():
+		return
 	}
 	pending := map[topicPartition]snapshot{}
 	upto := map[string]map[int32]kgo.EpochOffset{}
@@ -125,7 +125,7 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 			return
 		}
 		c.uncommitted.Over()
-		c.committed(pending, resp)
+		c.committed(as, pending, resp)
 	})
 }
 
@@ -140,7 +140,8 @@ func (c *Consumer) warnOmitted(last map[topicPartition]snapshot) {
 	}
 }
 
-func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) {
+// committed notes which of the pending offsets the broker took. The commit was made for as.
+func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) {
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			s, ok := pending[topicPartition{t.Topic, p.Partition}]
@@ -156,7 +157,7 @@ func (c *Consumer) committed(pending map[topicPartition]snapshot, resp *kmsg.Off
 				s.a.tooLong() // the broker's offset.metadata.max.bytes is lower
 			}
 			c.metrics.CommitErrors.Inc()
-			c.refused(err)
+			c.refused(err, as)
 			c.log.Warn("cannot commit the offset of a partition, trying again",
 				zap.String("topic", t.Topic), zap.Int32("partition", p.Partition), zap.Error(err))
 		}

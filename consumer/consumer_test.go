@@ -206,6 +206,30 @@ func TestLostPartitions(t *testing.T) {
 	})
 }
 
+// What was finished before the first commit is finished, too.
+func TestLostBeforeTheFirstCommit(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.write(source, 0, 6, time.Time{})
+		m := w.join(all)
+		rest(commitInterval / 2)
+		if n := len(m.ids(source)); n != 6 {
+			t.Fatalf("%d events handed over before the first commit, want 6", n)
+		}
+		w.cut(true)
+		rest(2 * time.Minute)
+		w.cut(false)
+		w.write(source, 0, 1, time.Time{})
+		rest(2 * time.Minute)
+		if got, want := m.ids(source)[6:], []string{"0/6"}; !slices.Equal(got, want) {
+			t.Errorf("handed over after the loss: %v, want %v", got, want)
+		}
+		if at, _ := w.committed(source, 0); at != 7 {
+			t.Errorf("committed %d, want 7", at)
+		}
+		m.leave()
+	})
+}
+
 // settleNow ends open events of the source.
 func (m *member) settleNow(t *testing.T, ids ...string) {
 	t.Helper()

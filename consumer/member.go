@@ -144,28 +144,28 @@ func (c *Consumer) joinLoop(ctx context.Context) {
 // fence ends all work at once: another process has joined the group in this member's place. Nothing is committed, no
 // attempt starts, and Run returns a FencedError.
 func (c *Consumer) fence() {
-	c.expel()
+	expel(c.held(nil))
 	c.interrupt(&FencedError{c.cfg.InstanceID})
 }
 
-// expel ends the work on all partitions at once: the group has given them to others. Their owners make the attempts that
-// are cut off again.
-func (c *Consumer) expel() {
-	for _, a := range c.held(nil) {
+// expel ends the work on partitions at once: the group has given them to others. Their owners make the attempts that are
+// cut off again.
+func expel(as []*assignment) {
+	for _, a := range as {
 		a.lose()
 		a.close()
 		a.cancel()
 	}
 }
 
-// refused handles a commit that the group refused because it does not know this member any more. No attempt starts from
-// now on; the client learns of it from its next heartbeat and joins again.
-func (c *Consumer) refused(err error) {
+// refused handles a commit for as that the group refused because it does not know this member any more. No attempt of
+// theirs starts from now on; the client joins again. What it has been assigned since the commit was sent is not touched.
+func (c *Consumer) refused(err error, as []*assignment) {
 	switch {
 	case errors.Is(err, kerr.FencedInstanceID):
 		c.fence()
 	case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
-		for _, a := range c.held(nil) {
+		for _, a := range as {
 			a.lose()
 			a.close()
 		}

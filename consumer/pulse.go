@@ -63,6 +63,7 @@ func (c *Consumer) pulseLoop(ctx context.Context) {
 func (c *Consumer) confirm(ctx context.Context) {
 	c.log.Warn("the process was stopped for a while: nothing is sent until the group confirms its membership")
 	for ctx.Err() == nil {
+		as := c.held(nil) // what is assigned after the question is not what the answer is about
 		err := c.heartbeat(ctx)
 		switch {
 		case err == nil, errors.Is(err, kerr.RebalanceInProgress):
@@ -73,7 +74,7 @@ func (c *Consumer) confirm(ctx context.Context) {
 			return
 		case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
 			c.log.Warn("not a member of the group any more: requests in flight are cut off", zap.Error(err))
-			c.expel()
+			expel(as)
 			return
 		}
 		if len(c.held(nil)) == 0 {

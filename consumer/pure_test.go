@@ -198,20 +198,66 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 	}
 }
 
-// An earlier assignment says nothing of a topic of which nothing is committed: it may be a new one of the same name.
-func TestNothingCommittedForgetsFormerAssignments(t *testing.T) {
+// Of a topic of which nothing is committed, which may be a new one of the same name, an earlier assignment says something
+// only if the topic has the same id.
+func TestFormerAssignmentsWithoutACommit(t *testing.T) {
+	one, other, none := [16]byte{1}, [16]byte{2}, [16]byte{}
+	for _, tc := range []struct {
+		name          string
+		before, after [16]byte
+		committed     int64
+		want          int
+	}{
+		{"the same topic", one, one, -1, 0},
+		{"a new topic", one, other, -1, 1},
+		{"a new topic, and offsets of the old one", one, other, 5, 1},
+		{"no ids", none, none, -1, 1},
+		{"no ids, committed", none, none, 5, 0},
+	} {
+		h := &handler{}
+		c, a := pure(h, 5)
+		poll := func(id [16]byte) {
+			fetches := fetch(source, records(0, 5)...)
+			fetches[0].Topics[0].TopicID = id
+			c.takeOver(fetches)
+		}
+		poll(tc.before)
+		h.events[0].Begin()
+		h.events[0].Settle(webhook.Delivered)
+		c.remove([]*assignment{a})
+		h.events = nil
+		again := c.newAssignment(a.topicPartition)
+		again.begin(offsets.New(tc.committed, ""), tc.committed, -1, "")
+		c.assignments[a.topicPartition] = again
+		poll(tc.after)
+		if len(h.events) != tc.want {
+			t.Errorf("%s: %d events come again, want %d", tc.name, len(h.events), tc.want)
+		}
+	}
+}
+
+// A last commit that does not get its turn still ends what may be committed of its partitions, and a refusal is about the
+// partitions that were held when the commit was sent.
+func TestLateCommits(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.takeOver(fetch(source, records(1, 5)...))
 	h.events[0].Begin()
 	h.events[0].Settle(webhook.Delivered)
+	c.committing <- struct{}{} // another commit is not answered
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c.commit(ctx, []*assignment{a}, true)
+	if _, changed := c.snapshot(a); changed {
+		t.Error("a partition that was given away would be committed")
+	}
+
 	c.remove([]*assignment{a})
 	again := c.newAssignment(a.topicPartition)
-	again.begin(offsets.New(-1, ""), -1, -1, "")
 	c.assignments[a.topicPartition] = again
-	c.takeOver(fetch(source, records(0, 5)...))
-	if len(h.events) != 2 {
-		t.Errorf("%d events, want the new topic's too", len(h.events))
+	c.refused(kerr.IllegalGeneration, []*assignment{a})
+	if !a.Gone() || again.Gone() {
+		t.Errorf("the old assignment is closed: %v, the new one: %v; want true, false", a.Gone(), again.Gone())
 	}
 }
 
@@ -303,7 +349,7 @@ func TestMetadataTooLarge(t *testing.T) {
 		p.Partition, p.ErrorCode = 3, code
 		topic.Partitions = append(topic.Partitions, p)
 		resp.Topics = append(resp.Topics, topic)
-		c.committed(map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "state"}}, &resp)
+		c.committed([]*assignment{a}, map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "state"}}, &resp)
 	}
 	answer(kerr.OffsetMetadataTooLarge.Code)
 	answer(kerr.OffsetMetadataTooLarge.Code)
