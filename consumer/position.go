@@ -89,7 +89,7 @@ func (c *Consumer) passEmpty(ctx context.Context, starts, ends kadm.ListedOffset
 		if before, ok := c.lag.stood[a]; !ok || before != committable {
 			continue // the poll loop may be about to take records
 		}
-		to, err := kafka.NextRecord(ctx, c.client, a.topic, a.partition, next, end.Offset)
+		to, err := kafka.NextRecord(ctx, c.client, a.topic, a.partition, next, end.Offset, false)
 		if err == nil && to > next {
 			tracker.Pass(committable, to)
 		}

@@ -266,7 +266,7 @@ func (s *Store) passEmpty(ctx context.Context, client *kgo.Client, spans map[int
 	}
 	for p, at := range spans {
 		start, _ := starts.Lookup(s.cfg.Topic, p)
-		next, err := kafka.NextRecord(ctx, client, s.cfg.Topic, p, max(at.next, start.Offset), at.end)
+		next, err := kafka.NextRecord(ctx, client, s.cfg.Topic, p, max(at.next, start.Offset), at.end, false)
 		if err != nil {
 			return fmt.Errorf("end of %s/%d: %w", s.cfg.Topic, p, err)
 		}

@@ -403,7 +403,10 @@ func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32
 // NextRecord returns the lowest offset in from ≤ o < end at which there is a record, or a batch that cannot be read,
 // and end if there is none: batches without records (emptied by compaction, aborted, control) are passed over.
 // Clients do not report how far they passed over such batches.
-func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64) (int64, error) {
+//
+// Of a compacted topic an empty answer says that no batch is left before end. Of others it says nothing: a broker also
+// answers so while it waits for its remote storage. NextRecord returns from then.
+func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64, compacted bool) (int64, error) {
 	for from < end {
 		answer, err := fetchBatch(ctx, cl, topic, partition, from)
 		if err != nil {
@@ -415,9 +418,9 @@ func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int
 		}
 		b, wire := findBatch(answer, from)
 		switch {
-		case b.next <= from && stable >= end:
+		case b.next <= from && stable >= end && compacted:
 			return end, nil
-		case b.next <= from: // a new leader does not show all yet
+		case b.next <= from: // or a new leader does not show all yet
 			return from, nil
 		case !b.empty && (b.first >= from || wire == nil):
 			return max(from, b.first), nil

@@ -257,3 +257,40 @@ func TestFindBatch(t *testing.T) {
 		}
 	}
 }
+
+// A broker answers without records while it waits for its remote storage: only of a compacted topic that says that there
+// are none.
+func TestNextRecordOfAnEmptyAnswer(t *testing.T) {
+	cluster := batchCluster(t, 1)
+	produceBatch(t, cluster, 0, 3, 10)
+	cl, err := Config{Brokers: cluster.ListenAddrs()}.NewClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	empty := false
+	cluster.ControlKey(int16(kmsg.Fetch), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if !empty {
+			return nil, nil, false
+		}
+		req := kreq.(*kmsg.FetchRequest)
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		topic := kmsg.NewFetchResponseTopic()
+		topic.Topic, topic.TopicID = req.Topics[0].Topic, req.Topics[0].TopicID
+		p := kmsg.NewFetchResponseTopicPartition()
+		p.HighWatermark, p.LastStableOffset = 3, 3
+		topic.Partitions = append(topic.Partitions, p)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	for _, tc := range []struct {
+		empty, compacted bool
+		want             int64
+	}{{false, false, 1}, {false, true, 1}, {true, false, 1}, {true, true, 3}} {
+		empty = tc.empty
+		if got, err := NextRecord(t.Context(), cl, batchTopic, 0, 1, 3, tc.compacted); err != nil || got != tc.want {
+			t.Errorf("empty %v, compacted %v: %d, %v; want %d", tc.empty, tc.compacted, got, err, tc.want)
+		}
+	}
+}

@@ -168,7 +168,8 @@ func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []
 			problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, w.needs[topic]))
 		case slices.Contains(recreated, topic):
 			problems = append(problems, fmt.Sprintf("topic %s was deleted and created again and is not in use yet", topic))
-		case err == nil && t.AuthorizedOperations != math.MinInt32: // a broker that does not know the rights sends this
+		// A broker that does not know the rights sends the lowest number, or none: who sees a topic may at least describe it.
+		case err == nil && t.AuthorizedOperations != math.MinInt32 && t.AuthorizedOperations != 0:
 			if lacking := w.needs[topic] &^ rightsOf(t.AuthorizedOperations); lacking != 0 {
 				problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, lacking))
 			}

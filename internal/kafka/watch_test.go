@@ -89,6 +89,7 @@ func TestWatcherRights(t *testing.T) {
 	}{
 		"all":     {topic("r", 0, read), topic("w", 0, write), topic("rw", 0, read|write), nil},
 		"unknown": {topic("r", 0, unknown), topic("w", 0, unknown), topic("rw", 0, unknown), nil},
+		"none":    {topic("r", 0, 0), topic("w", 0, 0), topic("rw", 0, 0), nil},
 		"some": {
 			topic("r", 0, write), topic("w", 0, read), topic("rw", 0, read),
 			[]string{"topic r: this user lacks the Read right", "topic rw: this user lacks the Write right", "topic w: this user lacks the Write right"},

@@ -155,7 +155,7 @@ func (r *reader) skip(ctx context.Context, spans map[slot]span) error {
 		r.mu.Lock()
 		from := max(r.position[at], now.spans[at].start)
 		r.mu.Unlock()
-		from, err := kafka.NextRecord(ctx, r.client, at.topic, at.partition, from, s.end)
+		from, err := kafka.NextRecord(ctx, r.client, at.topic, at.partition, from, s.end, true)
 		if err != nil {
 			return fmt.Errorf("looking for the end of %s/%d: %w", at.topic, at.partition, err)
 		}
