@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -217,7 +216,7 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 		if err != nil {
 			return 0, false, unexpected(err)
 		}
-		if interim.Match(text) {
+		if interim(text) {
 			continue
 		}
 		rest := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(text), br), bufferSize)
@@ -241,11 +240,24 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 
 var errStatus = errors.New("the reply's status is not a number of three digits")
 
-// interim matches the beginning of a reply that comes before the reply, except a switch to another protocol.
-var interim = regexp.MustCompile(`^HTTP/1\.\d 1(0[02-9]|[1-9]\d)[ \r\n]`)
+// interim reports whether a head is of a reply that comes before the reply, except a switch to another protocol.
+func interim(head []byte) bool {
+	const version = "HTTP/1."
+	if len(head) < len(version)+6 || string(head[:len(version)]) != version {
+		return false
+	}
+	minor, blank, status, after := head[7], head[8], head[9:12], head[12]
+	return digit(minor) && blank == ' ' && status[0] == '1' && digit(status[1]) && digit(status[2]) && string(status) != "101" &&
+		(after == ' ' || after == '\r' || after == '\n')
+}
 
-// identityField matches a field that says the same as none, which net/http refuses.
-var identityField = regexp.MustCompile(`(?i)^Transfer-Encoding:[ \t]*identity[ \t]*\r?\n$`)
+func digit(c byte) bool { return c-'0' <= 9 }
+
+// isIdentity reports whether a line is a Transfer-Encoding that says the same as none, which net/http refuses.
+func isIdentity(line []byte) bool {
+	name, value, ok := bytes.Cut(line, []byte(":"))
+	return ok && len(name) == 17 && strings.EqualFold(string(name), "Transfer-Encoding") && strings.EqualFold(string(bytes.TrimSpace(value)), "identity")
+}
 
 // readHead reads a reply's head to its blank line, without the fields that say nothing. What was read before an error is
 // returned with it.
@@ -264,7 +276,7 @@ func readHead(br *bufio.Reader) (text []byte, err error) {
 		switch line := text[begin:]; {
 		case len(line) <= 2 && len(bytes.Trim(line, "\r\n")) == 0:
 			return text, nil
-		case identityField.Match(line):
+		case isIdentity(line):
 			text = text[:begin]
 		}
 	}
