@@ -51,6 +51,7 @@ type world struct {
 	client  *kgo.Client
 	admin   *kadm.Client
 	members []*member
+	log     *zap.Logger // of members that join
 
 	mu    sync.Mutex
 	down  bool
@@ -60,7 +61,7 @@ type world struct {
 func inWorld(t *testing.T, partitions int32, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t}
+		w := &world{t: t, log: zap.NewNop()}
 		var err error
 		if w.kafka, err = kfake.NewCluster(kfake.Ports(9092), kfake.ListenFn(w.network.Listen)); err != nil {
 			t.Fatal(err)
@@ -177,7 +178,7 @@ func (w *world) join(settle func(*event.Event) bool, change ...func(*Config)) *m
 		c(&cfg)
 	}
 	m.Consumer = New(cfg, Parts{
-		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: zap.NewNop(),
+		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log,
 		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Waiting: []string{waiting}}),
 	})
 	var ctx context.Context

@@ -2,12 +2,15 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 const (
@@ -73,8 +76,8 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	return snapshot{a, next, epoch, state}, next >= 0 && (next != committed || state != committedState)
 }
 
-// commit stores what has changed of as, final: for the last time. A broker's refusal is logged and repaired by the
-// next commit.
+// commit stores what has changed of as, final: for the last time. A failure is logged, counted and repaired by the next
+// commit.
 func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 	if final {
 		defer func() {
@@ -121,11 +124,14 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 	c.client.CommitOffsetsSync(ctx, upto, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			c.metrics.CommitErrors.Inc()
-			c.uncommitted.Met(err)
+		} else {
+			err = c.committed(as, pending, resp)
+		}
+		if err != nil {
+			c.uncommitted.Met(kafka.Explain(err))
 			return
 		}
 		c.uncommitted.Over()
-		c.committed(as, pending, resp)
 	})
 }
 
@@ -140,8 +146,8 @@ func (c *Consumer) warnOmitted(last map[topicPartition]snapshot) {
 	}
 }
 
-// committed notes which of the pending offsets the broker took. The commit was made for as.
-func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) {
+// committed notes which of the pending offsets the broker took. The commit was made for as. It returns the first refusal.
+func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) (refusal error) {
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			s, ok := pending[topicPartition{t.Topic, p.Partition}]
@@ -158,8 +164,10 @@ func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapsh
 			}
 			c.metrics.CommitErrors.Inc()
 			c.refused(err, as)
-			c.log.Warn("cannot commit the offset of a partition, trying again",
-				zap.String("topic", t.Topic), zap.Int32("partition", p.Partition), zap.Error(err))
+			if refusal == nil {
+				refusal = fmt.Errorf("%s/%d: %w", t.Topic, p.Partition, err)
+			}
 		}
 	}
+	return refusal
 }

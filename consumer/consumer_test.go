@@ -5,9 +5,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -201,6 +207,51 @@ func TestLostPartitions(t *testing.T) {
 		rest(time.Second)
 		if at, _ := w.committed(source, 0); at != 7 {
 			t.Errorf("committed %d, want 7", at)
+		}
+		m.leave()
+	})
+}
+
+// Offsets that the broker refuses are one line when that begins and one when it is over, however many and however often.
+func TestRefusedCommits(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		core, logged := observer.New(zap.InfoLevel)
+		w.log = zap.New(core)
+		var refuse atomic.Bool
+		refuse.Store(true)
+		w.kafka.ControlKey(int16(kmsg.OffsetCommit), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+			w.kafka.KeepControl()
+			req := kreq.(*kmsg.OffsetCommitRequest)
+			resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+			for _, rt := range req.Topics {
+				topic := kmsg.NewOffsetCommitResponseTopic()
+				topic.Topic, topic.TopicID = rt.Topic, rt.TopicID
+				for _, rp := range rt.Partitions {
+					p := kmsg.NewOffsetCommitResponseTopicPartition()
+					p.Partition, p.ErrorCode = rp.Partition, kerr.GroupAuthorizationFailed.Code
+					topic.Partitions = append(topic.Partitions, p)
+				}
+				resp.Topics = append(resp.Topics, topic)
+			}
+			return resp, nil, refuse.Load()
+		})
+		for partition := range int32(3) {
+			w.write(source, partition, 2, time.Time{})
+		}
+		m := w.join(all)
+		rest(time.Minute)
+		if n := logged.FilterMessage("cannot commit offsets, trying again").Len(); n != 1 {
+			t.Errorf("%d lines say that offsets are refused, want one", n)
+		}
+		refuse.Store(false)
+		rest(time.Minute)
+		if n := logged.FilterMessage("offsets are committed again").Len(); n != 1 {
+			t.Errorf("%d lines say that they are committed again, want one", n)
+		}
+		for partition := range int32(3) {
+			if at, _ := w.committed(source, partition); at != 2 {
+				t.Errorf("partition %d: committed %d, want 2", partition, at)
+			}
 		}
 		m.leave()
 	})

@@ -342,6 +342,7 @@ func TestLostIsNotCommitted(t *testing.T) {
 func TestMetadataTooLarge(t *testing.T) {
 	c, a := pure(&handler{}, 5)
 	answer := func(code int16) {
+		t.Helper()
 		resp := kmsg.NewOffsetCommitResponse()
 		topic := kmsg.NewOffsetCommitResponseTopic()
 		topic.Topic = source
@@ -349,7 +350,10 @@ func TestMetadataTooLarge(t *testing.T) {
 		p.Partition, p.ErrorCode = 3, code
 		topic.Partitions = append(topic.Partitions, p)
 		resp.Topics = append(resp.Topics, topic)
-		c.committed([]*assignment{a}, map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "state"}}, &resp)
+		err := c.committed([]*assignment{a}, map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "state"}}, &resp)
+		if want := kerr.ErrorForCode(code); !errors.Is(err, want) {
+			t.Errorf("error %v, want %v", err, want)
+		}
 	}
 	answer(kerr.OffsetMetadataTooLarge.Code)
 	answer(kerr.OffsetMetadataTooLarge.Code)

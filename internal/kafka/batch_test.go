@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,10 +269,10 @@ func TestNextRecordOfAnEmptyAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	empty := false
+	var empty atomic.Bool
 	cluster.ControlKey(int16(kmsg.Fetch), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
-		if !empty {
+		if !empty.Load() {
 			return nil, nil, false
 		}
 		req := kreq.(*kmsg.FetchRequest)
@@ -288,7 +289,7 @@ func TestNextRecordOfAnEmptyAnswer(t *testing.T) {
 		empty, compacted bool
 		want             int64
 	}{{false, false, 1}, {false, true, 1}, {true, false, 1}, {true, true, 3}} {
-		empty = tc.empty
+		empty.Store(tc.empty)
 		if got, err := NextRecord(t.Context(), cl, batchTopic, 0, 1, 3, tc.compacted); err != nil || got != tc.want {
 			t.Errorf("empty %v, compacted %v: %d, %v; want %d", tc.empty, tc.compacted, got, err, tc.want)
 		}
