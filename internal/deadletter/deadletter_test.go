@@ -213,6 +213,40 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// leaving is a guard that admits everything, after whoever asked for the replay has left.
+type leaving struct {
+	leave  context.CancelFunc
+	stored int
+}
+
+func (g *leaving) Admit(_ context.Context, events []*Candidate) ([]bool, error) {
+	g.leave()
+	admitted := make([]bool, len(events))
+	for i := range admitted {
+		admitted[i] = true
+	}
+	return admitted, nil
+}
+
+func (g *leaving) Stored(ctx context.Context, events []*Candidate) {
+	if ctx.Err() == nil {
+		g.stored += len(events)
+	}
+}
+
+// TestReplayOutlastsCaller: what becomes of the events that were admitted is known even if whoever asked for them leaves.
+func TestReplayOutlastsCaller(t *testing.T) {
+	k := newKafka(t)
+	k.fill()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	guard := &leaving{leave: cancel}
+	n, err := k.store().Run(ctx, Run{Guard: guard})
+	if n != 5 || err != nil || guard.stored != 5 {
+		t.Errorf("%d sent, %d of them known, %v; want 5", n, guard.stored, err)
+	}
+}
+
 // overflowed reads n records of the overflow topics, by identity.
 func (k *fakeKafka) overflowed(n int) map[string]*kgo.Record {
 	k.t.Helper()

@@ -50,7 +50,7 @@ type Guard interface {
 	// Admit reports for each event whether it may be sent now. With an error, which ends the replay, those that were
 	// admitted are still sent.
 	Admit(ctx context.Context, events []*Candidate) ([]bool, error)
-	// Stored is called with the admitted events when all of them were stored.
+	// Stored is called with the admitted events that were stored, even if whoever asked for the replay has left.
 	Stored(ctx context.Context, events []*Candidate)
 }
 
@@ -149,14 +149,21 @@ func (r *running) flush(ctx context.Context) error {
 	if len(r.chunk) == 0 {
 		return nil
 	}
-	if r.Position != nil {
-		ctx = context.WithoutCancel(ctx) // what was begun is known when it has ended
+	if r.Position != nil || r.Guard != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = r.toItsEnd(ctx)
+		defer cancel()
 	}
 	refused := r.admit(ctx)
-	stored, err := r.store.produce(ctx, r.chunk)
+	indices, err := r.store.produce(ctx, r.chunk)
+	stored := len(indices)
 	r.sent += stored
-	if err == nil && r.Guard != nil {
-		r.Guard.Stored(ctx, r.candidates)
+	if r.Guard != nil && stored > 0 {
+		candidates := make([]*Candidate, stored)
+		for i, index := range indices {
+			candidates[i] = r.candidates[index]
+		}
+		r.Guard.Stored(context.WithoutCancel(ctx), candidates)
 	}
 	r.chunk, r.candidates, r.size = nil, nil, 0
 	if err = cmp.Or(err, refused); err != nil || r.Position == nil {
@@ -167,6 +174,17 @@ func (r *running) flush(ctx context.Context) error {
 		r.Position.Partitions[p] = Span{next, r.Position.Partitions[p].End}
 	}
 	return r.save()
+}
+
+// toItsEnd returns a context for a chunk that was begun: what becomes of it has to be known, so it goes on even if
+// whoever asked for it has left.
+func (r *running) toItsEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if ok && r.Position == nil {
+		return context.WithDeadline(ctx, deadline)
+	}
+	return ctx, func() {}
 }
 
 // admit removes from the chunk what the guard does not admit.
@@ -242,20 +260,25 @@ func place(r *kgo.Record, origin, source string, partitions int) int32 {
 	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, partitions))
 }
 
-// produce stores the records and waits for every acknowledgement, as long as some come.
-func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored int, err error) {
+// produce stores the records and waits for every acknowledgement, as long as some come. It returns the indices of those
+// that were stored.
+func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored []int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan error, len(records))
+	type outcome struct {
+		index int
+		err   error
+	}
+	done := make(chan outcome, len(records))
 	go func() { // Produce waits when the client's buffer is full
-		for _, r := range records {
+		for i, r := range records {
 			s.client.Produce(ctx, r, func(r *kgo.Record, err error) {
 				if !errors.Is(err, kerr.MessageTooLarge) {
-					done <- err
+					done <- outcome{i, err}
 					return
 				}
 				again := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
-				s.large.TryProduce(ctx, again, func(_ *kgo.Record, err error) { done <- err })
+				s.large.TryProduce(ctx, again, func(_ *kgo.Record, err error) { done <- outcome{i, err} })
 			})
 		}
 	}()
@@ -264,12 +287,12 @@ func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored int,
 	var failed error
 	for range records {
 		select {
-		case err := <-done:
-			if err != nil {
-				failed = err
+		case o := <-done:
+			if o.err != nil {
+				failed = o.err
 				continue
 			}
-			stored++
+			stored = append(stored, o.index)
 			silence.Reset(s.cfg.Patience)
 		case <-ctx.Done():
 			return stored, fmt.Errorf("sending dead letters again: %w", ctx.Err())
