@@ -87,6 +87,7 @@ type Store struct {
 	cutBack   atomic.Bool // a topic lost records that were read
 	fillAgain atomic.Bool // too much is lost to be repaired one by one
 	updates   updates
+	orphans   *orphans
 
 	unreadable limiter
 
@@ -111,6 +112,7 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error), rdb 
 		queue:     queue{wake: make(chan struct{}, 1)},
 		repairs:   repairs{wake: make(chan struct{}, 1), known: map[subject]*repair{}},
 		sweepNow:  make(chan struct{}, 1),
+		orphans:   newOrphans(),
 
 		noSession: trouble.New(log, "reading settings starts again", "settings are read again"),
 		noWriting: trouble.New(log, "settings wait for Redis", "settings are written to Redis again"),

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 )
@@ -219,24 +220,30 @@ func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err erro
 	}
 	name, token := s.rdb.key("lock:"+strconv.FormatInt(userID, 10)), randomHex(16)
 	unlock = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if err := s.rdb.unlock.Run(ctx, s.rdb.rdb, []string{name}, token).Err(); err != nil {
-			s.log.Warn("a user's lock stays until it runs out", zap.Error(err))
+		if err := s.unlock(context.WithoutCancel(ctx), name, token); err != nil {
+			s.orphans.add(name, token)
 		}
 	}
 	for {
-		ok, err := s.rdb.rdb.SetNX(ctx, name, token, lockKept).Result()
-		if err != nil {
-			return nil, fmt.Errorf("locking user %d in Redis: %w", userID, err)
-		}
-		if ok {
+		holder, err := s.rdb.rdb.SetArgs(ctx, name, token, redis.SetArgs{Mode: "NX", Get: true, TTL: lockKept}).Result()
+		switch {
+		case errors.Is(err, redis.Nil), err == nil && holder == token: // the client may have asked twice
 			return unlock, nil
+		case err != nil:
+			s.orphans.add(name, token) // Redis may have granted it all the same
+			return nil, fmt.Errorf("locking user %d in Redis: %w", userID, err)
 		}
 		if err := sleep(ctx, retryPeriod); err != nil {
 			return nil, fmt.Errorf("user %d is being changed elsewhere: %w", userID, err)
 		}
 	}
+}
+
+// unlock deletes a lock that still has the token.
+func (s *Store) unlock(ctx context.Context, name, token string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return s.rdb.unlock.Run(ctx, s.rdb.rdb, []string{name}, token).Err()
 }
 
 // produce sends a record; the channel gets its fate.
