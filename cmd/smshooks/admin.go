@@ -58,6 +58,17 @@ func topicsCommand() *cobra.Command {
 	)
 }
 
+// override returns the flags given, without those that change sets, and change behind them.
+func override(given, change []string) []string {
+	kept := slices.DeleteFunc(slices.Clone(given), func(g string) bool {
+		return slices.ContainsFunc(change, func(c string) bool {
+			name, _, _ := strings.Cut(c, "=")
+			return strings.HasPrefix(g, name+"=")
+		})
+	})
+	return append(kept, change...)
+}
+
 // checkTopics explains every problem. Records that nobody reads and risky settings are reported, but the service starts
 // with them, so they are no failure.
 func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) error {
@@ -84,7 +95,7 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 		fmt.Fprintln(cmd.ErrOrStderr(), u)
 	}
 	if len(flags) > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or the same in its settings)\n", strings.Join(slices.Concat(connection.Flags, flags), " "))
+		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or the same in its settings)\n", strings.Join(override(connection.Flags, flags), " "))
 	}
 	switch {
 	case len(problems) > 0:
