@@ -78,8 +78,8 @@ func (a *assignment) finishedBefore(offset int64, epoch int32) bool {
 
 // end of an assignment: what later ones of the partition must know.
 func (a *assignment) legacy(now time.Time) []former {
-	if a.tracker == nil {
-		return a.former
+	if a.tracker == nil || a.namespace == "" {
+		return a.former // nothing was read
 	}
 	all := append(a.former, former{a.tracker, a.topicID, a.epoch.Load(), now})
 	return all[max(0, len(all)-formerMost):]

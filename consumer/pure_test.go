@@ -236,6 +236,26 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 	}
 }
 
+// Assignments that read nothing, of a group that does not settle, do not push out what earlier ones know.
+func TestFormerAssignmentsThatReadNothing(t *testing.T) {
+	h := &handler{}
+	c, a := pure(h, 5)
+	c.takeOver(fetch(source, records(0, 5)...))
+	h.events[0].Begin()
+	h.events[0].Settle(webhook.Delivered)
+	h.events = nil
+	for range 3 * formerMost {
+		c.remove([]*assignment{a})
+		a = c.newAssignment(a.topicPartition)
+		a.begin(offsets.New(5, ""), 5, -1, "")
+		c.assignments[a.topicPartition] = a
+	}
+	c.takeOver(fetch(source, records(0, 5)...))
+	if len(h.events) != 0 {
+		t.Error("what was finished comes again")
+	}
+}
+
 // A last commit that does not get its turn still ends what may be committed of its partitions, and a refusal is about the
 // partitions that were held when the commit was sent.
 func TestLateCommits(t *testing.T) {
