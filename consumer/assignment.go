@@ -32,6 +32,7 @@ type assignment struct {
 
 	topicID   [16]byte // as the fetches report it; poll loop only
 	namespace event.Namespace
+	mark      atomic.Pointer[string] // of the topic, for commits; nil while its id is not known
 
 	times times // of a source's records
 
@@ -106,6 +107,7 @@ func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 func (a *assignment) identify(id [16]byte, epoch string) {
 	if a.namespace == "" || id != a.topicID && id != [16]byte{} {
 		a.topicID, a.namespace = id, event.NamespaceOf(id, a.topic, epoch)
+		a.mark.Store(markOf(id))
 	}
 }
 

@@ -51,7 +51,8 @@ type world struct {
 	client  *kgo.Client
 	admin   *kadm.Client
 	members []*member
-	log     *zap.Logger // of members that join
+	log     *zap.Logger            // of members that join
+	retired func(id [16]byte) bool // for the members that join from now on
 
 	mu    sync.Mutex
 	down  bool
@@ -131,7 +132,7 @@ func (w *world) write(topic string, partition int32, n int, due time.Time) {
 	}
 }
 
-// committed is what the group has stored of a partition.
+// committed is what the group has stored of a partition, without the topic's mark.
 func (w *world) committed(topic string, partition int32) (int64, string) {
 	w.t.Helper()
 	all, err := w.admin.FetchOffsets(context.Background(), "group")
@@ -142,7 +143,8 @@ func (w *world) committed(topic string, partition int32) (int64, string) {
 	if !ok {
 		return -1, ""
 	}
-	return o.At, o.Metadata
+	_, state := unmark(o.Metadata)
+	return o.At, state
 }
 
 // member is a consumer with a handler that does what the test says.
@@ -178,7 +180,7 @@ func (w *world) join(settle func(*event.Event) bool, change ...func(*Config)) *m
 		c(&cfg)
 	}
 	m.Consumer = New(cfg, Parts{
-		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log,
+		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log, Retired: w.retired,
 		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Waiting: []string{waiting}}),
 	})
 	var ctx context.Context

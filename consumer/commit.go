@@ -51,6 +51,7 @@ type snapshot struct {
 	a     *assignment
 	next  int64
 	epoch int32
+	mark  string // of the topic, before the state
 	state string
 }
 
@@ -61,7 +62,11 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	if tracker == nil || lost {
 		return snapshot{}, false
 	}
-	note := ""
+	mark, note := "", ""
+	if m := a.mark.Load(); m != nil && len(*m) <= room {
+		mark = *m
+		room -= len(mark)
+	}
 	if a.hasNotes() && room > 0 {
 		note = c.notes.Note(a.topic, a.partition, tracker.Committable(), min(maxNote, room))
 	}
@@ -73,7 +78,7 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	if note != "" {
 		state += ";" + note
 	}
-	return snapshot{a, next, epoch, state}, next >= 0 && (next != committed || state != committedState)
+	return snapshot{a, next, epoch, mark, state}, next >= 0 && (next != committed || state != committedState)
 }
 
 // commit stores what has changed of as, final: for the last time. A failure is logged, counted and repaired by the next
@@ -115,8 +120,9 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 		for i := range req.Topics {
 			for j := range req.Topics[i].Partitions {
 				p := &req.Topics[i].Partitions[j]
-				state := pending[topicPartition{req.Topics[i].Topic, p.Partition}].state
-				p.Metadata = &state
+				s := pending[topicPartition{req.Topics[i].Topic, p.Partition}]
+				metadata := s.mark + s.state
+				p.Metadata = &metadata
 			}
 		}
 		return nil

@@ -95,6 +95,7 @@ type Consumer struct {
 	notes    Notes
 	tracer   Tracer
 	replayed func(userID int64, id string)
+	retired  func(id [16]byte) bool
 	metrics  *metrics.Metrics
 	log      *zap.Logger
 
@@ -113,6 +114,7 @@ type Consumer struct {
 	mu          sync.Mutex
 	assignments map[topicPartition]*assignment
 	former      map[topicPartition][]former // of partitions that are not assigned now
+	outdated    map[topicPartition]bool     // committed offsets that are of deleted topics, while they are fetched
 	committing  chan struct{}               // a semaphore of one: no snapshot may overtake another
 	giving      chan struct{}               // a semaphore of one: giving partitions away
 	joined      atomic.Bool
@@ -139,6 +141,8 @@ type Parts struct {
 	Now       func() time.Time // the time of day; nil = time.Now
 	// Replayed, if not nil, is called when an event that was sent again as a dead letter is settled for good.
 	Replayed func(userID int64, id string)
+	// Retired tells whether an id is that of a topic that is known to be deleted; nil = none is known.
+	Retired func(id [16]byte) bool
 }
 
 // New gives a Consumer that joins the group when Run is called.
@@ -146,11 +150,14 @@ func New(cfg Config, parts Parts) *Consumer {
 	if parts.Now == nil {
 		parts.Now = time.Now
 	}
+	if parts.Retired == nil {
+		parts.Retired = func([16]byte) bool { return false }
+	}
 	c := &Consumer{
-		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer, replayed: parts.Replayed,
+		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer, replayed: parts.Replayed, retired: parts.Retired,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
-		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
+		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, outdated: map[topicPartition]bool{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
 		began: make(chan struct{}), pulse: newPulse(cfg.SessionTimeout), unfetched: unfetched{log: parts.Log, topics: map[string]*unfetchedTopic{}},
 		uncommitted: trouble.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
@@ -182,6 +189,7 @@ func (c *Consumer) join() error {
 		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.assigned),
 		kgo.OnOffsetsFetched(c.fetched),
+		kgo.AdjustFetchOffsetsFn(c.passOver),
 		kgo.OnPartitionsRevoked(c.revoked),
 		kgo.OnPartitionsLost(c.lost),
 		kgo.WithContext(c.alive),

@@ -45,6 +45,13 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 		if metadata != nil && offset >= 0 {
 			text = *metadata
 		}
+		id, text := unmark(text)
+		if c.retired(id) {
+			c.outdated[a.topicPartition] = true
+			c.log.Warn("an offset was committed for a topic that is deleted: the new topic is read from its start",
+				zap.String("topic", topic), zap.Int32("partition", partition), zap.Int64("offset", offset))
+			offset, epoch, text = -1, -1, ""
+		}
 		finished, note, _ := strings.Cut(text, ";")
 		a.begin(offsets.New(offset, finished), offset, epoch, text)
 		if a.hasNotes() {

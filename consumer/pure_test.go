@@ -370,7 +370,7 @@ func TestMetadataTooLarge(t *testing.T) {
 		p.Partition, p.ErrorCode = 3, code
 		topic.Partitions = append(topic.Partitions, p)
 		resp.Topics = append(resp.Topics, topic)
-		err := c.committed([]*assignment{a}, map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "state"}}, &resp)
+		err := c.committed([]*assignment{a}, map[topicPartition]snapshot{a.topicPartition: {a, 9, -1, "", "state"}}, &resp)
 		if want := kerr.ErrorForCode(code); !errors.Is(err, want) {
 			t.Errorf("error %v, want %v", err, want)
 		}

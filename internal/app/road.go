@@ -81,7 +81,7 @@ func (a *App) newRoad() (*road, error) {
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
-		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now, Replayed: a.replays.Ended,
+		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now, Replayed: a.replays.Ended, Retired: a.watcher.Retired,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			paced := a.kafka
 			paced.PaceFetches = true

@@ -41,10 +41,10 @@ type Watcher struct {
 	log    *zap.Logger
 	adopt  []func(ctx context.Context, topics []string) error
 
-	ids     map[string][16]byte // the last that was adopted
-	retired map[[16]byte]bool   // former ids: a broker that lags behind may still name them
+	ids map[string][16]byte // the last that was adopted
 
 	mu       sync.Mutex
+	retired  map[[16]byte]bool // former ids: a broker that lags behind may still name them
 	problems []string
 }
 
@@ -74,6 +74,21 @@ func (w *Watcher) Problem() error {
 	return errors.New(strings.Join(w.problems, "; "))
 }
 
+// Retired tells whether the id is that of a topic that was deleted and created again while Run looked.
+func (w *Watcher) Retired(id [16]byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.retired[id]
+}
+
+func (w *Watcher) retire(topics []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, topic := range topics {
+		w.retired[w.ids[topic]] = true
+	}
+}
+
 // Run looks until ctx ends. While Kafka does not answer, what was last seen stands.
 func (w *Watcher) Run(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
@@ -101,6 +116,7 @@ func (w *Watcher) look(ctx context.Context) {
 		return
 	}
 	w.log.Warn("topics were deleted and created again: reading and writing the new ones", zap.Strings("topics", recreated))
+	w.retire(recreated)
 	adopting, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
 	for _, adopt := range w.adopt {
@@ -112,7 +128,6 @@ func (w *Watcher) look(ctx context.Context) {
 		}
 	}
 	for _, topic := range recreated {
-		w.retired[w.ids[topic]] = true
 		w.ids[topic] = seen[topic].TopicID
 	}
 	w.report(w.judge(seen, nil))
@@ -147,7 +162,7 @@ func (w *Watcher) compare(seen map[string]kmsg.MetadataResponseTopic) (recreated
 		t := seen[topic]
 		id, known := w.ids[topic]
 		switch {
-		case t.ErrorCode != 0 || t.TopicID == [16]byte{} || t.TopicID == id || w.retired[t.TopicID]:
+		case t.ErrorCode != 0 || t.TopicID == [16]byte{} || t.TopicID == id || w.Retired(t.TopicID):
 		case known:
 			recreated = append(recreated, topic)
 		default:

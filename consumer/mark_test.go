@@ -1,0 +1,85 @@
+package consumer
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// An offset that was committed for a topic that is deleted says nothing about the new topic of that name. One of another
+// cluster's topic, as mirrors translate them, or without a mark is taken.
+func TestOffsetOfADeletedTopic(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		mark, retired bool
+		want          []string
+	}{
+		{"of a deleted topic", true, true, offsetsOf(0, 0, 9)},
+		{"of another cluster's topic", true, false, offsetsOf(0, 5, 9)},
+		{"without a mark", false, true, offsetsOf(0, 5, 9)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, 1, func(t *testing.T, w *world) {
+				w.write(source, 0, 5, time.Time{})
+				m := w.join(all)
+				rest(6 * time.Second)
+				m.leave()
+				stored, err := w.admin.FetchOffsets(t.Context(), "group")
+				if err != nil {
+					t.Fatal(err)
+				}
+				before, _ := stored.Lookup(source, 0)
+				former, _ := unmark(before.Metadata)
+				if before.At != 5 || former == [16]byte{} {
+					t.Fatalf("committed %d with %q, want 5 with the topic's mark", before.At, before.Metadata)
+				}
+				if _, err := w.admin.DeleteTopics(t.Context(), source); err != nil {
+					t.Fatal(err)
+				}
+				w.client.PurgeTopicsFromProducing(source)
+				if _, err := w.admin.CreateTopics(t.Context(), 1, 1, nil, source); err != nil {
+					t.Fatal(err)
+				}
+				w.write(source, 0, 9, time.Time{})
+				late := before.Offset
+				if !c.mark {
+					late.Metadata = ""
+				}
+				var offsets kadm.Offsets
+				offsets.Add(late)
+				if err := w.admin.CommitAllOffsets(t.Context(), "group", offsets); err != nil {
+					t.Fatal(err)
+				}
+				if c.retired {
+					w.retired = func(id [16]byte) bool { return id == former }
+				}
+				next := w.join(all)
+				rest(6 * time.Second)
+				if got := next.ids(source); !slices.Equal(got, c.want) {
+					t.Errorf("handed over: %v, want %v", got, c.want)
+				}
+				next.leave()
+				if at, _ := w.committed(source, 0); at != 9 {
+					t.Errorf("committed %d, want 9", at)
+				}
+			})
+		})
+	}
+}
+
+func TestMark(t *testing.T) {
+	id := [16]byte{1, 2, 255}
+	if got, state := unmark(*markOf(id) + "1:KQEC;a|b"); got != id || state != "1:KQEC;a|b" {
+		t.Errorf("unmark gives %v and %q", got, state)
+	}
+	for _, text := range []string{"", "1:KQEC", "1:KQEC;a|b", "AAAA|x", "|"} {
+		if got, state := unmark(text); got != [16]byte{} || state != text {
+			t.Errorf("unmark(%q) gives %v and %q", text, got, state)
+		}
+	}
+	if markOf([16]byte{}) != nil {
+		t.Error("a topic without an id has a mark")
+	}
+}
