@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -38,36 +37,57 @@ func TestUncleanElection(t *testing.T) {
 	u.sent(t, u.produce(t, most))
 
 	t.Log("under a running instance")
-	leader, follower := u.leader(t)
-	u.cluster.Brokers[follower-1].Kill(t)
-	u.alone(t, leader)
-	u.sent(t, u.produce(t, most)) // these are lost at the brokers, after they were sent
-	u.cluster.Brokers[leader-1].Kill(t)
-	u.cluster.Brokers[follower-1].Start(t)
-	u.led(t, follower)
-	u.sent(t, u.produce(t, most/2))
-	p.WaitLog(t, patience, "the broker has lost records")
-	u.cluster.Brokers[leader-1].Start(t)
-	u.sent(t, u.produce(t, most))
+	u.cluster.Brokers[2].Stop(t)
+	lost := u.lose(t, most, 2, 3, func() {})
+	u.sent(t, u.produce(t, most/2)) // fewer than were lost
+	u.named(t, p, lost)
 
-	t.Log("while no instance runs")
-	u.together(t)
-	leader, follower = u.leader(t)
-	u.cluster.Brokers[follower-1].Kill(t)
-	u.alone(t, leader)
-	u.sent(t, u.produce(t, most))
-	u.committed(t)
-	if code := p.Term(t); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
-	u.cluster.Brokers[leader-1].Kill(t)
-	u.cluster.Brokers[follower-1].Start(t)
-	u.led(t, follower)
+	t.Log("while no instance runs: the second broker has not come back, so it lacks what the third one has got since")
+	lost = u.lose(t, most, 3, 2, func() {
+		if code := p.Term(t); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
 	written := u.produce(t, 2*most) // beyond the committed offsets
 	p = harness.StartReady(t, u.options(t))
 	u.sent(t, written)
-	p.WaitLog(t, patience, "the broker has lost records")
-	u.cluster.Brokers[leader-1].Start(t)
+	u.named(t, p, lost)
+}
+
+// lose has n records sent that only the leader has, and lets the follower, which is down, take its place. Before that the
+// group commits all of them, and meanwhile is called. It returns what is lost: of each partition, what was committed
+// beyond the follower's end.
+func (u *unclean) lose(t testing.TB, n int, leader, follower int32, meanwhile func()) (lost [2]stretch) {
+	t.Helper()
+	u.state(t, "the leader is alone in sync", func(p kadm.PartitionDetail) bool {
+		return p.Leader == leader && slices.Equal(p.ISR, []int32{leader})
+	})
+	u.sent(t, u.produce(t, n))
+	to := u.committed(t)
+	meanwhile()
+	u.cluster.Brokers[leader-1].Stop(t)
+	u.cluster.Brokers[follower-1].Start(t)
+	u.state(t, "the replica that lacks records leads", func(p kadm.PartitionDetail) bool { return p.Leader == follower })
+	from := u.ends(t)
+	for p := range lost {
+		lost[p] = stretch{from[p], to[p]}
+		if from[p] >= to[p] {
+			t.Fatalf("partition %d: the new leader ends at %d, the group has committed %d: nothing is lost", p, from[p], to[p])
+		}
+	}
+	return lost
+}
+
+// stretch is offsets of a partition, to not included.
+type stretch struct{ from, to int64 }
+
+// named waits for the log lines about what was lost.
+func (u *unclean) named(t testing.TB, p *harness.Proc, lost [2]stretch) {
+	t.Helper()
+	for partition, l := range lost {
+		p.WaitLog(t, patience, fmt.Sprintf(`"msg":"the broker has lost records: the partition's log was cut back, reading goes on there",`+
+			`"topic":%q,"partition":%d,"from":%d,"to":%d,`, u.topics.DLR, partition, l.from, l.to-1))
+	}
 }
 
 func (u *unclean) options(t testing.TB) harness.Options {
@@ -76,10 +96,18 @@ func (u *unclean) options(t testing.TB) harness.Options {
 		Args: []string{"--topics.partitions=2", "--retry.schedule=1s,2s", "--overflow.delays=1s,3s", "--kafka.session_timeout=6s"}}
 }
 
-// place moves the source to the second and third broker, and lets either of them lead it, come what may.
+// place moves the source to the second and third broker, and lets either of them lead it, come what may. The second one
+// leads both partitions. The group's coordinator is the first broker: were it one that is stopped, the running instance
+// would lose its partitions, and begin them anew as after a restart.
 func (u *unclean) place(t testing.TB) {
 	t.Helper()
+	const groups = "__consumer_offsets"
+	harness.Eventually(t, patience, func() bool {
+		found := u.adm.FindGroupCoordinators(t.Context(), u.topics.Group) // the first search creates the topic
+		return found.Error() == nil
+	}, "the group has a coordinator")
 	var move kadm.AlterPartitionAssignmentsReq
+	move.Assign(groups, 0, []int32{1, 2, 3})
 	for p := range int32(2) {
 		move.Assign(u.topics.DLR, p, []int32{2, 3})
 	}
@@ -92,7 +120,19 @@ func (u *unclean) place(t testing.TB) {
 	if err != nil || set[0].Err != nil {
 		t.Fatalf("set up the source: %v, %v", err, set)
 	}
-	u.together(t)
+	u.state(t, "both replicas are in sync", func(p kadm.PartitionDetail) bool { return len(p.Replicas) == 2 && len(p.ISR) == 2 })
+	harness.Eventually(t, patience, func() bool {
+		wanted := kadm.TopicsSet{u.topics.DLR: {0: {}, 1: {}}, groups: {0: {}}}
+		if _, err := u.adm.ElectLeaders(t.Context(), kadm.ElectPreferredReplica, wanted); err != nil {
+			return false
+		}
+		details, err := u.adm.ListTopics(t.Context(), u.topics.DLR, groups)
+		if err != nil || details.Error() != nil {
+			return false
+		}
+		source := details[u.topics.DLR].Partitions
+		return source[0].Leader == 2 && source[1].Leader == 2 && details[groups].Partitions[0].Leader == 1
+	}, "the second broker leads the source, and the first one the groups")
 }
 
 // state waits until every partition of the source is as wanted.
@@ -112,27 +152,6 @@ func (u *unclean) state(t testing.TB, what string, wanted func(kadm.PartitionDet
 		}
 		return len(last) == 2
 	}, "%s", what)
-}
-
-func (u *unclean) together(t testing.TB) {
-	t.Helper()
-	u.state(t, "both replicas are in sync", func(p kadm.PartitionDetail) bool { return len(p.Replicas) == 2 && len(p.ISR) == 2 && p.Leader >= 0 })
-	if _, err := u.adm.ElectLeaders(t.Context(), kadm.ElectPreferredReplica, kadm.TopicsSet{u.topics.DLR: {0: {}, 1: {}}}); err != nil {
-		t.Logf("elect the preferred leaders: %v", err)
-	}
-	u.state(t, "one broker leads both partitions", func(p kadm.PartitionDetail) bool { return p.Leader == 2 })
-}
-
-func (u *unclean) leader(testing.TB) (leader, follower int32) { return 2, 3 }
-
-func (u *unclean) alone(t testing.TB, leader int32) {
-	t.Helper()
-	u.state(t, "the leader is alone in sync", func(p kadm.PartitionDetail) bool { return slices.Equal(p.ISR, []int32{leader}) })
-}
-
-func (u *unclean) led(t testing.TB, leader int32) {
-	t.Helper()
-	u.state(t, "the replica that lacks records leads", func(p kadm.PartitionDetail) bool { return p.Leader == leader })
 }
 
 // produce writes n receipts and returns their messages.
@@ -174,24 +193,42 @@ func (m missingText) String() string {
 	return fmt.Sprintf("%d, such as %v", len(*m.messages), (*m.messages)[:min(len(*m.messages), 5)])
 }
 
-// committed waits until the group has committed the source's ends, with their leader epochs.
-func (u *unclean) committed(t testing.TB) {
+// ends are those of the source's partitions.
+func (u *unclean) ends(t testing.TB) (ends [2]int64) {
 	t.Helper()
 	harness.Eventually(t, patience, func() bool {
-		ends, err := u.adm.ListEndOffsets(t.Context(), u.topics.DLR)
-		if err != nil || ends.Error() != nil {
+		listed, err := u.adm.ListEndOffsets(t.Context(), u.topics.DLR)
+		if err != nil || listed.Error() != nil {
 			return false
 		}
+		for p := range ends {
+			end, ok := listed.Lookup(u.topics.DLR, int32(p))
+			if !ok {
+				return false
+			}
+			ends[p] = end.Offset
+		}
+		return true
+	}, "the source's ends are known")
+	return ends
+}
+
+// committed waits until the group has committed the source's ends, with their leader epochs, and returns them.
+func (u *unclean) committed(t testing.TB) [2]int64 {
+	t.Helper()
+	ends := u.ends(t)
+	harness.Eventually(t, patience, func() bool {
 		committed, err := u.adm.FetchOffsets(t.Context(), u.topics.Group)
 		if err != nil {
 			return false
 		}
-		all := true
-		ends.Each(func(end kadm.ListedOffset) {
-			at, ok := committed.Lookup(end.Topic, end.Partition)
-			all = all && ok && at.At == end.Offset && at.LeaderEpoch >= 0
-		})
-		return all
+		for p, end := range ends {
+			at, ok := committed.Lookup(u.topics.DLR, int32(p))
+			if !ok || at.At != end || at.LeaderEpoch < 0 {
+				return false
+			}
+		}
+		return true
 	}, "the source's ends are committed, with leader epochs")
-	harness.Pass(time.Second)
+	return ends
 }
