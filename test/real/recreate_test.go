@@ -97,7 +97,7 @@ func TestRecreatedTopics(t *testing.T) {
 	w.recv.WaitCount(t, path("dlr", 2), 3, noticed)
 	w.dead(t, 2, 1, 20*time.Second)
 	p.WaitBalanced(t, 1, 10*time.Second)
-	for _, line := range []string{"cannot fetch", "cannot store a record"} {
+	for _, line := range []string{"cannot fetch", "cannot store a record", "cannot commit"} {
 		if n := strings.Count(p.Log(), line); n > 2*len(topics) {
 			t.Errorf("%d lines %q, want a line per topic", n, line)
 		}
