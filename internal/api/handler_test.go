@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap/zapcore"
+
 	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/event"
@@ -249,6 +251,30 @@ func TestUnavailable(t *testing.T) {
 			}
 			want(t, s.do(t, "GET", "/v1/user/get-webhook", "", "", ""), 401, "")
 		})
+	}
+}
+
+// What cannot be answered for a while is a line when it begins and one when it ends, however many ask.
+func TestUnavailableIsLoggedOnce(t *testing.T) {
+	s := newServer(t, Options{})
+	s.kafkaAway = true
+	for range 3 {
+		want(t, s.post(t, "replay", "kind=dlr"), 503, "")
+	}
+	s.kafkaAway = false
+	for range 2 {
+		want(t, s.post(t, "replay", "kind=dlr"), 200, "")
+	}
+	for message, level := range map[string]zapcore.Level{"cannot answer": zapcore.WarnLevel, "answered again": zapcore.InfoLevel} {
+		n := 0
+		for _, entry := range s.logs.FilterMessage(message).All() {
+			if entry.Level == level && entry.ContextMap()["request"] == "replay" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%q is logged %d times, want once", message, n)
+		}
 	}
 }
 

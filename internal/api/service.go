@@ -25,6 +25,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -106,8 +107,19 @@ type Service struct {
 	scanning chan struct{}
 	turns    turns
 	testing  tests
-	unknown  *limit.Limiter // of requests with unknown keys, by client
+	unknown  *limit.Limiter              // of requests with unknown keys, by client
+	failing  map[string]*trouble.Trouble // by what is asked; not changed any more
 }
+
+// What is asked of a Service, as the log names it.
+const (
+	askKey        = "key"
+	askSettings   = "settings"
+	askChange     = "set-webhook"
+	askDeliveries = "deliveries"
+	askLetters    = "dead letters"
+	askReplay     = "replay"
+)
 
 // New returns a service.
 func New(parts Parts) *Service {
@@ -116,8 +128,12 @@ func New(parts Parts) *Service {
 	if parts.MaxTests == 0 {
 		parts.MaxTests = testsOfAll
 	}
+	failing := map[string]*trouble.Trouble{}
+	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askLetters, askReplay} {
+		failing[what] = trouble.New(parts.Log.With(zap.String("request", what)), "cannot answer", "answered again")
+	}
 	return &Service{
-		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys),
+		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys), failing: failing,
 	}
 }
 
@@ -159,14 +175,15 @@ func (s *Service) AuthenticateHash(ctx context.Context, hash string) (userID int
 	defer cancel()
 	userID, ok, err = s.Keys.KeyUser(ctx, hash)
 	if err != nil {
-		return 0, false, s.unavailable("key", 0, err)
+		return 0, false, s.unavailable(askKey, 0, err)
 	}
+	s.failing[askKey].Over()
 	return userID, ok, nil
 }
 
-// unavailable logs an error and wraps it. The cause is for the log alone, the caller's answer is always the same.
+// unavailable logs an error, if it is the first of its kind since an answer was given, and wraps it. The cause is for the log alone, the caller's answer is always the same.
 func (s *Service) unavailable(what string, userID int64, err error) error {
-	s.Log.Warn("cannot answer", zap.String("request", what), zap.Int64("user_id", userID), zap.Error(err))
+	s.failing[what].Met(err, zap.Int64("user_id", userID))
 	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
 }
 
@@ -206,8 +223,9 @@ func (s *Service) document(ctx context.Context, userID int64) (tenant.Document, 
 	defer cancel()
 	d, _, err := s.Documents.Document(ctx, userID)
 	if err != nil {
-		return d, s.unavailable("settings", userID, err)
+		return d, s.unavailable(askSettings, userID, err)
 	}
+	s.failing[askSettings].Over()
 	return d, nil
 }
 
@@ -278,8 +296,9 @@ func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webho
 	defer cancel()
 	d, err := s.Documents.Update(ctx, userID, c.apply)
 	if err != nil {
-		return Webhooks{}, s.unavailable("set-webhook", userID, err)
+		return Webhooks{}, s.unavailable(askChange, userID, err)
 	}
+	s.failing[askChange].Over()
 	return webhooksOf(&d), nil
 }
 
@@ -289,8 +308,9 @@ func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filt
 	defer cancel()
 	attempts, err := s.Deliveries.List(ctx, userID, f)
 	if err != nil {
-		return nil, s.unavailable("deliveries", userID, err)
+		return nil, s.unavailable(askDeliveries, userID, err)
 	}
+	s.failing[askDeliveries].Over()
 	return attempts, nil
 }
 
@@ -302,7 +322,7 @@ const valueKept = 8 << 10
 func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
 	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
-		return nil, s.cannotScan("dead letters", userID, err)
+		return nil, s.cannotScan(askLetters, userID, err)
 	}
 	defer done()
 	var letters []deadletter.Letter
@@ -318,8 +338,9 @@ func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter
 		return nil
 	})
 	if err != nil {
-		return nil, s.unavailable("dead letters", userID, err)
+		return nil, s.unavailable(askLetters, userID, err)
 	}
+	s.failing[askLetters].Over()
 	slices.SortStableFunc(letters, newestFirst)
 	return letters[:min(len(letters), limit)], nil
 }
@@ -341,12 +362,12 @@ func cut(value []byte) []byte {
 func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter) (int, error) {
 	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
-		return 0, s.cannotScan("replay", userID, err)
+		return 0, s.cannotScan(askReplay, userID, err)
 	}
 	defer done()
 	// A replay needs Kafka alone, but an API that is half away would be a riddle: it answers 503 then.
 	if _, _, err := s.Documents.Document(ctx, userID); err != nil {
-		return 0, s.unavailable("replay", userID, err)
+		return 0, s.unavailable(askReplay, userID, err)
 	}
 	f.UserID = userID
 	n, err := s.DeadLetters.Replay(ctx, f)
@@ -357,8 +378,9 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 		err = nil // those were sent; the next request is told
 	}
 	if err != nil {
-		return n, s.unavailable("replay", userID, err)
+		return n, s.unavailable(askReplay, userID, err)
 	}
+	s.failing[askReplay].Over()
 	s.Log.Info("dead letters sent again", zap.Int64("user_id", userID), zap.Int("events", n))
 	return n, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
+	"go.uber.org/zap"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/smshooks/smshooks/internal/event"
@@ -53,7 +54,7 @@ func TestSpecification(t *testing.T) {
 	}
 	document := readYAML(t, specification)
 	lintOperations(t, document)
-	for path := range Handler(New(Parts{}), Options{}).(*handler).routes {
+	for path := range Handler(New(Parts{Log: zap.NewNop()}), Options{}).(*handler).routes {
 		if document["paths"].(map[string]any)[path] == nil {
 			t.Errorf("%s is served and not described", path)
 		}
