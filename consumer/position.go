@@ -40,6 +40,9 @@ func (c *Consumer) unread(topic string, partition int32, err error) {
 			zap.Int32("epoch", loss.ConsumedToEpoch), zap.Int32("new_epoch", loss.ResetToEpoch))
 		if a := c.assignment(topic, partition); a != nil {
 			a.next = loss.ResetTo
+			if a.tracker != nil { // a commit with the new epoch and the old offset would skip what is written meanwhile
+				a.tracker.Rewind(loss.ResetTo)
+			}
 		}
 		return
 	}

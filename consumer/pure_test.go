@@ -338,6 +338,9 @@ func TestSkippedAndLost(t *testing.T) {
 	if at := c.next(source, 3); at != 10 {
 		t.Errorf("next %d after the loss, want 10", at)
 	}
+	if s, _ := c.snapshot(a); s.next != 10 || s.epoch != 2 {
+		t.Errorf("%d with epoch %d would be committed after the loss, want 10 with 2", s.next, s.epoch)
+	}
 	c.takeOver(fetch(source, records(3, 10)...))
 	if s, _ := c.snapshot(a); len(h.events) != 2 || s.next != 10 || s.epoch != 3 {
 		t.Errorf("%d events, %d with epoch %d would be committed, want 2, 10 with 3", len(h.events), s.next, s.epoch)

@@ -26,23 +26,30 @@ func (m *model) settle() {
 	}
 }
 
+func (m *model) rewind(o int64) {
+	if o >= m.next {
+		return
+	}
+	m.gen++
+	for d := range m.done {
+		if d >= o {
+			delete(m.done, d)
+		}
+	}
+	for d := range m.open {
+		if d >= o {
+			delete(m.open, d)
+		}
+	}
+	m.base, m.next = min(m.base, o), o
+}
+
 func (m *model) track(o int64) (uint32, bool) {
 	switch {
 	case m.next < 0:
 		m.base = o
 	case o < m.next:
-		m.gen++
-		for d := range m.done {
-			if d >= o {
-				delete(m.done, d)
-			}
-		}
-		for d := range m.open {
-			if d >= o {
-				delete(m.open, d)
-			}
-		}
-		m.base = min(m.base, o)
+		m.rewind(o)
 	default:
 		for g := m.next; g < o; g++ {
 			m.done[g] = true
@@ -165,6 +172,10 @@ func play(t *testing.T, program []byte) {
 			}
 			tr.Finish(gen, o)
 			m.finish(gen, o)
+		case op == 13 && arg >= 192: // a rewind before the next one comes
+			o := max(m.next-arg&31, 0)
+			tr.Rewind(o)
+			m.rewind(o)
 		case op == 13: // a rewind
 			if m.next > 0 {
 				o := max(m.next-arg&63, 0)

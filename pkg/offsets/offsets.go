@@ -91,6 +91,17 @@ func (t *Tracker) Forget(offset int64) {
 	}
 }
 
+// Rewind says that the log was cut back to offset, as Track does of the record that comes there then: until it comes,
+// nothing from offset on may be committed.
+func (t *Tracker) Rewind(offset int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if offset < t.next {
+		t.rewind(offset)
+		t.next = offset
+	}
+}
+
 // Pass says that the partition will never show the offsets from ≤ o < to (aborted, control records), so they count as
 // finished. It changes nothing unless from is the committable offset and nothing is outstanding.
 func (t *Tracker) Pass(from, to int64) {
