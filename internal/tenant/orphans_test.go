@@ -3,6 +3,7 @@ package tenant
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,13 +12,15 @@ import (
 func TestOrphans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrphans()
-		away, got := true, map[string]string{}
+		got := map[string]string{}
+		var away atomic.Bool
+		away.Store(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
 			o.run(ctx, func(_ context.Context, name, token string) error {
-				if away {
+				if away.Load() {
 					return errors.New("away")
 				}
 				got[name] = token
@@ -31,20 +34,26 @@ func TestOrphans(t *testing.T) {
 		if len(got) != 0 {
 			t.Fatalf("given back while Redis is away: %v", got)
 		}
-		away = false
+		away.Store(false)
 		time.Sleep(orphanPeriod)
 		synctest.Wait()
-		if got["lock:1"] != "a" || got["lock:2"] != "b" || len(o.locks) != 0 {
-			t.Errorf("given back %v, left %v", got, o.locks)
+		if got["lock:1"] != "a" || got["lock:2"] != "b" || o.left() != 0 {
+			t.Errorf("given back %v, %d left", got, o.left())
 		}
-		away = true
+		away.Store(true)
 		o.add("lock:3", "c")
 		time.Sleep(lockKept + time.Second)
 		synctest.Wait()
-		if len(o.locks) != 0 {
-			t.Errorf("%v have run out in Redis and are still kept", o.locks)
+		if n := o.left(); n != 0 {
+			t.Errorf("%d have run out in Redis and are still kept", n)
 		}
 		cancel()
 		<-ended
 	})
+}
+
+func (o *orphans) left() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.locks)
 }

@@ -107,7 +107,7 @@ func (s *stack) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
 func (s *stack) newRedis() *redis.Client {
 	rdb := redis.NewClient(&redis.Options{
 		Addr: s.redisAddr, ContextTimeoutEnabled: true, MaxRetries: 1,
-		DialTimeout: 500 * time.Millisecond, ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
+		DialTimeout: busy * 500 * time.Millisecond, ReadTimeout: busy * 500 * time.Millisecond, WriteTimeout: busy * 500 * time.Millisecond,
 	})
 	s.t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
