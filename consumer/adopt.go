@@ -31,8 +31,8 @@ func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 		case <-ctx.Done():
 			return fmt.Errorf("read topics that were created again: %w", ctx.Err())
 		}
-		if time.Now().After(enough) && c.joined.Load() {
-			return nil
+		if time.Now().After(enough) && c.joined.Load() && c.membership.joining.Load() == 0 {
+			return nil // not while the group still waits for others
 		}
 	}
 	return nil

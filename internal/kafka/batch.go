@@ -347,6 +347,8 @@ func aborted(answer *kmsg.FetchResponseTopicPartition, producer, first int64) bo
 	return false
 }
 
+var errTooLarge = errors.New("it unpacks to more than kafka.max_batch_bytes")
+
 // unpack reads the records of b.
 func (b *batch) unpack(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string, answer *kmsg.FetchResponseTopicPartition, wire []byte, offset int64) {
 	one := *answer
@@ -355,6 +357,8 @@ func (b *batch) unpack(level kgo.IsolationLevel, unpack kgo.Decompressor, topic 
 		KeepControlRecords: true, Offset: offset, IsolationLevel: level, Topic: topic, Partition: answer.Partition,
 	}, &one, unpack, nil)
 	switch {
+	case errors.Is(fetched.Err, kgo.ErrMaxDecompress): // the client's own text advises to move on by hand
+		b.bad = errTooLarge
 	case fetched.Err != nil:
 		b.bad = fetched.Err
 	case next < b.next:
