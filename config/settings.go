@@ -115,7 +115,7 @@ func listenTable() []setting {
 		one("api.replay_limit", number(0, maxInt32), "10000", func(c *Config) *int { return &c.API.ReplayLimit },
 			"events that a user may replay per hour, through the API and the page; 0 for no limit"),
 		many("api.trusted_proxies", network(), "", func(c *Config) *[]netip.Prefix { return &c.API.TrustedProxies }, nil,
-			"networks (CIDR) of the proxies before the API; their X-Forwarded-For tells the client's address, which requests with unknown keys are counted by"),
+			"networks (CIDR) of the proxies in front of the API; requests with unknown keys that come through one are counted by the last untrusted address of X-Forwarded-For"),
 		one("ops.addr", address(0), "127.0.0.1:9464", func(c *Config) *string { return &c.Ops.Addr },
 			"where /metrics, /healthz, /readyz, /loglevel and /debug/pprof/ listen; port 0 for any free one"),
 	}

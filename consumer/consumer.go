@@ -307,7 +307,7 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 	}
 	a := c.assignment(t.Topic, p.Partition)
 	if a == nil || a.tracker == nil || a.Gone() {
-		return nil // given away; its next owner reads it
+		return nil // revoked: its next owner reads it
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
 	if a.info.Class == event.Source {

@@ -60,7 +60,7 @@ func parseAddr(text string) (netip.Addr, bool) {
 	return addr.Unmap().WithZone(""), err == nil
 }
 
-// SetRetryAfter tells the client to wait: whole seconds, rounded up, at least one.
+// SetRetryAfter sets Retry-After in whole seconds, rounded up, at least one.
 func SetRetryAfter(w http.ResponseWriter, wait time.Duration) {
 	seconds := max(1, int64((wait+time.Second-1)/time.Second))
 	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
