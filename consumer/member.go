@@ -172,7 +172,7 @@ func (c *Consumer) refused(err error, as []*assignment) {
 	}
 }
 
-// leave tells the group that this member goes. A group that cannot be told notices by itself.
+// leave sends LeaveGroup. A group that cannot be reached drops the member after its session timeout.
 func (c *Consumer) leave() {
 	ctx, cancel := context.WithTimeout(c.end, leaveTimeout)
 	defer cancel()

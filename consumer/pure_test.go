@@ -269,7 +269,7 @@ func TestLateCommits(t *testing.T) {
 	cancel()
 	c.commit(ctx, []*assignment{a}, true)
 	if _, changed := c.snapshot(a); changed {
-		t.Error("a partition that was given away would be committed")
+		t.Error("a revoked partition would be committed")
 	}
 
 	c.remove([]*assignment{a})

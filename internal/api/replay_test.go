@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 )
 
-// slowLetters replays when it is told to.
+// slowLetters replays only when the test lets it.
 type slowLetters struct {
 	fakeLetters
 	began  chan int64 // users

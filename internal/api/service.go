@@ -375,7 +375,7 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 		if n == 0 {
 			return 0, &TooManyError{fmt.Sprintf("replay: too many events, at most %d per hour", s.ReplayLimit), limited.After}
 		}
-		err = nil // those were sent; the next request is told
+		err = nil // those were sent; the next request receives the error
 	}
 	if err != nil {
 		return n, s.unavailable(askReplay, userID, err)

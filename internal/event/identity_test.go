@@ -46,7 +46,7 @@ func TestDerivedIdentity(t *testing.T) {
 	}
 }
 
-// TestNamespaces: topics that differ in id, name or epoch are told apart.
+// TestNamespaces: topics that differ in id, name or epoch give different ids.
 func TestNamespaces(t *testing.T) {
 	none := [16]byte{}
 	tests := []struct {

@@ -24,7 +24,7 @@ const (
 )
 
 // session follows the topics, as they exist now, until ctx ends or one of them
-// was made anew.
+// was created again.
 func (s *Store) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -163,7 +163,7 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 	return err
 }
 
-// keepHouse measures, and notices topics that were made anew, until
+// keepHouse measures, and notices topics that were created again, until
 // ctx ends.
 func (s *Store) keepHouse(ctx context.Context, r *reader) error {
 	for {
@@ -215,7 +215,7 @@ func (s *Store) writeChanges(ctx context.Context) {
 }
 
 // keepFilled fills Redis at the start and whenever it has lost something or
-// changes were dropped. It returns when ctx ends or a topic was made anew.
+// changes were dropped. It returns when ctx ends or a topic was created again.
 func (s *Store) keepFilled(ctx context.Context) error {
 	fill := true
 	var hold time.Duration

@@ -17,7 +17,7 @@ import (
 // whether they still exist.
 const stuckAfter = 500 * time.Millisecond
 
-// errRecreated says that a topic was deleted and made anew: offsets start again
+// errRecreated says that a topic was deleted and created again: offsets start again
 // and no version from before means anything.
 var errRecreated = errors.New("a settings topic was deleted and made anew")
 

@@ -75,7 +75,7 @@ return 0
 `
 
 // database is the store's part of Redis. Keys carry the topics' ids: versions of
-// a topic that was deleted and made anew don't mix with those of the old one.
+// a topic that was deleted and created again don't mix with those of the old one.
 //
 //	<prefix><id>:user:<user id>  hash: v = version, d = document; no d: removed
 //	<prefix><id>:key:<hex hash>  hash: v = version, d = user id

@@ -295,7 +295,7 @@ func (s *Store) KeyUser(ctx context.Context, hexSHA256 string) (userID int64, fo
 }
 
 // Err returns why there are no settings now, nil if there are: they have not
-// been loaded yet, or a topic was made anew and is being read. That Kafka, a
+// been loaded yet, or a topic was created again and is being read. That Kafka, a
 // topic or Redis is away is not its matter.
 func (s *Store) Err() error {
 	select {

@@ -134,7 +134,7 @@ func (s *Store) compare(ctx context.Context, subjects []subject) (wrong int, err
 
 // purge removes from Redis what the topics no longer hold: users and keys whose
 // tombstones were compacted away while no instance ran, and all that was
-// written of the topics before they were deleted and made anew.
+// written of the topics before they were deleted and created again.
 func (s *Store) purge(ctx context.Context) error {
 	var gone atomic.Int64
 	err := s.rdb.scan(ctx, *s.rdb.id.Load(), func(ctx context.Context, names []string) error {
