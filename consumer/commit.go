@@ -134,10 +134,10 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
 			err = c.committed(as, pending, resp)
 		}
 		if err != nil {
-			c.uncommitted.Met(kafka.Explain(err))
+			c.uncommitted.Fail(kafka.Explain(err))
 			return
 		}
-		c.uncommitted.Over()
+		c.uncommitted.Recover()
 	})
 }
 

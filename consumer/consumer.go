@@ -20,7 +20,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -126,7 +126,7 @@ type Consumer struct {
 	began       chan struct{} // closed when client is set
 	pulse       *pulse
 	unfetched   unfetched
-	uncommitted *trouble.Trouble
+	uncommitted *outage.Outage
 }
 
 // Parts are what a Consumer works with.
@@ -159,7 +159,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
 		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, outdated: map[topicPartition]bool{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
 		began: make(chan struct{}), pulse: newPulse(cfg.SessionTimeout), unfetched: unfetched{log: parts.Log, topics: map[string]*unfetchedTopic{}},
-		uncommitted: trouble.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
+		uncommitted: outage.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.end, c.ended = context.WithCancel(context.Background())

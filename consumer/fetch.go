@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/kafka"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 // fetchQuiet is how long no error must have come for a topic to count as fetched again. The client repeats them about
@@ -24,7 +24,7 @@ type unfetched struct {
 }
 
 type unfetchedTopic struct {
-	*trouble.Trouble
+	*outage.Outage
 	last time.Time
 }
 
@@ -34,19 +34,19 @@ func (u *unfetched) met(topic string, partition int32, err error) {
 	t := u.topics[topic]
 	if t == nil {
 		log := u.log.With(zap.String("topic", topic))
-		t = &unfetchedTopic{Trouble: trouble.New(log, "cannot fetch, trying again", "records are fetched again")}
+		t = &unfetchedTopic{Outage: outage.New(log, "cannot fetch, trying again", "records are fetched again")}
 		if topic == "" {
-			t.Trouble = trouble.New(u.log, "not in the group, trying again", "in the group again")
+			t.Outage = outage.New(u.log, "not in the group, trying again", "in the group again")
 		}
 		u.topics[topic] = t
 	}
 	t.last = time.Now()
 	var session *kgo.ErrGroupSession
 	if errors.As(err, &session) {
-		t.Met(kafka.Explain(session.Err))
+		t.Fail(kafka.Explain(session.Err))
 		return
 	}
-	t.Met(err, zap.Int32("partition", partition))
+	t.Fail(err, zap.Int32("partition", partition))
 }
 
 // sweep ends what has not been met for a while.
@@ -55,7 +55,7 @@ func (u *unfetched) sweep(now time.Time) {
 	defer u.mu.Unlock()
 	for topic, t := range u.topics {
 		if now.Sub(t.last) > fetchQuiet {
-			t.Over()
+			t.Recover()
 			delete(u.topics, topic)
 		}
 	}

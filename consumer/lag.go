@@ -12,7 +12,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
@@ -55,7 +55,7 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 	ticker := time.NewTicker(lagInterval)
 	defer ticker.Stop()
 	admin := kadm.NewClient(c.client)
-	unmeasured := trouble.New(c.log, "cannot measure the lag", "the lag is measured again")
+	unmeasured := outage.New(c.log, "cannot measure the lag", "the lag is measured again")
 	for {
 		select {
 		case <-ctx.Done():
@@ -66,9 +66,9 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 		c.lag.stalled.Store(c.stalled(time.Now()).Milliseconds())
 		switch err := c.measureLag(ctx, admin); {
 		case err == nil:
-			unmeasured.Over()
+			unmeasured.Recover()
 		case ctx.Err() == nil:
-			unmeasured.Met(err)
+			unmeasured.Fail(err)
 		}
 	}
 }

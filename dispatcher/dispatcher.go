@@ -18,7 +18,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/lanes"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -126,7 +126,7 @@ type Dispatcher struct {
 	prepare *prepare
 	backlog *backlog
 
-	noClicks, noSettings, exhausted *trouble.Trouble
+	noClicks, noSettings, exhausted *outage.Outage
 }
 
 // New gives a Dispatcher; Run must be running for events to get past what waits.
@@ -136,9 +136,9 @@ func New(cfg Config, parts Parts) *Dispatcher {
 	}
 	d := &Dispatcher{
 		Parts: parts, prepare: newPrepare(), backlog: newBacklog(cfg.Tiers),
-		noClicks:   trouble.New(parts.Log, "cannot ask for first clicks, they wait", "first clicks can be asked for again"),
-		noSettings: trouble.New(parts.Log, "cannot look settings up, events of unknown users wait", "settings can be looked up again"),
-		exhausted: trouble.New(parts.Log, "out of descriptors, ports or memory: requests are put off and not counted as attempts",
+		noClicks:   outage.New(parts.Log, "cannot ask for first clicks, they wait", "first clicks can be asked for again"),
+		noSettings: outage.New(parts.Log, "cannot look settings up, events of unknown users wait", "settings can be looked up again"),
+		exhausted: outage.New(parts.Log, "out of descriptors, ports or memory: requests are put off and not counted as attempts",
 			"requests can be made again"),
 	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
@@ -293,7 +293,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		d.putOff(e, out.Local)
 		return lanes.Report{}
 	}
-	d.exhausted.Over()
+	d.exhausted.Recover()
 	d.conclude(e, to, now, out)
 	if out.Failure == webhook.Timeout {
 		// The slot is kept until the endpoint has seen the old request end: it must not see more than it is due.
@@ -305,7 +305,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 // putOff stores an event for which this process lacked the means, in the nearest overflow tier. It is not an attempt.
 func (d *Dispatcher) putOff(e *event.Event, lack string) {
 	d.Metrics.LocalError(lack)
-	d.exhausted.Met(errors.New(lack))
+	d.exhausted.Fail(errors.New(lack))
 	d.overflow(e, endpointOf(e), 0)
 }
 

@@ -198,12 +198,12 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 	}
 	if first := make([]bool, len(clicks)); len(clicks) > 0 {
 		if err := d.Clicks.Claim(ctx, clicks, first); err != nil {
-			d.noClicks.Met(err, zap.Int("clicks", len(clicks)))
+			d.noClicks.Fail(err, zap.Int("clicks", len(clicks)))
 			for _, e := range clicks {
 				wait(e)
 			}
 		} else {
-			d.noClicks.Over()
+			d.noClicks.Recover()
 			ready = append(ready, d.claimed(clicks, first)...)
 		}
 	}
@@ -240,10 +240,10 @@ func (d *Dispatcher) loadUnknown(ctx context.Context, batch []*event.Event) {
 		return
 	}
 	if err := d.Settings.Load(ctx, unknown); err != nil {
-		d.noSettings.Met(err, zap.Int("users", len(unknown)))
+		d.noSettings.Fail(err, zap.Int("users", len(unknown)))
 		return
 	}
-	d.noSettings.Over()
+	d.noSettings.Recover()
 }
 
 // expire stores what has waited too long in an overflow topic and gives back the rest.

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -186,7 +186,7 @@ type refused struct {
 }
 
 type refusedTopic struct {
-	*trouble.Trouble
+	*outage.Outage
 	records int   // that were refused and are not stored or abandoned yet
 	err     error // why the last of them was
 }
@@ -225,7 +225,7 @@ func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
 	defer f.mu.Unlock()
 	t := f.topics[r.Topic]
 	if t == nil {
-		t = &refusedTopic{Trouble: trouble.New(f.log.With(zap.String("topic", r.Topic)),
+		t = &refusedTopic{Outage: outage.New(f.log.With(zap.String("topic", r.Topic)),
 			"cannot store a record, trying again: check the topic and the broker's limits", "records are stored again")}
 		f.topics[r.Topic] = t
 	}
@@ -233,14 +233,14 @@ func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
 		t.records++
 	}
 	t.err = refusal(r, err)
-	t.Met(t.err, zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int("bytes", len(r.Value)))
+	t.Fail(t.err, zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int("bytes", len(r.Value)))
 }
 
 func (f *refused) over(topic string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if t := f.topics[topic]; t.records == 1 {
-		t.Over()
+		t.Recover()
 		delete(f.topics, topic)
 	} else {
 		t.records--

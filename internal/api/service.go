@@ -24,8 +24,8 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/tenant"
-	"github.com/smshooks/smshooks/internal/trouble"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -107,8 +107,8 @@ type Service struct {
 	scanning chan struct{}
 	turns    turns
 	testing  tests
-	unknown  *limit.Limiter              // of requests with unknown keys, by client
-	failing  map[string]*trouble.Trouble // by what is asked; not changed any more
+	unknown  *limit.Limiter            // of requests with unknown keys, by client
+	failing  map[string]*outage.Outage // by what is asked; not changed any more
 }
 
 // What is asked of a Service, as the log names it.
@@ -128,9 +128,9 @@ func New(parts Parts) *Service {
 	if parts.MaxTests == 0 {
 		parts.MaxTests = testsOfAll
 	}
-	failing := map[string]*trouble.Trouble{}
+	failing := map[string]*outage.Outage{}
 	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askLetters, askReplay} {
-		failing[what] = trouble.New(parts.Log.With(zap.String("request", what)), "cannot answer", "answered again")
+		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "cannot answer", "answered again")
 	}
 	return &Service{
 		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys), failing: failing,
@@ -177,13 +177,13 @@ func (s *Service) AuthenticateHash(ctx context.Context, hash string) (userID int
 	if err != nil {
 		return 0, false, s.unavailable(askKey, 0, err)
 	}
-	s.failing[askKey].Over()
+	s.failing[askKey].Recover()
 	return userID, ok, nil
 }
 
 // unavailable logs an error, if it is the first of its kind since an answer was given, and wraps it. The cause is for the log alone, the caller's answer is always the same.
 func (s *Service) unavailable(what string, userID int64, err error) error {
-	s.failing[what].Met(err, zap.Int64("user_id", userID))
+	s.failing[what].Fail(err, zap.Int64("user_id", userID))
 	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
 }
 
@@ -225,7 +225,7 @@ func (s *Service) document(ctx context.Context, userID int64) (tenant.Document, 
 	if err != nil {
 		return d, s.unavailable(askSettings, userID, err)
 	}
-	s.failing[askSettings].Over()
+	s.failing[askSettings].Recover()
 	return d, nil
 }
 
@@ -298,7 +298,7 @@ func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webho
 	if err != nil {
 		return Webhooks{}, s.unavailable(askChange, userID, err)
 	}
-	s.failing[askChange].Over()
+	s.failing[askChange].Recover()
 	return webhooksOf(&d), nil
 }
 
@@ -310,7 +310,7 @@ func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filt
 	if err != nil {
 		return nil, s.unavailable(askDeliveries, userID, err)
 	}
-	s.failing[askDeliveries].Over()
+	s.failing[askDeliveries].Recover()
 	return attempts, nil
 }
 
@@ -340,7 +340,7 @@ func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter
 	if err != nil {
 		return nil, s.unavailable(askLetters, userID, err)
 	}
-	s.failing[askLetters].Over()
+	s.failing[askLetters].Recover()
 	slices.SortStableFunc(letters, newestFirst)
 	return letters[:min(len(letters), limit)], nil
 }
@@ -380,7 +380,7 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 	if err != nil {
 		return n, s.unavailable(askReplay, userID, err)
 	}
-	s.failing[askReplay].Over()
+	s.failing[askReplay].Recover()
 	s.Log.Info("dead letters sent again", zap.Int64("user_id", userID), zap.Int("events", n))
 	return n, nil
 }

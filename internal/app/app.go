@@ -24,11 +24,11 @@ import (
 	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/tenant"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/tracing"
-	"github.com/smshooks/smshooks/internal/trouble"
 )
 
 // lastWords is what the last commit may take after the grace, when requests had to be cut off.
@@ -293,12 +293,12 @@ func (a *App) closeTracing() {
 
 // topics checks the topics, or creates them, and keeps trying while Kafka is away.
 func (a *App) topics(ctx context.Context) error {
-	unchecked := trouble.New(a.Log, "cannot check the topics, trying again", "the topics are checked")
+	unchecked := outage.New(a.Log, "cannot check the topics, trying again", "the topics are checked")
 	for {
 		err := a.kafka.Probe(ctx) // which logs the brokers that do not answer
 		if err == nil {
 			if err = a.checkTopics(ctx); err == nil {
-				unchecked.Over()
+				unchecked.Recover()
 				return nil
 			}
 			var wrong *TopicError
@@ -306,7 +306,7 @@ func (a *App) topics(ctx context.Context) error {
 				return err
 			}
 			err = kafka.Explain(err)
-			unchecked.Met(err)
+			unchecked.Fail(err)
 		}
 		if ctx.Err() != nil || !kafka.IsUnavailable(err) {
 			return err

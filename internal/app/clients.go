@@ -5,9 +5,9 @@ import (
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/tenant"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
-	"github.com/smshooks/smshooks/internal/trouble"
 )
 
 // KafkaConfig says how to reach Kafka by the settings. dial may be nil. An error is one of the TLS files.
@@ -31,12 +31,12 @@ func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, 
 
 // openTLS reads the files of a section of TLS settings. Later, when they are renewed but cannot be used, it logs so.
 func openTLS(section string, cfg config.TLS, log *zap.Logger) (*tlsfiles.Files, error) {
-	stale := trouble.New(log, "cannot use the renewed files of "+section+", the former ones stay in use", "the renewed files of "+section+" are in use")
+	stale := outage.New(log, "cannot use the renewed files of "+section+", the former ones stay in use", "the renewed files of "+section+" are in use")
 	return tlsfiles.Open(section, tlsfiles.Settings(cfg), func(err error) {
 		if err != nil {
-			stale.Met(err)
+			stale.Fail(err)
 		} else {
-			stale.Over()
+			stale.Recover()
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 const (
@@ -141,7 +141,7 @@ func (h *redisHealth) keys(ctx context.Context) ([]string, error) {
 
 // watch looks at the policy until ctx ends, and warns at once and then hourly while Redis may evict keys.
 func (h *redisHealth) watch(ctx context.Context) {
-	unknown := trouble.New(h.log, "cannot read Redis's maxmemory-policy: eviction would not be noticed (grant +info)", "Redis's maxmemory-policy can be read")
+	unknown := outage.New(h.log, "cannot read Redis's maxmemory-policy: eviction would not be noticed (grant +info)", "Redis's maxmemory-policy can be read")
 	ticker := time.NewTicker(policyLook)
 	defer ticker.Stop()
 	var said time.Time
@@ -150,10 +150,10 @@ func (h *redisHealth) watch(ctx context.Context) {
 		var reply redis.Error
 		switch {
 		case err == nil:
-			unknown.Over()
+			unknown.Recover()
 			h.set(evicting)
 		case errors.As(err, &reply):
-			unknown.Met(err)
+			unknown.Fail(err)
 		}
 		// Otherwise Redis is away, which readiness says; what was known before stays.
 		if text := h.advice(); text != nil && time.Since(said) >= policySay {

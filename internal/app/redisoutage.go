@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
-	"github.com/smshooks/smshooks/internal/trouble"
 )
 
 // redisQuiet is how long no command must have failed for an outage to be over: of a cluster one node may fail while
@@ -23,12 +23,12 @@ const redisQuiet = 3 * time.Second
 
 // redisOutage is a hook of the Redis client that logs when Redis begins to fail and when it works again.
 type redisOutage struct {
-	trouble *trouble.Trouble
-	failed  atomic.Int64 // Unix ms of the last failure
+	outage *outage.Outage
+	failed atomic.Int64 // Unix ms of the last failure
 }
 
 func newRedisOutage(log *zap.Logger) *redisOutage {
-	return &redisOutage{trouble: trouble.New(log, "cannot use Redis, trying again", "Redis can be used again")}
+	return &redisOutage{outage: outage.New(log, "cannot use Redis, trying again", "Redis can be used again")}
 }
 
 // DialHook implements redis.Hook.
@@ -58,12 +58,12 @@ func (o *redisOutage) answered(err error) {
 	}
 	if failure := explainRedis(err); failure != nil {
 		o.failed.Store(time.Now().UnixMilli())
-		o.trouble.Met(failure)
+		o.outage.Fail(failure)
 		return
 	}
 	if last := o.failed.Load(); last != 0 && time.Since(time.UnixMilli(last)) > redisQuiet {
 		o.failed.Store(0)
-		o.trouble.Over()
+		o.outage.Recover()
 	}
 }
 

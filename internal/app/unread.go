@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/kafka"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 // unreadInterval is the pause between looks for records in waiting topics that no setting names any more.
@@ -18,16 +18,16 @@ const unreadInterval = 30 * time.Second
 // overflow.delays. It tells when what it finds has changed.
 func (a *App) watchUnread(ctx context.Context) {
 	var told []string
-	unasked := trouble.New(a.Log, "cannot look for waiting topics that nobody reads", "it can be seen again which waiting topics nobody reads")
+	unasked := outage.New(a.Log, "cannot look for waiting topics that nobody reads", "it can be seen again which waiting topics nobody reads")
 	for ctx.Err() == nil {
 		asked, cancel := context.WithTimeout(ctx, 10*time.Second)
 		unread, err := a.plan.Unread(asked, a.admin, a.Config.Kafka.Group)
 		cancel()
 		if err == nil {
-			unasked.Over()
+			unasked.Recover()
 			told = a.tellUnread(unread, told)
 		} else if ctx.Err() == nil {
-			unasked.Met(err)
+			unasked.Fail(err)
 		}
 		select {
 		case <-ctx.Done():

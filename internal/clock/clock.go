@@ -12,7 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 const (
@@ -29,7 +29,7 @@ type Clock struct {
 	anchor  atomic.Pointer[anchor]
 	off     time.Duration // of the machine's clock from this one, as far as it was told of
 	log     *zap.Logger
-	asking  *trouble.Trouble
+	asking  *outage.Outage
 }
 
 // anchor is a time of day and when it was, by the monotonic clock. Both are of one reading: between two readings the
@@ -47,7 +47,7 @@ func (a anchor) to(at time.Time) time.Time { return a.day.Add(at.Sub(a.at)) }
 
 // New gives a Clock that starts with the machine's.
 func New(log *zap.Logger) *Clock {
-	c := &Clock{machine: read, log: log, asking: trouble.New(log,
+	c := &Clock{machine: read, log: log, asking: outage.New(log,
 		"the machine's clock was set, and there is nobody to ask whether to the right time: the one before is kept until there is",
 		"the machine's clock is in doubt no more")}
 	c.follow(c.machine())
@@ -84,18 +84,18 @@ func (c *Clock) look(ctx context.Context, witness Witness) {
 			c.log.Info("the machine's clock is right again")
 		}
 		c.off = 0
-		c.asking.Over()
+		c.asking.Recover()
 		c.follow(machine)
 		return
 	}
 	there, err := witness(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.asking.Met(err, zap.Duration("set_by", off))
+			c.asking.Fail(err, zap.Duration("set_by", off))
 		}
 		return
 	}
-	c.asking.Over()
+	c.asking.Recover()
 	if here := there.Sub(c.Now()); (here - off).Abs() < here.Abs() {
 		c.log.Warn("the machine's clock was set, to the right time as Redis tells it: it is followed", zap.Duration("set_by", off))
 		c.off = 0

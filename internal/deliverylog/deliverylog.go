@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -61,7 +61,7 @@ func (l *Log) Add(a event.Attempt) {
 
 // Run writes attempts until ctx ends, and then what is left.
 func (l *Log) Run(ctx context.Context) {
-	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: trouble.New(l.log,
+	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: outage.New(l.log,
 		"cannot write the log of deliveries, dropping attempts until it works", "the log of deliveries is written again")}
 	for {
 		select {
@@ -87,7 +87,7 @@ type writer struct {
 	batch   []event.Attempt
 	byUser  map[int64][]any
 	expiry  map[int64]time.Time // when it was last set
-	failing *trouble.Trouble
+	failing *outage.Outage
 }
 
 // gather takes what comes within the linger after the first attempt of a batch.
@@ -118,9 +118,9 @@ func (w *writer) write() {
 	err := w.push(ctx)
 	if err != nil {
 		w.dropped(len(w.batch))
-		w.failing.Met(err, zap.Int("attempts", len(w.batch)))
+		w.failing.Fail(err, zap.Int("attempts", len(w.batch)))
 	} else {
-		w.failing.Over()
+		w.failing.Recover()
 	}
 	clear(w.batch) // lets go of the texts
 	w.batch = w.batch[:0]

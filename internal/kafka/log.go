@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 // Outages logs for all clients of one cluster when a broker can no longer be used, and when it can again, however
@@ -23,20 +23,20 @@ type Outages struct {
 	log *zap.Logger
 
 	mu sync.Mutex
-	of map[string]*trouble.Trouble // by broker
+	of map[string]*outage.Outage // by broker
 }
 
 // NewOutages returns Outages that are logged to log.
 func NewOutages(log *zap.Logger) *Outages {
-	return &Outages{log: log, of: map[string]*trouble.Trouble{}}
+	return &Outages{log: log, of: map[string]*outage.Outage{}}
 }
 
-func (o *Outages) broker(addr string) *trouble.Trouble {
+func (o *Outages) broker(addr string) *outage.Outage {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t := o.of[addr]
 	if t == nil {
-		t = trouble.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker, trying again", "the Kafka broker can be used again")
+		t = outage.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker, trying again", "the Kafka broker can be used again")
 		o.of[addr] = t
 	}
 	return t
@@ -47,10 +47,10 @@ func (o *Outages) connected(meta kgo.BrokerMetadata, err error) {
 	t := o.broker(net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port))))
 	switch {
 	case err == nil:
-		t.Over()
+		t.Recover()
 	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed), errors.Is(err, net.ErrClosed):
 	default:
-		t.Met(Explain(err))
+		t.Fail(Explain(err))
 	}
 }
 

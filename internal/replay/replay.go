@@ -16,7 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 const (
@@ -204,7 +204,7 @@ func (m *Memory) Ended(userID int64, id string) {
 
 // Run forgets what has ended until ctx ends.
 func (m *Memory) Run(ctx context.Context) {
-	unforgotten := trouble.New(m.log, "cannot forget replays that have ended, trying again", "replays that have ended are forgotten again")
+	unforgotten := outage.New(m.log, "cannot forget replays that have ended, trying again", "replays that have ended are forgotten again")
 	for {
 		var keys []string
 		select {
@@ -219,13 +219,13 @@ func (m *Memory) Run(ctx context.Context) {
 		for {
 			err := m.forget(ctx, keys)
 			if err == nil {
-				unforgotten.Over()
+				unforgotten.Recover()
 				break
 			}
 			if ctx.Err() != nil {
 				return
 			}
-			unforgotten.Met(err)
+			unforgotten.Fail(err)
 			select {
 			case <-ctx.Done():
 				return

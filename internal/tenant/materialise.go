@@ -40,7 +40,7 @@ func (s *Store) session(ctx context.Context) error {
 	}
 	s.startOver(r)
 	if s.read.Load() { // the same topics: memory goes on to be true
-		s.noSession.Over()
+		s.noSession.Recover()
 	}
 
 	var wg sync.WaitGroup
@@ -153,7 +153,7 @@ func (s *Store) checkRead(ctx context.Context, r *reader) error {
 	done, err := r.done(ctx)
 	if done {
 		s.read.Store(true)
-		s.noSession.Over()
+		s.noSession.Recover()
 		users := s.users.count()
 		s.obs.ConfigUsers(users)
 		s.obs.ConfigLag(r.lag(r.goal.spans))
@@ -203,13 +203,13 @@ func (s *Store) writeChanges(ctx context.Context) {
 			n, err := s.rdb.write(ctx, batch, nil)
 			batch = batch[n:]
 			if err != nil {
-				s.noWriting.Met(err)
+				s.noWriting.Fail(err)
 				if pause.wait(ctx) != nil {
 					return
 				}
 			}
 		}
-		s.noWriting.Over()
+		s.noWriting.Recover()
 		s.queue.finished()
 	}
 }
@@ -242,10 +242,10 @@ func (s *Store) keepFilled(ctx context.Context) error {
 		case ctx.Err() != nil, errors.Is(err, errRecreated):
 			return err
 		case err != nil:
-			s.noFilling.Met(err)
+			s.noFilling.Fail(err)
 			err = pause.wait(ctx)
 		default:
-			s.noFilling.Over()
+			s.noFilling.Recover()
 			pause = newBackoff()
 			err = sleep(ctx, watchPeriod)
 		}

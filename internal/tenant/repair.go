@@ -210,9 +210,9 @@ func (s *Store) makeRepairs(ctx context.Context) {
 		}
 		err := s.repairBatch(ctx, batch)
 		if err != nil && ctx.Err() == nil {
-			s.noRepair.Met(err)
+			s.noRepair.Fail(err)
 		} else if err == nil {
-			s.noRepair.Over()
+			s.noRepair.Recover()
 		}
 	}
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/trouble"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -91,7 +91,7 @@ type Store struct {
 
 	unreadable limiter
 
-	noSession, noWriting, noFilling, noRepair, noSweep *trouble.Trouble
+	noSession, noWriting, noFilling, noRepair, noSweep *outage.Outage
 
 	producerMu sync.Mutex
 	producer   *kgo.Client
@@ -114,11 +114,11 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error), rdb 
 		sweepNow:  make(chan struct{}, 1),
 		orphans:   newOrphans(),
 
-		noSession: trouble.New(log, "reading settings starts again", "settings are read again"),
-		noWriting: trouble.New(log, "settings wait for Redis", "settings are written to Redis again"),
-		noFilling: trouble.New(log, "Redis can't be filled with settings now", "Redis is filled with settings again"),
-		noRepair:  trouble.New(log, "settings that Redis has lost can't be read back", "settings that Redis has lost are read back again"),
-		noSweep:   trouble.New(log, "settings in Redis can't be compared with their topic", "settings in Redis are compared with their topic again"),
+		noSession: outage.New(log, "reading settings starts again", "settings are read again"),
+		noWriting: outage.New(log, "settings wait for Redis", "settings are written to Redis again"),
+		noFilling: outage.New(log, "Redis can't be filled with settings now", "Redis is filled with settings again"),
+		noRepair:  outage.New(log, "settings that Redis has lost can't be read back", "settings that Redis has lost are read back again"),
+		noSweep:   outage.New(log, "settings in Redis can't be compared with their topic", "settings in Redis are compared with their topic again"),
 	}
 	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(id int64) Version {
 		v, _ := s.userIndex.get(id)
@@ -150,7 +150,7 @@ func (s *Store) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.noSession.Met(err)
+		s.noSession.Fail(err)
 		if errors.Is(err, errRecreated) {
 			pause = newBackoff()
 		}

@@ -48,10 +48,10 @@ func (s *Store) keepSwept(ctx context.Context) {
 			continue // with Redis away, others say so
 		}
 		if _, err := s.sweep(ctx, hurry); err != nil && ctx.Err() == nil {
-			s.noSweep.Met(err)
+			s.noSweep.Fail(err)
 			continue
 		}
-		s.noSweep.Over()
+		s.noSweep.Recover()
 		if hurry && sleep(ctx, time.Second) != nil {
 			return
 		}

@@ -27,7 +27,7 @@ var floors = map[string]int{
 	"internal/metrics": 1,
 	"internal/event":   1,
 	"internal/http1":   1,
-	"internal/trouble": 1,
+	"internal/outage":  1,
 
 	"consumer":             2,
 	"dispatcher":           2,
@@ -63,7 +63,7 @@ var outside = []string{"test", "examples"}
 
 // sideways: imports within a floor that are allowed all the same, each with its reason.
 var sideways = map[[2]string]string{
-	{"internal/kafka", "internal/trouble"}: "what the Kafka clients report is logged as every other outage is",
+	{"internal/kafka", "internal/outage"}: "what the Kafka clients report is logged as every other outage is",
 }
 
 // drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1

@@ -104,14 +104,14 @@ func isEvent(parameter ast.Expr) bool {
 	return ok && of.Sel.Name == "Event"
 }
 
-// isLog: x.log.Warn(…), x.Log.Info(…) and the like, and the first line of a trouble with fields: x.Met(err, …).
+// isLog: x.log.Warn(…), x.Log.Info(…) and the like, and the first line of an outage with fields: x.Fail(err, …).
 func isLog(call *ast.CallExpr) bool {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
 		return false
 	}
 	switch method.Sel.Name {
-	case "Met":
+	case "Fail":
 		return len(call.Args) > 1
 	case "Debug", "Info", "Warn", "Error":
 	default:

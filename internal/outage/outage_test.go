@@ -1,4 +1,4 @@
-package trouble
+package outage
 
 import (
 	"errors"
@@ -11,22 +11,22 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-func TestTrouble(t *testing.T) {
+func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, lines := observer.New(zapcore.InfoLevel)
-		tr := New(zap.New(core), "cannot fly", "flies again")
-		tr.Over()
+		o := New(zap.New(core), "cannot fly", "flies again")
+		o.Recover()
 		for range 2 {
 			for range 3 {
-				tr.Met(errors.New("no wings"), zap.Int("birds", 2))
+				o.Fail(errors.New("no wings"), zap.Int("birds", 2))
 				time.Sleep(time.Second)
 			}
-			tr.Over()
-			tr.Over()
+			o.Recover()
+			o.Recover()
 		}
 		got := lines.TakeAll()
 		if len(got) != 4 {
-			t.Fatalf("%d lines, want a beginning and an end for each of two troubles: %v", len(got), got)
+			t.Fatalf("%d lines, want a beginning and an end for each of two outages: %v", len(got), got)
 		}
 		if f := got[0].ContextMap(); got[0].Message != "cannot fly" || got[0].Level != zapcore.WarnLevel || f["error"] != "no wings" || f["birds"] != int64(2) {
 			t.Errorf("beginning: %+v", got[0])
