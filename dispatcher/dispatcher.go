@@ -142,10 +142,10 @@ func New(cfg Config, parts Parts) *Dispatcher {
 			"requests can be made again"),
 	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
-		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, Reserve: cfg.MaxInFlight / 4,
-		Fresh: firstCalls(cfg.MaxInFlight), Longest: cfg.Timeout + afterTimeout, QueueAll: doubtfulMost,
-		QueueMax: cfg.QueuePerEndpoint, Patience: patience,
-		Burst: burstPerCPU * runtime.GOMAXPROCS(0), Pace: pace,
+		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, HealthySlots: cfg.MaxInFlight / 4,
+		FirstCallSlots: firstCalls(cfg.MaxInFlight), MaxCall: cfg.Timeout + afterTimeout, MaxUnhealthyQueue: doubtfulMost,
+		MaxQueue: cfg.QueuePerEndpoint, MaxWait: patience,
+		Burst: burstPerCPU * runtime.GOMAXPROCS(0), BurstWindow: pace,
 	}, d.attempt)
 	parts.Metrics.Gauge("smshooks_in_flight_requests", "HTTP requests in flight.", func() float64 { return float64(d.lanes.Running()) })
 	return d

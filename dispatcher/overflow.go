@@ -18,7 +18,7 @@ func (d *Dispatcher) toLanes(events []*event.Event) {
 	for _, e := range events {
 		submit := d.lanes.Submit
 		if e.Class != event.Source {
-			submit = d.lanes.SubmitLate
+			submit = d.lanes.SubmitDeferred
 		}
 		if !submit(endpoint{e.UserID, e.Kind}, e.MessageKey, e) {
 			d.spill(e)

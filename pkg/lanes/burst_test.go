@@ -20,7 +20,7 @@ func TestBurst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := wide
-				cfg.Reserve, cfg.Burst, cfg.Pace = 0, 2, 10*time.Millisecond
+				cfg.HealthySlots, cfg.Burst, cfg.BurstWindow = 0, 2, 10*time.Millisecond
 				s := newStage(cfg)
 				defer s.end()
 				var calls []*call
@@ -40,7 +40,7 @@ func TestBurst(t *testing.T) {
 
 // A machine that is behind stretches the pace, and goes back when it is not.
 func TestPaceStretches(t *testing.T) {
-	l := New[int](Config{Parallel: 1, MaxRunning: 1, QueueMax: 1, Patience: time.Hour, Burst: 1, Pace: 2 * time.Millisecond}, func(int) Report { return Report{} })
+	l := New[int](Config{Parallel: 1, MaxRunning: 1, MaxQueue: 1, MaxWait: time.Hour, Burst: 1, BurstWindow: 2 * time.Millisecond}, func(int) Report { return Report{} })
 	for range 100 {
 		l.behind(5 * time.Millisecond)
 	}

@@ -29,7 +29,7 @@ func (c *crowd) submit(group string, one *call, again bool) {
 	c.mu.Unlock()
 	take := c.Submit
 	if again {
-		take = c.SubmitLate
+		take = c.SubmitDeferred
 	}
 	if !take(group, 0, one) {
 		c.later(one)
@@ -42,7 +42,7 @@ func (c *crowd) later(one *call) {
 	group := c.groups[one]
 	c.mu.Unlock()
 	time.AfterFunc(10*time.Second, func() {
-		if !c.SubmitLate(group, 0, one) {
+		if !c.SubmitDeferred(group, 0, one) {
 			c.later(one)
 		}
 	})
@@ -57,8 +57,8 @@ func (c *crowd) look() {
 
 // usual is what the service uses.
 var usual = Config{
-	Parallel: 3, MaxRunning: 2000, Reserve: 500, Fresh: 250, Longest: 10*time.Second + 50*time.Millisecond, QueueMax: 1024, QueueAll: 8000,
-	Patience: 15 * time.Second,
+	Parallel: 3, MaxRunning: 2000, HealthySlots: 500, FirstCallSlots: 250, MaxCall: 10*time.Second + 50*time.Millisecond, MaxQueue: 1024, MaxUnhealthyQueue: 8000,
+	MaxWait: 15 * time.Second,
 }
 
 // TestFirstCallsInACrowd: with thousands of groups that hang, all at once as after a restart, the first call of a group
@@ -73,7 +73,7 @@ func TestFirstCallsInACrowd(t *testing.T) {
 		lateness bool
 		each     int
 	}{
-		{"351 in few slots", 351, func(c *Config) { c.MaxRunning, c.Reserve, c.Fresh = 512, 128, 64 }, time.Second, time.Minute, false, 3},
+		{"351 in few slots", 351, func(c *Config) { c.MaxRunning, c.HealthySlots, c.FirstCallSlots = 512, 128, 64 }, time.Second, time.Minute, false, 3},
 		{"3000", 3000, func(*Config) {}, time.Second, 2 * time.Minute, false, 3},
 		{"3000 that come back", 3000, func(*Config) {}, time.Second, 2 * time.Minute, true, 3},
 		{"20000", 20_000, func(*Config) {}, time.Second, 5 * time.Minute, false, 1},
@@ -139,7 +139,7 @@ func TestFirstCallsInACrowd(t *testing.T) {
 // A group that failed soon does not hang: it waits for no group that does.
 func TestFailedSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 8, Reserve: 2, QueueMax: 1024, Patience: 15 * time.Second})
+		s := newStage(Config{Parallel: 3, MaxRunning: 8, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
 		s.mustTake(t, "refused", 0, &call{takes: time.Millisecond, fails: true})
 		rest(time.Second)
@@ -158,7 +158,7 @@ func TestFailedSoon(t *testing.T) {
 func TestQueueAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := wide
-		cfg.QueueAll = 20
+		cfg.MaxUnhealthyQueue = 20
 		s := newStage(cfg)
 		defer s.end()
 		s.mustTake(t, "good", 0, &call{takes: time.Millisecond})

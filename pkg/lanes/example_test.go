@@ -13,7 +13,7 @@ import (
 func Example() {
 	var done sync.WaitGroup
 	l := lanes.New[string](lanes.Config{
-		Parallel: 3, MaxRunning: 10, Reserve: 2, QueueMax: 100, Patience: 15 * time.Second,
+		Parallel: 3, MaxRunning: 10, HealthySlots: 2, MaxQueue: 100, MaxWait: 15 * time.Second,
 	}, func(text string) lanes.Report {
 		defer done.Done()
 		fmt.Println(text)

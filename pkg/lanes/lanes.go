@@ -4,7 +4,7 @@
 // order in which they were submitted; a group has at most Parallel items running; when all slots of the process
 // are taken, waiting groups take turns. A share of the slots is kept for groups whose last call succeeded, or failed
 // soon, and another for the first calls of groups, so that groups that hang cannot take them all. Each group's queue is bounded by what the group can do in
-// Patience, measured by its latency: what does not fit is refused, never buffered without limit.
+// MaxWait, measured by its latency: what does not fit is refused, never buffered without limit.
 package lanes
 
 import (
@@ -15,20 +15,20 @@ import (
 
 // Config bounds the lanes. All fields must be positive, except where 0 is said to mean something.
 type Config struct {
-	Parallel   int           // items of one group running at the same time
-	MaxRunning int           // items of all groups running at the same time
-	Reserve    int           // of MaxRunning, kept for groups whose last call succeeded or failed soon; 0 = none
-	Fresh      int           // of MaxRunning, kept for first calls; 0 = none
-	Longest    time.Duration // what a call may take; 0 = nothing is known of it
-	QueueMax   int           // items of one group waiting
-	Patience   time.Duration // an item is not to wait longer than this
-	// Burst bounds the running items that were started within the last Pace, 0 = not. Items that end fast keep it from
+	Parallel       int           // items of one group running at the same time
+	MaxRunning     int           // items of all groups running at the same time
+	HealthySlots   int           // of MaxRunning, kept for groups whose last call succeeded or failed soon; 0 = none
+	FirstCallSlots int           // of MaxRunning, kept for first calls; 0 = none
+	MaxCall        time.Duration // what a call may take; 0 = nothing is known of it
+	MaxQueue       int           // items of one group waiting
+	MaxWait        time.Duration // an item is not to wait longer than this
+	// Burst bounds the running items that were started within the last BurstWindow, 0 = not. Items that end fast keep it from
 	// ever being felt; when the machine itself is what is slow, more at a time would only be slower.
-	// Pace grows while the machine is behind.
-	Burst int
-	Pace  time.Duration
-	// QueueAll bounds the waiting items of the groups that are not proven, 0 = not. Overdue returns what is more.
-	QueueAll int
+	// BurstWindow grows while the machine is behind.
+	Burst       int
+	BurstWindow time.Duration
+	// MaxUnhealthyQueue bounds the waiting items of the groups that are not proven, 0 = not. Overdue returns what is more.
+	MaxUnhealthyQueue int
 }
 
 const (
@@ -42,7 +42,7 @@ const (
 	maxIdle    = 256  // goroutines kept for the next items
 	maxGroups  = 200_000
 
-	stretch      = 10 // Pace grows by so much for each moment that the machine is behind,
+	stretch      = 10 // BurstWindow grows by so much for each moment that the machine is behind,
 	maxStretched = 100 * time.Millisecond
 )
 
@@ -135,7 +135,7 @@ const (
 // New gives lanes that call run for each item, on a goroutine of their own. run may block.
 func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
 	l := &Lanes[G, T]{cfg: cfg, run: run, groups: map[G]*group[G, T]{}, waiting: map[*group[G, T]]struct{}{}}
-	l.recent.pace = cfg.Pace
+	l.recent.pace = cfg.BurstWindow
 	return l
 }
 
@@ -143,9 +143,11 @@ func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
 // is full and the item was not taken.
 func (l *Lanes[G, T]) Submit(id G, key uint64, item T) bool { return l.submit(id, key, item, false) }
 
-// SubmitLate is Submit for an item that has waited elsewhere. If nothing is known of its group, other groups have their
+// SubmitDeferred is Submit for an item that has waited elsewhere. If nothing is known of its group, other groups have their
 // first calls before it.
-func (l *Lanes[G, T]) SubmitLate(id G, key uint64, item T) bool { return l.submit(id, key, item, true) }
+func (l *Lanes[G, T]) SubmitDeferred(id G, key uint64, item T) bool {
+	return l.submit(id, key, item, true)
+}
 
 func (l *Lanes[G, T]) submit(id G, key uint64, item T, late bool) bool {
 	now := time.Now()
@@ -193,7 +195,7 @@ func (l *Lanes[G, T]) Rate(id G) float64 {
 	return 0
 }
 
-// Overdue takes out and returns the items that have waited longer than Patience, and the newest ones of groups that
+// Overdue takes out and returns the items that have waited longer than MaxWait, and the newest ones of groups that
 // hang which would have to.
 func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 	l.mu.Lock()
@@ -201,7 +203,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 	var late []T
 	for g := range l.waiting {
 		before := g.queue.len()
-		for g.queue.len() > 0 && now.Sub(g.queue.at(0).since) > l.cfg.Patience {
+		for g.queue.len() > 0 && now.Sub(g.queue.at(0).since) > l.cfg.MaxWait {
 			late = append(late, g.queue.pop().item)
 			l.delayed(g)
 		}
@@ -226,10 +228,10 @@ func (l *Lanes[G, T]) delayed(g *group[G, T]) {
 	}
 }
 
-// shed appends to out what the groups that are not proven have waiting beyond QueueAll: of each what is more than its
+// shed appends to out what the groups that are not proven have waiting beyond MaxUnhealthyQueue: of each what is more than its
 // part, and if these are too many groups, all of those that have waited longest.
 func (l *Lanes[G, T]) shed(out []T) []T {
-	if l.cfg.QueueAll == 0 {
+	if l.cfg.MaxUnhealthyQueue == 0 {
 		return out
 	}
 	var groups []*group[G, T]
@@ -240,20 +242,20 @@ func (l *Lanes[G, T]) shed(out []T) []T {
 			total += g.queue.len()
 		}
 	}
-	if total <= l.cfg.QueueAll {
+	if total <= l.cfg.MaxUnhealthyQueue {
 		return out
 	}
 	for _, g := range groups {
-		for part := max(1, l.cfg.QueueAll/len(groups)); g.queue.len() > part; total-- {
+		for part := max(1, l.cfg.MaxUnhealthyQueue/len(groups)); g.queue.len() > part; total-- {
 			out = append(out, g.queue.removeLast().item)
 			l.delayed(g)
 		}
 	}
-	if total <= l.cfg.QueueAll {
+	if total <= l.cfg.MaxUnhealthyQueue {
 		return out
 	}
 	slices.SortFunc(groups, func(a, b *group[G, T]) int { return a.queue.at(0).since.Compare(b.queue.at(0).since) })
-	for _, g := range groups[:total-l.cfg.QueueAll] {
+	for _, g := range groups[:total-l.cfg.MaxUnhealthyQueue] {
 		out = append(out, g.queue.pop().item)
 		l.delayed(g)
 		l.unlist(g)
@@ -327,12 +329,12 @@ func (g *group[G, T]) latency(now time.Time) float64 {
 }
 
 func (l *Lanes[G, T]) limit(g *group[G, T], now time.Time) int {
-	latency, most := g.latency(now), float64(l.cfg.QueueMax)
+	latency, most := g.latency(now), float64(l.cfg.MaxQueue)
 	if latency == 0 {
-		return l.cfg.QueueMax // nothing is known yet, and will be soon
+		return l.cfg.MaxQueue // nothing is known yet, and will be soon
 	}
 	rate := float64(l.cfg.Parallel) / latency
-	n := min(max(rate*l.cfg.Patience.Seconds(), queueLeast), most)
+	n := min(max(rate*l.cfg.MaxWait.Seconds(), queueLeast), most)
 	return int(n + min(rate*slack, most))
 }
 
@@ -364,7 +366,7 @@ func (l *Lanes[G, T]) mayStart(g *group[G, T], now time.Time) bool {
 func (l *Lanes[G, T]) hasRoom(of side, now time.Time) bool {
 	switch of {
 	case inProven:
-		return l.running-l.fresh < l.cfg.MaxRunning-l.cfg.Fresh
+		return l.running-l.fresh < l.cfg.MaxRunning-l.cfg.FirstCallSlots
 	case inDoubtful:
 		return l.commonRoom()
 	}
@@ -372,21 +374,21 @@ func (l *Lanes[G, T]) hasRoom(of side, now time.Time) bool {
 }
 
 func (l *Lanes[G, T]) commonRoom() bool {
-	return l.running-l.fresh < l.cfg.MaxRunning-l.cfg.Fresh && l.doubtful < l.cfg.MaxRunning-l.cfg.Reserve-l.cfg.Fresh
+	return l.running-l.fresh < l.cfg.MaxRunning-l.cfg.FirstCallSlots && l.doubtful < l.cfg.MaxRunning-l.cfg.HealthySlots-l.cfg.FirstCallSlots
 }
 
 // firstRoom: one of the slots kept for first calls may be taken. One half of them is given away at once. If these calls
 // hang, the other half is given away evenly over the longest time that a call may take. By its end the first have ended,
 // so there is always a slot for the next first call, after the same short wait. A call that ends soon gives its turn back.
 func (l *Lanes[G, T]) firstRoom(now time.Time) bool {
-	return l.fresh < l.firstHalf() || l.fresh < l.cfg.Fresh && !now.Before(l.paced)
+	return l.fresh < l.firstHalf() || l.fresh < l.cfg.FirstCallSlots && !now.Before(l.paced)
 }
 
-func (l *Lanes[G, T]) firstHalf() int { return (l.cfg.Fresh + 1) / 2 }
+func (l *Lanes[G, T]) firstHalf() int { return (l.cfg.FirstCallSlots + 1) / 2 }
 
 // firstPace is the pause between first calls in the second half of their slots.
 func (l *Lanes[G, T]) firstPace() time.Duration {
-	return l.cfg.Longest / time.Duration(max(1, l.cfg.Fresh/2))
+	return l.cfg.MaxCall / time.Duration(max(1, l.cfg.FirstCallSlots/2))
 }
 
 // candidate is the index of the first waiting item that may start, -1 if there is none.
@@ -541,7 +543,7 @@ func (l *Lanes[G, T]) popNew() (g *group[G, T], ok bool) {
 
 // comeBackForNew sees to it that the next first call is started when its time comes, even if no running item ends.
 func (l *Lanes[G, T]) comeBackForNew(now time.Time) {
-	if l.wakeNew != nil || l.ready[inNew].len()+l.ready[inLate].len() == 0 || l.fresh >= l.cfg.Fresh {
+	if l.wakeNew != nil || l.ready[inNew].len()+l.ready[inLate].len() == 0 || l.fresh >= l.cfg.FirstCallSlots {
 		return
 	}
 	l.wakeNew = time.AfterFunc(l.paced.Sub(now), func() {
@@ -581,7 +583,7 @@ func (l *Lanes[G, T]) waitingReady() (n int) {
 // behind stretches the pace by how late the machine is.
 func (l *Lanes[G, T]) behind(late time.Duration) {
 	l.late += (late - l.late) / 8
-	l.recent.pace = min(l.cfg.Pace+stretch*l.late, maxStretched)
+	l.recent.pace = min(l.cfg.BurstWindow+stretch*l.late, maxStretched)
 }
 
 // fill starts what may start.

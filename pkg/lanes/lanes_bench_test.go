@@ -8,7 +8,7 @@ import (
 // TestSubmitAllocatesNothing: an item for a known group that is idle runs without an allocation.
 func TestSubmitAllocatesNothing(t *testing.T) {
 	ran := make(chan struct{})
-	l := New[int](Config{Parallel: 3, MaxRunning: 100, Reserve: 10, QueueMax: 64, Patience: time.Second}, func(int) Report {
+	l := New[int](Config{Parallel: 3, MaxRunning: 100, HealthySlots: 10, MaxQueue: 64, MaxWait: time.Second}, func(int) Report {
 		ran <- struct{}{}
 		return Report{Took: time.Microsecond, OK: true, Called: true}
 	})

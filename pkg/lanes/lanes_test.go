@@ -70,7 +70,7 @@ func (s *stage) end() {
 	rest(2 * time.Hour)
 }
 
-var wide = Config{Parallel: 3, MaxRunning: 100, Reserve: 25, QueueMax: 1024, Patience: 15 * time.Second}
+var wide = Config{Parallel: 3, MaxRunning: 100, HealthySlots: 25, MaxQueue: 1024, MaxWait: 15 * time.Second}
 
 func TestParallelPerGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestKeysOfGroupsAreApart(t *testing.T) {
 
 func TestGroupsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 1, QueueMax: 1024, Patience: time.Hour})
+		s := newStage(Config{Parallel: 3, MaxRunning: 1, MaxQueue: 1024, MaxWait: time.Hour})
 		defer s.end()
 		s.mustTake(t, "z", 0, &call{name: "z", takes: time.Second})
 		for i := range 5 {
@@ -151,7 +151,7 @@ func TestGroupsTakeTurns(t *testing.T) {
 // Proven and unproven groups take turns too: many that hang do not starve one that works, nor the other way round.
 func TestProvenAndUnprovenTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 10, MaxRunning: 1, QueueMax: 1024, Patience: time.Hour})
+		s := newStage(Config{Parallel: 10, MaxRunning: 1, MaxQueue: 1024, MaxWait: time.Hour})
 		defer s.end()
 		for _, g := range []string{"good1", "good2", "good3"} {
 			s.mustTake(t, g, 0, &call{takes: time.Millisecond})
@@ -178,7 +178,7 @@ func TestProvenAndUnprovenTakeTurns(t *testing.T) {
 
 func TestReserveIsKeptForProvenGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 8, Reserve: 2, QueueMax: 1024, Patience: 15 * time.Second})
+		s := newStage(Config{Parallel: 3, MaxRunning: 8, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
 		s.mustTake(t, "good", 0, &call{takes: time.Millisecond})
 		rest(time.Second)
@@ -199,7 +199,7 @@ func TestReserveIsKeptForProvenGroups(t *testing.T) {
 // A group that proves itself while its items wait among the unproven gets the slots kept for the proven.
 func TestGroupThatProvesItselfWhileItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 4, Reserve: 2, QueueMax: 1024, Patience: 15 * time.Second})
+		s := newStage(Config{Parallel: 3, MaxRunning: 4, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
 		s.mustTake(t, "new", 0, &call{takes: time.Second})
 		s.mustTake(t, "hung", 0, &call{takes: time.Hour, fails: true})
@@ -224,7 +224,7 @@ func TestLimitOfTheQueue(t *testing.T) {
 		{"no call was made", []*call{{takes: time.Minute, uncalled: true}}, 1024},
 		{"1s", []*call{ok(time.Second)}, 45},                   // 3 wide × 15s
 		{"50ms", []*call{ok(50 * time.Millisecond)}, 900 + 15}, // and a quarter of a second more
-		{"fast", []*call{ok(time.Millisecond)}, 1024 + 750},    // QueueMax
+		{"fast", []*call{ok(time.Millisecond)}, 1024 + 750},    // MaxQueue
 		{"instant", []*call{ok(0)}, 1024 + 1024},
 		{"10s", []*call{{takes: 10 * time.Second, fails: true}}, 4},
 		{"slow", []*call{ok(time.Minute)}, 4},
@@ -422,7 +422,7 @@ func BenchmarkSubmitAndRun(b *testing.B) {
 	for _, groups := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("groups=%d", groups), func(b *testing.B) {
 			done := make(chan struct{}, 4096)
-			l := New[int](Config{Parallel: 3, MaxRunning: 2000, Reserve: 500, QueueMax: 1024, Patience: 15 * time.Second},
+			l := New[int](Config{Parallel: 3, MaxRunning: 2000, HealthySlots: 500, MaxQueue: 1024, MaxWait: 15 * time.Second},
 				func(int) Report {
 					done <- struct{}{}
 					return Report{Took: time.Microsecond, OK: true, Called: true}

@@ -123,7 +123,7 @@ func (w *world) submit(it *modelItem) {
 	for _, q := range w.pending[it.group] {
 		waiting += len(q)
 	}
-	if waiting < min(queueLeast, w.cfg.QueueMax) {
+	if waiting < min(queueLeast, w.cfg.MaxQueue) {
 		w.t.Errorf("item %d was refused though only %d items of its group wait", it.n, waiting)
 	}
 }
@@ -158,11 +158,11 @@ func (w *world) check() {
 	if w.l.queued != queued {
 		w.t.Errorf("lanes count %d waiting items of swift groups, it is %d", w.l.queued, queued)
 	}
-	if most := w.cfg.MaxRunning - w.cfg.Reserve - w.cfg.Fresh; w.l.doubtful > most {
+	if most := w.cfg.MaxRunning - w.cfg.HealthySlots - w.cfg.FirstCallSlots; w.l.doubtful > most {
 		w.t.Errorf("%d items of groups not proven run, want at most %d", w.l.doubtful, most)
 	}
-	if w.l.fresh > w.cfg.Fresh || w.l.running-w.l.fresh > w.cfg.MaxRunning-w.cfg.Fresh {
-		w.t.Errorf("%d of %d running items are first calls in the %d slots kept for them", w.l.fresh, w.l.running, w.cfg.Fresh)
+	if w.l.fresh > w.cfg.FirstCallSlots || w.l.running-w.l.fresh > w.cfg.MaxRunning-w.cfg.FirstCallSlots {
+		w.t.Errorf("%d of %d running items are first calls in the %d slots kept for them", w.l.fresh, w.l.running, w.cfg.FirstCallSlots)
 	}
 	for id, keys := range w.pending {
 		g, waiting := w.l.groups[id], 0
@@ -238,18 +238,18 @@ func playSeed(t *testing.T, seed uint64, n int) {
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		cfg := Config{
-			Parallel: 1 + random.IntN(3), MaxRunning: 1 + random.IntN(8), QueueMax: 1 + random.IntN(80), Patience: 15 * time.Second,
+			Parallel: 1 + random.IntN(3), MaxRunning: 1 + random.IntN(8), MaxQueue: 1 + random.IntN(80), MaxWait: 15 * time.Second,
 		}
-		cfg.Reserve = random.IntN(cfg.MaxRunning)
+		cfg.HealthySlots = random.IntN(cfg.MaxRunning)
 		if seed%3 == 1 {
-			cfg.Fresh = random.IntN(cfg.MaxRunning - cfg.Reserve)
-			cfg.Longest = 10 * time.Second
+			cfg.FirstCallSlots = random.IntN(cfg.MaxRunning - cfg.HealthySlots)
+			cfg.MaxCall = 10 * time.Second
 		}
 		if seed%5 == 1 {
-			cfg.QueueAll = 1 + random.IntN(100)
+			cfg.MaxUnhealthyQueue = 1 + random.IntN(100)
 		}
 		if seed%2 == 1 {
-			cfg.Burst, cfg.Pace = 1+random.IntN(3), 300*time.Millisecond
+			cfg.Burst, cfg.BurstWindow = 1+random.IntN(3), 300*time.Millisecond
 		}
 		w := newWorld(t, cfg)
 		defer w.l.Close()
