@@ -15,7 +15,7 @@ PURE     = $$(go list ./... | grep -v /test/real)
 FUZZTIME ?= 10s
 BENCHSTAT := go tool -modfile=tools/go.mod benchstat
 # the micro-benchmarks with a baseline: decode, encode, offsets, lanes, look-up, delivery log
-HOTBENCH := go test -run '^$$$$' -bench . -benchmem -count 6 -benchtime 200ms ./pkg/webhook ./pkg/offsets ./pkg/lanes ./internal/tenant ./internal/deliverylog
+HOTBENCH := go test -run '^$$$$' -bench . -benchmem -count 6 -benchtime 200ms ./pkg/webhook ./pkg/offsets ./pkg/lanes ./internal/settings ./internal/deliverylog
 VULN    := go tool -modfile=tools/go.mod govulncheck
 # the Go of go.mod's toolchain line when the one at hand is older; that one, if it can be had
 export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto go version >/dev/null 2>&1 && echo auto || echo local)

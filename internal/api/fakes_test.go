@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -32,7 +32,7 @@ var errAway = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 // fakes stand in for everything below the service.
 type fakes struct {
 	mu        sync.Mutex
-	documents map[int64]tenant.Document
+	documents map[int64]settings.Document
 	attempts  []event.Attempt
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]dispatcher.Outcome
@@ -49,26 +49,26 @@ func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 	if f.keysAway {
 		return 0, false, errAway
 	}
-	users := map[string]int64{tenant.HashKey(key42): 42, tenant.HashKey(key43): 43}
+	users := map[string]int64{settings.HashKey(key42): 42, settings.HashKey(key43): 43}
 	return users[hash], users[hash] != 0, nil
 }
 
-func (f *fakes) Document(_ context.Context, user int64) (tenant.Document, tenant.Version, error) {
+func (f *fakes) Document(_ context.Context, user int64) (settings.Document, settings.Version, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.storeAway {
-		return tenant.Document{}, tenant.Version{}, errAway
+		return settings.Document{}, settings.Version{}, errAway
 	}
 	d := f.documents[user]
 	d.UserID = user
-	return d, tenant.Version{}, nil
+	return d, settings.Version{}, nil
 }
 
-func (f *fakes) Update(_ context.Context, user int64, change func(tenant.Document) tenant.Document) (tenant.Document, error) {
+func (f *fakes) Update(_ context.Context, user int64, change func(settings.Document) settings.Document) (settings.Document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.storeAway {
-		return tenant.Document{}, errAway
+		return settings.Document{}, errAway
 	}
 	d := f.documents[user]
 	d.UserID = user
@@ -142,7 +142,7 @@ type server struct {
 
 func newServer(t *testing.T, options Options) *server {
 	t.Helper()
-	f := &fakes{documents: map[int64]tenant.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{}}
+	f := &fakes{documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{}}
 	core, logs := observer.New(zap.DebugLevel)
 	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, DeadLetters: fakeLetters{f}, Log: zap.New(core)})
 	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}

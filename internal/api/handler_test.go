@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -468,9 +468,9 @@ func TestOverTheWire(t *testing.T) {
 
 func TestClear(t *testing.T) {
 	text, empty := "http://a", ""
-	d := tenant.Document{UserID: 42, DLRURL: &text, Auth: &text}
+	d := settings.Document{UserID: 42, DLRURL: &text, Auth: &text}
 	got := (&Change{URLs: [webhook.NumKinds]*string{webhook.DLR: &empty}, Auth: &empty}).apply(d)
-	if got != (tenant.Document{UserID: 42}) {
+	if got != (settings.Document{UserID: 42}) {
 		t.Errorf("%+v", got)
 	}
 }

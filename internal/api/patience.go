@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 )
 
 const (
@@ -29,7 +29,7 @@ func (p patient) KeyUser(ctx context.Context, hash string) (userID int64, found 
 	return userID, found, err
 }
 
-func (p patient) Document(ctx context.Context, userID int64) (d tenant.Document, v tenant.Version, err error) {
+func (p patient) Document(ctx context.Context, userID int64) (d settings.Document, v settings.Version, err error) {
 	err = untilReady(ctx, func() (err error) {
 		d, v, err = p.documents.Document(ctx, userID)
 		return err
@@ -37,14 +37,14 @@ func (p patient) Document(ctx context.Context, userID int64) (d tenant.Document,
 	return d, v, err
 }
 
-func (p patient) Update(ctx context.Context, userID int64, change func(tenant.Document) tenant.Document) (tenant.Document, error) {
+func (p patient) Update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error) {
 	return p.documents.Update(ctx, userID, change) // waits by itself
 }
 
 func untilReady(ctx context.Context, ask func() error) error {
 	for end := time.Now().Add(notReadyTime); ; {
 		err := ask()
-		if !errors.Is(err, tenant.ErrNotReady) || time.Now().After(end) {
+		if !errors.Is(err, settings.ErrNotReady) || time.Now().After(end) {
 			return err
 		}
 		select {

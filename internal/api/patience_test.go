@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 )
 
 func TestUntilReady(t *testing.T) {
@@ -22,14 +22,14 @@ func TestUntilReady(t *testing.T) {
 		{"ready at once", 0, nil, nil},
 		{"ready in a moment", 5, nil, nil},
 		{"another error ends it", 2, away, away},
-		{"never ready", 1 << 20, nil, tenant.ErrNotReady},
+		{"never ready", 1 << 20, nil, settings.ErrNotReady},
 	}
 	for _, test := range tests {
 		synctest.Test(t, func(t *testing.T) {
 			calls, began := 0, time.Now()
 			err := untilReady(context.Background(), func() error {
 				if calls++; calls <= test.after {
-					return fmt.Errorf("store: %w", tenant.ErrNotReady)
+					return fmt.Errorf("store: %w", settings.ErrNotReady)
 				}
 				return test.then
 			})

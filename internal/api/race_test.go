@@ -15,7 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 )
 
 type noObserver struct{}
@@ -41,7 +41,7 @@ func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfa
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	if key, err = tenant.CreateKey(t.Context(), client, "keys", 42, "test"); err != nil {
+	if key, err = settings.CreateKey(t.Context(), client, "keys", 42, "test"); err != nil {
 		t.Fatal(err)
 	}
 	for range n {
@@ -49,7 +49,7 @@ func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfa
 			Addr: mini.Addr(), ContextTimeoutEnabled: true, MaxRetries: 1, DialTimeout: 500 * time.Millisecond,
 			ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
 		})
-		store := tenant.New(tenant.Config{ConfigTopic: "config", KeysTopic: "keys", KeyPrefix: "smshooks:", Materialise: true}, newClient, rdb, zap.NewNop(), noObserver{})
+		store := settings.New(settings.Config{ConfigTopic: "config", KeysTopic: "keys", KeyPrefix: "smshooks:", Materialise: true}, newClient, rdb, zap.NewNop(), noObserver{})
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = store.Run(ctx) }()

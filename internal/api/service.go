@@ -25,7 +25,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/outage"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -57,8 +57,8 @@ type Keys interface {
 
 // Documents are the users' settings.
 type Documents interface {
-	Document(ctx context.Context, userID int64) (tenant.Document, tenant.Version, error)
-	Update(ctx context.Context, userID int64, change func(tenant.Document) tenant.Document) (tenant.Document, error)
+	Document(ctx context.Context, userID int64) (settings.Document, settings.Version, error)
+	Update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error)
 }
 
 // Sender makes one HTTP attempt.
@@ -159,7 +159,7 @@ func (s *Service) Authenticate(ctx context.Context, r *http.Request, key string)
 	if key == "" {
 		return 0, false, nil
 	}
-	userID, ok, err = s.AuthenticateHash(ctx, tenant.HashKey(key))
+	userID, ok, err = s.AuthenticateHash(ctx, settings.HashKey(key))
 	if err != nil || ok {
 		return userID, ok, err
 	}
@@ -193,7 +193,7 @@ type Webhooks struct {
 	Auth bool
 }
 
-func webhooksOf(d *tenant.Document) Webhooks {
+func webhooksOf(d *settings.Document) Webhooks {
 	w := Webhooks{Auth: d.Auth != nil && *d.Auth != ""}
 	for kind, url := range urlsOf(d) {
 		if *url != nil && **url != "" {
@@ -203,7 +203,7 @@ func webhooksOf(d *tenant.Document) Webhooks {
 	return w
 }
 
-func urlsOf(d *tenant.Document) [webhook.NumKinds]**string {
+func urlsOf(d *settings.Document) [webhook.NumKinds]**string {
 	return [webhook.NumKinds]**string{
 		webhook.DLR: &d.DLRURL, webhook.Click: &d.ClickURL, webhook.Inbound: &d.InboundURL, webhook.RevokeClick: &d.RevokeClickURL,
 	}
@@ -218,7 +218,7 @@ func (s *Service) Settings(ctx context.Context, userID int64) (Webhooks, error) 
 	return webhooksOf(&d), nil
 }
 
-func (s *Service) document(ctx context.Context, userID int64) (tenant.Document, error) {
+func (s *Service) document(ctx context.Context, userID int64) (settings.Document, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	d, _, err := s.Documents.Document(ctx, userID)
@@ -261,7 +261,7 @@ func (c *Change) problem(i int) string {
 	return ""
 }
 
-func (c *Change) apply(d tenant.Document) tenant.Document {
+func (c *Change) apply(d settings.Document) settings.Document {
 	set := func(field **string, to *string) {
 		if to == nil {
 			return

@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/replay"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/pkg/delay"
 )
@@ -156,7 +156,7 @@ func (a *Admin) CreateKey(ctx context.Context, userID int64, name string) (strin
 	if err := a.client.Ping(ctx); err != nil { // producing would try for ever
 		return "", fmt.Errorf("reach Kafka: %w", err)
 	}
-	key, err := tenant.CreateKey(ctx, a.client, a.cfg.Topics.Keys, userID, name)
+	key, err := settings.CreateKey(ctx, a.client, a.cfg.Topics.Keys, userID, name)
 	if err != nil {
 		return "", fmt.Errorf("create a key: %w", err)
 	}
@@ -168,7 +168,7 @@ var ErrNoSuchKey = errors.New("no such key")
 
 // RevokeKey revokes an API key.
 func (a *Admin) RevokeKey(ctx context.Context, key string) error {
-	found, err := tenant.RevokeKey(ctx, a.client, a.cfg.Topics.Keys, key)
+	found, err := settings.RevokeKey(ctx, a.client, a.cfg.Topics.Keys, key)
 	if err != nil {
 		return fmt.Errorf("revoke a key: %w", err)
 	}
@@ -217,30 +217,30 @@ const resealPatience = time.Minute
 
 // Reseal writes the users' documents anew whose credentials are not sealed with the current secrets.key, and tells what
 // it found. With dry it writes nothing.
-func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (tenant.Resealing, error) {
+func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (settings.Resealing, error) {
 	cfg := a.cfg
 	if len(cfg.Secrets.Key) == 0 {
-		return tenant.Resealing{}, withOrigin(cfg, &tlsfiles.SettingError{Setting: "secrets.key", Err: errors.New("is needed: it seals the credentials from now on")})
+		return settings.Resealing{}, withOrigin(cfg, &tlsfiles.SettingError{Setting: "secrets.key", Err: errors.New("is needed: it seals the credentials from now on")})
 	}
 	sealer, err := newSealer(cfg.Secrets)
 	if err != nil {
-		return tenant.Resealing{}, err
+		return settings.Resealing{}, err
 	}
 	files, err := openTLS("redis.tls", cfg.Redis.TLS, log)
 	if err != nil {
-		return tenant.Resealing{}, withOrigin(cfg, err)
+		return settings.Resealing{}, withOrigin(cfg, err)
 	}
 	rdb := newRedis(cfg.Redis, nil, files)
 	defer rdb.Close()
 	loading, cancel := context.WithTimeout(ctx, resealPatience)
 	defer cancel()
 	if err := a.client.Ping(loading); err != nil {
-		return tenant.Resealing{}, fmt.Errorf("reach Kafka (kafka.brokers): %w", err)
+		return settings.Resealing{}, fmt.Errorf("reach Kafka (kafka.brokers): %w", err)
 	}
 	if err := rdb.Ping(loading).Err(); err != nil { // updates of one user, by all instances, take turns by it
-		return tenant.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
+		return settings.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
 	}
-	store := tenant.New(tenant.Config{
+	store := settings.New(settings.Config{
 		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
 	}, a.kafka.NewClient, rdb, log.Named("settings"), unobserved{})
 	running, stop := context.WithCancel(ctx)
@@ -255,9 +255,9 @@ func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (tenant.R
 		return store.Reseal(ctx, dry)
 	case err := <-ended:
 		ended <- err
-		return tenant.Resealing{}, fmt.Errorf("settings: %w", err)
+		return settings.Resealing{}, fmt.Errorf("settings: %w", err)
 	case <-loading.Done():
-		return tenant.Resealing{}, fmt.Errorf("read topics.config and topics.keys: %w", loading.Err())
+		return settings.Resealing{}, fmt.Errorf("read topics.config and topics.keys: %w", loading.Err())
 	}
 }
 

@@ -26,7 +26,7 @@ import (
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/replay"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/tracing"
 )
@@ -84,7 +84,7 @@ type App struct {
 	redis       redis.UniversalClient
 	redisTLS    *tlsfiles.Files // nil = off
 	redisHealth *redisHealth
-	store       *tenant.Store
+	store       *settings.Store
 	metrics     *metrics.Metrics
 	sender      *dispatcher.Sender // with the roles consume and api
 	log         *deliverylog.Log
@@ -136,7 +136,7 @@ func New(opts Options) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.store = tenant.New(tenant.Config{
+	a.store = settings.New(settings.Config{
 		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
 		Materialise: a.plays(Materialise),
 	}, a.kafka.NewClient, a.redis, opts.Log.Named("settings"), a.metrics)

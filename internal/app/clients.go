@@ -6,7 +6,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/outage"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
@@ -51,9 +51,9 @@ func TopicPlan(cfg *config.Config) *kafka.Plan {
 }
 
 // newSealer returns nil where credentials are stored in clear.
-func newSealer(cfg config.Secrets) (*tenant.Sealer, error) {
+func newSealer(cfg config.Secrets) (*settings.Sealer, error) {
 	if len(cfg.Key) == 0 {
 		return nil, nil
 	}
-	return tenant.NewSealer(cfg.Key, cfg.PreviousKeys...)
+	return settings.NewSealer(cfg.Key, cfg.PreviousKeys...)
 }

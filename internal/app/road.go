@@ -12,9 +12,9 @@ import (
 
 	"github.com/smshooks/smshooks/consumer"
 	"github.com/smshooks/smshooks/dispatcher"
-	"github.com/smshooks/smshooks/internal/click"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/firstclick"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/revocation"
@@ -70,7 +70,7 @@ func (a *App) newRoad() (*road, error) {
 	}, dispatcher.Parts{
 		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
 		Waiting: r.waiting,
-		Clicks:  clicks{click.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
+		Clicks:  clicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Now:     a.clock.Now,
 	})
 	var tracer consumer.Tracer
@@ -163,13 +163,13 @@ func (t topics) Describe(topic string) consumer.Info { return t[topic] }
 func (t topics) waits(topic string) bool { return t[topic].Class != event.Source }
 
 // clicks asks the memory of first clicks about events.
-type clicks struct{ memory *click.Memory }
+type clicks struct{ memory *firstclick.Memory }
 
 // Claim implements dispatcher.Clicks.
 func (c clicks) Claim(ctx context.Context, events []*event.Event, first []bool) error {
-	claims := make([]click.Claim, len(events))
+	claims := make([]firstclick.Claim, len(events))
 	for i, e := range events {
-		claims[i] = click.Claim{UserID: e.UserID, MessageID: e.Message.ID(e.Value), Event: e}
+		claims[i] = firstclick.Claim{UserID: e.UserID, MessageID: e.Message.ID(e.Value), Event: e}
 	}
 	return c.memory.Claim(ctx, claims, first)
 }

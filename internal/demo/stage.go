@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/internal/embedded"
 	"github.com/smshooks/smshooks/internal/kafka"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -106,7 +106,7 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 	if err := s.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		return fmt.Errorf("settings of the demo's users: %w", err)
 	}
-	if s.apiKey, err = tenant.CreateKey(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {
+	if s.apiKey, err = settings.CreateKey(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {
 		return err
 	}
 	reading, err := kafkaConfig.NewClient(kgo.ConsumeTopics(s.Config.Topics.DeadLetter), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -118,11 +118,11 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 	return nil
 }
 
-func (s *stage) sealer() (*tenant.Sealer, error) {
+func (s *stage) sealer() (*settings.Sealer, error) {
 	if len(s.Config.Secrets.Key) == 0 {
 		return nil, nil
 	}
-	sealer, err := tenant.NewSealer(s.Config.Secrets.Key)
+	sealer, err := settings.NewSealer(s.Config.Secrets.Key)
 	if err != nil {
 		return nil, fmt.Errorf("secrets.key: %w", err)
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/config"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/delay"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -24,12 +24,12 @@ type user struct {
 }
 
 // document is the user's record of the config topic.
-func (u *user) document() tenant.Document {
+func (u *user) document() settings.Document {
 	url := func(k webhook.Kind) *string {
 		s := u.receiver.url(k)
 		return &s
 	}
-	return tenant.Document{UserID: u.id, DLRURL: url(webhook.DLR), ClickURL: url(webhook.Click), InboundURL: url(webhook.Inbound), RevokeClickURL: url(webhook.RevokeClick)}
+	return settings.Document{UserID: u.id, DLRURL: url(webhook.DLR), ClickURL: url(webhook.Click), InboundURL: url(webhook.Inbound), RevokeClickURL: url(webhook.RevokeClick)}
 }
 
 // cast gives the users of the show.

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -41,8 +41,8 @@ func (s *site) fill() {
 
 func TestShow(t *testing.T) {
 	s := newSite(t)
-	s.documents[42] = tenant.Document{DLRURL: ptr("https://a.example/dlr?token=s3cret&x=1"), Auth: ptr("user:pa55word")}
-	s.documents[43] = tenant.Document{ClickURL: ptr("https://other.example/")}
+	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/dlr?token=s3cret&x=1"), Auth: ptr("user:pa55word")}
+	s.documents[43] = settings.Document{ClickURL: ptr("https://other.example/")}
 	w := s.signIn(t, key42).get("")
 	want(t, w, http.StatusOK, `value="https://a.example/dlr?token=s3cret&amp;x=1"`, `id="auth-state">set<`, `name="auth_clear"`, "Nothing has been sent yet",
 		"!pa55word", "!other.example", "!aria-invalid")
@@ -61,21 +61,21 @@ func TestSave(t *testing.T) {
 	const stored = "https://a.example/dlr"
 	for name, tc := range map[string]struct {
 		form      []string
-		want      tenant.Document
+		want      settings.Document
 		unchanged bool
 	}{
 		"all": {
 			[]string{"was_dlr_url", stored, "dlr_url", "http://b.example/?a=b;c", "click_url", " https://c.example/ ", "inbound_url", "https://d.example", "revoke_click_url", "https://e.example/", "auth", "u:p"},
-			tenant.Document{DLRURL: ptr("http://b.example/?a=b;c"), ClickURL: ptr("https://c.example/"), InboundURL: ptr("https://d.example"), RevokeClickURL: ptr("https://e.example/"), Auth: ptr("u:p")}, false,
+			settings.Document{DLRURL: ptr("http://b.example/?a=b;c"), ClickURL: ptr("https://c.example/"), InboundURL: ptr("https://d.example"), RevokeClickURL: ptr("https://e.example/"), Auth: ptr("u:p")}, false,
 		},
-		"a URL is cleared":         {[]string{"was_dlr_url", stored, "dlr_url", ""}, tenant.Document{InboundURL: ptr("https://new.example/"), Auth: ptr("old:one")}, false},
-		"credentials are cleared":  {[]string{"was_dlr_url", stored, "dlr_url", stored, "auth_clear", "1"}, tenant.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/")}, false},
-		"credentials are replaced": {[]string{"was_dlr_url", stored, "dlr_url", stored, "auth", "new:two"}, tenant.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/"), Auth: ptr("new:two")}, false},
-		"nothing":                  {[]string{"was_dlr_url", stored, "dlr_url", stored, "was_inbound_url", "", "inbound_url", ""}, tenant.Document{}, true}, // another page set inbound meanwhile
+		"a URL is cleared":         {[]string{"was_dlr_url", stored, "dlr_url", ""}, settings.Document{InboundURL: ptr("https://new.example/"), Auth: ptr("old:one")}, false},
+		"credentials are cleared":  {[]string{"was_dlr_url", stored, "dlr_url", stored, "auth_clear", "1"}, settings.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/")}, false},
+		"credentials are replaced": {[]string{"was_dlr_url", stored, "dlr_url", stored, "auth", "new:two"}, settings.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/"), Auth: ptr("new:two")}, false},
+		"nothing":                  {[]string{"was_dlr_url", stored, "dlr_url", stored, "was_inbound_url", "", "inbound_url", ""}, settings.Document{}, true}, // another page set inbound meanwhile
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
-			before := tenant.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/"), Auth: ptr("old:one")}
+			before := settings.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/"), Auth: ptr("old:one")}
 			s.documents[42] = before
 			b := s.signIn(t, key42)
 			w := b.post("", tc.form...)
@@ -87,7 +87,7 @@ func TestSave(t *testing.T) {
 			if tc.unchanged {
 				expected = before
 			}
-			text := func(d tenant.Document) string { d.UserID = 42; return string(d.AppendJSON(nil, nil)) }
+			text := func(d settings.Document) string { d.UserID = 42; return string(d.AppendJSON(nil, nil)) }
 			if got := text(s.documents[42]); got != text(expected) {
 				t.Errorf("stored %s, want %s", got, text(expected))
 			}
@@ -100,7 +100,7 @@ func TestSave(t *testing.T) {
 
 func TestInlineErrors(t *testing.T) {
 	s := newSite(t)
-	s.documents[42] = tenant.Document{Auth: ptr("old:one")}
+	s.documents[42] = settings.Document{Auth: ptr("old:one")}
 	b := s.signIn(t, key42)
 	w := b.post("", "dlr_url", "https://good.example/", "click_url", "ftp://bad.example/", "inbound_url", "https://u:p@bad.example/", "auth", "nocolon", "auth_set", "1")
 	want(t, w, http.StatusUnprocessableEntity,
@@ -166,7 +166,7 @@ func (s *site) exhaust(b *browser) {
 }
 
 func (s *site) outcomes42() {
-	s.documents[42] = tenant.Document{DLRURL: ptr("https://a.example/"), ClickURL: ptr("https://b.example/"), InboundURL: ptr("https://c.example/")}
+	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/"), ClickURL: ptr("https://b.example/"), InboundURL: ptr("https://c.example/")}
 	s.outcomes = map[webhook.Kind]dispatcher.Outcome{
 		webhook.DLR:     {Status: 200, Took: 245 * time.Millisecond},
 		webhook.Click:   {Status: 503, Failure: "http 503", Took: time.Second},

@@ -23,7 +23,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -38,7 +38,7 @@ var errGone = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 type fakes struct {
 	mu        sync.Mutex
 	keys      map[string]int64 // by hash
-	documents map[int64]tenant.Document
+	documents map[int64]settings.Document
 	attempts  []event.Attempt // newest first
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]dispatcher.Outcome
@@ -61,22 +61,22 @@ func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 	return user, ok, nil
 }
 
-func (f *fakes) Document(_ context.Context, user int64) (tenant.Document, tenant.Version, error) {
+func (f *fakes) Document(_ context.Context, user int64) (settings.Document, settings.Version, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.storeAway || f.readAway {
-		return tenant.Document{}, tenant.Version{}, errGone
+		return settings.Document{}, settings.Version{}, errGone
 	}
 	d := f.documents[user]
 	d.UserID = user
-	return d, tenant.Version{}, nil
+	return d, settings.Version{}, nil
 }
 
-func (f *fakes) Update(_ context.Context, user int64, change func(tenant.Document) tenant.Document) (tenant.Document, error) {
+func (f *fakes) Update(_ context.Context, user int64, change func(settings.Document) settings.Document) (settings.Document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.storeAway {
-		return tenant.Document{}, errGone
+		return settings.Document{}, errGone
 	}
 	d := f.documents[user]
 	d.UserID = user
@@ -152,8 +152,8 @@ type site struct {
 func newSite(t *testing.T) *site {
 	t.Helper()
 	f := &fakes{
-		keys:      map[string]int64{tenant.HashKey(key42): 42, tenant.HashKey(key43): 43},
-		documents: map[int64]tenant.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{},
+		keys:      map[string]int64{settings.HashKey(key42): 42, settings.HashKey(key43): 43},
+		documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{},
 	}
 	core, logs := observer.New(zap.DebugLevel)
 	s := &site{fakes: f, mini: miniredis.RunT(t), logs: logs}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/smshooks/smshooks/internal/tenant"
+	"github.com/smshooks/smshooks/internal/settings"
 )
 
 func TestHeaders(t *testing.T) {
@@ -158,7 +158,7 @@ func TestHostileTexts(t *testing.T) {
 	s := newSite(t)
 	s.fill()
 	hostile := `"><script>alert(1)</script>`
-	s.documents[42] = tenant.Document{UserID: 42, ClickURL: ptr("https://a.example/?" + hostile)}
+	s.documents[42] = settings.Document{UserID: 42, ClickURL: ptr("https://a.example/?" + hostile)}
 	for i := range s.attempts {
 		s.attempts[i].ID, s.attempts[i].Host = hostile, hostile
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // eventFolders are where events are handled.
-var eventFolders = []string{"consumer", "dispatcher", "retry", "internal/revocation", "internal/click", "internal/app"}
+var eventFolders = []string{"consumer", "dispatcher", "retry", "internal/revocation", "internal/firstclick", "internal/app"}
 
 // aboutMany: lines logged with one event at hand that are not about it, each with its reason.
 var aboutMany = map[string]string{

@@ -1,4 +1,4 @@
-// Package tenant holds users' webhook settings and API keys: compacted topics → Redis → memory.
+// Package settings holds users' webhook settings and API keys: compacted topics → Redis → memory.
 //
 // The topics are the truth. Every instance reads them whole, without a group,
 // and goes on listening: what it hears goes into its memory at once and, if the
@@ -10,7 +10,7 @@
 // answers counts only with that version. Whatever else happened to Redis
 // (eviction, a restored snapshot, a replica that was behind), the record is read
 // back from its topic by its offset, into memory and Redis.
-package tenant
+package settings
 
 import (
 	"context"

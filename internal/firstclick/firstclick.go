@@ -1,9 +1,9 @@
-// Package click remembers the first click of a message.
+// Package firstclick remembers the first click of a message.
 //
 // The memory is one Redis key per user and message. Its value names the event
 // that was the first, so a redelivery of that event is told apart from a second
 // click.
-package click
+package firstclick
 
 import (
 	"context"
