@@ -19,6 +19,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/pkg/lanes"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -102,7 +103,7 @@ type Config struct {
 
 // Parts are what a Dispatcher works with.
 type Parts struct {
-	Sender   *Sender
+	Sender   *sender.Sender
 	Policy   Policy
 	Waiting  Waiting
 	Settings Settings
@@ -284,7 +285,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 		d.Waiting.Dead(e, dead)
 		return lanes.Report{}
 	}
-	out := d.Sender.Send(e.Context(), Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Time: now, Body: (*body)(e)})
+	out := d.Sender.Send(e.Context(), sender.Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Time: now, Body: (*body)(e)})
 	if out.Aborted {
 		e.Abandon()
 		return lanes.Report{}
@@ -310,7 +311,7 @@ func (d *Dispatcher) putOff(e *event.Event, lack string) {
 }
 
 // conclude counts an attempt that was made.
-func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time.Time, out Outcome) {
+func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time.Time, out sender.Outcome) {
 	e.Attempts++
 	if d.Attempts != nil || e.Trace != nil {
 		a := event.Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: started, Status: out.Status, Failure: out.Failure, Host: to.Host, Took: out.Took}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -212,7 +213,7 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 		s.memory[8] = &webhook.Settings{UserID: 8}
 		pipes := make(chan net.Conn)
 		go func() { _ = (&http.Server{Handler: s, ReadHeaderTimeout: time.Minute}).Serve(pipeListener{pipes}) }()
-		sender := NewSender(SenderConfig{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
+		sending := sender.New(sender.Config{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
 			Dial: func(context.Context, string, string) (net.Conn, error) {
 				s.mu.Lock()
 				err := s.noDial
@@ -225,7 +226,7 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 				return near, nil
 			}})
 		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, Timeout: 10 * time.Second, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
-			Sender: sender, Policy: policy{s}, Waiting: waiting{s}, Settings: s, Clicks: s, Batches: batches{s}, Attempts: attempts{s},
+			Sender: sending, Policy: policy{s}, Waiting: waiting{s}, Settings: s, Clicks: s, Batches: batches{s}, Attempts: attempts{s},
 			Metrics: metrics.New(s.registry, metrics.Topics{}), Log: zap.NewNop(),
 		})
 		var ctx context.Context
@@ -240,7 +241,7 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 			<-ended
 			s.lease.cancel()
 			time.Sleep(time.Hour)
-			sender.Close()
+			sending.Close()
 			close(pipes)
 		}()
 		test(t, s)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -55,7 +56,7 @@ func TestTracingIsFreeWhenOff(t *testing.T) {
 		Parts{Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{}), Log: zap.NewNop()})
 	e := &event.Event{Kind: webhook.DLR, UserID: 1, ID: "sms-dlr/1/" + strconv.Itoa(7), Lease: still{}, Time: time.Now()}
 	to := &webhook.Endpoint{Host: "example.com"}
-	if n := testing.AllocsPerRun(1000, func() { d.conclude(e, to, e.Time, Outcome{Status: 200, Took: time.Millisecond}) }); n >= 1 {
+	if n := testing.AllocsPerRun(1000, func() { d.conclude(e, to, e.Time, sender.Outcome{Status: 200, Took: time.Millisecond}) }); n >= 1 {
 		t.Errorf("%v allocations per attempt, want none", n)
 	}
 }

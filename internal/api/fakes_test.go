@@ -14,10 +14,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -35,12 +35,12 @@ type fakes struct {
 	documents map[int64]settings.Document
 	attempts  []event.Attempt
 	letters   []deadletter.Letter
-	outcomes  map[webhook.Kind]dispatcher.Outcome
+	outcomes  map[webhook.Kind]sender.Outcome
 
 	keysAway, storeAway, logAway, kafkaAway bool
 
 	updates  int
-	sent     []dispatcher.Request
+	sent     []sender.Request
 	listed   deliverylog.Filter
 	replayed []deadletter.Filter
 }
@@ -78,7 +78,7 @@ func (f *fakes) Update(_ context.Context, user int64, change func(settings.Docum
 	return d, nil
 }
 
-func (f *fakes) Send(_ context.Context, r dispatcher.Request) dispatcher.Outcome {
+func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent = append(f.sent, r)
@@ -142,7 +142,7 @@ type server struct {
 
 func newServer(t *testing.T, options Options) *server {
 	t.Helper()
-	f := &fakes{documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{}}
+	f := &fakes{documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]sender.Outcome{}}
 	core, logs := observer.New(zap.DebugLevel)
 	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, DeadLetters: fakeLetters{f}, Log: zap.New(core)})
 	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}

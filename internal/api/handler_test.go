@@ -15,9 +15,9 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -284,9 +284,9 @@ func TestTestWebhook(t *testing.T) {
 		`"click":{"status":"skipped","reason":"not configured"},"inbound":{"status":"skipped","reason":"not configured"},`+
 		`"revoke_click":{"status":"skipped","reason":"not configured"}}}`)
 	want(t, s.post(t, "set-webhook", "dlr_url=http://a&click_url=http://b&revoke_click_url=http://d&auth=u:p"), 200, "")
-	s.outcomes[webhook.DLR] = dispatcher.Outcome{Status: 200, Took: 244600 * time.Microsecond}
-	s.outcomes[webhook.Click] = dispatcher.Outcome{Status: 302, Failure: "http 302", Took: 2 * time.Second}
-	s.outcomes[webhook.RevokeClick] = dispatcher.Outcome{Failure: webhook.ConnectionRefused, Took: 400 * time.Microsecond}
+	s.outcomes[webhook.DLR] = sender.Outcome{Status: 200, Took: 244600 * time.Microsecond}
+	s.outcomes[webhook.Click] = sender.Outcome{Status: 302, Failure: "http 302", Took: 2 * time.Second}
+	s.outcomes[webhook.RevokeClick] = sender.Outcome{Failure: webhook.ConnectionRefused, Took: 400 * time.Microsecond}
 	before := time.Now().UnixMilli()
 	want(t, s.post(t, "test-webhook", ""), 200, `{"success":true,"data":{"dlr":{"status":"ok","http_code":200,"time":0.245},`+
 		`"click":{"status":"failed","http_code":302,"time":2},"inbound":{"status":"skipped","reason":"not configured"},`+
@@ -308,7 +308,7 @@ func TestTestWebhook(t *testing.T) {
 		}
 	}
 	// A reply that broke off has a status and is an error all the same.
-	s.outcomes[webhook.DLR] = dispatcher.Outcome{Status: 200, Failure: webhook.Timeout, Took: 10 * time.Second}
+	s.outcomes[webhook.DLR] = sender.Outcome{Status: 200, Failure: webhook.Timeout, Took: 10 * time.Second}
 	if w := s.post(t, "test-webhook", ""); !strings.Contains(w.Body.String(), `"dlr":{"status":"error","reason":"timeout","time":10}`) {
 		t.Errorf("%s", w.Body)
 	}

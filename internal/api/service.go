@@ -19,12 +19,12 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/outage"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -63,7 +63,7 @@ type Documents interface {
 
 // Sender makes one HTTP attempt.
 type Sender interface {
-	Send(ctx context.Context, r dispatcher.Request) dispatcher.Outcome
+	Send(ctx context.Context, r sender.Request) sender.Outcome
 }
 
 // Deliveries is the log of attempts.

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/smshooks/smshooks/dispatcher"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -146,8 +146,8 @@ func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Ki
 	if to == nil {
 		return Trial{Status: TrialSkipped, Reason: "not configured"}, true
 	}
-	out := s.Sender.Send(ctx, dispatcher.Request{
-		Kind: kind, Endpoint: to, ID: "test_" + kind.String() + "_" + stamp, Attempt: 1, Time: time.Now(), Body: dispatcher.Bytes(s.demo[kind]),
+	out := s.Sender.Send(ctx, sender.Request{
+		Kind: kind, Endpoint: to, ID: "test_" + kind.String() + "_" + stamp, Attempt: 1, Time: time.Now(), Body: sender.Bytes(s.demo[kind]),
 	})
 	t = Trial{HTTPCode: out.Status, Took: out.Took}
 	switch out.Failure.Result() {

@@ -11,10 +11,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/web"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -25,19 +25,19 @@ type customers struct {
 	handler http.Handler
 }
 
-func (a *App) newSender() *dispatcher.Sender {
+func (a *App) newSender() *sender.Sender {
 	d := a.Config.Dispatch
-	return dispatcher.NewSender(dispatcher.SenderConfig{
+	return sender.New(sender.Config{
 		Timeout: d.Timeout, Any2xx: d.Success == "2xx", Addresses: addresses(d),
 		MaxInFlight: a.share.inFlight, MaxConns: a.share.conns, Version: a.Version, Dial: a.HTTPDial,
 	})
 }
 
 // addresses says which addresses webhooks may reach.
-func addresses(d config.Dispatch) dispatcher.Addresses {
-	a := dispatcher.Addresses{Allow: d.AllowNetworks, Deny: d.DenyNetworks, NAT64: d.NAT64Prefixes}
+func addresses(d config.Dispatch) sender.Addresses {
+	a := sender.Addresses{Allow: d.AllowNetworks, Deny: d.DenyNetworks, NAT64: d.NAT64Prefixes}
 	for _, r := range d.Ports {
-		a.Ports = append(a.Ports, dispatcher.Ports(r))
+		a.Ports = append(a.Ports, sender.Ports(r))
 	}
 	return a
 }

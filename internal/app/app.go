@@ -18,7 +18,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/clock"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/http1"
@@ -26,6 +25,7 @@ import (
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/replay"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/tracing"
@@ -86,7 +86,7 @@ type App struct {
 	redisHealth *redisHealth
 	store       *settings.Store
 	metrics     *metrics.Metrics
-	sender      *dispatcher.Sender // with the roles consume and api
+	sender      *sender.Sender // with the roles consume and api
 	log         *deliverylog.Log
 	replays     *replay.Memory
 	road        *road

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -167,7 +167,7 @@ func (s *site) exhaust(b *browser) {
 
 func (s *site) outcomes42() {
 	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/"), ClickURL: ptr("https://b.example/"), InboundURL: ptr("https://c.example/")}
-	s.outcomes = map[webhook.Kind]dispatcher.Outcome{
+	s.outcomes = map[webhook.Kind]sender.Outcome{
 		webhook.DLR:     {Status: 200, Took: 245 * time.Millisecond},
 		webhook.Click:   {Status: 503, Failure: "http 503", Took: time.Second},
 		webhook.Inbound: {Failure: webhook.ConnectionRefused, Took: time.Millisecond},

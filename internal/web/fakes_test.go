@@ -18,11 +18,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -41,7 +41,7 @@ type fakes struct {
 	documents map[int64]settings.Document
 	attempts  []event.Attempt // newest first
 	letters   []deadletter.Letter
-	outcomes  map[webhook.Kind]dispatcher.Outcome
+	outcomes  map[webhook.Kind]sender.Outcome
 
 	keysAway, storeAway, readAway, logAway, kafkaAway bool
 
@@ -85,7 +85,7 @@ func (f *fakes) Update(_ context.Context, user int64, change func(settings.Docum
 	return f.documents[user], nil
 }
 
-func (f *fakes) Send(_ context.Context, r dispatcher.Request) dispatcher.Outcome {
+func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent = append(f.sent, r.Kind)
@@ -153,7 +153,7 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	f := &fakes{
 		keys:      map[string]int64{settings.HashKey(key42): 42, settings.HashKey(key43): 43},
-		documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]dispatcher.Outcome{},
+		documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]sender.Outcome{},
 	}
 	core, logs := observer.New(zap.DebugLevel)
 	s := &site{fakes: f, mini: miniredis.RunT(t), logs: logs}

@@ -1,4 +1,4 @@
-package dispatcher
+package sender
 
 import (
 	"context"
@@ -150,7 +150,7 @@ func TestTLSPeers(t *testing.T) {
 				}
 				return peer.Says(teapot)(c, n)
 			})
-			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+			s := newSender(t, func(c *Config) { c.Timeout = brief })
 			wantOutcome(t, s.Send(t.Context(), request(t, p.URL)), test.want)
 			if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != "http 418" {
 				t.Errorf("the next request: %+v", out)
@@ -220,7 +220,7 @@ func TestPeersThatDoNotListen(t *testing.T) {
 		"never accepts": "http://" + l.Addr().String(), "never accepts TLS": "https://" + l.Addr().String(), "drips its hello": "https://" + drip.Addr().String(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+			s := newSender(t, func(c *Config) { c.Timeout = brief })
 			r := request(t, to)
 			for _, size := range []int{10, 1 << 20} { // the larger one does not fit into what the kernel takes
 				r.Body = Bytes(strings.Repeat("x", size))

@@ -1,4 +1,4 @@
-package dispatcher
+package sender
 
 import (
 	"bufio"
@@ -130,7 +130,7 @@ func TestAddressTable(t *testing.T) {
 	dns := resolveBy(t)
 	dns.On("", names.Always("127.0.0.1"))
 	d := newDoor(t)
-	s := newSender(t, func(c *SenderConfig) { c.Addresses, c.Timeout = Addresses{}, 5*time.Second })
+	s := newSender(t, func(c *Config) { c.Addresses, c.Timeout = Addresses{}, 5*time.Second })
 	policy := newAddressPolicy(Addresses{})
 	for _, r := range rows {
 		for _, scheme := range []string{"http", "https"} {
@@ -163,7 +163,7 @@ func TestAddressTable(t *testing.T) {
 		t.Errorf("%d connections were made", n)
 	}
 	// The door can be found: the same sender with loopback opened gets in by address and by name.
-	open := newSender(t, func(c *SenderConfig) { c.Timeout = 5 * time.Second })
+	open := newSender(t, func(c *Config) { c.Timeout = 5 * time.Second })
 	for _, host := range []string{"127.0.0.1", "[::ffff:127.0.0.1]", "flips.example", "localhost"} {
 		open.Send(t.Context(), request(t, "http://"+host+":"+d.port+"/hook"))
 	}
@@ -203,7 +203,7 @@ func TestNamesThatFlip(t *testing.T) {
 			}
 			d := &door{}
 			d.open(t, outside)
-			s := newSender(t, func(c *SenderConfig) {
+			s := newSender(t, func(c *Config) {
 				c.Addresses.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32"), netip.MustParsePrefix("127.0.0.3/32")}
 			})
 			for i, want := range test.want {
@@ -242,7 +242,7 @@ func TestNamesThatFail(t *testing.T) {
 			resolveBy(t).On("hook.example", test.answer)
 			p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
 			_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(p.URL, "http://"), "/hook"))
-			out := newSender(t, func(c *SenderConfig) { c.Timeout = timeout }).Send(t.Context(), request(t, "http://hook.example:"+port+"/hook"))
+			out := newSender(t, func(c *Config) { c.Timeout = timeout }).Send(t.Context(), request(t, "http://hook.example:"+port+"/hook"))
 			if out.Failure != test.want || out.Took > timeout+late {
 				t.Errorf("%+v, want %q within %v", out, test.want, timeout)
 			}

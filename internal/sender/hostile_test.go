@@ -1,4 +1,4 @@
-package dispatcher
+package sender
 
 import (
 	"bufio"
@@ -166,7 +166,7 @@ func TestHostileReplies(t *testing.T) {
 				}
 				return peer.Says(teapot)(c, n)
 			})
-			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+			s := newSender(t, func(c *Config) { c.Timeout = brief })
 			cost := allocated(func() {
 				out := s.Send(t.Context(), request(t, p.URL))
 				wantOutcome(t, out, test.want)
@@ -307,7 +307,7 @@ func smuggle(t *testing.T, mine, extra string, later bool) {
 		}()
 		return true
 	})
-	s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+	s := newSender(t, func(c *Config) { c.Timeout = brief })
 	out := s.Send(t.Context(), request(t, p.URL))
 	if out.Failure == "http 200" || out.Status == 200 || out.Failure == "" {
 		t.Errorf("the first request: %+v", out)
@@ -336,7 +336,7 @@ func TestLateReply(t *testing.T) {
 				}
 				return peer.Says(teapot)(c, n)
 			})
-			s := newSender(t, func(c *SenderConfig) { c.Timeout = brief })
+			s := newSender(t, func(c *Config) { c.Timeout = brief })
 			ctx, cancel := withEnd(t, !timeout)
 			defer cancel()
 			if out := s.Send(ctx, request(t, p.URL)); out.Failure == "" || out.Aborted == timeout {
@@ -372,7 +372,7 @@ func TestSharedHost(t *testing.T) {
 			go sharedHost(c, mean, &made)
 		}
 	}()
-	s := newSender(t, func(c *SenderConfig) { c.Timeout = time.Second })
+	s := newSender(t, func(c *Config) { c.Timeout = time.Second })
 	var all sync.WaitGroup
 	var good atomic.Int32
 	for worker := range 20 {

@@ -1,4 +1,4 @@
-package dispatcher
+package sender
 
 import (
 	"errors"
@@ -75,7 +75,7 @@ func TestDeniedIsNotDialled(t *testing.T) {
 		"port":    func(a *Addresses) { a.Ports = []Ports{{443, 443}} },
 	} {
 		p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
-		out := newSender(t, func(c *SenderConfig) { change(&c.Addresses) }).Send(t.Context(), request(t, p.URL))
+		out := newSender(t, func(c *Config) { change(&c.Addresses) }).Send(t.Context(), request(t, p.URL))
 		if out.Failure != webhook.BlockedAddress || out.Local != "" || p.Connections.Load() != 0 {
 			t.Errorf("%s: %+v on %d connections, want a blocked address", name, out, p.Connections.Load())
 		}

@@ -1,4 +1,4 @@
-package dispatcher
+package sender
 
 import (
 	"context"
@@ -25,14 +25,14 @@ import (
 
 const brief = 300 * time.Millisecond // a time-out that is meant to be met
 
-func newSender(t *testing.T, change func(*SenderConfig)) *Sender {
+func newSender(t *testing.T, change func(*Config)) *Sender {
 	t.Helper()
-	cfg := SenderConfig{Timeout: 10 * time.Second, MaxInFlight: 100, Version: "1.2.3",
+	cfg := Config{Timeout: 10 * time.Second, MaxInFlight: 100, Version: "1.2.3",
 		Addresses: Addresses{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
 	if change != nil {
 		change(&cfg)
 	}
-	s := NewSender(cfg)
+	s := New(cfg)
 	t.Cleanup(s.Close)
 	return s
 }
@@ -115,7 +115,7 @@ func TestReplies(t *testing.T) {
 }
 
 func TestAny2xx(t *testing.T) {
-	s := newSender(t, func(c *SenderConfig) { c.Any2xx = true })
+	s := newSender(t, func(c *Config) { c.Any2xx = true })
 	for status, want := range map[int]webhook.Failure{200: "", 201: "", 204: "", 299: "", 300: "http 300", 302: "http 302", 404: "http 404", 101: "http 101"} {
 		p := peer.New(t, peer.SaysAndCloses(fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status)))
 		if out := s.Send(t.Context(), request(t, p.URL)); out.Failure != want {
@@ -141,7 +141,7 @@ func TestTimeouts(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			p := peer.New(t, test.answer)
-			out := newSender(t, func(c *SenderConfig) { c.Timeout = brief }).Send(t.Context(), request(t, p.URL))
+			out := newSender(t, func(c *Config) { c.Timeout = brief }).Send(t.Context(), request(t, p.URL))
 			if out.Failure != webhook.Timeout || out.Status != test.status || out.Aborted {
 				t.Errorf("%+v, want a timeout, status %d", out, test.status)
 			}
@@ -161,7 +161,7 @@ func TestTLSHandshakeThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	out := newSender(t, func(c *SenderConfig) { c.Timeout = brief }).Send(t.Context(), request(t, "https://"+l.Addr().String()))
+	out := newSender(t, func(c *Config) { c.Timeout = brief }).Send(t.Context(), request(t, "https://"+l.Addr().String()))
 	if out.Failure != webhook.Timeout {
 		t.Errorf("%+v, want a timeout", out)
 	}
@@ -215,7 +215,7 @@ func TestURLThatIsNone(t *testing.T) {
 func TestBlockedAddressIsNotDialled(t *testing.T) {
 	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
 	_, port, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(p.URL, "http://"), "/hook"), ":")
-	s := newSender(t, func(c *SenderConfig) { c.Addresses = Addresses{} })
+	s := newSender(t, func(c *Config) { c.Addresses = Addresses{} })
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"} {
 		out := s.Send(t.Context(), request(t, "http://"+host+":"+port+"/hook"))
 		if out.Failure != webhook.BlockedAddress || out.Failure.Result() != webhook.Blocked || out.Status != 0 {
@@ -354,7 +354,7 @@ func TestConnectionClosedWhileIdle(t *testing.T) {
 					})
 					return near, nil
 				}
-				s := newSender(t, func(c *SenderConfig) { c.Dial = dial })
+				s := newSender(t, func(c *Config) { c.Dial = dial })
 				defer s.Close()
 				for range 3 {
 					if out := s.Send(t.Context(), request(t, "http://peer/")); out.Failure != "" {

@@ -1,4 +1,6 @@
-package dispatcher
+// Package sender makes one delivery attempt at an endpoint: it builds the request, checks the address at every dial, and
+// classifies the outcome. It knows no event and keeps no order.
+package sender
 
 import (
 	"context"
@@ -24,8 +26,8 @@ const (
 	maxConnectionAge = 5 * time.Minute
 )
 
-// SenderConfig says how requests are sent.
-type SenderConfig struct {
+// Config says how requests are sent.
+type Config struct {
 	Timeout     time.Duration // from dial to the last body byte
 	Any2xx      bool          // success is any 2xx, not only 200
 	Addresses   Addresses     // which may be reached
@@ -80,8 +82,8 @@ type Outcome struct {
 	Local   string // what this process had run out of, by http1.Exhausted: not an attempt
 }
 
-// NewSender builds a Sender with a connection pool of its own.
-func NewSender(cfg SenderConfig) *Sender {
+// New builds a Sender with a connection pool of its own.
+func New(cfg Config) *Sender {
 	dial := cfg.Dial
 	if dial == nil {
 		warmUp()
