@@ -8,8 +8,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/lanes"
 )
 
-// Items of one key run in the order in which they were submitted, never two at a time, though their group is three
-// wide.
+// Items of one key run one at a time and in order, although their group may run three items at once.
 func Example() {
 	var done sync.WaitGroup
 	l := lanes.New[string](lanes.Config{

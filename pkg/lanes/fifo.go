@@ -23,7 +23,7 @@ func (f *fifo[E]) push(e E) {
 	*f.at(f.n - 1) = e
 }
 
-// removeAt takes the i-th element out; the order of the others stays.
+// removeAt removes and returns the i-th element; the others keep their order.
 func (f *fifo[E]) removeAt(i int) E {
 	e := *f.at(i)
 	for ; i > 0; i-- {
@@ -49,7 +49,7 @@ func (f *fifo[E]) removeLast() E {
 	return e
 }
 
-// filter keeps the elements for which keep is true, in their order.
+// filter keeps the elements for which keep returns true, in their order.
 func (f *fifo[E]) filter(keep func(*E) bool) {
 	var kept fifo[E]
 	for i := range f.n {

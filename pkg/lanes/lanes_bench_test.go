@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// TestSubmitAllocatesNothing: an item for a known group that is idle runs without an allocation.
-func TestSubmitAllocatesNothing(t *testing.T) {
+// TestSubmitDoesNotAllocate checks that an item of a known idle group runs without an allocation.
+func TestSubmitDoesNotAllocate(t *testing.T) {
 	ran := make(chan struct{})
-	l := New[int](Config{Parallel: 3, MaxRunning: 100, HealthySlots: 10, MaxQueue: 64, MaxWait: time.Second}, func(int) Report {
+	cfg := Config{Parallel: 3, MaxRunning: 100, HealthySlots: 10, MaxQueue: 64, MaxWait: time.Second}
+	l := New[int](cfg, func(int) Report {
 		ran <- struct{}{}
 		return Report{Took: time.Microsecond, OK: true, Called: true}
 	})
@@ -22,6 +23,6 @@ func TestSubmitAllocatesNothing(t *testing.T) {
 		<-ran
 	})
 	if allocs != 0 {
-		t.Errorf("%v allocations an item", allocs)
+		t.Errorf("%v allocations per item", allocs)
 	}
 }

@@ -8,25 +8,25 @@ import (
 	"time"
 )
 
-// call is an item that says how its run is to go, and notes when it went.
+// call is an item that prescribes how its run goes and records when it ran.
 type call struct {
 	name       string
 	takes      time.Duration
 	fails      bool
 	uncalled   bool
-	start, end time.Duration // since the test's beginning; end 0 = not ended
+	start, end time.Duration // since the start of the test; end 0 = not ended
 	started    bool
 }
 
-// stage runs calls in a bubble and keeps the order in which they started.
-type stage struct {
+// env runs calls in virtual time and records the order in which they started.
+type env struct {
 	*Lanes[string, *call]
 	began   time.Time
 	started chan *call
 }
 
-func newStage(cfg Config) *stage {
-	s := &stage{began: time.Now(), started: make(chan *call, 10_000)}
+func newEnv(cfg Config) *env {
+	s := &env{began: time.Now(), started: make(chan *call, 10_000)}
 	s.Lanes = New[string](cfg, func(c *call) Report {
 		c.start, c.started = time.Since(s.began), true
 		s.started <- c
@@ -37,8 +37,8 @@ func newStage(cfg Config) *stage {
 	return s
 }
 
-// names drains the names of the calls started so far.
-func (s *stage) names() (names []string) {
+// names drains and returns the names of the calls started so far.
+func (s *env) names() (names []string) {
 	synctest.Wait()
 	for {
 		select {
@@ -50,7 +50,7 @@ func (s *stage) names() (names []string) {
 	}
 }
 
-func (s *stage) mustTake(t *testing.T, group string, key uint64, c *call) *call {
+func (s *env) mustSubmit(t *testing.T, group string, key uint64, c *call) *call {
 	t.Helper()
 	if !s.Submit(group, key, c) {
 		t.Fatalf("%s of group %s was refused", c.name, group)
@@ -58,27 +58,27 @@ func (s *stage) mustTake(t *testing.T, group string, key uint64, c *call) *call 
 	return c
 }
 
-// rest lets time pass, and lets everything come to rest then.
-func rest(d time.Duration) {
+// advance moves the clock and waits until all goroutines are blocked.
+func advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// end closes the lanes and lets what runs come to its end.
-func (s *stage) end() {
+// end closes the lanes and lets the running calls end.
+func (s *env) end() {
 	s.Close()
-	rest(2 * time.Hour)
+	advance(2 * time.Hour)
 }
 
 var wide = Config{Parallel: 3, MaxRunning: 100, HealthySlots: 25, MaxQueue: 1024, MaxWait: 15 * time.Second}
 
 func TestParallelPerGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
 		var calls []*call
 		for i := range 7 {
-			calls = append(calls, s.mustTake(t, "a", 0, &call{name: fmt.Sprint(i), takes: time.Second}))
+			calls = append(calls, s.mustSubmit(t, "a", 0, &call{name: fmt.Sprint(i), takes: time.Second}))
 		}
 		if got := s.names(); !slices.Equal(got[:3], []string{"0", "1", "2"}) && len(got) != 3 {
 			t.Errorf("started at once: %v, want three", got)
@@ -86,7 +86,7 @@ func TestParallelPerGroup(t *testing.T) {
 		if s.Running() != 3 {
 			t.Errorf("Running() = %d, want 3", s.Running())
 		}
-		rest(10 * time.Second)
+		advance(10 * time.Second)
 		for i, c := range calls {
 			if want := time.Duration(i/3) * time.Second; c.start != want {
 				t.Errorf("item %d started at %v, want %v", i, c.start, want)
@@ -97,15 +97,15 @@ func TestParallelPerGroup(t *testing.T) {
 
 func TestOrderPerKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
-		a1 := s.mustTake(t, "g", 1, &call{name: "a1", takes: 5 * time.Second})
-		a2 := s.mustTake(t, "g", 1, &call{name: "a2", takes: time.Second})
-		a3 := s.mustTake(t, "g", 1, &call{name: "a3", takes: time.Second})
-		b1 := s.mustTake(t, "g", 2, &call{name: "b1", takes: time.Second})
-		b2 := s.mustTake(t, "g", 2, &call{name: "b2", takes: time.Second})
-		free := s.mustTake(t, "g", 0, &call{name: "free", takes: time.Second})
-		rest(time.Minute)
+		a1 := s.mustSubmit(t, "g", 1, &call{name: "a1", takes: 5 * time.Second})
+		a2 := s.mustSubmit(t, "g", 1, &call{name: "a2", takes: time.Second})
+		a3 := s.mustSubmit(t, "g", 1, &call{name: "a3", takes: time.Second})
+		b1 := s.mustSubmit(t, "g", 2, &call{name: "b1", takes: time.Second})
+		b2 := s.mustSubmit(t, "g", 2, &call{name: "b2", takes: time.Second})
+		free := s.mustSubmit(t, "g", 0, &call{name: "free", takes: time.Second})
+		advance(time.Minute)
 		for _, c := range []struct {
 			*call
 			want time.Duration
@@ -117,14 +117,14 @@ func TestOrderPerKey(t *testing.T) {
 	})
 }
 
-// The same key in another group is another message.
-func TestKeysOfGroupsAreApart(t *testing.T) {
+// TestKeysOfGroupsAreIndependent checks that a key only orders the items of its group.
+func TestKeysOfGroupsAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
-		s.mustTake(t, "g", 1, &call{takes: time.Hour})
-		other := s.mustTake(t, "h", 1, &call{takes: time.Second})
-		rest(time.Second)
+		s.mustSubmit(t, "g", 1, &call{takes: time.Hour})
+		other := s.mustSubmit(t, "h", 1, &call{takes: time.Second})
+		advance(time.Second)
 		if !other.started {
 			t.Error("an item waits for another group's item of the same key")
 		}
@@ -133,14 +133,14 @@ func TestKeysOfGroupsAreApart(t *testing.T) {
 
 func TestGroupsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 1, MaxQueue: 1024, MaxWait: time.Hour})
+		s := newEnv(Config{Parallel: 3, MaxRunning: 1, MaxQueue: 1024, MaxWait: time.Hour})
 		defer s.end()
-		s.mustTake(t, "z", 0, &call{name: "z", takes: time.Second})
+		s.mustSubmit(t, "z", 0, &call{name: "z", takes: time.Second})
 		for i := range 5 {
-			s.mustTake(t, "long", 0, &call{name: fmt.Sprint("long", i), takes: time.Second})
+			s.mustSubmit(t, "long", 0, &call{name: fmt.Sprint("long", i), takes: time.Second})
 		}
-		s.mustTake(t, "short", 0, &call{name: "short", takes: time.Second})
-		rest(10 * time.Second)
+		s.mustSubmit(t, "short", 0, &call{name: "short", takes: time.Second})
+		advance(10 * time.Second)
 		want := []string{"z", "long0", "short", "long1", "long2", "long3", "long4"}
 		if got := s.names(); !slices.Equal(got, want) {
 			t.Errorf("order %v, want %v", got, want)
@@ -148,22 +148,22 @@ func TestGroupsTakeTurns(t *testing.T) {
 	})
 }
 
-// Proven and unproven groups take turns too: many that hang do not starve one that works, nor the other way round.
-func TestProvenAndUnprovenTakeTurns(t *testing.T) {
+// TestHealthyAndUnhealthyTakeTurns checks that many groups that hang do not starve one that works, and vice versa.
+func TestHealthyAndUnhealthyTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 10, MaxRunning: 1, MaxQueue: 1024, MaxWait: time.Hour})
+		s := newEnv(Config{Parallel: 10, MaxRunning: 1, MaxQueue: 1024, MaxWait: time.Hour})
 		defer s.end()
 		for _, g := range []string{"good1", "good2", "good3"} {
-			s.mustTake(t, g, 0, &call{takes: time.Millisecond})
-			rest(time.Second)
+			s.mustSubmit(t, g, 0, &call{takes: time.Millisecond})
+			advance(time.Second)
 		}
-		s.mustTake(t, "holder", 0, &call{takes: time.Second})
+		s.mustSubmit(t, "holder", 0, &call{takes: time.Second})
 		s.names()
 		for i := range 4 {
-			s.mustTake(t, "good1", 0, &call{name: "good", takes: time.Second})
-			s.mustTake(t, fmt.Sprint("new", i), 0, &call{name: "new", takes: time.Second, fails: true})
+			s.mustSubmit(t, "good1", 0, &call{name: "good", takes: time.Second})
+			s.mustSubmit(t, fmt.Sprint("new", i), 0, &call{name: "new", takes: time.Second, fails: true})
 		}
-		rest(time.Minute)
+		advance(time.Minute)
 		got := s.names()
 		for i := 1; i < len(got); i++ {
 			if got[i] == got[i-1] {
@@ -178,37 +178,38 @@ func TestProvenAndUnprovenTakeTurns(t *testing.T) {
 
 func TestReserveIsKeptForProvenGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 8, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
+		s := newEnv(Config{Parallel: 3, MaxRunning: 8, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
-		s.mustTake(t, "good", 0, &call{takes: time.Millisecond})
-		rest(time.Second)
+		s.mustSubmit(t, "good", 0, &call{takes: time.Millisecond})
+		advance(time.Second)
 		for i := range 9 {
-			s.mustTake(t, fmt.Sprint("hung", i/3), 0, &call{takes: 10 * time.Second, fails: true})
+			s.mustSubmit(t, fmt.Sprint("hung", i/3), 0, &call{takes: 10 * time.Second, fails: true})
 		}
 		if s.Running() != 6 {
-			t.Fatalf("%d items of groups that are not proven are running, want 8 - 2", s.Running())
+			t.Fatalf("%d items of unhealthy groups are running, want 8 - 2", s.Running())
 		}
-		good := s.mustTake(t, "good", 0, &call{takes: 10 * time.Millisecond})
-		rest(20 * time.Millisecond)
+		good := s.mustSubmit(t, "good", 0, &call{takes: 10 * time.Millisecond})
+		advance(20 * time.Millisecond)
 		if good.end == 0 {
-			t.Error("a proven group waits although slots are kept for it")
+			t.Error("a healthy group waits although slots are reserved for it")
 		}
 	})
 }
 
-// A group that proves itself while its items wait among the unproven gets the slots kept for the proven.
+// A group that becomes healthy while its items are queued gets the slots reserved for healthy groups.
 func TestGroupThatProvesItselfWhileItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(Config{Parallel: 3, MaxRunning: 4, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
+		s := newEnv(Config{Parallel: 3, MaxRunning: 4, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
-		s.mustTake(t, "new", 0, &call{takes: time.Second})
-		s.mustTake(t, "hung", 0, &call{takes: time.Hour, fails: true})
-		// No slot is left for the unproven. These wait, first the other one.
-		s.mustTake(t, "hung2", 0, &call{takes: time.Hour, fails: true})
-		waits := s.mustTake(t, "new", 0, &call{takes: time.Second})
-		rest(2 * time.Second)
+		s.mustSubmit(t, "new", 0, &call{takes: time.Second})
+		s.mustSubmit(t, "hung", 0, &call{takes: time.Hour, fails: true})
+		// No shared slot is left. Both groups wait, the other one first.
+		s.mustSubmit(t, "hung2", 0, &call{takes: time.Hour, fails: true})
+		waits := s.mustSubmit(t, "new", 0, &call{takes: time.Second})
+		advance(2 * time.Second)
 		if !waits.started || waits.start != time.Second {
-			t.Errorf("started: %v at %v, want at 1s: its group's last call succeeded and 2 slots are free", waits.started, waits.start)
+			t.Errorf("started: %v at %v, want at 1s: its group became healthy and 2 slots are free",
+				waits.started, waits.start)
 		}
 	})
 }
@@ -217,13 +218,13 @@ func TestLimitOfTheQueue(t *testing.T) {
 	ok := func(d time.Duration) *call { return &call{takes: d} }
 	tests := []struct {
 		name  string
-		calls []*call // made one after the other, before
-		want  int     // items that wait
+		calls []*call // made before, one after the other
+		want  int     // items that are queued
 	}{
 		{"unknown", nil, 1024},
 		{"no call was made", []*call{{takes: time.Minute, uncalled: true}}, 1024},
 		{"1s", []*call{ok(time.Second)}, 45},                   // 3 wide × 15s
-		{"50ms", []*call{ok(50 * time.Millisecond)}, 900 + 15}, // and a quarter of a second more
+		{"50ms", []*call{ok(50 * time.Millisecond)}, 900 + 15}, // plus a quarter of a second
 		{"fast", []*call{ok(time.Millisecond)}, 1024 + 750},    // MaxQueue
 		{"instant", []*call{ok(0)}, 1024 + 1024},
 		{"10s", []*call{{takes: 10 * time.Second, fails: true}}, 4},
@@ -233,21 +234,21 @@ func TestLimitOfTheQueue(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newStage(wide)
+				s := newEnv(wide)
 				defer s.end()
 				for _, c := range test.calls {
-					s.mustTake(t, "g", 0, c)
-					rest(2 * time.Minute)
+					s.mustSubmit(t, "g", 0, c)
+					advance(2 * time.Minute)
 				}
 				for range 3 {
-					s.mustTake(t, "g", 0, &call{takes: 30 * time.Second})
+					s.mustSubmit(t, "g", 0, &call{takes: 30 * time.Second})
 				}
 				waiting := 0
 				for s.Submit("g", 0, ok(0)) {
 					waiting++
 				}
 				if waiting != test.want {
-					t.Errorf("%d items wait, want %d", waiting, test.want)
+					t.Errorf("%d items are queued, want %d", waiting, test.want)
 				}
 				if !s.Submit("other", 0, ok(0)) {
 					t.Error("another group's item was refused")
@@ -257,29 +258,29 @@ func TestLimitOfTheQueue(t *testing.T) {
 	}
 }
 
-// A group that begins to hang is seen by the age of its running calls, before the first of them has timed out.
-func TestHangIsSeenEarly(t *testing.T) {
+// TestHangIsDetectedEarly checks that the age of running calls shows a hang before the first of them times out.
+func TestHangIsDetectedEarly(t *testing.T) {
 	for _, known := range []bool{false, true} {
 		t.Run(fmt.Sprintf("known=%v", known), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newStage(wide)
+				s := newEnv(wide)
 				defer s.end()
 				if known {
-					s.mustTake(t, "g", 0, &call{takes: time.Millisecond})
-					rest(time.Second)
+					s.mustSubmit(t, "g", 0, &call{takes: time.Millisecond})
+					advance(time.Second)
 				}
 				before := s.Rate("g")
 				for range 13 {
-					s.mustTake(t, "g", 0, &call{takes: 10 * time.Second, fails: true})
+					s.mustSubmit(t, "g", 0, &call{takes: 10 * time.Second, fails: true})
 				}
-				rest(5 * time.Second)
+				advance(5 * time.Second)
 				if s.Submit("g", 0, &call{}) {
-					t.Error("10 items wait for calls that have run for 5s (3/5 × 15 = 9), one more was taken")
+					t.Error("accepted an item although 10 are queued behind calls that have run for 5s (limit 3/5 × 15 = 9)")
 				}
 				if got := s.Rate("g"); got != 3.0/5 {
 					t.Errorf("Rate = %v after 5s (%v before), want 3 per 5s", got, before)
 				}
-				rest(time.Minute)
+				advance(time.Minute)
 			})
 		})
 	}
@@ -287,16 +288,16 @@ func TestHangIsSeenEarly(t *testing.T) {
 
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
 		if got := s.Rate("g"); got != 0 {
-			t.Errorf("Rate of a group never seen = %v, want 0", got)
+			t.Errorf("Rate of an unknown group = %v, want 0", got)
 		}
-		s.mustTake(t, "g", 0, &call{takes: 500 * time.Millisecond})
+		s.mustSubmit(t, "g", 0, &call{takes: 500 * time.Millisecond})
 		if got := s.Rate("g"); got != 0 {
-			t.Errorf("Rate at the first call's beginning = %v, want 0", got)
+			t.Errorf("Rate at the start of the first call = %v, want 0", got)
 		}
-		rest(time.Second)
+		advance(time.Second)
 		if got := s.Rate("g"); got != 6 {
 			t.Errorf("Rate = %v, want 3 per 0.5s", got)
 		}
@@ -305,107 +306,107 @@ func TestRate(t *testing.T) {
 
 func TestOverdue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
 		for range 3 {
-			s.mustTake(t, "g", 0, &call{takes: time.Minute})
+			s.mustSubmit(t, "g", 0, &call{takes: time.Minute})
 		}
-		s.mustTake(t, "g", 0, &call{name: "first"})
-		s.mustTake(t, "g", 0, &call{name: "second"})
-		rest(time.Second)
-		s.mustTake(t, "g", 0, &call{name: "third"})
-		rest(14 * time.Second)
+		s.mustSubmit(t, "g", 0, &call{name: "first"})
+		s.mustSubmit(t, "g", 0, &call{name: "second"})
+		advance(time.Second)
+		s.mustSubmit(t, "g", 0, &call{name: "third"})
+		advance(14 * time.Second)
 		if late := s.Overdue(time.Now()); len(late) != 0 {
-			t.Errorf("%d items are overdue after 15s, want more than 15s", len(late))
+			t.Errorf("%d items are overdue after exactly 15s, want none", len(late))
 		}
-		rest(time.Millisecond)
+		advance(time.Millisecond)
 		late := s.Overdue(time.Now())
 		if len(late) != 2 || late[0].name != "first" || late[1].name != "second" {
 			t.Errorf("overdue: %v, want first and second", late)
 		}
-		rest(time.Second)
+		advance(time.Second)
 		if late := s.Overdue(time.Now()); len(late) != 1 || late[0].name != "third" {
 			t.Errorf("overdue: %v, want third", late)
 		}
-		rest(time.Minute)
+		advance(time.Minute)
 		if s.Running() != 0 {
-			t.Errorf("%d items run that had been taken out", s.Running())
+			t.Errorf("%d items run although they were removed", s.Running())
 		}
 	})
 }
 
-// What was queued before a group began to hang, and would have to wait too long, is given back from the end.
-func TestOverdueOfGroupThatHangs(t *testing.T) {
+// TestOverdueOfHangingGroup checks that the newest items are returned if they would have to wait too long.
+func TestOverdueOfHangingGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
 		for i := range 23 {
-			s.mustTake(t, "g", 0, &call{name: fmt.Sprint(i), takes: time.Minute})
+			s.mustSubmit(t, "g", 0, &call{name: fmt.Sprint(i), takes: time.Minute})
 		}
-		rest(999 * time.Millisecond)
+		advance(999 * time.Millisecond)
 		if late := s.Overdue(time.Now()); len(late) != 0 {
-			t.Errorf("%d items given back after 0.999s, want none yet", len(late))
+			t.Errorf("%d items returned after 0.999s, want none", len(late))
 		}
-		rest(4001 * time.Millisecond)
+		advance(4001 * time.Millisecond)
 		late := s.Overdue(time.Now())
 		if len(late) != 11 || late[0].name != "22" || late[10].name != "12" { // 3 wide / 5s × 15s = 9 may wait
-			t.Errorf("given back after 5s: %d items, want the 11 newest", len(late))
+			t.Errorf("%d items returned after 5s, want the 11 newest", len(late))
 		}
 	})
 }
 
 func TestPurge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(wide)
+		s := newEnv(wide)
 		defer s.end()
 		for range 3 {
-			s.mustTake(t, "g", 0, &call{name: "running", takes: time.Second})
+			s.mustSubmit(t, "g", 0, &call{name: "running", takes: time.Second})
 		}
 		for i := range 6 {
-			s.mustTake(t, "g", uint64(i%2+1), &call{name: fmt.Sprint(i), takes: time.Second})
+			s.mustSubmit(t, "g", uint64(i%2+1), &call{name: fmt.Sprint(i), takes: time.Second})
 		}
 		gone := s.Purge(func(c *call) bool { return c.name == "0" || c.name == "3" || c.name == "running" })
 		if len(gone) != 2 || gone[0].name != "0" || gone[1].name != "3" {
-			t.Errorf("purged %v, want 0 and 3: what runs is left alone", gone)
+			t.Errorf("purged %v, want 0 and 3, and no running item", gone)
 		}
-		rest(time.Minute)
+		advance(time.Minute)
 		got := s.names()
 		slices.Sort(got)
 		if want := []string{"1", "2", "4", "5", "running", "running", "running"}; !slices.Equal(got, want) {
 			t.Errorf("ran: %v, want %v", got, want)
 		}
-		s.mustTake(t, "g", 0, &call{name: "later", takes: time.Second})
+		s.mustSubmit(t, "g", 0, &call{name: "later", takes: time.Second})
 		if got := s.names(); !slices.Equal(got, []string{"later"}) {
-			t.Error("the lane stands still after a purge")
+			t.Error("the lane is stuck after a purge")
 		}
-		rest(time.Minute)
+		advance(time.Minute)
 	})
 }
 
 func TestClose(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // a goroutine left over fails the bubble
-		s := newStage(wide)
-		running := s.mustTake(t, "g", 1, &call{takes: time.Second})
-		waiting := s.mustTake(t, "g", 1, &call{takes: time.Second})
-		s.mustTake(t, "other", 0, &call{})
+	synctest.Test(t, func(t *testing.T) { // fails if a goroutine leaks
+		s := newEnv(wide)
+		running := s.mustSubmit(t, "g", 1, &call{takes: time.Second})
+		waiting := s.mustSubmit(t, "g", 1, &call{takes: time.Second})
+		s.mustSubmit(t, "other", 0, &call{})
 		synctest.Wait()
 		s.Close()
 		s.Close()
-		after := s.mustTake(t, "new", 0, &call{})
-		rest(time.Minute)
+		after := s.mustSubmit(t, "new", 0, &call{})
+		advance(time.Minute)
 		if running.end == 0 {
-			t.Error("a running item did not come to its end")
+			t.Error("a running item did not end")
 		}
 		if waiting.started || after.started {
-			t.Error("a waiting item was started after Close")
+			t.Error("a queued item started after Close")
 		}
 		if got := s.Purge(func(*call) bool { return true }); len(got) != 2 {
-			t.Errorf("Purge gives back %d items, want the 2 that wait", len(got))
+			t.Errorf("Purge returned %d items, want the 2 queued ones", len(got))
 		}
 	})
 }
 
-// Groups that have nothing to do are forgotten once there are very many.
+// TestForget checks that idle groups are forgotten once more than maxGroups are known.
 func TestForget(t *testing.T) {
 	l := New[int](wide, func(int) Report { return Report{} })
 	defer l.Close()

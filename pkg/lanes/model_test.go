@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// modelItem is an item with what the model knows of it.
+// modelItem is an item and its history.
 type modelItem struct {
 	n     int
 	group int
@@ -20,14 +20,15 @@ type modelItem struct {
 	ran, back int
 }
 
-// ending is what the calls of a group said that ended last. Of several that end at one moment, the lanes may hear of any last.
+// ending holds the results of the calls of a group that ended last. Of several that ended at one moment, any may count
+// as the last.
 type ending struct {
 	at         time.Time
 	ok, failed bool
 }
 
-// world is the lanes said plainly: what runs and what was accepted, by group and key.
-type world struct {
+// model is a naive implementation of the lanes' rules: it tracks what runs and what was accepted, by group and key.
+type model struct {
 	t   *testing.T
 	cfg Config
 	l   *Lanes[int, *modelItem]
@@ -37,179 +38,186 @@ type world struct {
 	total    int
 	last     map[int]ending
 	accepted []*modelItem
-	pending  map[int]map[uint64][]*modelItem // accepted and not started, by group and key, in order
+	pending  map[int]map[uint64][]*modelItem // accepted but not started, by group and key, in order
 }
 
-func newWorld(t *testing.T, cfg Config) *world {
-	w := &world{t: t, cfg: cfg, running: map[int]map[*modelItem]bool{}, last: map[int]ending{}, pending: map[int]map[uint64][]*modelItem{}}
-	w.l = New[int](cfg, w.run)
-	return w
+func newModel(t *testing.T, cfg Config) *model {
+	m := &model{
+		t: t, cfg: cfg, running: map[int]map[*modelItem]bool{}, last: map[int]ending{},
+		pending: map[int]map[uint64][]*modelItem{},
+	}
+	m.l = New[int](cfg, m.run)
+	return m
 }
 
-func (w *world) run(it *modelItem) Report {
-	w.begin(it)
+func (m *model) run(it *modelItem) Report {
+	m.begin(it)
 	time.Sleep(it.takes)
-	w.mu.Lock()
-	delete(w.running[it.group], it)
-	w.total--
-	end := w.last[it.group]
+	m.mu.Lock()
+	delete(m.running[it.group], it)
+	m.total--
+	end := m.last[it.group]
 	if now := time.Now(); !end.at.Equal(now) {
 		end = ending{at: now}
 	}
-	if it.fails && it.takes >= soon*time.Second {
+	if it.fails && it.takes >= quickFailure*time.Second {
 		end.failed = true
 	} else {
 		end.ok = true
 	}
-	w.last[it.group] = end
-	w.mu.Unlock()
+	m.last[it.group] = end
+	m.mu.Unlock()
 	return Report{Took: it.takes, OK: !it.fails, Called: true}
 }
 
-func (w *world) begin(it *modelItem) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (m *model) begin(it *modelItem) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if it.ran++; it.ran > 1 || it.back > 0 {
-		w.t.Errorf("item %d ran %d times, given back %d times", it.n, it.ran, it.back)
+		m.t.Errorf("item %d ran %d times, returned %d times", it.n, it.ran, it.back)
 	}
-	for other := range w.running[it.group] {
+	for other := range m.running[it.group] {
 		if it.key != 0 && other.key == it.key {
-			w.t.Errorf("items %d and %d of key %d run at the same time", other.n, it.n, it.key)
+			m.t.Errorf("items %d and %d of key %d run at the same time", other.n, it.n, it.key)
 		}
 	}
-	if q := w.pending[it.group][it.key]; it.key != 0 && q[0] != it {
-		w.t.Errorf("item %d of key %d started before item %d", it.n, it.key, q[0].n)
+	if q := m.pending[it.group][it.key]; it.key != 0 && q[0] != it {
+		m.t.Errorf("item %d of key %d started before item %d", it.n, it.key, q[0].n)
 	}
-	w.unpend(it)
-	if w.running[it.group] == nil {
-		w.running[it.group] = map[*modelItem]bool{}
+	m.unpend(it)
+	if m.running[it.group] == nil {
+		m.running[it.group] = map[*modelItem]bool{}
 	}
-	w.running[it.group][it] = true
-	w.total++
-	if n := len(w.running[it.group]); n > w.cfg.Parallel {
-		w.t.Errorf("%d items of group %d run, want at most %d", n, it.group, w.cfg.Parallel)
+	m.running[it.group][it] = true
+	m.total++
+	if n := len(m.running[it.group]); n > m.cfg.Parallel {
+		m.t.Errorf("%d items of group %d run, want at most %d", n, it.group, m.cfg.Parallel)
 	}
-	if w.total > w.cfg.MaxRunning {
-		w.t.Errorf("%d items run, want at most %d", w.total, w.cfg.MaxRunning)
+	if m.total > m.cfg.MaxRunning {
+		m.t.Errorf("%d items run, want at most %d", m.total, m.cfg.MaxRunning)
 	}
 }
 
-func (w *world) unpend(it *modelItem) {
-	q := w.pending[it.group][it.key]
+func (m *model) unpend(it *modelItem) {
+	q := m.pending[it.group][it.key]
 	for i := range q {
 		if q[i] == it {
-			w.pending[it.group][it.key] = append(q[:i:i], q[i+1:]...)
+			m.pending[it.group][it.key] = append(q[:i:i], q[i+1:]...)
 			return
 		}
 	}
-	w.t.Errorf("item %d was not accepted, or had been started or given back", it.n)
+	m.t.Errorf("item %d was never accepted, or has already started or been returned", it.n)
 }
 
-func (w *world) submit(it *modelItem) {
-	w.mu.Lock()
-	if w.pending[it.group] == nil {
-		w.pending[it.group] = map[uint64][]*modelItem{}
+func (m *model) submit(it *modelItem) {
+	m.mu.Lock()
+	if m.pending[it.group] == nil {
+		m.pending[it.group] = map[uint64][]*modelItem{}
 	}
-	w.pending[it.group][it.key] = append(w.pending[it.group][it.key], it)
-	w.mu.Unlock()
-	if w.l.Submit(it.group, it.key, it) {
-		w.accepted = append(w.accepted, it)
+	m.pending[it.group][it.key] = append(m.pending[it.group][it.key], it)
+	m.mu.Unlock()
+	if m.l.Submit(it.group, it.key, it) {
+		m.accepted = append(m.accepted, it)
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.unpend(it)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unpend(it)
 	waiting := 0
-	for _, q := range w.pending[it.group] {
+	for _, q := range m.pending[it.group] {
 		waiting += len(q)
 	}
-	if waiting < min(queueLeast, w.cfg.MaxQueue) {
-		w.t.Errorf("item %d was refused though only %d items of its group wait", it.n, waiting)
+	if waiting < min(minQueue, m.cfg.MaxQueue) {
+		m.t.Errorf("item %d was refused although only %d items of its group are queued", it.n, waiting)
 	}
 }
 
-func (w *world) returned(items []*modelItem) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (m *model) returned(items []*modelItem) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, it := range items {
 		if it.back++; it.back > 1 || it.ran > 0 {
-			w.t.Errorf("item %d given back %d times, ran %d times", it.n, it.back, it.ran)
+			m.t.Errorf("item %d was returned %d times and ran %d times", it.n, it.back, it.ran)
 		}
-		w.unpend(it)
+		m.unpend(it)
 	}
 }
 
-// check looks at the lanes at rest: nothing may wait that might run, and the books are true.
-func (w *world) check() {
+// check compares idle lanes with the model: no startable item is queued, and all counters are right.
+func (m *model) check() {
 	synctest.Wait()
-	w.l.mu.Lock()
-	defer w.l.mu.Unlock()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.l.running != w.total {
-		w.t.Errorf("lanes count %d running items, it is %d", w.l.running, w.total)
+	m.l.mu.Lock()
+	defer m.l.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.l.running != m.total {
+		m.t.Errorf("lanes count %d running items, want %d", m.l.running, m.total)
 	}
 	queued := 0
-	for _, g := range w.l.groups {
-		if g.swift {
+	for _, g := range m.l.groups {
+		if g.fast {
 			queued += g.queue.len()
 		}
 	}
-	if w.l.queued != queued {
-		w.t.Errorf("lanes count %d waiting items of swift groups, it is %d", w.l.queued, queued)
+	if m.l.fast != queued {
+		m.t.Errorf("lanes count %d queued items of fast groups, want %d", m.l.fast, queued)
 	}
-	if most := w.cfg.MaxRunning - w.cfg.HealthySlots - w.cfg.FirstCallSlots; w.l.doubtful > most {
-		w.t.Errorf("%d items of groups not proven run, want at most %d", w.l.doubtful, most)
+	if most := m.cfg.MaxRunning - m.cfg.HealthySlots - m.cfg.FirstCallSlots; m.l.shared > most {
+		m.t.Errorf("%d items of unhealthy groups run, want at most %d", m.l.shared, most)
 	}
-	if w.l.fresh > w.cfg.FirstCallSlots || w.l.running-w.l.fresh > w.cfg.MaxRunning-w.cfg.FirstCallSlots {
-		w.t.Errorf("%d of %d running items are first calls in the %d slots kept for them", w.l.fresh, w.l.running, w.cfg.FirstCallSlots)
+	if m.l.first > m.cfg.FirstCallSlots || m.l.running-m.l.first > m.cfg.MaxRunning-m.cfg.FirstCallSlots {
+		m.t.Errorf("%d of %d running items are first calls in the %d slots reserved for them",
+			m.l.first, m.l.running, m.cfg.FirstCallSlots)
 	}
-	for id, keys := range w.pending {
-		g, waiting := w.l.groups[id], 0
+	for id, keys := range m.pending {
+		g, waiting := m.l.groups[id], 0
 		for key, q := range keys {
 			if waiting += len(q); len(q) == 0 || g == nil {
 				continue
 			}
-			if w.l.startable(g, key) && w.l.mayStart(g, time.Now()) {
-				w.t.Errorf("item %d of group %d (proven %v) might run but waits: %d running, %d of them doubtful",
-					q[0].n, id, g.proven, w.l.running, w.l.doubtful)
+			if m.l.startable(g, key) && m.l.mayStart(g, time.Now()) {
+				m.t.Errorf("item %d of group %d (healthy: %v) could run but is queued: %d running, %d of them in shared slots",
+					q[0].n, id, g.healthy, m.l.running, m.l.shared)
 			}
 		}
 		if g == nil {
 			continue
 		}
-		// before its first call a group isn't proven
-		if end := w.last[id]; g.proven && !end.ok || !g.proven && end.ok && !end.failed {
-			w.t.Errorf("group %d: proven = %v, its last calls: %+v", id, g.proven, end)
+		// A group is not healthy before its first call.
+		if end := m.last[id]; g.healthy && !end.ok || !g.healthy && end.ok && !end.failed {
+			m.t.Errorf("group %d: healthy = %v, its last calls: %+v", id, g.healthy, end)
 		}
 		if g.queue.len() != waiting {
-			w.t.Errorf("group %d: %d items in its queue, accepted and not started are %d", id, g.queue.len(), waiting)
+			m.t.Errorf("group %d: %d items in its queue, but %d were accepted and have not started", id, g.queue.len(), waiting)
 		}
-		if _, listed := w.l.waiting[g]; listed != (waiting > 0) {
-			w.t.Errorf("group %d with %d waiting items: listed = %v", id, waiting, listed)
+		if _, listed := m.l.waiting[g]; listed != (waiting > 0) {
+			m.t.Errorf("group %d with %d queued items: listed = %v", id, waiting, listed)
 		}
 	}
 }
 
-// play does n random things, then lets everything come to its end.
-func (w *world) play(random *rand.Rand, n int) {
+// play makes n random calls, then lets everything end.
+func (m *model) play(random *rand.Rand, n int) {
 	groups := 1 + random.IntN(12)
-	steady := make([]int, groups) // per group: 0 fails at times, 1 works, 2 hangs
+	steady := make([]int, groups) // per group: 0 fails sometimes, 1 works, 2 hangs
 	for i := range steady {
 		steady[i] = random.IntN(3)
 	}
-	for i := 0; i < n && !w.t.Failed(); i++ {
+	for i := 0; i < n && !m.t.Failed(); i++ {
 		switch random.IntN(20) {
 		case 0:
-			w.returned(w.l.Overdue(time.Now()))
+			m.returned(m.l.Overdue(time.Now()))
 		case 1:
 			modulus := 1 + random.IntN(5)
-			w.returned(w.l.Purge(func(it *modelItem) bool { return it.n%modulus == 0 }))
+			m.returned(m.l.Purge(func(it *modelItem) bool { return it.n%modulus == 0 }))
 		case 2, 3, 4, 5, 6:
 			time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
 		default:
 			g := random.IntN(groups)
-			it := &modelItem{n: i, group: g, key: uint64(random.IntN(4)), takes: time.Duration(random.IntN(500)) * time.Millisecond}
+			it := &modelItem{
+				n: i, group: g, key: uint64(random.IntN(4)),
+				takes: time.Duration(random.IntN(500)) * time.Millisecond,
+			}
 			switch steady[g] {
 			case 0:
 				if it.fails = random.IntN(3) == 0; random.IntN(2) == 0 {
@@ -218,18 +226,18 @@ func (w *world) play(random *rand.Rand, n int) {
 			case 2:
 				it.takes, it.fails = 10*time.Second, true
 			}
-			w.submit(it)
+			m.submit(it)
 		}
-		w.check()
+		m.check()
 	}
 	time.Sleep(24 * time.Hour)
-	if w.t.Failed() {
+	if m.t.Failed() {
 		return
 	}
-	w.check()
-	for _, it := range w.accepted {
+	m.check()
+	for _, it := range m.accepted {
 		if it.ran+it.back != 1 {
-			w.t.Errorf("item %d ran %d times and was given back %d times, want once in all", it.n, it.ran, it.back)
+			m.t.Errorf("item %d ran %d times and was returned %d times, want one of them once", it.n, it.ran, it.back)
 		}
 	}
 }
@@ -238,7 +246,8 @@ func playSeed(t *testing.T, seed uint64, n int) {
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		cfg := Config{
-			Parallel: 1 + random.IntN(3), MaxRunning: 1 + random.IntN(8), MaxQueue: 1 + random.IntN(80), MaxWait: 15 * time.Second,
+			Parallel: 1 + random.IntN(3), MaxRunning: 1 + random.IntN(8), MaxQueue: 1 + random.IntN(80),
+			MaxWait: 15 * time.Second,
 		}
 		cfg.HealthySlots = random.IntN(cfg.MaxRunning)
 		if seed%3 == 1 {
@@ -251,9 +260,9 @@ func playSeed(t *testing.T, seed uint64, n int) {
 		if seed%2 == 1 {
 			cfg.Burst, cfg.BurstWindow = 1+random.IntN(3), 300*time.Millisecond
 		}
-		w := newWorld(t, cfg)
-		defer w.l.Close()
-		w.play(random, n)
+		m := newModel(t, cfg)
+		defer m.l.Close()
+		m.play(random, n)
 	})
 }
 
@@ -272,7 +281,7 @@ func FuzzModel(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, n int) { playSeed(t, seed, min(max(n, 0), 2000)) })
 }
 
-// A ring buffer is a list.
+// FuzzFIFO compares the ring buffer with a plain list.
 func FuzzFIFO(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 2, 3, 0, 4})
 	f.Fuzz(func(t *testing.T, ops []byte) {
