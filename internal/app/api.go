@@ -1,14 +1,8 @@
 package app
 
 import (
-	"context"
-	"fmt"
-	"net"
 	"net/http"
-	"sync"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/api"
@@ -63,23 +57,4 @@ func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*
 		c.Overflow[kind] = plan.Overflow(int(kind), 0)
 	}
 	return deadletter.New(c, k.NewClient)
-}
-
-// serveAPI serves the API until ctx ends or stop is called; stop waits for requests in flight.
-func (a *App) serveAPI(ctx context.Context) (stop func(), err error) {
-	if a.api == nil {
-		return func() {}, nil
-	}
-	l := a.APIListener
-	if l == nil {
-		if l, err = net.Listen("tcp", a.Config.API.Addr); err != nil {
-			return nil, fmt.Errorf("api.addr: %w", err)
-		}
-	}
-	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
-	end := serveHTTP(l, a.api.handler, a.share.api, a.Config.Dispatch.Timeout, a.Config.Shutdown.Grace/2)
-	var once sync.Once
-	shut := func() { once.Do(func() { end(); a.api.letters.Close() }) }
-	unhook := context.AfterFunc(ctx, shut)
-	return func() { unhook(); shut() }, nil
 }

@@ -4,13 +4,8 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"net/http"
 	"slices"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -23,25 +18,12 @@ import (
 	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
-	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 	"github.com/smshooks/smshooks/internal/tracing"
 )
-
-// lastWords is what the last commit may take after the grace, when requests had to be cut off.
-const lastWords = 5 * time.Second
-
-// closingTakes is what closing connections may take at the end of the grace.
-const closingTakes = 100 * time.Millisecond
-
-// lastSpans is what sending the last spans may take then; nothing else depends on it.
-const lastSpans = time.Second
-
-// tryAgain is the pause between attempts to reach Kafka at the start.
-const tryAgain = time.Second
 
 // Role is a part of the service that an instance may play.
 type Role string
@@ -95,11 +77,6 @@ type App struct {
 	clock       *clock.Clock
 	share       allotment // of descriptors
 }
-
-// TopicError says that topics are not as they must be; the service does not start.
-type TopicError struct{ Problems []string }
-
-func (e *TopicError) Error() string { return strings.Join(e.Problems, "\n") }
 
 // New builds an App and touches nothing outside the process yet.
 func New(opts Options) (*App, error) {
@@ -178,215 +155,3 @@ func New(opts Options) (*App, error) {
 func (a *App) ReloadTLS() error { return errors.Join(a.kafka.TLS.Reload(), a.redisTLS.Reload()) }
 
 func (a *App) plays(r Role) bool { return slices.Contains(a.Roles, r) }
-
-// Run runs the service until ctx ends, then stops it within shutdown.grace. A nil error means that it stopped as it
-// was told to, in time.
-func (a *App) Run(ctx context.Context) error {
-	stopOps, err := a.serveOps()
-	if err != nil {
-		return err
-	}
-	defer stopOps()
-	defer a.admin.Close()
-	defer a.redis.Close()
-	if a.sender != nil {
-		defer a.sender.Close()
-	}
-	stopAPI, err := a.serveAPI(ctx)
-	if err != nil {
-		return err
-	}
-	defer stopAPI()
-	var watching sync.WaitGroup
-	defer watching.Wait()
-	watched, stopWatching := context.WithCancel(context.Background())
-	defer stopWatching()
-	watching.Go(func() {
-		a.clock.Run(watched, func(ctx context.Context) (time.Time, error) { return a.redis.Time(ctx).Result() })
-	})
-	watching.Go(func() { watchReadiness(watched, a.checks(), a.Log) })
-	watching.Go(func() { a.redisHealth.watch(watched) })
-	ended := make(chan error, 1)
-	go func() { ended <- a.run(ctx, stopAPI) }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	// A Kafka that does not answer must not hold up the end.
-	grace := a.Config.Shutdown.Grace
-	defer time.AfterFunc(grace-min(closingTakes, grace/20), a.end).Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(grace + lastWords):
-		return fmt.Errorf("work did not end within shutdown.grace (%v)", a.Config.Shutdown.Grace)
-	}
-}
-
-func (a *App) run(ctx context.Context, stopAPI func()) error {
-	if err := a.topics(ctx); err != nil {
-		return stopped(ctx, err)
-	}
-	if !a.Embedded {
-		a.warnOfRisks(ctx)
-	}
-	background, stop := context.WithCancel(context.Background())
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		a.watcher.Run(background)
-	}()
-	defer func() {
-		stop()
-		<-watched
-	}()
-	var storeErr error
-	storeEnded := make(chan struct{})
-	go func() {
-		defer close(storeEnded)
-		storeErr = a.store.Run(background)
-	}()
-	defer func() {
-		stop()
-		<-storeEnded
-	}()
-	defer stopAPI() // its requests need the store
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-storeEnded:
-		return fmt.Errorf("settings: %w", storeErr)
-	case <-a.store.Loaded():
-	}
-	a.Log.Info("settings loaded")
-	if a.road == nil {
-		<-ctx.Done()
-		return nil
-	}
-	looked := make(chan struct{})
-	looking, stopLooking := context.WithCancel(ctx)
-	go func() {
-		defer close(looked)
-		a.watchUnread(looking)
-	}()
-	defer func() {
-		stopLooking()
-		<-looked
-	}()
-	err := a.road.run(ctx, a.Config.Shutdown.Grace)
-	a.closeTracing()
-	return err
-}
-
-// closeTracing sends the last spans, which nobody waits for long.
-func (a *App) closeTracing() {
-	if a.tracing == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), lastSpans)
-	defer cancel()
-	if err := a.tracing.Close(ctx); err != nil {
-		a.Log.Warn("spans are lost", zap.Error(err))
-	}
-}
-
-// topics checks the topics, or creates them, and keeps trying while Kafka is away.
-func (a *App) topics(ctx context.Context) error {
-	unchecked := outage.New(a.Log, "cannot check the topics, trying again", "the topics are checked")
-	for {
-		err := a.kafka.Probe(ctx) // which logs the brokers that do not answer
-		if err == nil {
-			if err = a.checkTopics(ctx); err == nil {
-				unchecked.Recover()
-				return nil
-			}
-			var wrong *TopicError
-			if errors.As(err, &wrong) || ctx.Err() != nil {
-				return err
-			}
-			err = kafka.Explain(err)
-			unchecked.Fail(err)
-		}
-		if ctx.Err() != nil || !kafka.IsUnavailable(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(tryAgain):
-		}
-	}
-}
-
-func (a *App) checkTopics(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	if a.Config.Topics.Ensure {
-		lines, err := a.plan.Ensure(ctx, a.admin)
-		for _, l := range lines {
-			a.Log.Info("topic", zap.String("topic", l.Topic), zap.String("state", l.What))
-		}
-		return err
-	}
-	problems, err := a.plan.Check(ctx, a.admin)
-	if err != nil || len(problems) == 0 {
-		return err
-	}
-	wrong, connection := &TopicError{}, kafka.Connection{Brokers: a.Config.Kafka.Brokers, Flags: a.Config.Flags()}
-	for _, p := range problems {
-		wrong.Problems = append(wrong.Problems, p.Line(connection))
-	}
-	return wrong
-}
-
-// warnOfRisks logs with which topics a broker that fails may lose records.
-func (a *App) warnOfRisks(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	risks, err := a.plan.Risks(ctx, a.admin)
-	if err != nil && ctx.Err() == nil {
-		a.Log.Warn("cannot read how durable the topics are", zap.Error(err))
-	}
-	for _, r := range risks {
-		a.Log.Warn("topics may lose records when a broker fails", zap.String("setting", r.What), zap.Strings("topics", r.Topics), zap.String("advice", r.Why))
-	}
-}
-
-// stopped turns the error of something that was told to stop into none.
-func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-func (a *App) serveOps() (stop func(), err error) {
-	l := a.OpsListener
-	if l == nil {
-		if l, err = net.Listen("tcp", a.Config.Ops.Addr); err != nil {
-			return nil, fmt.Errorf("ops.addr: %w", err)
-		}
-	}
-	var level http.Handler
-	if a.LogLevel != nil {
-		level = levelHandler(a.LogLevel, a.Log)
-	}
-	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
-	return serveHTTP(l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, 2*time.Second), nil
-}
-
-// checks are the conditions of readiness.
-func (a *App) checks() []check {
-	checks := []check{
-		{"kafka", func(ctx context.Context) error { return a.admin.Ping(ctx) }},
-		{"topics", func(context.Context) error { return a.watcher.Problem() }},
-		{"redis", a.redisHealth.ready},
-		{"config", func(context.Context) error { return a.store.Err() }},
-	}
-	if a.road != nil {
-		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }},
-			check{"storing", func(context.Context) error { return a.road.waiting.Problem() }})
-	}
-	return checks
-}

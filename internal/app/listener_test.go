@@ -2,11 +2,13 @@ package app
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,13 +24,16 @@ func serveLimited(t *testing.T, most int) (addr string, entered, slow chan struc
 		t.Fatal(err)
 	}
 	entered, slow = make(chan struct{}), make(chan struct{})
-	stop := serveHTTP(l, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	ctx, stop := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	h := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			entered <- struct{}{}
 			<-slow
 		}
-	}), most, time.Second, time.Second)
-	t.Cleanup(stop)
+	})
+	serving.Go(func() { serveHTTP(ctx, l, h, most, time.Second, time.Second) })
+	t.Cleanup(func() { stop(); serving.Wait() })
 	return l.Addr().String(), entered, slow
 }
 

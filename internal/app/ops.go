@@ -117,22 +117,25 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 // leastAnswerTime is what an answer may take to be taken, at least: a client that reads nothing holds a connection so long.
 const leastAnswerTime = 2 * time.Minute
 
-// serveHTTP serves h on l until the returned function is called, which waits so long for requests in flight. slowest is
-// what answering may take. At most so many connections are held.
-func serveHTTP(l net.Listener, h http.Handler, connections int, slowest, wait time.Duration) (stop func()) {
+// serveHTTP serves h on l until ctx ends, then gives requests in flight so long to end. slowest is what answering may
+// take. At most so many connections are held.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, connections int, slowest, wait time.Duration) {
 	limited := limitListener(l, connections)
-	server := &http.Server{Handler: h, ConnState: limited.changed, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: max(leastAnswerTime, slowest+30*time.Second), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
-	done := make(chan struct{})
+	server := &http.Server{
+		Handler: h, ConnState: limited.changed, MaxHeaderBytes: 32 << 10,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		WriteTimeout: max(leastAnswerTime, slowest+30*time.Second),
+	}
+	served := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(served)
 		_ = server.Serve(limited) // ends with ErrServerClosed
 	}()
-	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), wait)
-		defer cancel()
-		if server.Shutdown(ctx) != nil {
-			_ = server.Close()
-		}
-		<-done
+	<-ctx.Done()
+	ending, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	if server.Shutdown(ending) != nil {
+		_ = server.Close()
 	}
+	<-served
 }

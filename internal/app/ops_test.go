@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -89,14 +90,17 @@ func TestClientReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		began, ended := time.Now(), make(chan time.Duration, 1)
-		stop := serveHTTP(&single{conn: far}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		ctx, stop := context.WithCancel(t.Context())
+		h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for {
 				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
 					ended <- time.Since(began)
 					return
 				}
 			}
-		}), 10, time.Second, time.Second)
+		})
+		var serving sync.WaitGroup
+		serving.Go(func() { serveHTTP(ctx, &single{conn: far}, h, 10, time.Second, time.Second) })
 		if _, err := near.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -104,6 +108,7 @@ func TestClientReadsNothing(t *testing.T) {
 			t.Errorf("it ended after %v, want %v", took, leastAnswerTime)
 		}
 		stop()
+		serving.Wait()
 		_ = near.Close()
 	})
 }

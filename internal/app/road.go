@@ -119,8 +119,7 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	background.Go(func() { r.dispatcher.Run(running) })
 	background.Go(func() { r.collector.Run(running) })
 	background.Go(func() { r.replays.Run(running) })
-	// A little is left of the grace for what comes after.
-	err := r.consumer.Run(ctx, grace-min(200*time.Millisecond, grace/10))
+	err := r.consumer.Run(ctx, grace)
 	stop()
 	background.Wait()
 	stopLog()
