@@ -62,7 +62,7 @@ type App struct {
 	plan        *kafka.Plan
 	admin       *kgo.Client
 	watcher     *kafka.Watcher
-	end         context.CancelFunc // of what Kafka\'s clients wait for
+	cutOffKafka context.CancelFunc // ends whatever Kafka clients wait for
 	redis       redis.UniversalClient
 	redisTLS    *tlsfiles.Files // nil = off
 	redisHealth *redisHealth
@@ -78,76 +78,121 @@ type App struct {
 	share       allotment // of descriptors
 }
 
-// New builds an App and touches nothing outside the process yet.
+// New builds an App. It reads certificate files, and connects to nothing yet.
 func New(opts Options) (*App, error) {
 	if len(opts.Roles) == 0 {
 		opts.Roles = Roles()
 	}
-	cfg := opts.Config
-	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), plan: TopicPlan(cfg)}
-	sources := a.plan.Sources()
-	waiting := slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) })
-	a.metrics = metrics.New(opts.Registry, metrics.Topics{
-		Consumed: a.plan.Consumed(), Waiting: waiting, Settings: []string{cfg.Topics.Config, cfg.Topics.Keys},
-		Dead: []string{cfg.Topics.DeadLetter}, Exhaustions: http1.Exhaustions(),
-	})
-	a.metrics.Build(opts.Version)
-	var err error
-	if a.kafka, err = KafkaConfig(cfg, opts.KafkaDial, opts.Log); err != nil {
-		return nil, err
-	}
-	a.kafka.Context, a.end = context.WithCancel(context.Background())
-	a.kafka.Skips = kafka.NewSkips(opts.Log.Named("kafka"), a.metrics.BatchSkipped)
-	if a.admin, err = a.kafka.NewClient(); err != nil {
-		return nil, err
-	}
-	a.watcher = kafka.NewWatcher(a.admin, a.plan.Rights(a.plays(Consume), a.plays(API)), opts.Log.Named("topics"))
-	useRedisLog(opts.Log)
-	if a.redisTLS, err = openTLS("redis.tls", cfg.Redis.TLS, opts.Log); err != nil {
-		return nil, withOrigin(cfg, err)
-	}
-	a.redis = newRedis(cfg.Redis, opts.RedisDial, a.redisTLS)
-	a.redisHealth = &redisHealth{rdb: a.redis, prefix: cfg.Redis.KeyPrefix, log: opts.Log.Named("redis"), evicts: a.metrics.RedisEvicts}
-	a.redis.AddHook(newRedisOutage(opts.Log.Named("redis")))
-	sealer, err := newSealer(cfg.Secrets)
-	if err != nil {
-		return nil, err
-	}
-	a.store = settings.New(settings.Config{
-		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
-		Materialise: a.plays(Materialise),
-	}, a.kafka.NewClient, a.redis, opts.Log.Named("settings"), a.metrics)
-	a.log = deliverylog.New(a.redis, cfg.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, opts.Log.Named("deliveries"))
+	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), plan: TopicPlan(opts.Config)}
+	a.metrics = a.newMetrics()
 	a.share = a.limits()
-	a.replays = replay.New(replayConfig(cfg), a.redis, opts.Log.Named("replays"))
-	if a.plays(Consume) || a.plays(API) {
-		a.sender = a.newSender()
-	}
-	if a.plays(API) {
-		if a.api, err = a.newCustomers(); err != nil {
+	for _, wire := range []func() error{
+		a.wireKafka, a.wireRedis, a.wireSettings, a.wireHistory, a.wireSender, a.wireCustomers, a.wireTracing, a.wireRoad,
+	} {
+		if err := wire(); err != nil {
 			return nil, err
-		}
-		a.watcher.OnRecreated(a.api.letters.Adopt)
-	}
-	if a.plays(Consume) && cfg.Tracing.Endpoint != "" {
-		a.tracing, err = tracing.New(context.Background(), tracing.Config{
-			Endpoint: cfg.Tracing.Endpoint, Sample: cfg.Tracing.Sample, Version: opts.Version,
-		}, opts.Log.Named("tracing"))
-		if err != nil {
-			return nil, err
-		}
-	}
-	if a.plays(Consume) {
-		if a.road, err = a.newRoad(); err != nil {
-			return nil, err
-		}
-		a.watcher.OnRecreated(a.road.adopt)
-	} else {
-		for _, name := range []string{"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_lag_age_seconds", "smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records"} {
-			a.metrics.Gauge(name, "Nothing: this instance does not play the role consume.", func() float64 { return 0 })
 		}
 	}
 	return a, nil
+}
+
+func (a *App) newMetrics() *metrics.Metrics {
+	sources, topics := a.plan.Sources(), a.Config.Topics
+	m := metrics.New(a.Registry, metrics.Topics{
+		Consumed:    a.plan.Consumed(),
+		Waiting:     slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) }),
+		Settings:    []string{topics.Config, topics.Keys},
+		Dead:        []string{topics.DeadLetter},
+		Exhaustions: http1.Exhaustions(),
+	})
+	m.Build(a.Version)
+	return m
+}
+
+func (a *App) wireKafka() (err error) {
+	if a.kafka, err = KafkaConfig(a.Config, a.KafkaDial, a.Log); err != nil {
+		return err
+	}
+	a.kafka.Context, a.cutOffKafka = context.WithCancel(context.Background())
+	a.kafka.Skips = kafka.NewSkips(a.Log.Named("kafka"), a.metrics.BatchSkipped)
+	if a.admin, err = a.kafka.NewClient(); err != nil {
+		return err
+	}
+	a.watcher = kafka.NewWatcher(a.admin, a.plan.Rights(a.plays(Consume), a.plays(API)), a.Log.Named("topics"))
+	return nil
+}
+
+func (a *App) wireRedis() (err error) {
+	useRedisLog(a.Log)
+	cfg, log := a.Config.Redis, a.Log.Named("redis")
+	if a.redisTLS, err = openTLS("redis.tls", cfg.TLS, a.Log); err != nil {
+		return withOrigin(a.Config, err)
+	}
+	a.redis = newRedis(cfg, a.RedisDial, a.redisTLS)
+	a.redis.AddHook(newRedisOutage(log))
+	a.redisHealth = &redisHealth{rdb: a.redis, prefix: cfg.KeyPrefix, log: log, evicts: a.metrics.RedisEvicts}
+	return nil
+}
+
+func (a *App) wireSettings() error {
+	sealer, err := newSealer(a.Config.Secrets)
+	if err != nil {
+		return err
+	}
+	a.store = settings.New(settings.Config{
+		ConfigTopic: a.Config.Topics.Config, KeysTopic: a.Config.Topics.Keys, KeyPrefix: a.Config.Redis.KeyPrefix,
+		Secrets: sealer, Materialise: a.plays(Materialise),
+	}, a.kafka.NewClient, a.redis, a.Log.Named("settings"), a.metrics)
+	return nil
+}
+
+// wireHistory makes what remembers attempts and replays in Redis.
+func (a *App) wireHistory() error {
+	a.log = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
+	a.replays = replay.New(replayConfig(a.Config), a.redis, a.Log.Named("replays"))
+	return nil
+}
+
+func (a *App) wireSender() error {
+	if a.plays(Consume) || a.plays(API) {
+		a.sender = a.newSender()
+	}
+	return nil
+}
+
+func (a *App) wireCustomers() (err error) {
+	if !a.plays(API) {
+		return nil
+	}
+	if a.api, err = a.newCustomers(); err == nil {
+		a.watcher.OnRecreated(a.api.letters.Adopt)
+	}
+	return err
+}
+
+func (a *App) wireTracing() (err error) {
+	cfg := a.Config.Tracing
+	if cfg.Endpoint != "" && a.plays(Consume) {
+		c := tracing.Config{Endpoint: cfg.Endpoint, Sample: cfg.Sample, Version: a.Version}
+		a.tracing, err = tracing.New(context.Background(), c, a.Log.Named("tracing"))
+	}
+	return err
+}
+
+func (a *App) wireRoad() (err error) {
+	if !a.plays(Consume) {
+		for _, name := range []string{
+			"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_lag_age_seconds",
+			"smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records",
+		} {
+			a.metrics.Gauge(name, "Nothing: this instance does not play the role consume.", func() float64 { return 0 })
+		}
+		return nil
+	}
+	if a.road, err = a.newRoad(); err == nil {
+		a.watcher.OnRecreated(a.road.adopt)
+	}
+	return err
 }
 
 // ReloadTLS reads the certificate files of Kafka's and Redis's connections anew. Those that cannot be used stay as they

@@ -46,7 +46,7 @@ func (a *App) Run(ctx context.Context) error {
 		g.work("unread topics", after(started, noError(a.watchUnread)))
 		g.work("pipeline", after(started, func(ctx context.Context) error { return a.road.run(ctx, b.pipeline) }))
 	}
-	return g.wait(b, a.end)
+	return g.wait(b, a.cutOffKafka)
 }
 
 // after returns a function that calls run once ready is closed, or not at all if its context ends before.
