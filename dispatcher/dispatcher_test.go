@@ -46,7 +46,7 @@ func TestFates(t *testing.T) {
 		{"no settings and too old", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 8, "not_configured", false},
 		{"no JSON", func(_ *stage, e *event.Event) { e.Value = []byte("{") }, webhook.DLR, 1, "invalid: not JSON: ends early", false},
 		{"bad revocation", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":["x"]}`) }, webhook.RevokeClick, 1,
-			"invalid: api_sms_ids holds something that is no integer", false},
+			"invalid: api_sms_ids contains a value that is not an integer", false},
 		{"bot", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
 		{"preview", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"preview":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
 		{"given away", func(s *stage, _ *event.Event) { s.lease.closed = true }, webhook.DLR, 1, "abandoned", false},

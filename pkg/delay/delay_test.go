@@ -26,6 +26,12 @@ func ExampleParse() {
 	// Output: 720h0m0s <nil>
 }
 
+func ExampleParse_invalid() {
+	_, err := delay.Parse("6 hours")
+	fmt.Println(err)
+	// Output: "6 hours" is not a duration (try 10s, 1h30m, 30d)
+}
+
 func TestName(t *testing.T) {
 	for want, d := range map[string]time.Duration{
 		"0s":     0,

@@ -6,9 +6,8 @@ import (
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
-// Records finish in any order; what is committed never passes one that is
-// still being worked on. What is finished above goes along, so that the next
-// owner does not handle it again.
+// Records finish in any order. The committed offset never passes an outstanding record. The state carries the finished
+// offsets above it, so that the next owner does not process those records again.
 func Example() {
 	t := offsets.New(40, "")
 	for o := range int64(5) {

@@ -2,7 +2,7 @@ package offsets
 
 import "testing"
 
-// model is the tracker said plainly: every offset is remembered.
+// model is a naive tracker that stores every offset.
 type model struct {
 	base, next int64 // -1: unknown
 	done       map[int64]bool
@@ -94,7 +94,7 @@ func (m *model) pass(from, to int64) {
 	m.settle()
 }
 
-// above returns what is finished above the base.
+// above returns the finished offsets above the base.
 func (m *model) above() map[int64]bool {
 	out := map[int64]bool{}
 	for o := range m.done {
@@ -129,13 +129,13 @@ func check(t *testing.T, step int, tr *Tracker, m *model) {
 		}
 		for o := r.lo; o < r.hi; o++ {
 			if !m.done[o] {
-				t.Fatalf("step %d: %d is in a run and not finished", step, o)
+				t.Fatalf("step %d: %d is in a run but not finished", step, o)
 			}
 		}
 	}
 }
 
-// play runs a program of two bytes a step on the tracker and on the model.
+// play runs a program of two bytes per step on the tracker and on the model.
 func play(t *testing.T, program []byte) {
 	tr, m := New(-1, ""), newModel(-1, nil)
 	if len(program) > 0 && program[0]&1 == 1 {
@@ -144,7 +144,7 @@ func play(t *testing.T, program []byte) {
 	for step := 0; step+1 < len(program) && step < 600; step += 2 {
 		op, arg := program[step]%16, int64(program[step+1])
 		switch {
-		case op < 7: // the next one, at times after a gap
+		case op < 7: // track the next offset, sometimes after a gap
 			o := max(m.next, 40)
 			if arg >= 224 {
 				o += arg & 15
@@ -153,15 +153,15 @@ func play(t *testing.T, program []byte) {
 			if wantGen, want := m.track(o); gen != wantGen || fresh != want {
 				t.Fatalf("step %d: Track(%d) = %d, %v; want %d, %v", step, o, gen, fresh, wantGen, want)
 			}
-		case op == 12 && arg >= 192: // the log was written anew
+		case op == 12 && arg >= 192: // the log was rewritten
 			o := m.base + arg&31
 			tr.Forget(o)
 			m.forget(o)
-		case op == 12 && arg >= 128: // a stretch that is never shown
+		case op == 12 && arg >= 128: // a range that is never fetched
 			to := max(m.base, 40) + arg&15
 			tr.Pass(m.base, to)
 			m.pass(m.base, to)
-		case op < 13: // finish one around the base, at times of an old generation
+		case op < 13: // finish an offset near the base, sometimes of an old generation
 			o := m.base + arg&31 - 1
 			gen := m.gen
 			if g, ok := m.open[o]; ok {
@@ -172,7 +172,7 @@ func play(t *testing.T, program []byte) {
 			}
 			tr.Finish(gen, o)
 			m.finish(gen, o)
-		case op == 13 && arg >= 192: // a rewind before the next one comes
+		case op == 13 && arg >= 192: // a rewind before the next offset is tracked
 			o := max(m.next-arg&31, 0)
 			tr.Rewind(o)
 			m.rewind(o)
@@ -194,7 +194,7 @@ func play(t *testing.T, program []byte) {
 			for _, r := range tr.runs.all() {
 				for o := r.lo; o < r.hi; o++ {
 					if !m.done[o] {
-						t.Fatalf("step %d: the state %q claims %d", step, state, o)
+						t.Fatalf("step %d: state %q contains %d, which is not finished", step, state, o)
 					}
 					known[o] = true
 				}
@@ -211,8 +211,7 @@ func FuzzModel(f *testing.F) {
 	f.Fuzz(play)
 }
 
-// TestModel plays random programs, so that a plain test run covers what a short
-// fuzzing run would.
+// TestModel plays random programs, so that a plain test run covers what a short fuzzing run would.
 func TestModel(t *testing.T) {
 	seed := uint64(1)
 	for range 1000 {
@@ -241,7 +240,7 @@ func FuzzParse(f *testing.F) {
 			last = r.hi
 		}
 		if again := parse(base, format(base, list, 1<<20)); len(again) != len(list) {
-			t.Fatalf("%v comes back as %v", list, again)
+			t.Fatalf("%v was read back as %v", list, again)
 		}
 	})
 }

@@ -1,8 +1,7 @@
-// Package offsets keeps the lowest contiguous finished offset of one
-// assignment of one partition, with out-of-order completion and bounded memory.
+// Package offsets computes the offset to commit when the records of a partition are finished out of order.
 //
-// It knows no Kafka client. A consumer calls Track for every record it gets,
-// Finish once the record's fate is stored, and commits what Snapshot returns.
+// It depends on no Kafka client. A consumer calls [Tracker.Track] for every record that it fetches, [Tracker.Finish]
+// once the record's fate is stored, and commits the result of [Tracker.Snapshot].
 package offsets
 
 import (
@@ -10,39 +9,38 @@ import (
 	"sync"
 )
 
-// run is a stretch of finished offsets, lo included, hi not.
+// run is a range of finished offsets: lo ≤ offset < hi.
 type run struct{ lo, hi int64 }
 
-// cut is a rewind: generations before gen have no say from offset at on.
+// cut is a rewind: generations before gen are invalid from offset at on.
 type cut struct {
 	gen uint32
 	at  int64
 }
 
-// Tracker follows one assignment of one partition. Its memory grows with the
-// number of outstanding offsets, not with how many are finished. It is safe
-// for concurrent use.
+// Tracker tracks the offsets of one assignment of one partition. Its memory grows with the number of outstanding
+// offsets, not with the number of finished ones. It is safe for concurrent use.
 type Tracker struct {
 	mu sync.Mutex
 
-	// Every offset in [base, next) is either outstanding or in a run. Runs at
-	// or above next come from a former owner and are still to be tracked.
+	// Every offset in [base, next) is either outstanding or in a run. Runs at or above next were finished by a former
+	// owner of the partition.
 	base, next  int64 // -1: unknown
 	runs        runs
 	outstanding int
 
 	gen uint32
-	// cuts tells which offsets of older generations are still valid, by
-	// generation and by offset rising; generations below oldest have none.
+	// cuts determines which offsets of older generations are still valid. It ascends by generation and by offset.
+	// Generations below oldest have no valid offset.
 	cuts   []cut
 	oldest uint32
 }
 
-// New returns a tracker for a partition whose committed offset (the next one
-// to read) is committed, or -1 if that is unknown: then the first tracked
-// offset is the base. finished is the state that Snapshot gave a former owner, with
-// or without a tail that starts with ';'; text that is empty, damaged or goes
-// with another committed offset counts as none.
+// New returns a tracker for a partition with this committed offset, which is the next offset to read. If committed is
+// -1, it is unknown, and the first tracked offset takes its place.
+//
+// finished is the state that Snapshot returned to a former owner. A tail that starts with ';' is ignored. A state that
+// is empty, damaged or belongs to another committed offset counts as none.
 func New(committed int64, finished string) *Tracker {
 	t := &Tracker{base: committed, next: committed}
 	if committed < 0 {
@@ -53,15 +51,11 @@ func New(committed int64, finished string) *Tracker {
 	return t
 }
 
-// Track says that the consumer got offset now; offsets come in rising order.
-// It returns the generation to hand to Finish. fresh is false when a former
-// owner finished the offset: skip the record, Finish is not needed.
+// Track records that the consumer fetched offset. Offsets come in ascending order. It returns the generation to pass
+// to Finish. fresh is false if a former owner finished the offset: skip the record and do not call Finish.
 //
-// Offsets between the last tracked one and this one are never shown by the
-// partition (compacted away, control records) and count as finished. An offset
-// that is not above the last tracked one is a rewind, since the log was cut
-// back: all that is known from it on is forgotten, a new generation begins and
-// it is fresh. Records below it keep their place until they are finished.
+// Offsets between the last tracked one and this one do not exist in the partition (compacted, control records) and
+// count as finished. An offset at or below the last tracked one is a rewind, see [Tracker.Rewind]; it is fresh.
 func (t *Tracker) Track(offset int64) (gen uint32, fresh bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -81,8 +75,8 @@ func (t *Tracker) Track(offset int64) (gen uint32, fresh bool) {
 	return t.gen, true
 }
 
-// Forget drops what a former owner finished from offset on, as far as it was not tracked yet. Call it before Track when
-// the record at offset shows that the log was cut back and written anew since.
+// Forget drops the offsets at or above offset that a former owner finished and that are not tracked yet. Call it before
+// Track if the record at offset shows that the log was truncated and rewritten since.
 func (t *Tracker) Forget(offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,8 +85,9 @@ func (t *Tracker) Forget(offset int64) {
 	}
 }
 
-// Rewind says that the log was cut back to offset, as Track does of the record that comes there then: until it comes,
-// nothing from offset on may be committed.
+// Rewind records that the log was truncated to offset. Everything from offset on is forgotten, and a new generation
+// begins. Outstanding offsets below it stay outstanding. Nothing from offset on is committable until it is tracked
+// again.
 func (t *Tracker) Rewind(offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -102,8 +97,8 @@ func (t *Tracker) Rewind(offset int64) {
 	}
 }
 
-// Pass says that the partition will never show the offsets from ≤ o < to (aborted, control records), so they count as
-// finished. It changes nothing unless from is the committable offset and nothing is outstanding.
+// Pass records that the offsets from ≤ offset < to will never be fetched (aborted or control records). They count as
+// finished. It does nothing unless from is the committable offset and no offset is outstanding.
 func (t *Tracker) Pass(from, to int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,8 +112,7 @@ func (t *Tracker) Pass(from, to int64) {
 	}
 }
 
-// rewind forgets everything from offset on. What is outstanding below it is
-// still being worked on, so the base may not jump over that.
+// rewind forgets everything from offset on. The base does not move past outstanding offsets below it.
 func (t *Tracker) rewind(offset int64) {
 	t.gen++
 	if offset <= t.base {
@@ -137,9 +131,8 @@ func (t *Tracker) rewind(offset int64) {
 	t.cuts = append(t.cuts, cut{t.gen, offset})
 }
 
-// Finish says that the fate of the record tracked as offset in generation gen
-// is stored. A second call, an offset never tracked, and an offset that a
-// rewind has since forgotten change nothing.
+// Finish marks the offset, tracked in generation gen, as finished. It does nothing if the offset is already finished,
+// was never tracked, or was forgotten by a rewind.
 func (t *Tracker) Finish(gen uint32, offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -157,7 +150,7 @@ func (t *Tracker) stale(gen uint32, offset int64) bool {
 	if gen < t.oldest || gen > t.gen {
 		return true
 	}
-	for _, c := range t.cuts { // the first later cut is the lowest
+	for _, c := range t.cuts { // the first cut after gen is the lowest
 		if c.gen > gen {
 			return offset >= c.at
 		}
@@ -165,7 +158,7 @@ func (t *Tracker) stale(gen uint32, offset int64) bool {
 	return false
 }
 
-// finish adds [lo, hi) and moves the base over what is now contiguous.
+// finish adds [lo, hi) and moves the base to the end of the contiguous run.
 func (t *Tracker) finish(lo, hi int64) {
 	if lo > t.base {
 		t.runs.add(lo, hi)
@@ -180,26 +173,24 @@ func (t *Tracker) finish(lo, hi int64) {
 	t.cuts = slices.Delete(t.cuts, 0, passed)
 }
 
-// Committable returns the next offset to commit, which is the lowest that is
-// not finished; -1 while nothing is known.
+// Committable returns the offset to commit: the lowest one that is not finished. It returns -1 while that is unknown.
 func (t *Tracker) Committable() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.base
 }
 
-// Snapshot returns Committable, and the state: what is finished above it, as
-// printable ASCII without ';', at most limit bytes. If it does not fit, the
-// highest offsets are left out, which sends them again after a restart. It is
-// "" if there is nothing, and good only together with next.
+// Snapshot returns the committable offset and the state: the finished offsets above it, as printable ASCII without ';'
+// and at most limit bytes long. If they do not fit, the highest are omitted, and the next owner processes those records
+// again. The state is "" if no offset above next is finished. It is valid only together with next.
 func (t *Tracker) Snapshot(limit int) (next int64, state string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.base, format(t.base, t.runs.all(), limit)
 }
 
-// Omitted returns how many finished offsets a state that Snapshot returned leaves out, as far as nothing was finished
-// since.
+// Omitted returns the number of finished offsets that a state returned by Snapshot omits. The result is exact if no
+// offset was finished since.
 func (t *Tracker) Omitted(next int64, state string) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -210,15 +201,14 @@ func (t *Tracker) Omitted(next int64, state string) int64 {
 	return t.runs.total() - kept.total()
 }
 
-// Finished tells whether the offset is finished; one that was never tracked is
-// if it lies below the committable offset.
+// Finished reports whether the offset is finished. Offsets below the committable one are, even if never tracked.
 func (t *Tracker) Finished(offset int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return offset < t.base || t.runs.contains(offset)
 }
 
-// Outstanding returns how many tracked offsets are not finished.
+// Outstanding returns the number of tracked offsets that are not finished.
 func (t *Tracker) Outstanding() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -72,7 +72,7 @@ func TestRewind(t *testing.T) {
 		finish     []int64 // of 10 … 19, generation 0, before the rewind
 		to         int64
 		late       []int64 // generation 0, after the rewind
-		again      []int64 // tracked after it besides to
+		again      []int64 // offsets tracked after the rewind, besides to
 		finishNew  []int64
 		want       int64
 		wantActive int
@@ -109,7 +109,7 @@ func TestRewind(t *testing.T) {
 	}
 }
 
-func TestRewindsInARow(t *testing.T) {
+func TestConsecutiveRewinds(t *testing.T) {
 	tr := New(0, "")
 	g0 := track(t, tr, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
 	g1 := track(t, tr, 8, 9)
@@ -125,7 +125,7 @@ func TestRewindsInARow(t *testing.T) {
 	if got := tr.Committable(); got != 5 {
 		t.Fatalf("Committable() = %d, want 5", got)
 	}
-	finish(tr, g0, 5) // its last valid offset is behind
+	finish(tr, g0, 5) // its last valid offset is below the base
 	finish(tr, g2, 6, 5)
 	finish(tr, g3, 7)
 	if got := tr.Committable(); got != 8 {
@@ -165,12 +165,12 @@ func TestStateRestores(t *testing.T) {
 	}
 }
 
-func TestRestoredBaseRunsAhead(t *testing.T) {
+func TestRestoredBaseIsAheadOfTrack(t *testing.T) {
 	former := New(100, "")
 	finish(former, track(t, former, 100, 101, 102), 101, 102)
 	tr := New(former.Snapshot(100))
 	finish(tr, track(t, tr, 100), 100)
-	// 101 and 102 are still to come from the partition, but finished.
+	// 101 and 102 are not fetched yet, but they are finished.
 	if got := tr.Committable(); got != 103 {
 		t.Fatalf("Committable() = %d, want 103", got)
 	}
@@ -201,12 +201,12 @@ func TestGapMergesRestoredRuns(t *testing.T) {
 	}
 }
 
-func TestStateThatIsNone(t *testing.T) {
+func TestInvalidStateIsIgnored(t *testing.T) {
 	former := New(100, "")
 	finish(former, track(t, former, 100, 101), 101)
 	_, good := former.Snapshot(100)
 	if New(100, good).runs.total() != 1 {
-		t.Fatal("the good state is not read")
+		t.Fatal("a valid state was rejected")
 	}
 	tests := []struct {
 		name      string
@@ -238,7 +238,7 @@ func TestStateThatIsNone(t *testing.T) {
 	}
 }
 
-func TestStateIsCut(t *testing.T) {
+func TestStateIsTruncated(t *testing.T) {
 	tr := New(0, "")
 	for o := range int64(5000) {
 		tr.Track(o)
@@ -268,13 +268,13 @@ func TestStateIsCut(t *testing.T) {
 
 func TestBoundedMemory(t *testing.T) {
 	tr := New(0, "")
-	track(t, tr, 0) // one that hangs
+	track(t, tr, 0) // a record that hangs
 	for o := int64(1); o < 200_000; o++ {
 		tr.Track(o)
 		tr.Finish(0, o)
 	}
 	if c := cap(tr.runs.list); c > 8 {
-		t.Errorf("room for %d runs with one outstanding offset", c)
+		t.Errorf("capacity for %d runs with one outstanding offset", c)
 	}
 	tr.Finish(0, 0)
 	if got := tr.Committable(); got != 200_000 {
@@ -380,7 +380,7 @@ func TestFinished(t *testing.T) {
 	}
 }
 
-// TestOmitted: a state that is cut tells how many finished offsets it leaves out.
+// TestOmitted checks that the number of omitted offsets is reported for a truncated state.
 func TestOmitted(t *testing.T) {
 	tr := New(0, "")
 	var gen uint32
@@ -392,7 +392,7 @@ func TestOmitted(t *testing.T) {
 	}
 	next, whole := tr.Snapshot(4096)
 	if n := tr.Omitted(next, whole); n != 0 {
-		t.Errorf("%d left out of a whole state, want 0", n)
+		t.Errorf("%d omitted from a complete state, want 0", n)
 	}
 	_, short := tr.Snapshot(len(whole) / 2)
 	n := tr.Omitted(next, short)
@@ -404,9 +404,9 @@ func TestOmitted(t *testing.T) {
 		}
 	}
 	if n == 0 || n != lost {
-		t.Errorf("%d left out, want the %d that are not finished any more", n, lost)
+		t.Errorf("%d omitted, want %d", n, lost)
 	}
 	if n := tr.Omitted(next, ""); n != 500 {
-		t.Errorf("%d left out of an empty state, want 500", n)
+		t.Errorf("%d omitted from an empty state, want 500", n)
 	}
 }

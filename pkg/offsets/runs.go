@@ -2,8 +2,8 @@ package offsets
 
 import "slices"
 
-// runs is a sorted set of runs that neither overlap nor touch. list[:head] is
-// room left by runs taken from the front.
+// runs is a sorted set of runs that neither overlap nor touch. list[:head] is free space left by runs removed from the
+// front.
 type runs struct {
 	list []run
 	head int
@@ -13,11 +13,10 @@ func (r *runs) all() []run { return r.list[r.head:] }
 
 func (r *runs) reset() { r.list, r.head = r.list[:0], 0 }
 
-// search returns the index in all() of the first run that ends at or after
-// offset.
+// search returns the index in all() of the first run that ends at or after offset.
 func (r *runs) search(offset int64) int {
 	list := r.all()
-	// Most calls are about the highest run or beyond.
+	// Most calls concern the highest run or an offset above it.
 	if n := len(list); n == 0 || list[n-1].hi < offset {
 		return n
 	}
@@ -38,7 +37,7 @@ func (r *runs) contains(offset int64) bool {
 	return i < len(list) && list[i].lo <= offset
 }
 
-// add puts [lo, hi) into the set and merges what it touches.
+// add adds [lo, hi) to the set and merges it with the runs that it touches.
 func (r *runs) add(lo, hi int64) {
 	list := r.all()
 	first := r.search(lo)
@@ -60,14 +59,14 @@ func (r *runs) add(lo, hi int64) {
 		return
 	}
 	if len(r.list) == cap(r.list) && r.head >= len(list)/4 {
-		// Reuse what was taken from the front instead of growing.
+		// Reuse the space at the front instead of growing.
 		r.list, r.head = r.list[:copy(r.list, list)], 0
 	}
 	r.list = slices.Insert(r.list, r.head+first, run{lo, hi})
 }
 
-// takeUpTo removes what lies below offset or follows it without a hole, and
-// returns the lowest offset from there on that is not in the set.
+// takeUpTo removes the runs below offset and those that continue it without a gap. It returns the lowest offset, at or
+// above offset, that is not in the set.
 func (r *runs) takeUpTo(offset int64) int64 {
 	for r.head < len(r.list) && r.list[r.head].lo <= offset {
 		offset = max(offset, r.list[r.head].hi)
@@ -89,7 +88,7 @@ func (r *runs) truncate(offset int64) {
 	r.list = r.list[:i]
 }
 
-// total returns how many offsets are in the set.
+// total returns the number of offsets in the set.
 func (r *runs) total() (n int64) {
 	for _, x := range r.all() {
 		n += x.hi - x.lo

@@ -7,15 +7,14 @@ import (
 	"strings"
 )
 
-// The text of a state is the version, then in base64 a row of varints: the base,
-// and for each run how far it starts above the end of the one before (of the
-// base for the first) and how long it is.
+// A state is the version followed by base64 of a sequence of varints: the base, then two for each run. The first is the
+// distance from the end of the previous run (from the base for the first run), the second is the run's length.
 const version = "1:"
 
-// encoding has no padding and refuses stray bits, so a text has one meaning.
+// encoding has no padding and rejects stray bits, so that each list of runs has exactly one text.
 var encoding = base64.RawStdEncoding.Strict()
 
-// format returns the state of at most limit bytes, "" if no run fits.
+// format returns a state of at most limit bytes, or "" if no run fits.
 func format(base int64, list []run, limit int) string {
 	room := (limit - len(version)) * 3 / 4 // bytes before base64
 	if len(list) == 0 || room <= 0 {
@@ -41,19 +40,19 @@ func format(base int64, list []run, limit int) string {
 	return version + encoding.EncodeToString(out)
 }
 
-// parse returns the runs of a state that goes with base, nil if it does not or
-// is damaged: then the offsets are handled again, which loses nothing.
+// parse returns the runs of a state. It returns nil if the state is damaged or belongs to another base. The records are
+// then processed again, and none is lost.
 func parse(base int64, state string) []run {
 	state, _, _ = strings.Cut(state, ";")
 	text, ok := strings.CutPrefix(state, version)
-	if !ok || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
+	if !ok || strings.ContainsAny(text, "\r\n") { // the decoder would skip them
 		return nil
 	}
 	data, err := encoding.DecodeString(text)
 	if err != nil {
 		return nil
 	}
-	// step reads a varint from 1 to what keeps last within int64.
+	// step reads a varint and adds it to last. It must be at least 1 and must not overflow last.
 	last := int64(0)
 	step := func() bool {
 		v, n := binary.Uvarint(data)

@@ -39,11 +39,10 @@ func fieldIndex(names []string, key []byte) int {
 	return -1
 }
 
-// What stands before each field's value, already escaped for the form: the
-// comma or brace, the key and the colon.
+// The text before each field's value, escaped for the form: the comma or brace, the key and the colon.
 var (
-	smsLeads     = leads(smsFields)
-	inboundLeads = leads(inboundFields)
+	smsPrefixes     = prefixes(smsFields)
+	inboundPrefixes = prefixes(inboundFields)
 )
 
 const (
@@ -52,7 +51,7 @@ const (
 	trueText = "true"
 )
 
-func leads(names []string) []string {
+func prefixes(names []string) []string {
 	out := make([]string, len(names))
 	for i, name := range names {
 		out[i] = url.QueryEscape(`,"` + name + `":`)
@@ -61,15 +60,14 @@ func leads(names []string) []string {
 	return out
 }
 
-// AppendBody appends the form body of m's request, "sms=" and the escaped JSON
-// of its fields. value is what m was decoded from. It allocates only to grow
-// dst, which it does when less than three times a field's length is free.
+// AppendBody appends the form body of m's request: "sms=" and the escaped JSON of its fields. value must be the one
+// that m was decoded from. It allocates only to grow dst, when less than three times a field's length is free.
 func (m *Message) AppendBody(dst, value []byte) []byte {
-	lead := smsLeads
+	texts := smsPrefixes
 	if m.kind == Inbound {
-		lead = inboundLeads
+		texts = inboundPrefixes
 	}
-	for i, text := range lead {
+	for i, text := range texts {
 		dst = append(dst, text...)
 		switch at := m.fields[i]; {
 		case m.kind == Click && i == fieldClicked:
@@ -83,9 +81,8 @@ func (m *Message) AppendBody(dst, value []byte) []byte {
 	return append(dst, bodyEnd...)
 }
 
-// formEscapes holds per byte what stands for it in a form: up to three bytes,
-// the first in the lowest bits, and their number in the highest byte. It is 0
-// for the bytes inside a JSON string that need a look at what follows.
+// formEscapes holds the form encoding of each byte: up to three bytes, the first in the lowest bits, and their number
+// in the highest byte. It is 0 for bytes whose encoding depends on the bytes after them.
 var formEscapes = newFormEscapes()
 
 func newFormEscapes() (table [256]uint32) {
@@ -101,14 +98,14 @@ func newFormEscapes() (table [256]uint32) {
 	return table
 }
 
-// A line or paragraph separator (U+2028, U+2029) starts with these bytes. Go's
-// encoder escapes both, since they end a line in JavaScript.
+// lineSeparator begins with the same bytes as the paragraph separator, U+2029. Go's encoder escapes both, since they
+// end a line in JavaScript.
 const lineSeparator = "\u2028"
 
-// appendValue appends a scalar JSON value as Go's encoder would write it
-// without HTML escaping, escaped for a form in the same pass.
+// appendValue appends a scalar JSON value as Go's encoder writes it without HTML escaping. It also escapes it for the
+// form, in the same pass.
 func appendValue(dst, src []byte) []byte {
-	// Nothing grows more than threefold; the store below writes four bytes.
+	// Escaping at most triples the length. The store below always writes four bytes.
 	dst = slices.Grow(dst, 3*len(src)+4)
 	n := len(dst)
 	out := dst[:cap(dst)]
@@ -126,7 +123,7 @@ func appendValue(dst, src []byte) []byte {
 			i += size
 			continue
 		}
-		// A scanner has checked the string: three bytes are there.
+		// The scanner has checked the string, so three bytes follow.
 		if r, size := utf8.DecodeRune(src[i:]); r == '\u2028' || r == '\u2029' {
 			n = putRune(out, n, r, nil)
 			i += size
@@ -148,8 +145,7 @@ func putByte(out []byte, n int, c byte) int {
 	return n + 3
 }
 
-// putRune writes r, which stood in a JSON string as the escape old, at out[n:]
-// and returns the new n.
+// putRune writes r at out[n:] and returns the new n. old is the escape that r had in the JSON string.
 func putRune(out []byte, n int, r rune, old []byte) int {
 	const hex = "0123456789abcdef"
 	short := byte(0)
@@ -174,7 +170,7 @@ func putRune(out []byte, n int, r rune, old []byte) int {
 		text = append(text, '\\', short)
 	case r < ' ' || r == '\u2028' || r == '\u2029':
 		text = append(text, '\\', 'u', hex[r>>12], hex[r>>8&15], hex[r>>4&15], hex[r&15])
-	case utf16.IsSurrogate(r): // no character: passed on as it came
+	case utf16.IsSurrogate(r): // not a character: keep the escape
 		text = append(text, old...)
 	default:
 		text = utf8.AppendRune(text, r)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// golden reads the record and the body of a kind.
+// golden reads the golden record and body of a kind.
 func golden(t testing.TB, kind Kind) (record, body []byte) {
 	t.Helper()
 	var err error
@@ -87,10 +87,10 @@ func TestInvalid(t *testing.T) {
 		{"\ufeff{\"user_id\":1,\"sms\":{\"id\":1}}", "not JSON: unexpected byte at 0"},
 		{"{\"user_id\":1,\"sms\":{\"id\":\"\xff\"}}", "not UTF-8"},
 		{"{\"user_id\":1,\"sms\":{\"id\":1},\"x\":\"\xed\xa0\x80\"}", "not UTF-8"},
-		{`{"user_id":1,"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`, "not JSON: nested too deep"},
-		{`[]`, "no object"},
-		{`null`, "no object"},
-		{`"text"`, "no object"},
+		{`{"user_id":1,"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`, "not JSON: nested too deeply"},
+		{`[]`, "not a JSON object"},
+		{`null`, "not a JSON object"},
+		{`"text"`, "not a JSON object"},
 		{`{}`, "user_id is missing"},
 		{`{"sms":{"id":1}}`, "user_id is missing"},
 		{`{"User_id":1,"sms":{"id":1}}`, "user_id is missing"},
@@ -106,25 +106,25 @@ func TestInvalid(t *testing.T) {
 		{`{"user_id":[1],"sms":{"id":1}}`, noUser},
 		{`{"user_id":1,"user_id":true,"sms":{"id":1}}`, noUser},
 		{`{"user_id":1}`, "sms is missing"},
-		{`{"user_id":1,"sms":null}`, "sms is no object"},
-		{`{"user_id":1,"sms":"{}"}`, "sms is no object"},
-		{`{"user_id":1,"sms":[{"id":1}]}`, "sms is no object"},
-		{`{"user_id":1,"sms":{"id":1},"sms":1}`, "sms is no object"},
+		{`{"user_id":1,"sms":null}`, "sms is not an object"},
+		{`{"user_id":1,"sms":"{}"}`, "sms is not an object"},
+		{`{"user_id":1,"sms":[{"id":1}]}`, "sms is not an object"},
+		{`{"user_id":1,"sms":{"id":1},"sms":1}`, "sms is not an object"},
 		{`{"user_id":1,"sms":{}}`, "sms.id is missing"},
 		{`{"user_id":1,"sms":{"id":1},"sms":{"from":"a"}}`, "sms.id is missing"},
 		{`{"user_id":1,"sms":{"ID":1}}`, "sms.id is missing"},
-		{`{"user_id":1,"sms":{"id":null}}`, "sms.id is neither number nor string"},
-		{`{"user_id":1,"sms":{"id":true}}`, "sms.id is neither number nor string"},
-		{`{"user_id":1,"sms":{"id":[1]}}`, "sms.id is neither number nor string"},
-		{`{"user_id":1,"sms":{"id":1,"id":{}}}`, "sms.id is neither number nor string"},
+		{`{"user_id":1,"sms":{"id":null}}`, "sms.id is neither a number nor a string"},
+		{`{"user_id":1,"sms":{"id":true}}`, "sms.id is neither a number nor a string"},
+		{`{"user_id":1,"sms":{"id":[1]}}`, "sms.id is neither a number nor a string"},
+		{`{"user_id":1,"sms":{"id":1,"id":{}}}`, "sms.id is neither a number nor a string"},
 		{`{"user_id":1,"sms":{"id":1,"from":{}}}`, "sms.from is an object or an array"},
 		{`{"user_id":1,"sms":{"id":1,"to":[]}}`, "sms.to is an object or an array"},
 		{`{"user_id":1,"sms":{"id":1,"clicked":[]}}`, "sms.clicked is an object or an array"},
 		{`{"user_id":1,"sms":{"id":1,"dlr_status":1,"dlr_stat\u0075s":[]}}`, "sms.dlr_status is an object or an array"},
-		{`{"user_id":1,"sms":{"id":1},"bot":null}`, "bot is no boolean"},
-		{`{"user_id":1,"sms":{"id":1},"bot":0}`, "bot is no boolean"},
-		{`{"user_id":1,"sms":{"id":1},"bot":"true"}`, "bot is no boolean"},
-		{`{"user_id":1,"sms":{"id":1},"bot":true,"preview":{}}`, "preview is no boolean"},
+		{`{"user_id":1,"sms":{"id":1},"bot":null}`, "bot is not a boolean"},
+		{`{"user_id":1,"sms":{"id":1},"bot":0}`, "bot is not a boolean"},
+		{`{"user_id":1,"sms":{"id":1},"bot":"true"}`, "bot is not a boolean"},
+		{`{"user_id":1,"sms":{"id":1},"bot":true,"preview":{}}`, "preview is not a boolean"},
 	}
 	for _, tt := range tests {
 		var m Message
@@ -194,16 +194,16 @@ func TestKey(t *testing.T) {
 	}
 	for _, ids := range [][2]string{{`12`, `"12"`}, {`"a/"`, `"\u0061\/"`}, {`"é"`, `"\u00e9"`}} {
 		if key(ids[0]) != key(ids[1]) {
-			t.Errorf("%s and %s are one id with two keys", ids[0], ids[1])
+			t.Errorf("%s and %s are the same id but have different keys", ids[0], ids[1])
 		}
 	}
 	for _, ids := range [][2]string{{`12`, `13`}, {`1`, `1.0`}, {`"\ud800"`, `"\ud801"`}, {`""`, `"\u0000"`}} {
 		if key(ids[0]) == key(ids[1]) {
-			t.Errorf("%s and %s are two ids with one key", ids[0], ids[1])
+			t.Errorf("%s and %s are different ids but have the same key", ids[0], ids[1])
 		}
 	}
 	if got := key(`12345`); got != 0xe575e8883c0f89f8 {
-		t.Errorf("key of 12345 is %#x: it must be the same in every version", got)
+		t.Errorf("key of 12345 = %#x; it must never change", got)
 	}
 }
 
@@ -215,14 +215,14 @@ func TestRevocations(t *testing.T) {
 		{`{"user_id":1,"api_sms_ids":[9007199254740993123456]}`, `{"user_id":1,"api_sms_ids":[9007199254740993123456],"campaign_sms_ids":[]}`},
 		{`{"user_id":1,"api_sms_ids":["x"],"api_sms_ids":[5],"x":{}}`, `{"user_id":1,"api_sms_ids":[5],"campaign_sms_ids":[]}`},
 		{`{"user_id":1,"api_sms_ids":[4,5],"\u0061pi_sms_ids":null}`, `{"user_id":1,"api_sms_ids":[],"campaign_sms_ids":[]}`},
-		{`{"user_id":1,"api_sms_ids":["5"]}`, "!api_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"api_sms_ids":"5"}`, "!api_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"api_sms_ids":{}}`, "!api_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"api_sms_ids":false}`, "!api_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"api_sms_ids":[null]}`, "!api_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"campaign_sms_ids":[1,1.0]}`, "!campaign_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"campaign_sms_ids":[1,1e2]}`, "!campaign_sms_ids holds something that is no integer"},
-		{`{"user_id":1,"campaign_sms_ids":[[1]]}`, "!campaign_sms_ids holds something that is no integer"},
+		{`{"user_id":1,"api_sms_ids":["5"]}`, "!api_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"api_sms_ids":"5"}`, "!api_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"api_sms_ids":{}}`, "!api_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"api_sms_ids":false}`, "!api_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"api_sms_ids":[null]}`, "!api_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"campaign_sms_ids":[1,1.0]}`, "!campaign_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"campaign_sms_ids":[1,1e2]}`, "!campaign_sms_ids contains a value that is not an integer"},
+		{`{"user_id":1,"campaign_sms_ids":[[1]]}`, "!campaign_sms_ids contains a value that is not an integer"},
 		{`{"api_sms_ids":[1]}`, "!user_id is missing"},
 		{`{"user_id":"1","api_sms_ids":[1]}`, "!user_id is not an integer from 1 to 9223372036854775807"},
 		{`{"user_id":1,"api_sms_ids":[1,]}`, "!not JSON: unexpected byte at 30"},
@@ -230,7 +230,7 @@ func TestRevocations(t *testing.T) {
 		{`{"user_id":1,"api_sms_ids":[1}`, "!not JSON: unexpected byte at 29"},
 		{`{"user_id":1,"api_sms_ids":`, "!not JSON: ends early"},
 		{`{"user_id":1} {`, "!not JSON: unexpected byte at 14"},
-		{`5`, "!no object"},
+		{`5`, "!not a JSON object"},
 		{`x`, "!not JSON: unexpected byte at 0"},
 		{"{\"user_id\":1,\"x\":\"\x80\"}", "!not UTF-8"},
 	}

@@ -1,7 +1,5 @@
-// Package webhook holds the event, its kind, its endpoint and its outcome; it
-// decodes a record and encodes the body that is sent for it.
+// Package webhook defines kinds, endpoints, fates and failures. It decodes records and encodes the bodies of requests.
 //
-// It knows neither Kafka nor HTTP: a record is its value's bytes, an endpoint
-// a URL. Decoding keeps byte spans into the value instead of copies, so the
-// value must stay unchanged as long as the Message decoded from it is used.
+// It depends on neither Kafka nor HTTP: a record is the bytes of its value, an endpoint is a URL. A decoded [Message]
+// holds positions in the value instead of copies, so the value must not change while the Message is in use.
 package webhook

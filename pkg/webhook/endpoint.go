@@ -18,31 +18,33 @@ import (
 const (
 	maxURL  = 2048 // bytes
 	maxAuth = 32   // characters
-	maxHost = 1024 // bytes; a name in the DNS has 253, and converting longer ones takes the square of their length
+	maxHost = 1024 // bytes; a DNS name has at most 253, and IDNA conversion takes time quadratic in the length
 )
 
-// Endpoint is one user's URL of one kind, taken apart for requests.
+// Endpoint is one user's URL of one kind, parsed for requests.
 type Endpoint struct {
-	// Address is the host:port to dial. It is "" when the configured text is no
-	// usable http or https URL; an attempt then fails as Network.
+	// Address is the host:port to dial. It is "" if the configured text is not a usable http or https URL. An attempt
+	// then fails as Network.
 	Address string
-	// ServerName is whose certificate is asked for; "" = http.
+	// ServerName is the name that the TLS certificate must have. It is "" for http.
 	ServerName string
-	// Host is the Host header, Target what stands in the request line. Both are
-	// plain ASCII.
-	Host, Target string
-	// Authorization is the header's value, "" for none. It is a secret.
+	// Host is the value of the Host header, in ASCII.
+	Host string
+	// Target is the path and query in the request line, in ASCII.
+	Target string
+	// Authorization is the value of the Authorization header, "" for none. It is a secret.
 	Authorization string
 }
 
-// Settings are one user's endpoints; nil stands for one that is not configured.
+// Settings holds the endpoints of one user.
 type Settings struct {
-	UserID    int64
+	UserID int64
+	// Endpoints holds the endpoint of each kind, nil if none is configured.
 	Endpoints [NumKinds]*Endpoint
 }
 
-// NewSettings prepares a user's settings as they are stored: "" is a URL that
-// is not configured, auth is "user:pass" or "" and goes with the DLR alone.
+// NewSettings parses a user's settings as they are stored. An empty URL is not configured. auth is "user:pass" or "".
+// It is sent with delivery receipts only.
 func NewSettings(userID int64, urls [NumKinds]string, auth string) *Settings {
 	s := &Settings{UserID: userID}
 	for kind, raw := range urls {
@@ -59,15 +61,14 @@ func NewSettings(userID int64, urls [NumKinds]string, auth string) *Settings {
 	return s
 }
 
-// NewEndpoint takes a URL apart. Text that ValidateURL would refuse is taken as
-// far as it can be used: a fragment and credentials in a URL are dropped.
+// NewEndpoint parses a URL. It is more lenient than [ValidateURL]: it drops a fragment and credentials.
 func NewEndpoint(raw string) *Endpoint {
 	u, err := url.Parse(raw)
 	if err != nil || !isWeb(u) {
 		return &Endpoint{}
 	}
 	name, err := toASCII(u.Hostname())
-	if err != nil || name == "" { // a host of ignored characters alone is mapped to nothing
+	if err != nil || name == "" { // IDNA maps a host of nothing but ignored characters to ""
 		return &Endpoint{}
 	}
 	port, secure := u.Port(), u.Scheme == "https"
@@ -77,16 +78,16 @@ func NewEndpoint(raw string) *Endpoint {
 			port = "443"
 		}
 	}
-	// One text for all three, since there may be very many endpoints.
+	// Address, Host and ServerName share one string, since there may be very many endpoints.
 	e := &Endpoint{Address: net.JoinHostPort(name, port)}
 	e.Host = e.Address
 	if u.Port() == "" {
 		e.Host = e.Address[:len(e.Address)-len(port)-1]
 	}
-	if zone := strings.IndexByte(e.Host, '%'); zone >= 0 { // of an IPv6 address; it means nothing to the peer
+	if zone := strings.IndexByte(e.Host, '%'); zone >= 0 { // of an IPv6 address, without meaning to the peer
 		end := strings.IndexByte(e.Host, ']')
 		if end < zone {
-			return &Endpoint{} // a name with an escaped percent sign, which net/url lets pass
+			return &Endpoint{} // a name with an escaped percent sign, which net/url accepts
 		}
 		e.Host = e.Host[:zone] + e.Host[end:]
 	}
@@ -100,11 +101,11 @@ func NewEndpoint(raw string) *Endpoint {
 		}
 	}
 	u.RawQuery = escapeQuery(u.RawQuery)
-	e.Target = strings.Clone(u.RequestURI()) // not a piece of raw, which would keep all of it
+	e.Target = strings.Clone(u.RequestURI()) // a substring would keep all of raw in memory
 	return e
 }
 
-// toASCII gives the name that is asked for in the DNS (IDNA).
+// toASCII returns the name to look up in the DNS (IDNA).
 func toASCII(host string) (string, error) {
 	if len(host) > maxHost {
 		return "", errors.New("host is too long")
@@ -117,8 +118,8 @@ func toASCII(host string) (string, error) {
 	return host, nil
 }
 
-// escapeQuery escapes what may not stand in a request line. Unlike the path,
-// net/url keeps a query as it is, blanks included.
+// escapeQuery escapes the bytes that a request line must not contain. Unlike the path, net/url leaves a query
+// unchanged, even its blanks.
 func escapeQuery(query string) string {
 	const hex = "0123456789ABCDEF"
 	var out strings.Builder
@@ -132,14 +133,14 @@ func escapeQuery(query string) string {
 	return out.String()
 }
 
+// isWeb reports whether u is an absolute http or https URL with a host.
 func isWeb(u *url.URL) bool {
-	// net/url takes a bracket that was not opened for a part of a name.
+	// net/url accepts a closing bracket without an opening one as part of a name.
 	return (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), "[]")
 }
 
-// ValidateURL says whether a user may set raw as a URL: absolute http or https
-// with a host, no credentials, no fragment, at most 2,048 bytes. The error's
-// text starts with "must" and does not repeat raw.
+// ValidateURL returns an error unless a user may set raw as a URL: absolute http or https, with a host, no credentials,
+// no fragment, at most 2,048 bytes. The error's text starts with "must" and does not contain raw.
 func ValidateURL(raw string) error {
 	if len(raw) > maxURL {
 		return errors.New("must be at most 2048 bytes")
@@ -165,9 +166,8 @@ func ValidateURL(raw string) error {
 	return nil
 }
 
-// ValidateAuth says whether a user may set raw as auth: user:pass with a user,
-// at most 32 characters, no control characters. The error's text starts with
-// "must" and does not repeat raw.
+// ValidateAuth returns an error unless a user may set raw as auth: user:pass with a non-empty user, at most 32
+// characters, no control characters. The error's text starts with "must" and does not contain raw.
 func ValidateAuth(raw string) error {
 	if !utf8.ValidString(raw) {
 		return errors.New("must be valid UTF-8")

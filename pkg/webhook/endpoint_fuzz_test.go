@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// sendable says what of an endpoint could break out of a request's head, "" if nothing.
-func sendable(e *Endpoint) string {
+// unsendable returns the part of an endpoint that could break out of a request's head, or "".
+func unsendable(e *Endpoint) string {
 	for what, text := range map[string]string{"Host": e.Host, "request target": e.Target, "address": e.Address, "server name": e.ServerName} {
 		for _, c := range []byte(text) {
-			if c <= ' ' || c >= 0x7F && what != "address" { // a zone may be called anything
+			if c <= ' ' || c >= 0x7F && what != "address" { // a zone can have any name
 				return what + " " + text
 			}
 		}
@@ -20,7 +20,7 @@ func sendable(e *Endpoint) string {
 	return ""
 }
 
-// FuzzURL holds what a user may set, and what other programs may store, against what can be sent.
+// FuzzURL checks that no URL, whether set by a user or stored by another program, can break a request.
 func FuzzURL(f *testing.F) {
 	for _, raw := range []string{
 		"http://example.com", "HTTPS://EXAMPLE.com:8443/a/b%20c?q=1&r=;", "http://[::1%25eth0]:80/", "http://bücher.example/ü?ü=ü",
@@ -34,8 +34,8 @@ func FuzzURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		err := ValidateURL(raw)
 		e := NewEndpoint(raw)
-		if bad := sendable(e); bad != "" {
-			t.Fatalf("%q would be sent with %q", raw, bad)
+		if bad := unsendable(e); bad != "" {
+			t.Fatalf("%q would be sent with the unsafe part %q", raw, bad)
 		}
 		if e.Address != "" {
 			host, port, splitErr := net.SplitHostPort(e.Address)
@@ -50,15 +50,15 @@ func FuzzURL(f *testing.F) {
 			return
 		}
 		if e.Address == "" {
-			t.Fatalf("%q may be set but not used", raw)
+			t.Fatalf("%q is valid but cannot be used", raw)
 		}
 		if len(raw) > 2048 || strings.ContainsAny(raw, "#\r\n\t\x00") {
-			t.Fatalf("%q may be set", raw)
+			t.Fatalf("%q is valid", raw)
 		}
-		// What was checked is what is dialled: the host is the one the URL shows.
+		// The host that was validated is the host that is dialled.
 		u, err := url.Parse(raw)
 		if err != nil || u.User != nil {
-			t.Fatalf("%q may be set: %v", raw, err)
+			t.Fatalf("%q is valid: %v", raw, err)
 		}
 		if ascii, err := toASCII(u.Hostname()); err != nil || !strings.HasPrefix(e.Address, ascii+":") && !strings.HasPrefix(e.Address, "["+ascii+"]:") {
 			t.Fatalf("%q is dialled at %q (%v)", raw, e.Address, err)
@@ -66,7 +66,7 @@ func FuzzURL(f *testing.F) {
 	})
 }
 
-// FuzzAuth: what may be set is what is sent.
+// FuzzAuth checks that every valid auth is sent unchanged.
 func FuzzAuth(f *testing.F) {
 	for _, raw := range []string{"user:pass", "user:", ":x", "ü:ö", "a\r\nb:c", "user", "\xff:", "a:b:c", strings.Repeat("x", 31) + ":"} {
 		f.Add(raw)

@@ -97,7 +97,7 @@ func TestNewSettings(t *testing.T) {
 	}
 }
 
-// shown is what an endpoint dials, asks for and calls.
+// shown formats an endpoint's address, host and target.
 func shown(e *Endpoint) string {
 	if e.Address == "" {
 		return ""
@@ -110,7 +110,7 @@ func shown(e *Endpoint) string {
 }
 
 func TestStoredText(t *testing.T) {
-	tests := []struct{ raw, want string }{ // want "": no URL
+	tests := []struct{ raw, want string }{ // want "": not a usable URL
 		{"http://example.com/a?q=a b\u00e9&r=%20;\"", "http://example.com:80 example.com /a?q=a%20b%C3%A9&r=%20;%22"},
 		{"http://example.com/a b", "http://example.com:80 example.com /a%20b"},
 		{"http://example.com/#", "http://example.com:80 example.com /"},

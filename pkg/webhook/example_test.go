@@ -6,8 +6,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// A record's value becomes the body of a request. Numbers keep their text, and
-// what the record does not say is null.
+// Decode a record and encode the body of its request. Numbers keep their text; absent fields are null.
 func ExampleDecode() {
 	value := []byte(`{"user_id":42,"sms":{"id":9007199254740993,"from":"15551234567","to":1234,"message":"Tea & cake"}}`)
 	var m webhook.Message
@@ -17,15 +16,14 @@ func ExampleDecode() {
 	}
 	fmt.Println(m.UserID, m.ID(value))
 	fmt.Printf("%s\n", m.AppendBody(nil, value))
-	// Output:
-	// 42 9007199254740993
+	// Output: 42 9007199254740993
 	// sms=%7B%22id%22%3A9007199254740993%2C%22from%22%3A%2215551234567%22%2C%22to%22%3A1234%2C%22message%22%3A%22Tea+%26+cake%22%2C%22received%22%3Anull%7D
 }
 
 func ExampleDecode_invalid() {
 	var m webhook.Message
 	fmt.Println(webhook.Decode(webhook.DLR, []byte(`{"user_id":42,"sms":{"id":null}}`), &m))
-	// Output: invalid record: sms.id is neither number nor string
+	// Output: invalid record: sms.id is neither a number nor a string
 }
 
 func ExampleDecodeRevocation() {
@@ -38,6 +36,26 @@ func ExampleDecodeRevocation() {
 	// Output:
 	// {"event":"clicks_revoked","count":1,"api_sms_ids":[100001],"campaign_sms_ids":[]}
 	// {"user_id":42,"api_sms_ids":[100001],"campaign_sms_ids":[]}
+}
+
+// A wrong URL is reported in a form that completes "dlr_url: …".
+func ExampleValidateURL() {
+	fmt.Println(webhook.ValidateURL("https://example.com/dlr?token=x"))
+	fmt.Println(webhook.ValidateURL("example.com/dlr"))
+	// Output:
+	// <nil>
+	// must be an absolute http or https URL
+}
+
+func ExampleHTTPFailure() {
+	for _, f := range []webhook.Failure{"", webhook.HTTPFailure(503), webhook.Timeout, webhook.DNS} {
+		fmt.Printf("%q is %v\n", f, f.Result())
+	}
+	// Output:
+	// "" is ok
+	// "http 503" is failed
+	// "timeout" is timeout
+	// "dns" is error
 }
 
 func ExampleNewSettings() {

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// depth returns how deep a good JSON text is nested.
+// depth returns the nesting depth of a valid JSON text.
 func depth(value []byte) (deepest int) {
 	d := json.NewDecoder(bytes.NewReader(value))
 	for open := 0; ; {
@@ -28,9 +28,8 @@ func depth(value []byte) (deepest int) {
 	}
 }
 
-// parse reads value with encoding/json; ok is false if it is no JSON object
-// that is acceptable to this package. A map keeps the last of a doubled key and
-// tells upper from lower case.
+// parse decodes value with encoding/json. ok is false unless value is a JSON object that this package accepts. A map
+// keeps the last value of a repeated key and distinguishes upper and lower case.
 func parse(value []byte) (object map[string]any, ok bool) {
 	if !utf8.Valid(value) || !json.Valid(value) || depth(value) > maxDepth {
 		return nil, false
@@ -41,7 +40,7 @@ func parse(value []byte) (object map[string]any, ok bool) {
 	return object, err == nil && object != nil
 }
 
-// user says whether user_id is good, and what it is.
+// user returns user_id and whether it is valid.
 func user(object map[string]any) (int64, bool) {
 	number, ok := object["user_id"].(json.Number)
 	if !ok || strings.ContainsAny(number.String(), ".eE") {
@@ -51,7 +50,7 @@ func user(object map[string]any) (int64, bool) {
 	return n, err == nil && n > 0
 }
 
-// sms returns the fields that are to be sent, and whether the record is good.
+// sms returns the fields to send, and whether the record is valid.
 func sms(kind Kind, object map[string]any) (map[string]any, bool) {
 	fields, ok := object["sms"].(map[string]any)
 	if !ok {
@@ -83,7 +82,7 @@ func sms(kind Kind, object map[string]any) (map[string]any, bool) {
 	return out, true
 }
 
-// plainBody writes the body the slow way.
+// plainBody encodes the body with the standard library.
 func plainBody(t *testing.T, kind Kind, fields map[string]any) string {
 	var text bytes.Buffer
 	for i, name := range fieldNames(kind) {
@@ -140,7 +139,7 @@ func compareMessage(t *testing.T, kind Kind, value []byte) {
 	var m Message
 	err := Decode(kind, value, &m)
 	if (err == nil) != good {
-		t.Fatalf("Decode: %v, want good = %v", err, good)
+		t.Fatalf("Decode: %v, want valid = %v", err, good)
 	}
 	if err != nil {
 		return
@@ -151,12 +150,12 @@ func compareMessage(t *testing.T, kind Kind, value []byte) {
 		bot, preview = false, false
 	}
 	if m.UserID != wantUser || m.Bot != bot || m.Preview != preview {
-		t.Fatalf("Decode gave %d %v %v, want %d %v %v", m.UserID, m.Bot, m.Preview, wantUser, bot, preview)
+		t.Fatalf("Decode = %d %v %v, want %d %v %v", m.UserID, m.Bot, m.Preview, wantUser, bot, preview)
 	}
 	body := string(m.AppendBody(nil, value))
 	form, err := url.ParseQuery(body)
 	if err != nil || len(form) != 1 || len(form["sms"]) != 1 {
-		t.Fatalf("the body is no form: %v\n%s", err, body)
+		t.Fatalf("the body is not a form: %v\n%s", err, body)
 	}
 	text := form.Get("sms")
 	if body != "sms="+url.QueryEscape(text) {
@@ -172,7 +171,7 @@ func compareMessage(t *testing.T, kind Kind, value []byte) {
 	if !isText {
 		id = fields["id"].(json.Number).String()
 	}
-	// encoding/json puts U+FFFD for a lone surrogate, which is kept here.
+	// encoding/json replaces a lone surrogate with U+FFFD; this package keeps it.
 	if got := m.ID(value); utf8.ValidString(got) && got != id {
 		t.Fatalf("id %q, want %q", got, id)
 	}
@@ -202,7 +201,7 @@ func compareRevocation(t *testing.T, value []byte) {
 	var r Revocation
 	err := DecodeRevocation(value, &r)
 	if (err == nil) != good {
-		t.Fatalf("DecodeRevocation: %v, want good = %v", err, good)
+		t.Fatalf("DecodeRevocation: %v, want valid = %v", err, good)
 	}
 	if err != nil {
 		return
@@ -216,15 +215,14 @@ func compareRevocation(t *testing.T, value []byte) {
 	var again Revocation
 	if err := DecodeRevocation(record, &again); err != nil || again.UserID != wantUser ||
 		!bytes.Equal(again.AppendRecord(nil), record) {
-		t.Fatalf("%s does not come back: %v", record, err)
+		t.Fatalf("cannot read %s back: %v", record, err)
 	}
 	if body := r.AppendBody(nil); !json.Valid(body) {
-		t.Fatalf("the body is no JSON: %s", body)
+		t.Fatalf("the body is not JSON: %s", body)
 	}
 }
 
-// TestStrings holds the escaping of every rune, raw and as an escape, against
-// encoding/json and net/url.
+// TestStrings compares the escaping of every rune, raw and escaped, with encoding/json and net/url.
 func TestStrings(t *testing.T) {
 	check := func(literal string) {
 		t.Helper()
@@ -267,8 +265,7 @@ func TestStrings(t *testing.T) {
 	check(`\"\\\/\b\f\n\r\t`)
 }
 
-// A lone surrogate is no character; it is passed on as the escape it came as,
-// so that nothing of the text is lost.
+// A lone surrogate is not a character. Its escape is passed on unchanged, so that no text is lost.
 func TestLoneSurrogates(t *testing.T) {
 	for _, literal := range []string{`\ud800`, `\uDFFF`, `a\ud83d b`, `\ud83d\ud83dx`, `\ud83dx\ude00`, `\ud83d\n`, `\ude00\ud83d`} {
 		value := []byte(`{"user_id":1,"sms":{"id":1,"message":"` + literal + `"}}`)

@@ -2,21 +2,21 @@ package webhook
 
 import "fmt"
 
-// Kind is what a record is about; each kind has a URL of its own per user.
+// Kind is the type of an event. A user has one URL per kind.
 type Kind uint8
 
 // The kinds, in the order in which settings and replies list them.
 const (
-	DLR Kind = iota
-	Click
-	Inbound
-	RevokeClick
+	DLR         Kind = iota // a delivery receipt
+	Click                   // a click on a link of a message
+	Inbound                 // a received message
+	RevokeClick             // clicks that turned out to be a bot's
 )
 
-// NumKinds is the number of kinds; kinds index arrays of that length.
+// NumKinds is the number of kinds, for arrays that are indexed by kind.
 const NumKinds = 4
 
-// String returns the kind's name as in headers, metrics and settings.
+// String returns the name of the kind in headers, metrics and settings.
 func (k Kind) String() string {
 	switch k {
 	case DLR:
@@ -31,7 +31,7 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// ParseKind is the inverse of Kind.String; another text is an error.
+// ParseKind returns the kind with the given name. It is the inverse of [Kind.String].
 func ParseKind(s string) (Kind, error) {
 	for _, k := range Kinds() {
 		if k.String() == s {
@@ -52,5 +52,5 @@ func (k Kind) ContentType() string {
 	return "application/x-www-form-urlencoded"
 }
 
-// HasWindow says whether an event of the kind may become too old to be sent.
+// HasWindow reports whether an event of the kind can become too old to be sent.
 func (k Kind) HasWindow() bool { return k != RevokeClick }

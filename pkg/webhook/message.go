@@ -5,27 +5,27 @@ import (
 	"unicode/utf8"
 )
 
-// InvalidError says what is wrong with a record that can never be handled.
+// InvalidError is the error for a record that can never be delivered.
 type InvalidError struct {
-	Reason string // short, names the field, does not repeat the value
+	// Reason is short, names the field, and does not contain the value.
+	Reason string
 }
 
 func (e *InvalidError) Error() string { return "invalid record: " + e.Reason }
 
 func invalid(reason string) *InvalidError { return &InvalidError{Reason: reason} }
 
-// Message is a decoded dlr, click or inbound record. It holds byte positions
-// in the value it was decoded from, which every method needs again; the zero
-// Message is ready to be decoded into, and may be reused.
+// Message is a decoded dlr, click or inbound record. It holds positions in the value that it was decoded from, and its
+// methods need that value again. The zero Message is ready for [Decode]. A Message can be reused.
 type Message struct {
 	UserID       int64
-	Bot, Preview bool // clicks only
+	Bot, Preview bool // set in clicks only
 	kind         Kind
 	fields       [maxFields]span // in the order of fieldNames(kind)
 }
 
-// state is what Decode knows of a record before it has seen its end: of a
-// doubled key the last counts, so nothing may be judged earlier.
+// state is what Decode has collected before the end of a record. If a key is repeated, its last value counts, so
+// nothing can be validated earlier.
 type state struct {
 	scanner
 	user, sms, bot, preview span
@@ -33,13 +33,12 @@ type state struct {
 	keyBuf                  [longestName]byte
 }
 
-// Decode reads the value of a dlr, click or inbound record into m. It
-// allocates nothing unless it fails. A returned error is an *InvalidError;
-// m.UserID is then the user's id if that could be read, else 0.
+// Decode decodes the value of a dlr, click or inbound record into m. It allocates only if it fails. The error is an
+// [*InvalidError]; m.UserID is then the user's id if that could be read, else 0.
 func Decode(kind Kind, value []byte, m *Message) error {
 	*m = Message{kind: kind}
 	if kind >= RevokeClick {
-		return invalid("a record of kind " + kind.String() + " holds no sms")
+		return invalid("a record of kind " + kind.String() + " has no sms")
 	}
 	if !utf8.Valid(value) {
 		return invalid("not UTF-8")
@@ -49,13 +48,13 @@ func Decode(kind Kind, value []byte, m *Message) error {
 		if _, ok := s.value(0); !ok || !s.atEnd() {
 			return s.fault()
 		}
-		return invalid("no object")
+		return invalid("not a JSON object")
 	}
 	s.pos++
 	if !s.record(m) || !s.atEnd() {
 		return s.fault()
 	}
-	return s.judge(m)
+	return s.validate(m)
 }
 
 // record scans the members of the outermost object.
@@ -96,7 +95,7 @@ func (s *state) message(m *Message) bool {
 	s.compound = 0
 	names := fieldNames(m.kind)
 	s.pos++
-	next := 0 // writers keep the order, so the next key is mostly the next name
+	next := 0 // the gateway keeps the order, so the next key is usually the next name
 	for first := true; ; first = false {
 		key, more, ok := s.key(first)
 		if !more || !ok {
@@ -123,8 +122,8 @@ func (s *state) message(m *Message) bool {
 	}
 }
 
-// judge holds a record that is good JSON against the rules for records.
-func (s *state) judge(m *Message) error {
+// validate checks a record that is valid JSON against the rules for records.
+func (s *state) validate(m *Message) error {
 	if reason := readUser(s.data, s.user, &m.UserID); reason != "" {
 		return invalid(reason)
 	}
@@ -132,13 +131,13 @@ func (s *state) judge(m *Message) error {
 		return invalid("sms is missing")
 	}
 	if s.data[s.sms.lo] != '{' {
-		return invalid("sms is no object")
+		return invalid("sms is not an object")
 	}
 	if m.fields[fieldID] == (span{}) {
 		return invalid("sms.id is missing")
 	}
 	if c := s.data[m.fields[fieldID].lo]; c != '"' && c != '-' && c-'0' > 9 {
-		return invalid("sms.id is neither number nor string")
+		return invalid("sms.id is neither a number nor a string")
 	}
 	if s.compound != 0 {
 		for i, name := range fieldNames(m.kind) {
@@ -151,22 +150,22 @@ func (s *state) judge(m *Message) error {
 		return nil
 	}
 	if !readFlag(s.data, s.bot, &m.Bot) {
-		return invalid("bot is no boolean")
+		return invalid("bot is not a boolean")
 	}
 	if !readFlag(s.data, s.preview, &m.Preview) {
-		return invalid("preview is no boolean")
+		return invalid("preview is not a boolean")
 	}
 	return nil
 }
 
-// readUser reads an integer from 1 to 2^63-1, or returns what is wrong.
+// readUser reads an integer from 1 to 2^63-1. It returns the reason if it cannot.
 func readUser(value []byte, at span, user *int64) (reason string) {
 	if at == (span{}) {
 		return "user_id is missing"
 	}
 	var n uint64
 	for _, c := range at.of(value) {
-		// The bound keeps n*10+9 from wrapping round.
+		// The bound keeps n*10+9 from overflowing.
 		if c-'0' > 9 || n > math.MaxInt64/10 {
 			n = 0
 			break
@@ -180,7 +179,7 @@ func readUser(value []byte, at span, user *int64) (reason string) {
 	return ""
 }
 
-// readFlag reads a boolean; an absent one is false.
+// readFlag reads a boolean into flag; an absent one is false. It reports whether the value is a boolean.
 func readFlag(value []byte, at span, flag *bool) bool {
 	if at == (span{}) {
 		return true
@@ -199,8 +198,8 @@ func (m *Message) id(value []byte) []byte {
 	return id
 }
 
-// ID returns the text of sms.id: a string's value or a number's digits as they
-// were written. value is what m was decoded from.
+// ID returns the text of sms.id: the value of a string or the digits of a number. value must be the one that m was
+// decoded from.
 func (m *Message) ID(value []byte) string {
 	return string(appendText(nil, m.id(value)))
 }
@@ -211,8 +210,8 @@ const (
 	hashPrime = 1099511628211
 )
 
-// Key returns a hash of ID that is the same in every process. It does not
-// allocate unless the id is a long string with escapes.
+// Key returns a hash of [Message.ID] that is the same in every process. It allocates only if the id is a long string
+// with escapes.
 func (m *Message) Key(value []byte) uint64 {
 	var buf [64]byte
 	id := m.id(value)

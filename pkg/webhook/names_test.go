@@ -36,7 +36,7 @@ func TestKinds(t *testing.T) {
 	}
 	for _, s := range []string{"", "DLR", "unknown"} {
 		if _, err := ParseKind(s); err == nil {
-			t.Errorf("ParseKind(%q) gives no error", s)
+			t.Errorf("ParseKind(%q) returned no error", s)
 		}
 	}
 }

@@ -5,25 +5,25 @@ import (
 	"strings"
 )
 
-// Fate is what became of a consumed record; every record gets exactly one.
+// Fate is how a record ended. Every consumed record gets exactly one.
 type Fate uint8
 
 // The fates.
 const (
-	Delivered     Fate = iota // the endpoint took it
+	Delivered     Fate = iota // the endpoint accepted it
 	Retry                     // stored in a retry topic after a failed attempt
-	Overflow                  // stored in an overflow topic, no attempt made
+	Overflow                  // stored in an overflow topic without an attempt
 	Dead                      // stored in the dead-letter topic
 	NotConfigured             // the user has no URL for the kind
-	Filtered                  // a click of a bot or a preview
-	Duplicate                 // a click that is not the message's first
+	Filtered                  // a click by a bot or a preview
+	Duplicate                 // not the first click on the message
 	Batched                   // a revocation record whose batch is settled
 )
 
-// NumFates is the number of fates; fates index arrays of that length.
+// NumFates is the number of fates, for arrays that are indexed by fate.
 const NumFates = 8
 
-// String returns the fate's name as in metrics.
+// String returns the name of the fate in metrics.
 func (f Fate) String() string {
 	switch f {
 	case Delivered:
@@ -51,8 +51,7 @@ func Fates() [NumFates]Fate {
 	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched}
 }
 
-// Failure is why an attempt failed, from a closed list: the constants below
-// and HTTPFailure's texts. "" means it did not fail.
+// Failure is why an attempt failed: one of the constants below or the result of [HTTPFailure]. "" means success.
 type Failure string
 
 // The failures that are not an HTTP status.
@@ -68,14 +67,12 @@ const (
 
 const httpPrefix = "http "
 
-// HTTPFailure is the failure of a reply with a status that is no success,
-// e.g. "http 503".
+// HTTPFailure returns the failure for a reply with a status that is not a success, such as "http 503".
 func HTTPFailure(status int) Failure {
 	return Failure(httpPrefix + strconv.Itoa(status))
 }
 
-// Result sorts the failure into the few classes that metrics and the list of
-// deliveries tell apart.
+// Result returns the class of the failure, as shown in metrics and in the list of deliveries.
 func (f Failure) Result() Result {
 	switch {
 	case f == "":
@@ -102,10 +99,10 @@ const (
 	Blocked                // the address policy refused the dial
 )
 
-// NumResults is the number of results; results index arrays of that length.
+// NumResults is the number of results, for arrays that are indexed by result.
 const NumResults = 5
 
-// String returns the result's name as in metrics.
+// String returns the name of the result in metrics.
 func (r Result) String() string {
 	switch r {
 	case OK:
@@ -132,7 +129,7 @@ type Reason string
 const (
 	AttemptsExhausted Reason = "attempts_exhausted" // the last attempt failed
 	WindowExpired     Reason = "window_expired"     // the next attempt would start too late
-	InvalidRecord     Reason = "invalid_record"     // it could not be decoded
+	InvalidRecord     Reason = "invalid_record"     // the record could not be decoded
 )
 
 // Reasons returns all reasons.

@@ -5,17 +5,16 @@ import (
 	"unicode/utf8"
 )
 
-// Revocation is a decoded revoke_click record or batch. The ids are decimal
-// texts, pieces of the value it was decoded from.
+// Revocation is a decoded revoke_click record or batch. The ids are decimal texts and share memory with the value that
+// it was decoded from.
 type Revocation struct {
 	UserID                    int64
 	APISMSIDs, CampaignSMSIDs [][]byte
 }
 
-// DecodeRevocation reads the value of a revocation record into r, reusing the
-// room of r's lists. Either list may be absent, null, empty, or a single id.
-// A returned error is an *InvalidError; r.UserID is then the user's id if that
-// could be read, else 0.
+// DecodeRevocation decodes the value of a revocation record into r and reuses the memory of r's lists. Either list may
+// be absent, null, empty or a single id. The error is an [*InvalidError]; r.UserID is then the user's id if that could
+// be read, else 0.
 func DecodeRevocation(value []byte, r *Revocation) error {
 	r.UserID, r.APISMSIDs, r.CampaignSMSIDs = 0, r.APISMSIDs[:0], r.CampaignSMSIDs[:0]
 	if !utf8.Valid(value) {
@@ -26,7 +25,7 @@ func DecodeRevocation(value []byte, r *Revocation) error {
 		if _, ok := s.value(0); !ok || !s.atEnd() {
 			return s.fault()
 		}
-		return invalid("no object")
+		return invalid("not a JSON object")
 	}
 	s.pos++
 	var user span
@@ -38,16 +37,16 @@ func DecodeRevocation(value []byte, r *Revocation) error {
 		return invalid(reason)
 	}
 	if badAPI {
-		return invalid("api_sms_ids holds something that is no integer")
+		return invalid("api_sms_ids contains a value that is not an integer")
 	}
 	if badCampaign {
-		return invalid("campaign_sms_ids holds something that is no integer")
+		return invalid("campaign_sms_ids contains a value that is not an integer")
 	}
 	return nil
 }
 
-// revocation scans the members of the outermost object. Whether a list is bad
-// is known at the end only: of a doubled key the last counts.
+// revocation scans the members of the outermost object. Only the end shows whether a list is bad: if a key is repeated,
+// its last value counts.
 func (s *scanner) revocation(r *Revocation, user *span) (badAPI, badCampaign, ok bool) {
 	var buf [longestName]byte
 	for first := true; ; first = false {
@@ -71,7 +70,7 @@ func (s *scanner) revocation(r *Revocation, user *span) (badAPI, badCampaign, ok
 	}
 }
 
-// ids scans a list of ids, a single one or null, and appends them to dst.
+// ids scans a list of ids, a single id or null, and appends the ids to dst.
 func (s *scanner) ids(dst [][]byte) (ids [][]byte, bad, ok bool) {
 	if s.peek() != '[' {
 		at, ok := s.value(1)
@@ -102,11 +101,10 @@ func (s *scanner) ids(dst [][]byte) (ids [][]byte, bad, ok bool) {
 	}
 }
 
-// maxID bounds the digits of a revoked id: a batch must fit into a topic.
+// maxID is the most digits that a revoked id can have. A batch must fit into one record.
 const maxID = 1000
 
-// isInteger says whether a good JSON value is a number without fraction and
-// exponent, and not of absurd length.
+// isInteger reports whether a valid JSON value is a number without fraction and exponent, of at most maxID bytes.
 func isInteger(text []byte) bool {
 	if len(text) > maxID {
 		return false
@@ -129,8 +127,7 @@ func (r *Revocation) AppendBody(dst []byte) []byte {
 	return r.appendLists(dst)
 }
 
-// AppendRecord appends the batch as the value of a record, which
-// DecodeRevocation reads.
+// AppendRecord appends the batch as the value of a record. [DecodeRevocation] reads it back.
 func (r *Revocation) AppendRecord(dst []byte) []byte {
 	dst = append(dst, `{"user_id":`...)
 	dst = strconv.AppendInt(dst, r.UserID, 10)

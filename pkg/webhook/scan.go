@@ -6,24 +6,24 @@ import (
 	"strconv"
 )
 
-// maxDepth bounds nesting, so that a hostile record cannot grow the stack.
+// maxDepth bounds nesting, so that a malicious record cannot exhaust the stack.
 const maxDepth = 1000
 
-// span is a piece of a record's value; the zero span stands for an absent one
-// (no JSON value starts at byte 0 of a record, which is an object).
+// span is a range of bytes in a record's value. The zero span stands for an absent value: byte 0 of a record is the
+// brace of its object.
 type span struct{ lo, hi int32 }
 
 func (s span) of(value []byte) []byte { return value[s.lo:s.hi] }
 
-// scanner walks over one JSON text and checks it against RFC 8259. Its methods
-// return false at the first fault, with pos at the byte that is wrong.
+// scanner steps through one JSON text and checks it against RFC 8259. Its methods return false at the first error, with
+// pos at the offending byte.
 type scanner struct {
 	data []byte
 	pos  int
-	why  string // set for faults that are more than an unexpected byte
+	why  string // the error, if it is not an unexpected byte
 }
 
-// fault describes the place where a method returned false.
+// fault returns the error at which a method returned false.
 func (s *scanner) fault() *InvalidError {
 	switch {
 	case s.why != "":
@@ -34,8 +34,8 @@ func (s *scanner) fault() *InvalidError {
 	return invalid("not JSON: unexpected byte at " + strconv.Itoa(s.pos))
 }
 
-// peek skips white space and returns the next byte, 0 at the end. A NUL byte
-// in the text is no legal byte either, so 0 needs no second result.
+// peek skips white space and returns the next byte, or 0 at the end. A NUL byte is not valid in JSON either, so 0 is
+// unambiguous.
 func (s *scanner) peek() byte {
 	for s.pos < len(s.data) {
 		c := s.data[s.pos]
@@ -50,14 +50,13 @@ func (s *scanner) peek() byte {
 	return 0
 }
 
-// atEnd says whether only white space is left.
+// atEnd reports whether only white space is left.
 func (s *scanner) atEnd() bool {
 	return s.peek() == 0 && s.pos == len(s.data)
 }
 
-// key steps to the next member of an object whose '{' has been consumed. It
-// returns the key without its quotes, still escaped, and leaves pos before the
-// value. more is false when the object has ended.
+// key steps to the next member of an object whose '{' has been consumed. It returns the key without its quotes, still
+// escaped, and leaves pos before the value. more is false at the end of the object.
 func (s *scanner) key(first bool) (key []byte, more, ok bool) {
 	c := s.peek()
 	if c == '}' {
@@ -106,8 +105,7 @@ func (s *scanner) elem(first bool) (more, ok bool) {
 	return true, true
 }
 
-// value steps over any value and returns where it lies. depth is how many
-// objects and arrays are open around it.
+// value steps over any value and returns its position. depth is the number of objects and arrays around it.
 func (s *scanner) value(depth int) (span, bool) {
 	c := s.peek()
 	lo := s.pos
@@ -131,7 +129,7 @@ func (s *scanner) value(depth int) (span, bool) {
 
 func (s *scanner) compound(c byte, depth int) bool {
 	if depth >= maxDepth {
-		s.why = "nested too deep"
+		s.why = "nested too deeply"
 		return false
 	}
 	s.pos++
@@ -203,15 +201,15 @@ const (
 	high = 0x8080808080808080
 )
 
-// special marks the bytes of w that are '"', '\' or below 0x20. Marks above
-// the lowest one may be wrong (the subtractions borrow); the lowest is exact.
+// special marks the bytes of w that are '"', '\' or below 0x20. Only the lowest mark is exact: those above it may be
+// wrong because the subtractions borrow.
 func special(w uint64) uint64 {
 	quote := w ^ low*'"'
 	slash := w ^ low*'\\'
 	return ((w-low*' ')&^w | (quote-low)&^quote | (slash-low)&^slash) & high
 }
 
-// str steps over a string whose opening quote is at pos.
+// str steps over the string whose opening quote is at pos.
 func (s *scanner) str() bool {
 	d, i := s.data, s.pos+1
 	for {
@@ -247,7 +245,7 @@ func (s *scanner) str() bool {
 	}
 }
 
-// escape steps over an escape whose backslash is at pos.
+// escape steps over the escape whose backslash is at pos.
 func (s *scanner) escape() bool {
 	s.pos++
 	if s.pos >= len(s.data) {
@@ -270,7 +268,7 @@ func (s *scanner) escape() bool {
 	return false
 }
 
-// unhex returns the value of a hexadecimal digit, over 15 if c is none.
+// unhex returns the value of a hexadecimal digit. It returns more than 15 if c is not one.
 func unhex(c byte) rune {
 	switch {
 	case c-'0' <= 9:

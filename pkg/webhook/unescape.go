@@ -6,9 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// unescape decodes the escape at the start of src, which a scanner has found
-// good, and returns its rune and its length in bytes: 2, 6, or 12 for a pair
-// of surrogates. A surrogate without its other half is returned as it is.
+// unescape decodes the escape at the start of src, which a scanner has validated. It returns the rune and the length of
+// the escape in bytes: 2, 6, or 12 for a surrogate pair. A lone surrogate is returned unchanged.
 func unescape(src []byte) (r rune, n int) {
 	switch c := src[1]; c {
 	case 'b':
@@ -38,9 +37,8 @@ func hex4(b []byte) rune {
 	return unhex(b[0])<<12 | unhex(b[1])<<8 | unhex(b[2])<<4 | unhex(b[3])
 }
 
-// appendText appends what the escaped string src stands for. A lone surrogate
-// has no UTF-8; its three bytes are appended in the same pattern all the same,
-// so that strings that differ never give the same text.
+// appendText appends the text of the escaped string src. A lone surrogate has no UTF-8 encoding. It is appended as
+// three bytes in the same pattern, so that different strings never have the same text.
 func appendText(dst, src []byte) []byte {
 	for {
 		i := bytes.IndexByte(src, '\\')
@@ -58,11 +56,11 @@ func appendText(dst, src []byte) []byte {
 	}
 }
 
-// longestName is more than any known key takes, every byte of it escaped.
+// longestName is longer than any known key with every byte escaped.
 const longestName = 6 * 24
 
-// plainKey returns the key without escapes; buf is room for the rare key that
-// has any. A key too long to be a known one is returned as it is.
+// plainKey returns the key without escapes. buf is used if it has any. A key too long to be a known one is returned
+// unchanged.
 func plainKey(key, buf []byte) []byte {
 	if len(key) > longestName || bytes.IndexByte(key, '\\') < 0 {
 		return key
