@@ -111,8 +111,8 @@ func (a *assignment) identify(id [16]byte, epoch string) {
 	}
 }
 
-// Begin implements event.Lease.
-func (a *assignment) Begin() bool {
+// Acquire implements event.Lease.
+func (a *assignment) Acquire() bool {
 	if !a.confirmed() {
 		return false
 	}
@@ -151,12 +151,12 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 }
 
 // Abandon implements event.Lease.
-func (a *assignment) Abandon(e *event.Event, begun bool) {
+func (a *assignment) Abandon(e *event.Event) {
 	if e.Trace != nil {
 		e.Trace.End(e, "abandoned")
 	}
 	a.owner.buffer.release(e)
-	if begun {
+	if e.Acquired() {
 		a.end()
 	}
 }
@@ -213,16 +213,15 @@ func (a *assignment) tooLong() {
 	a.stateMax /= 2
 }
 
-// Leaving implements event.Lease.
-func (a *assignment) Leaving() bool {
+// State implements event.Lease.
+func (a *assignment) State() event.State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.closed && !a.lost
-}
-
-// Gone implements event.Lease.
-func (a *assignment) Gone() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.closed
+	switch {
+	case !a.closed:
+		return event.Held
+	case !a.lost:
+		return event.Draining
+	}
+	return event.Revoked
 }

@@ -204,11 +204,11 @@ func (m *member) leave() time.Duration {
 func (m *member) Handle(events []*event.Event) {
 	for _, e := range events {
 		m.mu.Lock()
-		m.got = append(m.got, got{e.Record(), time.Now()})
+		m.got = append(m.got, got{e.SourcePosition(), time.Now()})
 		settle := m.settle
 		m.mu.Unlock()
 		if settle != nil && settle(e) {
-			if e.Begin() {
+			if e.Acquire() {
 				e.Settle(webhook.Delivered)
 			} else {
 				e.Abandon()
@@ -229,10 +229,10 @@ func (m *member) Purge() {
 	m.mu.Lock()
 	var gone []*event.Event
 	m.open = slices.DeleteFunc(m.open, func(e *event.Event) bool {
-		if e.Lease.Gone() {
+		if e.Lease.State() != event.Held {
 			gone = append(gone, e)
 		}
-		return e.Lease.Gone()
+		return e.Lease.State() != event.Held
 	})
 	m.mu.Unlock()
 	for _, e := range gone {
@@ -245,7 +245,7 @@ func (m *member) take(id string) *event.Event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, e := range m.open {
-		if e.Record() == id {
+		if e.SourcePosition() == id {
 			m.open = slices.Delete(m.open, i, i+1)
 			return e
 		}

@@ -43,7 +43,7 @@ func (c *Consumer) CommitNow(ctx context.Context) {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	c.commit(ctx, as, false)
+	c.commit(ctx, as)
 }
 
 // snapshot is what is to be committed of a partition.
@@ -81,40 +81,65 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	return snapshot{a, next, epoch, mark, state}, next >= 0 && (next != committed || state != committedState)
 }
 
-// commit stores what has changed of as, final: for the last time. A failure is logged, counted and repaired by the next
-// commit.
-func (c *Consumer) commit(ctx context.Context, as []*assignment, final bool) {
-	if final {
-		defer func() {
-			for _, a := range as {
-				a.lose()
-			}
-		}()
-	}
-	select {
-	case c.committing <- struct{}{}:
-		defer func() { <-c.committing }()
-	case <-ctx.Done():
+// commit stores what has changed of as. A failure is logged, counted and repaired by the next commit.
+func (c *Consumer) commit(ctx context.Context, as []*assignment) {
+	if !c.lockCommit(ctx) {
 		return
 	}
-	pending := map[topicPartition]snapshot{}
-	upto := map[string]map[int32]kgo.EpochOffset{}
-	for _, a := range as {
-		s, changed := c.snapshot(a)
-		if !changed {
-			continue
+	defer c.unlockCommit()
+	c.commitSnapshots(ctx, as, c.snapshots(as))
+}
+
+// commitLast stores what has changed of partitions that are being revoked. Nothing of them is committed afterwards.
+func (c *Consumer) commitLast(ctx context.Context, as []*assignment) {
+	defer func() {
+		for _, a := range as {
+			a.lose()
 		}
-		pending[a.topicPartition] = s
-		if upto[a.topic] == nil {
-			upto[a.topic] = map[int32]kgo.EpochOffset{}
-		}
-		upto[a.topic][a.partition] = kgo.EpochOffset{Epoch: s.epoch, Offset: s.next}
+	}()
+	if !c.lockCommit(ctx) {
+		return
 	}
+	defer c.unlockCommit()
+	pending := c.snapshots(as)
+	c.warnOmitted(pending)
+	c.commitSnapshots(ctx, as, pending)
+}
+
+// lockCommit waits until no other commit is under way. It returns false if ctx ends before.
+func (c *Consumer) lockCommit(ctx context.Context) bool {
+	select {
+	case c.committing <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (c *Consumer) unlockCommit() { <-c.committing }
+
+// snapshots returns what has changed of as since it was committed.
+func (c *Consumer) snapshots(as []*assignment) map[topicPartition]snapshot {
+	changed := map[topicPartition]snapshot{}
+	for _, a := range as {
+		if s, ok := c.snapshot(a); ok {
+			changed[a.topicPartition] = s
+		}
+	}
+	return changed
+}
+
+// commitSnapshots commits pending, snapshots of some of the assignments as.
+func (c *Consumer) commitSnapshots(ctx context.Context, as []*assignment, pending map[topicPartition]snapshot) {
 	if len(pending) == 0 {
 		return
 	}
-	if final {
-		c.warnOmitted(pending)
+	upto := map[string]map[int32]kgo.EpochOffset{}
+	for tp, s := range pending {
+		if upto[tp.topic] == nil {
+			upto[tp.topic] = map[int32]kgo.EpochOffset{}
+		}
+		upto[tp.topic][tp.partition] = kgo.EpochOffset{Epoch: s.epoch, Offset: s.next}
 	}
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		for i := range req.Topics {

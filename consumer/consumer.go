@@ -248,14 +248,11 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
-// Hold stops and resumes the fetching of a topic, whoever holds its partitions meanwhile.
-func (c *Consumer) Hold(topic string, hold bool) {
-	if hold {
-		c.client.PauseFetchTopics(topic)
-	} else {
-		c.client.ResumeFetchTopics(topic)
-	}
-}
+// PauseTopic stops fetching a topic, also for partitions of it that are assigned later.
+func (c *Consumer) PauseTopic(topic string) { c.client.PauseFetchTopics(topic) }
+
+// ResumeTopic fetches a paused topic again.
+func (c *Consumer) ResumeTopic(topic string) { c.client.ResumeFetchTopics(topic) }
 
 func (c *Consumer) pollLoop(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -306,7 +303,7 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 		return nil
 	}
 	a := c.assignment(t.Topic, p.Partition)
-	if a == nil || a.tracker == nil || a.Gone() {
+	if a == nil || a.tracker == nil || a.State() != event.Held {
 		return nil // revoked: its next owner reads it
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
@@ -352,9 +349,9 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	e := c.events.Get().(*event.Event)
 	data := append(append(e.Memory[:0], r.Key...), r.Value...)
 	*e = event.Event{
-		Kind: a.info.Kind, Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
-		Namespace: a.namespace, Generation: generation, Memory: data, Key: like(r.Key, data[:len(r.Key):len(r.Key)]), Value: like(r.Value, data[len(r.Key):]), Time: r.Timestamp,
-		Size: int64(len(data)) + overhead, Lease: a,
+		Record:   event.Record{Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset, Namespace: a.namespace, Generation: generation, Memory: data, Key: like(r.Key, data[:len(r.Key):len(r.Key)]), Value: like(r.Value, data[len(r.Key):]), Size: int64(len(data)) + overhead},
+		Delivery: event.Delivery{Kind: a.info.Kind, Time: r.Timestamp},
+		Lease:    a,
 	}
 	if r.Timestamp.UnixMilli() < 0 {
 		e.Time = now // the record has no timestamp

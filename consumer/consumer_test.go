@@ -75,8 +75,8 @@ func TestLeaveWaits(t *testing.T) {
 		m := w.join(none)
 		rest(6 * time.Second)
 		e := m.take(source + "/0/0")
-		if !e.Begin() {
-			t.Fatal("Begin was refused")
+		if !e.Acquire() {
+			t.Fatal("Acquire returned false")
 		}
 		go func() {
 			time.Sleep(3 * time.Second)
@@ -100,10 +100,10 @@ func TestLeaveCancels(t *testing.T) {
 		m := w.join(none)
 		rest(6 * time.Second)
 		e := m.take(source + "/0/0")
-		e.Begin()
+		e.Acquire()
 		go func() {
 			<-e.Context().Done()
-			if e.Lease.Begin() {
+			if e.Lease.Acquire() {
 				t.Error("work may begin on a partition given away")
 			}
 			e.Abandon()
@@ -129,11 +129,11 @@ func TestRebalance(t *testing.T) {
 		rest(6 * time.Second)
 		for _, p := range []int{0, 1} {
 			e := first.take(fmt.Sprintf("%s/%d/1", source, p))
-			if !e.Begin() {
-				t.Fatal("Begin was refused")
+			if !e.Acquire() {
+				t.Fatal("Acquire returned false")
 			}
 			go func() { // ends only when it is asked to hurry
-				for !e.Lease.Gone() {
+				for e.Lease.State() == event.Held {
 					time.Sleep(10 * time.Millisecond)
 				}
 				time.Sleep(2 * time.Second)
@@ -163,10 +163,10 @@ func TestRebalanceCancels(t *testing.T) {
 		first := w.join(none)
 		rest(6 * time.Second)
 		e := first.take(source + "/0/0")
-		e.Begin()
+		e.Acquire()
 		ended := make(chan time.Duration, 1)
 		go func() {
-			for !e.Lease.Gone() {
+			for e.Lease.State() == event.Held {
 				time.Sleep(10 * time.Millisecond)
 			}
 			at := time.Now()
@@ -286,8 +286,8 @@ func (m *member) settleNow(t *testing.T, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
 		e := m.take(source + "/" + id)
-		if !e.Begin() {
-			t.Fatalf("Begin of %s was refused", id)
+		if !e.Acquire() {
+			t.Fatalf("Acquire of %s returned false", id)
 		}
 		e.Settle(webhook.Delivered)
 	}
@@ -394,7 +394,7 @@ func TestFullBuffer(t *testing.T) {
 			m.open = nil
 			m.mu.Unlock()
 			for _, e := range open {
-				e.Begin()
+				e.Acquire()
 				e.Settle(webhook.Delivered)
 			}
 			rest(time.Second)
@@ -409,11 +409,11 @@ func TestFullBuffer(t *testing.T) {
 	})
 }
 
-func TestHold(t *testing.T) {
+func TestPauseTopic(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w *world) {
 		m := w.join(all)
 		rest(6 * time.Second)
-		m.Hold(revocations, true)
+		m.PauseTopic(revocations)
 		rest(time.Second)
 		w.write(revocations, 0, 3, time.Time{})
 		w.write(source, 0, 1, time.Time{})
@@ -421,7 +421,7 @@ func TestHold(t *testing.T) {
 		if r, s := m.ids(revocations), m.ids(source); len(r) != 0 || len(s) != 1 {
 			t.Errorf("handed over: revocations %v, dlr %v, want the dlr only", r, s)
 		}
-		m.Hold(revocations, false)
+		m.ResumeTopic(revocations)
 		rest(time.Second)
 		if r := m.ids(revocations); len(r) != 3 {
 			t.Errorf("handed over: %v, want 3", r)

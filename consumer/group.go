@@ -140,7 +140,7 @@ func (c *Consumer) giveAway(partitions map[string][]int32, wait time.Duration) {
 	}
 	ctx, cancel := context.WithTimeout(c.end, commitTimeout)
 	defer cancel()
-	c.commit(ctx, as, true)
+	c.commitLast(ctx, as)
 	c.remove(as)
 	c.log.Info("partitions given away", zap.Int("partitions", len(as)), zap.Bool("in_time", idle))
 }

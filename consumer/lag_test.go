@@ -61,7 +61,7 @@ func TestStalledAndGap(t *testing.T) {
 			t.Errorf("a gap of %v, want 1", got)
 		}
 		m.buffer.take(e)
-		e.Begin()
+		e.Acquire()
 		e.Settle(webhook.Delivered)
 		time.Sleep(5 * time.Second)
 		for _, name := range []string{"smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records"} {

@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
 )
 
 const (
@@ -107,7 +109,7 @@ func (c *Consumer) heartbeat(ctx context.Context) error {
 // reports whether the assignment may be worked on.
 func (a *assignment) confirmed() bool {
 	for a.owner.pulse.missed() {
-		if a.Gone() || a.ctx.Err() != nil {
+		if a.State() != event.Held || a.ctx.Err() != nil {
 			return false
 		}
 		time.Sleep(pulseLook)

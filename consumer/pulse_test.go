@@ -15,13 +15,13 @@ func TestHeldUp(t *testing.T) {
 		m := w.join(none)
 		rest(6 * time.Second)
 		first, second := m.take(source+"/0/0"), m.take(source+"/0/1")
-		if !first.Begin() {
-			t.Fatal("Begin was refused")
+		if !first.Acquire() {
+			t.Fatal("Acquire returned false")
 		}
 		holdUp := func() { m.pulse.last.Store(int64(-time.Hour)) }
 		holdUp()
-		if at := time.Now(); !second.Begin() || time.Since(at) > 2*time.Second {
-			t.Errorf("Begin of a member took %v, or was refused", time.Since(at))
+		if at := time.Now(); !second.Acquire() || time.Since(at) > 2*time.Second {
+			t.Errorf("Acquire of a member took %v, or was refused", time.Since(at))
 		}
 		if first.Context().Err() != nil {
 			t.Error("a member was cut off")
@@ -35,8 +35,8 @@ func TestHeldUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		holdUp()
-		if first.Lease.Begin() {
-			t.Error("Begin of a member that the group does not know")
+		if first.Lease.Acquire() {
+			t.Error("Acquire of a member that the group does not know")
 		}
 		rest(0)
 		if first.Context().Err() == nil {

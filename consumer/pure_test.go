@@ -25,7 +25,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-func sized(n int64) *event.Event { return &event.Event{Size: n} }
+func sized(n int64) *event.Event { return &event.Event{Record: event.Record{Size: n}} }
 
 func TestBufferBounds(t *testing.T) {
 	b := newBuffer(3, 100)
@@ -39,15 +39,21 @@ func TestBufferBounds(t *testing.T) {
 		t.Error("not full with 3 of 3 records")
 	}
 	b.release(sized(10))
-	b.take(&event.Event{Kind: webhook.RevokeClick, Size: 10}) // collected for a minute, with a bound of their own
+	b.take(&event.Event{Record: event.Record{Size: 10}, Delivery: event.Delivery{Kind: webhook.RevokeClick}}) // collected for a minute, with a bound of their own
 	if b.full() {
 		t.Error("a collected record counts")
 	}
-	b.take(&event.Event{Kind: webhook.RevokeClick, Class: event.Retry, Size: 10})
+	b.take(&event.Event{
+		Record:   event.Record{Class: event.Retry, Size: 10},
+		Delivery: event.Delivery{Kind: webhook.RevokeClick},
+	})
 	if !b.full() {
 		t.Error("a batch that came back does not count")
 	}
-	b.release(&event.Event{Kind: webhook.RevokeClick, Class: event.Retry, Size: 10})
+	b.release(&event.Event{
+		Record:   event.Record{Class: event.Retry, Size: 10},
+		Delivery: event.Delivery{Kind: webhook.RevokeClick},
+	})
 	b.take(sized(70))
 	if !b.full() {
 		t.Error("not full with 100 of 100 bytes")
@@ -147,21 +153,21 @@ func TestRewind(t *testing.T) {
 	c, a := pure(h, 5)
 	c.takeOver(fetch(source, records(1, 5, 6, 7)...))
 	old := h.events
-	old[0].Begin()
+	old[0].Acquire()
 	old[0].Settle(webhook.Delivered)
 	c.takeOver(fetch(source, records(2, 6, 7)...))
 	if len(h.events) != 5 {
 		t.Fatalf("%d events, want 3 and 2 after the rewind", len(h.events))
 	}
 	for _, e := range old[1:] {
-		e.Begin()
+		e.Acquire()
 		e.Settle(webhook.Delivered)
 	}
 	if at := a.tracker.Committable(); at != 6 {
 		t.Errorf("committable %d, want 6: the old records' ends count for nothing", at)
 	}
 	for _, e := range h.events[3:] {
-		e.Begin()
+		e.Acquire()
 		e.Settle(webhook.Delivered)
 	}
 	if at := a.tracker.Committable(); at != 8 {
@@ -179,7 +185,7 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 		c, a := pure(h, 5)
 		c.takeOver(fetch(source, records(1, 5, 6, 7)...))
 		for _, e := range h.events {
-			e.Begin()
+			e.Acquire()
 		}
 		h.events[0].Settle(webhook.Delivered)
 		a.lose()
@@ -222,7 +228,7 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 			c.takeOver(fetches)
 		}
 		poll(tc.before)
-		h.events[0].Begin()
+		h.events[0].Acquire()
 		h.events[0].Settle(webhook.Delivered)
 		c.remove([]*assignment{a})
 		h.events = nil
@@ -241,7 +247,7 @@ func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.takeOver(fetch(source, records(0, 5)...))
-	h.events[0].Begin()
+	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	h.events = nil
 	for range 3 * formerMost {
@@ -262,12 +268,12 @@ func TestLateCommits(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.takeOver(fetch(source, records(1, 5)...))
-	h.events[0].Begin()
+	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	c.committing <- struct{}{} // another commit is not answered
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	c.commit(ctx, []*assignment{a}, true)
+	c.commitLast(ctx, []*assignment{a})
 	if _, changed := c.snapshot(a); changed {
 		t.Error("a revoked partition would be committed")
 	}
@@ -276,8 +282,8 @@ func TestLateCommits(t *testing.T) {
 	again := c.newAssignment(a.topicPartition)
 	c.assignments[a.topicPartition] = again
 	c.refused(kerr.IllegalGeneration, []*assignment{a})
-	if !a.Gone() || again.Gone() {
-		t.Errorf("the old assignment is closed: %v, the new one: %v; want true, false", a.Gone(), again.Gone())
+	if a.State() != event.Revoked || again.State() != event.Held {
+		t.Errorf("the old assignment's state is %v, the new one's %v; want revoked and held", a.State(), again.State())
 	}
 }
 
@@ -329,7 +335,7 @@ func TestSkippedAndLost(t *testing.T) {
 	if at := c.next(source, 3); at != 20 {
 		t.Errorf("next %d after the skip, want 20", at)
 	}
-	h.events[0].Begin()
+	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	if s, _ := c.snapshot(a); s.next != 20 || s.epoch != 2 {
 		t.Errorf("%d with epoch %d would be committed, want 20 with 2", s.next, s.epoch)
@@ -351,7 +357,7 @@ func TestLostIsNotCommitted(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.takeOver(fetch(source, records(1, 5)...))
-	h.events[0].Begin()
+	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	if s, changed := c.snapshot(a); !changed || s.next != 6 {
 		t.Errorf("snapshot %+v, %v, want 6", s, changed)
@@ -409,18 +415,41 @@ func TestNewEvent(t *testing.T) {
 		want event.Event
 	}{
 		{"source", a, &kgo.Record{Offset: 5, Key: []byte("k"), Value: []byte("v"), Timestamp: at, Headers: headers},
-			event.Event{Topic: source, Partition: 3, Offset: 5, Key: []byte("k"), Value: []byte("v"), Time: at, Size: 2 + overhead, Lease: a}},
+			event.Event{
+				Record:   event.Record{Topic: source, Partition: 3, Offset: 5, Key: []byte("k"), Value: []byte("v"), Size: 2 + overhead},
+				Delivery: event.Delivery{Time: at},
+				Lease:    a,
+			}},
 		{"null", a, &kgo.Record{Offset: 6, Timestamp: at},
-			event.Event{Topic: source, Partition: 3, Offset: 6, Time: at, Size: overhead, Lease: a}},
+			event.Event{
+				Record:   event.Record{Topic: source, Partition: 3, Offset: 6, Size: overhead},
+				Delivery: event.Delivery{Time: at},
+				Lease:    a,
+			}},
 		{"empty", a, &kgo.Record{Offset: 7, Key: []byte{}, Value: []byte{}, Timestamp: at},
-			event.Event{Topic: source, Partition: 3, Offset: 7, Key: []byte{}, Value: []byte{}, Time: at, Size: overhead, Lease: a}},
+			event.Event{
+				Record:   event.Record{Topic: source, Partition: 3, Offset: 7, Key: []byte{}, Value: []byte{}, Size: overhead},
+				Delivery: event.Delivery{Time: at},
+				Lease:    a,
+			}},
 		{"no timestamp", a, &kgo.Record{Offset: 8, Timestamp: time.UnixMilli(-1)},
-			event.Event{Topic: source, Partition: 3, Offset: 8, Time: now, Size: overhead, Lease: a}},
+			event.Event{
+				Record:   event.Record{Topic: source, Partition: 3, Offset: 8, Size: overhead},
+				Delivery: event.Delivery{Time: now},
+				Lease:    a,
+			}},
 		{"waiting", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
-			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Time: at.UTC(), Size: 72 + overhead, Lease: w, ID: "evt_1", Origin: "sms-dlr/3/1", Attempts: 2,
-				Error: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)}},
+			event.Event{
+				Record:   event.Record{Class: event.Retry, Topic: waiting, Partition: 3, Size: 72 + overhead, Origin: "sms-dlr/3/1"},
+				Delivery: event.Delivery{Time: at.UTC(), ID: "evt_1", Attempts: 2, Failure: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)},
+				Lease:    w,
+			}},
 		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
-			event.Event{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Time: at, Size: overhead, Lease: w, Due: now}},
+			event.Event{
+				Record:   event.Record{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Size: overhead},
+				Delivery: event.Delivery{Time: at, Due: now},
+				Lease:    w,
+			}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -452,15 +481,15 @@ func TestWaitIdle(t *testing.T) {
 		defer c.stop()
 		b := c.newAssignment(topicPartition{source, 4})
 		for range 2 {
-			if !a.Begin() {
-				t.Fatal("Begin was refused")
+			if !a.Acquire() {
+				t.Fatal("Acquire returned false")
 			}
 		}
 		a.close()
 		a.close()
 		b.close()
-		if a.Begin() {
-			t.Error("Begin after close")
+		if a.Acquire() {
+			t.Error("Acquire returned true after close")
 		}
 		at := time.Now()
 		if waitIdle(t.Context(), []*assignment{b, a}, time.Second) || time.Since(at) != time.Second {
@@ -489,7 +518,11 @@ func TestOverdue(t *testing.T) {
 	g := &gate{a: a, paused: true}
 	for i := range int64(3) {
 		a.tracker.Track(i)
-		g.held = append(g.held, &event.Event{Offset: i, Due: now.Add(time.Duration(i) * time.Second), Lease: a})
+		g.held = append(g.held, &event.Event{
+			Record:   event.Record{Offset: i},
+			Delivery: event.Delivery{Due: now.Add(time.Duration(i) * time.Second)},
+			Lease:    a,
+		})
 	}
 	c.gates.open[a.topicPartition] = g
 	if late := c.gates.overdue(now.Add(-time.Minute))[waiting]; late != 0 {
@@ -517,7 +550,7 @@ func TestIdentityOfPolledRecords(t *testing.T) {
 	}
 	named := func(id string) kgo.RecordHeader { return kgo.RecordHeader{Key: "webhook-id", Value: []byte(id)} }
 	derived := func(space event.Namespace, offset int64) string {
-		return (&event.Event{Namespace: space, Partition: a.partition, Offset: offset}).Identity()
+		return (&event.Event{Record: event.Record{Namespace: space, Partition: a.partition, Offset: offset}}).Identity()
 	}
 	byID := event.NamespaceOf(topic, "", "")
 	for offset, test := range []struct {
@@ -533,8 +566,8 @@ func TestIdentityOfPolledRecords(t *testing.T) {
 		{topic, []kgo.RecordHeader{{Key: "smshooks-id", Value: []byte("x")}, {Key: "Webhook-Id", Value: []byte("x")}}, derived(byID, 10)},
 	} {
 		e := poll(test.id, int64(5+offset), test.headers...)
-		if e.Identity() != test.want || e.Record() != fmt.Sprintf("%s/%d/%d", source, a.partition, e.Offset) {
-			t.Errorf("offset %d: %s of %s, want %s", e.Offset, e.Identity(), e.Record(), test.want)
+		if e.Identity() != test.want || e.SourcePosition() != fmt.Sprintf("%s/%d/%d", source, a.partition, e.Offset) {
+			t.Errorf("offset %d: %s of %s, want %s", e.Offset, e.Identity(), e.SourcePosition(), test.want)
 		}
 	}
 	bad := func() float64 {

@@ -20,7 +20,7 @@ type settler struct{}
 
 func (settler) Handle(events []*event.Event) {
 	for _, e := range events {
-		e.Begin()
+		e.Acquire()
 		e.Settle(webhook.Delivered)
 	}
 }

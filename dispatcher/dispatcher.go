@@ -189,7 +189,7 @@ func (d *Dispatcher) Handle(events []*event.Event) {
 		}
 		if !keyed(e) {
 			d.Metrics.Miskeyed.Inc()
-			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()), zap.String("record", e.Record()))
+			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()))
 		}
 		switch {
 		case e.Kind == webhook.RevokeClick && e.Class == event.Source:
@@ -219,24 +219,16 @@ func (d *Dispatcher) Submit(events []*event.Event) {
 	d.toLanes(now)
 }
 
-// Purge abandons what waits and whose partition is given away.
+// Purge ends the buffered events whose partition is being revoked.
 func (d *Dispatcher) Purge() {
-	leaves := func(e *event.Event) bool { return e.Lease.Gone() || e.Lease.Leaving() }
-	for _, e := range append(d.lanes.Purge(leaves), d.prepare.purge(leaves)...) {
-		d.letGo(e)
+	for _, e := range append(d.lanes.Purge(revoked), d.prepare.purge(revoked)...) {
+		d.spill(e)
 	}
 	d.Batches.Purge()
 }
 
-// letGo ends an event whose partition is being given away. One that shares its lease with others that have begun is
-// stored: they would be made again with it, and there is no time to attempt it now.
-func (d *Dispatcher) letGo(e *event.Event) {
-	if e.Lease.Gone() {
-		e.Abandon()
-	} else {
-		d.spill(e)
-	}
-}
+// revoked reports whether e must end because its partition is being revoked.
+func revoked(e *event.Event) bool { return e.Lease.State() != event.Held }
 
 // Behind tells whether endpoints that work have so much at hand that more would only lie about, or overflow.
 func (d *Dispatcher) Behind() bool {
@@ -257,7 +249,7 @@ func needsClaim(e *event.Event) bool {
 
 // attempt makes one HTTP attempt and decides what becomes of the event.
 func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
-	if !e.Begin() {
+	if !e.Acquire() {
 		e.Abandon()
 		return lanes.Report{}
 	}
@@ -329,15 +321,15 @@ func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time
 		e.Settle(webhook.Delivered)
 		return
 	}
-	e.Error = out.Failure
-	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int64("user_id", e.UserID),
+	e.Failure = out.Failure
+	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()), zap.Int64("user_id", e.UserID),
 		zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)), zap.Duration("took", out.Took))
 	d.Waiting.Retry(e, now)
 }
 
 // settle ends an event for which nothing more is to be done.
 func (d *Dispatcher) settle(e *event.Event, fate webhook.Fate) {
-	if !e.Begin() {
+	if !e.Acquire() {
 		e.Abandon()
 		return
 	}

@@ -307,11 +307,11 @@ func TestLockedUsers(t *testing.T) {
 func TestPrepareKeepsOrder(t *testing.T) {
 	p := newPrepare()
 	for i, user := range []int64{1, 2, 1, 3, 2} {
-		p.add(&event.Event{Offset: int64(i), UserID: user})
+		p.add(&event.Event{Record: event.Record{Offset: int64(i)}, Delivery: event.Delivery{UserID: user}})
 	}
 	batch := p.take()
 	for i, user := range []int64{4, 1, 5, 2} {
-		p.add(&event.Event{Offset: int64(10 + i), UserID: user})
+		p.add(&event.Event{Record: event.Record{Offset: int64(10 + i)}, Delivery: event.Delivery{UserID: user}})
 	}
 	p.putBack([]*event.Event{batch[0], batch[2], batch[4]})
 	var got []int64
@@ -329,7 +329,12 @@ type parted struct {
 	leaves atomic.Bool
 }
 
-func (p *parted) Leaving() bool { return p.leaves.Load() }
+func (p *parted) State() event.State {
+	if p.leaves.Load() {
+		return event.Draining
+	}
+	return event.Held
+}
 
 // TestPurgeStoresParts: an event whose lease others share that have begun is stored when the partition is given away.
 func TestPurgeStoresParts(t *testing.T) {

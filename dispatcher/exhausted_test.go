@@ -26,14 +26,14 @@ func TestExhaustedProcess(t *testing.T) {
 			onStage(t, func(t *testing.T, s *stage) {
 				s.noDial = err
 				e := s.newEvent(webhook.DLR, 7, 1, "7")
-				e.Attempts, e.Class, e.Error = 1, event.Retry, "http 503"
+				e.Attempts, e.Class, e.Failure = 1, event.Retry, "http 503"
 				s.backlog.added(endpoint{1, webhook.DLR}, 0)
 				s.Handle([]*event.Event{e})
 				s.Handle(s.dlrs(100, 900, 1))
 				s.rest(time.Second)
 				s.want(e.Identity(), "overflow 0")
-				if e.Attempts != 1 || e.Error != "http 503" || len(s.attempts) != 0 {
-					t.Errorf("%d attempts, %q, %d logged, want what it came with and nothing logged", e.Attempts, e.Error, len(s.attempts))
+				if e.Attempts != 1 || e.Failure != "http 503" || len(s.attempts) != 0 {
+					t.Errorf("%d attempts, %q, %d logged, want what it came with and nothing logged", e.Attempts, e.Failure, len(s.attempts))
 				}
 				s.mu.Lock()
 				s.noDial = nil

@@ -42,6 +42,10 @@ func (d *Dispatcher) spillAs(e *event.Event, ep endpoint, rate float64) {
 
 // overflow stores an event of ep in an overflow tier, or a nearer one if its window ends before.
 func (d *Dispatcher) overflow(e *event.Event, ep endpoint, tier int) {
+	if !e.Acquire() {
+		e.Abandon()
+		return
+	}
 	if to := d.Waiting.Overflow(e, tier, d.Now()); to >= 0 {
 		d.backlog.added(ep, to)
 	}

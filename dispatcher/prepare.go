@@ -185,9 +185,9 @@ func (d *Dispatcher) prepareRound(ctx context.Context, batch []*event.Event) []*
 	for _, e := range batch {
 		s, known := d.Settings.Lookup(e.UserID)
 		switch {
-		case e.Lease.Gone() || e.Lease.Leaving():
+		case revoked(e):
 			d.prepare.leave(endpointOf(e))
-			d.letGo(e)
+			d.spill(e)
 		case !known || behind[endpoint{e.UserID, e.Kind}]:
 			wait(e)
 		case needsClaim(e) && s.Endpoints[e.Kind] != nil:

@@ -61,15 +61,17 @@ type lease struct {
 	closed bool
 }
 
-func (l *lease) Begin() bool   { return !l.Gone() }
-func (l *lease) Leaving() bool { return false }
-func (l *lease) Gone() bool {
+func (l *lease) Acquire() bool { return l.State() == event.Held }
+func (l *lease) State() event.State {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	return l.closed
+	if l.closed {
+		return event.Draining
+	}
+	return event.Held
 }
 func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.s.end(e, fate.String()) }
-func (l *lease) Abandon(e *event.Event, _ bool)           { l.s.end(e, "abandoned") }
+func (l *lease) Abandon(e *event.Event)                   { l.s.end(e, "abandoned") }
 func (l *lease) Context() context.Context                 { return l.ctx }
 
 func (s *stage) end(e *event.Event, how string) {
@@ -81,7 +83,7 @@ func (s *stage) end(e *event.Event, how string) {
 type waiting struct{ s *stage }
 
 func (w waiting) Retry(e *event.Event, _ time.Time) {
-	w.s.end(e, fmt.Sprintf("retry after %d: %s", e.Attempts, e.Error))
+	w.s.end(e, fmt.Sprintf("retry after %d: %s", e.Attempts, e.Failure))
 }
 func (w waiting) Overflow(e *event.Event, tier int, _ time.Time) int {
 	w.s.end(e, fmt.Sprint("overflow ", tier))
@@ -260,8 +262,11 @@ func (s *stage) newEvent(kind webhook.Kind, offset, userID int64, sms string) *e
 	if kind == webhook.RevokeClick {
 		value = fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s]}`, userID, sms)
 	}
-	return &event.Event{Kind: kind, ID: fmt.Sprint(kind, "/0/", offset), Topic: kind.String(), Offset: offset, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(value),
-		Time: time.Now(), Arrived: time.Now(), Lease: s.lease}
+	return &event.Event{
+		Record:   event.Record{Topic: kind.String(), Offset: offset, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(value)},
+		Delivery: event.Delivery{Kind: kind, ID: fmt.Sprint(kind, "/0/", offset), Time: time.Now(), Arrived: time.Now()},
+		Lease:    s.lease,
+	}
 }
 
 // dlrs gives events of messages of their own.

@@ -54,7 +54,10 @@ func (still) Settle(*event.Event, webhook.Fate) {}
 func TestTracingIsFreeWhenOff(t *testing.T) {
 	d := New(Config{Parallel: 3, MaxInFlight: 10, QueuePerEndpoint: 10, Tiers: []time.Duration{time.Second}},
 		Parts{Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{}), Log: zap.NewNop()})
-	e := &event.Event{Kind: webhook.DLR, UserID: 1, ID: "sms-dlr/1/" + strconv.Itoa(7), Lease: still{}, Time: time.Now()}
+	e := &event.Event{
+		Delivery: event.Delivery{Kind: webhook.DLR, UserID: 1, ID: "sms-dlr/1/" + strconv.Itoa(7), Time: time.Now()},
+		Lease:    still{},
+	}
 	to := &webhook.Endpoint{Host: "example.com"}
 	if n := testing.AllocsPerRun(1000, func() { d.conclude(e, to, e.Time, sender.Outcome{Status: 200, Took: time.Millisecond}) }); n >= 1 {
 		t.Errorf("%v allocations per attempt, want none", n)

@@ -52,7 +52,7 @@ func TestMayAttempt(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			e := &event.Event{Kind: test.kind, Time: origin, Attempts: test.attempts}
+			e := &event.Event{Delivery: event.Delivery{Kind: test.kind, Time: origin, Attempts: test.attempts}}
 			if got := test.policy.MayAttempt(e, origin.Add(test.after)); got != test.want {
 				t.Errorf("MayAttempt = %q, want %q", got, test.want)
 			}
@@ -90,7 +90,7 @@ func TestAfterFailure(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			e := &event.Event{Kind: test.kind, Time: origin, Attempts: test.attempts}
+			e := &event.Event{Delivery: event.Delivery{Kind: test.kind, Time: origin, Attempts: test.attempts}}
 			dead, step, due := test.policy.AfterFailure(e, origin.Add(test.at))
 			if dead != test.dead || dead == "" && (step != test.step || !due.Equal(origin.Add(test.due))) {
 				t.Errorf("AfterFailure = %q, %d, %v, want %q, %d, %v", dead, step, due.Sub(origin), test.dead, test.step, test.due)
@@ -120,7 +120,7 @@ func TestOverflowTier(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			now := origin.Add(test.at)
-			dead, tier, due := usual.Overflow(&event.Event{Kind: test.kind, Time: origin}, test.want, now)
+			dead, tier, due := usual.Overflow(&event.Event{Delivery: event.Delivery{Kind: test.kind, Time: origin}}, test.want, now)
 			if dead != test.dead || dead == "" && (tier != test.tier || !due.Equal(now.Add(tiers[test.tier]))) {
 				t.Errorf("Overflow = %q, %d, %v, want %q, %d", dead, tier, due.Sub(now), test.dead, test.tier)
 			}

@@ -63,7 +63,7 @@ func NewWaiting(policy Policy, names Names, producer, large Producer, log *zap.L
 }
 
 // Retry stores a failed event until its next attempt, or as a dead letter if it has none left.
-// e.Attempts counts the failed attempt, e.Error says how it failed.
+// e.Attempts counts the failed attempt, e.Failure says how it failed.
 func (w *Waiting) Retry(e *event.Event, now time.Time) {
 	dead, step, due := w.policy.AfterFailure(e, now)
 	if dead != "" {
@@ -88,7 +88,7 @@ func (w *Waiting) Overflow(e *event.Event, want int, now time.Time) int {
 // Dead stores an event as a dead letter.
 func (w *Waiting) Dead(e *event.Event, reason webhook.Reason) {
 	e.Reason = reason
-	w.produce(e, w.deadRecord(e, reason, string(e.Error)), webhook.Dead)
+	w.produce(e, w.deadRecord(e, reason, string(e.Failure)), webhook.Dead)
 }
 
 // Invalid stores a record that cannot be read as a dead letter, byte for byte; what says what is wrong with it.
@@ -105,7 +105,7 @@ func (w *Waiting) waitingRecord(e *event.Event, topic string, due time.Time) *kg
 		Partition: e.Partition,
 		Key:       strconv.AppendInt(nil, e.UserID, 10),
 		Value:     e.Value,
-		Headers:   append(headers(e, string(e.Error)), kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(due))}),
+		Headers:   append(headers(e, string(e.Failure)), kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(due))}),
 	}
 }
 
@@ -121,7 +121,7 @@ func (w *Waiting) deadRecord(e *event.Event, reason webhook.Reason, failure stri
 func headers(e *event.Event, failure string) []kgo.RecordHeader {
 	hs := append(make([]kgo.RecordHeader, 0, 9),
 		kgo.RecordHeader{Key: event.HeaderID, Value: []byte(e.Identity())},
-		kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte(e.Record())},
+		kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte(e.SourcePosition())},
 		kgo.RecordHeader{Key: event.HeaderKind, Value: []byte(e.Kind.String())},
 		kgo.RecordHeader{Key: event.HeaderTime, Value: []byte(event.FormatTime(e.Time))},
 		kgo.RecordHeader{Key: event.HeaderAttempts, Value: strconv.AppendInt(nil, int64(e.Attempts), 10)})
@@ -139,7 +139,7 @@ func headers(e *event.Event, failure string) []kgo.RecordHeader {
 
 // produce stores r and settles e with fate once it is acknowledged.
 func (w *Waiting) produce(e *event.Event, r *kgo.Record, fate webhook.Fate) {
-	if !e.Begin() {
+	if !e.Acquire() {
 		e.Abandon()
 		return
 	}
@@ -233,7 +233,7 @@ func (f *refused) met(e *event.Event, r *kgo.Record, err error, again bool) {
 		t.records++
 	}
 	t.err = refusal(r, err)
-	t.Fail(t.err, zap.String("id", e.Identity()), zap.String("record", e.Record()), zap.Int("bytes", len(r.Value)))
+	t.Fail(t.err, zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()), zap.Int("bytes", len(r.Value)))
 }
 
 func (f *refused) over(topic string) {

@@ -62,20 +62,20 @@ type lease struct {
 	ctx    context.Context
 	closed bool
 
-	mu    sync.Mutex
-	begun int
-	ends  []string
+	mu       sync.Mutex
+	acquired int
+	ends     []string
 }
 
 func newLease() *lease { return &lease{ctx: context.Background()} }
 
-func (l *lease) Begin() bool {
+func (l *lease) Acquire() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false
 	}
-	l.begun++
+	l.acquired++
 	return true
 }
 
@@ -86,9 +86,8 @@ func (l *lease) end(how string) {
 }
 
 func (l *lease) Settle(_ *event.Event, fate webhook.Fate) { l.end(fate.String()) }
-func (l *lease) Abandon(_ *event.Event, begun bool)       { l.end(fmt.Sprint("abandoned, begun: ", begun)) }
-func (l *lease) Gone() bool                               { return l.closed }
-func (l *lease) Leaving() bool                            { return false }
+func (l *lease) Abandon(e *event.Event)                   { l.end(fmt.Sprint("abandoned, acquired: ", e.Acquired())) }
+func (l *lease) State() event.State                       { return event.Held }
 func (l *lease) Context() context.Context                 { return l.ctx }
 
 func (l *lease) want(t *testing.T, ends ...string) {
@@ -102,8 +101,9 @@ func (l *lease) want(t *testing.T, ends ...string) {
 
 func newEvent(l *lease) *event.Event {
 	return &event.Event{
-		Kind: webhook.Click, ID: "evt_click", Topic: "sms-click", Partition: 5, Offset: 77, Key: []byte("the-key"), Value: []byte(`{"user_id": 42}`),
-		Time: origin, Attempts: 1, Error: "http 503", UserID: 42, Lease: l,
+		Record:   event.Record{Topic: "sms-click", Partition: 5, Offset: 77, Key: []byte("the-key"), Value: []byte(`{"user_id": 42}`)},
+		Delivery: event.Delivery{Kind: webhook.Click, ID: "evt_click", Time: origin, Attempts: 1, Failure: "http 503", UserID: 42},
+		Lease:    l,
 	}
 }
 
@@ -154,7 +154,7 @@ func TestRetryRecord(t *testing.T) {
 func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
-	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Error = event.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
+	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Failure = event.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
 	e.Time = origin.In(time.FixedZone("", 3600)).Add(999 * time.Microsecond)
 	e.Traceparent = "00-of-the-record"
 	newWaiting(b).Retry(e, origin.Add(6*time.Hour))
@@ -190,7 +190,7 @@ func TestRetryPastTheWindow(t *testing.T) {
 func TestOverflowRecord(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
-	e.Attempts, e.Error = 0, ""
+	e.Attempts, e.Failure = 0, ""
 	if tier := newWaiting(b).Overflow(e, 3, origin.Add(day-6*time.Minute)); tier != 2 {
 		t.Errorf("tier %d, want 2: the window ends before tier 3 does", tier)
 	}
@@ -204,7 +204,7 @@ func TestOverflowRecord(t *testing.T) {
 func TestOverflowPastTheWindow(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
-	e.Attempts, e.Error = 0, ""
+	e.Attempts, e.Failure = 0, ""
 	if tier := newWaiting(b).Overflow(e, 3, origin.Add(day)); tier != -1 {
 		t.Errorf("tier %d, want -1", tier)
 	}
@@ -218,8 +218,11 @@ func TestOverflowPastTheWindow(t *testing.T) {
 func TestInvalidRecord(t *testing.T) {
 	for _, key := range [][]byte{nil, {}, {0xFF, 0}} {
 		b, l := &broker{}, newLease()
-		e := &event.Event{Kind: webhook.DLR, ID: "gateway:1", Topic: "sms-dlr", Partition: 1, Offset: 2, Key: key, Value: []byte{0, 0xFF, '{'},
-			Time: origin, Attempts: 2, Error: "http 500", Lease: l}
+		e := &event.Event{
+			Record:   event.Record{Topic: "sms-dlr", Partition: 1, Offset: 2, Key: key, Value: []byte{0, 0xFF, '{'}},
+			Delivery: event.Delivery{Kind: webhook.DLR, ID: "gateway:1", Time: origin, Attempts: 2, Failure: "http 500"},
+			Lease:    l,
+		}
 		newWaiting(b).Invalid(e, "not UTF-8")
 		b.want(t, record{"dead", 0, string(key), "\x00\xff{", []string{
 			"smshooks-id: gateway:1", "smshooks-origin: sms-dlr/1/2", "smshooks-kind: dlr", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
@@ -249,8 +252,8 @@ func TestRefusedRecordIsProducedAgain(t *testing.T) {
 			"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:00.000Z",
 		}})
 		time.Sleep(time.Minute)
-		if b.tries != 4 || l.begun != 1 {
-			t.Errorf("%d tries, begun %d times, want 4 and 1", b.tries, l.begun)
+		if b.tries != 4 || l.acquired != 1 {
+			t.Errorf("%d tries, acquired %d times, want 4 and 1", b.tries, l.acquired)
 		}
 	})
 }
@@ -293,7 +296,7 @@ func TestGivenAwayPartition(t *testing.T) {
 		w.Dead(newEvent(l), webhook.WindowExpired)
 		w.Invalid(newEvent(l), "bad")
 		b.want(t)
-		l.want(t, "abandoned, begun: false", "abandoned, begun: false", "abandoned, begun: false", "abandoned, begun: false")
+		l.want(t, "abandoned, acquired: false", "abandoned, acquired: false", "abandoned, acquired: false", "abandoned, acquired: false")
 	})
 	t.Run("while it is produced", func(t *testing.T) {
 		b, l := &broker{hold: true, errs: []error{context.Canceled}}, newLease()
@@ -302,7 +305,7 @@ func TestGivenAwayPartition(t *testing.T) {
 		newWaiting(b).Retry(newEvent(l), origin)
 		cancel()
 		b.later[0]()
-		l.want(t, "abandoned, begun: true")
+		l.want(t, "abandoned, acquired: true")
 	})
 	t.Run("while it rests", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -314,13 +317,13 @@ func TestGivenAwayPartition(t *testing.T) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			b.want(t)
-			l.want(t, "abandoned, begun: true")
+			l.want(t, "abandoned, acquired: true")
 		})
 	})
 	t.Run("client closed", func(t *testing.T) {
 		b, l := &broker{errs: []error{fmt.Errorf("produce: %w", kgo.ErrClientClosed)}}, newLease()
 		newWaiting(b).Retry(newEvent(l), origin)
-		l.want(t, "abandoned, begun: true")
+		l.want(t, "abandoned, acquired: true")
 	})
 	t.Run("stored in the last moment", func(t *testing.T) {
 		b, l := &broker{hold: true}, newLease()

@@ -259,7 +259,7 @@ func (c *city) idOf(topic, value string) (id string) {
 	space := event.NamespaceOf(details[topic].ID, topic, "")
 	c.read(topic, func(r *kgo.Record) {
 		if string(r.Value) == value {
-			id = (&event.Event{Namespace: space, Partition: r.Partition, Offset: r.Offset}).Identity()
+			id = (&event.Event{Record: event.Record{Namespace: space, Partition: r.Partition, Offset: r.Offset}}).Identity()
 		}
 	})
 	return id

@@ -61,7 +61,8 @@ func (a *App) newRoad() (*road, error) {
 	}, revocation.Hooks{
 		Submit: func(batches []*event.Event) { r.dispatcher.Submit(batches) },
 		Commit: func(ctx context.Context) { r.consumer.CommitNow(ctx) },
-		Hold:   func(hold bool) { r.consumer.Hold(cfg.Topics.Revocation, hold) },
+		Pause:  func() { r.consumer.PauseTopic(cfg.Topics.Revocation) },
+		Resume: func() { r.consumer.ResumeTopic(cfg.Topics.Revocation) },
 	}, a.Log.Named("revocation"))
 	r.waiting.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
 	r.dispatcher = dispatcher.New(dispatcher.Config{

@@ -198,7 +198,7 @@ func TestReplay(t *testing.T) {
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
 		}
-		if e.Attempts != 0 || !e.Claimed || e.Error != "" || e.Time.Before(began) || e.Time.After(time.Now()) || !e.Due.Equal(e.Time) {
+		if e.Attempts != 0 || !e.Claimed || e.Failure != "" || e.Time.Before(began) || e.Time.After(time.Now()) || !e.Due.Equal(e.Time) {
 			t.Errorf("%s: %+v", id, e)
 		}
 	}
@@ -330,11 +330,11 @@ func TestLargeLetter(t *testing.T) {
 	if got == nil || string(got.Value) != value || got.Partition != 2 {
 		t.Fatal("the record is not the letter's, or not in its partition")
 	}
-	e := event.Event{Class: event.Overflow}
+	e := event.Event{Record: event.Record{Class: event.Overflow}}
 	for _, h := range got.Headers {
 		e.SetHeader(h.Key, h.Value)
 	}
-	if e.Record() != "sms-dlr/2/10" {
-		t.Errorf("origin %s", e.Record())
+	if e.SourcePosition() != "sms-dlr/2/10" {
+		t.Errorf("origin %s", e.SourcePosition())
 	}
 }

@@ -1,5 +1,5 @@
-// Package event is one record on its road: what was read from Kafka, what is known of it so far, and whom to
-// tell when its fate is stored.
+// Package event holds one record on its way through the service: what was read from Kafka, what is known of its
+// delivery, and the lease on its partition.
 package event
 
 import (
@@ -9,88 +9,102 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Class says which sort of topic an event was read from.
+// Class is the sort of topic that an event was read from.
 type Class uint8
 
 // The classes of the topics that are consumed.
 const (
 	Source   Class = iota // written by the gateway
-	Retry                 // waits for the next attempt after a failure
-	Overflow              // waits because its endpoint's queue was full
+	Retry                 // a delay topic: the last attempt failed
+	Overflow              // a delay topic: there was no room in memory, or no way to attempt the event yet
 )
 
-// Lease is the right to work on a record, held as long as its partition is.
+// State is the state of a lease.
+type State uint8
+
+// The states of a lease, in the order in which it passes through them.
+const (
+	Held     State = iota // work may begin
+	Draining              // the partition is being revoked: what is stored now still counts
+	Revoked               // nothing counts any more
+)
+
+// Lease is the right to work on a record. It lasts as long as this member holds the record's partition.
 type Lease interface {
-	// Begin asks for leave to start work that ends in a fate. False: the partition was given away, and the
-	// event is to be abandoned.
-	Begin() bool
-	// Settle is told that e's fate is stored.
+	// State returns the state of the lease. Unless it is Held, an event that is not in progress must end.
+	State() State
+	// Acquire reports whether work that ends in a fate may begin. If it returns false the event is to be abandoned.
+	Acquire() bool
+	// Settle records that e's fate is stored.
 	Settle(e *Event, fate webhook.Fate)
-	// Abandon gives e back undone; whoever owns the partition next reads it again. begun tells whether
-	// Begin was answered with true.
-	Abandon(e *Event, begun bool)
-	// Gone tells whether the partition is being given away: no more work may begin.
-	Gone() bool
-	// Leaving tells whether the partition is being given away and what is stored now still counts: the group has not
-	// given it to another yet. An event that is not gone, since others that share its lease have begun, must end then.
-	Leaving() bool
+	// Abandon returns e without a fate: the next owner of its partition reads the record again.
+	Abandon(e *Event)
 	// Context ends when work on the record must stop.
 	Context() context.Context
 }
 
-// Event is one record (or one batch of revocations) on its road. One goroutine holds it at a time; the holder
-// ends it with exactly one Settle or Abandon.
+// Event is one record, or one batch of revocations, on its way through the service. One goroutine owns it at a time. The
+// owner ends it with exactly one Settle or Abandon.
 type Event struct {
-	Kind      webhook.Kind
-	Class     Class
-	Tier      int8 // which overflow tier it was read from, if Class is Overflow
+	Record
+	Delivery
+
+	Lease    Lease
+	acquired bool
+
+	Traceparent string // of the span that the records written for the event continue; "" = none
+	Trace       Trace  // nil if the event is not traced
+}
+
+// Record is an event's record, as it was read from Kafka.
+type Record struct {
 	Topic     string
 	Partition int32
 	Offset    int64
+	Class     Class
+	Tier      int8      // index of the overflow tier it was read from, if Class is Overflow
+	Namespace Namespace // of the topic, for Identity
 	Key       []byte
 	Value     []byte
-	Memory    []byte // what Key and Value lie in, to be used again
+	Memory    []byte // backs Key and Value; reused once the event has ended
+	Size      int64  // bytes that count towards the buffer's limit
 
-	Namespace Namespace // of its topic, for Identity
-	ID        string    // smshooks-id; "" until asked for, see Identity
-	Origin    string    // smshooks-origin; "" until asked for, see Record
-
-	Time     time.Time       // the origin record's timestamp
-	Due      time.Time       // not before this (retry and overflow)
-	Attempts int             // HTTP attempts made so far
-	Error    webhook.Failure // the last failure, "" if there was none
-	Reason   webhook.Reason  // why it becomes a dead letter, "" before it does
-
-	UserID     int64
-	MessageKey uint64             // hash of the message's id; 0 for revocations
-	Message    webhook.Message    // dlr, click, inbound
-	Batch      webhook.Revocation // revoke_click
-
-	Arrived    time.Time // when it was taken over from Kafka or from the gate
-	Size       int64     // bytes it counts for in the buffer
-	Generation uint32    // of its partition's tracker
-	Lease      Lease
-
-	Traceparent string // of the span that records written of it continue, "" for none
-	Trace       Trace  // nil if nobody follows it
-
-	Claimed  bool   // a click that is known to be its message's first
-	Replayed string // when it was sent again as a dead letter, "" if it was not
-
-	named bool // by the gateway
-	begun bool
+	Origin     string // position of the source record; "" until SourcePosition has derived it
+	Generation uint32 // of the partition's tracker
 }
 
-// Trace follows one event. The batches made of revocations share the one of their first record, so it is safe for
-// concurrent use, and an attempt may be told while another is made.
+// Delivery is what is known of an event's delivery.
+type Delivery struct {
+	ID     string // "" until Identity has derived it
+	Kind   webhook.Kind
+	UserID int64
+
+	MessageKey uint64             // hash of the message's id; 0 for revocations
+	Message    webhook.Message    // decoded dlr, click or inbound
+	Batch      webhook.Revocation // decoded revoke_click
+
+	Time     time.Time       // timestamp of the source record
+	Due      time.Time       // earliest time of the next attempt, of an event from a delay topic
+	Arrived  time.Time       // when it was dispatched last: from a poll, or when it came due
+	Attempts int             // attempts made so far
+	Failure  webhook.Failure // of the last attempt; "" = none failed
+	Reason   webhook.Reason  // why it became a dead letter; "" = it did not
+
+	Claimed  bool   // the click is known to be the first of its message
+	Replayed string // when it was replayed as a dead letter; "" = it was not
+	named    bool   // ID was given by the gateway
+}
+
+// Trace records what happens to one event. The batches of a tick share the trace of their first record, so it is safe for
+// concurrent use.
 type Trace interface {
-	// Attempt is told of an attempt when it is over.
+	// Attempt records a finished attempt.
 	Attempt(a Attempt)
-	// End is told last: how is the name of e's fate, or "abandoned".
+	// End is called last. how is the name of e's fate, or "abandoned".
 	End(e *Event, how string)
 }
 
-// Attempt is one HTTP attempt that was made, for the log of deliveries.
+// Attempt is one finished attempt, for the delivery log and for traces.
 type Attempt struct {
 	UserID  int64
 	Kind    webhook.Kind
@@ -103,20 +117,23 @@ type Attempt struct {
 	Took    time.Duration
 }
 
-// Begin asks the lease, once, for leave to work on the event; true if it has been given before.
-func (e *Event) Begin() bool {
-	if !e.begun {
-		e.begun = e.Lease.Begin()
+// Acquire asks the lease, once, whether work on the event may begin. It returns true if it did so before.
+func (e *Event) Acquire() bool {
+	if !e.acquired {
+		e.acquired = e.Lease.Acquire()
 	}
-	return e.begun
+	return e.acquired
 }
 
-// Settle ends the event: its fate is stored. A delivered event is used again for another record: it must not be
-// looked at any more.
+// Acquired reports whether Acquire has returned true.
+func (e *Event) Acquired() bool { return e.acquired }
+
+// Settle ends the event: its fate is stored. The memory of a delivered event is reused for another record, so the caller
+// must not touch it afterwards.
 func (e *Event) Settle(fate webhook.Fate) { e.Lease.Settle(e, fate) }
 
-// Abandon ends the event here without a fate: it will be read again by the partition's next owner.
-func (e *Event) Abandon() { e.Lease.Abandon(e, e.begun) }
+// Abandon ends the event without a fate: the next owner of its partition reads the record again.
+func (e *Event) Abandon() { e.Lease.Abandon(e) }
 
-// Context ends when work on the event must stop because its partition is being given away.
+// Context ends when work on the event must stop because its partition is revoked.
 func (e *Event) Context() context.Context { return e.Lease.Context() }

@@ -39,18 +39,18 @@ func TestSetHeader(t *testing.T) {
 		key, value string
 		want       event.Event
 	}{
-		{"smshooks-id", "sms-dlr/1/2", event.Event{ID: "sms-dlr/1/2"}},
-		{"smshooks-origin", "sms-dlr/1/2", event.Event{Origin: "sms-dlr/1/2"}},
+		{"smshooks-id", "sms-dlr/1/2", event.Event{Delivery: event.Delivery{ID: "sms-dlr/1/2"}}},
+		{"smshooks-origin", "sms-dlr/1/2", event.Event{Record: event.Record{Origin: "sms-dlr/1/2"}}},
 		{"smshooks-origin", "here", event.Event{}},
-		{"smshooks-event-time", "2026-03-01T12:00:00.250Z", event.Event{Time: at}},
-		{"smshooks-event-time", "2026-03-01T13:00:00.25+01:00", event.Event{Time: at}},
+		{"smshooks-event-time", "2026-03-01T12:00:00.250Z", event.Event{Delivery: event.Delivery{Time: at}}},
+		{"smshooks-event-time", "2026-03-01T13:00:00.25+01:00", event.Event{Delivery: event.Delivery{Time: at}}},
 		{"smshooks-event-time", "yesterday", event.Event{}},
-		{"smshooks-attempts", "2", event.Event{Attempts: 2}},
+		{"smshooks-attempts", "2", event.Event{Delivery: event.Delivery{Attempts: 2}}},
 		{"smshooks-attempts", "-1", event.Event{}},
 		{"smshooks-attempts", "two", event.Event{}},
-		{"smshooks-due", "2026-03-01T12:00:00.250Z", event.Event{Due: at}},
+		{"smshooks-due", "2026-03-01T12:00:00.250Z", event.Event{Delivery: event.Delivery{Due: at}}},
 		{"smshooks-due", "", event.Event{}},
-		{"smshooks-error", "http 503", event.Event{Error: "http 503"}},
+		{"smshooks-error", "http 503", event.Event{Delivery: event.Delivery{Failure: "http 503"}}},
 		{"smshooks-kind", "dlr", event.Event{}},
 		{"traceparent", "00-1", event.Event{}},
 	}
@@ -58,7 +58,7 @@ func TestSetHeader(t *testing.T) {
 		var e event.Event
 		e.SetHeader(test.key, []byte(test.value))
 		if e.ID != test.want.ID || e.Origin != test.want.Origin || !e.Time.Equal(test.want.Time) || e.Attempts != test.want.Attempts ||
-			!e.Due.Equal(test.want.Due) || e.Error != test.want.Error {
+			!e.Due.Equal(test.want.Due) || e.Failure != test.want.Failure {
 			t.Errorf("%s: %s gives %+v, want %+v", test.key, test.value, e, test.want)
 		}
 	}
@@ -73,37 +73,36 @@ func TestReplayedIsClaimed(t *testing.T) {
 }
 
 type lease struct {
-	open   bool
-	asked  int
-	begun  []bool
-	settle []webhook.Fate
+	open     bool
+	asked    int
+	acquired []bool
+	settle   []webhook.Fate
 }
 
-func (l *lease) Begin() bool                              { l.asked++; return l.open }
+func (l *lease) Acquire() bool                            { l.asked++; return l.open }
 func (l *lease) Settle(_ *event.Event, fate webhook.Fate) { l.settle = append(l.settle, fate) }
-func (l *lease) Abandon(_ *event.Event, begun bool)       { l.begun = append(l.begun, begun) }
-func (l *lease) Gone() bool                               { return !l.open }
-func (l *lease) Leaving() bool                            { return false }
+func (l *lease) Abandon(e *event.Event)                   { l.acquired = append(l.acquired, e.Acquired()) }
+func (l *lease) State() event.State                       { return event.Held }
 func (l *lease) Context() context.Context                 { return context.Background() }
 
-func TestBeginAsksOnce(t *testing.T) {
+func TestAcquireAsksOnce(t *testing.T) {
 	l := &lease{}
 	e := &event.Event{Lease: l}
-	if e.Begin() {
-		t.Error("Begin of a partition given away")
+	if e.Acquire() {
+		t.Error("Acquire returned true for a revoked partition")
 	}
 	e.Abandon()
 	l.open = true
 	e = &event.Event{Lease: l}
-	if !e.Begin() {
-		t.Error("Begin was refused")
+	if !e.Acquire() {
+		t.Error("Acquire returned false")
 	}
 	l.open = false
-	if !e.Begin() || l.asked != 2 {
-		t.Errorf("Begin is not remembered: the lease was asked %d times", l.asked)
+	if !e.Acquire() || l.asked != 2 {
+		t.Errorf("Acquire asked the lease %d times, want 2", l.asked)
 	}
 	e.Abandon()
-	if len(l.begun) != 2 || l.begun[0] || !l.begun[1] {
-		t.Errorf("Abandon told the lease %v, want false and true", l.begun)
+	if len(l.acquired) != 2 || l.acquired[0] || !l.acquired[1] {
+		t.Errorf("the lease saw acquired %v, want false and true", l.acquired)
 	}
 }

@@ -85,7 +85,7 @@ func (e *Event) SetHeader(key string, value []byte) {
 	case HeaderReplayed:
 		e.Claimed, e.Replayed = true, string(value)
 	case HeaderError:
-		e.Error = webhook.Failure(value)
+		e.Failure = webhook.Failure(value)
 	}
 }
 

@@ -22,7 +22,8 @@ func FuzzSetHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name string, value []byte) {
 		before := event.Event{
-			ID: "sms-dlr/1/2", Attempts: 1, Time: time.UnixMilli(1), Due: time.UnixMilli(2), Error: "timeout", Topic: "sms-dlr-retry-6h", Offset: 3,
+			Record:   event.Record{Topic: "sms-dlr-retry-6h", Offset: 3},
+			Delivery: event.Delivery{ID: "sms-dlr/1/2", Attempts: 1, Time: time.UnixMilli(1), Due: time.UnixMilli(2), Failure: "timeout"},
 		}
 		e := before
 		e.SetHeader(name, value)
@@ -32,8 +33,8 @@ func FuzzSetHeader(f *testing.F) {
 		if e.Identity() == "" {
 			t.Fatalf("%q=%q: no identity", name, value)
 		}
-		if _, _, ok := event.ParseOrigin(e.Record()); !ok {
-			t.Fatalf("%q=%q: the record is %q", name, value, e.Record())
+		if _, _, ok := event.ParseOrigin(e.SourcePosition()); !ok {
+			t.Fatalf("%q=%q: the record is %q", name, value, e.SourcePosition())
 		}
 		for what, at := range map[string]time.Time{"time": e.Time, "due": e.Due} {
 			var again event.Event
@@ -44,7 +45,7 @@ func FuzzSetHeader(f *testing.F) {
 		}
 		changed := e.ID != before.ID && name != event.HeaderID || e.Attempts != before.Attempts && name != event.HeaderAttempts ||
 			!e.Time.Equal(before.Time) && name != event.HeaderTime || !e.Due.Equal(before.Due) && name != event.HeaderDue ||
-			e.Error != before.Error && name != event.HeaderError || e.Claimed && name != event.HeaderReplayed || e.Offset != 3
+			e.Failure != before.Failure && name != event.HeaderError || e.Claimed && name != event.HeaderReplayed || e.Offset != 3
 		if changed {
 			t.Fatalf("%q=%q changes %+v into %+v", name, value, before, e)
 		}

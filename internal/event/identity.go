@@ -88,9 +88,9 @@ func (e *Event) BatchIdentity(n int) string {
 	return derive(e.Namespace, e.Partition, e.Offset, int32(n))
 }
 
-// Record returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It is for
+// SourcePosition returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It is for
 // operators; customers see the id alone.
-func (e *Event) Record() string {
+func (e *Event) SourcePosition() string {
 	if e.Origin == "" && e.Class != Source {
 		e.Origin = OriginOf(e.ID) // stored by a version that wrote no smshooks-origin
 	}

@@ -31,16 +31,20 @@ func TestDerivedIdentity(t *testing.T) {
 	id := []byte("\x01\x02\x03\xffabcdefghijkl")
 	topic := [16]byte(id)
 	for offset := range int64(2000) {
-		e := &event.Event{Topic: "sms-dlr", Namespace: event.NamespaceOf(topic, "sms-dlr", "x"), Partition: int32(offset % 12), Offset: offset * offset * 1e9}
+		e := &event.Event{
+			Record: event.Record{Topic: "sms-dlr", Namespace: event.NamespaceOf(topic, "sms-dlr", "x"), Partition: int32(offset % 12), Offset: offset * offset * 1e9},
+		}
 		if got, want := e.Identity(), derived(string(id), e.Partition, e.Offset); got != want {
-			t.Fatalf("Identity of %s = %s, want %s", e.Record(), got, want)
+			t.Fatalf("Identity of %s = %s, want %s", e.SourcePosition(), got, want)
 		}
 		if got, want := e.BatchIdentity(int(offset)), derived(string(id), e.Partition, e.Offset, int32(offset)); got != want {
 			t.Fatalf("BatchIdentity = %s, want %s", got, want)
 		}
 	}
 	// A value that does not change with the code: ids are kept by receivers for ever.
-	fixed := &event.Event{Namespace: event.NamespaceOf([16]byte{0: 0xab, 15: 0xcd}, "", ""), Partition: 3, Offset: 1 << 40}
+	fixed := &event.Event{
+		Record: event.Record{Namespace: event.NamespaceOf([16]byte{0: 0xab, 15: 0xcd}, "", ""), Partition: 3, Offset: 1 << 40},
+	}
 	if got := fixed.Identity(); got != "evt_65zCzbYEsdPvvuoJ9JsGNu" {
 		t.Errorf("Identity = %s", got)
 	}
@@ -61,7 +65,7 @@ func TestNamespaces(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, test := range tests {
-		e := &event.Event{Namespace: test.space, Partition: 1, Offset: 2}
+		e := &event.Event{Record: event.Record{Namespace: test.space, Partition: 1, Offset: 2}}
 		if got, want := e.Identity(), derived(test.seed, 1, 2); got != want || seen[got] {
 			t.Errorf("%q: %s, want %s, and another than before", test.space, got, want)
 		}
@@ -78,14 +82,14 @@ func TestGatewayID(t *testing.T) {
 		{"", false}, {strings.Repeat("x", 129), false}, {"a b", false}, {"a.b", false}, {"ä", false}, {"a\r\n", false}, {"a\x00", false}, {"a+b", false},
 	}
 	for _, test := range tests {
-		e := event.Event{Topic: "sms-dlr", Partition: 1, Offset: 2}
+		e := event.Event{Record: event.Record{Topic: "sms-dlr", Partition: 1, Offset: 2}}
 		if got := e.SetGatewayID([]byte(test.id)); got != test.fit {
 			t.Errorf("%q fits: %v, want %v", test.id, got, test.fit)
 		}
 		if (e.Identity() == test.id) != test.fit {
 			t.Errorf("%q: the event is named %s", test.id, e.Identity())
 		}
-		if got := e.Record(); got != "sms-dlr/1/2" {
+		if got := e.SourcePosition(); got != "sms-dlr/1/2" {
 			t.Errorf("%q: the record is %s", test.id, got)
 		}
 	}
@@ -97,16 +101,31 @@ func TestRecord(t *testing.T) {
 		e    event.Event
 		want string
 	}{
-		{"source", event.Event{Topic: "sms-dlr", Partition: 11, Offset: 9007199254740993}, "sms-dlr/11/9007199254740993"},
-		{"source with a gateway's id", event.Event{Topic: "sms-dlr", Offset: 1, ID: "x/1/2"}, "sms-dlr/0/1"},
-		{"stored", event.Event{Class: event.Retry, Topic: "sms-dlr-retry-6h", ID: "evt_1", Origin: "sms-dlr/1/2"}, "sms-dlr/1/2"},
-		{"stored by an earlier version", event.Event{Class: event.Overflow, Topic: "sms-dlr-overflow-10s", ID: "sms-dlr/1/2"}, "sms-dlr/1/2"},
-		{"batch of an earlier version", event.Event{Class: event.Retry, Topic: "r", ID: "click-revocation/1/2/3"}, "click-revocation/1/2"},
-		{"of another program", event.Event{Class: event.Retry, Topic: "r", Partition: 1, Offset: 5, ID: "sms/x/2"}, "r/1/5"},
-		{"without an id", event.Event{Class: event.Retry, Topic: "r", Offset: 5}, "r/0/5"},
+		{"source", event.Event{Record: event.Record{Topic: "sms-dlr", Partition: 11, Offset: 9007199254740993}}, "sms-dlr/11/9007199254740993"},
+		{"source with a gateway's id", event.Event{
+			Record:   event.Record{Topic: "sms-dlr", Offset: 1},
+			Delivery: event.Delivery{ID: "x/1/2"},
+		}, "sms-dlr/0/1"},
+		{"stored", event.Event{
+			Record:   event.Record{Class: event.Retry, Topic: "sms-dlr-retry-6h", Origin: "sms-dlr/1/2"},
+			Delivery: event.Delivery{ID: "evt_1"},
+		}, "sms-dlr/1/2"},
+		{"stored by an earlier version", event.Event{
+			Record:   event.Record{Class: event.Overflow, Topic: "sms-dlr-overflow-10s"},
+			Delivery: event.Delivery{ID: "sms-dlr/1/2"},
+		}, "sms-dlr/1/2"},
+		{"batch of an earlier version", event.Event{
+			Record:   event.Record{Class: event.Retry, Topic: "r"},
+			Delivery: event.Delivery{ID: "click-revocation/1/2/3"},
+		}, "click-revocation/1/2"},
+		{"of another program", event.Event{
+			Record:   event.Record{Class: event.Retry, Topic: "r", Partition: 1, Offset: 5},
+			Delivery: event.Delivery{ID: "sms/x/2"},
+		}, "r/1/5"},
+		{"without an id", event.Event{Record: event.Record{Class: event.Retry, Topic: "r", Offset: 5}}, "r/0/5"},
 	}
 	for _, test := range tests {
-		if got := test.e.Record(); got != test.want {
+		if got := test.e.SourcePosition(); got != test.want {
 			t.Errorf("%s: Record = %s, want %s", test.name, got, test.want)
 		}
 	}
@@ -121,7 +140,7 @@ func BenchmarkIdentity(b *testing.B) {
 	b.ReportAllocs()
 	space := event.NamespaceOf([16]byte{1}, "", "")
 	for i := range b.N {
-		e := event.Event{Namespace: space, Partition: 3, Offset: int64(i)}
+		e := event.Event{Record: event.Record{Namespace: space, Partition: 3, Offset: int64(i)}}
 		_ = e.Identity()
 	}
 }

@@ -53,7 +53,7 @@ func (c *Claim) owner() string {
 // owns reports whether the text was written for the claim's event.
 func (c *Claim) owns(text string) bool {
 	id, _, _ := strings.Cut(text, " ")
-	return id == c.Event.Identity() || id == c.Event.Record() // earlier versions wrote the position
+	return id == c.Event.Identity() || id == c.Event.SourcePosition() // earlier versions wrote the position
 }
 
 // copies reports whether the text was written for a record of another topic that the claim's is a copy of.

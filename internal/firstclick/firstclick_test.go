@@ -24,7 +24,9 @@ func start(t testing.TB) (*Memory, *miniredis.Miniredis) {
 }
 
 // named returns an event with that id.
-func named(id string) *event.Event { return &event.Event{ID: id, Time: time.UnixMilli(1)} }
+func named(id string) *event.Event {
+	return &event.Event{Delivery: event.Delivery{ID: id, Time: time.UnixMilli(1)}}
+}
 
 func claim(t *testing.T, m *Memory, claims ...Claim) []bool {
 	t.Helper()
@@ -138,7 +140,10 @@ func TestForeignKey(t *testing.T) {
 func TestOwners(t *testing.T) {
 	here, there := event.NamespaceOf([16]byte{1}, "", ""), event.NamespaceOf([16]byte{2}, "", "")
 	record := func(space event.Namespace, offset, at int64) event.Event {
-		return event.Event{Namespace: space, Topic: "sms-click", Partition: 3, Offset: offset, Time: time.UnixMilli(at)}
+		return event.Event{
+			Record:   event.Record{Namespace: space, Topic: "sms-click", Partition: 3, Offset: offset},
+			Delivery: event.Delivery{Time: time.UnixMilli(at)},
+		}
 	}
 	with := func(e event.Event, change func(*event.Event)) event.Event { change(&e); return e }
 	gateway := func(id string) func(*event.Event) { return func(e *event.Event) { e.SetGatewayID([]byte(id)) } }
@@ -177,9 +182,18 @@ func TestOwnersOfEarlierVersions(t *testing.T) {
 	if err := mini.Set("p:click:1:a", "sms-click/3/7"); err != nil {
 		t.Fatal(err)
 	}
-	same := &event.Event{Topic: "sms-click", Partition: 3, Offset: 7, Time: time.UnixMilli(1)}
-	waited := &event.Event{Class: event.Overflow, ID: "sms-click/3/7", Topic: "sms-click-overflow-10s", Offset: 1}
-	other := &event.Event{Topic: "sms-click", Partition: 3, Offset: 8, Time: time.UnixMilli(1)}
+	same := &event.Event{
+		Record:   event.Record{Topic: "sms-click", Partition: 3, Offset: 7},
+		Delivery: event.Delivery{Time: time.UnixMilli(1)},
+	}
+	waited := &event.Event{
+		Record:   event.Record{Class: event.Overflow, Topic: "sms-click-overflow-10s", Offset: 1},
+		Delivery: event.Delivery{ID: "sms-click/3/7"},
+	}
+	other := &event.Event{
+		Record:   event.Record{Topic: "sms-click", Partition: 3, Offset: 8},
+		Delivery: event.Delivery{Time: time.UnixMilli(1)},
+	}
 	if got := claim(t, m, Claim{1, "a", same}, Claim{1, "a", waited}, Claim{1, "a", other}); !slices.Equal(got, []bool{true, true, false}) {
 		t.Errorf("first = %v, want the same record's alone", got)
 	}
@@ -188,7 +202,10 @@ func TestOwnersOfEarlierVersions(t *testing.T) {
 // TestCopiesOfOneMillisecond: two clicks of one millisecond look like copies of the first. Only the first of them is one.
 func TestCopiesOfOneMillisecond(t *testing.T) {
 	record := func(topic byte, offset int64) *event.Event {
-		return &event.Event{Namespace: event.NamespaceOf([16]byte{topic}, "", ""), Topic: "sms-click", Offset: offset, Time: time.UnixMilli(1)}
+		return &event.Event{
+			Record:   event.Record{Namespace: event.NamespaceOf([16]byte{topic}, "", ""), Topic: "sms-click", Offset: offset},
+			Delivery: event.Delivery{Time: time.UnixMilli(1)},
+		}
 	}
 	for _, together := range []bool{true, false} {
 		m, mini := start(t)

@@ -31,10 +31,11 @@ func (u *userIDs) batches(maxIDs int) []*event.Event {
 		one.APISMSIDs, all.APISMSIDs = room.take(all.APISMSIDs)
 		one.CampaignSMSIDs, all.CampaignSMSIDs = room.take(all.CampaignSMSIDs)
 		batches = append(batches, &event.Event{
-			Kind: webhook.RevokeClick, Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
-			Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), ID: first.BatchIdentity(n), Origin: first.Record(),
-			Time: first.Time, UserID: first.UserID, Batch: one, Arrived: time.Now(), Lease: lease,
-			Trace: first.Trace, Traceparent: first.Traceparent,
+			Record:      event.Record{Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset, Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), Origin: first.SourcePosition()},
+			Delivery:    event.Delivery{Kind: webhook.RevokeClick, ID: first.BatchIdentity(n), Time: first.Time, UserID: first.UserID, Batch: one, Arrived: time.Now()},
+			Lease:       lease,
+			Trace:       first.Trace,
+			Traceparent: first.Traceparent,
 		})
 	}
 	lease.open = len(batches)
@@ -66,7 +67,7 @@ func (r *room) take(ids [][]byte) (taken, left [][]byte) {
 }
 
 func settleEmpty(e *event.Event) {
-	if !e.Begin() {
+	if !e.Acquire() {
 		e.Abandon()
 		return
 	}
@@ -78,23 +79,23 @@ func settleEmpty(e *event.Event) {
 type flush struct {
 	records []*event.Event
 
-	mu     sync.Mutex
-	open   int // batches without an end
-	begun  bool
-	undone bool
-	fate   webhook.Fate // of the records
+	mu       sync.Mutex
+	open     int // batches without an end
+	acquired bool
+	undone   bool
+	fate     webhook.Fate // of the records
 }
 
-// Begin implements event.Lease.
-func (f *flush) Begin() bool {
+// Acquire implements event.Lease.
+func (f *flush) Acquire() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range f.records {
-		if !e.Begin() {
+		if !e.Acquire() {
 			return false
 		}
 	}
-	f.begun = true
+	f.acquired = true
 	return true
 }
 
@@ -109,7 +110,7 @@ func (f *flush) Settle(_ *event.Event, fate webhook.Fate) {
 }
 
 // Abandon implements event.Lease.
-func (f *flush) Abandon(*event.Event, bool) {
+func (f *flush) Abandon(*event.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.undone = true
@@ -129,16 +130,17 @@ func (f *flush) ended() {
 	}
 }
 
-// Gone implements event.Lease. Once one of the batches has begun the others may follow: only all of them together
-// settle the records.
-func (f *flush) Gone() bool {
+// State implements event.Lease. Only all batches together settle the records. Once one of them is in progress the others
+// must be stored while that counts, and may go on when it counts no more.
+func (f *flush) State() event.State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.begun && f.records[0].Lease.Gone()
+	state := f.records[0].Lease.State()
+	if f.acquired && state == event.Revoked {
+		return event.Held
+	}
+	return state
 }
-
-// Leaving implements event.Lease. All batches must end then, or the next owner sends those that have ended again.
-func (f *flush) Leaving() bool { return f.records[0].Lease.Leaving() }
 
 // Context implements event.Lease.
 func (f *flush) Context() context.Context { return f.records[0].Context() }

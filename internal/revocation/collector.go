@@ -37,7 +37,8 @@ type Config struct {
 type Hooks struct {
 	Submit func(batches []*event.Event) // takes batches over
 	Commit func(ctx context.Context)    // stores the notes of all partitions
-	Hold   func(bool)                   // true: stop fetching revocations; false: go on
+	Pause  func()                       // stops fetching revocations
+	Resume func()                       // fetches them again
 }
 
 // Collector collects revocation records.
@@ -50,7 +51,7 @@ type Collector struct {
 	partitions map[int32]*partition
 	records    int
 	bytes      int64
-	held       bool // Hold(true) was called
+	held       bool // Pause was called
 }
 
 // New gives a Collector that sends while Run is running.
@@ -74,7 +75,7 @@ func (c *Collector) Add(e *event.Event) {
 	c.bytes += e.Size
 	if !c.held && (c.records >= maxHeld || c.bytes >= c.cfg.MaxBytes) {
 		c.held = true
-		c.hooks.Hold(true)
+		c.hooks.Pause()
 		c.log.Info("many revocations: the rest waits in Kafka for the next tick", zap.Int("records", c.records))
 	}
 }
@@ -175,7 +176,7 @@ func (c *Collector) tick(ctx context.Context) {
 	}
 	if c.held {
 		c.held = false
-		c.hooks.Hold(false)
+		c.hooks.Resume()
 	}
 	c.mu.Unlock()
 	if len(batches) > 0 {

@@ -25,20 +25,20 @@ const (
 
 // lease notes how records end.
 type lease struct {
-	mu     sync.Mutex
-	closed bool
-	lost   bool
-	begun  int
-	fates  map[int64]string // by offset
+	mu       sync.Mutex
+	closed   bool
+	lost     bool
+	acquired int
+	fates    map[int64]string // by offset
 }
 
 func newLease() *lease { return &lease{fates: map[int64]string{}} }
 
-func (l *lease) Begin() bool {
+func (l *lease) Acquire() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.closed {
-		l.begun++
+		l.acquired++
 	}
 	return !l.closed
 }
@@ -53,19 +53,19 @@ func (l *lease) end(e *event.Event, how string) {
 }
 
 func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.end(e, fate.String()) }
-func (l *lease) Abandon(e *event.Event, begun bool)       { l.end(e, fmt.Sprintf("abandoned (%v)", begun)) }
+func (l *lease) Abandon(e *event.Event)                   { l.end(e, fmt.Sprintf("abandoned (%v)", e.Acquired())) }
 func (l *lease) Context() context.Context                 { return context.Background() }
 
-func (l *lease) Leaving() bool {
+func (l *lease) State() event.State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.closed && !l.lost
-}
-
-func (l *lease) Gone() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
+	switch {
+	case !l.closed:
+		return event.Held
+	case !l.lost:
+		return event.Draining
+	}
+	return event.Revoked
 }
 
 func (l *lease) close() {
@@ -87,8 +87,9 @@ func (l *lease) want(t *testing.T, want map[int64]string) {
 func rec(l event.Lease, offset, userID int64, api, campaign string) *event.Event {
 	value := fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s],"campaign_sms_ids":[%s]}`, userID, api, campaign)
 	e := &event.Event{
-		Kind: webhook.RevokeClick, Topic: topic, Partition: 3, Offset: offset, Key: []byte(fmt.Sprint(userID)), Value: []byte(value),
-		Time: time.Unix(1000+offset, 0), UserID: userID, Size: int64(len(value)), Lease: l, Arrived: time.Now(),
+		Record:   event.Record{Topic: topic, Partition: 3, Offset: offset, Key: []byte(fmt.Sprint(userID)), Value: []byte(value), Size: int64(len(value))},
+		Delivery: event.Delivery{Kind: webhook.RevokeClick, Time: time.Unix(1000+offset, 0), UserID: userID, Arrived: time.Now()},
+		Lease:    l,
 	}
 	if err := webhook.DecodeRevocation(e.Value, &e.Batch); err != nil {
 		panic(err)
@@ -119,7 +120,7 @@ type stage struct {
 func readable(b *event.Event) string {
 	for n := range 10 {
 		if b.ID == b.BatchIdentity(n) {
-			return b.Record() + "/" + strconv.Itoa(n)
+			return b.SourcePosition() + "/" + strconv.Itoa(n)
 		}
 	}
 	return b.ID
@@ -144,13 +145,16 @@ func newStage(cfg Config, commit func(context.Context)) *stage {
 				commit(ctx)
 			}
 		},
-		Hold: func(hold bool) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.holds = append(s.holds, hold)
-		},
+		Pause:  func() { s.paused(true) },
+		Resume: func() { s.paused(false) },
 	}, zap.NewNop())
 	return s
+}
+
+func (s *stage) paused(paused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds = append(s.holds, paused)
 }
 
 func (s *stage) run() {
@@ -226,7 +230,7 @@ func TestBatchIsARecordOfItsFirst(t *testing.T) {
 		b := s.batches[0]
 		if b.Kind != webhook.RevokeClick || b.Class != event.Source || b.Topic != topic || b.Partition != 3 || b.Offset != 10 ||
 			string(b.Key) != "42" || !b.Time.Equal(time.Unix(1010, 0)) || b.UserID != 42 || b.Attempts != 0 || b.Batch.Count() != 2 ||
-			b.Identity() != (&event.Event{Partition: 3, Offset: 10}).BatchIdentity(0) || b.Record() != topic+"/3/10" || time.Since(b.Arrived) != 0 {
+			b.Identity() != (&event.Event{Record: event.Record{Partition: 3, Offset: 10}}).BatchIdentity(0) || b.SourcePosition() != topic+"/3/10" || time.Since(b.Arrived) != 0 {
 			t.Errorf("the batch: %+v", b)
 		}
 	})
@@ -320,8 +324,8 @@ func TestFateOfTheRecords(t *testing.T) {
 				s.rest(time.Minute)
 				for i, b := range s.batches {
 					l.want(t, map[int64]string{})
-					if !b.Begin() {
-						t.Fatal("Begin was refused")
+					if !b.Acquire() {
+						t.Fatal("Acquire returned false")
 					}
 					if test.ends[i] == "abandon" {
 						b.Abandon()
@@ -330,8 +334,8 @@ func TestFateOfTheRecords(t *testing.T) {
 					}
 				}
 				l.want(t, map[int64]string{1: test.want, 2: test.want})
-				if l.begun != 2 {
-					t.Errorf("begun %d times for 2 records", l.begun)
+				if l.acquired != 2 {
+					t.Errorf("acquired %d times for 2 records", l.acquired)
 				}
 			})
 		})
@@ -347,7 +351,7 @@ func TestPartitionGivenAwayAfterTheTick(t *testing.T) {
 		s.rest(time.Minute)
 		l.close()
 		b := s.batches[0]
-		if !b.Lease.Gone() || b.Begin() {
+		if b.Lease.State() == event.Held || b.Acquire() {
 			t.Error("a batch of a partition given away may begin")
 		}
 		b.Abandon()
@@ -485,20 +489,19 @@ func TestPartitionGivenAwayBetweenBatches(t *testing.T) {
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1,2", ""))
 		s.rest(time.Minute)
-		leaving := func(b *event.Event) bool { return b.Lease.Leaving() && !b.Lease.Gone() }
 		first, second := s.batches[0], s.batches[1]
-		if leaving(first) || !first.Begin() || leaving(second) {
-			t.Fatal("the partition is not being given away")
+		if first.Lease.State() != event.Held || !first.Acquire() || second.Lease.State() != event.Held {
+			t.Fatal("the lease is not held before the partition is revoked")
 		}
 		l.close()
-		if second.Lease.Gone() || !leaving(second) || !second.Begin() {
+		if second.Lease.State() != event.Draining || !second.Acquire() {
 			t.Error("the second batch may not be stored")
 		}
 		l.mu.Lock()
 		l.lost = true
 		l.mu.Unlock()
-		if leaving(second) {
-			t.Error("the second batch is stored though another instance has the partition already")
+		if second.Lease.State() != event.Held {
+			t.Error("the second batch must be stored though another instance has the partition already")
 		}
 		second.Settle(webhook.Overflow)
 		first.Settle(webhook.Delivered)

@@ -83,7 +83,7 @@ func (p *partition) purge() []*event.Event {
 	for segment, users := range p.segments {
 		for id, u := range users {
 			u.records = slices.DeleteFunc(u.records, func(e *event.Event) bool {
-				if e.Lease.Gone() {
+				if e.Lease.State() != event.Held {
 					gone = append(gone, e)
 					return true
 				}

@@ -197,7 +197,7 @@ func (h *history) settle(all bool) {
 		for _, id := range b.Batch.APISMSIDs {
 			h.settled[fmt.Sprintf("%d %s", b.UserID, id)] = true
 		}
-		if b.Begin() {
+		if b.Acquire() {
 			b.Settle(0)
 		}
 	}

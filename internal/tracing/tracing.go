@@ -97,8 +97,8 @@ func (t *Tracer) Follow(e *event.Event) event.Trace {
 	span.SetAttributes(
 		attribute.String("messaging.system", "kafka"), attribute.String("messaging.destination.name", e.Topic),
 		attribute.Int("messaging.destination.partition.id", int(e.Partition)), attribute.Int64("messaging.kafka.offset", e.Offset),
-		attribute.String("smshooks.id", e.Identity()), attribute.String("smshooks.record", e.Record()), attribute.String("smshooks.kind", e.Kind.String()))
-	return &record{t.tracer, span, e.Record()}
+		attribute.String("smshooks.id", e.Identity()), attribute.String("smshooks.record", e.SourcePosition()), attribute.String("smshooks.kind", e.Kind.String()))
+	return &record{t.tracer, span, e.SourcePosition()}
 }
 
 // record is the span of a record. A batch of revocations shares the one of its first record.

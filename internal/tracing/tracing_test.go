@@ -55,7 +55,11 @@ const (
 func TestChainOverAWaitingTopic(t *testing.T) {
 	c := collector.New(t)
 	tracer := newTest(t, c.URL, 0)
-	first := &event.Event{Kind: webhook.DLR, ID: "evt_1", Topic: "sms-dlr", Partition: 3, Offset: 17, Traceparent: "00-" + theirTrace + "-" + theirSpan + "-01", UserID: 42}
+	first := &event.Event{
+		Record:      event.Record{Topic: "sms-dlr", Partition: 3, Offset: 17},
+		Delivery:    event.Delivery{Kind: webhook.DLR, ID: "evt_1", UserID: 42},
+		Traceparent: "00-" + theirTrace + "-" + theirSpan + "-01",
+	}
 	following := tracer.Follow(first)
 	if following == nil {
 		t.Fatal("a sampled record is not followed")
@@ -65,7 +69,11 @@ func TestChainOverAWaitingTopic(t *testing.T) {
 	first.Attempts = 1
 	following.End(first, webhook.Retry.String())
 
-	second := &event.Event{Kind: webhook.DLR, Class: event.Retry, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, ID: "evt_1", Origin: "sms-dlr/3/17", Traceparent: first.Traceparent, Attempts: 1, UserID: 42}
+	second := &event.Event{
+		Record:      event.Record{Class: event.Retry, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, Origin: "sms-dlr/3/17"},
+		Delivery:    event.Delivery{Kind: webhook.DLR, ID: "evt_1", Attempts: 1, UserID: 42},
+		Traceparent: first.Traceparent,
+	}
 	following = tracer.Follow(second)
 	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: second.ID, Number: 2, Time: at, Host: "example.com", Status: 200, Took: time.Millisecond})
 	following.End(second, webhook.Delivered.String())
@@ -131,14 +139,22 @@ func TestSampling(t *testing.T) {
 		{never, "no traceparent", false},
 		{always, "\xff\x00", true},
 	} {
-		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Traceparent: test.traceparent}
+		e := &event.Event{
+			Record:      event.Record{Topic: "sms-dlr"},
+			Delivery:    event.Delivery{Kind: webhook.DLR},
+			Traceparent: test.traceparent,
+		}
 		following := test.tracer.Follow(e)
 		if (following != nil) != test.followed {
 			t.Errorf("%q: followed is %v", test.traceparent, following != nil)
 		}
 		// The next pass decides as this one did, whatever its own share of samples.
 		for _, tracer := range []*Tracer{never, always} {
-			next := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr-retry-6h", Traceparent: e.Traceparent}
+			next := &event.Event{
+				Record:      event.Record{Topic: "sms-dlr-retry-6h"},
+				Delivery:    event.Delivery{Kind: webhook.DLR},
+				Traceparent: e.Traceparent,
+			}
 			again := tracer.Follow(next)
 			if (again != nil) != test.followed {
 				t.Errorf("%q, then %q: followed is %v", test.traceparent, e.Traceparent, again != nil)
@@ -169,7 +185,10 @@ func TestCollectorAway(t *testing.T) {
 	}
 	began := time.Now()
 	for n := range 10_000 {
-		e := &event.Event{Kind: webhook.DLR, Topic: "sms-dlr", Offset: int64(n)}
+		e := &event.Event{
+			Record:   event.Record{Topic: "sms-dlr", Offset: int64(n)},
+			Delivery: event.Delivery{Kind: webhook.DLR},
+		}
 		tracer.Follow(e).End(e, "delivered")
 	}
 	if took := time.Since(began); took > 30*time.Second { // had each waited for the collector, it would be hours

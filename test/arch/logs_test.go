@@ -33,7 +33,7 @@ func TestLinesAboutAnEventHaveItsID(t *testing.T) {
 				return err
 			}
 			for _, line := range anonymous(file, &looked) {
-				t.Errorf("%s: the line does not say which event it is about: zap.String(\"id\", e.Identity()), zap.String(\"record\", e.Record())", files.Position(line))
+				t.Errorf("%s: the line does not say which event it is about: zap.String(\"id\", e.Identity()), zap.String(\"record\", e.SourcePosition())", files.Position(line))
 			}
 			return nil
 		})
@@ -145,7 +145,7 @@ func says(call *ast.CallExpr, text string) (found bool) {
 func TestAnonymousLinesAreFound(t *testing.T) {
 	const source = `package p
 func (w *W) a(e *event.Event) { w.log.Warn("x") }
-func (w *W) b(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity()), zap.String("record", e.Record())) }
+func (w *W) b(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition())) }
 func (w *W) half(e *event.Event) { w.log.Warn("x", zap.String("id", e.Identity())) }
 func (w *W) c(es []*event.Event) { w.log.Warn("x"); for _, e := range es { w.Log.Info("y") } }
 func (w *W) d(err error) { w.log.Warn("x") }`
