@@ -8,15 +8,17 @@ IMAGE   ?= smshooks:$(VERSION)
 # -buildvcs=false: the version comes from VERSION, and a clone owned by somebody else must still build.
 # timetzdata: the image is FROM scratch and has no time zones of its own.
 BUILD   := -trimpath -buildvcs=false -tags timetzdata -ldflags "-s -w -X main.version=$(VERSION)"
-LINT    := go tool -modfile=tools/go.mod golangci-lint
+LINT    := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 CA      ?= /etc/ssl/certs/ca-certificates.crt
-# pure and virtual-time tests: everything but the real floor
-PURE     = $$(go list ./... | grep -v /test/real)
+# The service, and what has dependencies of its own. Each has a go.mod.
+MODULES  := . test/real
+# runs a command in every module
+each      = for module in $(MODULES); do (cd $$module && $(1)); done
 FUZZTIME ?= 10s
 BENCHSTAT := go tool -modfile=tools/go.mod benchstat
 # the micro-benchmarks with a baseline: decode, encode, offsets, lanes, look-up, delivery log
 HOTBENCH := go test -run '^$$$$' -bench . -benchmem -count 6 -benchtime 200ms ./pkg/webhook ./pkg/offsets ./pkg/lanes ./internal/settings ./internal/deliverylog
-VULN    := go tool -modfile=tools/go.mod govulncheck
+VULN    := go tool -modfile=$(CURDIR)/tools/go.mod govulncheck
 # the Go of go.mod's toolchain line when the one at hand is older; that one, if it can be had
 export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto go version >/dev/null 2>&1 && echo auto || echo local)
 
@@ -41,18 +43,18 @@ test-setup: # installs and builds what all floors need, the C compiler of the ra
 
 .PHONY: test-fast
 test-fast: ## run the floors that need no Docker, with the race detector
-	go test -race -timeout 10m $(PURE)
+	go test -race -timeout 10m ./...
 
 # Cases of the fault suite that run with a program that has the race detector; make faults runs them without.
 RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)$$
 
 # The tests wait more than they work: two packages at a time, and four tests of each, on two cores.
-REAL := SMSHOOKS_TEST_REAL=1 go test -p 2 -parallel 4 -count=1 -timeout 25m
+REAL := SMSHOOKS_TEST_REAL=1 go -C test/real test -p 2 -parallel 4 -count=1 -timeout 25m
 .PHONY: test-real
 test-real: ## run the real floor; starts or builds what it needs, and never passes by skipping
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
-	$(REAL) -skip '$(RACES)' ./test/real/... && \
-	SMSHOOKS_TEST_RACE=1 $(REAL) -run '$(RACES)' ./test/real/faults
+	$(REAL) -skip '$(RACES)' ./... && \
+	SMSHOOKS_TEST_RACE=1 $(REAL) -run '$(RACES)' ./faults
 
 FAULTS ?= .
 .PHONY: faults
@@ -61,18 +63,18 @@ faults: ## run the fault suite with its full loads, some 3 1/2 hours (FAULTS=Tes
 	if [ '$(FAULTS)' = . ]; then rm -f docs/reliability.jsonl; fi && \
 	SMSHOOKS_TEST_REAL=1 SMSHOOKS_FAULTS=long \
 	SMSHOOKS_FAULTS_RESULTS="$(CURDIR)/docs/reliability.jsonl" SMSHOOKS_FAULTS_REPORT="$(CURDIR)/docs/reliability.md" \
-	go test -count=1 -timeout 5h -run '$(FAULTS)' ./test/real/faults
+	go -C test/real test -count=1 -timeout 5h -run '$(FAULTS)' ./faults
 
 .PHONY: check
 check: vet build arch compose-check spec-lint dashboards-check rules-check manifests-check unit-check lint ## everything that is checked without running the service
 
 .PHONY: lint
 lint: ## run golangci-lint, pinned in tools/go.mod (the first run compiles it: some minutes)
-	$(LINT) run ./...
+	@$(call each,$(LINT) run ./...)
 
 .PHONY: vet
-vet: ## run go vet
-	go vet ./...
+vet: ## run go vet in every module
+	@$(call each,go vet ./...)
 
 .PHONY: arch
 arch: ## check that imports go down only and each driver stays in its packages
@@ -87,7 +89,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), two at a time
 vuln: ## look for known weaknesses in what the code calls; SMSHOOKS_VULNDB names another database (https://vuln.go.dev)
 	@db=$${SMSHOOKS_VULNDB:-}; \
 	[ -n "$$db" ] || db=file://$$(go mod download -json golang.org/x/vulndb@latest | sed -n 's/.*"Dir": "\(.*\)",*$$/\1/p')/data/osv; \
-	$(VULN) -db "$$db" ./...
+	$(call each,$(VULN) -db "$$db" ./...)
 
 .PHONY: bench
 bench: build ## measure the whole service, and write docs/performance.md with its plots (20 minutes, on a quiet machine; BENCH_FLAGS)
@@ -95,7 +97,7 @@ bench: build ## measure the whole service, and write docs/performance.md with it
 
 .PHONY: bench-micro
 bench-micro: ## run the micro-benchmarks
-	go test -run '^$$' -bench . -benchmem $(PURE)
+	go test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: bench-diff
 bench-diff: ## compare the hot path's micro-benchmarks with the baseline in test/bench
@@ -151,7 +153,7 @@ unit-check: build ## check the systemd unit and how hardened it is (needs system
 .PHONY: compose-test
 compose-test: ## bring up docker-compose.yml and see an event of Kafka's console producer arrive (part of test-real)
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
-	SMSHOOKS_TEST_REAL=1 go test -p 1 -count=1 -timeout 10m -run TestCompose ./test/real
+	SMSHOOKS_TEST_REAL=1 go -C test/real test -p 1 -count=1 -timeout 10m -run TestCompose .
 
 .PHONY: release
 release: ## build dist/release: static binaries for linux/amd64 and arm64, SBOMs, SHA256SUMS

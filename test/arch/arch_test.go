@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -79,8 +80,10 @@ var drivers = map[string][]string{
 	"github.com/spf13/cobra":             {"cmd/smshooks"},
 	"github.com/prometheus":              {"internal/metrics", "internal/app", "internal/demo", "test"},
 	"go.opentelemetry.io":                {"internal/tracing", "test"},
-	"github.com/testcontainers":          {"test"},
-	"github.com/chromedp":                {"test"},
+	"github.com/testcontainers":          {"test/real"},
+	"github.com/moby":                    {"test/real"},
+	"github.com/chromedp":                {"test/real"},
+	"github.com/Shopify/toxiproxy":       {"test/real"},
 	"code.dny.dev/ssrf":                  {"internal/sender"},
 	"net/http":                           {"internal/http1", "internal/sender", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "internal/bench", "cmd/smshooks", "examples", "test"},
 }
@@ -162,17 +165,20 @@ func ownFault(pkg, imp string) string {
 }
 
 type goPackage struct {
-	ImportPath string
-	Imports    []string
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
 }
 
-// list gives the module's packages. A package that does not compile is listed with what could be read of it: saying so
-// is the build's business.
-func list(t *testing.T) []goPackage {
+// modules are the folders that have a go.mod and import the service.
+var modules = []string{".", "test/real"}
+
+// list returns the packages of a module. A package that does not compile is listed with what could be read of it:
+// reporting it is the build's task.
+func list(t *testing.T, dir string) []goPackage {
 	t.Helper()
 	var stderr bytes.Buffer
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports", module+"/...")
-	cmd.Stderr = &stderr
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", "./...")
+	cmd.Dir, cmd.Stderr = filepath.Join("..", "..", dir), &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v\n%s", err, stderr.String())
@@ -190,9 +196,13 @@ func list(t *testing.T) []goPackage {
 }
 
 func TestImports(t *testing.T) {
-	pkgs := list(t)
-	if len(pkgs) < 2 {
-		t.Fatalf("go list knows %d packages: the test looks at nothing", len(pkgs))
+	var pkgs []goPackage
+	for _, dir := range modules {
+		in := list(t, dir)
+		if len(in) < 2 {
+			t.Fatalf("go list knows %d packages of %s: the test looks at nothing", len(in), dir)
+		}
+		pkgs = append(pkgs, in...)
 	}
 	for _, p := range pkgs {
 		pkg := strings.TrimPrefix(p.ImportPath, module+"/")
@@ -202,6 +212,21 @@ func TestImports(t *testing.T) {
 		for _, imp := range p.Imports {
 			if f := fault(pkg, imp); f != "" {
 				t.Error(f)
+			}
+		}
+	}
+}
+
+// TestRealFloorsLibraries: containers, browsers and proxies stay in the module test/real, also for tests: what a test of
+// the service imports is in the service's go.mod.
+func TestRealFloorsLibraries(t *testing.T) {
+	for _, p := range list(t, ".") {
+		pkg := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			for driver, in := range drivers {
+				if within(imp, driver) && slices.Equal(in, []string{"test/real"}) {
+					t.Errorf("%s imports %s: only the module test/real may", pkg, imp)
+				}
 			}
 		}
 	}

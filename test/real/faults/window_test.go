@@ -14,8 +14,8 @@ func TestWindow(t *testing.T) {
 	rec := newCase(t, "12", "retry topics across 30 h, virtual time", "single events of each kind")
 	rec.did("the whole service in virtual time on an in-process Kafka and Redis: away for 30 h, for 20 h and up to the window's end, " +
 		"with events waiting in retry topics and in the source topics")
-	out, err := exec.Command("go", "test", "-count=1", "-v", "-run", "^TestOutage|^TestWindow|^TestThreeAttempts",
-		"github.com/smshooks/smshooks/internal/app").CombinedOutput()
+	out, err := exec.Command("go", "-C", "../../..", "test", "-count=1", "-v", "-run", "^TestOutage|^TestWindow|^TestThreeAttempts",
+		"./internal/app").CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

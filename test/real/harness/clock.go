@@ -108,7 +108,7 @@ func SteppedClock(t testing.TB) *Clock {
 	if stepped == string(original) {
 		t.Fatalf("time.Now of %s is not what it was: the overlay does not fit", runtime.Version())
 	}
-	root := strings.TrimSpace(output(t, "go", "list", "-m", "-f", "{{.Dir}}"))
+	root := moduleRoot(t)
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {
 		filepath.Join(std, "time.go"):                     keep("time.go", stepped),
 		filepath.Join(std, "step.go"):                     keep("step.go", stepTime),
@@ -119,8 +119,15 @@ func SteppedClock(t testing.TB) *Clock {
 	}
 	c := &Clock{Binary: filepath.Join(dir, "smshooks"), file: write("clock", "0\n")}
 	c.Env = stepVariable + "=" + c.file
-	output(t, "env", "GOROOT="+goroot, "go", "build", "-buildvcs=false", "-overlay", write("overlay.json", string(overlay)), "-o", c.Binary, "github.com/smshooks/smshooks/cmd/smshooks")
+	output(t, "env", "GOROOT="+goroot, "go", "-C", root, "build", "-buildvcs=false", "-overlay", write("overlay.json", string(overlay)), "-o", c.Binary, "./cmd/smshooks")
 	return c
+}
+
+// moduleRoot returns the directory of the service's module. Commands that build or test the service run there, so that
+// they use the versions of its own go.mod.
+func moduleRoot(t testing.TB) string {
+	t.Helper()
+	return strings.TrimSpace(output(t, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/smshooks/smshooks"))
 }
 
 func output(t testing.TB, command string, args ...string) string {

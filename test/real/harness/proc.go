@@ -91,11 +91,11 @@ func BinaryOf(t testing.TB, version string) string {
 		binaries.dir, binaries.path = dir, map[string]string{}
 	}
 	path := filepath.Join(binaries.dir, "smshooks-"+version)
-	build := []string{"build", "-buildvcs=false", "-ldflags", "-X main.version=" + version, "-o", path}
+	build := []string{"-C", moduleRoot(t), "build", "-buildvcs=false", "-ldflags", "-X main.version=" + version, "-o", path}
 	if os.Getenv("SMSHOOKS_TEST_RACE") != "" {
 		build = append(build, "-race")
 	}
-	output(t, "go", append(build, "github.com/smshooks/smshooks/cmd/smshooks")...)
+	output(t, "go", append(build, "./cmd/smshooks")...)
 	binaries.path[version] = path
 	return path
 }
