@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -14,11 +13,13 @@ import (
 	"github.com/smshooks/smshooks/internal/app"
 )
 
-// adminTimeout bounds a command that talks to Kafka.
-const adminTimeout = 60 * time.Second
+const (
+	adminTimeout = 60 * time.Second // for commands that ask Kafka a few questions
+	noTimeout    = 0
+)
 
-// withAdmin runs f with what an operator can do.
-func withAdmin(cmd *cobra.Command, f func(ctx context.Context, admin *app.Admin) error) error {
+// withAdmin connects to Kafka as the settings say and runs f. The context of f ends after timeout, or with the command.
+func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Context, admin *app.Admin) error) error {
 	cfg, err := settings(cmd)
 	if err != nil {
 		return err
@@ -32,8 +33,12 @@ func withAdmin(cmd *cobra.Command, f func(ctx context.Context, admin *app.Admin)
 		return err
 	}
 	defer admin.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), adminTimeout)
-	defer cancel()
+	ctx := cmd.Context()
+	if timeout != noTimeout {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
 	return f(ctx, admin)
 }
 
@@ -42,7 +47,7 @@ func topicsCommand() *cobra.Command {
 		&cobra.Command{Use: "ensure", Short: "Create the topics that are missing; a line per topic", Args: arguments(0),
 			Example: "  smshooks topics ensure --topics.partitions=24 --topics.replication=3",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+				return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
 					lines, err := admin.EnsureTopics(ctx)
 					for _, l := range lines {
 						fmt.Fprintln(cmd.OutOrStdout(), l)
@@ -53,7 +58,7 @@ func topicsCommand() *cobra.Command {
 		&cobra.Command{Use: "check", Short: "Tell what is wrong with the topics and what to do about it", Args: arguments(0),
 			Example: "  smshooks topics check --config smshooks.yaml",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error { return checkTopics(ctx, cmd, admin) })
+				return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error { return checkTopics(ctx, cmd, admin) })
 			}},
 	)
 }
@@ -117,9 +122,9 @@ func keysCommand() *cobra.Command {
 		Example: "  smshooks keys create --user 42 --name 'back office'", Args: arguments(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if user < 1 {
-				return usageError{errors.New("--user must be a user id from 1 on")}
+				return usagef("--user must be a user id from 1 on")
 			}
-			return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+			return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
 				key, err := admin.CreateKey(ctx, user, name)
 				if err != nil {
 					return err
@@ -133,7 +138,7 @@ func keysCommand() *cobra.Command {
 	revoke := &cobra.Command{Use: "revoke KEY", Short: "Revoke an API key", Args: arguments(1),
 		Example: "  smshooks keys revoke KEY",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withAdmin(cmd, func(ctx context.Context, admin *app.Admin) error {
+			return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
 				return admin.RevokeKey(ctx, args[0])
 			})
 		}}

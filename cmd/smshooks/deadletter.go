@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,6 +20,11 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
+var (
+	kindNames   = []string{"dlr", "click", "inbound", "revoke_click"}
+	reasonNames = []string{string(webhook.AttemptsExhausted), string(webhook.WindowExpired), string(webhook.InvalidRecord)}
+)
+
 // letterFlags are the flags that say which dead letters are meant.
 type letterFlags struct {
 	user                       int64
@@ -27,36 +33,32 @@ type letterFlags struct {
 
 func (f *letterFlags) add(cmd *cobra.Command) {
 	cmd.Flags().Int64Var(&f.user, "user", 0, "only this user's")
-	cmd.Flags().StringVar(&f.kind, "kind", "", "only this kind: dlr, click, inbound, revoke_click")
+	cmd.Flags().StringVar(&f.kind, "kind", "", "only this kind: "+strings.Join(kindNames, ", "))
 	cmd.Flags().StringVar(&f.since, "since", "", "given up at or after: RFC 3339, or back from now as in 24h")
 	cmd.Flags().StringVar(&f.until, "until", "", "given up before: RFC 3339, or back from now as in 24h")
-	cmd.Flags().StringVar(&f.reason, "reason", "", "only for this reason: attempts_exhausted, window_expired, invalid_record")
-	complete(cmd, "kind", "dlr", "click", "inbound", "revoke_click")
-	complete(cmd, "reason", string(webhook.AttemptsExhausted), string(webhook.WindowExpired), string(webhook.InvalidRecord))
+	cmd.Flags().StringVar(&f.reason, "reason", "", "only for this reason: "+strings.Join(reasonNames, ", "))
+	complete(cmd, "kind", kindNames...)
+	complete(cmd, "reason", reasonNames...)
 }
 
 // filter reads the flags; an error is one of usage.
 func (f *letterFlags) filter(cmd *cobra.Command, now time.Time) (deadletter.Filter, error) {
 	filter := deadletter.Filter{UserID: f.user, Kind: f.kind, Reason: f.reason}
 	if cmd.Flags().Changed("user") && f.user < 1 {
-		return filter, usageError{fmt.Errorf("--user: %d is no user id, which are from 1 on", f.user)}
+		return filter, usagef("--user: %d is no user id, which are from 1 on", f.user)
 	}
-	if f.kind != "" {
-		if _, err := webhook.ParseKind(f.kind); err != nil {
-			return filter, usageError{fmt.Errorf("--kind: %q is none of dlr, click, inbound, revoke_click", f.kind)}
-		}
+	if err := oneOf("kind", f.kind, kindNames); err != nil {
+		return filter, err
 	}
-	switch webhook.Reason(f.reason) {
-	case "", webhook.AttemptsExhausted, webhook.WindowExpired, webhook.InvalidRecord:
-	default:
-		return filter, usageError{fmt.Errorf("--reason: %q is none of attempts_exhausted, window_expired, invalid_record", f.reason)}
+	if err := oneOf("reason", f.reason, reasonNames); err != nil {
+		return filter, err
 	}
 	var err error
 	if filter.Since, err = instant(f.since, now); err != nil {
-		return filter, usageError{fmt.Errorf("--since: %w", err)}
+		return filter, usagef("--since: %w", err)
 	}
 	if filter.Until, err = instant(f.until, now); err != nil {
-		return filter, usageError{fmt.Errorf("--until: %w", err)}
+		return filter, usagef("--until: %w", err)
 	}
 	return filter, nil
 }
@@ -91,11 +93,11 @@ func listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withAdmin(cmd, func(_ context.Context, admin *app.Admin) error {
+			return withAdmin(cmd, noTimeout, func(ctx context.Context, admin *app.Admin) error {
 				progress, end := progressBar(cmd, "reading")
 				defer end()
 				return unlessReaderLeft(printLetters(cmd, func(each func(*deadletter.Letter) error) error {
-					return admin.DeadLetters(cmd.Context(), f, progress, each)
+					return admin.DeadLetters(ctx, f, progress, each)
 				}))
 			})
 		}}
@@ -131,14 +133,14 @@ func replayCommand() *cobra.Command {
 					return err
 				}
 			}
-			return withAdmin(cmd, func(_ context.Context, admin *app.Admin) error {
+			return withAdmin(cmd, noTimeout, func(ctx context.Context, admin *app.Admin) error {
 				var end func()
 				run.Progress, end = progressBar(cmd, "replaying")
 				defer end()
 				if try {
-					return dryRun(cmd, admin, run)
+					return dryRun(ctx, cmd, admin, run)
 				}
-				return replayLetters(cmd, admin, run)
+				return replayLetters(ctx, cmd, admin, run)
 			})
 		}}
 	wanted.add(replay)
@@ -148,8 +150,8 @@ func replayCommand() *cobra.Command {
 }
 
 // replayLetters sends, however long it takes: silence of Kafka ends it.
-func replayLetters(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
-	n, err := admin.ReplayDeadLetters(cmd.Context(), run)
+func replayLetters(ctx context.Context, cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
+	n, err := admin.ReplayDeadLetters(ctx, run)
 	if err != nil && n == 0 {
 		return err
 	}
@@ -161,11 +163,11 @@ func replayLetters(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) err
 }
 
 // dryRun prints what would be sent.
-func dryRun(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
+func dryRun(ctx context.Context, cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
 	n := 0
 	err := printLetters(cmd, func(each func(*deadletter.Letter) error) (err error) {
 		run.Try = each
-		n, err = admin.ReplayDeadLetters(cmd.Context(), run)
+		n, err = admin.ReplayDeadLetters(ctx, run)
 		return err
 	})
 	if err == nil {
@@ -177,7 +179,7 @@ func dryRun(cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
 // resume takes up the position in a file. A replay that was asked for in other words is another one.
 func resume(run *deadletter.Run, file, asked string) error {
 	if file == "" {
-		return usageError{errors.New("--position: names no file")}
+		return usagef("--position: names no file")
 	}
 	p, err := deadletter.ReadPosition(file)
 	if err != nil {
@@ -186,7 +188,7 @@ func resume(run *deadletter.Run, file, asked string) error {
 	if p.Partitions == nil {
 		p.Asked = asked
 	} else if p.Asked != asked {
-		return usageError{fmt.Errorf("--position: %s is of a replay of %s, this is one of %s; name another file", file, p.Asked, asked)}
+		return usagef("--position: %s is of a replay of %s, this is one of %s; name another file", file, p.Asked, asked)
 	} else {
 		run.Filter = p.Filter // its times count from when it first began
 	}

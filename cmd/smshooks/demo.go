@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"time"
 
@@ -20,7 +19,7 @@ func demoCommand() *cobra.Command {
 		Example: "  smshooks demo --for 1m --open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if length < time.Second {
-				return usageError{errors.New("--for must be at least 1s")}
+				return usagef("--for must be at least 1s")
 			}
 			cfg, err := settings(cmd)
 			if err != nil {

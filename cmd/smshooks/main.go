@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,6 +30,8 @@ const (
 
 // usageError is a wrong command line.
 type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // loggedError is an error that the log has already told.
 type loggedError struct{ error }
@@ -96,7 +99,7 @@ func rootCommand() *cobra.Command {
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q; see smshooks --help", args[0])}
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
@@ -121,9 +124,9 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usageError{fmt.Errorf("unknown command %q; see %s --help", args[0], cmd.CommandPath())}
+			return unknownCommand(cmd, args[0])
 		}
-		return usageError{fmt.Errorf("a command is missing; see %s --help", cmd.CommandPath())}
+		return usagef("a command is missing; see %s --help", cmd.CommandPath())
 	}}
 	c.AddCommand(children...)
 	var examples []string
@@ -136,11 +139,23 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+func unknownCommand(cmd *cobra.Command, name string) error {
+	return usagef("unknown command %q; see %s --help", name, cmd.CommandPath())
+}
+
+// oneOf checks the value of a flag, "" for none.
+func oneOf(flag, value string, allowed []string) error {
+	if value != "" && !slices.Contains(allowed, value) {
+		return usagef("--%s: %q is none of %s", flag, value, strings.Join(allowed, ", "))
+	}
+	return nil
+}
+
 // arguments takes exactly n of them, else the command line is wrong.
 func arguments(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usageError{fmt.Errorf("takes %d arguments, got %d", n, len(args))}
+			return usagef("takes %d arguments, got %d", n, len(args))
 		}
 		return nil
 	}

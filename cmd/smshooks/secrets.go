@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -24,31 +24,20 @@ func resealCommand() *cobra.Command {
 		Example: "  smshooks secrets reseal --config smshooks.yaml --dry-run\n" +
 			"  smshooks secrets reseal --config smshooks.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := settings(cmd)
-			if err != nil {
-				return err
-			}
-			log, err := app.NewLogger(cfg.Log, os.Stderr)
-			if err != nil {
-				return err
-			}
-			admin, err := app.NewAdmin(cmd.Context(), cfg, log)
-			if err != nil {
-				return err
-			}
-			defer admin.Close()
-			done, err := admin.Reseal(cmd.Context(), log, try)
-			switch {
-			case err != nil && done.Resealed > 0:
-				return fmt.Errorf("%d documents resealed, then: %w; the same command does the rest", done.Resealed, err)
-			case err != nil:
-				return err
-			case try:
-				fmt.Fprintf(cmd.OutOrStdout(), "nothing written, as --dry-run asks; it would be:\n%v\n", done)
-			default:
-				fmt.Fprintln(cmd.OutOrStdout(), done)
-			}
-			return nil
+			return withAdmin(cmd, noTimeout, func(ctx context.Context, admin *app.Admin) error {
+				done, err := admin.Reseal(ctx, try)
+				switch {
+				case err != nil && done.Resealed > 0:
+					return fmt.Errorf("%d documents resealed, then: %w; the same command does the rest", done.Resealed, err)
+				case err != nil:
+					return err
+				case try:
+					fmt.Fprintf(cmd.OutOrStdout(), "nothing written, as --dry-run asks; it would be:\n%v\n", done)
+				default:
+					fmt.Fprintln(cmd.OutOrStdout(), done)
+				}
+				return nil
+			})
 		},
 	}
 	reseal.Flags().BoolVar(&try, "dry-run", false, "tell what would be written, and write nothing")

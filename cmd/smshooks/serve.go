@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,7 +36,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			if cmd.Flags().Changed("roles") && len(roles) == 0 {
-				return usageError{errors.New("--roles: names no role; the roles are consume, materialise, api")}
+				return usagef("--roles: names no role; the roles are consume, materialise, api")
 			}
 			chosen, err := parseRoles(roles)
 			if err != nil {
@@ -70,7 +69,7 @@ func parseRoles(names []string) ([]app.Role, error) {
 	for _, name := range names {
 		role := app.Role(strings.TrimSpace(name))
 		if !slices.Contains(app.Roles(), role) {
-			return nil, usageError{fmt.Errorf("--roles: %q is no role; the roles are consume, materialise, api", name)}
+			return nil, usagef("--roles: %q is no role; the roles are consume, materialise, api", name)
 		}
 		roles = append(roles, role)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
@@ -196,12 +197,10 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 	}
 	defer letters.Close()
 	if run.Try == nil {
-		files, err := openTLS("redis.tls", a.cfg.Redis.TLS, a.log)
+		rdb, err := a.openRedis()
 		if err != nil {
-			return 0, withOrigin(a.cfg, err)
+			return 0, err
 		}
-		useRedisLog(a.log)
-		rdb := newRedis(a.cfg.Redis, nil, files)
 		defer rdb.Close()
 		if err := explainRedis(rdb.Ping(ctx).Err()); err == nil {
 			run.Guard = replayGuard{memory: replay.New(replayConfig(a.cfg), rdb, a.log)}
@@ -212,12 +211,22 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 	return letters.Run(ctx, run)
 }
 
+// openRedis returns a client that the caller closes.
+func (a *Admin) openRedis() (redis.UniversalClient, error) {
+	files, err := openTLS("redis.tls", a.cfg.Redis.TLS, a.log)
+	if err != nil {
+		return nil, withOrigin(a.cfg, err)
+	}
+	useRedisLog(a.log)
+	return newRedis(a.cfg.Redis, nil, files), nil
+}
+
 // resealPatience is how long Redis and Kafka may take to show all settings before anything is written.
 const resealPatience = time.Minute
 
 // Reseal writes the users' documents anew whose credentials are not sealed with the current secrets.key, and tells what
 // it found. With dry it writes nothing.
-func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (settings.Resealing, error) {
+func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error) {
 	cfg := a.cfg
 	if len(cfg.Secrets.Key) == 0 {
 		return settings.Resealing{}, withOrigin(cfg, &tlsfiles.SettingError{Setting: "secrets.key", Err: errors.New("is needed: it seals the credentials from now on")})
@@ -226,11 +235,10 @@ func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (settings
 	if err != nil {
 		return settings.Resealing{}, err
 	}
-	files, err := openTLS("redis.tls", cfg.Redis.TLS, log)
+	rdb, err := a.openRedis()
 	if err != nil {
-		return settings.Resealing{}, withOrigin(cfg, err)
+		return settings.Resealing{}, err
 	}
-	rdb := newRedis(cfg.Redis, nil, files)
 	defer rdb.Close()
 	loading, cancel := context.WithTimeout(ctx, resealPatience)
 	defer cancel()
@@ -242,7 +250,7 @@ func (a *Admin) Reseal(ctx context.Context, log *zap.Logger, dry bool) (settings
 	}
 	store := settings.New(settings.Config{
 		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
-	}, a.kafka.NewClient, rdb, log.Named("settings"), unobserved{})
+	}, a.kafka.NewClient, rdb, a.log.Named("settings"), unobserved{})
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- store.Run(running) }()
