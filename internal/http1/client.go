@@ -1,10 +1,12 @@
-// Package http1 makes HTTP/1.1 POST requests on pooled connections: one goroutine per request and none per idle
-// connection, no proxy, no redirect. A request is made once. Only if a connection that was used before fails without a
-// byte of a reply is it made once more, on a new connection (docs/adr/0009).
+// Package http1 makes HTTP/1.1 POST requests on pooled connections. It needs one goroutine per request and none per
+// idle connection. It uses no proxy and follows no redirect.
 //
-// A request's bytes are written at once by the caller's goroutine, which then waits for the reply. A reply in the
-// usual form (a head that came with the first read, a Content-Length) is read in place; everything else (chunks, 1xx,
-// bodies until the end of the connection, odd heads) is left to net/http's own reader. docs/adr/0006 has the figures.
+// A request is made once, with one exception. If a reused connection fails before the first byte of a reply, the
+// request is repeated once on a new connection (docs/adr/0009).
+//
+// The caller's goroutine writes the request and then waits for the reply. A common reply (the first read returns the
+// whole head, which has a Content-Length) is parsed in place. All others (chunked, 1xx, delimited by the end of the
+// connection, unusual heads) are left to net/http's reader. docs/adr/0006 has the measurements.
 package http1
 
 import (
@@ -19,31 +21,41 @@ import (
 	"time"
 )
 
-// Config of a Client.
+// Config configures a Client. There are no defaults; all fields except TLS and MaxConns are required.
 type Config struct {
-	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
-	TLS      *tls.Config   // for https; its ServerName is set for each connection
-	MaxAge   time.Duration // a connection is replaced before it is so old, so that a changed DNS answer takes effect
-	MaxIdle  int           // idle connections of all hosts together
-	MaxConns int           // connections of all hosts together, those being dialled included, beyond which the longest idle one is closed for a new one; 0 = any number
-	MaxHead  int           // bytes of a reply's head, interim replies included
-	MaxBody  int           // bytes of a reply's body that are read; then the connection is closed
+	// Dial opens a connection.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// TLS is the configuration for https. Its ServerName is set for each connection.
+	TLS *tls.Config
+	// MaxAge is the age at which a connection is replaced, so that a changed DNS answer takes effect.
+	MaxAge time.Duration
+	// MaxIdle is the number of idle connections to all hosts together.
+	MaxIdle int
+	// MaxConns is the number of connections to all hosts together, dials included, beyond which each new connection
+	// closes the longest idle one. 0 is no bound.
+	MaxConns int
+	// MaxHead is the number of bytes of a reply's head, interim replies included.
+	MaxHead int
+	// MaxBody is the number of bytes of a reply's body that are read before the connection is closed.
+	MaxBody int
 }
 
-// Host is where a connection goes. It is comparable.
+// Host is the destination of a connection. It is comparable.
 type Host struct {
-	Address    string // host:port, as it is dialled
-	ServerName string // whose certificate is asked for; "" = plain HTTP
+	// Address is the host:port to dial.
+	Address string
+	// ServerName is the name that the TLS certificate must have. It is "" for plain HTTP.
+	ServerName string
 }
 
-// ErrHeadTooLarge says that a reply's head is larger than Config.MaxHead.
+// ErrHeadTooLarge is returned if a reply's head is larger than [Config.MaxHead].
 var ErrHeadTooLarge = errors.New("the reply's head is too large")
 
-// Client holds the connections. It is safe for concurrent use.
+// Client makes requests on pooled connections. It is safe for concurrent use.
 type Client struct {
 	cfg     Config
 	buffers sync.Pool
-	open    atomic.Int64 // connections, idle or not, and those being dialled
+	open    atomic.Int64 // connections and dials
 	pool    pool
 }
 
@@ -54,11 +66,13 @@ func New(cfg Config) *Client {
 	return c
 }
 
-// Post sends message, a whole request with its head and a body of known length, to host and reads the reply. It ends
-// at the deadline (os.ErrDeadlineExceeded, or a net.Error that is a Timeout), or when ctx ends (ctx.Err() is then set,
-// the error is of any kind).
+// Post sends message to host and reads the reply. message is a whole request: head, and body of known length.
 //
-// status is the reply's, 0 if none came. An error besides a status says that the reply's body did not come to its end.
+// At the deadline Post returns [os.ErrDeadlineExceeded] or a [net.Error] with Timeout() true. If ctx ends first, it
+// returns any error; check ctx.Err().
+//
+// status is that of the reply, or 0 if none arrived. If both a status and an error are returned, the body was
+// incomplete.
 func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, message []byte) (status int, err error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -75,7 +89,7 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 		}
 		c.pool.closedByPeer(cn)
 		if !errors.Is(err, errStale) {
-			break // it may have been sent: once more on a new connection, and no more
+			break // the peer may have received it, so repeat it only once
 		}
 	}
 	cn, err := c.dial(ctx, deadline, host)
@@ -86,8 +100,10 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 	return status, err
 }
 
-// request makes one request on cn and keeps or closes it. lost is the answer of conn.lost.
-func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, message []byte) (status int, lost bool, err error) {
+// request makes one request on cn, then pools or closes cn. It also returns the result of conn.lost.
+func (c *Client) request(
+	ctx context.Context, deadline time.Time, cn *conn, message []byte,
+) (status int, lost bool, err error) {
 	if err := cn.prepare(deadline, len(message)); err != nil {
 		_ = cn.Close()
 		return 0, cn.lost(0, err), err
@@ -97,9 +113,9 @@ func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, mess
 	x := exchange{conn: cn, buf: buf, maxHead: c.cfg.MaxHead, maxBody: c.cfg.MaxBody}
 	status, reusable, err := x.do(message)
 	c.buffers.Put(buf)
-	cn.kept = reusable && err == nil
-	lost = cn.lost(status, err) // once the connection is in the pool it is another request's
-	if stop() && cn.kept {
+	cn.reusable = reusable && err == nil
+	lost = cn.lost(status, err) // before another request can take the connection from the pool
+	if stop() && cn.reusable {
 		c.pool.put(cn, time.Now())
 	} else {
 		_ = cn.Close()
@@ -107,16 +123,17 @@ func (c *Client) request(ctx context.Context, deadline time.Time, cn *conn, mess
 	return status, lost, err
 }
 
-// dial opens a connection, with TLS if host asks for it. When descriptors run short, idle connections are given up first.
+// dial opens a connection, with TLS if host has a ServerName. If descriptors are exhausted, it closes idle connections
+// and tries again.
 func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	// A dial that hangs holds a descriptor, too.
+	// A dial that hangs also holds a descriptor.
 	if open := c.open.Add(1); c.cfg.MaxConns > 0 && open > int64(c.cfg.MaxConns) {
-		c.pool.giveUp(1)
+		c.pool.closeOldest(1)
 	}
 	plain, err := c.cfg.Dial(ctx, "tcp", host.Address)
-	if reason := Exhausted(err); reason != "" && reason != portsExhausted && c.pool.giveUp(givenUp) > 0 {
+	if reason := Exhausted(err); reason != "" && reason != portsExhausted && c.pool.closeOldest(freedForDial) > 0 {
 		plain, err = c.cfg.Dial(ctx, "tcp", host.Address)
 	}
 	if err != nil {
@@ -125,7 +142,7 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 	}
 	now := time.Now()
 	cn := newConn(host, plain, &c.open)
-	// Not all at the same moment, if they were opened at the same moment.
+	// Spread the replacement of connections that were opened at the same moment.
 	cn.replaceAt = now.Add(c.cfg.MaxAge - rand.N(c.cfg.MaxAge/5+1))
 	if host.ServerName == "" {
 		return cn, nil
@@ -141,8 +158,8 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 	return cn, nil
 }
 
-// givenUp is how many idle connections are closed when a dial meets a process without descriptors.
-const givenUp = 16
+// freedForDial is the number of idle connections that are closed when a dial fails for lack of descriptors.
+const freedForDial = 16
 
-// Close closes the idle connections; those in use are closed when their request ends.
+// Close closes the idle connections. Those in use are closed when their request ends.
 func (c *Client) Close() { c.pool.close() }

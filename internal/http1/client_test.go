@@ -66,7 +66,8 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// A connection that the peer has closed, or on which it has said something unasked, costs no request.
+// TestStaleConnections checks that no request fails because the peer closed an idle connection or sent unexpected data
+// on it.
 func TestStaleConnections(t *testing.T) {
 	for name, then := range map[string]func(net.Conn){
 		"closed": func(c net.Conn) { _ = c.Close() },
@@ -103,7 +104,7 @@ func TestStaleConnections(t *testing.T) {
 	}
 }
 
-// arrived: what the peer did has reached the idle connection.
+// arrived reports whether the peer's action has reached the idle connection.
 func arrived(t *testing.T, c *Client, host Host) bool {
 	t.Helper()
 	c.pool.mu.Lock()
@@ -121,13 +122,13 @@ func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !ok(); {
 		if time.Now().After(end) {
-			t.Fatal("it did not happen")
+			t.Fatal("the condition did not become true in time")
 		}
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// The reply to a message too long to be written at once counts although the message was not read to its end.
+// TestEarlyReply checks that the reply to a long message counts even if the peer does not read all of the message.
 func TestEarlyReply(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -142,10 +143,10 @@ func TestEarlyReply(t *testing.T) {
 			}
 			_, _ = io.ReadFull(c, make([]byte, 10))
 			_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-			defer c.Close() // reads no more, and keeps it open
+			defer c.Close() // stops reading and keeps the connection open
 		}
 	}()
-	size := 64 << 20 // more than any buffer on the way
+	size := 64 << 20 // more than all buffers on the way
 	message := append([]byte(fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n", size)), make([]byte, size)...)
 	status, err := newClient(t, nil).Post(t.Context(), soon(), Host{Address: l.Addr().String()}, message)
 	if status != 413 || err != nil {
@@ -163,11 +164,11 @@ func TestDeadlineAndCancel(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, cancel)
 	begun := time.Now()
 	if _, err := c.Post(ctx, soon(), Host{Address: silent.Addr}, []byte(request)); err == nil || time.Since(begun) > 5*time.Second {
-		t.Errorf("%v after %v, want it cancelled", err, time.Since(begun))
+		t.Errorf("%v after %v, want cancellation", err, time.Since(begun))
 	}
 }
 
-// What is idle is closed after the idle timeout even if nobody asks for it, and there is never too much of it.
+// TestIdleConnections checks that idle connections are bounded and closed in time without further requests.
 func TestIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int32
@@ -201,12 +202,12 @@ func TestIdleConnections(t *testing.T) {
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
 		if n := open.Load(); n != 0 || c.pool.count != 0 || len(c.pool.hosts) != 0 || c.pool.reaper != nil || c.open.Load() != 0 {
-			t.Errorf("%d connections are open, %d of them idle and %d in all counted, %d hosts remembered, want none", n, c.pool.count, c.open.Load(), len(c.pool.hosts))
+			t.Errorf("%d connections are open (counted: %d idle, %d in total), %d hosts remembered, want none", n, c.pool.count, c.open.Load(), len(c.pool.hosts))
 		}
 	})
 }
 
-func TestManyAtATime(t *testing.T) {
+func TestConcurrentRequests(t *testing.T) {
 	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	c := newClient(t, func(cfg *Config) { cfg.MaxIdle = 64 })
 	var all sync.WaitGroup
@@ -225,6 +226,6 @@ func TestManyAtATime(t *testing.T) {
 		t.Errorf("%d requests, want %d", n, 32*50)
 	}
 	if n := p.Connections.Load(); n > 40 {
-		t.Errorf("%d connections for 32 at a time", n)
+		t.Errorf("%d connections for 32 concurrent requests", n)
 	}
 }

@@ -11,66 +11,66 @@ import (
 	"time"
 )
 
-// errStale says that an idle connection turned out to be closed before a byte of the request was sent on it.
+// errStale means that an idle connection was found closed before a byte of the request was sent.
 var errStale = errors.New("the idle connection was closed")
 
-// longAgo is a deadline that ends everything at once.
+// longAgo is a deadline that ends pending reads and writes at once.
 var longAgo = time.Unix(1, 0)
 
-// conn is a connection with what is used again for each of its requests.
+// conn is a pooled connection and the state of the request that it carries.
 type conn struct {
 	net.Conn
 	host      Host
-	replaceAt time.Time     // not used again from then on
+	replaceAt time.Time     // not reused from then on
 	since     time.Time     // when it became idle
-	keep      time.Duration // for how long it may be idle, if the peer said so
-	said      bool
-	used      bool // by a former request
+	keep      time.Duration // idle time that the peer announced
+	announced bool          // keep is set
+	used      bool          // it has carried a request
 
-	again    bool // the request that is on it is not its first
-	answered bool // a byte of the reply has come
-	kept     bool // after its reply the connection can carry another request
+	reused   bool // the current request is not the first
+	answered bool // a byte of the reply has arrived
+	reusable bool // it can carry another request after the reply
 
-	before, after *conn // in the list of idle connections
+	before, after *conn // neighbours in the idle list
 	open          *atomic.Int64
 	closed        atomic.Bool
 
-	under     net.Conn // beneath TLS
+	plain     net.Conn // the connection below TLS
 	raw       syscall.RawConn
-	turn      turn
-	step      func(fd uintptr) bool
-	interrupt func() // ends the request that is on it
+	trip      trip
+	step      func(fd uintptr) bool // trip.step, bound once
+	interrupt func()                // ends the current request
 }
 
-// newConn wraps c, which is counted in open until it is closed. TLS may be put on top of it.
+// newConn wraps c, which counts in open until it is closed. The caller may put TLS on top of it.
 func newConn(host Host, c net.Conn, open *atomic.Int64) *conn {
-	cn := &conn{Conn: c, host: host, under: c, open: open}
+	cn := &conn{Conn: c, host: host, plain: c, open: open}
 	cn.interrupt = func() { _ = cn.SetDeadline(longAgo) }
 	if s, ok := c.(syscall.Conn); ok && rawIO {
 		cn.raw, _ = s.SyscallConn()
-		cn.step = cn.turn.step
+		cn.step = cn.trip.step
 	}
 	return cn
 }
 
-// Close closes the connection without a word: TLS's goodbye could block.
+// Close closes the connection without TLS's close_notify, which could block.
 func (c *conn) Close() error {
 	if c.closed.CompareAndSwap(false, true) {
 		c.open.Add(-1)
 	}
-	return c.under.Close()
+	return c.plain.Close()
 }
 
-// lost reports whether the request that ended so has met a connection that the peer was closing: it was used before,
-// and no byte of a reply came, or only that the peer had waited for a request for too long.
+// lost reports whether a request that ended with status and err hit a connection that the peer was closing: a reused
+// connection without a byte of a reply, or with a 408 that was meant for its idle time.
 func (c *conn) lost(status int, err error) bool {
 	switch {
-	case !c.again:
+	case !c.reused:
 		return false
 	case errors.Is(err, errStale):
 		return true
 	case status == http.StatusRequestTimeout:
-		return !c.kept
+		return !c.reusable
 	}
 	return err != nil && !c.answered && !isTimeout(err)
 }
@@ -80,17 +80,17 @@ func isTimeout(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// alive reports whether an idle connection could carry a request.
+// alive reports whether an idle connection can carry a request.
 func (c *conn) alive() bool { return c.SetReadDeadline(time.Time{}) == nil && c.check() == nil }
 
-// direct: requests need not go through TLS.
-func (c *conn) direct() bool { return c.Conn == c.under }
+// direct reports whether the connection has no TLS.
+func (c *conn) direct() bool { return c.Conn == c.plain }
 
-// prepare readies the connection for a message of so many bytes. errStale: it is closed.
+// prepare prepares the connection for a message of size bytes. It returns errStale if an idle connection is closed.
 func (c *conn) prepare(deadline time.Time, size int) error {
-	c.again, c.answered, c.kept = c.used, false, false
+	c.reused, c.answered, c.reusable = c.used, false, false
 	err := c.SetDeadline(deadline)
-	if err == nil && c.used && (size > atOnce || !c.direct()) { // else converse looks by itself
+	if err == nil && c.used && (size > maxInlineWrite || !c.direct()) { // otherwise writeRead checks it
 		if err = c.check(); err == nil {
 			err = c.SetReadDeadline(deadline)
 		}
@@ -101,19 +101,19 @@ func (c *conn) prepare(deadline time.Time, size int) error {
 	return err
 }
 
-// check tells whether a connection that was used before can carry a request: the peer has neither closed it nor said
-// anything unasked. errStale: it cannot. The deadline for reading is lost.
+// check returns errStale unless a used connection can carry a request: the peer has neither closed it nor sent
+// unexpected data. It changes the read deadline.
 func (c *conn) check() error {
 	if c.raw != nil {
-		c.turn = turn{}
-		if err := c.raw.Read(c.step); err != nil || c.turn.stale {
+		c.trip = trip{}
+		if err := c.raw.Read(c.step); err != nil || c.trip.stale {
 			return errStale
 		}
 	}
 	if c.direct() {
 		return nil
 	}
-	// What TLS has read already, and would give as the next reply.
+	// TLS may have buffered data, which would become the next reply.
 	var one [1]byte
 	if err := c.SetReadDeadline(longAgo); err != nil {
 		return errStale
@@ -124,12 +124,12 @@ func (c *conn) check() error {
 	return nil
 }
 
-// converse sends message and reads the first part of the reply into p. It may send a part of message only: then
-// nothing was read and err is nil. errStale: nothing was sent.
-func (c *conn) converse(message, p []byte) (sent, n int, err error) {
+// writeRead sends message and reads the first part of the reply into p. If it sends only part of message, it reads
+// nothing and err is nil. It returns errStale if it sent nothing.
+func (c *conn) writeRead(message, p []byte) (sent, n int, err error) {
 	fresh := !c.used
 	if c.raw != nil && c.direct() {
-		sent, n, err = c.takeTurn(message, p)
+		sent, n, err = c.roundTrip(message, p)
 	} else {
 		sent, err = c.Write(message)
 		if err == nil {
@@ -138,16 +138,16 @@ func (c *conn) converse(message, p []byte) (sent, n int, err error) {
 	}
 	c.used, c.answered = true, n > 0
 	if err != nil && sent == 0 && !fresh && !errors.Is(err, os.ErrDeadlineExceeded) {
-		err = errStale // it was refused as a whole
+		err = errStale // the peer received nothing
 	}
 	return sent, n, err
 }
 
-func (c *conn) takeTurn(message, p []byte) (sent, n int, err error) {
-	c.turn = turn{fresh: !c.used, out: message, in: p}
+func (c *conn) roundTrip(message, p []byte) (sent, n int, err error) {
+	c.trip = trip{fresh: !c.used, out: message, in: p}
 	err = c.raw.Read(c.step)
-	t := c.turn
-	c.turn = turn{} // lets go of the buffers
+	t := c.trip
+	c.trip = trip{} // releases the buffers
 	switch {
 	case err != nil:
 	case t.stale:

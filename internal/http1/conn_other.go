@@ -4,8 +4,8 @@ package http1
 
 const rawIO = false
 
-// turn stands for what other systems do with raw sockets: nothing, Write and Read are used, each connection once.
-type turn struct {
+// trip is empty: without raw sockets, Write and Read are used, and no connection is reused.
+type trip struct {
 	fresh   bool
 	out, in []byte
 	stale   bool
@@ -14,4 +14,4 @@ type turn struct {
 	err     error
 }
 
-func (*turn) step(uintptr) bool { return true }
+func (*trip) step(uintptr) bool { return true }

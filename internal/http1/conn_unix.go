@@ -6,13 +6,13 @@ import "syscall"
 
 const rawIO = true
 
-// turn is one request and the first part of its reply on a socket, done within a single RawConn.Read. The runtime
-// notes the socket's readiness from before the request is written, so the goroutine goes to sleep without asking for
-// a reply that cannot be there yet: that saves a system call of three.
+// trip writes one request and reads the first part of its reply within a single RawConn.Read. The runtime registers for
+// readiness before the request is written. So the goroutine parks without first trying to read a reply that cannot have
+// arrived. That saves one of three system calls.
 //
-// With no out it only looks whether the connection is alive.
-type turn struct {
-	fresh   bool // just dialled: it need not be looked at
+// With an empty out it only checks whether the connection is alive.
+type trip struct {
+	fresh   bool // just dialled, needs no check
 	out, in []byte
 
 	stale bool
@@ -22,8 +22,8 @@ type turn struct {
 	err   error
 }
 
-// step is for syscall.RawConn.Read: false waits until there is something to read.
-func (t *turn) step(fd uintptr) bool {
+// step is the callback of syscall.RawConn.Read. It returns false to wait until the socket is readable.
+func (t *trip) step(fd uintptr) bool {
 	if t.sent > 0 {
 		return t.read(int(fd))
 	}
@@ -37,7 +37,7 @@ func (t *turn) step(fd uintptr) bool {
 	for {
 		t.sent, t.err = syscall.Write(int(fd), t.out)
 		switch {
-		case t.err == syscall.EINTR: //nolint:errorlint // system calls give the value itself
+		case t.err == syscall.EINTR: //nolint:errorlint // system calls return unwrapped errors
 			continue
 		case t.err == syscall.EAGAIN: //nolint:errorlint // as above
 			t.sent, t.err = 0, nil
@@ -50,7 +50,7 @@ func (t *turn) step(fd uintptr) bool {
 	}
 }
 
-func (t *turn) read(fd int) bool {
+func (t *trip) read(fd int) bool {
 	for {
 		n, err := syscall.Read(fd, t.in)
 		switch {
@@ -67,7 +67,7 @@ func (t *turn) read(fd int) bool {
 	}
 }
 
-// quiet: the peer of an idle connection has neither closed it nor sent anything.
+// quiet reports whether the peer of an idle connection has neither closed it nor sent anything.
 func quiet(fd int) bool {
 	var one [1]byte
 	for {

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// exhaustions are the errors of a machine or process that has run out of something. The resolver keeps only their
-// text, and that of EMFILE is part of that of ENFILE.
+// exhaustions are the errors of a process or machine that has run out of a resource. The resolver keeps only their
+// text. ENFILE comes first because its text contains that of EMFILE.
 var exhaustions = []struct {
 	errno  syscall.Errno
 	reason string
@@ -23,7 +23,7 @@ var exhaustions = []struct {
 
 const portsExhausted = "eaddrnotavail"
 
-// Exhaustions lists what Exhausted may return.
+// Exhaustions returns all reasons that Exhausted can return.
 func Exhaustions() []string {
 	reasons := make([]string, len(exhaustions))
 	for i, e := range exhaustions {
@@ -32,8 +32,8 @@ func Exhaustions() []string {
 	return reasons
 }
 
-// Exhausted returns what this process had run out of when a request failed with err: descriptors (emfile, enfile),
-// memory (enomem, enobufs) or local ports (eaddrnotavail). It returns "" if err says something about the other side.
+// Exhausted returns the resource that this process lacked when a request failed with err: descriptors (emfile, enfile),
+// memory (enomem, enobufs) or local ports (eaddrnotavail). It returns "" if err has another cause.
 func Exhausted(err error) string {
 	var dns *net.DNSError
 	resolving := errors.As(err, &dns)
@@ -52,8 +52,8 @@ func Exhausted(err error) string {
 	return ""
 }
 
-// reachable reports whether this machine has an address to reach that of err from. Without one, a connection fails with
-// EADDRNOTAVAIL too, but no port that becomes free would help.
+// reachable reports whether this machine has a local address from which it can reach that of err. Without one, a dial
+// also fails with EADDRNOTAVAIL, but no free port would help.
 func reachable(err error) bool {
 	var (
 		op      *net.OpError
@@ -75,7 +75,7 @@ func reachable(err error) bool {
 }
 
 // noDescriptor returns the reason if no file can be opened now. A resolver that cannot open its files or sockets may
-// report a name that does not exist.
+// report that the name does not exist.
 func noDescriptor() string {
 	f, err := os.Open(os.DevNull)
 	if err == nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/test/peer"
 )
 
-// mustPost makes a request that must end with 200.
+// mustPost makes a request and fails the test unless the status is 200.
 func mustPost(t *testing.T, c *Client, host Host) {
 	t.Helper()
 	if status, err := c.Post(t.Context(), soon(), host, []byte(request)); status != 200 || err != nil {
@@ -29,7 +29,7 @@ func mustPost(t *testing.T, c *Client, host Host) {
 	}
 }
 
-// aged makes all idle connections of c idle since d longer ago.
+// aged adds d to the idle time of all idle connections of c.
 func aged(c *Client, d time.Duration) {
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
@@ -38,11 +38,12 @@ func aged(c *Client, d time.Duration) {
 	}
 }
 
-// TestOnceMore: what fails on a connection used before, without a byte of a reply, is made once more on a new one.
-func TestOnceMore(t *testing.T) {
+// TestRepeatOnNewConnection checks that a request is repeated once if a reused connection fails before the first byte
+// of a reply.
+func TestRepeatOnNewConnection(t *testing.T) {
 	const late = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 	tests := map[string]struct {
-		second      func(net.Conn, int32) bool // answers the second request, the first on a connection used before
+		second      func(net.Conn, int32) bool // answers the second request, which is the first on a reused connection
 		status      int
 		requests    int32
 		connections int32
@@ -77,8 +78,8 @@ func TestOnceMore(t *testing.T) {
 	}
 }
 
-// TestOnceMoreOverTLS: a connection ended with TLS's goodbye, or without, is met as a plain one is.
-func TestOnceMoreOverTLS(t *testing.T) {
+// TestRepeatOverTLS checks the same over TLS, closed with and without close_notify.
+func TestRepeatOverTLS(t *testing.T) {
 	server := &tls.Config{Certificates: []tls.Certificate{certs.SelfSigned(t, nil)}}
 	for name, end := range map[string]func(net.Conn){
 		"goodbye": func(c net.Conn) { _ = c.Close() },
@@ -91,7 +92,7 @@ func TestOnceMoreOverTLS(t *testing.T) {
 			}
 			return peer.Says(fine)(c, n)
 		})
-		c := newClient(t, func(cfg *Config) { cfg.TLS = &tls.Config{InsecureSkipVerify: true} }) //nolint:gosec // it is the test's own
+		c := newClient(t, func(cfg *Config) { cfg.TLS = &tls.Config{InsecureSkipVerify: true} }) //nolint:gosec // the test's own server
 		host := Host{Address: p.Addr, ServerName: "localhost"}
 		mustPost(t, c, host)
 		mustPost(t, c, host)
@@ -101,8 +102,8 @@ func TestOnceMoreOverTLS(t *testing.T) {
 	}
 }
 
-// TestTimeOutIsNotRepeated: who keeps a connection open is at work.
-func TestTimeOutIsNotRepeated(t *testing.T) {
+// TestTimeoutIsNotRepeated checks that no request is repeated while the peer keeps the connection open.
+func TestTimeoutIsNotRepeated(t *testing.T) {
 	p := peer.New(t, func(c net.Conn, n int32) bool {
 		if n == 1 {
 			return peer.Says(fine)(c, n)
@@ -117,7 +118,7 @@ func TestTimeOutIsNotRepeated(t *testing.T) {
 	}
 }
 
-// TestKeepAlive: a connection is used again for as long as the peer says.
+// TestKeepAlive checks that a connection is reused for as long as the peer announces.
 func TestKeepAlive(t *testing.T) {
 	for _, test := range []struct {
 		field       string
@@ -147,8 +148,9 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// TestKeptAsLongAsSeen: a host that has been seen to keep a connection for long is trusted with it, until it closes one.
-func TestKeptAsLongAsSeen(t *testing.T) {
+// TestKeepTimeIsLearned checks that connections are reused for as long as the host was observed to keep them, until it
+// closes one early.
+func TestKeepTimeIsLearned(t *testing.T) {
 	conns := make(chan net.Conn, 10)
 	p := peer.New(t, func(c net.Conn, n int32) bool {
 		conns <- c
@@ -157,7 +159,7 @@ func TestKeptAsLongAsSeen(t *testing.T) {
 	c, host := newClient(t, nil), Host{Address: p.Addr}
 	mustPost(t, c, host)
 	aged(c, 30*time.Second)
-	c.pool.reap() // sees it alive
+	c.pool.reap() // observes that it is alive
 	aged(c, -time.Second)
 	mustPost(t, c, host)
 	aged(c, 29*time.Second)
@@ -170,7 +172,7 @@ func TestKeptAsLongAsSeen(t *testing.T) {
 		_ = (<-conns).Close()
 	}
 	waitFor(t, func() bool { return arrived(t, c, host) })
-	mustPost(t, c, host) // meets the end, and learns from it
+	mustPost(t, c, host) // finds the connection closed and learns from it
 	aged(c, 7*time.Second)
 	mustPost(t, c, host)
 	aged(c, 9*time.Second)
@@ -180,33 +182,33 @@ func TestKeptAsLongAsSeen(t *testing.T) {
 	}
 }
 
-// TestDoubts: a host that closes connections early is believed to for longer each time, but not for ever.
-func TestDoubts(t *testing.T) {
+// TestDistrust checks that a host that closes connections early is distrusted for longer each time, up to a bound.
+func TestDistrust(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
-	h := &hostPool{keep: keepUnknown}
+	h := &hostPool{keep: defaultKeep}
 	for _, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
-		h.doubt(5*time.Millisecond, now)
-		h.doubt(time.Second, now) // another one of the same
+		h.closedEarly(5*time.Millisecond, now)
+		h.closedEarly(time.Second, now) // another connection of the same host
 		if h.keep != 4*time.Millisecond {
 			t.Errorf("kept for %v, want 4ms", h.keep)
 		}
 		now = now.Add(want*time.Second - 1)
-		if h.settle(now); h.doubted.IsZero() {
-			t.Errorf("the doubt ended before %v s", int(want))
+		if h.endDistrust(now); h.distrustUntil.IsZero() {
+			t.Errorf("the distrust ended before %v s", int(want))
 		}
 		now = now.Add(1)
-		if h.settle(now); !h.doubted.IsZero() || h.keep != keepUnknown {
-			t.Errorf("after %v s: %+v, want no doubt", int(want), h)
+		if h.endDistrust(now); !h.distrustUntil.IsZero() || h.keep != defaultKeep {
+			t.Errorf("after %v s: %+v, want no distrust", int(want), h)
 		}
 	}
-	now = now.Add(doubtMost + 1)
-	if h.doubt(time.Second, now); h.doubted.Sub(now) != doubtLeast {
-		t.Errorf("after a long calm the doubt lasts %v", h.doubted.Sub(now))
+	now = now.Add(maxDistrust + 1)
+	if h.closedEarly(time.Second, now); h.distrustUntil.Sub(now) != minDistrust {
+		t.Errorf("after a long time without distrust it lasts %v", h.distrustUntil.Sub(now))
 	}
 }
 
-// TestIdentity: Transfer-Encoding: identity says nothing.
-func TestIdentity(t *testing.T) {
+// TestTransferEncodingIdentity checks that "Transfer-Encoding: identity" is ignored.
+func TestTransferEncodingIdentity(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer      func(net.Conn, int32) bool
 		connections int32
@@ -228,8 +230,9 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestChangedAddress: a changed DNS answer is followed within 5 minutes, with connections in continuous use or idle.
-func TestChangedAddress(t *testing.T) {
+// TestChangedDNSAnswer checks that a changed DNS answer takes effect within 5 minutes, whether connections are in
+// continuous use or mostly idle.
+func TestChangedDNSAnswer(t *testing.T) {
 	for name, every := range map[string]time.Duration{"in continuous use": 100 * time.Millisecond, "now and then": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -271,8 +274,8 @@ func TestChangedAddress(t *testing.T) {
 	}
 }
 
-// TestIdleGivenUpForDial: when descriptors run short, idle connections are closed and the dial is made again.
-func TestIdleGivenUpForDial(t *testing.T) {
+// TestIdleConnectionsClosedForDial checks that a dial without descriptors closes idle connections and is tried again.
+func TestIdleConnectionsClosedForDial(t *testing.T) {
 	p, other := peer.New(t, peer.Says(fine)), peer.New(t, peer.Says(fine))
 	var c *Client
 	c = newClient(t, func(cfg *Config) {
@@ -290,7 +293,7 @@ func TestIdleGivenUpForDial(t *testing.T) {
 		waiting.Go(func() { mustPost(t, c, Host{Address: held.Addr}) })
 	}
 	waitFor(t, func() bool { return held.Requests.Load() == 2 })
-	mustPost(t, c, Host{Address: p.Addr}) // is idle, the third
+	mustPost(t, c, Host{Address: p.Addr}) // the third idle connection
 	mustPost(t, c, Host{Address: other.Addr})
 	close(release)
 	waiting.Wait()
@@ -303,7 +306,7 @@ func TestIdleGivenUpForDial(t *testing.T) {
 	}
 }
 
-// TestMaxConns: beyond it the longest idle connection gives way to a new one, never one in use.
+// TestMaxConns checks that beyond MaxConns a new connection closes the longest idle one, and never one in use.
 func TestMaxConns(t *testing.T) {
 	c := newClient(t, func(cfg *Config) { cfg.MaxConns = 3 })
 	var peers []*peer.Peer
@@ -325,8 +328,8 @@ func TestMaxConns(t *testing.T) {
 	}
 }
 
-// TestMaxConnsOfDials: a dial that hangs holds a descriptor, so idle connections give way to it, too.
-func TestMaxConnsOfDials(t *testing.T) {
+// TestMaxConnsCountsDials checks that a dial that hangs counts as a connection, since it holds a descriptor.
+func TestMaxConnsCountsDials(t *testing.T) {
 	p := peer.New(t, peer.Says(fine))
 	hanging := make(chan struct{}, 2)
 	c := newClient(t, func(cfg *Config) {
@@ -358,7 +361,7 @@ func TestMaxConnsOfDials(t *testing.T) {
 	}
 }
 
-// TestBusyConnections: a connection goes from one request to the next at once, also to one of another goroutine.
+// TestBusyConnections checks that concurrent requests pass connections on to each other.
 func TestBusyConnections(t *testing.T) {
 	p := peer.New(t, peer.Says(fine))
 	c := newClient(t, nil)
@@ -378,11 +381,11 @@ func TestBusyConnections(t *testing.T) {
 	}
 }
 
-// TestReapAmidRequests: the pool is looked through while connections come and go.
-func TestReapAmidRequests(t *testing.T) {
-	c := newClient(t, func(cfg *Config) { cfg.MaxIdle = 3 * reapAtOnce })
+// TestReapDuringRequests runs reap while connections are taken and returned.
+func TestReapDuringRequests(t *testing.T) {
+	c := newClient(t, func(cfg *Config) { cfg.MaxIdle = 3 * reapBatch })
 	var hosts []Host
-	for range 4 * reapAtOnce {
+	for range 4 * reapBatch {
 		hosts = append(hosts, Host{Address: peer.New(t, peer.Says(fine)).Addr})
 	}
 	var wg sync.WaitGroup
@@ -409,7 +412,7 @@ func TestReapAmidRequests(t *testing.T) {
 	}
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
-	if n := c.open.Load(); n != int64(c.pool.count) || n > 3*reapAtOnce {
+	if n := c.open.Load(); n != int64(c.pool.count) || n > 3*reapBatch {
 		t.Errorf("%d connections are open, %d idle", n, c.pool.count)
 	}
 }

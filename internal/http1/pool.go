@@ -5,23 +5,22 @@ import (
 	"time"
 )
 
-// How long an idle connection is kept.
+// How long idle connections are kept.
 const (
-	// Common servers close a connection that was idle for 5 s, so this is what is taken for granted.
-	keepUnknown = 4 * time.Second
-	keepMost    = 60 * time.Second
-	keepLeast   = 5 * time.Millisecond // less is not worth keeping it
-	// A host that closed a connection earlier than was thought is believed to do so again for a while, and for longer if it
-	// did.
-	doubtLeast = 10 * time.Second
-	doubtMost  = 5 * time.Minute
+	// defaultKeep is below 5 s, after which common servers close an idle connection.
+	defaultKeep = 4 * time.Second
+	maxKeep     = 60 * time.Second
+	minKeep     = 5 * time.Millisecond // below it, keeping a connection is not worth it
+	// A host that closes a connection earlier than expected is distrusted for a while, and for longer each time.
+	minDistrust = 10 * time.Second
+	maxDistrust = 5 * time.Minute
 
-	reapEvery  = time.Second
-	reapAtOnce = 32     // hosts
-	maxHosts   = 16_384 // with something learned, besides those with idle connections
+	reapEvery = time.Second
+	reapBatch = 32     // hosts
+	maxHosts  = 16_384 // whose keep time is remembered, besides those with idle connections
 )
 
-// pool holds idle connections, and what was learned of how long their hosts keep them.
+// pool holds idle connections and remembers how long their hosts keep them.
 type pool struct {
 	maxIdle int
 
@@ -29,58 +28,58 @@ type pool struct {
 	hosts  map[Host]*hostPool
 	idle   idleList    // of all hosts, the longest idle one first
 	count  int         // of all idle connections
-	reaper *time.Timer // runs while there are any
+	reaper *time.Timer // runs while there are idle connections
 	closed bool
 }
 
-// hostPool is what belongs to one host.
+// hostPool holds the idle connections to one host.
 type hostPool struct {
 	idle []*conn // in the order of their return
-	// keep is how long the host has been seen to keep an idle connection.
-	keep    time.Duration
-	doubted time.Time     // keep was found to be less than thought, and does not grow until then; zero = it may
-	doubts  time.Duration // how long the last doubt lasted
-	calm    time.Time     // when it ended
+	// keep is the longest time for which the host has been observed to keep an idle connection.
+	keep          time.Duration
+	distrustUntil time.Time     // until then keep does not grow; zero = no distrust
+	distrust      time.Duration // duration of the last distrust
+	distrustEnded time.Time     // when the last distrust ended
 }
 
-// settle ends a doubt that has lasted long enough.
-func (h *hostPool) settle(now time.Time) {
-	if !h.doubted.IsZero() && !now.Before(h.doubted) {
-		h.doubted, h.calm = time.Time{}, now
-		h.keep = max(h.keep, keepUnknown)
+// endDistrust ends a distrust whose time is over.
+func (h *hostPool) endDistrust(now time.Time) {
+	if !h.distrustUntil.IsZero() && !now.Before(h.distrustUntil) {
+		h.distrustUntil, h.distrustEnded = time.Time{}, now
+		h.keep = max(h.keep, defaultKeep)
 	}
 }
 
-// doubt notes that a connection was closed after it was idle for so long.
-func (h *hostPool) doubt(idle time.Duration, now time.Time) {
-	h.settle(now)
+// closedEarly records that the host closed a connection after it was idle for this long.
+func (h *hostPool) closedEarly(idle time.Duration, now time.Time) {
+	h.endDistrust(now)
 	h.keep = min(h.keep, idle*4/5)
-	if !h.doubted.IsZero() {
+	if !h.distrustUntil.IsZero() {
 		return
 	}
-	if now.Sub(h.calm) > doubtMost {
-		h.doubts = 0
+	if now.Sub(h.distrustEnded) > maxDistrust {
+		h.distrust = 0
 	}
-	h.doubts = min(max(2*h.doubts, doubtLeast), doubtMost)
-	h.doubted = now.Add(h.doubts)
+	h.distrust = min(max(2*h.distrust, minDistrust), maxDistrust)
+	h.distrustUntil = now.Add(h.distrust)
 }
 
 func (p *pool) init(maxIdle int) {
 	p.maxIdle, p.hosts = maxIdle, map[Host]*hostPool{}
 }
 
-// keeps returns how long cn may be idle and be used again.
+// keeps returns the idle time up to which cn can be reused.
 func (h *hostPool) keeps(cn *conn) time.Duration {
 	switch {
-	case !cn.said:
+	case !cn.announced:
 		return h.keep
-	case h.doubted.IsZero():
+	case h.distrustUntil.IsZero():
 		return cn.keep
 	}
 	return min(cn.keep, h.keep)
 }
 
-// take returns an idle connection to host, the last one used; nil if there is none.
+// take removes and returns the most recently used idle connection to host, or nil.
 func (p *pool) take(host Host, now time.Time) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,11 +87,11 @@ func (p *pool) take(host Host, now time.Time) *conn {
 	if h == nil {
 		return nil
 	}
-	h.settle(now)
+	h.endDistrust(now)
 	for len(h.idle) > 0 {
 		cn := h.idle[len(h.idle)-1]
 		if now.Sub(cn.since) >= h.keeps(cn) {
-			return nil // the others are idle for longer still
+			return nil // the others have been idle for longer
 		}
 		p.remove(h, len(h.idle)-1)
 		if now.Before(cn.replaceAt) {
@@ -103,24 +102,24 @@ func (p *pool) take(host Host, now time.Time) *conn {
 	return nil
 }
 
-// put keeps a connection for the next request.
+// put adds a connection to the pool.
 func (p *pool) put(cn *conn, now time.Time) {
 	cn.since = now
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// Where a socket cannot be looked at, a reply that came unasked would be taken for that to the next request.
+	// If the socket cannot be checked, unexpected data would be taken for the reply to the next request.
 	if !rawIO || p.closed || !now.Before(cn.replaceAt) {
 		_ = cn.Close()
 		return
 	}
 	h := p.host(cn.host)
-	h.settle(now)
-	if h.keeps(cn) < keepLeast {
+	h.endDistrust(now)
+	if h.keeps(cn) < minKeep {
 		_ = cn.Close()
 		return
 	}
 	if p.count >= p.maxIdle {
-		p.giveUpLocked(1)
+		p.closeOldestLocked(1)
 	}
 	h.idle = append(h.idle, cn)
 	p.idle.push(cn)
@@ -130,7 +129,7 @@ func (p *pool) put(cn *conn, now time.Time) {
 	}
 }
 
-// host returns the pool of host, which it creates if need be.
+// host returns the pool of host and creates it if needed.
 func (p *pool) host(host Host) *hostPool {
 	h := p.hosts[host]
 	if h != nil {
@@ -144,16 +143,16 @@ func (p *pool) host(host Host) *hostPool {
 				break
 			}
 			if tries--; tries == 0 {
-				break // nearly all have idle connections, which are bounded
+				break // nearly all hosts have idle connections, and these are bounded
 			}
 		}
 	}
-	h = &hostPool{keep: keepUnknown}
+	h = &hostPool{keep: defaultKeep}
 	p.hosts[host] = h
 	return h
 }
 
-// remove takes the i-th idle connection of h out.
+// remove removes the i-th idle connection of h.
 func (p *pool) remove(h *hostPool, i int) {
 	p.idle.remove(h.idle[i])
 	copy(h.idle[i:], h.idle[i+1:])
@@ -162,34 +161,36 @@ func (p *pool) remove(h *hostPool, i int) {
 	p.count--
 }
 
-// closedByPeer learns that a connection was closed by its host, or spoken on, while it was idle or as it was used again.
+// closedByPeer records that a host closed a connection, or sent unexpected data on it, while it was idle or being
+// reused.
 func (p *pool) closedByPeer(cn *conn) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.host(cn.host).doubt(now.Sub(cn.since), now)
+	p.host(cn.host).closedEarly(now.Sub(cn.since), now)
 }
 
-// giveUp closes the n connections that have been idle for the longest, and returns how many there were.
-func (p *pool) giveUp(n int) int {
+// closeOldest closes the n connections that have been idle for longest. It returns how many it closed.
+func (p *pool) closeOldest(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.giveUpLocked(n)
+	return p.closeOldestLocked(n)
 }
 
-func (p *pool) giveUpLocked(n int) int {
+func (p *pool) closeOldestLocked(n int) int {
 	for i := range n {
 		cn := p.idle.first
 		if cn == nil {
 			return i
 		}
-		p.remove(p.hosts[cn.host], 0) // the longest idle one of all is that of its host
+		p.remove(p.hosts[cn.host], 0) // the longest idle of all is also the longest idle of its host
 		_ = cn.Close()
 	}
 	return n
 }
 
-// reap closes what has been idle for too long, and looks whether hosts keep connections for longer than is known.
+// reap closes connections that have been idle for too long. It also checks whether hosts keep connections for longer
+// than is known.
 func (p *pool) reap() {
 	now := time.Now()
 	p.mu.Lock()
@@ -197,10 +198,10 @@ func (p *pool) reap() {
 	n := 0
 	for host, h := range p.hosts {
 		p.reapHost(h, now)
-		if len(h.idle) == 0 && h.keep == keepUnknown && h.doubts == 0 {
+		if len(h.idle) == 0 && h.keep == defaultKeep && h.distrust == 0 {
 			delete(p.hosts, host)
 		}
-		if n++; n%reapAtOnce == 0 { // a look is a system call or more: let requests in between
+		if n++; n%reapBatch == 0 { // checks make system calls; let requests in
 			p.mu.Unlock()
 			p.mu.Lock()
 		}
@@ -212,14 +213,15 @@ func (p *pool) reap() {
 }
 
 func (p *pool) reapHost(h *hostPool, now time.Time) {
-	h.settle(now)
+	h.endDistrust(now)
 	for len(h.idle) > 0 {
 		cn := h.idle[0]
 		idle := now.Sub(cn.since)
 		switch {
-		case idle < keepMost && now.Before(cn.replaceAt) && idle < h.keeps(cn):
+		case idle < maxKeep && now.Before(cn.replaceAt) && idle < h.keeps(cn):
 			return
-		case idle < keepMost && now.Before(cn.replaceAt) && !cn.said && h.doubted.IsZero() && cn.raw != nil && cn.alive():
+		case idle < maxKeep && now.Before(cn.replaceAt) && !cn.announced && h.distrustUntil.IsZero() &&
+			cn.raw != nil && cn.alive():
 			h.keep = idle
 			return
 		}
@@ -232,14 +234,14 @@ func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	p.giveUpLocked(p.count)
+	p.closeOldestLocked(p.count)
 	if p.reaper != nil {
 		p.reaper.Stop()
 		p.reaper = nil
 	}
 }
 
-// idleList is a list of idle connections, linked through themselves.
+// idleList is an intrusive linked list of idle connections.
 type idleList struct{ first, last *conn }
 
 func (l *idleList) push(cn *conn) {

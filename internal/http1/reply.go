@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// A message up to this size fits into what a peer takes unread, so writing it cannot block for long. A larger
-	// one is written on a goroutine of its own: the reply may come, and matter, before it is all out.
-	atOnce = 32 << 10
-	// The writing has mostly ended when the reply comes, and its goroutine only has to say so.
+	// maxInlineWrite is the size up to which a message fits into the peer's receive buffer, so that writing it does not
+	// block for long. A larger message is written by a goroutine, since the reply may arrive before all of it is sent.
+	maxInlineWrite = 32 << 10
+	// maxWriteWait is how long to wait for that goroutine after the reply. Usually it has already ended.
 	maxWriteWait = 50 * time.Millisecond
 	bufferSize   = 4 << 10
 )
@@ -30,24 +30,24 @@ type exchange struct {
 	maxHead, maxBody int
 }
 
-// do sends message and reads the reply. reusable: the connection can carry another request.
+// do sends message and reads the reply. reusable reports whether the connection can carry another request.
 func (x *exchange) do(message []byte) (status int, reusable bool, err error) {
-	if len(message) > atOnce {
+	if len(message) > maxInlineWrite {
 		x.conn.used = true
-		return x.concurrently(message)
+		return x.writeAsync(message)
 	}
-	sent, n, err := x.conn.converse(message, x.buf[:])
+	sent, n, err := x.conn.writeRead(message, x.buf[:])
 	switch {
 	case err != nil:
 		return 0, false, err
 	case sent < len(message):
-		return x.concurrently(message[sent:])
+		return x.writeAsync(message[sent:])
 	}
 	return x.read(n)
 }
 
-// concurrently sends message while it reads the reply.
-func (x *exchange) concurrently(message []byte) (status int, reusable bool, err error) {
+// writeAsync sends message on a goroutine while it reads the reply.
+func (x *exchange) writeAsync(message []byte) (status int, reusable bool, err error) {
 	written := make(chan error, 1)
 	go func() {
 		_, err := x.conn.Write(message)
@@ -55,8 +55,8 @@ func (x *exchange) concurrently(message []byte) (status int, reusable bool, err 
 	}()
 	status, reusable, err = x.read(0)
 	if !reusable || err != nil {
-		_ = x.conn.Close() // ends the writing
-		<-written          //nolint:errcheck // its end is all that is waited for
+		_ = x.conn.Close() // ends the write
+		<-written          //nolint:errcheck // only waits for the goroutine
 		return status, false, err
 	}
 	enough := time.NewTimer(maxWriteWait)
@@ -66,20 +66,20 @@ func (x *exchange) concurrently(message []byte) (status int, reusable bool, err 
 		return status, failed == nil, nil
 	case <-enough.C:
 		_ = x.conn.Close()
-		<-written //nolint:errcheck // its end is all that is waited for
+		<-written //nolint:errcheck // only waits for the goroutine
 		return status, false, nil
 	}
 }
 
-// read reads the reply, of which n bytes are in the buffer.
+// read reads the reply. Its first n bytes are in the buffer.
 func (x *exchange) read(n int) (status int, reusable bool, err error) {
 	h, ok := parseHead(x.buf[:n])
 	if !ok {
-		return x.readAny(n)
+		return x.readGeneric(n)
 	}
-	x.conn.keepFor(h.keep)
+	x.conn.noteKeepAlive(h.keep)
 	left := h.length - int64(n-h.size)
-	if left < 0 { // what was not asked for must not become the next reply
+	if left < 0 { // excess data must not become the next reply
 		return h.status, false, nil
 	}
 	room := int64(x.maxBody - (n - h.size))
@@ -90,7 +90,7 @@ func (x *exchange) read(n int) (status int, reusable bool, err error) {
 			return h.status, false, unexpected(err)
 		}
 	}
-	return h.status, !h.close && left == 0, nil // below 0: as above
+	return h.status, !h.close && left == 0, nil // left < 0: excess data, as above
 }
 
 func unexpected(err error) error {
@@ -100,16 +100,16 @@ func unexpected(err error) error {
 	return err
 }
 
-// head is a reply's head in the usual form.
+// head is a reply's head in the common form.
 type head struct {
 	status int
 	size   int   // bytes of the head
 	length int64 // bytes of the body
-	close  bool  // the peer closes the connection after it
-	keep   int   // seconds for which the peer keeps it, if it says so; else -1
+	close  bool  // the peer closes the connection after this reply
+	keep   int   // seconds for which the peer keeps the connection, or -1 if not announced
 }
 
-// parseHead reads a head of the usual form; false: it is another, or not complete.
+// parseHead parses a head of the common form. It returns false if the head has another form or is incomplete.
 func parseHead(p []byte) (h head, ok bool) {
 	const version = "HTTP/1.1 "
 	if len(p) < len(version)+4 || string(p[:len(version)]) != version {
@@ -144,7 +144,7 @@ func parseHead(p []byte) (h head, ok bool) {
 	}
 }
 
-// field takes one header line over; false: it is beyond the usual.
+// field parses one header line. It returns false if the line is not of the common form.
 func (h *head) field(line []byte) bool {
 	colon := bytes.IndexByte(line, ':')
 	if colon < 1 || line[0] <= ' ' || line[colon-1] <= ' ' {
@@ -163,12 +163,12 @@ func (h *head) field(line []byte) bool {
 	case colon == 10 && strings.EqualFold(string(name), "Keep-Alive"):
 		h.keep = keepAlive(string(value))
 	case colon == 17 && strings.EqualFold(string(name), "Transfer-Encoding"):
-		return strings.EqualFold(string(value), "identity") // which is none
+		return strings.EqualFold(string(value), "identity") // the same as no field
 	}
 	return true
 }
 
-// keepAlive returns the seconds of timeout=N in a Keep-Alive field, -1 if there is none.
+// keepAlive returns the seconds of timeout=N in a Keep-Alive field, or -1 if it has none.
 func keepAlive(value string) int {
 	for part := range strings.SplitSeq(value, ",") {
 		name, digits, _ := strings.Cut(strings.TrimSpace(part), "=")
@@ -182,14 +182,14 @@ func keepAlive(value string) int {
 	return -1
 }
 
-// keepFor notes for how many seconds the peer keeps the connection; -1: it did not say. It counts from when it sent the
-// reply, and a request takes its time to it, so a part of that is not used.
-func (c *conn) keepFor(seconds int) {
+// noteKeepAlive stores for how many seconds the peer keeps the connection; -1 means that it did not announce it. The
+// peer counts from when it sent the reply, and the next request takes time to arrive, so a margin is subtracted.
+func (c *conn) noteKeepAlive(seconds int) {
 	if seconds < 0 {
 		return
 	}
 	said := time.Duration(seconds) * time.Second
-	c.keep, c.said = min(said-min(time.Second, said/5), keepMost), true
+	c.keep, c.announced = min(said-min(time.Second, said/5), maxKeep), true
 }
 
 func (h *head) setLength(digits []byte) bool {
@@ -206,8 +206,8 @@ func (h *head) setLength(digits []byte) bool {
 	return true
 }
 
-// readAny reads any reply with net/http's reader; n bytes of it are in the buffer.
-func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
+// readGeneric reads any reply with net/http's reader. Its first n bytes are in the buffer.
+func (x *exchange) readGeneric(n int) (status int, reusable bool, err error) {
 	in := &limited{r: io.MultiReader(bytes.NewReader(bytes.Clone(x.buf[:n])), x.conn), left: x.maxHead}
 	br := bufio.NewReaderSize(in, bufferSize)
 	for {
@@ -220,7 +220,7 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 			continue
 		}
 		rest := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(text), br), bufferSize)
-		resp, err := http.ReadResponse(rest, post) //nolint:bodyclose // closing would read it to its end; the connection is closed instead
+		resp, err := http.ReadResponse(rest, post) //nolint:bodyclose // the connection is closed instead
 		if err != nil {
 			return 0, false, unexpected(err)
 		}
@@ -228,10 +228,10 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 			return 0, false, errStatus
 		}
 		if resp.StatusCode == http.StatusSwitchingProtocols {
-			return resp.StatusCode, false, nil // what follows is no body
+			return resp.StatusCode, false, nil // another protocol follows, not a body
 		}
-		x.conn.keepFor(keepAlive(resp.Header.Get("Keep-Alive")))
-		in.left = math.MaxInt // drain bounds the body, net/http what stands between chunks
+		x.conn.noteKeepAlive(keepAlive(resp.Header.Get("Keep-Alive")))
+		in.left = math.MaxInt // drain bounds the body, and net/http the chunk headers
 		whole, err := x.drain(resp.Body)
 		bounded := resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
 		return resp.StatusCode, whole && bounded && !resp.Close && br.Buffered() == 0 && rest.Buffered() == 0, err
@@ -240,27 +240,29 @@ func (x *exchange) readAny(n int) (status int, reusable bool, err error) {
 
 var errStatus = errors.New("the reply's status is not a number of three digits")
 
-// interim reports whether a head is of a reply that comes before the reply, except a switch to another protocol.
+// interim reports whether a head belongs to an interim reply (1xx), except a switch of protocols.
 func interim(head []byte) bool {
 	const version = "HTTP/1."
 	if len(head) < len(version)+6 || string(head[:len(version)]) != version {
 		return false
 	}
 	minor, blank, status, after := head[7], head[8], head[9:12], head[12]
-	return digit(minor) && blank == ' ' && status[0] == '1' && digit(status[1]) && digit(status[2]) && string(status) != "101" &&
-		(after == ' ' || after == '\r' || after == '\n')
+	return digit(minor) && blank == ' ' && status[0] == '1' && digit(status[1]) && digit(status[2]) &&
+		string(status) != "101" && (after == ' ' || after == '\r' || after == '\n')
 }
 
 func digit(c byte) bool { return c-'0' <= 9 }
 
-// isIdentity reports whether a line is a Transfer-Encoding that says the same as none, which net/http refuses.
+// isIdentity reports whether a line is "Transfer-Encoding: identity". It means the same as no field, but net/http
+// rejects it.
 func isIdentity(line []byte) bool {
 	name, value, ok := bytes.Cut(line, []byte(":"))
-	return ok && len(name) == 17 && strings.EqualFold(string(name), "Transfer-Encoding") && strings.EqualFold(string(bytes.TrimSpace(value)), "identity")
+	return ok && len(name) == 17 && strings.EqualFold(string(name), "Transfer-Encoding") &&
+		strings.EqualFold(string(bytes.TrimSpace(value)), "identity")
 }
 
-// readHead reads a reply's head to its blank line, without the fields that say nothing. What was read before an error is
-// returned with it.
+// readHead reads a reply's head up to its blank line, without "Transfer-Encoding: identity". If it fails, it also
+// returns the part that it has read.
 func readHead(br *bufio.Reader) (text []byte, err error) {
 	for {
 		begin := len(text)
@@ -284,7 +286,7 @@ func readHead(br *bufio.Reader) (text []byte, err error) {
 
 var post = &http.Request{Method: http.MethodPost}
 
-// drain reads a body to its end, so that the connection can be used again, or to the limit.
+// drain reads a body to its end, so that the connection can be reused, or to the limit.
 func (x *exchange) drain(body io.Reader) (whole bool, err error) {
 	for read := 0; read < x.maxBody; {
 		n, err := body.Read(x.buf[:min(bufferSize, x.maxBody-read)])
@@ -299,7 +301,7 @@ func (x *exchange) drain(body io.Reader) (whole bool, err error) {
 	return false, nil
 }
 
-// limited gives at most left bytes.
+// limited reads at most left bytes from r, then fails with ErrHeadTooLarge.
 type limited struct {
 	r    io.Reader
 	left int

@@ -18,12 +18,12 @@ func TestParseHead(t *testing.T) {
 		{"plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", head{200, 38, 2, false, -1}, true},
 		{"no reason", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", head{200, 35, 0, false, -1}, true},
 		{"any case, blanks", "HTTP/1.1 503 x\r\nDATE: y\r\ncontent-length: \t 7 \r\n\r\n", head{503, 49, 7, false, -1}, true},
-		{"closes", "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", head{200, 57, 0, true, -1}, true},
-		{"keeps", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", head{200, 62, 0, false, -1}, true},
+		{"connection: close", "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", head{200, 57, 0, true, -1}, true},
+		{"connection: keep-alive", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", head{200, 62, 0, false, -1}, true},
 		{"204", "HTTP/1.1 204 No\r\n\r\n", head{204, 19, 0, false, -1}, true},
 		{"204 with a length", "HTTP/1.1 204 No\r\nContent-Length: 9\r\n\r\n", head{204, 38, 0, false, -1}, true},
-		{"keeps for a while", "HTTP/1.1 200 OK\r\nKeep-Alive: max=100, timeout=5\r\nContent-Length: 0\r\n\r\n", head{200, 70, 0, false, 5}, true},
-		{"keeps, unsaid how long", "HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nContent-Length: 0\r\n\r\n", head{200, 53, 0, false, -1}, true},
+		{"keep-alive with timeout", "HTTP/1.1 200 OK\r\nKeep-Alive: max=100, timeout=5\r\nContent-Length: 0\r\n\r\n", head{200, 70, 0, false, 5}, true},
+		{"keep-alive without timeout", "HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nContent-Length: 0\r\n\r\n", head{200, 53, 0, false, -1}, true},
 		{"identity", "HTTP/1.1 200 OK\r\nTransfer-Encoding: Identity\r\nContent-Length: 1\r\n\r\n", head{200, 67, 1, false, -1}, true},
 		{name: "no length", text: "HTTP/1.1 200 OK\r\n\r\n"},
 		{name: "chunks", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n"},
@@ -58,7 +58,7 @@ func TestParseHead(t *testing.T) {
 	}
 }
 
-// FuzzParseHead holds the short way against net/http: what it takes, net/http takes, and reads the same in it.
+// FuzzParseHead checks that net/http accepts every head that parseHead accepts, and parses it the same way.
 func FuzzParseHead(f *testing.F) {
 	for _, text := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 204 No\r\nConnection: close\r\n\r\n",
@@ -81,7 +81,7 @@ func FuzzParseHead(f *testing.F) {
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(usual), rest)), post)
 		if err != nil {
-			// net/http checks what stands in lines that do not matter here, and refuses the whole.
+			// net/http also validates fields that do not matter here, and rejects the whole head.
 			if strings.Contains(err.Error(), "malformed MIME header") {
 				return
 			}
