@@ -8,6 +8,8 @@ package config
 import (
 	"net/netip"
 	"time"
+
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // Config holds every setting, parsed and checked. Load and Defaults make one.
@@ -77,22 +79,6 @@ type Topics struct {
 	Partitions  int
 	Replication int // -1 = the broker's default
 	Epoch       string
-}
-
-// Source returns the name of a kind's source topic. Kinds count from 0 in the
-// order dlr, click, inbound, revocation; any other number gives "".
-func (t Topics) Source(kind int) string {
-	names := t.sources()
-	if kind < 0 || kind >= len(names) {
-		return ""
-	}
-	return names[kind]
-}
-
-const numSources = 4
-
-func (t Topics) sources() [numSources]string {
-	return [numSources]string{t.DLR, t.Click, t.Inbound, t.Revocation}
 }
 
 // Redis says how to reach one server, Sentinel (MasterName is set) or a
@@ -209,6 +195,16 @@ func Defaults() *Config {
 		}
 	}
 	return c
+}
+
+// TopicPlan returns the set of topics that follows from the settings.
+func (c *Config) TopicPlan() *topics.Plan {
+	t := c.Topics
+	return topics.New(topics.Settings{
+		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation, Config: t.Config, Keys: t.Keys, DeadLetter: t.DeadLetter,
+		Schedule: c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
+		Window: c.Retry.Window, Partitions: int32(t.Partitions), Replication: int16(t.Replication),
+	})
 }
 
 // Flags returns the flags that the settings came from, quoted for a shell: what another command needs to have the same

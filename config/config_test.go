@@ -90,14 +90,3 @@ func TestTable(t *testing.T) {
 		t.Errorf("secrets = %v, want %v", secrets, want)
 	}
 }
-
-func TestSource(t *testing.T) {
-	topics := config.Defaults().Topics
-	for kind, want := range map[int]string{
-		-1: "", 0: "sms-dlr", 1: "sms-click", 2: "sms-inbound", 3: "click-revocation", 4: "",
-	} {
-		if got := topics.Source(kind); got != want {
-			t.Errorf("Source(%d) = %q, want %q", kind, got, want)
-		}
-	}
-}

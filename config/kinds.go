@@ -14,13 +14,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/delay"
 )
 
 const (
 	maxInt32      = math.MaxInt32
 	maxPartitions = 100_000
-	maxTopicName  = 249
 	mebibyte      = 1 << 20
 	gibibyte      = 1 << 30
 	keyBytes      = 32
@@ -241,21 +241,9 @@ func collector() kind[string] {
 	}, format: same}
 }
 
-var legalPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
-
 // legalName is what Kafka takes as a topic's name and as an instance id.
 func legalName() kind[string] {
-	return kind[string]{word: "name", parse: func(s string) (string, error) {
-		switch {
-		case !legalPattern.MatchString(s):
-			return "", fmt.Errorf("%q is no legal name (letters, digits, '.', '_' and '-')", s)
-		case s == "." || s == "..":
-			return "", fmt.Errorf("%q is no legal name", s)
-		case len(s) > maxTopicName:
-			return "", fmt.Errorf("%q is longer than %d characters", s, maxTopicName)
-		}
-		return s, nil
-	}, format: same}
+	return kind[string]{word: "name", parse: func(s string) (string, error) { return s, topics.CheckName(s) }, format: same}
 }
 
 // network is a CIDR, or one address.

@@ -3,11 +3,8 @@ package config
 import (
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
-
-	"github.com/smshooks/smshooks/pkg/delay"
 )
 
 // validator checks settings against each other.
@@ -26,7 +23,9 @@ func validate(c *Config, bad map[string]bool) []Problem {
 	v.redis()
 	v.secrets()
 	v.listeners()
-	v.topics()
+	for _, p := range c.TopicPlan().Problems() {
+		v.fail(p.Setting, p.Text, p.Other)
+	}
 	return v.problems
 }
 
@@ -126,51 +125,4 @@ func (v *validator) listeners() {
 	if _, port, _ := net.SplitHostPort(addr); port != "0" && addr == v.c.API.Addr {
 		v.fail("ops.addr", fmt.Sprintf("%q is also api.addr", addr), "api.addr")
 	}
-}
-
-// topics wants every topic's name distinct, the waiting ones included. Kafka
-// takes names that differ in '.' and '_' only for the same.
-func (v *validator) topics() {
-	t := v.c.Topics
-	fixed := []struct{ setting, name string }{
-		{"topics.dlr", t.DLR}, {"topics.click", t.Click}, {"topics.inbound", t.Inbound}, {"topics.revocation", t.Revocation},
-		{"topics.config", t.Config}, {"topics.keys", t.Keys}, {"topics.dead_letter", t.DeadLetter},
-	}
-	normal := strings.NewReplacer(".", "_")
-	owner := map[string]string{}
-	for _, topic := range fixed {
-		n := normal.Replace(topic.name)
-		if other, taken := owner[n]; taken {
-			v.fail(topic.setting, fmt.Sprintf("%q is also the topic of %s", topic.name, other), other)
-			continue
-		}
-		owner[n] = topic.setting
-	}
-	for _, source := range fixed[:numSources] {
-		for _, w := range v.waiting(source.name) {
-			if len(w.name) > maxTopicName {
-				v.fail(source.setting, fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source.name, w.name, maxTopicName))
-				break
-			}
-			if other := owner[normal.Replace(w.name)]; other != "" {
-				v.fail(other, fmt.Sprintf("%q is also the %s topic of %s", w.name, w.use, source.setting), source.setting)
-			}
-		}
-	}
-}
-
-type waitingTopic struct{ name, use string }
-
-// waiting returns the topics in which a source's events wait; steps of equal
-// delay share one.
-func (v *validator) waiting(source string) []waitingTopic {
-	var topics []waitingTopic
-	add := func(use string, delays []time.Duration) {
-		for _, d := range slices.Compact(slices.Sorted(slices.Values(delays))) {
-			topics = append(topics, waitingTopic{source + "-" + use + "-" + delay.Name(d), use})
-		}
-	}
-	add("retry", slices.Concat(v.c.Retry.Schedule, v.c.Retry.Drain))
-	add("overflow", slices.Concat(v.c.Overflow.Delays, v.c.Overflow.Drain))
-	return topics
 }

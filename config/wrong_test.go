@@ -101,8 +101,8 @@ func TestWrongValues(t *testing.T) {
 		{"secrets.previous_keys", goodKey + ",!!", "is no base64 (make one with `openssl rand -base64 32`)"},
 		{"secrets.previous_keys", goodKey + ",,", "has an empty key"},
 		{"topics.click", "sms-dlr", `"sms-dlr" is also the topic of topics.dlr`},
-		{"topics.dead_letter", "sms-dlr-retry-6h", `"sms-dlr-retry-6h" is also the retry topic of topics.dlr`},
-		{"topics.inbound", "sms-click-overflow-30m", `"sms-click-overflow-30m" is also the overflow topic of topics.click`},
+		{"topics.dead_letter", "sms-dlr-retry-6h", `"sms-dlr-retry-6h" is also a delay topic of topics.dlr`},
+		{"topics.inbound", "sms-click-overflow-30m", `"sms-click-overflow-30m" is also a delay topic of topics.click`},
 	} {
 		t.Run(tc.name+"="+tc.value, func(t *testing.T) {
 			variable := "SMSHOOKS_" + strings.ToUpper(strings.ReplaceAll(tc.name, ".", "_"))

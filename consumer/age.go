@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 const (
@@ -150,7 +150,7 @@ func (c *Consumer) measureAges() {
 		stands = stands && time.Since(h.since) >= headStands
 		switch tracker := a.tracked(); {
 		case tracker == nil:
-		case a.info.Class != event.Source:
+		case a.info.Class != topics.Source:
 			if stands && tracker.Outstanding() == 0 {
 				late[a.topic] = max(late[a.topic], now.Sub(h.written().Add(a.info.Delay)))
 			}
@@ -163,7 +163,7 @@ func (c *Consumer) measureAges() {
 		}
 	}
 	for _, t := range c.cfg.Topics {
-		if c.topics.Describe(t).Class == event.Source {
+		if c.topics.Describe(t).Class == topics.Source {
 			c.metrics.SourceLag(t, max(age[t], 0))
 		} else {
 			c.metrics.Overdue(t, max(late[t], 0))

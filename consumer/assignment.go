@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -21,7 +22,7 @@ type topicPartition struct {
 // has begun. A partition that comes back is a new assignment, so that nothing late can touch the new one.
 type assignment struct {
 	topicPartition
-	info    Info
+	info    topics.Info
 	owner   *Consumer
 	tracker *offsets.Tracker
 	next    int64 // the offset that is expected next, -1 = any; poll loop only
@@ -190,7 +191,7 @@ func (a *assignment) begin(t *offsets.Tracker, committed int64, epoch int32, sta
 
 // hasNotes: a note travels with the partition's committed offset.
 func (a *assignment) hasNotes() bool {
-	return a.info.Class == event.Source && a.info.Kind == webhook.RevokeClick
+	return a.info.Class == topics.Source && a.info.Kind == webhook.RevokeClick
 }
 
 func (a *assignment) lose() {

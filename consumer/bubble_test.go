@@ -21,6 +21,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -33,14 +34,14 @@ const (
 
 type kinds struct{}
 
-func (kinds) Describe(topic string) Info {
+func (kinds) Describe(topic string) topics.Info {
 	switch topic {
 	case waiting:
-		return Info{Kind: webhook.DLR, Class: event.Retry}
+		return topics.Info{Kind: webhook.DLR, Class: topics.Retry}
 	case revocations:
-		return Info{Kind: webhook.RevokeClick}
+		return topics.Info{Kind: webhook.RevokeClick}
 	}
-	return Info{Kind: webhook.DLR}
+	return topics.Info{Kind: webhook.DLR}
 }
 
 // world is a Kafka on a virtual network that can be cut.

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -38,7 +39,7 @@ func (b *buffer) release(e *event.Event) {
 }
 
 func (b *buffer) count(e *event.Event, n int64) {
-	if e.Kind == webhook.RevokeClick && e.Class == event.Source {
+	if e.Kind == webhook.RevokeClick && e.Class == topics.Source {
 		b.collected.Add(n)
 	}
 	b.records.Add(n)

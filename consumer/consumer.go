@@ -21,6 +21,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -50,16 +51,10 @@ type Config struct {
 	Epoch            string   // stands with the topics' names in the ids of events where the broker knows no topic ids
 }
 
-// Info says what a topic is.
-type Info struct {
-	Kind  webhook.Kind
-	Class event.Class
-	Tier  int8          // of an overflow topic
-	Delay time.Duration // of a waiting topic, 0 if it is not known
-}
-
 // Topics describes the topics consumed.
-type Topics interface{ Describe(topic string) Info }
+type Topics interface {
+	Describe(topic string) topics.Info
+}
 
 // Handler takes events over. It ends each with one Settle or Abandon, in any order, at any time.
 type Handler interface {
@@ -307,7 +302,7 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 		return nil // revoked: its next owner reads it
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
-	if a.info.Class == event.Source {
+	if a.info.Class == topics.Source {
 		a.times.note(p.Records)
 	}
 	events := make([]*event.Event, 0, len(p.Records))
@@ -316,7 +311,7 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 			events = append(events, e)
 		}
 	}
-	if a.info.Class == event.Source {
+	if a.info.Class == topics.Source {
 		return events
 	}
 	if len(events) > 0 {
@@ -328,7 +323,7 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 // newEvent tracks a record and copies what is kept of it, so that it does not hold the whole fetch in memory. Nil if
 // a former owner finished it, or if it only ends a transaction.
 func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
-	if a.next >= 0 && r.Offset > a.next && a.info.Class != event.Source {
+	if a.next >= 0 && r.Offset > a.next && a.info.Class != topics.Source {
 		c.log.Error("records of a waiting topic are gone: its retention is too short", zap.String("topic", a.topic),
 			zap.Int32("partition", a.partition), zap.Int64("from", a.next), zap.Int64("to", r.Offset))
 	}
@@ -356,7 +351,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	if r.Timestamp.UnixMilli() < 0 {
 		e.Time = now // the record has no timestamp
 	}
-	if a.info.Class != event.Source {
+	if a.info.Class != topics.Source {
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
 			e.Size += int64(len(h.Value))

@@ -9,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
@@ -22,7 +22,7 @@ func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[str
 			tp := topicPartition{topic, p}
 			c.assignments[tp] = c.newAssignment(tp)
 			n++
-			if c.assignments[tp].info.Class != event.Source {
+			if c.assignments[tp].info.Class != topics.Source {
 				c.waiting.Add(1)
 			}
 		}
@@ -154,7 +154,7 @@ func (c *Consumer) remove(as []*assignment) {
 			if !a.isReplaced() {
 				c.former[a.topicPartition] = a.legacy(time.Now())
 			}
-			if a.info.Class != event.Source {
+			if a.info.Class != topics.Source {
 				c.waiting.Add(-1)
 			}
 		}

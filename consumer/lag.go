@@ -10,9 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 
-	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/outage"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
@@ -107,7 +107,7 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 		waiting[end.Topic] += max(end.Offset-max(next, start.Offset), 0)
 	})
 	for _, t := range c.cfg.Topics {
-		if c.topics.Describe(t).Class != event.Source && !broken[t] {
+		if c.topics.Describe(t).Class != topics.Source && !broken[t] {
 			c.metrics.Waiting(t, waiting[t])
 		}
 	}
@@ -125,7 +125,7 @@ func (c *Consumer) stalled(now time.Time) time.Duration {
 	seen := make(map[*assignment]progress)
 	for _, a := range c.held(nil) {
 		tracker := a.tracked()
-		if a.info.Class != event.Source || tracker == nil || tracker.Outstanding() == 0 {
+		if a.info.Class != topics.Source || tracker == nil || tracker.Outstanding() == 0 {
 			continue
 		}
 		p := c.lag.progress[a]

@@ -21,6 +21,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -44,14 +45,14 @@ func TestBufferBounds(t *testing.T) {
 		t.Error("a collected record counts")
 	}
 	b.take(&event.Event{
-		Record:   event.Record{Class: event.Retry, Size: 10},
+		Record:   event.Record{Class: topics.Retry, Size: 10},
 		Delivery: event.Delivery{Kind: webhook.RevokeClick},
 	})
 	if !b.full() {
 		t.Error("a batch that came back does not count")
 	}
 	b.release(&event.Event{
-		Record:   event.Record{Class: event.Retry, Size: 10},
+		Record:   event.Record{Class: topics.Retry, Size: 10},
 		Delivery: event.Delivery{Kind: webhook.RevokeClick},
 	})
 	b.take(sized(70))
@@ -440,13 +441,13 @@ func TestNewEvent(t *testing.T) {
 			}},
 		{"waiting", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
 			event.Event{
-				Record:   event.Record{Class: event.Retry, Topic: waiting, Partition: 3, Size: 72 + overhead, Origin: "sms-dlr/3/1"},
+				Record:   event.Record{Class: topics.Retry, Topic: waiting, Partition: 3, Size: 72 + overhead, Origin: "sms-dlr/3/1"},
 				Delivery: event.Delivery{Time: at.UTC(), ID: "evt_1", Attempts: 2, Failure: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)},
 				Lease:    w,
 			}},
 		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
 			event.Event{
-				Record:   event.Record{Class: event.Retry, Topic: waiting, Partition: 3, Offset: 1, Size: overhead},
+				Record:   event.Record{Class: topics.Retry, Topic: waiting, Partition: 3, Offset: 1, Size: overhead},
 				Delivery: event.Delivery{Time: at, Due: now},
 				Lease:    w,
 			}},

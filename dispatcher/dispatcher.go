@@ -20,6 +20,7 @@ import (
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/sender"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/lanes"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -192,7 +193,7 @@ func (d *Dispatcher) Handle(events []*event.Event) {
 			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()))
 		}
 		switch {
-		case e.Kind == webhook.RevokeClick && e.Class == event.Source:
+		case e.Kind == webhook.RevokeClick && e.Class == topics.Source:
 			d.Batches.Add(e)
 		case e.Message.Bot || e.Message.Preview:
 			d.settle(e, webhook.Filtered)
@@ -207,7 +208,7 @@ func (d *Dispatcher) Handle(events []*event.Event) {
 func (d *Dispatcher) Submit(events []*event.Event) {
 	now := events[:0:len(events)]
 	for _, e := range events {
-		if e.Class == event.Overflow {
+		if e.Class == topics.Overflow {
 			d.backlog.returned(endpoint{e.UserID, e.Kind}, int(e.Tier))
 		}
 		if d.needsRedis(e) || d.prepare.holds(endpoint{e.UserID, e.Kind}) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -37,7 +38,7 @@ func TestFates(t *testing.T) {
 		{"click", nil, webhook.Click, 1, "delivered", true},
 		{"inbound", nil, webhook.Inbound, 1, "delivered", true},
 		{"failed", func(s *stage, _ *event.Event) { s.answers(status(503)) }, webhook.DLR, 1, "retry after 1: http 503", true},
-		{"failed again", func(s *stage, e *event.Event) { s.answers(status(301)); e.Attempts = 2; e.Class = event.Retry }, webhook.DLR, 1, "retry after 3: http 301", true},
+		{"failed again", func(s *stage, e *event.Event) { s.answers(status(301)); e.Attempts = 2; e.Class = topics.Retry }, webhook.DLR, 1, "retry after 3: http 301", true},
 		{"no settings", nil, webhook.DLR, 8, "not_configured", false},
 		{"click without settings", nil, webhook.Click, 8, "not_configured", false},
 		{"unknown user without settings", nil, webhook.DLR, 77, "not_configured", false},
@@ -54,7 +55,7 @@ func TestFates(t *testing.T) {
 			s.lease.closed = true
 			e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`)
 		}, webhook.Click, 1, "abandoned", false},
-		{"batch that comes back", func(_ *stage, e *event.Event) { e.Class = event.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
+		{"batch that comes back", func(_ *stage, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
 		{"URL that is none", func(s *stage, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
 	}
 	for _, test := range tests {
@@ -194,7 +195,7 @@ func TestClicksWaitForTheMemory(t *testing.T) {
 		known := s.newEvent(webhook.Click, 5, 1, "7")
 		known.Claimed = true
 		again := s.newEvent(webhook.Click, 6, 2, "8")
-		again.Attempts, again.Class = 1, event.Retry
+		again.Attempts, again.Class = 1, topics.Retry
 		s.Handle([]*event.Event{s.newEvent(webhook.Click, 0, 1, "1"), s.newEvent(webhook.Click, 1, 1, "1"), s.newEvent(webhook.Click, 2, 1, "2"),
 			s.newEvent(webhook.Click, 3, 3, "1"), s.newEvent(webhook.Click, 4, 8, "1"), again})
 		s.Handle(s.dlrs(100, 1, 1))
@@ -276,7 +277,7 @@ func TestRedisAwayForLong(t *testing.T) {
 		// They come back, and wait in memory again.
 		s.redis(false)
 		back := s.newEvent(webhook.Click, 3, 1, "3")
-		back.Class = event.Overflow
+		back.Class = topics.Overflow
 		s.Handle([]*event.Event{back})
 		s.rest(time.Second)
 		s.want("click/0/3", "overflow 0, delivered")

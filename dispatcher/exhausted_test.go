@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -26,7 +27,7 @@ func TestExhaustedProcess(t *testing.T) {
 			onStage(t, func(t *testing.T, s *stage) {
 				s.noDial = err
 				e := s.newEvent(webhook.DLR, 7, 1, "7")
-				e.Attempts, e.Class, e.Failure = 1, event.Retry, "http 503"
+				e.Attempts, e.Class, e.Failure = 1, topics.Retry, "http 503"
 				s.backlog.added(endpoint{1, webhook.DLR}, 0)
 				s.Handle([]*event.Event{e})
 				s.Handle(s.dlrs(100, 900, 1))

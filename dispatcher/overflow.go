@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // guessRate is the events per second of an endpoint of which nothing is known. If it is slower they come back once and
@@ -17,7 +18,7 @@ const guessRate = 100
 func (d *Dispatcher) toLanes(events []*event.Event) {
 	for _, e := range events {
 		submit := d.lanes.Submit
-		if e.Class != event.Source {
+		if e.Class != topics.Source {
 			submit = d.lanes.SubmitDeferred
 		}
 		if !submit(endpoint{e.UserID, e.Kind}, e.MessageKey, e) {

@@ -24,8 +24,8 @@ const again = time.Second
 
 // Topics names the topics that wait.
 type Topics interface {
-	Retry(kind, step int) string
-	Overflow(kind, tier int) string
+	Retry(kind webhook.Kind, step int) string
+	Overflow(kind webhook.Kind, tier int) string
 }
 
 // Producer is the part of a Kafka client that is needed; *kgo.Client is one.
@@ -70,7 +70,7 @@ func (w *Waiting) Retry(e *event.Event, now time.Time) {
 		w.Dead(e, dead)
 		return
 	}
-	w.produce(e, w.waitingRecord(e, w.topics.Retry(int(e.Kind), step), due), webhook.Retry)
+	w.produce(e, w.waitingRecord(e, w.topics.Retry(e.Kind, step), due), webhook.Retry)
 }
 
 // Overflow stores an event that does not fit into its endpoint's queue in the wanted tier or a shorter one, no
@@ -81,7 +81,7 @@ func (w *Waiting) Overflow(e *event.Event, want int, now time.Time) int {
 		w.Dead(e, dead)
 		return -1
 	}
-	w.produce(e, w.waitingRecord(e, w.topics.Overflow(int(e.Kind), tier), due), webhook.Overflow)
+	w.produce(e, w.waitingRecord(e, w.topics.Overflow(e.Kind, tier), due), webhook.Overflow)
 	return tier
 }
 

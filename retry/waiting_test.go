@@ -16,14 +16,19 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/retry"
 )
 
-type topics struct{}
+type delayTopics struct{}
 
-func (topics) Retry(kind, step int) string    { return fmt.Sprintf("retry-%d-%d", kind, step) }
-func (topics) Overflow(kind, tier int) string { return fmt.Sprintf("overflow-%d-%d", kind, tier) }
+func (delayTopics) Retry(kind webhook.Kind, step int) string {
+	return fmt.Sprintf("retry-%d-%d", kind, step)
+}
+func (delayTopics) Overflow(kind webhook.Kind, tier int) string {
+	return fmt.Sprintf("overflow-%d-%d", kind, tier)
+}
 
 // broker takes records, or refuses the next ones with errs.
 type broker struct {
@@ -138,7 +143,7 @@ func newWaiting(b *broker) *retry.Waiting {
 }
 
 func newWaitingWith(b, large *broker) *retry.Waiting {
-	return retry.NewWaiting(usual, retry.Names{Topics: topics{}, DeadLetter: "dead"}, b, large, zap.NewNop())
+	return retry.NewWaiting(usual, retry.Names{Topics: delayTopics{}, DeadLetter: "dead"}, b, large, zap.NewNop())
 }
 
 func TestRetryRecord(t *testing.T) {
@@ -154,7 +159,7 @@ func TestRetryRecord(t *testing.T) {
 func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
-	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Failure = event.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
+	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Failure = topics.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
 	e.Time = origin.In(time.FixedZone("", 3600)).Add(999 * time.Microsecond)
 	e.Traceparent = "00-of-the-record"
 	newWaiting(b).Retry(e, origin.Add(6*time.Hour))

@@ -18,7 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // loadSpec reads the specification once; tests that hold replies against it share it.
@@ -235,9 +235,10 @@ func TestAsyncAPI(t *testing.T) {
 			t.Errorf("operation %s: no channel or summary", name)
 		}
 	}
-	names := kafka.Names{DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation"}
-	plan := kafka.NewPlan(names, []time.Duration{6 * time.Hour, 6 * time.Hour},
-		[]time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}, 24*time.Hour, 12, -1)
+	plan := topics.New(topics.Settings{
+		DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
+		Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute},
+	})
 	for _, topic := range append(plan.Consumed(), "webhook-config", "webhook-keys", "webhook-dead-letter") {
 		if !described[topic] {
 			t.Errorf("topic %s is not described", topic)

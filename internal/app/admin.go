@@ -95,17 +95,17 @@ func (a *Admin) Close() { a.client.Close() }
 
 // EnsureTopics creates the topics that are missing and tells of each.
 func (a *Admin) EnsureTopics(ctx context.Context) ([]kafka.Line, error) {
-	return TopicPlan(a.cfg).Ensure(ctx, a.client)
+	return kafka.EnsureTopics(ctx, a.client, a.cfg.TopicPlan())
 }
 
 // CheckTopics tells what is wrong with the topics.
 func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
-	return TopicPlan(a.cfg).Check(ctx, a.client)
+	return kafka.CheckTopics(ctx, a.client, a.cfg.TopicPlan())
 }
 
 // TopicRisks tells with which topics a broker that fails may lose records.
 func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
-	return TopicPlan(a.cfg).Risks(ctx, a.client)
+	return kafka.TopicRisks(ctx, a.client, a.cfg.TopicPlan())
 }
 
 // UnreadTopics tells of the waiting topics whose records nobody reads, and gives the flags of serve with which they
@@ -140,7 +140,7 @@ func (a *Admin) unread(ctx context.Context) (unread []kafka.Unread, err error) {
 	ctx, cancel := context.WithTimeout(ctx, unreadPatience)
 	defer cancel()
 	for {
-		asked, err := TopicPlan(a.cfg).Unread(ctx, a.client, a.cfg.Kafka.Group)
+		asked, err := kafka.UnreadTopics(ctx, a.client, a.cfg.TopicPlan(), a.cfg.Kafka.Group)
 		if !errors.Is(err, kerr.CoordinatorNotAvailable) && !errors.Is(err, kerr.CoordinatorLoadInProgress) {
 			return asked, err
 		}

@@ -51,10 +51,10 @@ func (a *App) newCustomers() (*customers, error) {
 
 // newDeadLetters reads and replays dead letters.
 func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*deadletter.Store, error) {
-	plan := TopicPlan(cfg)
+	plan := cfg.TopicPlan()
 	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Now: now}
 	for _, kind := range webhook.Kinds() {
-		c.Overflow[kind] = plan.Overflow(int(kind), 0)
+		c.Overflow[kind] = plan.Overflow(kind, 0)
 	}
 	return deadletter.New(c, k.NewClient)
 }

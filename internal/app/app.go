@@ -22,6 +22,7 @@ import (
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/internal/tracing"
 )
 
@@ -59,7 +60,7 @@ type Options struct {
 type App struct {
 	Options
 	kafka       kafka.Config
-	plan        *kafka.Plan
+	plan        *topics.Plan
 	admin       *kgo.Client
 	watcher     *kafka.Watcher
 	cutOffKafka context.CancelFunc // ends whatever Kafka clients wait for
@@ -83,7 +84,7 @@ func New(opts Options) (*App, error) {
 	if len(opts.Roles) == 0 {
 		opts.Roles = Roles()
 	}
-	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), plan: TopicPlan(opts.Config)}
+	a := &App{Options: opts, clock: clock.New(opts.Log.Named("clock")), plan: opts.Config.TopicPlan()}
 	a.metrics = a.newMetrics()
 	a.share = a.limits()
 	for _, wire := range []func() error{
@@ -97,12 +98,11 @@ func New(opts Options) (*App, error) {
 }
 
 func (a *App) newMetrics() *metrics.Metrics {
-	sources, topics := a.plan.Sources(), a.Config.Topics
 	m := metrics.New(a.Registry, metrics.Topics{
 		Consumed:    a.plan.Consumed(),
-		Waiting:     slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return slices.Contains(sources[:], t) }),
-		Settings:    []string{topics.Config, topics.Keys},
-		Dead:        []string{topics.DeadLetter},
+		Waiting:     slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return !a.plan.Delayed(t) }),
+		Settings:    []string{a.plan.Config, a.plan.Keys},
+		Dead:        []string{a.plan.DeadLetter},
 		Exhaustions: http1.Exhaustions(),
 	})
 	m.Build(a.Version)
@@ -118,7 +118,7 @@ func (a *App) wireKafka() (err error) {
 	if a.admin, err = a.kafka.NewClient(); err != nil {
 		return err
 	}
-	a.watcher = kafka.NewWatcher(a.admin, a.plan.Rights(a.plays(Consume), a.plays(API)), a.Log.Named("topics"))
+	a.watcher = kafka.NewWatcher(a.admin, kafka.NeededRights(a.plan, a.plays(Consume), a.plays(API)), a.Log.Named("topics"))
 	return nil
 }
 

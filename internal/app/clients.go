@@ -41,15 +41,6 @@ func openTLS(section string, cfg config.TLS, log *zap.Logger) (*tlsfiles.Files, 
 	})
 }
 
-// TopicPlan is the set of topics that follows from the settings.
-func TopicPlan(cfg *config.Config) *kafka.Plan {
-	t := cfg.Topics
-	return kafka.NewPlan(kafka.Names{
-		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation,
-		Config: t.Config, Keys: t.Keys, DeadLetter: t.DeadLetter,
-	}, cfg.Retry.Schedule, cfg.Overflow.Delays, cfg.Retry.Window, int32(t.Partitions), int16(t.Replication)).Draining(cfg.Retry.Drain, cfg.Overflow.Drain)
-}
-
 // newSealer returns nil where credentials are stored in clear.
 func newSealer(cfg config.Secrets) (*settings.Sealer, error) {
 	if len(cfg.Key) == 0 {

@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/revocation"
-	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/retry"
 )
 
@@ -34,7 +34,7 @@ type road struct {
 	collector  *revocation.Collector
 	log        *deliverylog.Log
 	replays    *replay.Memory
-	topics     topics
+	plan       *topics.Plan
 	producer   *kgo.Client
 	large      *kafka.LargeProducer
 	waiting    *retry.Waiting
@@ -42,11 +42,10 @@ type road struct {
 
 func (a *App) newRoad() (*road, error) {
 	cfg := a.Config
-	topics := newTopics(a.plan, cfg.Overflow.Delays)
-	r := &road{log: a.log, replays: a.replays, topics: topics}
+	r := &road{log: a.log, replays: a.replays, plan: a.plan}
 	var err error
 	producing := []kgo.Opt{
-		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(topics.waits)), kgo.MaxBufferedRecords(maxProducing),
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(a.plan.Delayed)), kgo.MaxBufferedRecords(maxProducing),
 	}
 	if r.producer, err = a.kafka.NewClient(append(producing, kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))...); err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func (a *App) newRoad() (*road, error) {
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
-		Topics: topics, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now, Replayed: a.replays.Ended, Retired: a.watcher.Retired,
+		Topics: a.plan, Handler: r.dispatcher, Notes: r.collector, Tracer: tracer, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now, Replayed: a.replays.Ended, Retired: a.watcher.Retired,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			paced := a.kafka
 			paced.PaceFetches = true
@@ -93,10 +92,10 @@ func (a *App) newRoad() (*road, error) {
 }
 
 // adopt makes the road's clients use topics that were deleted and created again.
-func (r *road) adopt(ctx context.Context, topics []string) error {
-	r.producer.PurgeTopicsFromProducing(slices.Clone(topics)...) // what is buffered for them fails, and is produced again
-	r.large.PurgeTopicsFromProducing(slices.Clone(topics)...)
-	consumed := slices.DeleteFunc(topics, func(topic string) bool { _, ok := r.topics[topic]; return !ok })
+func (r *road) adopt(ctx context.Context, recreated []string) error {
+	r.producer.PurgeTopicsFromProducing(slices.Clone(recreated)...) // what is buffered for them fails, and is produced again
+	r.large.PurgeTopicsFromProducing(slices.Clone(recreated)...)
+	consumed := slices.DeleteFunc(recreated, func(topic string) bool { return !r.plan.Consumes(topic) })
 	if len(consumed) == 0 {
 		return nil
 	}
@@ -132,35 +131,6 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	}
 	return nil
 }
-
-// topics answers what the consumer asks of a topic.
-type topics map[string]consumer.Info
-
-func newTopics(plan *kafka.Plan, tiers []time.Duration) topics {
-	t := topics{}
-	for _, name := range plan.Consumed() {
-		kind, class, delay := plan.Describe(name)
-		info := consumer.Info{Kind: webhook.Kinds()[kind]}
-		switch class {
-		case kafka.RetryTopic:
-			info.Class, info.Delay = event.Retry, delay
-		case kafka.OverflowTopic:
-			info.Class, info.Delay = event.Overflow, delay
-			for i, d := range tiers { // of a former tier: the nearest that is not longer
-				if d <= delay {
-					info.Tier = int8(i)
-				}
-			}
-		}
-		t[name] = info
-	}
-	return t
-}
-
-// Describe implements consumer.Topics.
-func (t topics) Describe(topic string) consumer.Info { return t[topic] }
-
-func (t topics) waits(topic string) bool { return t[topic].Class != event.Source }
 
 // clicks asks the memory of first clicks about events.
 type clicks struct{ memory *firstclick.Memory }

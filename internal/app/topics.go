@@ -53,13 +53,13 @@ func (a *App) checkTopics(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	if a.Config.Topics.Ensure {
-		lines, err := a.plan.Ensure(ctx, a.admin)
+		lines, err := kafka.EnsureTopics(ctx, a.admin, a.plan)
 		for _, l := range lines {
 			a.Log.Info("topic", zap.String("topic", l.Topic), zap.String("state", l.What))
 		}
 		return err
 	}
-	problems, err := a.plan.Check(ctx, a.admin)
+	problems, err := kafka.CheckTopics(ctx, a.admin, a.plan)
 	if err != nil || len(problems) == 0 {
 		return err
 	}
@@ -74,7 +74,7 @@ func (a *App) checkTopics(ctx context.Context) error {
 func (a *App) warnOfRisks(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	risks, err := a.plan.Risks(ctx, a.admin)
+	risks, err := kafka.TopicRisks(ctx, a.admin, a.plan)
 	if err != nil && ctx.Err() == nil {
 		a.Log.Warn("cannot read how durable the topics are", zap.Error(err))
 	}
@@ -93,7 +93,7 @@ func (a *App) watchUnread(ctx context.Context) {
 	unasked := outage.New(a.Log, "cannot look for waiting topics that nobody reads", "it can be seen again which waiting topics nobody reads")
 	for ctx.Err() == nil {
 		asked, cancel := context.WithTimeout(ctx, 10*time.Second)
-		unread, err := a.plan.Unread(asked, a.admin, a.Config.Kafka.Group)
+		unread, err := kafka.UnreadTopics(asked, a.admin, a.plan, a.Config.Kafka.Group)
 		cancel()
 		if err == nil {
 			unasked.Recover()

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -330,7 +331,7 @@ func TestLargeLetter(t *testing.T) {
 	if got == nil || string(got.Value) != value || got.Partition != 2 {
 		t.Fatal("the record is not the letter's, or not in its partition")
 	}
-	e := event.Event{Record: event.Record{Class: event.Overflow}}
+	e := event.Event{Record: event.Record{Class: topics.Overflow}}
 	for _, h := range got.Headers {
 		e.SetHeader(h.Key, h.Value)
 	}

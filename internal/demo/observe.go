@@ -9,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -23,7 +23,7 @@ type figures struct {
 }
 
 // readFigures gathers the metrics of the service.
-func readFigures(from prometheus.Gatherer, plan *kafka.Plan) (f figures, err error) {
+func readFigures(from prometheus.Gatherer, plan *topics.Plan) (f figures, err error) {
 	families, err := from.Gather()
 	if err != nil {
 		return f, fmt.Errorf("gather metrics: %w", err)
@@ -47,9 +47,7 @@ func readFigures(from prometheus.Gatherer, plan *kafka.Plan) (f figures, err err
 			count := int64(m.GetCounter().GetValue())
 			switch family.GetName() {
 			case "smshooks_records_consumed_total":
-				if kind, _, _ := plan.Describe(labels["topic"]); kind >= 0 {
-					f.consumed[kind] += count
-				}
+				f.consumed[plan.Describe(labels["topic"]).Kind] += count
 			case "smshooks_settled_total":
 				f.settled[kinds[labels["kind"]]][fates[labels["fate"]]] = count
 			case "smshooks_attempts_total":
@@ -65,14 +63,14 @@ func readFigures(from prometheus.Gatherer, plan *kafka.Plan) (f figures, err err
 }
 
 // waitingRecords counts, per kind, the records that were ever put into the waiting topics, as Kafka knows it.
-func waitingRecords(ctx context.Context, client *kgo.Client, plan *kafka.Plan) (n [webhook.NumKinds]int64, err error) {
-	var topics []string
+func waitingRecords(ctx context.Context, client *kgo.Client, plan *topics.Plan) (n [webhook.NumKinds]int64, err error) {
+	var delayed []string
 	for _, t := range plan.Consumed() {
-		if _, class, _ := plan.Describe(t); class != kafka.Source {
-			topics = append(topics, t)
+		if plan.Delayed(t) {
+			delayed = append(delayed, t)
 		}
 	}
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics...)
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, delayed...)
 	if err == nil {
 		err = ends.Error()
 	}
@@ -80,7 +78,7 @@ func waitingRecords(ctx context.Context, client *kgo.Client, plan *kafka.Plan) (
 		return n, fmt.Errorf("end offsets of the waiting topics: %w", err)
 	}
 	ends.Each(func(o kadm.ListedOffset) {
-		kind, _, _ := plan.Describe(o.Topic)
+		kind := plan.Describe(o.Topic).Kind
 		n[kind] += o.Offset
 	})
 	return n, nil

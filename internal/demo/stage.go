@@ -19,6 +19,7 @@ import (
 	"github.com/smshooks/smshooks/internal/embedded"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -32,7 +33,7 @@ const (
 type stage struct {
 	Options
 	began    time.Time
-	plan     *kafka.Plan
+	plan     *topics.Plan
 	client   *kgo.Client
 	registry *prometheus.Registry
 	users    []*user
@@ -61,7 +62,7 @@ func start(ctx context.Context, o Options) (_ *stage, err error) {
 	}
 	s.closers = append(s.closers, pair.Close)
 	point(o.Config, pair)
-	s.plan, s.users = app.TopicPlan(o.Config), cast(o.Config, o.Length)
+	s.plan, s.users = o.Config.TopicPlan(), cast(o.Config, o.Length)
 	for _, u := range s.users {
 		if err := u.receiver.start(); err != nil {
 			return nil, err
@@ -92,7 +93,7 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 	s.closers = append(s.closers, func() error { s.client.Close(); return nil })
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	if _, err := s.plan.Ensure(ctx, s.client); err != nil {
+	if _, err := kafka.EnsureTopics(ctx, s.client, s.plan); err != nil {
 		return fmt.Errorf("topics of the embedded Kafka: %w", err)
 	}
 	sealer, err := s.sealer()

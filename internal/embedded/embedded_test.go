@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -161,17 +162,19 @@ func copyTree(t *testing.T, from, to string) {
 
 func TestTopicsOfTheServiceSurvive(t *testing.T) {
 	dir := t.TempDir()
-	plan := kafka.NewPlan(kafka.Names{DLR: "dlr", Click: "click", Inbound: "inbound", Revocation: "revocation", Config: "config", Keys: "keys", DeadLetter: "dead"},
-		[]time.Duration{6 * time.Hour}, []time.Duration{time.Minute}, 24*time.Hour, 12, -1)
+	plan := topics.New(topics.Settings{
+		DLR: "dlr", Click: "click", Inbound: "inbound", Revocation: "revocation", Config: "config", Keys: "keys", DeadLetter: "dead",
+		Schedule: []time.Duration{6 * time.Hour}, Tiers: []time.Duration{time.Minute}, Window: 24 * time.Hour, Partitions: 12, Replication: -1,
+	})
 	e := start(t, Options{Dir: dir})
-	if _, err := plan.Ensure(t.Context(), client(t, e)); err != nil {
+	if _, err := kafka.EnsureTopics(t.Context(), client(t, e), plan); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 	e = start(t, Options{Dir: dir})
-	if problems, err := plan.Check(t.Context(), client(t, e)); err != nil || len(problems) > 0 {
+	if problems, err := kafka.CheckTopics(t.Context(), client(t, e), plan); err != nil || len(problems) > 0 {
 		t.Errorf("after a restart: %v, %v", problems, err)
 	}
 }

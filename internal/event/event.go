@@ -6,17 +6,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
-)
-
-// Class is the sort of topic that an event was read from.
-type Class uint8
-
-// The classes of the topics that are consumed.
-const (
-	Source   Class = iota // written by the gateway
-	Retry                 // a delay topic: the last attempt failed
-	Overflow              // a delay topic: there was no room in memory, or no way to attempt the event yet
 )
 
 // State is the state of a lease.
@@ -61,7 +52,7 @@ type Record struct {
 	Topic     string
 	Partition int32
 	Offset    int64
-	Class     Class
+	Class     topics.Class
 	Tier      int8      // index of the overflow tier it was read from, if Class is Overflow
 	Namespace Namespace // of the topic, for Identity
 	Key       []byte

@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // HeaderGatewayID is the header in which the gateway may give a source record an id of its own. An event that is
@@ -91,7 +93,7 @@ func (e *Event) BatchIdentity(n int) string {
 // SourcePosition returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It is for
 // operators; customers see the id alone.
 func (e *Event) SourcePosition() string {
-	if e.Origin == "" && e.Class != Source {
+	if e.Origin == "" && e.Class != topics.Source {
 		e.Origin = OriginOf(e.ID) // stored by a version that wrote no smshooks-origin
 	}
 	if e.Origin == "" {
@@ -124,7 +126,7 @@ func (e *Event) SetGatewayID(id []byte) bool {
 
 // Derived reports whether the event's id is derived from the position of a source record: a copy of the record in
 // another topic has another id.
-func (e *Event) Derived() bool { return e.Class == Source && !e.named }
+func (e *Event) Derived() bool { return e.Class == topics.Source && !e.named }
 
 // OriginOf returns the position in an id of earlier versions, which was the position itself, and for a batch had its
 // number behind it: <topic>/<partition>/<offset>[/<n>]. It returns "" for any other id.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // derived is the contract's formula in other words.
@@ -107,22 +108,22 @@ func TestRecord(t *testing.T) {
 			Delivery: event.Delivery{ID: "x/1/2"},
 		}, "sms-dlr/0/1"},
 		{"stored", event.Event{
-			Record:   event.Record{Class: event.Retry, Topic: "sms-dlr-retry-6h", Origin: "sms-dlr/1/2"},
+			Record:   event.Record{Class: topics.Retry, Topic: "sms-dlr-retry-6h", Origin: "sms-dlr/1/2"},
 			Delivery: event.Delivery{ID: "evt_1"},
 		}, "sms-dlr/1/2"},
 		{"stored by an earlier version", event.Event{
-			Record:   event.Record{Class: event.Overflow, Topic: "sms-dlr-overflow-10s"},
+			Record:   event.Record{Class: topics.Overflow, Topic: "sms-dlr-overflow-10s"},
 			Delivery: event.Delivery{ID: "sms-dlr/1/2"},
 		}, "sms-dlr/1/2"},
 		{"batch of an earlier version", event.Event{
-			Record:   event.Record{Class: event.Retry, Topic: "r"},
+			Record:   event.Record{Class: topics.Retry, Topic: "r"},
 			Delivery: event.Delivery{ID: "click-revocation/1/2/3"},
 		}, "click-revocation/1/2"},
 		{"of another program", event.Event{
-			Record:   event.Record{Class: event.Retry, Topic: "r", Partition: 1, Offset: 5},
+			Record:   event.Record{Class: topics.Retry, Topic: "r", Partition: 1, Offset: 5},
 			Delivery: event.Delivery{ID: "sms/x/2"},
 		}, "r/1/5"},
-		{"without an id", event.Event{Record: event.Record{Class: event.Retry, Topic: "r", Offset: 5}}, "r/0/5"},
+		{"without an id", event.Event{Record: event.Record{Class: topics.Retry, Topic: "r", Offset: 5}}, "r/0/5"},
 	}
 	for _, test := range tests {
 		if got := test.e.SourcePosition(); got != test.want {

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 const remember = 30 * 24 * time.Hour
@@ -163,8 +164,8 @@ func TestOwners(t *testing.T) {
 		{"other click of the same millisecond on another cluster", record(here, 7, 1), with(record(there, 9, 1), func(e *event.Event) { e.Value = []byte("{}") }), false},
 		{"gateway's other id", with(record(here, 7, 1), gateway("a")), with(record(here, 7, 1), gateway("b")), false},
 		{"after an overflow", with(record(here, 7, 1), gateway("evt_1")),
-			with(record(there, 9, 2), func(e *event.Event) { e.Class, e.ID, e.Topic = event.Overflow, "evt_1", "sms-click-overflow-10s" }), true},
-		{"overflow and a second click of its millisecond", with(record(there, 9, 1), func(e *event.Event) { e.Class, e.ID = event.Overflow, "evt_1" }),
+			with(record(there, 9, 2), func(e *event.Event) { e.Class, e.ID, e.Topic = topics.Overflow, "evt_1", "sms-click-overflow-10s" }), true},
+		{"overflow and a second click of its millisecond", with(record(there, 9, 1), func(e *event.Event) { e.Class, e.ID = topics.Overflow, "evt_1" }),
 			record(here, 8, 1), false},
 	}
 	for _, test := range tests {
@@ -187,7 +188,7 @@ func TestOwnersOfEarlierVersions(t *testing.T) {
 		Delivery: event.Delivery{Time: time.UnixMilli(1)},
 	}
 	waited := &event.Event{
-		Record:   event.Record{Class: event.Overflow, Topic: "sms-click-overflow-10s", Offset: 1},
+		Record:   event.Record{Class: topics.Overflow, Topic: "sms-click-overflow-10s", Offset: 1},
 		Delivery: event.Delivery{ID: "sms-click/3/7"},
 	}
 	other := &event.Event{

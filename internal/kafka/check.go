@@ -6,8 +6,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/smshooks/smshooks/pkg/delay"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/delay"
 )
 
 // Problem is something about a topic that would lose records or break the order of attempts.
@@ -22,6 +24,15 @@ type Problem struct {
 	Why string
 	// Type are command lines that put it right, each by itself. BROKERS stands for the brokers.
 	Type []string
+
+	repair repair // by Ensure
+}
+
+// repair is what [EnsureTopics] does about a problem. The zero value is nothing.
+type repair struct {
+	partitions int32  // to have
+	key, value string // of a setting
+	done       string // what to say afterwards
 }
 
 // String is one line: topic, what is wrong, what to do.
@@ -69,140 +80,119 @@ func setLine(topic, key, value string) string {
 	return fmt.Sprintf("%s%s --add-config %s=%s", configTool, topic, key, value)
 }
 
-// createLine creates a topic as Ensure would.
-func (p *Plan) createLine(topic string, states map[string]state) string {
-	line := fmt.Sprintf("%s--create --topic %s --partitions %d", topicsTool, topic, p.count(topic, states))
-	if p.replication > 0 {
-		line += fmt.Sprintf(" --replication-factor %d", p.replication)
+// createLine creates a topic as EnsureTopics would.
+func (s survey) createLine(topic string) string {
+	line := fmt.Sprintf("%s--create --topic %s --partitions %d", topicsTool, topic, s.count(topic))
+	if s.Replication > 0 {
+		line += fmt.Sprintf(" --replication-factor %d", s.Replication)
 	}
-	for _, setting := range p.settings(topic, states) {
+	for _, setting := range s.settings(topic) {
 		line += " --config " + setting[0] + "=" + setting[1]
 	}
 	return line
 }
 
-// Check compares the topics with the plan and changes nothing. No problems means that the service can
-// run. An error means that the broker did not answer ([IsUnavailable]) or refused to, or that the plan
-// itself cannot work ([Plan.Validate]).
-func (p *Plan) Check(ctx context.Context, cl *kgo.Client) ([]Problem, error) {
-	if err := p.Validate(); err != nil {
-		return nil, err
-	}
-	states, err := readState(ctx, cl, p.all())
+// CheckTopics compares the topics with the plan and changes nothing. No problems means that the service can run. An
+// error means that the broker did not answer ([IsUnavailable]) or refused to.
+func CheckTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Problem, error) {
+	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {
 		return nil, err
 	}
-	return p.problems(states), nil
+	return s.problems(), nil
 }
 
-func (p *Plan) problems(states map[string]state) []Problem {
-	var problems []Problem
-	for _, topic := range p.all() {
-		s, ok := states[topic]
+func (s survey) problems() (problems []Problem) {
+	for _, topic := range s.All() {
+		t, ok := s.states[topic]
 		if !ok {
 			problems = append(problems, Problem{
-				topic, "is missing", "run `smshooks topics ensure`, or create it",
-				"the service reads or writes it, and creates topics only if topics.ensure is true", []string{ensureLine, p.createLine(topic, states)},
+				Topic: topic, What: "is missing", Fix: "run `smshooks topics ensure`, or create it",
+				Why:  "the service reads or writes it, and creates topics only if topics.ensure is true",
+				Type: []string{ensureLine, s.createLine(topic)},
 			})
 			continue
 		}
-		problems = append(problems, p.countProblems(topic, s, states)...)
-		problems = append(problems, p.policyProblems(topic, s)...)
-		problems = append(problems, p.retentionProblems(topic, s)...)
-		problems = append(problems, p.sizeProblems(topic, s, states)...)
+		for _, check := range []func(string, state) []Problem{s.countProblems, s.policyProblems, s.sizeProblems, s.retentionProblems} {
+			problems = append(problems, check(topic, t)...)
+		}
 	}
 	return problems
 }
 
-// countProblems compares a waiting topic with its source: a member of the group holds the same
-// partition numbers of both, and only then sees all of a user's records.
-func (p *Plan) countProblems(topic string, s state, states map[string]state) []Problem {
-	if !p.waits(topic) {
+// countProblems compares a delay topic with its source: a member of the group holds the same partition numbers of both,
+// and only then sees all of a user's records.
+func (s survey) countProblems(topic string, t state) []Problem {
+	name, source, ok := s.source(topic)
+	if !s.Delayed(topic) || !ok || source.partitions == t.partitions {
 		return nil
 	}
-	kind, _, _ := p.Describe(topic)
-	source, ok := states[p.sources[kind]]
-	if !ok || source.partitions == s.partitions {
-		return nil
+	p := Problem{
+		Topic: topic, What: fmt.Sprintf("has %d partitions, but its source %s has %d", t.partitions, name, source.partitions),
+		Why: "a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only",
 	}
-	what := fmt.Sprintf("has %d partitions, but its source %s has %d", s.partitions, p.sources[kind], source.partitions)
-	const why = "a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only"
-	if s.partitions < source.partitions {
-		return []Problem{{
-			topic, what, "run `smshooks topics ensure`, which adds the missing partitions", why,
-			[]string{ensureLine, addPartitionsLine(topic, source.partitions)},
-		}}
+	if t.partitions < source.partitions {
+		p.Fix = "run `smshooks topics ensure`, which adds the missing partitions"
+		p.Type = []string{ensureLine, addPartitionsLine(topic, source.partitions)}
+		p.repair = repair{partitions: source.partitions, done: fmt.Sprintf("partitions raised from %d to %d", t.partitions, source.partitions)}
+	} else {
+		p.Fix = fmt.Sprintf("add partitions to %s until it has %d, then run `smshooks topics ensure`", name, t.partitions)
+		p.Why += "; partitions can't be taken away, and adding some to a source moves users among them: see docs/upgrade.md"
+		p.Type = []string{addPartitionsLine(name, t.partitions) + " && " + ensureLine}
 	}
-	return []Problem{{
-		topic, what, fmt.Sprintf("add partitions to %s until it has %d, then run `smshooks topics ensure`", p.sources[kind], s.partitions),
-		why + "; partitions can't be taken away, and adding some to a source moves users among them: see docs/upgrade.md",
-		[]string{addPartitionsLine(p.sources[kind], s.partitions) + " && " + ensureLine},
-	}}
+	return []Problem{p}
 }
 
-func (p *Plan) policyProblems(topic string, s state) []Problem {
+func (s survey) policyProblems(topic string, t state) []Problem {
 	want, why := "delete", "compaction removes events that were not sent yet"
-	if topic == p.names.Config || topic == p.names.Keys {
+	if topic == s.Config || topic == s.Keys {
 		want, why = "compact", "anything else forgets settings with time"
 	}
-	if s.policy() == want {
+	if t.policy() == want {
 		return nil
 	}
 	return []Problem{{
-		topic, fmt.Sprintf("has cleanup.policy=%s instead of %s", s.policy(), want),
-		fmt.Sprintf("set cleanup.policy=%s (%s)", want, why),
-		why + "; `topics ensure` leaves it alone, since it may be another program's topic",
-		[]string{setLine(topic, "cleanup.policy", want)},
+		Topic: topic, What: fmt.Sprintf("has cleanup.policy=%s instead of %s", t.policy(), want),
+		Fix:  fmt.Sprintf("set cleanup.policy=%s (%s)", want, why),
+		Why:  why + "; `topics ensure` leaves it alone, since it may be another program's topic",
+		Type: []string{setLine(topic, "cleanup.policy", want)},
 	}}
 }
 
-// retentionProblems is about waiting topics only: how long sources are kept is the operator's choice.
-func (p *Plan) retentionProblems(topic string, s state) []Problem {
-	if !p.waits(topic) {
+// retentionProblems is about delay topics only: how long sources are kept is the operator's choice.
+func (s survey) retentionProblems(topic string, t state) (problems []Problem) {
+	if !s.Delayed(topic) {
 		return nil
 	}
-	_, _, wait := p.Describe(topic)
 	const why = "Kafka would delete records that wait for their next attempt, and nobody would notice"
-	var problems []Problem
-	if retention, less := s.keepsLess(p.minRetention(wait)); less {
-		problems = append(problems, Problem{
-			topic,
-			fmt.Sprintf("has retention.ms=%d (%s), below its delay + retry.window (%s + %s = %d ms)", retention.Milliseconds(),
-				delay.Name(retention), delay.Name(wait), delay.Name(p.window), p.minRetention(wait).Milliseconds()),
-			"run `smshooks topics ensure`, which raises it, or parked records would be lost", why,
-			[]string{ensureLine, setLine(topic, "retention.ms", millis(p.minRetention(wait)+retentionSlack))},
-		})
+	least := s.MinRetention(topic)
+	if retention, less := t.keepsLess(least); less {
+		problems = append(problems, raise(topic, t, "retention.ms", millis(least+retentionSlack),
+			fmt.Sprintf(" (%s), below its delay + retry.window (%s + %s = %d ms)", delay.Name(retention), delay.Name(s.Describe(topic).Delay),
+				delay.Name(s.Window), least.Milliseconds()), "which raises it, or parked records would be lost", why))
 	}
-	if limit, ok := s.limit("retention.bytes"); ok && limit >= 0 {
-		problems = append(problems, Problem{
-			topic, fmt.Sprintf("has retention.bytes=%d instead of -1", limit),
-			"run `smshooks topics ensure`, which lifts it, or parked records would be lost", why,
-			[]string{ensureLine, setLine(topic, "retention.bytes", "-1")},
-		})
+	if limit, ok := t.limit("retention.bytes"); ok && limit >= 0 {
+		problems = append(problems, raise(topic, t, "retention.bytes", "-1", " instead of -1", "which lifts it, or parked records would be lost", why))
 	}
 	return problems
 }
 
 // sizeProblems compares what a topic takes with what its sources take.
-func (p *Plan) sizeProblems(topic string, s state, states map[string]state) []Problem {
-	need, source := p.largest(topic, states)
-	limit, ok := s.limit(maxMessage)
-	if !ok || limit >= need {
+func (s survey) sizeProblems(topic string, t state) []Problem {
+	need, source := s.largest(topic)
+	if limit, ok := t.limit(maxMessage); !ok || limit >= need {
 		return nil
 	}
-	return []Problem{{
-		topic, fmt.Sprintf("has %s=%d, below that of its source %s and room for headers (%d)", maxMessage, limit, source, need),
-		"run `smshooks topics ensure`, which raises it",
-		"a record that does not fit cannot be stored, and nothing behind it in its partition is committed until it is",
-		[]string{ensureLine, setLine(topic, maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10))},
-	}}
+	return []Problem{raise(topic, t, maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10),
+		fmt.Sprintf(", below that of its source %s and room for headers (%d)", source, need), "which raises it",
+		"a record that does not fit cannot be stored, and nothing behind it in its partition is committed until it is")}
 }
 
-// describe joins problems into one text for an error.
-func describe(problems []Problem) string {
-	lines := make([]string, len(problems))
-	for i, problem := range problems {
-		lines[i] = problem.String()
+// raise is the problem of a setting that is too low. EnsureTopics sets it to value.
+func raise(topic string, t state, key, value, tooLow, how, why string) Problem {
+	return Problem{
+		Topic: topic, What: "has " + key + "=" + t.configs[key] + tooLow, Fix: "run `smshooks topics ensure`, " + how, Why: why,
+		Type:   []string{ensureLine, setLine(topic, key, value)},
+		repair: repair{key: key, value: value, done: fmt.Sprintf("%s raised from %s to %s", key, t.configs[key], value)},
 	}
-	return strings.Join(lines, "; ")
 }

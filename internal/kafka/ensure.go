@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 const (
@@ -43,58 +46,54 @@ type Line struct {
 // String is the topic and what was done, as printed by `topics ensure`.
 func (l Line) String() string { return l.Topic + ": " + l.What }
 
-// Ensure creates the topics that are missing, adds partitions to waiting topics that have fewer than
-// their source and raises a retention that would lose parked records and a size of records that is below the source's. It never deletes, shrinks or
-// changes a cleanup policy, does nothing the second time, and may run in several instances at once.
-// It returns a line per topic, in a stable order, once all of them are visible; an error names what it
-// could not put right (then the lines are still there), or says that Kafka is away ([IsUnavailable]).
-func (p *Plan) Ensure(ctx context.Context, cl *kgo.Client) ([]Line, error) {
-	if err := p.Validate(); err != nil {
-		return nil, err
-	}
-	states, err := readState(ctx, cl, p.all())
+// EnsureTopics creates the topics that are missing, adds partitions to delay topics that have fewer than their source,
+// and raises a retention that would lose delayed records and a size of records that is below the source's. It never
+// deletes, shrinks or changes a cleanup policy, does nothing the second time, and may run in several instances at once.
+// It returns a line per topic, in a stable order, once all of them are visible. An error names what it could not put
+// right (then the lines are still there), or says that Kafka is unavailable ([IsUnavailable]).
+func EnsureTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Line, error) {
+	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {
 		return nil, err
 	}
 	done := make(map[string][]string)
 	// Sources first: one that somebody made a moment ago, which this broker had not heard of, still
 	// decides how many partitions the rest of its kind gets.
-	for _, waiting := range []bool{false, true} {
-		made, err := p.create(ctx, cl, states, waiting, done)
+	for _, delayed := range []bool{false, true} {
+		made, err := s.create(ctx, cl, delayed, done)
 		if err != nil {
 			return nil, err
 		}
 		if made {
-			if states, err = p.awaitVisible(ctx, cl, func(s map[string]state) string { return p.missing(s, waiting) }); err != nil {
+			if s, err = awaitVisible(ctx, cl, plan, func(s survey) string { return s.missing(delayed) }); err != nil {
 				return nil, err
 			}
 		}
 	}
-	changed, err := p.repair(ctx, cl, states, done)
+	changed, err := s.repair(ctx, cl, done)
 	if err != nil {
 		return nil, err
 	}
 	if changed {
-		if states, err = p.awaitVisible(ctx, cl, p.unrepaired); err != nil {
+		if s, err = awaitVisible(ctx, cl, plan, survey.unrepaired); err != nil {
 			return nil, err
 		}
 	}
-	return p.report(states, done)
+	return s.report(done)
 }
 
-// create makes the missing topics in one request: those that wait, or all others. made is whether any
-// was missing.
-func (p *Plan) create(ctx context.Context, cl *kgo.Client, states map[string]state, waiting bool, done map[string][]string) (made bool, err error) {
+// create makes the missing topics in one request: the delay topics, or all others. made is whether any was missing.
+func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool, done map[string][]string) (made bool, err error) {
 	req := kmsg.NewCreateTopicsRequest()
 	req.TimeoutMillis = int32((15 * time.Second).Milliseconds())
 	count := make(map[string]int32)
-	for _, topic := range p.all() {
-		if _, ok := states[topic]; ok || p.waits(topic) != waiting {
+	for _, topic := range s.All() {
+		if _, ok := s.states[topic]; ok || s.Delayed(topic) != delayed {
 			continue
 		}
 		t := kmsg.NewCreateTopicsRequestTopic()
-		t.Topic, t.NumPartitions, t.ReplicationFactor = topic, p.count(topic, states), p.replication
-		for _, setting := range p.settings(topic, states) {
+		t.Topic, t.NumPartitions, t.ReplicationFactor = topic, s.count(topic), s.Replication
+		for _, setting := range s.settings(topic) {
 			c := kmsg.NewCreateTopicsRequestTopicConfig()
 			c.Name, c.Value = setting[0], kmsg.StringPtr(setting[1])
 			t.Configs = append(t.Configs, c)
@@ -132,43 +131,37 @@ func fenced(t kmsg.CreateTopicsResponseTopic) bool {
 }
 
 // count is how many partitions a missing topic gets: as many as the rest of its kind.
-func (p *Plan) count(topic string, states map[string]state) int32 {
-	kind, class, _ := p.Describe(topic)
-	if class == Other {
-		return p.partitions
+func (s survey) count(topic string) int32 {
+	if !s.Consumes(topic) {
+		return s.Partitions
 	}
-	if source, ok := states[p.sources[kind]]; ok {
+	if _, source, ok := s.source(topic); ok {
 		return source.partitions
 	}
 	var most int32
-	for _, sibling := range p.waiting(kind) {
-		most = max(most, states[sibling].partitions)
+	for _, sibling := range s.Delays(s.Describe(topic).Kind) {
+		most = max(most, s.states[sibling].partitions)
 	}
-	if most > 0 {
-		return most
-	}
-	return p.partitions
+	return cmp.Or(most, s.Partitions)
 }
 
 // settings are those of a topic that is created. Sources keep the broker's retention.
-func (p *Plan) settings(topic string, states map[string]state) [][2]string {
-	need, _ := p.largest(topic, states)
+func (s survey) settings(topic string) [][2]string {
+	need, _ := s.largest(topic)
 	size := [2]string{maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10)}
-	switch topic {
-	case p.names.Config, p.names.Keys:
+	switch {
+	case topic == s.Config, topic == s.Keys:
 		// Without "delete" in its policy a topic's retention means nothing to Kafka; -1 says so to
 		// brokers that look at it all the same.
 		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
-	case p.names.DeadLetter:
+	case topic == s.DeadLetter:
 		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, size}
-	}
-	_, class, wait := p.Describe(topic)
-	if class == Source {
+	case !s.Delayed(topic):
 		return [][2]string{{"cleanup.policy", "delete"}}
 	}
 	return [][2]string{
 		{"cleanup.policy", "delete"},
-		{"retention.ms", millis(p.minRetention(wait) + retentionSlack)},
+		{"retention.ms", millis(s.MinRetention(topic) + retentionSlack)},
 		{"retention.bytes", "-1"},
 		size,
 		// Retention counts from a record's timestamp: it must be the time it was parked.
@@ -177,57 +170,23 @@ func (p *Plan) settings(topic string, states map[string]state) [][2]string {
 }
 
 // repair brings existing topics up to their source's partitions, and to the retention and the size of records they need.
-func (p *Plan) repair(ctx context.Context, cl *kgo.Client, states map[string]state, done map[string][]string) (changed bool, err error) {
+func (s survey) repair(ctx context.Context, cl *kgo.Client, done map[string][]string) (changed bool, err error) {
 	admin := kadm.NewClient(cl)
-	for kind, source := range p.sources {
-		for _, topic := range p.waiting(kind) {
-			s, ok := states[topic]
-			if !ok {
-				continue
-			}
-			if want := states[source].partitions; s.partitions < want {
-				if err := addPartitions(ctx, admin, topic, want); err != nil {
-					return changed, err
-				}
-				done[topic], changed = append(done[topic], fmt.Sprintf("partitions raised from %d to %d", s.partitions, want)), true
-			}
-		}
-	}
-	for _, topic := range p.all() {
-		alter, notes := p.raise(topic, states)
-		if len(alter) == 0 {
+	for _, p := range s.problems() {
+		switch {
+		case p.repair.partitions > 0:
+			err = addPartitions(ctx, admin, p.Topic, p.repair.partitions)
+		case p.repair.key != "":
+			err = alterTopic(ctx, admin, p.Topic, p.repair.key, p.repair.value)
+		default:
 			continue
 		}
-		if err := alterTopic(ctx, admin, topic, alter); err != nil {
+		if err != nil {
 			return changed, err
 		}
-		done[topic], changed = append(done[topic], notes...), true
+		done[p.Topic], changed = append(done[p.Topic], p.repair.done), true
 	}
 	return changed, nil
-}
-
-// raise lists the settings of a topic that would lose records or refuse them.
-func (p *Plan) raise(topic string, states map[string]state) (alter []kadm.AlterConfig, notes []string) {
-	s := states[topic]
-	set := func(key, from, to string) {
-		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: key, Value: kadm.StringPtr(to)})
-		notes = append(notes, fmt.Sprintf("%s raised from %s to %s", key, from, to))
-	}
-	need, _ := p.largest(topic, states)
-	if limit, ok := s.limit(maxMessage); ok && limit < need {
-		set(maxMessage, s.configs[maxMessage], strconv.FormatInt(max(need, maxMessageBytes), 10))
-	}
-	if !p.waits(topic) {
-		return alter, notes
-	}
-	_, _, wait := p.Describe(topic)
-	if _, less := s.keepsLess(p.minRetention(wait)); less {
-		set("retention.ms", s.configs["retention.ms"], millis(p.minRetention(wait)+retentionSlack))
-	}
-	if limit, ok := s.limit("retention.bytes"); ok && limit >= 0 {
-		set("retention.bytes", s.configs["retention.bytes"], "-1")
-	}
-	return alter, notes
 }
 
 func addPartitions(ctx context.Context, admin *kadm.Client, topic string, want int32) error {
@@ -243,8 +202,8 @@ func addPartitions(ctx context.Context, admin *kadm.Client, topic string, want i
 	return nil
 }
 
-func alterTopic(ctx context.Context, admin *kadm.Client, topic string, alter []kadm.AlterConfig) error {
-	responses, err := admin.AlterTopicConfigs(ctx, alter, topic)
+func alterTopic(ctx context.Context, admin *kadm.Client, topic, key, value string) error {
+	responses, err := admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
 	if err != nil {
 		return fmt.Errorf("raise settings of topic %s: %w", topic, err)
 	}
@@ -256,32 +215,32 @@ func alterTopic(ctx context.Context, admin *kadm.Client, topic string, alter []k
 	return nil
 }
 
-// awaitVisible polls until pending names no topic any more: brokers learn of a change one after the
-// other. It returns the last state it read.
-func (p *Plan) awaitVisible(ctx context.Context, cl *kgo.Client, pending func(map[string]state) string) (map[string]state, error) {
+// awaitVisible polls until pending names no topic any more: brokers learn of a change one after the other. It returns
+// the last survey.
+func awaitVisible(ctx context.Context, cl *kgo.Client, plan *topics.Plan, pending func(survey) string) (survey, error) {
 	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
 	defer cancel()
 	for {
-		states, err := readState(ctx, cl, p.all())
+		s, err := readSurvey(ctx, cl, plan)
 		if err != nil {
-			return nil, err
+			return s, err
 		}
-		topic := pending(states)
+		topic := pending(s)
 		if topic == "" {
-			return states, nil
+			return s, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("topic %s was created or changed, but the change is not visible: %w", topic, ctx.Err())
+			return s, fmt.Errorf("topic %s was created or changed, but the change is not visible: %w", topic, ctx.Err())
 		case <-time.After(visiblePoll):
 		}
 	}
 }
 
-// missing names a topic that has not arrived yet or has no leaders, or ""; waiting topics only count if asked for.
-func (p *Plan) missing(states map[string]state, waiting bool) string {
-	for _, topic := range p.all() {
-		if s, ok := states[topic]; (!ok || !s.settled) && (waiting || !p.waits(topic)) {
+// missing names a topic that has not arrived yet or has no leaders, or ""; delay topics only count if asked for.
+func (s survey) missing(delayed bool) string {
+	for _, topic := range s.All() {
+		if t, ok := s.states[topic]; (!ok || !t.settled) && (delayed || !s.Delayed(topic)) {
 			return topic
 		}
 	}
@@ -289,35 +248,28 @@ func (p *Plan) missing(states map[string]state, waiting bool) string {
 }
 
 // unrepaired names a topic on which the work of repair does not show yet, or "".
-func (p *Plan) unrepaired(states map[string]state) string {
-	for _, topic := range p.all() {
-		if alter, _ := p.raise(topic, states); len(alter) > 0 {
-			return topic
-		}
-		if kind, _, _ := p.Describe(topic); p.waits(topic) && states[topic].partitions < states[p.sources[kind]].partitions {
-			return topic
+func (s survey) unrepaired() string {
+	for _, p := range s.problems() {
+		if p.repair != (repair{}) {
+			return p.Topic
 		}
 	}
-	return p.missing(states, true)
+	return s.missing(true)
 }
 
-// report turns what was done and what is still wrong into a line per topic.
-func (p *Plan) report(states map[string]state, done map[string][]string) ([]Line, error) {
-	problems := p.problems(states)
-	wrong := make(map[string][]string)
-	for _, problem := range problems {
-		wrong[problem.Topic] = append(wrong[problem.Topic], "wrong: "+problem.What+"; "+problem.Fix)
+// report returns what was done and what is still wrong, a line per topic.
+func (s survey) report(done map[string][]string) ([]Line, error) {
+	var wrong []string
+	for _, p := range s.problems() {
+		done[p.Topic] = append(done[p.Topic], "wrong: "+p.What+"; "+p.Fix)
+		wrong = append(wrong, p.String())
 	}
-	lines := make([]Line, 0, len(p.all()))
-	for _, topic := range p.all() {
-		notes := append(done[topic], wrong[topic]...)
-		if len(notes) == 0 {
-			notes = []string{"ok"}
-		}
-		lines = append(lines, Line{Topic: topic, What: strings.Join(notes, ", ")})
+	lines := make([]Line, 0, len(s.All()))
+	for _, topic := range s.All() {
+		lines = append(lines, Line{Topic: topic, What: cmp.Or(strings.Join(done[topic], ", "), "ok")})
 	}
-	if len(problems) > 0 {
-		return lines, errors.New(describe(problems))
+	if len(wrong) > 0 {
+		return lines, errors.New(strings.Join(wrong, "; "))
 	}
 	return lines, nil
 }

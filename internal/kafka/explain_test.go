@@ -5,19 +5,23 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // What to type is complete: it can be pasted.
 func TestExplain(t *testing.T) {
-	p := NewPlan(defaultNames, []time.Duration{hour}, []time.Duration{time.Minute}, 24*hour, 12, 3)
+	settings := defaults
+	settings.Schedule, settings.Tiers, settings.Replication = []time.Duration{time.Hour}, []time.Duration{time.Minute}, 3
 	states := map[string]state{}
-	for _, topic := range p.all() {
+	s := survey{topics.New(settings), states}
+	for _, topic := range s.All() {
 		states[topic] = state{partitions: 12, configs: map[string]string{}}
-		for _, setting := range p.settings(topic, nil) {
+		for _, setting := range (survey{Plan: s.Plan}).settings(topic) {
 			states[topic].configs[setting[0]] = setting[1]
 		}
 	}
-	if problems := p.problems(states); len(problems) != 0 {
+	if problems := s.problems(); len(problems) != 0 {
 		t.Fatalf("a good plan has %v", problems)
 	}
 	delete(states, "webhook-config")
@@ -30,7 +34,7 @@ func TestExplain(t *testing.T) {
 	}
 	states["webhook-keys"] = state{partitions: 1, configs: map[string]string{"cleanup.policy": "delete"}}
 	got := map[string]bool{}
-	for _, problem := range p.problems(states) {
+	for _, problem := range s.problems() {
 		got[problem.Explain(Connection{[]string{"a:1", "b:2"}, []string{"--config=x.yaml", "--kafka.brokers=a:1,b:2"}})] = true
 	}
 	const (
@@ -79,13 +83,13 @@ func TestExplain(t *testing.T) {
 
 // TestRisks: what a broker that fails may lose, of the topics that have it.
 func TestRisks(t *testing.T) {
-	p := NewPlan(defaultNames, []time.Duration{hour}, nil, 24*hour, 12, 3)
 	safe := map[string]string{"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
 	states := map[string]state{}
-	for _, topic := range p.all() {
+	s := survey{topics.New(defaults), states}
+	for _, topic := range s.All() {
 		states[topic] = state{partitions: 12, replicas: 3, configs: safe}
 	}
-	if risks := p.risks(states); len(risks) != 0 {
+	if risks := s.risks(); len(risks) != 0 {
 		t.Fatalf("safe topics have %v", risks)
 	}
 	states["sms-dlr"] = state{partitions: 12, replicas: 1, configs: map[string]string{"min.insync.replicas": "1"}}
@@ -93,7 +97,7 @@ func TestRisks(t *testing.T) {
 	states["webhook-keys"] = state{partitions: 12, replicas: 3, configs: map[string]string{"unclean.leader.election.enable": "true"}}
 	delete(states, "sms-inbound") // missing is another matter
 	var got []string
-	for _, r := range p.risks(states) {
+	for _, r := range s.risks() {
 		got = append(got, r.String())
 	}
 	want := []string{

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // Risk is a setting of topics with which a broker that fails may lose records, or stop all writes. The service works
@@ -28,16 +30,16 @@ func (r Risk) String() string {
 	return r.What + ": " + noun + strings.Join(r.Topics, ", ") + "; " + r.Why
 }
 
-// Risks looks at the replicas and the durability settings of the topics that exist, the brokers' defaults included.
-func (p *Plan) Risks(ctx context.Context, cl *kgo.Client) ([]Risk, error) {
-	states, err := readState(ctx, cl, p.all())
+// TopicRisks looks at the replicas and the durability settings of the topics that exist, the brokers' defaults included.
+func TopicRisks(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Risk, error) {
+	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {
 		return nil, fmt.Errorf("look for risky topic settings: %w", err)
 	}
-	return p.risks(states), nil
+	return s.risks(), nil
 }
 
-func (p *Plan) risks(states map[string]state) []Risk {
+func (s survey) risks() []Risk {
 	kinds := []struct {
 		has       func(state) bool
 		what, why string
@@ -58,8 +60,8 @@ func (p *Plan) risks(states map[string]state) []Risk {
 	var risks []Risk
 	for _, kind := range kinds {
 		risk := Risk{What: kind.what, Why: kind.why}
-		for _, topic := range p.all() {
-			if s, ok := states[topic]; ok && kind.has(s) {
+		for _, topic := range s.All() {
+			if t, ok := s.states[topic]; ok && kind.has(t) {
 				risk.Topics = append(risk.Topics, topic)
 			}
 		}

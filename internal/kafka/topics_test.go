@@ -12,11 +12,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 // newBroker returns a client and names nobody else uses. SMSHOOKS_TEST_KAFKA_BROKERS (comma-separated)
 // runs the same tests against a real Kafka.
-func newBroker(t *testing.T) (*kgo.Client, Names) {
+func newBroker(t *testing.T) (*kgo.Client, topics.Settings) {
 	t.Helper()
 	brokers, prefix := []string(nil), ""
 	if real := os.Getenv("SMSHOOKS_TEST_KAFKA_BROKERS"); real != "" {
@@ -34,14 +37,24 @@ func newBroker(t *testing.T) (*kgo.Client, Names) {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	return cl, Names{
+	return cl, topics.Settings{
 		DLR: prefix + "dlr", Click: prefix + "click", Inbound: prefix + "inbound", Revocation: prefix + "revocation",
 		Config: prefix + "config", Keys: prefix + "keys", DeadLetter: prefix + "dead",
 	}
 }
 
-func smallPlan(names Names) *Plan {
-	return NewPlan(names, []time.Duration{6 * hour, 6 * hour}, []time.Duration{10 * time.Second}, 24*hour, 3, -1)
+// defaults are the names of the default topics, and the delays of smallPlan.
+var defaults = topics.Settings{
+	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
+	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter",
+	Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second},
+	Window: 24 * time.Hour, Partitions: 12, Replication: -1,
+}
+
+// smallPlan returns a plan with these names, of topics with three partitions.
+func smallPlan(names topics.Settings) *topics.Plan {
+	names.Schedule, names.Tiers, names.Window, names.Partitions, names.Replication = defaults.Schedule, defaults.Tiers, defaults.Window, 3, -1
+	return topics.New(names)
 }
 
 func create(t *testing.T, cl *kgo.Client, topic string, partitions int32, settings map[string]string) {
@@ -62,39 +75,39 @@ func create(t *testing.T, cl *kgo.Client, topic string, partitions int32, settin
 
 func alter(t *testing.T, cl *kgo.Client, topic, key, value string) {
 	t.Helper()
-	err := alterTopic(t.Context(), kadm.NewClient(cl), topic, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}})
+	err := alterTopic(t.Context(), kadm.NewClient(cl), topic, key, value)
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func ensure(t *testing.T, p *Plan, cl *kgo.Client) map[string]string {
+func ensure(t *testing.T, p *topics.Plan, cl *kgo.Client) map[string]string {
 	t.Helper()
-	lines, err := p.Ensure(t.Context(), cl)
+	lines, err := EnsureTopics(t.Context(), cl, p)
 	if err != nil {
 		t.Fatalf("ensure: %v", err)
 	}
 	return byTopic(t, p, lines)
 }
 
-func byTopic(t *testing.T, p *Plan, lines []Line) map[string]string {
+func byTopic(t *testing.T, p *topics.Plan, lines []Line) map[string]string {
 	t.Helper()
 	what := make(map[string]string)
 	for _, line := range lines {
 		what[line.Topic] = line.What
 	}
-	if len(lines) != len(p.all()) || len(what) != len(lines) {
-		t.Errorf("%d lines for %d topics: %v", len(lines), len(p.all()), lines)
+	if len(lines) != len(p.All()) || len(what) != len(lines) {
+		t.Errorf("%d lines for %d topics: %v", len(lines), len(p.All()), lines)
 	}
 	return what
 }
 
 // checkUntil polls, as a real broker shows a change a moment later.
-func checkUntil(t *testing.T, p *Plan, cl *kgo.Client, want ...string) {
+func checkUntil(t *testing.T, p *topics.Plan, cl *kgo.Client, want ...string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		problems, err := p.Check(t.Context(), cl)
+		problems, err := CheckTopics(t.Context(), cl, p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +135,7 @@ func TestEnsureFromNothing(t *testing.T) {
 	p := smallPlan(names)
 
 	var missing []string
-	for _, topic := range p.all() {
+	for _, topic := range p.All() {
 		missing = append(missing, topic+" is missing")
 	}
 	checkUntil(t, p, cl, missing...)
@@ -139,12 +152,12 @@ func TestEnsureFromNothing(t *testing.T) {
 			t.Errorf("second time: %s: %s", topic, what)
 		}
 	}
-	states, err := readState(t.Context(), cl, p.all())
+	states, err := readState(t.Context(), cl, p.All())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, topic := range p.all() {
-		for _, setting := range p.settings(topic, nil) {
+	for _, topic := range p.All() {
+		for _, setting := range (survey{Plan: p}).settings(topic) {
 			if got := states[topic].configs[setting[0]]; got != setting[1] {
 				t.Errorf("%s: %s is %q, want %q", topic, setting[0], got, setting[1])
 			}
@@ -155,24 +168,24 @@ func TestEnsureFromNothing(t *testing.T) {
 func TestEnsureFollowsWhatExists(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)
-	create(t, cl, names.DLR, 5, nil)                                                 // the gateway's own topic
-	create(t, cl, p.Retry(kindClick, 0), 4, map[string]string{"retention.ms": "-1"}) // a source that is gone
+	create(t, cl, names.DLR, 5, nil)                                                     // the gateway's own topic
+	create(t, cl, p.Retry(webhook.Click, 0), 4, map[string]string{"retention.ms": "-1"}) // a source that is gone
 	create(t, cl, names.Inbound, 2, nil)
-	create(t, cl, p.Overflow(kindInbound, 0), 1, map[string]string{"retention.ms": "60000", "retention.bytes": "1000"})
+	create(t, cl, p.Overflow(webhook.Inbound, 0), 1, map[string]string{"retention.ms": "60000", "retention.bytes": "1000"})
 
 	what := ensure(t, p, cl)
 	for topic, want := range map[string]string{
-		names.DLR:                  "ok",
-		p.Retry(kindDLR, 0):        "created (5 partitions)",
-		p.Overflow(kindDLR, 0):     "created (5 partitions)",
-		names.Click:                "created (4 partitions)",
-		p.Retry(kindClick, 0):      "max.message.bytes raised from 1048588 to 2097152",
-		p.Overflow(kindClick, 0):   "created (4 partitions)",
-		names.Inbound:              "ok",
-		p.Retry(kindInbound, 0):    "created (2 partitions)",
-		p.Overflow(kindInbound, 0): "partitions raised from 1 to 2, max.message.bytes raised from 1048588 to 2097152, retention.ms raised from 60000 to 345610000, retention.bytes raised from 1000 to -1",
-		names.Revocation:           "created (3 partitions)",
-		names.Config:               "created (3 partitions)",
+		names.DLR:                      "ok",
+		p.Retry(webhook.DLR, 0):        "created (5 partitions)",
+		p.Overflow(webhook.DLR, 0):     "created (5 partitions)",
+		names.Click:                    "created (4 partitions)",
+		p.Retry(webhook.Click, 0):      "max.message.bytes raised from 1048588 to 2097152",
+		p.Overflow(webhook.Click, 0):   "created (4 partitions)",
+		names.Inbound:                  "ok",
+		p.Retry(webhook.Inbound, 0):    "created (2 partitions)",
+		p.Overflow(webhook.Inbound, 0): "partitions raised from 1 to 2, max.message.bytes raised from 1048588 to 2097152, retention.ms raised from 60000 to 345610000, retention.bytes raised from 1000 to -1",
+		names.Revocation:               "created (3 partitions)",
+		names.Config:                   "created (3 partitions)",
 	} {
 		if what[topic] != want {
 			t.Errorf("%s: got %q, want %q", topic, what[topic], want)
@@ -190,7 +203,7 @@ func TestCheckNamesEachProblem(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)
 	ensure(t, p, cl)
-	retry := p.Retry(kindDLR, 0)
+	retry := p.Retry(webhook.DLR, 0)
 	for _, c := range []struct {
 		name, topic, key, bad, good, want string
 	}{
@@ -226,20 +239,20 @@ func TestPartitionCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkUntil(t, p, cl,
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Retry(kindDLR, 0), names.DLR),
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Overflow(kindDLR, 0), names.DLR))
-	if what := ensure(t, p, cl); what[p.Retry(kindDLR, 0)] != "partitions raised from 3 to 4" || what[names.DLR] != "ok" {
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Retry(webhook.DLR, 0), names.DLR),
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Overflow(webhook.DLR, 0), names.DLR))
+	if what := ensure(t, p, cl); what[p.Retry(webhook.DLR, 0)] != "partitions raised from 3 to 4" || what[names.DLR] != "ok" {
 		t.Errorf("lines: %v", what)
 	}
 	checkUntil(t, p, cl)
 
-	overflow := p.Overflow(kindClick, 0)
+	overflow := p.Overflow(webhook.Click, 0)
 	if err := addPartitions(t.Context(), admin, overflow, 4); err != nil {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("%s has 4 partitions, but its source %s has 3", overflow, names.Click)
 	checkUntil(t, p, cl, want)
-	lines, err := p.Ensure(t.Context(), cl)
+	lines, err := EnsureTopics(t.Context(), cl, p)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("ensure: %v", err)
 	}
@@ -252,7 +265,7 @@ func TestEnsureReportsPolicy(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)
 	create(t, cl, names.Config, 1, map[string]string{"cleanup.policy": "delete"})
-	lines, err := p.Ensure(t.Context(), cl)
+	lines, err := EnsureTopics(t.Context(), cl, p)
 	if err == nil || IsUnavailable(err) || !strings.Contains(err.Error(), names.Config+" has cleanup.policy=delete instead of compact") {
 		t.Errorf("ensure: %v", err)
 	}
@@ -267,7 +280,7 @@ func TestEnsureRaces(t *testing.T) {
 	var group sync.WaitGroup
 	for range 4 {
 		group.Go(func() {
-			if _, err := p.Ensure(t.Context(), cl); err != nil {
+			if _, err := EnsureTopics(t.Context(), cl, p); err != nil {
 				t.Errorf("ensure: %v", err)
 			}
 		})
@@ -278,14 +291,14 @@ func TestEnsureRaces(t *testing.T) {
 	if err := addPartitions(t.Context(), kadm.NewClient(cl), names.DLR, 6); err != nil {
 		t.Fatal(err)
 	}
-	alter(t, cl, p.Retry(kindDLR, 0), "retention.ms", "1000")
+	alter(t, cl, p.Retry(webhook.DLR, 0), "retention.ms", "1000")
 	checkUntil(t, p, cl,
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Retry(kindDLR, 0), names.DLR),
-		fmt.Sprintf("%s has retention.ms=1000 (1s), below its delay + retry.window (6h + 24h = 108000000 ms)", p.Retry(kindDLR, 0)),
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Overflow(kindDLR, 0), names.DLR))
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Retry(webhook.DLR, 0), names.DLR),
+		fmt.Sprintf("%s has retention.ms=1000 (1s), below its delay + retry.window (6h + 24h = 108000000 ms)", p.Retry(webhook.DLR, 0)),
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Overflow(webhook.DLR, 0), names.DLR))
 	for range 4 {
 		group.Go(func() {
-			if _, err := p.Ensure(t.Context(), cl); err != nil {
+			if _, err := EnsureTopics(t.Context(), cl, p); err != nil {
 				t.Errorf("ensure: %v", err)
 			}
 		})
@@ -296,8 +309,9 @@ func TestEnsureRaces(t *testing.T) {
 
 func TestEnsureRefused(t *testing.T) {
 	cl, names := newBroker(t)
-	p := NewPlan(names, []time.Duration{6 * hour}, nil, 24*hour, 3, 5) // more replicas than brokers
-	_, err := p.Ensure(t.Context(), cl)
+	p := smallPlan(names)
+	p.Replication = 5 // more than there are brokers
+	_, err := EnsureTopics(t.Context(), cl, p)
 	if err == nil || IsUnavailable(err) || !strings.Contains(err.Error(), "create topic "+names.DLR) {
 		t.Errorf("ensure: %v", err)
 	}
@@ -311,15 +325,32 @@ func TestKafkaAway(t *testing.T) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if _, err := defaultPlan().Check(ctx, cl); !IsUnavailable(err) {
+	if _, err := CheckTopics(ctx, cl, topics.New(defaults)); !IsUnavailable(err) {
 		t.Errorf("check: %v", err)
 	}
-	if _, err := defaultPlan().Ensure(ctx, cl); !IsUnavailable(err) {
+	if _, err := EnsureTopics(ctx, cl, topics.New(defaults)); !IsUnavailable(err) {
 		t.Errorf("ensure: %v", err)
 	}
-	bad := defaultNames
-	bad.Click = bad.DLR
-	if _, err := NewPlan(bad, nil, nil, hour, 1, 1).Check(ctx, cl); err == nil || IsUnavailable(err) {
-		t.Errorf("a bad plan: %v", err)
+}
+
+func TestSettingsOfNewTopics(t *testing.T) {
+	s := survey{Plan: topics.New(defaults)}
+	for _, c := range []struct{ topic, want string }{
+		{"sms-dlr", "cleanup.policy=delete"},
+		{"webhook-config", "cleanup.policy=compact retention.ms=-1"},
+		{"webhook-keys", "cleanup.policy=compact retention.ms=-1"},
+		{"webhook-dead-letter", "cleanup.policy=delete retention.ms=2592000000 max.message.bytes=2097152"},
+		// 6 h + 24 h + 72 h
+		{"sms-dlr-retry-6h", "cleanup.policy=delete retention.ms=367200000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
+		// 10 s + 24 h + 72 h
+		{"click-revocation-overflow-10s", "cleanup.policy=delete retention.ms=345610000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
+	} {
+		var got []string
+		for _, setting := range s.settings(c.topic) {
+			got = append(got, setting[0]+"="+setting[1])
+		}
+		if got := strings.Join(got, " "); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.topic, got, c.want)
+		}
 	}
 }

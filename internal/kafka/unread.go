@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/smshooks/smshooks/pkg/delay"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // Unread is a waiting topic of a former retry.schedule or overflow.delays that holds records nobody reads.
@@ -31,9 +31,9 @@ func (u Unread) String() string {
 		u.Topic, u.Records, wait, name)
 }
 
-// Unread looks for topics that are named like the plan's waiting topics, are not part of it, and hold records above
+// UnreadTopics looks for topics that are named like the plan's waiting topics, are not part of it, and hold records above
 // what the group has committed. The error says what could not be asked of Kafka.
-func (p *Plan) Unread(ctx context.Context, cl *kgo.Client, group string) ([]Unread, error) {
+func UnreadTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan, group string) ([]Unread, error) {
 	admin := kadm.NewClient(cl)
 	listed, err := admin.ListTopics(ctx)
 	if err != nil {
@@ -41,7 +41,7 @@ func (p *Plan) Unread(ctx context.Context, cl *kgo.Client, group string) ([]Unre
 	}
 	former := map[string]string{} // topic → setting
 	for _, topic := range listed.Names() {
-		if setting := p.formerly(topic); setting != "" {
+		if setting := plan.Drain(topic); setting != "" {
 			former[topic] = setting
 		}
 	}
@@ -66,37 +66,17 @@ func (p *Plan) Unread(ctx context.Context, cl *kgo.Client, group string) ([]Unre
 	return unread, nil
 }
 
-// formerly is the setting that would make a topic part of the plan as one to be drained; "" if it is part of it, or
-// none of its kind.
-func (p *Plan) formerly(topic string) string {
-	if slices.Contains(p.all(), topic) {
-		return ""
-	}
-	for _, source := range p.sources {
-		for _, class := range []Class{RetryTopic, OverflowTopic} {
-			text, ok := strings.CutPrefix(topic, source+"-"+class.String()+"-")
-			if !ok {
-				continue
-			}
-			if d, err := delay.Parse(text); err == nil && d > 0 && delay.Name(d) == text {
-				return class.String() + ".drain=" + text
-			}
-		}
-	}
-	return ""
-}
-
 // above counts, per topic, the records above what the group has committed.
-func above(ctx context.Context, cl *kgo.Client, admin *kadm.Client, group string, topics []string) (map[string]int64, error) {
+func above(ctx context.Context, cl *kgo.Client, admin *kadm.Client, group string, names []string) (map[string]int64, error) {
 	committed, err := admin.FetchOffsets(ctx, group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a group that never was has committed nothing
 		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
 	}
-	starts, err := admin.ListStartOffsets(ctx, topics...)
+	starts, err := admin.ListStartOffsets(ctx, names...)
 	if err != nil {
 		return nil, fmt.Errorf("starts of topics: %w", err)
 	}
-	ends, err := ListEnds(ctx, cl, topics...)
+	ends, err := ListEnds(ctx, cl, names...)
 	if err != nil {
 		return nil, err
 	}

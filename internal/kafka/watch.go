@@ -14,6 +14,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 // Rights are what the service does with a topic.
@@ -46,6 +49,29 @@ type Watcher struct {
 	mu       sync.Mutex
 	retired  map[[16]byte]bool // former ids: a broker that lags behind may still name them
 	problems []string
+}
+
+// NeededRights returns what an instance does with each topic: one that consumes, one that serves the API, or both. Every
+// instance reads the settings.
+func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
+	rights := map[string]Rights{plan.Config: Read, plan.Keys: Read}
+	if consumes {
+		for _, topic := range plan.Consumed() {
+			rights[topic] |= Read
+		}
+		for _, topic := range plan.Written() {
+			rights[topic] |= Write
+		}
+		rights[plan.DeadLetter] |= Write
+	}
+	if serves {
+		rights[plan.Config] |= Write
+		rights[plan.DeadLetter] |= Read
+		for _, kind := range webhook.Kinds() {
+			rights[plan.Overflow(kind, 0)] |= Write // replayed dead letters go there
+		}
+	}
+	return rights
 }
 
 // NewWatcher returns a Watcher of the topics in needs, with the rights that are needed on each.

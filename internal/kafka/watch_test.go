@@ -14,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // TestWatcherRecreated deletes a topic and creates it again: it is named until the clients use the new one.
@@ -109,9 +111,11 @@ func TestWatcherRights(t *testing.T) {
 }
 
 func TestRightsOfRoles(t *testing.T) {
-	p := NewPlan(Names{"d", "c", "i", "r", "config", "keys", "dead"}, []time.Duration{time.Hour}, []time.Duration{time.Second, time.Minute}, time.Hour, 1, 1).
-		Draining([]time.Duration{2 * time.Hour}, nil)
-	all, api, none := p.Rights(true, true), p.Rights(false, true), p.Rights(false, false)
+	p := topics.New(topics.Settings{
+		DLR: "d", Click: "c", Inbound: "i", Revocation: "r", Config: "config", Keys: "keys", DeadLetter: "dead",
+		Schedule: []time.Duration{time.Hour}, Tiers: []time.Duration{time.Second, time.Minute}, DrainSchedule: []time.Duration{2 * time.Hour},
+	})
+	all, api, none := NeededRights(p, true, true), NeededRights(p, false, true), NeededRights(p, false, false)
 	for _, c := range []struct {
 		topic          string
 		all, api, none Rights

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -31,7 +32,7 @@ func (u *userIDs) batches(maxIDs int) []*event.Event {
 		one.APISMSIDs, all.APISMSIDs = room.take(all.APISMSIDs)
 		one.CampaignSMSIDs, all.CampaignSMSIDs = room.take(all.CampaignSMSIDs)
 		batches = append(batches, &event.Event{
-			Record:      event.Record{Class: event.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset, Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), Origin: first.SourcePosition()},
+			Record:      event.Record{Class: topics.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset, Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), Origin: first.SourcePosition()},
 			Delivery:    event.Delivery{Kind: webhook.RevokeClick, ID: first.BatchIdentity(n), Time: first.Time, UserID: first.UserID, Batch: one, Arrived: time.Now()},
 			Lease:       lease,
 			Trace:       first.Trace,

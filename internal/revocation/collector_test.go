@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -228,7 +229,7 @@ func TestBatchIsARecordOfItsFirst(t *testing.T) {
 		s.Add(rec(l, 12, 42, "2", ""))
 		s.rest(time.Minute)
 		b := s.batches[0]
-		if b.Kind != webhook.RevokeClick || b.Class != event.Source || b.Topic != topic || b.Partition != 3 || b.Offset != 10 ||
+		if b.Kind != webhook.RevokeClick || b.Class != topics.Source || b.Topic != topic || b.Partition != 3 || b.Offset != 10 ||
 			string(b.Key) != "42" || !b.Time.Equal(time.Unix(1010, 0)) || b.UserID != 42 || b.Attempts != 0 || b.Batch.Count() != 2 ||
 			b.Identity() != (&event.Event{Record: event.Record{Partition: 3, Offset: 10}}).BatchIdentity(0) || b.SourcePosition() != topic+"/3/10" || time.Since(b.Arrived) != 0 {
 			t.Errorf("the batch: %+v", b)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/test/collector"
 )
@@ -70,7 +71,7 @@ func TestChainOverAWaitingTopic(t *testing.T) {
 	following.End(first, webhook.Retry.String())
 
 	second := &event.Event{
-		Record:      event.Record{Class: event.Retry, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, Origin: "sms-dlr/3/17"},
+		Record:      event.Record{Class: topics.Retry, Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1, Origin: "sms-dlr/3/17"},
 		Delivery:    event.Delivery{Kind: webhook.DLR, ID: "evt_1", Attempts: 1, UserID: 42},
 		Traceparent: first.Traceparent,
 	}
