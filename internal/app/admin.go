@@ -24,17 +24,17 @@ import (
 	"github.com/smshooks/smshooks/pkg/delay"
 )
 
-// NewRegistry gives a registry with the collectors of Go and of the process.
+// NewRegistry returns a registry with the Go and process collectors.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
-// unreadPatience is how long Kafka may take to tell what the group has read.
-const unreadPatience = 20 * time.Second
+// unreadTimeout is how long Kafka may take to return the group's offsets.
+const unreadTimeout = 20 * time.Second
 
-// Admin does what an operator asks for on the command line.
+// Admin carries out the commands of an operator.
 type Admin struct {
 	cfg    *config.Config
 	kafka  kafka.Config
@@ -42,16 +42,17 @@ type Admin struct {
 	log    *zap.Logger
 }
 
-// reachPatience is how long a command waits for a broker that does not answer yet.
-const reachPatience = 5 * time.Second
+// reachTimeout is how long a command waits for a broker that does not answer yet.
+const reachTimeout = 5 * time.Second
 
-// NewAdmin reaches Kafka by the settings. Close it in the end. An error comes within seconds and names the setting.
+// NewAdmin connects to Kafka. It fails within seconds, with an error that names the setting. The caller closes the
+// Admin.
 func NewAdmin(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Admin, error) {
 	k, err := KafkaConfig(cfg, nil, log)
 	if err != nil {
 		return nil, err
 	}
-	k.Outages = nil // the command's own error says it
+	k.Outages = nil // the error of the command is enough
 	if err := reach(ctx, k); err != nil {
 		return nil, fmt.Errorf("reach Kafka: %w", err)
 	}
@@ -63,7 +64,7 @@ func NewAdmin(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Admin,
 }
 
 func reach(ctx context.Context, k kafka.Config) error {
-	for until := time.Now().Add(reachPatience); ; {
+	for until := time.Now().Add(reachTimeout); ; {
 		err := k.Probe(ctx)
 		if err == nil || !kafka.IsUnavailable(err) || time.Now().After(until) {
 			return err
@@ -76,7 +77,7 @@ func reach(ctx context.Context, k kafka.Config) error {
 	}
 }
 
-// withOrigin says of a setting that cannot be used where it came from.
+// withOrigin adds where the setting came from to an error about a setting.
 func withOrigin(cfg *config.Config, err error) error {
 	var wrong *tlsfiles.SettingError
 	if !errors.As(err, &wrong) {
@@ -85,59 +86,59 @@ func withOrigin(cfg *config.Config, err error) error {
 	return &config.Error{Problems: []config.Problem{{Setting: wrong.Setting, Text: wrong.Err.Error(), Origin: cfg.Origin(wrong.Setting)}}}
 }
 
-// Connection is how it was pointed at Kafka.
+// Connection returns the settings with which Kafka was reached.
 func (a *Admin) Connection() kafka.Connection {
 	return kafka.Connection{Brokers: a.cfg.Kafka.Brokers, Flags: a.cfg.Flags()}
 }
 
-// Close ends the connections.
+// Close closes the connections.
 func (a *Admin) Close() { a.client.Close() }
 
-// EnsureTopics creates the topics that are missing and tells of each.
+// EnsureTopics creates the missing topics and returns a line for each topic.
 func (a *Admin) EnsureTopics(ctx context.Context) ([]kafka.Line, error) {
 	return kafka.EnsureTopics(ctx, a.client, a.cfg.TopicPlan())
 }
 
-// CheckTopics tells what is wrong with the topics.
+// CheckTopics returns what is wrong with the topics.
 func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 	return kafka.CheckTopics(ctx, a.client, a.cfg.TopicPlan())
 }
 
-// TopicRisks tells with which topics a broker that fails may lose records.
+// TopicRisks returns which topics may lose records when a broker fails.
 func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
 	return kafka.TopicRisks(ctx, a.client, a.cfg.TopicPlan())
 }
 
-// UnreadTopics tells of the waiting topics whose records nobody reads, and gives the flags of serve with which they
-// are read: what retry.drain and overflow.drain have, and what they lack.
+// UnreadTopics returns the delay topics whose records nobody reads, and the flags of serve that make it read them:
+// retry.drain and overflow.drain with what is missing.
 func (a *Admin) UnreadTopics(ctx context.Context) (unread []kafka.Unread, flags []string, err error) {
 	if unread, err = a.unread(ctx); err != nil {
-		return nil, nil, fmt.Errorf("look for waiting topics that nobody reads: %w", err)
+		return nil, nil, fmt.Errorf("check for unread delay topics: %w", err)
 	}
 	for _, setting := range []struct {
 		name  string
 		drain []time.Duration
 	}{{"retry.drain", a.cfg.Retry.Drain}, {"overflow.drain", a.cfg.Overflow.Drain}} {
-		var waits []string
+		var delays []string
 		for _, u := range unread {
-			if wait, ok := strings.CutPrefix(u.Setting, setting.name+"="); ok && !slices.Contains(waits, wait) {
-				waits = append(waits, wait)
+			if d, ok := strings.CutPrefix(u.Setting, setting.name+"="); ok && !slices.Contains(delays, d) {
+				delays = append(delays, d)
 			}
 		}
-		if len(waits) == 0 {
+		if len(delays) == 0 {
 			continue
 		}
 		for _, d := range setting.drain {
-			waits = append(waits, delay.Name(d))
+			delays = append(delays, delay.Name(d))
 		}
-		flags = append(flags, "--"+setting.name+"="+strings.Join(waits, ","))
+		flags = append(flags, "--"+setting.name+"="+strings.Join(delays, ","))
 	}
 	return unread, flags, nil
 }
 
-// unread asks again for a while: a cluster that never had a group makes its coordinator only now.
+// unread retries for a while: a cluster creates its coordinator only when the first group is asked for.
 func (a *Admin) unread(ctx context.Context) (unread []kafka.Unread, err error) {
-	ctx, cancel := context.WithTimeout(ctx, unreadPatience)
+	ctx, cancel := context.WithTimeout(ctx, unreadTimeout)
 	defer cancel()
 	for {
 		asked, err := kafka.UnreadTopics(ctx, a.client, a.cfg.TopicPlan(), a.cfg.Kafka.Group)
@@ -152,26 +153,26 @@ func (a *Admin) unread(ctx context.Context) (unread []kafka.Unread, err error) {
 	}
 }
 
-// CreateKey creates an API key for a user and gives it; only its hash is stored.
+// CreateKey creates an API key for a user and returns it. Only its hash is stored.
 func (a *Admin) CreateKey(ctx context.Context, userID int64, name string) (string, error) {
-	if err := a.client.Ping(ctx); err != nil { // producing would try for ever
+	if err := a.client.Ping(ctx); err != nil { // producing would retry forever
 		return "", fmt.Errorf("reach Kafka: %w", err)
 	}
 	key, err := settings.CreateKey(ctx, a.client, a.cfg.Topics.Keys, userID, name)
 	if err != nil {
-		return "", fmt.Errorf("create a key: %w", err)
+		return "", fmt.Errorf("create API key: %w", err)
 	}
 	return key, nil
 }
 
-// ErrNoSuchKey says that a key to be revoked does not exist.
-var ErrNoSuchKey = errors.New("no such key")
+// ErrNoSuchKey is returned when the key to revoke does not exist.
+var ErrNoSuchKey = errors.New("revoke API key: the key does not exist")
 
 // RevokeKey revokes an API key.
 func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 	found, err := settings.RevokeKey(ctx, a.client, a.cfg.Topics.Keys, key)
 	if err != nil {
-		return fmt.Errorf("revoke a key: %w", err)
+		return fmt.Errorf("revoke API key: %w", err)
 	}
 	if !found {
 		return ErrNoSuchKey
@@ -179,7 +180,7 @@ func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 	return nil
 }
 
-// DeadLetters calls each for the dead letters that f wants, and tells progress, which may be nil.
+// DeadLetters calls each for the dead letters that match f. progress may be nil.
 func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress deadletter.Progress, each func(*deadletter.Letter) error) error {
 	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
 	if err != nil {
@@ -189,7 +190,7 @@ func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress d
 	return letters.ListWatched(ctx, f, progress, each)
 }
 
-// ReplayDeadLetters sends events again, as run says, and tells how many.
+// ReplayDeadLetters replays the dead letters that match run and returns how many.
 func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
 	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
 	if err != nil {
@@ -205,7 +206,7 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 		if err := explainRedis(rdb.Ping(ctx).Err()); err == nil {
 			run.Guard = replayGuard{memory: replay.New(replayConfig(a.cfg), rdb, a.log)}
 		} else {
-			a.log.Warn("cannot use Redis: events whose replay is under way may be sent again", zap.Error(err))
+			a.log.Warn("cannot reach Redis; events whose replay is under way may be sent again", zap.Error(err))
 		}
 	}
 	return letters.Run(ctx, run)
@@ -221,15 +222,17 @@ func (a *Admin) openRedis() (redis.UniversalClient, error) {
 	return newRedis(a.cfg.Redis, nil, files), nil
 }
 
-// resealPatience is how long Redis and Kafka may take to show all settings before anything is written.
-const resealPatience = time.Minute
+// resealTimeout is how long loading all settings may take before anything is written.
+const resealTimeout = time.Minute
 
-// Reseal writes the users' documents anew whose credentials are not sealed with the current secrets.key, and tells what
-// it found. With dry it writes nothing.
+// Reseal rewrites the documents whose credentials are not sealed with the current secrets.key, and returns the counts.
+// If dry is set, it writes nothing.
 func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error) {
 	cfg := a.cfg
 	if len(cfg.Secrets.Key) == 0 {
-		return settings.Resealing{}, withOrigin(cfg, &tlsfiles.SettingError{Setting: "secrets.key", Err: errors.New("is needed: it seals the credentials from now on")})
+		return settings.Resealing{}, withOrigin(cfg, &tlsfiles.SettingError{
+			Setting: "secrets.key", Err: errors.New("is required: it seals the credentials from now on"),
+		})
 	}
 	sealer, err := newSealer(cfg.Secrets)
 	if err != nil {
@@ -240,23 +243,23 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 		return settings.Resealing{}, err
 	}
 	defer rdb.Close()
-	loading, cancel := context.WithTimeout(ctx, resealPatience)
+	loading, cancel := context.WithTimeout(ctx, resealTimeout)
 	defer cancel()
 	if err := a.client.Ping(loading); err != nil {
 		return settings.Resealing{}, fmt.Errorf("reach Kafka (kafka.brokers): %w", err)
 	}
-	if err := rdb.Ping(loading).Err(); err != nil { // updates of one user, by all instances, take turns by it
+	if err := rdb.Ping(loading).Err(); err != nil { // its locks serialise the updates of one user over all instances
 		return settings.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
 	}
 	store := settings.New(settings.Config{
 		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
-	}, a.kafka.NewClient, rdb, a.log.Named("settings"), unobserved{})
+	}, a.kafka.NewClient, rdb, a.log.Named("settings"), noMetrics{})
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- store.Run(running) }()
 	defer func() {
 		stop()
-		<-ended //nolint:errcheck // what it ended with was looked at, or is that it was stopped
+		<-ended //nolint:errcheck // it was handled below, or is the stop
 	}()
 	select {
 	case <-store.Loaded():
@@ -269,9 +272,9 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 	}
 }
 
-// unobserved measures nothing.
-type unobserved struct{}
+// noMetrics drops the figures of the store.
+type noMetrics struct{}
 
-func (unobserved) ConfigLag(int64)         {}
-func (unobserved) ConfigUsers(int)         {}
-func (unobserved) UnreadableRecord(string) {}
+func (noMetrics) ConfigLag(int64)         {}
+func (noMetrics) ConfigUsers(int)         {}
+func (noMetrics) UnreadableRecord(string) {}

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// customers is what users can reach: the API and the account page.
+// customers serves the users: the API and the account page.
 type customers struct {
 	letters *deadletter.Store
 	handler http.Handler
@@ -27,7 +27,7 @@ func (a *App) newSender() *sender.Sender {
 	})
 }
 
-// addresses says which addresses webhooks may reach.
+// addresses returns the rule for the addresses that webhooks may reach.
 func addresses(d config.Dispatch) sender.Addresses {
 	a := sender.Addresses{Allow: d.AllowNetworks, Deny: d.DenyNetworks, NAT64: d.NAT64Prefixes}
 	for _, r := range d.Ports {
@@ -49,7 +49,7 @@ func (a *App) newCustomers() (*customers, error) {
 	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})}, nil
 }
 
-// newDeadLetters reads and replays dead letters.
+// newDeadLetters returns the store that reads and replays dead letters.
 func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*deadletter.Store, error) {
 	plan := cfg.TopicPlan()
 	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Now: now}

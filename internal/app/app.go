@@ -1,4 +1,4 @@
-// Package app wires the parts and owns their life: starts them in order, stops them in reverse, within the grace.
+// Package app wires the parts of the service, starts them in order and stops them in reverse, within shutdown.grace.
 package app
 
 import (
@@ -26,14 +26,14 @@ import (
 	"github.com/smshooks/smshooks/internal/tracing"
 )
 
-// Role is a part of the service that an instance may play.
+// Role is one of the jobs that an instance can do.
 type Role string
 
 // The roles.
 const (
-	Consume     Role = "consume"     // read the topics and send
+	Consume     Role = "consume"     // read the topics and send webhooks
 	Materialise Role = "materialise" // write settings from their topics to Redis
-	API         Role = "api"         // serve the customers' API and page
+	API         Role = "api"         // serve the customers' API and account page
 )
 
 // Roles lists all roles.
@@ -42,15 +42,15 @@ func Roles() []Role { return []Role{Consume, Materialise, API} }
 // Dial opens a connection.
 type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Options of an App. Config, Version, Log and Registry are needed, the rest may be zero.
+// Options configure an App. Config, Version, Log and Registry are required; the other fields may be zero.
 type Options struct {
 	Config   *config.Config
 	Version  string
 	Log      *zap.Logger
 	Registry *prometheus.Registry
-	Embedded bool             // Kafka is in the process, and promises nothing
-	Roles    []Role           // none = all
-	LogLevel *zap.AtomicLevel // of Log, to be changed at /loglevel; nil = it stays
+	Embedded bool             // Kafka is simulated in the process: its durability is not checked
+	Roles    []Role           // empty = all
+	LogLevel *zap.AtomicLevel // level of Log, served at /loglevel; nil = not served
 
 	KafkaDial, RedisDial, HTTPDial Dial // replace the network in tests
 	OpsListener, APIListener       net.Listener
@@ -63,20 +63,20 @@ type App struct {
 	plan        *topics.Plan
 	admin       *kgo.Client
 	watcher     *kafka.Watcher
-	cutOffKafka context.CancelFunc // ends whatever Kafka clients wait for
+	cutOffKafka context.CancelFunc // ends all waiting of the Kafka clients
 	redis       redis.UniversalClient
 	redisTLS    *tlsfiles.Files // nil = off
 	redisHealth *redisHealth
 	store       *settings.Store
 	metrics     *metrics.Metrics
-	sender      *sender.Sender // with the roles consume and api
+	sender      *sender.Sender // nil without the roles consume and api
 	log         *deliverylog.Log
 	replays     *replay.Memory
 	road        *road
 	api         *customers
 	tracing     *tracing.Tracer // nil = off
 	clock       *clock.Clock
-	share       allotment // of descriptors
+	share       allotment // file descriptors
 }
 
 // New builds an App. It reads certificate files, and connects to nothing yet.
@@ -146,7 +146,7 @@ func (a *App) wireSettings() error {
 	return nil
 }
 
-// wireHistory makes what remembers attempts and replays in Redis.
+// wireHistory makes the log of attempts and the memory of replays, which are in Redis.
 func (a *App) wireHistory() error {
 	a.log = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
 	a.replays = replay.New(replayConfig(a.Config), a.redis, a.Log.Named("replays"))
@@ -195,8 +195,8 @@ func (a *App) wireRoad() (err error) {
 	return err
 }
 
-// ReloadTLS reads the certificate files of Kafka's and Redis's connections anew. Those that cannot be used stay as they
-// were, and the error names them. Connections that are open go on.
+// ReloadTLS reloads the certificate files of the Kafka and Redis connections. The error names the files that cannot be
+// used; the previous ones stay in use. Open connections are not affected.
 func (a *App) ReloadTLS() error { return errors.Join(a.kafka.TLS.Reload(), a.redisTLS.Reload()) }
 
 func (a *App) plays(r Role) bool { return slices.Contains(a.Roles, r) }

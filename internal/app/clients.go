@@ -10,7 +10,7 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// KafkaConfig says how to reach Kafka by the settings. dial may be nil. An error is one of the TLS files.
+// KafkaConfig returns how to reach Kafka. dial may be nil. An error is about the TLS files.
 func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, error) {
 	files, err := openTLS("kafka.tls", cfg.Kafka.TLS, log)
 	if err != nil {
@@ -29,9 +29,10 @@ func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, 
 	}, nil
 }
 
-// openTLS reads the files of a section of TLS settings. Later, when they are renewed but cannot be used, it logs so.
+// openTLS reads the files that a section of TLS settings names. It logs when renewed files cannot be used later.
 func openTLS(section string, cfg config.TLS, log *zap.Logger) (*tlsfiles.Files, error) {
-	stale := outage.New(log, "cannot use the renewed files of "+section+", the former ones stay in use", "the renewed files of "+section+" are in use")
+	stale := outage.New(log, section+": renewed files cannot be used; the previous ones stay in use",
+		section+": renewed files are in use")
 	return tlsfiles.Open(section, tlsfiles.Settings(cfg), func(err error) {
 		if err != nil {
 			stale.Fail(err)
@@ -41,7 +42,7 @@ func openTLS(section string, cfg config.TLS, log *zap.Logger) (*tlsfiles.Files, 
 	})
 }
 
-// newSealer returns nil where credentials are stored in clear.
+// newSealer returns nil if credentials are stored in clear.
 func newSealer(cfg config.Secrets) (*settings.Sealer, error) {
 	if len(cfg.Key) == 0 {
 		return nil, nil

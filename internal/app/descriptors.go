@@ -10,34 +10,33 @@ import (
 )
 
 const (
-	// What is open besides requests and API connections: files, listeners and the connections to the operations listener.
+	// Descriptors besides those of requests and API connections: files, listeners, operations connections.
 	ownDescriptors = 32 + opsConnections
 	// Operations connections.
 	opsConnections = 50
 	// Connections of all Kafka clients of the process to one broker.
 	perBroker = 24
-	// Brokers that there are at least, however few of them are set.
+	// Assumed number of brokers if kafka.brokers lists fewer.
 	leastBrokers = 3
-	// Connections to one Redis server for each processor.
+	// Connections to one Redis server per processor.
 	redisPerCPU = 10
 
 	// A test sends one request of each kind.
 	perTest = 4
-	// Tests that may be under way.
+	// Tests under way at the same time.
 	mostTests = 200
 )
 
-// allotment is how the descriptors that the process may open are shared out. A tenth of them is in nobody's share: names
-// are resolved and connections dialled with it.
+// allotment divides the file descriptors of the process. A tenth is in no share: resolving names and dialling need it.
 type allotment struct {
-	inFlight int // requests in flight
-	api      int // connections of the API listener
-	tests    int // test events of the API, of perTest requests each
-	conns    int // connections to receivers, idle ones included
-	needed   uint64
+	inFlight int    // requests in flight
+	api      int    // connections of the API listener
+	tests    int    // test events of the API, of perTest requests each
+	conns    int    // connections to receivers, idle ones included
+	needed   uint64 // limit at which all settings fit
 }
 
-// allot shares out limit descriptors. If they are too few, requests and API connections get what is left.
+// allot divides limit descriptors. If there are too few, requests and API connections share what is left.
 func allot(limit uint64, cfg *config.Config) allotment {
 	a := allotment{inFlight: cfg.Dispatch.MaxInFlight, api: cfg.API.MaxConnections, tests: mostTests}
 	own := ownDescriptors + perBroker*max(leastBrokers, len(cfg.Kafka.Brokers)) + redisPerCPU*runtime.GOMAXPROCS(0)*max(1, len(cfg.Redis.Addrs))
@@ -53,12 +52,12 @@ func allot(limit uint64, cfg *config.Config) allotment {
 	return a
 }
 
-// limits allots this process's descriptors, and says so if they are too few.
+// limits divides the descriptors of this process. It logs a warning if there are too few.
 func (a *App) limits() allotment {
 	limit := descriptorLimit()
 	share := allot(limit, a.Config)
 	if limit < share.needed {
-		a.Log.Warn("the limit of open files is too low: fewer requests are in flight and fewer API connections held than set; raise it (ulimit -n, LimitNOFILE)",
+		a.Log.Warn("open file limit is too low for the settings; raise it (ulimit -n, LimitNOFILE) or accept the lower figures",
 			zap.Uint64("limit", limit), zap.Uint64("needed", share.needed),
 			zap.Int("dispatch.max_in_flight", a.Config.Dispatch.MaxInFlight), zap.Int("requests_in_flight", share.inFlight),
 			zap.Int("api.max_connections", a.Config.API.MaxConnections), zap.Int("api_connections", share.api))

@@ -4,5 +4,5 @@ package app
 
 import "math"
 
-// descriptorLimit is how many descriptors the process may open: not known here.
+// descriptorLimit returns a number that limits nothing: the limit is unknown on this system.
 func descriptorLimit() uint64 { return math.MaxInt32 }

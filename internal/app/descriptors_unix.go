@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// descriptorLimit is how many descriptors the process may open. The runtime has raised the limit as far as it may be.
+// descriptorLimit returns how many descriptors the process may open. The Go runtime has raised the soft limit already.
 func descriptorLimit() uint64 {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {

@@ -9,29 +9,29 @@ import (
 	"github.com/smshooks/smshooks/internal/api/limit"
 )
 
-// limitedListener holds at most so many connections. When all are taken, a connection without a request gives way to a new
-// one: the oldest of the client that has the most. If all carry requests, new ones wait, unless one client has more than
-// half of them: then its oldest gives way.
+// limitedListener limits the number of open connections. A new connection above the limit closes an idle one: the
+// oldest of the client that has the most. If all are busy, it waits, unless another client has more than half of
+// them: then the oldest of that client is closed.
 type limitedListener struct {
 	net.Listener
 	most int
 
 	mu     sync.Mutex
-	room   sync.Cond  // a connection was closed, or the listener
-	conns  *list.List // of *limitedConn, in the order of their last change between waiting and busy
+	room   sync.Cond  // signalled when a connection or the listener was closed
+	conns  *list.List // of *limitedConn, by their last change between idle and busy
 	of     map[string]*clientConns
 	closed bool
 }
 
 // clientConns counts a client's connections.
-type clientConns struct{ waiting, busy int }
+type clientConns struct{ idle, busy int }
 
 // limitedConn is a connection of a limitedListener.
 type limitedConn struct {
 	net.Conn
 	of     *limitedListener
 	client string
-	place  *list.Element // nil = closed
+	place  *list.Element // in conns; nil = closed
 	busy   bool
 }
 
@@ -50,9 +50,9 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.conns.Len() >= l.most && !l.closed {
-		if victim := l.victim(clientOf(c)); victim != nil {
-			l.drop(victim)
-			_ = victim.Conn.Close()
+		if evicted := l.evict(clientOf(c)); evicted != nil {
+			l.drop(evicted)
+			_ = evicted.Conn.Close()
 			continue
 		}
 		l.room.Wait()
@@ -61,22 +61,22 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		_ = c.Close()
 		return nil, net.ErrClosed
 	}
-	held := &limitedConn{Conn: c, of: l, client: clientOf(c)}
-	held.place = l.conns.PushBack(held)
-	l.count(held, 1)
-	return held, nil
+	limited := &limitedConn{Conn: c, of: l, client: clientOf(c)}
+	limited.place = l.conns.PushBack(limited)
+	l.count(limited, 1)
+	return limited, nil
 }
 
-// clientOf is whom c counts for: an address, or a /64 network of IPv6, all of whose addresses one client may have.
+// clientOf returns the client of c: an IPv4 address, or an IPv6 /64 network, which one client may own.
 func clientOf(c net.Conn) string { return limit.Peer(c.RemoteAddr().String()) }
 
-// victim is the connection that gives way to one of newcomer, nil if none does.
-func (l *limitedListener) victim(newcomer string) *limitedConn {
+// evict returns the connection to close for one of newcomer, or nil.
+func (l *limitedListener) evict(newcomer string) *limitedConn {
 	var greedy string
 	most := 0
 	for client, n := range l.of {
-		if n.waiting > most {
-			greedy, most = client, n.waiting
+		if n.idle > most {
+			greedy, most = client, n.idle
 		}
 	}
 	if most == 0 {
@@ -89,7 +89,7 @@ func (l *limitedListener) victim(newcomer string) *limitedConn {
 	if most == 0 {
 		return nil
 	}
-	busy := l.of[greedy].waiting == 0
+	busy := l.of[greedy].idle == 0
 	for e := l.conns.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*limitedConn); c.client == greedy && c.busy == busy {
 			return c
@@ -107,7 +107,7 @@ func (l *limitedListener) count(c *limitedConn, n int) {
 	if c.busy {
 		of.busy += n
 	} else {
-		of.waiting += n
+		of.idle += n
 	}
 	if *of == (clientConns{}) {
 		delete(l.of, c.client)
@@ -133,7 +133,7 @@ func (l *limitedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// changed is for http.Server.ConnState.
+// changed implements http.Server.ConnState.
 func (l *limitedListener) changed(conn net.Conn, state http.ConnState) {
 	c, ok := conn.(*limitedConn)
 	if !ok {
@@ -147,7 +147,7 @@ func (l *limitedListener) changed(conn net.Conn, state http.ConnState) {
 		l.count(c, 1)
 		l.conns.MoveToBack(c.place)
 		if !busy {
-			l.room.Signal() // it may give way now
+			l.room.Signal() // it may be closed now
 		}
 	}
 }

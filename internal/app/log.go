@@ -17,14 +17,14 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// NewLogger writes to out: JSON, or readable lines on a terminal. Of lines that repeat, a sample is written.
+// NewLogger returns a logger that writes JSON to out, or readable lines to a terminal. Repeated lines are sampled.
 func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
 	log, _, err := newLogger(cfg, output{out, func() {}}, isTerminal(out), func(zapcore.Entry, zapcore.SamplingDecision) {})
 	return log, err
 }
 
-// NewServiceLogger is NewLogger, counts at reg the lines that were left out of the sample, and gives the level too, which
-// may be changed at any time.
+// NewServiceLogger is like NewLogger. It also counts dropped lines at reg, and returns the level, which may be
+// changed at any time.
 func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, *zap.AtomicLevel, error) {
 	dropped := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that were not written: they repeated too often within a second, or stderr was closed.",
@@ -39,8 +39,8 @@ func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (
 	})
 }
 
-// output is where log lines go. A line that cannot be written, as after the reader of stderr has ended, is lost and
-// counted; it stops nothing.
+// output writes log lines. A line that cannot be written, because the reader of stderr has ended, is dropped and
+// counted. It is never an error.
 type output struct {
 	*os.File
 	lost func()
@@ -75,8 +75,7 @@ func newLogger(cfg config.Log, out zapcore.WriteSyncer, terminal bool, sampled f
 	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000, zapcore.SamplerHook(sampled))), &level, nil
 }
 
-// levelHandler is the level's own: GET tells it, PUT changes it. A change is logged, unless the new level leaves
-// warnings out.
+// levelHandler returns the level on GET and sets it on PUT. A change is logged as a warning.
 func levelHandler(level *zap.AtomicLevel, log *zap.Logger) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 4<<10))
@@ -86,7 +85,7 @@ func levelHandler(level *zap.AtomicLevel, log *zap.Logger) http.HandlerFunc {
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
-			r.Header.Set("Content-Type", "application/json") // curl -d says that it is a form
+			r.Header.Set("Content-Type", "application/json") // curl -d declares it as a form
 		}
 		before := level.Level()
 		level.ServeHTTP(w, r)
@@ -101,13 +100,13 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// redisLog takes what the Redis client says of its connections: at debug level, since it repeats itself as long as
-// something fails, and redisOutage reports that once.
+// redisLog logs the messages of the Redis client at debug level. They repeat as long as something fails, which
+// redisOutage reports once.
 type redisLog struct{ log *zap.Logger }
 
 func (l redisLog) Printf(_ context.Context, format string, v ...any) {
 	if entry := l.log.Check(zapcore.DebugLevel, "redis client"); entry != nil {
-		entry.Write(zap.String("says", fmt.Sprintf(format, v...)))
+		entry.Write(zap.String("message", fmt.Sprintf(format, v...)))
 	}
 }
 

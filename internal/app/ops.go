@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	probeTimeout  = time.Second      // bounds the questions behind one /readyz
-	readinessLook = 2 * time.Second  // the pause between looks whether a condition has changed
-	readinessSoon = 30 * time.Second // what a start may take without a word
+	probeTimeout   = time.Second      // bounds the checks of one /readyz
+	readinessPause = 2 * time.Second  // between two checks for the log
+	readinessQuiet = 30 * time.Second // how long a start may take before unfulfilled conditions are logged
 )
 
-// check is one condition of readiness; nil means fulfilled.
+// check is one condition of readiness. run returns nil if it is fulfilled.
 type check struct {
 	name string
-	ask  func(ctx context.Context) error
+	run  func(ctx context.Context) error
 }
 
-// advice is what a check reports of a condition that does not keep the service from being ready.
+// advice is an error that /readyz shows and that does not make the service unready.
 type advice struct{ error }
 
 func isAdvice(err error) bool {
@@ -35,39 +35,39 @@ func isAdvice(err error) bool {
 	return errors.As(err, &a)
 }
 
-// askAll asks all at once, for probeTimeout at most.
-func askAll(ctx context.Context, checks []check) []error {
+// runAll runs all checks at the same time, for at most probeTimeout.
+func runAll(ctx context.Context, checks []check) []error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	errs := make([]error, len(checks))
 	var wg sync.WaitGroup
 	for i, c := range checks {
-		wg.Go(func() { errs[i] = c.ask(ctx) })
+		wg.Go(func() { errs[i] = c.run(ctx) })
 	}
 	wg.Wait()
 	return errs
 }
 
-// watchReadiness logs, until ctx ends, when a condition of readiness is not fulfilled any more and when it is again; at the
-// start, where none is, only once it has taken long.
+// watchReadiness logs, until ctx ends, when a condition of readiness fails and when it is fulfilled again. At the
+// start, failing conditions are logged after readinessQuiet only.
 func watchReadiness(ctx context.Context, checks []check, log *zap.Logger) {
-	ticker := time.NewTicker(readinessLook)
+	ticker := time.NewTicker(readinessPause)
 	defer ticker.Stop()
 	const unknown, ready, unready = 0, 1, 2
 	states := make([]int, len(checks))
 	for began := time.Now(); ; {
-		for i, err := range askAll(ctx, checks) {
+		for i, err := range runAll(ctx, checks) {
 			if ctx.Err() != nil {
 				return
 			}
 			if isAdvice(err) {
-				continue // who gives it logs it
+				continue // the check logs it
 			}
 			switch {
 			case err == nil && states[i] != ready:
 				states[i] = ready
 				log.Info("ready", zap.String("check", checks[i].name))
-			case err != nil && (states[i] == ready || states[i] == unknown && time.Since(began) > readinessSoon):
+			case err != nil && (states[i] == ready || states[i] == unknown && time.Since(began) > readinessQuiet):
 				states[i] = unready
 				log.Warn("not ready", zap.String("check", checks[i].name), zap.Error(err))
 			}
@@ -80,11 +80,11 @@ func watchReadiness(ctx context.Context, checks []check, log *zap.Logger) {
 	}
 }
 
-// opsHandler serves /metrics, /healthz, /readyz, the profiles below /debug/pprof/ and, unless level is nil, /loglevel.
+// opsHandler serves /metrics, /healthz, /readyz, /debug/pprof/ and, unless level is nil, /loglevel.
 func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
-	// Without pprof's cmdline: flags may hold secrets.
+	// pprof's cmdline is not served: flags may contain secrets.
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -95,18 +95,18 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		reasons, notes := "", ""
-		for i, err := range askAll(r.Context(), checks) {
+		problems, notes := "", ""
+		for i, err := range runAll(r.Context(), checks) {
 			switch {
 			case isAdvice(err):
 				notes += fmt.Sprintf("%s: %v\n", checks[i].name, err)
 			case err != nil:
-				reasons += fmt.Sprintf("%s: %v\n", checks[i].name, err)
+				problems += fmt.Sprintf("%s: %v\n", checks[i].name, err)
 			}
 		}
-		if reasons != "" {
+		if problems != "" {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprint(w, reasons+notes)
+			fmt.Fprint(w, problems+notes)
 			return
 		}
 		fmt.Fprint(w, "ready\n"+notes)
@@ -114,17 +114,18 @@ func opsHandler(gatherer prometheus.Gatherer, checks []check, level http.Handler
 	return mux
 }
 
-// leastAnswerTime is what an answer may take to be taken, at least: a client that reads nothing holds a connection so long.
-const leastAnswerTime = 2 * time.Minute
+// minWriteTimeout is the shortest time a client has to read a response. A client that reads nothing holds a connection
+// for as long.
+const minWriteTimeout = 2 * time.Minute
 
-// serveHTTP serves h on l until ctx ends, then gives requests in flight so long to end. slowest is what answering may
-// take. At most so many connections are held.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, connections int, slowest, wait time.Duration) {
-	limited := limitListener(l, connections)
+// serveHTTP serves h on l until ctx ends, then waits for requests in flight for at most wait. slowest is how long a
+// handler may take. At most maxConns connections are open.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, maxConns int, slowest, wait time.Duration) {
+	limited := limitListener(l, maxConns)
 	server := &http.Server{
 		Handler: h, ConnState: limited.changed, MaxHeaderBytes: 32 << 10,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		WriteTimeout: max(leastAnswerTime, slowest+30*time.Second),
+		WriteTimeout: max(minWriteTimeout, slowest+30*time.Second),
 	}
 	served := make(chan struct{})
 	go func() {

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestWatchReadiness: a line when a condition is not fulfilled, and one when it is again, not one per look.
+// A condition that fails is logged once, and once more when it is fulfilled again.
 func TestWatchReadiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, lines := observer.New(zapcore.InfoLevel)
@@ -25,7 +25,7 @@ func TestWatchReadiness(t *testing.T) {
 		checks := []check{
 			{"kafka", func(context.Context) error {
 				if away.Load() {
-					return errors.New("nobody answers")
+					return errors.New("no answer")
 				}
 				return nil
 			}},
@@ -85,7 +85,7 @@ func (s *single) Accept() (net.Conn, error) {
 func (*single) Close() error   { return nil }
 func (*single) Addr() net.Addr { return &net.TCPAddr{} }
 
-// TestClientReadsNothing: a client that takes no answer holds its connection for a while only.
+// A client that reads no response holds its connection for minWriteTimeout only.
 func TestClientReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -104,8 +104,8 @@ func TestClientReadsNothing(t *testing.T) {
 		if _, err := near.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
-		if took := <-ended; took != leastAnswerTime {
-			t.Errorf("it ended after %v, want %v", took, leastAnswerTime)
+		if took := <-ended; took != minWriteTimeout {
+			t.Errorf("it ended after %v, want %v", took, minWriteTimeout)
 		}
 		stop()
 		serving.Wait()

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// redisTimeout bounds one call; what Redis does not answer by then waits and is asked again.
+	// redisTimeout bounds one call. The callers retry.
 	redisTimeout = 500 * time.Millisecond
-	// redisConnectTimeout bounds the search for a master at the Sentinels, the dial and the TLS handshake together.
+	// redisConnectTimeout bounds asking the Sentinels, the dial and the TLS handshake together.
 	redisConnectTimeout = 2 * time.Second
-	// redisMapAge is the age at which a cluster's map of slots is read anew. A node that is gone does not answer with the
-	// name of its successor, so that only a new map shows where its slots are now.
+	// redisMapAge is how long a cluster's slot map is used before it is read again. A node that is gone cannot
+	// redirect to its successor, so only a new map shows where its slots are.
 	redisMapAge = time.Second
 )
 
-// newRedis returns a client of the server, the Sentinels' master or the cluster. It dials nothing yet. files is nil
-// for connections without TLS.
+// newRedis returns a client of the server, of the Sentinels' primary or of the cluster. It does not dial yet. files
+// is nil for connections without TLS.
 func newRedis(cfg config.Redis, dial Dial, files *tlsfiles.Files) redis.UniversalClient {
 	opts := &redis.UniversalOptions{
 		Addrs: cfg.Addrs, MasterName: cfg.MasterName, DB: cfg.DB, Username: cfg.Username, Password: cfg.Password,
@@ -31,7 +31,7 @@ func newRedis(cfg config.Redis, dial Dial, files *tlsfiles.Files) redis.Universa
 		Dialer: redisDialer(dial, files), DialTimeout: redisConnectTimeout, DialerRetries: 1,
 		ContextTimeoutEnabled: true, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout,
 		MaxRetries: 1, DisableIdentity: true,
-		// A command that only some servers know, and that a user's rights would have to include.
+		// It needs a command that only some servers know and that the user's ACL would have to allow.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	switch {
@@ -40,13 +40,13 @@ func newRedis(cfg config.Redis, dial Dial, files *tlsfiles.Files) redis.Universa
 	case cfg.Cluster || len(cfg.Addrs) > 1:
 		cluster := opts.Cluster()
 		cluster.ClusterStateReloadInterval = redisMapAge
-		cluster.MaxRetries = -1 // the cluster's client asks again by itself, and other nodes, too
+		cluster.MaxRetries = -1 // the cluster client retries by itself, on other nodes too
 		return redis.NewClusterClient(cluster)
 	}
 	return redis.NewClient(opts.Simple())
 }
 
-// redisDialer gives a server redisTimeout to accept a connection, so that one that is gone leaves time to ask another.
+// redisDialer bounds a dial by redisTimeout, which leaves time to try another server.
 func redisDialer(dial Dial, files *tlsfiles.Files) Dial {
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext

@@ -18,15 +18,15 @@ import (
 )
 
 const (
-	policyLook = 10 * time.Second // the pause between looks at Redis's maxmemory-policy
-	policySay  = time.Hour        // the pause between warnings of it
-	// probeKeys is how many keys are tried to find one that each master serves.
+	policyPause = 10 * time.Second // between two reads of maxmemory-policy
+	policyWarn  = time.Hour        // between two warnings about it
+	// probeKeys is how many keys are tried to find one for each primary.
 	probeKeys = 256
-	probeKept = time.Minute // how long a probe's key outlives an instance that died before it removed it
+	probeTTL  = time.Minute // of a probe's key, if the instance dies before it removes it
 )
 
-// redisHealth looks at what a ping does not show: whether Redis can be written, on each of its masters, whether the user
-// has the rights that are needed, and whether Redis may evict keys.
+// redisHealth checks what a ping does not show: that every primary accepts writes, that the user has the required
+// rights, and that Redis does not evict keys.
 type redisHealth struct {
 	rdb    redis.UniversalClient
 	prefix string
@@ -34,10 +34,10 @@ type redisHealth struct {
 	evicts func(bool)
 
 	mu       sync.Mutex
-	evicting []string // the policies that evict, with the node's address where there are several; nil if none
+	evicting []string // policies that evict keys, with the node's address in a cluster
 }
 
-// ready is a check of readiness.
+// ready is a readiness check.
 func (h *redisHealth) ready(ctx context.Context) error {
 	if err := h.writable(ctx); err != nil {
 		return err
@@ -45,17 +45,17 @@ func (h *redisHealth) ready(ctx context.Context) error {
 	return h.advice()
 }
 
-// writable writes a key on every master and runs each command that the service needs on a key of its own. It leaves
-// nothing behind.
+// writable writes a key on every primary and runs each command that the service needs on keys of its own, which it
+// removes.
 func (h *redisHealth) writable(ctx context.Context) error {
 	keys, err := h.keys(ctx)
 	if err != nil {
 		return err
 	}
-	// The error of the whole is that of a command.
+	// The error of the pipeline is that of one of its commands.
 	cmds, _ := h.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, key := range keys {
-			p.Set(ctx, key, "", probeKept)
+			p.Set(ctx, key, "", probeTTL)
 			p.Del(ctx, key)
 		}
 		tryRights(ctx, p, keys[0])
@@ -71,7 +71,7 @@ func (h *redisHealth) writable(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", cmd.Name(), err)
 		}
 	}
-	// Commands without a key have no place in a cluster's pipeline.
+	// A cluster's pipeline takes no commands without a key.
 	for _, err := range []error{h.rdb.ScriptLoad(ctx, "return 0").Err(), h.rdb.Scan(ctx, 0, h.prefix+"-", 1).Err()} {
 		if redis.HasErrorPrefix(err, "NOPERM") {
 			refused = append(refused, missingRight(err, h.prefix))
@@ -87,7 +87,7 @@ func (h *redisHealth) writable(ctx context.Context) error {
 // tryRights runs the commands that the service uses besides SET and DEL, on keys in key's slot.
 func tryRights(ctx context.Context, p redis.Pipeliner, key string) {
 	text, hash, list := key, key+":hash", key+":list"
-	p.Set(ctx, text, "", probeKept)
+	p.Set(ctx, text, "", probeTTL)
 	p.Get(ctx, text)
 	p.Exists(ctx, text)
 	p.Type(ctx, text)
@@ -95,10 +95,10 @@ func tryRights(ctx context.Context, p redis.Pipeliner, key string) {
 	p.HGet(ctx, hash, "v")
 	p.HMGet(ctx, hash, "v")
 	p.HDel(ctx, hash, "d")
-	p.PExpire(ctx, hash, probeKept)
+	p.PExpire(ctx, hash, probeTTL)
 	p.Persist(ctx, hash)
 	p.LPush(ctx, list, "")
-	p.Expire(ctx, list, probeKept)
+	p.Expire(ctx, list, probeTTL)
 	p.LTrim(ctx, list, 0, 0)
 	p.LRange(ctx, list, 0, 0)
 	const nothing = "return 0"
@@ -109,7 +109,7 @@ func tryRights(ctx context.Context, p redis.Pipeliner, key string) {
 
 var deniedCommand = regexp.MustCompile(`run the '([^']+)' command`)
 
-// missingRight says as an ACL rule what the user lacks.
+// missingRight returns the ACL rule that the user lacks.
 func missingRight(err error, prefix string) string {
 	if m := deniedCommand.FindStringSubmatch(err.Error()); m != nil {
 		return "+" + m[1]
@@ -117,7 +117,7 @@ func missingRight(err error, prefix string) string {
 	return "~" + prefix + "*" // the command is allowed, the key is not
 }
 
-// keys returns a key in a slot of each master, at least one key.
+// keys returns a key for each primary, at least one.
 func (h *redisHealth) keys(ctx context.Context) ([]string, error) {
 	key := func(n int) string { return h.prefix + "{probe" + strconv.Itoa(n) + "}" }
 	cluster, ok := h.rdb.(*redis.ClusterClient)
@@ -139,12 +139,13 @@ func (h *redisHealth) keys(ctx context.Context) ([]string, error) {
 	return keys, nil
 }
 
-// watch looks at the policy until ctx ends, and warns at once and then hourly while Redis may evict keys.
+// watch reads the policy until ctx ends. While Redis may evict keys it warns, at once and then hourly.
 func (h *redisHealth) watch(ctx context.Context) {
-	unknown := outage.New(h.log, "cannot read Redis's maxmemory-policy: eviction would not be noticed (grant +info)", "Redis's maxmemory-policy can be read")
-	ticker := time.NewTicker(policyLook)
+	unknown := outage.New(h.log, "cannot read maxmemory-policy of Redis; grant +info to detect eviction",
+		"maxmemory-policy of Redis can be read again")
+	ticker := time.NewTicker(policyPause)
 	defer ticker.Stop()
-	var said time.Time
+	var warned time.Time
 	for {
 		evicting, err := h.policies(ctx)
 		var reply redis.Error
@@ -155,13 +156,13 @@ func (h *redisHealth) watch(ctx context.Context) {
 		case errors.As(err, &reply):
 			unknown.Fail(err)
 		}
-		// Otherwise Redis is away, which readiness says; what was known before stays.
-		if text := h.advice(); text != nil && time.Since(said) >= policySay {
-			said = time.Now()
+		// Otherwise Redis is unreachable, which readiness reports; the last known policies stay.
+		if text := h.advice(); text != nil && time.Since(warned) >= policyWarn {
+			warned = time.Now()
 			h.log.Warn("Redis may evict keys", zap.Error(text))
-		} else if text == nil && !said.IsZero() {
-			said = time.Time{}
-			h.log.Info("Redis evicts no keys any more")
+		} else if text == nil && !warned.IsZero() {
+			warned = time.Time{}
+			h.log.Info("Redis no longer evicts keys")
 		}
 		select {
 		case <-ctx.Done():
@@ -178,21 +179,22 @@ func (h *redisHealth) set(evicting []string) {
 	h.mu.Unlock()
 }
 
-// advice is a line for /readyz, nil while Redis evicts nothing.
+// advice returns a line for /readyz, or nil if Redis evicts nothing.
 func (h *redisHealth) advice() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.evicting) == 0 {
 		return nil
 	}
-	return advice{fmt.Errorf("maxmemory-policy is %s: Redis may evict settings, first clicks and the log of deliveries; set it to noeviction", strings.Join(h.evicting, ", "))}
+	return advice{fmt.Errorf("maxmemory-policy is %s: Redis may evict settings, first clicks and deliveries; "+
+		"set it to noeviction", strings.Join(h.evicting, ", "))}
 }
 
 var policyLine = regexp.MustCompile(`(?m)^maxmemory_policy:([\w-]+)`)
 
-// policies asks every master, each by itself, and returns the policies under which keys are evicted.
+// policies asks every primary and returns the policies that evict keys.
 func (h *redisHealth) policies(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, policyLook)
+	ctx, cancel := context.WithTimeout(ctx, policyPause)
 	defer cancel()
 	cluster, ok := h.rdb.(*redis.ClusterClient)
 	if !ok {
@@ -217,7 +219,7 @@ func (h *redisHealth) policies(ctx context.Context) ([]string, error) {
 	return evicting, err
 }
 
-// policyOf returns a server's policy, "" if it evicts nothing or does not say.
+// policyOf returns a server's policy, or "" if it evicts nothing or is not reported.
 func policyOf(ctx context.Context, c redis.Cmdable) (string, error) {
 	info, err := c.Info(ctx, "memory").Result()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// TestNewRedis: the settings choose the kind of client, and a cluster's map of slots is read anew soon: on a real cluster
-// other calls renew it, too, so that only the setting shows it.
+// TestNewRedis: the settings choose the kind of client, and a cluster's map of slots is read anew soon: on a real
+// cluster other calls renew it, too, so that only the setting shows it.
 func TestNewRedis(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -17,18 +17,18 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// redisQuiet is how long no command must have failed for an outage to be over: of a cluster one node may fail while
-// the others answer.
+// redisQuiet is how long no command must fail before an outage is over: one node of a cluster may fail while the others
+// answer.
 const redisQuiet = 3 * time.Second
 
-// redisOutage is a hook of the Redis client that logs when Redis begins to fail and when it works again.
+// redisOutage is a hook of the Redis client that logs when Redis begins to fail and when it has recovered.
 type redisOutage struct {
 	outage *outage.Outage
 	failed atomic.Int64 // Unix ms of the last failure
 }
 
 func newRedisOutage(log *zap.Logger) *redisOutage {
-	return &redisOutage{outage: outage.New(log, "cannot use Redis, trying again", "Redis can be used again")}
+	return &redisOutage{outage: outage.New(log, "Redis unavailable; retrying", "Redis available again")}
 }
 
 // DialHook implements redis.Hook.
@@ -67,8 +67,8 @@ func (o *redisOutage) answered(err error) {
 	}
 }
 
-// explainRedis returns why Redis could not serve a command, with the setting to look at. It returns nil if Redis did,
-// or if what failed is the command itself.
+// explainRedis returns why Redis could not serve a command, with the setting to check. It returns nil if Redis
+// answered, also with an error that is about the command itself.
 func explainRedis(err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
 		return nil
@@ -82,27 +82,27 @@ func explainRedis(err error) error {
 	explain := func(setting, advice string) error { return fmt.Errorf("%s: %w (%s)", setting, err, advice) }
 	switch {
 	case errors.As(err, &shake):
-		return explain("redis.tls", "does the port speak TLS, and is the certificate one for it?")
+		return explain("redis.tls", "check that the port speaks TLS and that the certificate matches")
 	case errors.As(err, &reply):
 		switch code, _, _ := strings.Cut(reply.Error(), " "); code {
 		case "WRONGPASS", "NOAUTH":
-			return explain("redis.password", "Redis refuses the login: check it and redis.username")
+			return explain("redis.password", "Redis rejects the login: check redis.password and redis.username")
 		case "NOPERM":
 			return explain("redis.username", "the Redis user lacks a right")
 		case "ERR":
 			if strings.Contains(err.Error(), "AUTH") {
-				return explain("redis.password", "Redis asks for none")
+				return explain("redis.password", "Redis expects none")
 			}
 		}
 		return nil
 	case strings.Contains(err.Error(), "remote error: tls:"): // TLS 1.3 refuses a client only after its handshake
-		return explain("redis.tls", "Redis refuses the client: check redis.tls.cert_file and redis.tls.key_file")
+		return explain("redis.tls", "Redis rejects the client certificate: check redis.tls.cert_file and redis.tls.key_file")
 	case errors.As(err, &dns):
-		return explain("redis.addrs", "check the name")
+		return explain("redis.addrs", "check the host name")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return explain("redis.addrs", "no answer in time: is Redis running there, and is the port right?")
+		return explain("redis.addrs", "no answer in time: check that Redis runs at this address and port")
 	case strings.HasPrefix(err.Error(), "redis: invalid reply"), strings.HasPrefix(err.Error(), "redis: can't parse"):
-		return explain("redis.addrs", "what answers there is not Redis; is the port right?")
+		return explain("redis.addrs", "the server at this address is not Redis: check the port")
 	}
-	return explain("redis.addrs", "is Redis running there, and is the port right?")
+	return explain("redis.addrs", "check that Redis runs at this address and port")
 }

@@ -9,11 +9,11 @@ import (
 	"github.com/smshooks/smshooks/internal/replay"
 )
 
-// replayMargin is what a replay may be under way longer than its window or its delays: requests, and a service that
-// is away for a while.
+// replayMargin is added to the longest time that a replay is under way: for requests, and for a service that is stopped
+// for a while.
 const replayMargin = time.Hour
 
-// replayConfig says how replays are remembered by the settings.
+// replayConfig returns how long replays are remembered and how many a user may make.
 func replayConfig(cfg *config.Config) replay.Config {
 	delays := time.Duration(0)
 	for _, d := range cfg.Retry.Schedule {
@@ -22,7 +22,7 @@ func replayConfig(cfg *config.Config) replay.Config {
 	return replay.Config{KeyPrefix: cfg.Redis.KeyPrefix, Keep: max(cfg.Retry.Window, delays) + replayMargin, Limit: cfg.API.ReplayLimit}
 }
 
-// userReplays are the dead letters as users may send them again.
+// userReplays are the dead letters that users may replay.
 type userReplays struct {
 	*deadletter.Store
 	memory *replay.Memory
@@ -33,10 +33,10 @@ func (r userReplays) Replay(ctx context.Context, f deadletter.Filter) (int, erro
 	return r.Run(ctx, deadletter.Run{Filter: f, Guard: replayGuard{r.memory, f.UserID}})
 }
 
-// replayGuard admits no event whose replay is under way, and no more of a user's than the budget has.
+// replayGuard refuses events whose replay is under way, and events above the user's budget.
 type replayGuard struct {
 	memory *replay.Memory
-	userID int64 // whose budget counts, 0 = nobody's: an operator replays
+	userID int64 // whose budget counts; 0 = no budget: an operator replays
 }
 
 // Admit implements deadletter.Guard.
@@ -69,14 +69,14 @@ func (g replayGuard) Admit(ctx context.Context, events []*deadletter.Candidate) 
 		}
 	}
 	if g.memory.Release(ctx, excess) != nil {
-		return admitted, err // the claims expire soon
+		return admitted, err // the claims expire by themselves
 	}
 	return admitted, err
 }
 
 // Stored implements deadletter.Guard.
 func (g replayGuard) Stored(ctx context.Context, events []*deadletter.Candidate) {
-	// Without Redis the claims expire soon, and the events may be sent again while they are under way.
+	// If it fails, the claims expire soon, and the events may be replayed while they are under way.
 	_ = g.memory.Stored(ctx, lettersOf(events))
 }
 

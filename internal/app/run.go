@@ -11,11 +11,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// opsTakes is how long the operations listener waits for requests in flight.
-const opsTakes = 2 * time.Second
+// opsTimeout is how long the operations listener waits for requests in flight.
+const opsTimeout = 2 * time.Second
 
-// lastSpans is what sending the last spans may take; nothing else depends on it.
-const lastSpans = time.Second
+// spansTimeout is how long sending the last spans may take.
+const spansTimeout = time.Second
 
 // Run runs the service until ctx ends or a part fails, then stops it within shutdown.grace. It returns the failure, or
 // nil.
@@ -70,7 +70,7 @@ func noError(run func(context.Context)) func(context.Context) error {
 func (a *App) start(ctx context.Context, checked, started chan<- struct{}) error {
 	if err := a.awaitTopics(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil // whatever failed, it was stopped
+			return nil // the error is a consequence of the stop
 		}
 		return err
 	}
@@ -108,10 +108,10 @@ func (a *App) close() {
 // closeTracing sends the last spans when ctx ends.
 func (a *App) closeTracing(ctx context.Context) {
 	<-ctx.Done()
-	last, cancel := context.WithTimeout(context.Background(), lastSpans)
+	last, cancel := context.WithTimeout(context.Background(), spansTimeout)
 	defer cancel()
 	if err := a.tracing.Close(last); err != nil {
-		a.Log.Warn("spans are lost", zap.Error(err))
+		a.Log.Warn("last spans were not sent", zap.Error(err))
 	}
 }
 
@@ -144,7 +144,7 @@ func (a *App) serveOps(ctx context.Context, l net.Listener) {
 		level = levelHandler(a.LogLevel, a.Log)
 	}
 	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
-	serveHTTP(ctx, l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, opsTakes)
+	serveHTTP(ctx, l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, opsTimeout)
 }
 
 // serveAPI serves the API until ctx ends, then gives requests in flight so long to end.

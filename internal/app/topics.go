@@ -13,17 +13,17 @@ import (
 	"github.com/smshooks/smshooks/internal/outage"
 )
 
-// tryAgain is the pause between attempts to reach Kafka at the start.
-const tryAgain = time.Second
+// topicsRetry is the pause between attempts to check the topics at the start.
+const topicsRetry = time.Second
 
-// TopicError says that topics are not as they must be; the service does not start.
+// TopicError lists what is wrong with the topics. The service does not start.
 type TopicError struct{ Problems []string }
 
 func (e *TopicError) Error() string { return strings.Join(e.Problems, "\n") }
 
-// awaitTopics checks the topics, or creates them, and keeps trying while Kafka is away.
+// awaitTopics checks or creates the topics. It retries while Kafka is unavailable.
 func (a *App) awaitTopics(ctx context.Context) error {
-	unchecked := outage.New(a.Log, "cannot check the topics, trying again", "the topics are checked")
+	unchecked := outage.New(a.Log, "topic check failed; retrying", "topic check succeeded")
 	for {
 		err := a.kafka.Probe(ctx) // which logs the brokers that do not answer
 		if err == nil {
@@ -44,7 +44,7 @@ func (a *App) awaitTopics(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(tryAgain):
+		case <-time.After(topicsRetry):
 		}
 	}
 }
@@ -70,36 +70,38 @@ func (a *App) checkTopics(ctx context.Context) error {
 	return wrong
 }
 
-// warnOfRisks logs with which topics a broker that fails may lose records.
+// warnOfRisks logs which topics may lose records when a broker fails.
 func (a *App) warnOfRisks(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	risks, err := kafka.TopicRisks(ctx, a.admin, a.plan)
 	if err != nil && ctx.Err() == nil {
-		a.Log.Warn("cannot read how durable the topics are", zap.Error(err))
+		a.Log.Warn("cannot read the durability settings of the topics", zap.Error(err))
 	}
 	for _, r := range risks {
-		a.Log.Warn("topics may lose records when a broker fails", zap.String("setting", r.What), zap.Strings("topics", r.Topics), zap.String("advice", r.Why))
+		a.Log.Warn("topics may lose records when a broker fails",
+			zap.String("setting", r.What), zap.Strings("topics", r.Topics), zap.String("advice", r.Why))
 	}
 }
 
-// unreadInterval is the pause between looks for records in waiting topics that no setting names any more.
+// unreadInterval is the pause between checks for unread delay topics.
 const unreadInterval = 30 * time.Second
 
-// watchUnread looks, until ctx ends, for records that wait where nobody reads: after a change of retry.schedule or
-// overflow.delays. It tells when what it finds has changed.
+// watchUnread logs, until ctx ends, each delay topic that holds records and that no setting names any more, as after a
+// change of retry.schedule or overflow.delays.
 func (a *App) watchUnread(ctx context.Context) {
-	var told []string
-	unasked := outage.New(a.Log, "cannot look for waiting topics that nobody reads", "it can be seen again which waiting topics nobody reads")
+	var known []string
+	failing := outage.New(a.Log, "check for unread delay topics failed; retrying",
+		"check for unread delay topics succeeded")
 	for ctx.Err() == nil {
-		asked, cancel := context.WithTimeout(ctx, 10*time.Second)
-		unread, err := kafka.UnreadTopics(asked, a.admin, a.plan, a.Config.Kafka.Group)
+		asking, cancel := context.WithTimeout(ctx, 10*time.Second)
+		unread, err := kafka.UnreadTopics(asking, a.admin, a.plan, a.Config.Kafka.Group)
 		cancel()
 		if err == nil {
-			unasked.Recover()
-			told = a.tellUnread(unread, told)
+			failing.Recover()
+			known = a.logUnread(unread, known)
 		} else if ctx.Err() == nil {
-			unasked.Fail(err)
+			failing.Fail(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -108,13 +110,14 @@ func (a *App) watchUnread(ctx context.Context) {
 	}
 }
 
-func (a *App) tellUnread(unread []kafka.Unread, told []string) (topics []string) {
+// logUnread logs the topics that are not known yet, and returns all.
+func (a *App) logUnread(unread []kafka.Unread, known []string) (topics []string) {
 	records := int64(0)
 	for _, u := range unread {
 		records += u.Records
 		topics = append(topics, u.Topic)
-		if !slices.Contains(told, u.Topic) {
-			a.Log.Warn("records wait in a topic that no setting names: they are not sent until it is read again",
+		if !slices.Contains(known, u.Topic) {
+			a.Log.Warn("unread delay topic holds records; set the given setting to send them",
 				zap.String("topic", u.Topic), zap.Int64("records", u.Records), zap.String("set", u.Setting))
 		}
 	}
