@@ -11,7 +11,7 @@ BUILD   := -trimpath -buildvcs=false -tags timetzdata -ldflags "-s -w -X main.ve
 LINT    := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 CA      ?= /etc/ssl/certs/ca-certificates.crt
 # The service, and what has dependencies of its own. Each has a go.mod.
-MODULES  := . test/real
+MODULES  := . tools/bench test/real
 # runs a command in every module
 each      = for module in $(MODULES); do (cd $$module && $(1)); done
 FUZZTIME ?= 10s
@@ -44,6 +44,7 @@ test-setup: # installs and builds what all floors need, the C compiler of the ra
 .PHONY: test-fast
 test-fast: ## run the floors that need no Docker, with the race detector
 	go test -race -timeout 10m ./...
+	go -C tools/bench test -race -timeout 10m ./...
 
 # Cases of the fault suite that run with a program that has the race detector; make faults runs them without.
 RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)$$
@@ -91,13 +92,15 @@ vuln: ## look for known weaknesses in what the code calls; SMSHOOKS_VULNDB names
 	[ -n "$$db" ] || db=file://$$(go mod download -json golang.org/x/vulndb@latest | sed -n 's/.*"Dir": "\(.*\)",*$$/\1/p')/data/osv; \
 	$(call each,$(VULN) -db "$$db" ./...)
 
+BENCH_FLAGS ?= --report docs
 .PHONY: bench
-bench: build ## measure the whole service, and write docs/performance.md with its plots (20 minutes, on a quiet machine; BENCH_FLAGS)
-	@stack=$$(test/stack/up.sh) && eval "$$stack" && bin/smshooks bench --report docs $(BENCH_FLAGS)
+bench: build ## measure the whole service, and write docs/performance.md (20 minutes; BENCH_FLAGS=--quick: half a minute, writes nothing)
+	@go -C tools/bench build -buildvcs=false -o ../../bin/bench . && \
+	stack=$$(test/stack/up.sh) && eval "$$stack" && bin/bench --binary bin/smshooks $(BENCH_FLAGS)
 
 .PHONY: bench-micro
 bench-micro: ## run the micro-benchmarks
-	go test -run '^$$' -bench . -benchmem ./...
+	@$(call each,go test -run '^$$' -bench . -benchmem ./...)
 
 .PHONY: bench-diff
 bench-diff: ## compare the hot path's micro-benchmarks with the baseline in test/bench

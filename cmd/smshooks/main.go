@@ -110,7 +110,7 @@ func rootCommand() *cobra.Command {
 	for name, values := range config.Values() {
 		complete(root, name, values...)
 	}
-	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), secretsCommand(), benchCommand(), configCommand(), versionCommand(), readyCommand(), manCommand())
+	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), secretsCommand(), configCommand(), versionCommand(), readyCommand(), manCommand())
 	return root
 }
 

@@ -56,33 +56,32 @@ var floors = map[string]int{
 
 	// The demo puts the whole service on a stage, so it stands above the package that wires the service.
 	"internal/demo": 7,
-	// The benchmark measures the whole program from outside.
-	"internal/bench": 7,
 
 	"cmd/smshooks": 8,
 }
 
 // outside: programs and tests that stand beside the house. They may import any of it; nothing may import them.
-var outside = []string{"test", "examples"}
+var outside = []string{"test", "tools", "examples"}
 
 // drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
 // up. Floor 0 imports the standard library and golang.org/x only.
 var drivers = map[string][]string{
-	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/settings", "internal/deadletter", "internal/app", "internal/demo", "internal/bench", "internal/embedded", "internal/api", "test"},
+	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/settings", "internal/deadletter", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test", "tools"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
 	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
-	"github.com/redis/go-redis":          {"internal/settings", "internal/firstclick", "internal/app", "internal/api", "internal/deliverylog", "internal/replay", "internal/web", "internal/bench", "test"},
+	"github.com/redis/go-redis":          {"internal/settings", "internal/firstclick", "internal/app", "internal/api", "internal/deliverylog", "internal/replay", "internal/web", "test", "tools"},
 	"github.com/alicebob/miniredis":      {"internal/embedded", "test"},
 	"github.com/spf13/viper":             {"config"},
-	"github.com/spf13/cobra":             {"cmd/smshooks"},
+	"github.com/spf13/cobra":             {"cmd/smshooks", "tools"},
 	"github.com/prometheus":              {"internal/metrics", "internal/app", "internal/demo", "test"},
 	"go.opentelemetry.io":                {"internal/tracing", "test"},
 	"github.com/testcontainers":          {"test/real"},
 	"github.com/moby":                    {"test/real"},
 	"github.com/chromedp":                {"test/real"},
 	"github.com/Shopify/toxiproxy":       {"test/real"},
+	"github.com/valyala/fasthttp":        {"tools/bench"},
 	"code.dny.dev/ssrf":                  {"internal/sender"},
-	"net/http":                           {"internal/http1", "internal/sender", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "internal/bench", "cmd/smshooks", "examples", "test"},
+	"net/http":                           {"internal/http1", "internal/sender", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "cmd/smshooks", "examples", "test", "tools"},
 }
 
 // within reports whether path is root or lies below it.
@@ -139,7 +138,7 @@ func ownFault(pkg, imp string) string {
 	case isOutside(pkg):
 		return ""
 	case isOutside(imp):
-		return fmt.Sprintf("%s imports %s: tests and examples are imported by nobody", pkg, imp)
+		return fmt.Sprintf("%s imports %s: tests, tools and examples are imported by nobody", pkg, imp)
 	}
 	from, fromRoot, ok := floorOf(pkg)
 	if !ok {
@@ -165,7 +164,7 @@ type goPackage struct {
 }
 
 // modules are the folders that have a go.mod and import the service.
-var modules = []string{".", "test/real"}
+var modules = []string{".", "tools/bench", "test/real"}
 
 // list returns the packages of a module. A package that does not compile is listed with what could be read of it:
 // reporting it is the build's task.
@@ -212,15 +211,15 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestRealFloorsLibraries: containers, browsers and proxies stay in the module test/real, also for tests: what a test of
-// the service imports is in the service's go.mod.
-func TestRealFloorsLibraries(t *testing.T) {
+// TestOtherModulesLibraries checks that containers, browsers, proxies and the clients that are compared with stay in the
+// modules of their own, also for tests: what a test of the service imports is in the service's go.mod.
+func TestOtherModulesLibraries(t *testing.T) {
 	for _, p := range list(t, ".") {
 		pkg := strings.TrimPrefix(p.ImportPath, module+"/")
 		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
 			for driver, in := range drivers {
-				if within(imp, driver) && slices.Equal(in, []string{"test/real"}) {
-					t.Errorf("%s imports %s: only the module test/real may", pkg, imp)
+				if within(imp, driver) && len(in) == 1 && slices.Contains(modules, in[0]) {
+					t.Errorf("%s imports %s: only the module %s may", pkg, imp, in[0])
 				}
 			}
 		}

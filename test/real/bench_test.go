@@ -27,7 +27,7 @@ func TestBench(t *testing.T) {
 	// Half a minute on a quiet machine; longer than harness.Run allows on a busy one.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, harness.Binary(t), "bench", "--quick", "--kafka="+kafka.Addr, "--redis="+redis.Addr, "--json="+file, "--report="+dir)
+	cmd := exec.CommandContext(ctx, harness.Bench(t), "--quick", "--binary="+harness.Binary(t), "--kafka="+kafka.Addr, "--redis="+redis.Addr, "--json="+file, "--report="+dir)
 	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(syscall.SIGTERM) }, 20*time.Second
 	printed, err := cmd.CombinedOutput()
 	out := string(printed)
@@ -106,28 +106,4 @@ func leftovers(t *testing.T, kafka *harness.Broker, redis *harness.RedisServer) 
 		left = slices.DeleteFunc(slices.Concat(topics.Names(), groups.Groups(), keys), func(name string) bool { return !strings.HasPrefix(name, "bench-") })
 		return len(left) == 0
 	}, "the benchmark left %v", &left)
-}
-
-func TestBenchUsage(t *testing.T) {
-	harness.Need(t)
-	for _, tc := range []struct {
-		args   []string
-		env    string
-		code   int
-		stderr string
-	}{
-		{[]string{"--scenarios=speed"}, "", 2, "throughput"},
-		{[]string{"--runs=0"}, "", 2, "--runs"},
-		{[]string{"--users=10,0"}, "", 2, "--users"},
-		{[]string{"--quick"}, "PATH=/nonexistent", 1, "--kafka"},
-	} {
-		_, stderr, code := harness.Run(t, harness.Options{Env: []string{tc.env}}, append([]string{"bench"}, tc.args...)...)
-		if code != tc.code || !strings.Contains(stderr, tc.stderr) {
-			t.Errorf("bench %v: exit code %d, want %d; %q in %q", tc.args, code, tc.code, tc.stderr, stderr)
-		}
-	}
-	out, _, code := harness.Run(t, harness.Options{}, "bench", "--help")
-	if code != 0 || !strings.Contains(out, "smshooks bench --quick") || strings.Contains(out, "handwritten") {
-		t.Errorf("bench --help: exit code %d\n%s", code, out)
-	}
 }

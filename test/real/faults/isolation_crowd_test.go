@@ -282,7 +282,7 @@ func (c *crowd) backlog(t testing.TB, s *stage, f traffic, total int64) phase {
 // startHandwritten runs the hand-written consumer that the benchmark compares with: 64 workers, no queue per user.
 func startHandwritten(t testing.TB, s *stage, base string) (stop func()) {
 	t.Helper()
-	cmd := exec.Command(harness.Binary(t), "bench", "handwritten", "--kafka", s.brokers, "--group", s.topics.Group+"-handwritten", "--topic", s.topics.DLR, "--base", base)
+	cmd := exec.Command(harness.Bench(t), "handwritten", "--kafka", s.brokers, "--group", s.topics.Group+"-handwritten", "--topic", s.topics.DLR, "--base", base)
 	in, err := cmd.StdinPipe() // it stays until its input ends
 	if err != nil {
 		t.Fatal(err)

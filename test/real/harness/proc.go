@@ -78,9 +78,25 @@ func Binary(t testing.TB) string {
 // BinaryOf is Binary of a version, which the program's User-Agent tells.
 func BinaryOf(t testing.TB, version string) string {
 	t.Helper()
+	args := []string{"-ldflags", "-X main.version=" + version}
+	if os.Getenv("SMSHOOKS_TEST_RACE") != "" {
+		args = append(args, "-race")
+	}
+	return build(t, "smshooks-"+version, moduleRoot(t), append(args, "./cmd/smshooks")...)
+}
+
+// Bench builds the benchmark, once for all tests, and returns its path.
+func Bench(t testing.TB) string {
+	t.Helper()
+	return build(t, "bench", filepath.Join(moduleRoot(t), "tools", "bench"), ".")
+}
+
+// build runs go build in a module, unless the program was built before, and returns the program's path.
+func build(t testing.TB, name, module string, args ...string) string {
+	t.Helper()
 	binaries.Lock()
 	defer binaries.Unlock()
-	if path := binaries.path[version]; path != "" {
+	if path := binaries.path[name]; path != "" {
 		return path
 	}
 	if binaries.dir == "" {
@@ -90,13 +106,9 @@ func BinaryOf(t testing.TB, version string) string {
 		}
 		binaries.dir, binaries.path = dir, map[string]string{}
 	}
-	path := filepath.Join(binaries.dir, "smshooks-"+version)
-	build := []string{"-C", moduleRoot(t), "build", "-buildvcs=false", "-ldflags", "-X main.version=" + version, "-o", path}
-	if os.Getenv("SMSHOOKS_TEST_RACE") != "" {
-		build = append(build, "-race")
-	}
-	output(t, "go", append(build, "./cmd/smshooks")...)
-	binaries.path[version] = path
+	path := filepath.Join(binaries.dir, name)
+	output(t, "go", append([]string{"-C", module, "build", "-buildvcs=false", "-o", path}, args...)...)
+	binaries.path[name] = path
 	return path
 }
 

@@ -1,15 +1,12 @@
-package bench
+package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -46,14 +43,7 @@ func (s *server) stop() error {
 }
 
 func docker(ctx context.Context, args ...string) (string, error) {
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "docker", args...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("docker %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
-	}
-	return strings.TrimSpace(string(out)), nil
+	return output(ctx, "docker", args...)
 }
 
 // choose gives the first image that is on the machine, else the last, which docker run pulls.
@@ -83,9 +73,9 @@ func freePorts(n int) ([]string, error) {
 	return ports, nil
 }
 
-// run starts a container on the host's own network: a published port would go through Docker's proxy, which would
+// startContainer starts a container on the host's own network: a published port would go through Docker's proxy, which would
 // take its share of the processors that are measured.
-func run(ctx context.Context, images []string, port string, args func(image string) []string) (*server, error) {
+func startContainer(ctx context.Context, images []string, port string, args func(image string) []string) (*server, error) {
 	if _, err := docker(ctx, "version"); err != nil {
 		return nil, fmt.Errorf("docker is missing or does not answer; pass --kafka HOST:PORT and --redis HOST:PORT: %w", err)
 	}
@@ -112,7 +102,7 @@ func startKafka(ctx context.Context) (*server, error) {
 		"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS=0", "KAFKA_AUTO_CREATE_TOPICS_ENABLE=false",
 		"KAFKA_HEAP_OPTS=-Xms1g -Xmx1g",
 	}
-	return run(ctx, kafkaImages, ports[0], func(image string) []string {
+	return startContainer(ctx, kafkaImages, ports[0], func(image string) []string {
 		var args []string
 		for _, v := range env {
 			args = append(args, "-e", v)
@@ -126,7 +116,7 @@ func startRedis(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return run(ctx, redisImages, ports[0], func(image string) []string {
+	return startContainer(ctx, redisImages, ports[0], func(image string) []string {
 		return []string{image, "redis-server", "--bind", "127.0.0.1", "--port", ports[0], "--save", "", "--appendonly", "no"}
 	})
 }

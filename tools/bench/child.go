@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/proc"
+	"github.com/smshooks/smshooks/tools/bench/proc"
 )
 
 // child is a process that is measured, or that helps with it. Its standard error goes to a file, as a service's log does.
@@ -26,7 +26,7 @@ type child struct {
 	ended chan struct{}  // closed then, too
 }
 
-// spawn starts this program, or Options.Binary, with a command line.
+// spawn starts a program, this one or the service, with a command line.
 func (b *bench) spawn(name, binary string, env []string, args ...string) (*child, error) {
 	log, err := os.CreateTemp(b.dir, strings.ReplaceAll(name, " ", "-")+"-*.log")
 	if err != nil {

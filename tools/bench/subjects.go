@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -9,16 +9,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/proc"
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/proc"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // The subjects, as tables name them.
 const (
-	ours  = "smshooks"
-	hand  = "hand-written"
-	bare  = "bare client"
-	limit = "limit"
+	ours       = "smshooks"
+	hand       = "hand-written"
+	bareClient = "bare client"
+	limit      = "limit"
 )
 
 // wide is how many requests the hand-written consumer and the bare client have in flight.
@@ -33,7 +33,7 @@ type target struct {
 
 // newTarget starts a receiver. It also serves 127.x.y.z.
 func (b *bench) newTarget(ctx context.Context, secure, closing bool) (*target, error) {
-	args := []string{"bench", "receiver", "--listen=0.0.0.0:0", "--close=" + strconv.FormatBool(closing)}
+	args := []string{"receiver", "--listen=0.0.0.0:0", "--close=" + strconv.FormatBool(closing)}
 	if secure {
 		args = append(args, "--cert="+filepath.Join(b.dir, certFile), "--key="+filepath.Join(b.dir, keyFile))
 	}
@@ -82,18 +82,18 @@ func (t *target) arm(ctx context.Context, skip, count int) error {
 
 // serve starts the service in a world.
 func (b *bench) serve(w *world) (*child, error) {
-	return b.spawn(ours, b.binary(), b.trust(), append([]string{"serve"}, w.flags()...)...)
+	return b.spawn(ours, b.service, b.trust(), append([]string{"serve"}, w.flags()...)...)
 }
 
 // consume starts the hand-written consumer in a world.
 func (b *bench) consume(w *world, t *target) (*child, error) {
-	return b.spawn(hand, b.self, b.trust(), "bench", "handwritten", "--kafka="+b.kafka.addr, "--group="+w.group(), "--topic="+w.topic("dlr"),
+	return b.spawn(hand, b.self, b.trust(), "handwritten", "--kafka="+b.kafka.addr, "--group="+w.group(), "--topic="+w.topic("dlr"),
 		"--base="+t.base(), "--workers="+strconv.Itoa(wide), "--idle="+strconv.Itoa(wide))
 }
 
 // hammer starts the bare client.
 func (b *bench) hammer(t *target, requests int) (*child, error) {
-	return b.spawn(bare, b.self, b.trust(), "bench", "client", "--addr="+t.addr, "--tls="+strconv.FormatBool(t.secure),
+	return b.spawn(bareClient, b.self, b.trust(), "client", "--addr="+t.addr, "--tls="+strconv.FormatBool(t.secure),
 		"--conns="+strconv.Itoa(wide), "--requests="+strconv.Itoa(requests))
 }
 

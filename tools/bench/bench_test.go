@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/smshooks/smshooks/internal/bench/receiver"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/tools/bench/receiver"
 )
 
 func TestRecord(t *testing.T) {
-	value := Record(7, 42, receiver.Mark+"1772200000000000000")
+	value := newRecord(7, 42, receiver.Mark+"1772200000000000000")
 	if len(value) < 650 || len(value) > 750 {
 		t.Errorf("%d bytes, want about 700", len(value))
 	}
@@ -49,14 +49,14 @@ func TestOwnHosts(t *testing.T) {
 
 func TestChoice(t *testing.T) {
 	all, err := choice(nil)
-	if err != nil || len(all) != len(Names()) || len(all) != 8 {
+	if err != nil || len(all) != len(scenarioNames()) || len(all) != 8 {
 		t.Errorf("%d scenarios by default, %v", len(all), err)
 	}
 	some, err := choice([]string{"tls", "throughput"})
 	if err != nil || len(some) != 2 || some[0].name != "throughput" {
 		t.Errorf("chosen %v, %v", some, err)
 	}
-	if _, err := Run(context.Background(), Options{Scenarios: []string{"speed"}, Runs: 1}); err == nil || !strings.Contains(err.Error(), "throughput") {
+	if _, err := measure(context.Background(), options{Scenarios: []string{"speed"}, Runs: 1}); err == nil || !strings.Contains(err.Error(), "throughput") {
 		t.Errorf("an unknown scenario: %v", err)
 	}
 }

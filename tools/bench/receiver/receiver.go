@@ -22,8 +22,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/proc"
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/proc"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // Config says how the receiver serves.

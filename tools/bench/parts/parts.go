@@ -10,9 +10,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/smshooks/smshooks/internal/bench/proc"
-	"github.com/smshooks/smshooks/internal/bench/result"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/tools/bench/proc"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // Config says what is read.

@@ -5,7 +5,7 @@ import (
 	"html"
 	"strings"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // The measures of a plot, in pixels.

@@ -1,59 +1,106 @@
+// Command bench measures the service from outside, beside a hand-written consumer and a bare client.
+//
+// It starts a Kafka and a Redis (or uses those given), a receiver, and then, one after the other and taking turns, the
+// subjects: `smshooks serve` with everything on, a hand-written consumer, a bare client loop. All are child processes,
+// so that the kernel can report what each of them costs. The How text of a scenario says what it does; it ends up in
+// the report.
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/smshooks/smshooks/internal/bench"
-	"github.com/smshooks/smshooks/internal/bench/bare"
-	"github.com/smshooks/smshooks/internal/bench/handwritten"
-	"github.com/smshooks/smshooks/internal/bench/parts"
-	"github.com/smshooks/smshooks/internal/bench/receiver"
-	"github.com/smshooks/smshooks/internal/bench/report"
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/tools/bench/bare"
+	"github.com/smshooks/smshooks/tools/bench/handwritten"
+	"github.com/smshooks/smshooks/tools/bench/parts"
+	"github.com/smshooks/smshooks/tools/bench/receiver"
+	"github.com/smshooks/smshooks/tools/bench/report"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-func benchCommand() *cobra.Command {
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns its exit code, which is 2 if the command line is wrong.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "bench: %v\n", err)
 	var (
-		o    bench.Options
-		file string
-		dir  string
+		usage usageError
+		wrong *config.Error
+	)
+	if errors.As(err, &usage) || errors.As(err, &wrong) {
+		return 2
+	}
+	return 1
+}
+
+func rootCommand() *cobra.Command {
+	var (
+		o        options
+		file     string
+		dir      string
+		settings = pflag.NewFlagSet("settings", pflag.ContinueOnError)
 	)
 	cmd := &cobra.Command{
-		Use: "bench", Short: "Measure the service beside a hand-written consumer and a bare client", Args: arguments(0),
-		Long: `Starts a Kafka and a Redis in containers (or uses those given), a receiver, and this program's own ` + "`serve`" + ` as a
-child process, and prints what a delivery costs, side by side with a hand-written consumer and a bare client loop
-that take turns with it. Settings given as flags are handed on to ` + "`serve`" + `. Topics, groups and keys it makes start with
+		Use: "bench", Short: "Measure the service beside a hand-written consumer and a bare client", Args: noArguments,
+		Long: `Starts a Kafka and a Redis in containers (or uses those given), a receiver, and ` + "`smshooks serve`" + ` as a child process,
+and prints what a delivery costs, side by side with a hand-written consumer and a bare client loop that take turns
+with it. Settings of the service given as flags are handed on to ` + "`serve`" + `. Topics, groups and keys it makes start with
 bench- and are removed again.
 
-Scenarios: ` + strings.Join(bench.Names(), ", "),
-		Example: `  smshooks bench --quick                                  does it work here? half a minute
-  smshooks bench --scenarios throughput --runs 1 --json -   one look, figures as JSON on standard output
-  smshooks bench --json now.json                            everything, medians of 5: 20 minutes on a quiet machine
-  smshooks bench --kafka b1:9092 --redis r1:6379            on servers of yours
-  smshooks bench --scenarios latency --dispatch.max_in_flight=500`,
+Scenarios: ` + strings.Join(scenarioNames(), ", "),
+		Example: `  go run -C tools/bench . --quick                                    does it work here? half a minute
+  go run -C tools/bench . --scenarios throughput --runs 1 --json -   one look, figures as JSON on standard output
+  go run -C tools/bench . --json /tmp/now.json                       everything, medians of 5: 20 minutes on a quiet machine
+  go run -C tools/bench . --kafka b1:9092 --redis r1:6379            on servers of yours
+  go run -C tools/bench . --scenarios latency --dispatch.max_in_flight=500`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkBench(o); err != nil {
+			if err := o.check(); err != nil {
+				return usageError{err}
+			}
+			if _, err := config.Load(settings.Lookup("config").Value.String(), os.Environ(), settings); err != nil {
 				return err
 			}
-			if _, err := settings(cmd); err != nil {
-				return err
-			}
-			o.Version, o.Settings, o.Out = version, given(cmd), cmd.OutOrStdout()
+			o.Settings, o.Out = given(settings), cmd.OutOrStdout()
 			if file == "-" {
 				o.Out = cmd.ErrOrStderr()
 			}
-			return measure(cmd, o, file, dir)
+			return measureAndWrite(cmd, o, file, dir)
 		},
 	}
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{config.FlagError(err)} })
+	settings.String("config", "", "read the service's settings from this YAML file")
+	config.Flags(settings)
 	f := cmd.Flags()
 	f.StringVar(&o.Kafka, "kafka", "", "a Kafka to use, HOST:PORT (default: a container)")
 	f.StringVar(&o.Redis, "redis", "", "a Redis to use, HOST:PORT (default: a container)")
@@ -64,34 +111,45 @@ Scenarios: ` + strings.Join(bench.Names(), ", "),
 	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios to run (default all)")
 	f.StringVar(&file, "json", "", "write all figures to this file, - for standard output")
 	f.StringVar(&dir, "report", "", "write performance.md, performance.json and images/perf-*.svg into this directory")
-	f.StringVar(&o.Binary, "binary", "", "measure `serve` of this program instead of its own")
+	f.StringVar(&o.Binary, "binary", "", "the smshooks to measure (default: built from this checkout)")
 	f.BoolVar(&o.Quick, "quick", false, "one run with small counts: shows that it works, measures nothing")
-	cmd.AddCommand(benchReportCommand(), benchReceiverCommand(), benchClientCommand(), benchHandwrittenCommand(), benchPartsCommand())
+	f.AddFlagSet(settings)
+	cmd.AddCommand(reportCommand(), receiverCommand(), clientCommand(), handwrittenCommand(), partsCommand())
 	return cmd
 }
 
-// checkBench finds what is wrong on the command line.
-func checkBench(o bench.Options) error {
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("takes no arguments, got %q", args)}
+	}
+	return nil
+}
+
+// check returns what is wrong with the command line.
+func (o *options) check() error {
 	if o.Runs < 1 || o.Records < 1000 || o.Parked < 1 || len(o.Users) == 0 {
-		return usageError{errors.New("bench: --runs, --parked and --users must be at least 1, --records at least 1000")}
+		return errors.New("--runs, --parked and --users must be at least 1, --records at least 1000")
 	}
 	for _, n := range o.Users {
 		if n < 1 {
-			return usageError{fmt.Errorf("bench: --users: %d is no number of users", n)}
+			return fmt.Errorf("--users: %d is not a number of users", n)
 		}
 	}
 	for _, name := range o.Scenarios {
-		if !slices.Contains(bench.Names(), name) {
-			return usageError{fmt.Errorf("bench: --scenarios: %q is none of %s", name, strings.Join(bench.Names(), ", "))}
+		if !slices.Contains(scenarioNames(), name) {
+			return fmt.Errorf("--scenarios: %q is none of %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
 	return nil
 }
 
-// given are the settings on the command line, to be handed on.
-func given(cmd *cobra.Command) []string {
+// given returns the settings on the command line as flags of `serve`.
+func given(settings *pflag.FlagSet) []string {
 	var flags []string
-	cmd.InheritedFlags().Visit(func(f *pflag.Flag) {
+	settings.VisitAll(func(f *pflag.Flag) {
+		if !f.Changed {
+			return
+		}
 		if values, ok := f.Value.(pflag.SliceValue); ok {
 			flags = append(flags, "--"+f.Name+"="+strings.Join(values.GetSlice(), ","))
 			return
@@ -101,10 +159,10 @@ func given(cmd *cobra.Command) []string {
 	return flags
 }
 
-// measure runs the benchmark. The figures of finished scenarios are written even when a later one fails; a page is made
+// measureAndWrite runs the benchmark. The figures of finished scenarios are written even when a later one fails; a page is made
 // of whole runs only.
-func measure(cmd *cobra.Command, o bench.Options, file, dir string) error {
-	figures, err := bench.Run(cmd.Context(), o)
+func measureAndWrite(cmd *cobra.Command, o options, file, dir string) error {
+	figures, err := measure(cmd.Context(), o)
 	if figures == nil {
 		return err
 	}
@@ -123,23 +181,23 @@ func writeFigures(cmd *cobra.Command, figures *result.Report, file string) error
 	}
 	out, err := os.Create(file)
 	if err != nil {
-		return fmt.Errorf("bench: --json: %w", err)
+		return fmt.Errorf("--json: %w", err)
 	}
 	return errors.Join(figures.Write(out), out.Close())
 }
 
-// benchReportCommand makes the page again from figures that were measured before.
-func benchReportCommand() *cobra.Command {
+// reportCommand makes the page again from figures that were measured before.
+func reportCommand() *cobra.Command {
 	var file, dir string
-	cmd := &cobra.Command{Use: "report", Short: "Write the page and the plots from figures measured before", Args: arguments(0),
-		Example: "  smshooks bench report --json docs/performance.json --report docs",
+	cmd := &cobra.Command{Use: "report", Short: "Write the page and the plots from figures measured before", Args: noArguments,
+		Example: "  go run -C tools/bench . report --json ../../docs/performance.json --report ../../docs",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" || dir == "" {
-				return usageError{errors.New("bench report: --json and --report are needed")}
+				return usageError{errors.New("report: --json and --report are needed")}
 			}
 			from, err := os.Open(file)
 			if err != nil {
-				return fmt.Errorf("bench report: --json: %w", err)
+				return fmt.Errorf("report: --json: %w", err)
 			}
 			defer from.Close()
 			figures, err := result.Read(from)
@@ -156,7 +214,7 @@ func benchReportCommand() *cobra.Command {
 // helper is a hidden command that the benchmark starts as a child process. It stays until its input ends, so that the
 // kernel's figures of it can still be read.
 func helper(use, short string, run func(cmd *cobra.Command) error) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Args: arguments(0), Hidden: true, RunE: func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: use, Short: short, Args: noArguments, Hidden: true, RunE: func(cmd *cobra.Command, _ []string) error {
 		if err := run(cmd); err != nil {
 			return err
 		}
@@ -165,7 +223,7 @@ func helper(use, short string, run func(cmd *cobra.Command) error) *cobra.Comman
 	}}
 }
 
-func benchReceiverCommand() *cobra.Command {
+func receiverCommand() *cobra.Command {
 	var (
 		cfg       receiver.Config
 		cert, key string
@@ -187,13 +245,13 @@ func benchReceiverCommand() *cobra.Command {
 	return cmd
 }
 
-func benchClientCommand() *cobra.Command {
+func clientCommand() *cobra.Command {
 	var (
 		cfg    bare.Config
 		secure bool
 	)
 	cmd := helper("client", "Send one request over and over", func(cmd *cobra.Command) error {
-		cfg.Record = bench.Record(1, 42, "")
+		cfg.Record = newRecord(1, 42, "")
 		if secure {
 			host, _, _ := strings.Cut(cfg.Addr, ":")
 			cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ServerName: host, ClientSessionCache: tls.NewLRUClientSessionCache(cfg.Conns)}
@@ -207,7 +265,7 @@ func benchClientCommand() *cobra.Command {
 	return cmd
 }
 
-func benchHandwrittenCommand() *cobra.Command {
+func handwrittenCommand() *cobra.Command {
 	var cfg handwritten.Config
 	cmd := helper("handwritten", "Consume as a program written in an afternoon does", func(cmd *cobra.Command) error {
 		return handwritten.Run(cmd.Context(), cfg)
@@ -221,7 +279,7 @@ func benchHandwrittenCommand() *cobra.Command {
 	return cmd
 }
 
-func benchPartsCommand() *cobra.Command {
+func partsCommand() *cobra.Command {
 	var cfg parts.Config
 	cmd := helper("parts", "Measure fetching, decoding and encoding", func(cmd *cobra.Command) error {
 		return parts.Run(cmd.Context(), cfg, cmd.OutOrStdout())

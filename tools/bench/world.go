@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/smshooks/smshooks/internal/bench/receiver"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/tools/bench/receiver"
 )
 
 // world is a set of topics, as one service has it, with its users and what is in its sources.
@@ -44,7 +44,7 @@ func (b *bench) connect() (err error) {
 func (b *bench) newWorld(ctx context.Context, partitions int) (*world, error) {
 	b.worlds++
 	w := &world{b: b, name: fmt.Sprintf("%s-%d", b.prefix, b.worlds), partitions: partitions}
-	cmd := exec.CommandContext(ctx, b.binary(), append([]string{"topics", "ensure"}, w.flags()...)...)
+	cmd := exec.CommandContext(ctx, b.service, append([]string{"topics", "ensure"}, w.flags()...)...)
 	cmd.Env = environ()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("topics ensure: %w: %s", err, out)
@@ -103,11 +103,11 @@ func (w *world) fill(ctx context.Context, n, users int) error {
 
 // dlr is a delivery report of about 700 bytes.
 func (w *world) dlr(i, user int, reference string) *kgo.Record {
-	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: Record(i, user, reference)}
+	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: newRecord(i, user, reference)}
 }
 
-// Record writes a delivery report of about 700 bytes; an empty reference stands for an ordinary one.
-func Record(id, user int, reference string) []byte {
+// newRecord writes a delivery report of about 700 bytes; an empty reference stands for an ordinary one.
+func newRecord(id, user int, reference string) []byte {
 	if reference == "" {
 		reference = "api-0227-abc123xyz-7f3e1c"
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 func sample() *result.Report {

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // Note is a line of JSON that a child writes.

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/bare"
-	"github.com/smshooks/smshooks/internal/bench/proc"
-	"github.com/smshooks/smshooks/internal/bench/receiver"
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/bare"
+	"github.com/smshooks/smshooks/tools/bench/proc"
+	"github.com/smshooks/smshooks/tools/bench/receiver"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // running is a receiver in this process.

@@ -1,6 +1,7 @@
 //go:build unix
 
-package http1
+// Package clients compares the service's HTTP client with net/http's and fasthttp's (docs/adr/0006).
+package clients
 
 import (
 	"bufio"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/test/certs"
 )
 
@@ -189,12 +191,12 @@ func clients(roots *x509.CertPool) map[string]func(address string, secure bool) 
 	}
 	return map[string]func(string, bool) client{
 		"own": func(string, bool) client {
-			c := New(Config{Dial: (&net.Dialer{}).DialContext, TLS: cfg(), MaxAge: 5 * time.Minute, MaxIdle: 1000, MaxHead: 16 << 10, MaxBody: 64 << 10})
+			c := http1.New(http1.Config{Dial: (&net.Dialer{}).DialContext, TLS: cfg(), MaxAge: 5 * time.Minute, MaxIdle: 1000, MaxHead: 16 << 10, MaxBody: 64 << 10})
 			head := []byte("POST /hook/dlr HTTP/1.1\r\nHost: peer\r\nUser-Agent: smshooks/1\r\nContent-Type: application/x-www-form-urlencoded\r\n" +
 				"Webhook-Id: sms-dlr/0/1\r\nWebhook-Timestamp: 1767225600\r\nWebhook-Attempt: 1\r\nContent-Length: ")
 			messages := sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 			return func(address string, secure bool, body []byte) (int, error) {
-				host := Host{Address: address}
+				host := http1.Host{Address: address}
 				if secure {
 					host.ServerName = "127.0.0.1"
 				}

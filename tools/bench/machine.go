@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"os"
@@ -6,13 +6,13 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // machine looks up where this runs. What can't be found out is left empty.
 func (b *bench) machine() result.Machine {
 	m := result.Machine{
-		Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), Version: b.Version,
+		Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), Version: b.version,
 		CPU: field("/proc/cpuinfo", "model name"),
 	}
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {

@@ -1,17 +1,14 @@
-// Package bench measures the service from outside, side by side with what stands for the limit and for the alternative.
-//
-// It starts a Kafka and a Redis (or is given them), a receiver, and then, one after the other and taking turns, the
-// subjects: `smshooks serve` with everything on, a hand-written consumer, a bare client loop. All are child processes
-// of the same program, so that the kernel can say what each of them costs. What a scenario does is told by its How
-// text, which ends up in the report.
-package bench
+package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,27 +18,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// Options of a run.
-type Options struct {
-	Kafka, Redis string   // host:port; "" = a container
-	Runs         int      // of every subject in every case
-	Records      int      // a full backlog; some scenarios use a part of it
-	Users        []int    // of the users scenario
-	Parked       int      // records waiting in the parked scenario
-	Scenarios    []string // names; empty = all
-	Settings     []string // flags for `serve`: --dispatch.max_in_flight=500
-	Binary       string   // whose `serve` is measured; "" = this program
-	Quick        bool     // small counts: shows that it works, measures nothing
-	Version      string
+// options of a run.
+type options struct {
+	Kafka, Redis string    // host:port; "" = a container
+	Runs         int       // of every subject in every case
+	Records      int       // a full backlog; some scenarios use a part of it
+	Users        []int     // of the users scenario
+	Parked       int       // records waiting in the parked scenario
+	Scenarios    []string  // names; empty = all
+	Settings     []string  // flags for `serve`: --dispatch.max_in_flight=500
+	Binary       string    // whose `serve` is measured; "" = built from this checkout
+	Quick        bool      // small counts: shows that it works, measures nothing
 	Out          io.Writer // progress and tables
 }
 
 type bench struct {
-	Options
+	options
 	self     string // this program
+	service  string // the smshooks that is measured
+	version  string // what it says its version is
 	dir      string // for logs and certificates
 	prefix   string // what the names of topics, groups and keys start with
 	worlds   int
@@ -54,11 +52,11 @@ type bench struct {
 	capacity map[string]float64 // deliveries per second, by subject
 }
 
-// Run measures and returns the report, with the scenarios that were finished before an error. Topics and containers it
+// measure measures and returns the report, with the scenarios that were finished before an error. Topics and containers it
 // made are removed again.
-func Run(ctx context.Context, o Options) (*result.Report, error) {
+func measure(ctx context.Context, o options) (*result.Report, error) {
 	if runtime.GOOS != "linux" {
-		return nil, errors.New("bench: the cost of processes is read from /proc, which only Linux has")
+		return nil, errors.New("the cost of processes is read from /proc, which only Linux has")
 	}
 	if o.Quick {
 		o.shrink()
@@ -67,25 +65,28 @@ func Run(ctx context.Context, o Options) (*result.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{Options: o, prefix: fmt.Sprintf("bench-%d-%d", time.Now().Unix(), os.Getpid()), capacity: make(map[string]float64)}
+	b := &bench{options: o, prefix: fmt.Sprintf("bench-%d-%d", time.Now().Unix(), os.Getpid()), capacity: make(map[string]float64)}
 	if b.self, err = os.Executable(); err != nil {
-		return nil, fmt.Errorf("bench: finding this program: %w", err)
+		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	if b.dir, err = os.MkdirTemp("", "smshooks-bench-"); err != nil {
-		return nil, fmt.Errorf("bench: %w", err)
+		return nil, fmt.Errorf("make a directory: %w", err)
 	}
 	defer os.RemoveAll(b.dir)
+	if err := b.findService(ctx); err != nil {
+		return nil, err
+	}
 	report, err := b.all(ctx, chosen)
 	return report, errors.Join(err, b.close())
 }
 
 // shrink makes everything small enough for half a minute.
-func (o *Options) shrink() {
+func (o *options) shrink() {
 	o.Runs, o.Records, o.Users, o.Parked = 1, min(o.Records, 3000), []int{10, 500}, min(o.Parked, 2000)
 }
 
-// Names lists the scenarios.
-func Names() []string {
+// scenarioNames lists the scenarios.
+func scenarioNames() []string {
 	var names []string
 	for _, s := range scenarios() {
 		names = append(names, s.name)
@@ -97,7 +98,7 @@ func choice(names []string) ([]scenario, error) {
 	all := scenarios()
 	for _, name := range names {
 		if !slices.ContainsFunc(all, func(s scenario) bool { return s.name == name }) {
-			return nil, fmt.Errorf("there is no scenario %q; there are %s", name, strings.Join(Names(), ", "))
+			return nil, fmt.Errorf("there is no scenario %q; there are %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
 	if len(names) == 0 {
@@ -158,10 +159,36 @@ func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.Out, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05")}, args...)...)
 }
 
-// binary is the program whose service is measured.
-func (b *bench) binary() string {
-	if b.Binary != "" {
-		return b.Binary
+// findService builds the service, unless a program is given, and asks it for its version.
+func (b *bench) findService(ctx context.Context) error {
+	b.service = b.Binary
+	if b.service == "" {
+		b.service = filepath.Join(b.dir, "smshooks")
+		root, err := output(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/smshooks/smshooks")
+		if err == nil {
+			// In the service's own module: the versions of its dependencies are those of a release.
+			_, err = output(ctx, "go", "-C", root, "build", "-trimpath", "-o", b.service, "./cmd/smshooks")
+		}
+		if err != nil {
+			return fmt.Errorf("build the service; outside of its checkout, pass --binary: %w", err)
+		}
 	}
-	return b.self
+	version, err := output(ctx, b.service, "version")
+	if err != nil {
+		return fmt.Errorf("ask --binary for its version: %w", err)
+	}
+	b.version = strings.TrimPrefix(version, "smshooks ")
+	return nil
+}
+
+// output runs a command and returns what it prints, without the line feed at its end.
+func output(ctx context.Context, command string, args ...string) (string, error) {
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, command, args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", command, args[0], err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return strings.TrimSpace(string(out)), nil
 }

@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // scenario is one experiment.
@@ -106,7 +106,7 @@ func (b *bench) limitIn(w *world, s *result.Scenario, condition string, count in
 	return func(ctx context.Context) (result.Figures, error) {
 		ctx, cancel := context.WithTimeout(ctx, longest)
 		defer cancel()
-		c, err := b.spawn("parts", b.self, nil, "bench", "parts", "--kafka="+b.kafka.addr, "--topic="+w.topic("dlr"), fmt.Sprintf("--requests=%d", count))
+		c, err := b.spawn("parts", b.self, nil, "parts", "--kafka="+b.kafka.addr, "--topic="+w.topic("dlr"), fmt.Sprintf("--requests=%d", count))
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +116,7 @@ func (b *bench) limitIn(w *world, s *result.Scenario, condition string, count in
 			return nil, err
 		}
 		f := note.Figures
-		if runs := s.Row(bare, condition).Runs; len(runs) > 0 {
+		if runs := s.Row(bareClient, condition).Runs; len(runs) > 0 {
 			f[result.WriteRead] = runs[len(runs)-1][result.CPU]
 		}
 		f[result.CPU] = f[result.WriteRead] + f[result.Fetch] + f[result.Decode] + f[result.Encode]
@@ -144,7 +144,7 @@ func throughput(ctx context.Context, b *bench, s *result.Scenario) error {
 	err = b.alternate(ctx, s,
 		contest{ours, one, b.oursIn(w, b.plain, b.Records, nil)},
 		contest{hand, one, b.handIn(w, b.plain, b.Records)},
-		contest{bare, one, b.bareAt(b.plain, b.Records)},
+		contest{bareClient, one, b.bareAt(b.plain, b.Records)},
 		contest{limit, one, b.limitIn(w, s, one, b.Records)},
 		contest{ours, own, b.oursIn(hosts, b.plain, few, nil)},
 	)

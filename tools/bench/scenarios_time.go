@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 // warm and measured are how long the latency scenario runs before it counts, and while it does.
@@ -290,7 +290,7 @@ func (b *bench) secureAt(ctx context.Context, s *result.Scenario, t *target, nam
 	err = b.alternate(ctx, s,
 		contest{ours, name, b.oursIn(w, t, count, nil)},
 		contest{hand, name, b.handIn(w, t, count)},
-		contest{bare, name, b.bareAt(t, count)},
+		contest{bareClient, name, b.bareAt(t, count)},
 		contest{limit, name, b.limitIn(w, s, name, count)},
 	)
 	return errors.Join(err, b.remove(ctx, w.name))

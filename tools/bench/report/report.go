@@ -10,7 +10,7 @@ import (
 	"strings"
 	"text/template"
 
-	"github.com/smshooks/smshooks/internal/bench/result"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 //go:embed performance.md.tmpl
