@@ -159,8 +159,8 @@ func New(cfg Config, parts Parts) *Consumer {
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.end, c.ended = context.WithCancel(context.Background())
 	c.alive, c.disconnect = context.WithCancel(context.Background())
-	c.metrics.Gauge("smshooks_buffered_records", "Records taken over and not settled.", func() float64 { return float64(c.buffer.records.Load()) })
-	c.metrics.Gauge("smshooks_buffered_bytes", "Bytes of the records taken over and not settled.", func() float64 { return float64(c.buffer.bytes.Load()) })
+	c.metrics.Read(metrics.BufferedRecords, func() float64 { return float64(c.buffer.records.Load()) })
+	c.metrics.Read(metrics.BufferedBytes, func() float64 { return float64(c.buffer.bytes.Load()) })
 	c.registerLag()
 	return c
 }

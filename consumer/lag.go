@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
@@ -40,15 +41,9 @@ type progress struct {
 
 func (c *Consumer) registerLag() {
 	c.lag.measured.Store(time.Now().UnixMilli())
-	c.metrics.Gauge("smshooks_lag_age_seconds", "Since Kafka last told ends and committed offsets, from which lag and waiting records follow.", func() float64 {
-		return time.Since(time.UnixMilli(c.lag.measured.Load())).Seconds()
-	})
-	c.metrics.Gauge("smshooks_commit_stalled_seconds", "How long a source partition of this instance has held records without one of them moving its committed offset: the worst.", func() float64 {
-		return float64(c.lag.stalled.Load()) / 1000
-	})
-	c.metrics.Gauge("smshooks_ledger_gap_records", "Records that the partitions of this instance have open, less those that are held or buffered: 0 but for moments.", func() float64 {
-		return float64(c.gap())
-	})
+	c.metrics.Read(metrics.LagAge, func() float64 { return time.Since(time.UnixMilli(c.lag.measured.Load())).Seconds() })
+	c.metrics.Read(metrics.CommitStalled, func() float64 { return float64(c.lag.stalled.Load()) / 1000 })
+	c.metrics.Read(metrics.LedgerGap, func() float64 { return float64(c.gap()) })
 }
 
 func (c *Consumer) lagLoop(ctx context.Context) {

@@ -149,7 +149,7 @@ func New(cfg Config, parts Parts) *Dispatcher {
 		MaxQueue: cfg.QueuePerEndpoint, MaxWait: patience,
 		Burst: burstPerCPU * runtime.GOMAXPROCS(0), BurstWindow: pace,
 	}, d.attempt)
-	parts.Metrics.Gauge("smshooks_in_flight_requests", "HTTP requests in flight.", func() float64 { return float64(d.lanes.Running()) })
+	parts.Metrics.Read(metrics.InFlight, func() float64 { return float64(d.lanes.Running()) })
 	return d
 }
 

@@ -181,12 +181,6 @@ func (a *App) wireTracing() (err error) {
 
 func (a *App) wireRoad() (err error) {
 	if !a.plays(Consume) {
-		for _, name := range []string{
-			"smshooks_in_flight_requests", "smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_lag_age_seconds",
-			"smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records",
-		} {
-			a.metrics.Gauge(name, "Nothing: this instance does not play the role consume.", func() float64 { return 0 })
-		}
 		return nil
 	}
 	if a.road, err = a.newRoad(); err == nil {

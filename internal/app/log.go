@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/metrics"
 )
 
 // NewLogger returns a logger that writes JSON to out, or readable lines to a terminal. Repeated lines are sampled.
@@ -26,12 +27,7 @@ func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
 // NewServiceLogger is like NewLogger. It also counts dropped lines at reg, and returns the level, which may be
 // changed at any time.
 func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, *zap.AtomicLevel, error) {
-	dropped := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "smshooks_log_lines_dropped_total", Help: "Log lines that were not written: they repeated too often within a second, or stderr was closed.",
-	})
-	if err := reg.Register(dropped); err != nil {
-		return nil, nil, fmt.Errorf("count log lines: %w", err)
-	}
+	dropped := metrics.LogLinesDropped(reg)
 	return newLogger(cfg, output{out, dropped.Inc}, isTerminal(out), func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
 		if decision&zapcore.LogDropped != 0 {
 			dropped.Inc()

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,8 +38,23 @@ type Metrics struct {
 	configUsers  prometheus.Gauge
 	unread       prometheus.Gauge
 	redisEvicts  prometheus.Gauge
+	readings     [numReadings]atomic.Pointer[func() float64]
 	factory      factory
 }
+
+// Reading is a gauge that is read when Prometheus scrapes.
+type Reading int
+
+// The readings. They are 0 on an instance that does not play the role consume.
+const (
+	InFlight Reading = iota
+	BufferedRecords
+	BufferedBytes
+	LagAge
+	CommitStalled
+	LedgerGap
+	numReadings
+)
 
 // Topics are the names that are used as label values.
 type Topics struct {
@@ -48,6 +64,22 @@ type Topics struct {
 	Dead     []string // the dead letter topic
 
 	Exhaustions []string // what the process may run out of
+}
+
+// readings are the names and help texts of the readings.
+var readings = [numReadings][2]string{
+	InFlight:        {"smshooks_in_flight_requests", "HTTP requests in flight."},
+	BufferedRecords: {"smshooks_buffered_records", "Records taken over and not settled."},
+	BufferedBytes:   {"smshooks_buffered_bytes", "Bytes of the records taken over and not settled."},
+	LagAge:          {"smshooks_lag_age_seconds", "Since Kafka last told ends and committed offsets, from which lag and waiting records follow."},
+	CommitStalled: {"smshooks_commit_stalled_seconds",
+		"How long a source partition of this instance has held records without one of them moving its committed offset: the worst."},
+	LedgerGap: {"smshooks_ledger_gap_records", "Records that the partitions of this instance have open, less those that are held or buffered: 0 but for moments."},
+}
+
+// LogLinesDropped registers and returns the counter of log lines that were not written. Logging begins before [New].
+func LogLinesDropped(reg prometheus.Registerer) prometheus.Counter {
+	return factory{reg}.counter("smshooks_log_lines_dropped_total", "Log lines that were not written: they repeated too often within a second, or stderr was closed.")
 }
 
 type factory struct{ reg prometheus.Registerer }
@@ -143,13 +175,19 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are in memory, at most 200,000 of them.")
 	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in topics of former retry or overflow delays that no setting names, so that nobody reads them.")
 	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server has a maxmemory-policy other than noeviction, and so may evict keys, else 0.")
+	for i, r := range readings {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: r[0], Help: r[1]}, func() float64 {
+			if read := m.readings[i].Load(); read != nil {
+				return (*read)()
+			}
+			return 0
+		}))
+	}
 	return m
 }
 
-// Gauge registers a gauge that is read when it is scraped.
-func (m *Metrics) Gauge(name, help string, read func() float64) {
-	m.factory.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
-}
+// Read sets the function that returns the value of a reading.
+func (m *Metrics) Read(r Reading, value func() float64) { m.readings[r].Store(&value) }
 
 // Settled counts a record of topic, of kind k, whose fate is stored.
 func (m *Metrics) Settled(topic string, k webhook.Kind, fate webhook.Fate) {

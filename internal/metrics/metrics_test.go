@@ -40,6 +40,12 @@ func TestAllExistFromTheStart(t *testing.T) {
 		"smshooks_unreadable_settings_total": 2,
 		"smshooks_skipped_batches_total":     5,
 		"smshooks_commit_errors_total":       1,
+		"smshooks_in_flight_requests":        1,
+		"smshooks_buffered_records":          1,
+		"smshooks_buffered_bytes":            1,
+		"smshooks_lag_age_seconds":           1,
+		"smshooks_commit_stalled_seconds":    1,
+		"smshooks_ledger_gap_records":        1,
 		"smshooks_dead_letters_total":        webhook.NumKinds * 3,
 	}
 	families, err := reg.Gather()
@@ -80,9 +86,9 @@ func TestCounting(t *testing.T) {
 	m.UnreadWaiting(6)
 	m.RedisEvicts(true)
 	m.UnreadableRecord("webhook-config")
-	m.Gauge("smshooks_buffered_records", "Records.", func() float64 { return 4 })
+	m.Read(metrics.BufferedRecords, func() float64 { return 4 })
 	for series, want := range map[string]float64{
-		"smshooks_buffered_records": 4, "smshooks_config_lag_records": 2, "smshooks_config_users": 3, "smshooks_unread_waiting_records": 6, "smshooks_redis_evicts": 1,
+		"smshooks_buffered_records": 4, "smshooks_buffered_bytes": 0, "smshooks_config_lag_records": 2, "smshooks_config_users": 3, "smshooks_unread_waiting_records": 6, "smshooks_redis_evicts": 1,
 		"smshooks_group_lag_records{partition=3,topic=sms-dlr}":    17,
 		"smshooks_records_consumed_total{topic=sms-dlr}":           1,
 		"smshooks_records_consumed_total{topic=sms-dlr-retry-6h}":  1,
