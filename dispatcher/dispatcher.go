@@ -1,17 +1,13 @@
-// Package dispatcher settles events: looks the settings up, sends, decides the fate.
+// Package dispatcher decides what becomes of events: it looks settings up, sends, and chooses the fate.
 //
-// The road of an event: Handle reads it (unreadable: dead letter), waits in prepare if Redis must be asked first (an
-// unknown user, a click that may not be its message's first), then in its endpoint's lane, and attempt makes the
-// request. Every event ends in one place: settled (delivered, or nothing to be done), or handed to Waiting, which
-// settles it once it is stored.
+// pipeline.go has the stages of an event in the order in which it passes them, and finish, the one place where it ends.
+// Between the stages an event is in one of two queues: in the lookup queue while Redis is asked about it, and in the lane
+// of its endpoint until it may be sent.
 package dispatcher
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"runtime"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,100 +16,104 @@ import (
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/sender"
-	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/lanes"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// afterTimeout is how long a slot stays taken after its request was cut off.
-const afterTimeout = 50 * time.Millisecond
-
-// patience is how long an event waits in memory before it goes to an overflow topic.
-const patience = 15 * time.Second
-
-// Requests in their first 2 ms keep a processor busy, those that are older wait for the network. More young ones than
-// this do not get done sooner: they push each other's connections out of the caches (docs/adr/0006).
 const (
+	// afterTimeout is how long a slot stays taken after its request timed out.
+	afterTimeout = 50 * time.Millisecond
+	// maxWait is how long an event is buffered before it goes to an overflow topic.
+	maxWait = 15 * time.Second
+	// overdueInterval is how often the dispatcher looks for events that were buffered for too long.
+	overdueInterval = 250 * time.Millisecond
+	// maxUnhealthy bounds the buffered events of endpoints that are not healthy. It leaves most of the buffer to others.
+	maxUnhealthy = 8_000
+	// A request needs a processor in its first 2 ms and waits for the network afterwards. Starting more than burstPerCPU
+	// of them within burstWindow finishes none sooner: they evict each other's connections from the processor's caches
+	// (docs/adr/0006).
 	burstPerCPU = 32
-	pace        = 2 * time.Millisecond
-
-	// How many endpoints that work and have an event to begin, and how many events of endpoints that answer at once, are
-	// enough at hand. Endpoints that take their time do not count: a backlog of theirs must not hold up the others.
-	endpointsEnough = 256
-	eventsEnough    = 512
+	burstWindow = 2 * time.Millisecond
+	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
+	// more events than maxReadyEvents of endpoints that answer at once could. Slow endpoints do not count: their backlog
+	// must not hold up the others.
+	maxReadyEndpoints = 256
+	maxReadyEvents    = 512
 )
 
-// doubtfulMost is how many events of endpoints that are not known to work may wait in memory. It leaves the larger part
-// of what may be buffered to the others.
-const doubtfulMost = 8_000
-
-// firstCalls is how many of the requests in flight are kept for the first calls of endpoints: an eighth, and a quarter
-// where that is little (docs/adr/0002).
+// firstCalls is the number of slots reserved for first calls of endpoints: an eighth, or a quarter where that is little
+// (docs/adr/0002).
 func firstCalls(maxInFlight int) int { return max(maxInFlight/8, min(maxInFlight/4, 64)) }
 
-// lookEvery is how often the dispatcher looks for events that have waited too long.
-const lookEvery = 250 * time.Millisecond
-
-// Policy is the timing of attempts.
+// Policy is the timing of attempts. An empty reason means that the event lives on.
 type Policy interface {
-	// MayAttempt tells whether an attempt may start now: "" yes, else why the event is dead.
+	// MayAttempt returns why the event is dead if no attempt may start at now.
 	MayAttempt(e *event.Event, now time.Time) webhook.Reason
+	// AfterFailure returns the step of the schedule that follows a failed attempt, which e.Attempts counts already, and
+	// when the next attempt is due.
+	AfterFailure(e *event.Event, now time.Time) (dead webhook.Reason, step int, due time.Time)
+	// Overflow returns the overflow tier for an event that should go to tier want, and when it is due.
+	Overflow(e *event.Event, want int, now time.Time) (dead webhook.Reason, tier int, due time.Time)
 }
 
-// Waiting stores events in the topics that wait, and settles them once they are stored.
-type Waiting interface {
-	Retry(e *event.Event, now time.Time)
-	Overflow(e *event.Event, tier int, now time.Time) int
+// Forwarder stores acquired events in other topics. It settles an event once its record is stored.
+type Forwarder interface {
+	// Retry stores e in the retry topic of a step of the schedule, until e.Due.
+	Retry(e *event.Event, step int)
+	// Overflow stores e in the overflow topic of a tier, until e.Due.
+	Overflow(e *event.Event, tier int)
+	// Dead stores e as a dead letter.
 	Dead(e *event.Event, reason webhook.Reason)
+	// Invalid stores a record that cannot be decoded as a dead letter. what says what is wrong with it.
 	Invalid(e *event.Event, what string)
 }
 
 // Settings are the users' webhook settings.
 type Settings interface {
-	// Lookup answers from memory; false: not known there, ask Load.
+	// Lookup answers from memory. It returns false if the user must be loaded.
 	Lookup(userID int64) (*webhook.Settings, bool)
-	// Load makes Lookup know the users. An error says nothing about them: try again.
+	// Load reads users into memory. After an error some of them may still have to be loaded.
 	Load(ctx context.Context, userIDs []int64) error
 }
 
-// Clicks is the memory of first clicks.
-type Clicks interface {
-	// Claim sets first[i] if clicks[i] is its message's first. It may be repeated.
+// FirstClicks remembers the first click of each message.
+type FirstClicks interface {
+	// Claim sets first[i] if clicks[i] is the first click of its message. It may be repeated.
 	Claim(ctx context.Context, clicks []*event.Event, first []bool) error
 }
 
-// Batches collects revocations until they are sent.
-type Batches interface {
-	// Add takes the source record e over.
+// Revocations collects revocation records until they are sent as batches.
+type Revocations interface {
+	// Add takes ownership of a source record.
 	Add(e *event.Event)
-	// Purge abandons the records whose partition is given away.
+	// Purge abandons the records whose partition is being revoked.
 	Purge()
 }
 
-// Attempts is told of every attempt that was made. It must not block.
+// Attempts receives every finished attempt. It must not block.
 type Attempts interface{ Add(event.Attempt) }
 
-// Config of a Dispatcher.
+// Config of a Dispatcher. There are no defaults.
 type Config struct {
-	Parallel         int
-	MaxInFlight      int
-	Timeout          time.Duration // of one request
-	QueuePerEndpoint int
-	Tiers            []time.Duration // overflow delays, ascending
+	Parallel         int             // requests to one endpoint at a time
+	MaxInFlight      int             // requests at a time
+	Timeout          time.Duration   // of one request
+	QueuePerEndpoint int             // events
+	Tiers            []time.Duration // delays of the overflow topics, ascending
 }
 
 // Parts are what a Dispatcher works with.
 type Parts struct {
-	Sender   *sender.Sender
-	Policy   Policy
-	Waiting  Waiting
-	Settings Settings
-	Clicks   Clicks
-	Batches  Batches
-	Attempts Attempts // may be nil
-	Metrics  *metrics.Metrics
-	Log      *zap.Logger
-	Now      func() time.Time // the time of day; nil = time.Now
+	Sender      *sender.Sender
+	Policy      Policy
+	Forwarder   Forwarder
+	Settings    Settings
+	FirstClicks FirstClicks
+	Revocations Revocations
+	Attempts    Attempts // nil = attempts are not logged
+	Metrics     *metrics.Metrics
+	Log         *zap.Logger
+	Now         func() time.Time // the time of day; nil = time.Now
 }
 
 type endpoint struct {
@@ -121,260 +121,99 @@ type endpoint struct {
 	kind   webhook.Kind
 }
 
-// Dispatcher settles events.
+func endpointOf(e *event.Event) endpoint { return endpoint{e.UserID, e.Kind} }
+
+// Dispatcher decides what becomes of events.
 type Dispatcher struct {
 	Parts
 	lanes   *lanes.Lanes[endpoint, *event.Event]
-	prepare *prepare
+	lookups *lookupQueue
 	backlog *backlog
 
-	noClicks, noSettings, exhausted *outage.Outage
+	noFirstClicks, noSettings, exhausted *outage.Outage
 }
 
-// New gives a Dispatcher; Run must be running for events to get past what waits.
+// New returns a Dispatcher. Lookups and overflow need Run to be running.
 func New(cfg Config, parts Parts) *Dispatcher {
 	if parts.Now == nil {
 		parts.Now = time.Now
 	}
 	d := &Dispatcher{
-		Parts: parts, prepare: newPrepare(), backlog: newBacklog(cfg.Tiers),
-		noClicks:   outage.New(parts.Log, "cannot ask for first clicks, they wait", "first clicks can be asked for again"),
-		noSettings: outage.New(parts.Log, "cannot look settings up, events of unknown users wait", "settings can be looked up again"),
-		exhausted: outage.New(parts.Log, "out of descriptors, ports or memory: requests are put off and not counted as attempts",
+		Parts: parts, lookups: newLookupQueue(), backlog: newBacklog(cfg.Tiers),
+		noFirstClicks: outage.New(parts.Log, "first-click lookup failed; clicks are queued", "first-click lookup works again"),
+		noSettings: outage.New(parts.Log, "settings lookup failed; events of unknown users are queued",
+			"settings lookup works again"),
+		exhausted: outage.New(parts.Log, "out of descriptors, ports or memory; events overflow without an attempt",
 			"requests can be made again"),
 	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
 		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, HealthySlots: cfg.MaxInFlight / 4,
-		FirstCallSlots: firstCalls(cfg.MaxInFlight), MaxCall: cfg.Timeout + afterTimeout, MaxUnhealthyQueue: doubtfulMost,
-		MaxQueue: cfg.QueuePerEndpoint, MaxWait: patience,
-		Burst: burstPerCPU * runtime.GOMAXPROCS(0), BurstWindow: pace,
+		FirstCallSlots: firstCalls(cfg.MaxInFlight), MaxCall: cfg.Timeout + afterTimeout, MaxUnhealthyQueue: maxUnhealthy,
+		MaxQueue: cfg.QueuePerEndpoint, MaxWait: maxWait,
+		Burst: burstPerCPU * runtime.GOMAXPROCS(0), BurstWindow: burstWindow,
 	}, d.attempt)
 	parts.Metrics.Read(metrics.InFlight, func() float64 { return float64(d.lanes.Running()) })
 	return d
 }
 
-// Run looks after what waits, until ctx ends.
+// Run works through the lookup queue and finds overdue events until ctx ends.
 func (d *Dispatcher) Run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		d.runPrepare(ctx)
+		d.runLookups(ctx)
 	}()
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
-	rarely := time.NewTicker(time.Minute)
-	defer rarely.Stop()
+	overdue := time.NewTicker(overdueInterval)
+	defer overdue.Stop()
+	forget := time.NewTicker(time.Minute)
+	defer forget.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			<-done
 			d.lanes.Close()
 			return
-		case now := <-rarely.C:
+		case now := <-forget.C:
 			d.backlog.forget(now)
-		case now := <-ticker.C:
+		case now := <-overdue.C:
 			for _, e := range d.lanes.Overdue(now) {
-				d.spill(e)
+				d.finish(e, d.overflow(e))
 			}
 		}
 	}
 }
 
-// Handle takes events over and sends each on its road.
+// Handle takes ownership of records that were polled or came due. It never waits for an endpoint.
 func (d *Dispatcher) Handle(events []*event.Event) {
-	ready := make([]*event.Event, 0, len(events))
 	for _, e := range events {
-		if err := decode(e); err != nil {
-			d.Waiting.Invalid(e, invalidText(err))
-			continue
+		v := d.run(intake, e)
+		if v.kind == proceed {
+			v = d.run(routing, e)
 		}
-		if !keyed(e) {
-			d.Metrics.Miskeyed.Inc()
-			d.Log.Warn("a record's key is not its user_id: the limits hold per process only", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()))
-		}
-		switch {
-		case e.Kind == webhook.RevokeClick && e.Class == topics.Source:
-			d.Batches.Add(e)
-		case e.Message.Bot || e.Message.Preview:
-			d.settle(e, webhook.Filtered)
-		default:
-			ready = append(ready, e)
-		}
+		d.finish(e, v)
 	}
-	d.Submit(ready)
 }
 
-// Submit sends decoded events to their endpoints' lanes, by way of prepare where Redis must be asked first.
+// Submit takes ownership of decoded events: batches of revocations.
 func (d *Dispatcher) Submit(events []*event.Event) {
-	now := events[:0:len(events)]
 	for _, e := range events {
-		if e.Class == topics.Overflow {
-			d.backlog.returned(endpoint{e.UserID, e.Kind}, int(e.Tier))
-		}
-		if d.needsRedis(e) || d.prepare.holds(endpoint{e.UserID, e.Kind}) {
-			d.toPrepare(e)
-			continue
-		}
-		now = append(now, e)
+		d.finish(e, d.run(routing, e))
 	}
-	d.toLanes(now)
 }
 
 // Purge ends the buffered events whose partition is being revoked.
 func (d *Dispatcher) Purge() {
-	for _, e := range append(d.lanes.Purge(revoked), d.prepare.purge(revoked)...) {
-		d.spill(e)
+	for _, e := range append(d.lanes.Purge(revoked), d.lookups.purge(revoked)...) {
+		d.finish(e, d.revoke(e))
 	}
-	d.Batches.Purge()
+	d.Revocations.Purge()
 }
 
 // revoked reports whether e must end because its partition is being revoked.
 func revoked(e *event.Event) bool { return e.Lease.State() != event.Held }
 
-// Behind tells whether endpoints that work have so much at hand that more would only lie about, or overflow.
+// Behind reports whether so many events could start at once that more would only be buffered, or overflow.
 func (d *Dispatcher) Behind() bool {
 	endpoints, events := d.lanes.Ready()
-	return endpoints > endpointsEnough || events > eventsEnough
-}
-
-// needsRedis: the user is not in memory, or the click may not be the first of its message.
-func (d *Dispatcher) needsRedis(e *event.Event) bool {
-	s, known := d.Settings.Lookup(e.UserID)
-	return !known || needsClaim(e) && s.Endpoints[e.Kind] != nil
-}
-
-// needsClaim: a click that was attempted before has been found to be the first then.
-func needsClaim(e *event.Event) bool {
-	return e.Kind == webhook.Click && e.Attempts == 0 && !e.Claimed
-}
-
-// attempt makes one HTTP attempt and decides what becomes of the event.
-func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
-	if !e.Acquire() {
-		e.Abandon()
-		return lanes.Report{}
-	}
-	settings, known := d.Settings.Lookup(e.UserID)
-	if !known { // pushed out of memory meanwhile; asked for in its slot, which holds back later events of the message
-		if d.Settings.Load(e.Context(), []int64{e.UserID}) == nil {
-			settings, known = d.Settings.Lookup(e.UserID)
-		}
-	}
-	if !known {
-		d.toPrepare(e)
-		return lanes.Report{}
-	}
-	to := settings.Endpoints[e.Kind]
-	if to == nil {
-		d.settle(e, webhook.NotConfigured)
-		return lanes.Report{}
-	}
-	if needsClaim(e) { // its URL was set while it was on its way
-		d.toPrepare(e)
-		return lanes.Report{}
-	}
-	now := d.Now()
-	if dead := d.Policy.MayAttempt(e, now); dead != "" {
-		d.Waiting.Dead(e, dead)
-		return lanes.Report{}
-	}
-	out := d.Sender.Send(e.Context(), sender.Request{Kind: e.Kind, Endpoint: to, ID: e.Identity(), Attempt: e.Attempts + 1, Time: now, Body: (*body)(e)})
-	if out.Aborted {
-		e.Abandon()
-		return lanes.Report{}
-	}
-	if out.Local != "" {
-		d.putOff(e, out.Local)
-		return lanes.Report{}
-	}
-	d.exhausted.Recover()
-	d.conclude(e, to, now, out)
-	if out.Failure == webhook.Timeout {
-		// The slot is kept until the endpoint has seen the old request end: it must not see more than it is due.
-		time.Sleep(afterTimeout)
-	}
-	return lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
-}
-
-// putOff stores an event for which this process lacked the means, in the nearest overflow tier. It is not an attempt.
-func (d *Dispatcher) putOff(e *event.Event, lack string) {
-	d.Metrics.LocalError(lack)
-	d.exhausted.Fail(errors.New(lack))
-	d.overflow(e, endpointOf(e), 0)
-}
-
-// conclude counts an attempt that was made.
-func (d *Dispatcher) conclude(e *event.Event, to *webhook.Endpoint, started time.Time, out sender.Outcome) {
-	e.Attempts++
-	if d.Attempts != nil || e.Trace != nil {
-		a := event.Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: started, Status: out.Status, Failure: out.Failure, Host: to.Host, Took: out.Took}
-		if d.Attempts != nil {
-			d.Attempts.Add(a)
-		}
-		if e.Trace != nil {
-			e.Trace.Attempt(a)
-		}
-	}
-	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
-	now := d.Now()
-	if out.Failure == "" {
-		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
-		e.Settle(webhook.Delivered)
-		return
-	}
-	e.Failure = out.Failure
-	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()), zap.Int64("user_id", e.UserID),
-		zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)), zap.Duration("took", out.Took))
-	d.Waiting.Retry(e, now)
-}
-
-// settle ends an event for which nothing more is to be done.
-func (d *Dispatcher) settle(e *event.Event, fate webhook.Fate) {
-	if !e.Acquire() {
-		e.Abandon()
-		return
-	}
-	e.Settle(fate)
-}
-
-func decode(e *event.Event) error {
-	if e.Kind == webhook.RevokeClick {
-		if err := webhook.DecodeRevocation(e.Value, &e.Batch); err != nil {
-			return err
-		}
-		e.UserID = e.Batch.UserID
-		return nil
-	}
-	if err := webhook.Decode(e.Kind, e.Value, &e.Message); err != nil {
-		return err
-	}
-	e.UserID = e.Message.UserID
-	e.MessageKey = e.Message.Key(e.Value) | 1 // 0 is no key
-	return nil
-}
-
-// invalidText says what is wrong with a record.
-func invalidText(err error) string {
-	var invalid *webhook.InvalidError
-	if errors.As(err, &invalid) {
-		return invalid.Reason
-	}
-	return err.Error()
-}
-
-// keyed: the record's key is its user's id.
-func keyed(e *event.Event) bool {
-	var text [20]byte
-	return bytes.Equal(e.Key, strconv.AppendInt(text[:0], e.UserID, 10))
-}
-
-// body is an event as the Body of its request.
-type body event.Event
-
-// AppendBody implements Body.
-func (e *body) AppendBody(dst []byte) []byte {
-	if e.Kind == webhook.RevokeClick {
-		return e.Batch.AppendBody(dst)
-	}
-	return e.Message.AppendBody(dst, e.Value)
+	return endpoints > maxReadyEndpoints || events > maxReadyEvents
 }

@@ -28,7 +28,7 @@ func hung(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 func TestFates(t *testing.T) {
 	tests := []struct {
 		name    string
-		change  func(s *stage, e *event.Event)
+		change  func(s *env, e *event.Event)
 		kind    webhook.Kind
 		user    int64
 		want    string
@@ -37,30 +37,30 @@ func TestFates(t *testing.T) {
 		{"delivered", nil, webhook.DLR, 1, "delivered", true},
 		{"click", nil, webhook.Click, 1, "delivered", true},
 		{"inbound", nil, webhook.Inbound, 1, "delivered", true},
-		{"failed", func(s *stage, _ *event.Event) { s.answers(status(503)) }, webhook.DLR, 1, "retry after 1: http 503", true},
-		{"failed again", func(s *stage, e *event.Event) { s.answers(status(301)); e.Attempts = 2; e.Class = topics.Retry }, webhook.DLR, 1, "retry after 3: http 301", true},
+		{"failed", func(s *env, _ *event.Event) { s.answers(status(503)) }, webhook.DLR, 1, "retry after 1: http 503", true},
+		{"failed again", func(s *env, e *event.Event) { s.answers(status(301)); e.Attempts = 2; e.Class = topics.Retry }, webhook.DLR, 1, "retry after 3: http 301", true},
 		{"no settings", nil, webhook.DLR, 8, "not_configured", false},
 		{"click without settings", nil, webhook.Click, 8, "not_configured", false},
 		{"unknown user without settings", nil, webhook.DLR, 77, "not_configured", false},
-		{"too old", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 1, "dead: window_expired", false},
-		{"exhausted", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.AttemptsExhausted }, webhook.DLR, 1, "dead: attempts_exhausted", false},
-		{"no settings and too old", func(s *stage, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 8, "not_configured", false},
-		{"no JSON", func(_ *stage, e *event.Event) { e.Value = []byte("{") }, webhook.DLR, 1, "invalid: not JSON: ends early", false},
-		{"bad revocation", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":["x"]}`) }, webhook.RevokeClick, 1,
+		{"too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 1, "dead: window_expired", false},
+		{"exhausted", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.AttemptsExhausted }, webhook.DLR, 1, "dead: attempts_exhausted", false},
+		{"no settings and too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 8, "not_configured", false},
+		{"no JSON", func(_ *env, e *event.Event) { e.Value = []byte("{") }, webhook.DLR, 1, "invalid: not JSON: ends early", false},
+		{"bad revocation", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":["x"]}`) }, webhook.RevokeClick, 1,
 			"invalid: api_sms_ids contains a value that is not an integer", false},
-		{"bot", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
-		{"preview", func(_ *stage, e *event.Event) { e.Value = []byte(`{"user_id":1,"preview":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
-		{"given away", func(s *stage, _ *event.Event) { s.lease.closed = true }, webhook.DLR, 1, "abandoned", false},
-		{"bot given away", func(s *stage, e *event.Event) {
+		{"bot", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
+		{"preview", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"preview":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
+		{"given away", func(s *env, _ *event.Event) { s.lease.closed = true }, webhook.DLR, 1, "abandoned", false},
+		{"bot given away", func(s *env, e *event.Event) {
 			s.lease.closed = true
 			e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`)
 		}, webhook.Click, 1, "abandoned", false},
-		{"batch that comes back", func(_ *stage, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
-		{"URL that is none", func(s *stage, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
+		{"batch that comes back", func(_ *env, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
+		{"URL that is none", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			onStage(t, func(t *testing.T, s *stage) {
+			withEnv(t, func(t *testing.T, s *env) {
 				e := s.newEvent(test.kind, 7, test.user, "1")
 				if test.change != nil {
 					test.change(s, e)
@@ -77,7 +77,7 @@ func TestFates(t *testing.T) {
 }
 
 func TestRevocationsAreCollected(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		e := s.newEvent(webhook.RevokeClick, 7, 99, "1")
 		s.Handle([]*event.Event{e})
 		if len(s.batches) != 1 || s.batches[0] != e || e.Batch.Count() != 1 || e.UserID != 99 {
@@ -91,7 +91,7 @@ func TestRevocationsAreCollected(t *testing.T) {
 }
 
 func TestAttemptsAreLogged(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(250 * time.Millisecond)
 			w.WriteHeader(http.StatusTeapot)
@@ -108,7 +108,7 @@ func TestAttemptsAreLogged(t *testing.T) {
 
 func TestMiskeyedRecordIsHandled(t *testing.T) {
 	for key, miskeyed := range map[string]float64{"1": 0, "2": 1, "": 1, "01": 1, "+1": 1, "1 ": 1} {
-		onStage(t, func(t *testing.T, s *stage) {
+		withEnv(t, func(t *testing.T, s *env) {
 			e := s.newEvent(webhook.DLR, 7, 1, "1")
 			e.Key = []byte(key)
 			s.Handle([]*event.Event{e})
@@ -125,7 +125,7 @@ func TestMiskeyedRecordIsHandled(t *testing.T) {
 }
 
 func TestThreeWideAndOrderPerMessage(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(time.Second))
 		var events []*event.Event
 		for i := range int64(12) { // 4 messages, 3 events each
@@ -159,7 +159,7 @@ func TestThreeWideAndOrderPerMessage(t *testing.T) {
 
 // Unknown users wait while Redis is away, in order; the others go on.
 func TestUnknownUsersWait(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
 		s.stored[42] = settings(42)
 		for i := range int64(5) {
@@ -190,7 +190,7 @@ func TestUnknownUsersWait(t *testing.T) {
 }
 
 func TestClicksWaitForTheMemory(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
 		known := s.newEvent(webhook.Click, 5, 1, "7")
 		known.Claimed = true
@@ -222,21 +222,23 @@ func TestClicksWaitForTheMemory(t *testing.T) {
 
 // A click whose URL is set while it is in its lane is claimed then.
 func TestURLSetWhileAClickWaits(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.memory[1].Endpoints[webhook.Click] = nil
 		s.answers(slow(time.Second))
 		var events []*event.Event
 		for i := range int64(2) {
 			e := s.newEvent(webhook.Click, i, 1, "7")
-			if err := decode(e); err != nil {
-				t.Fatal(err)
+			if v := s.decode(e); v.kind != proceed {
+				t.Fatalf("decode returned %+v", v)
 			}
 			events = append(events, e)
 		}
 		s.mu.Lock() // as if the setting came between Submit and attempt
 		s.memory[1].Endpoints[webhook.Click] = settings(1).Endpoints[webhook.Click]
 		s.mu.Unlock()
-		s.toLanes(events)
+		for _, e := range events {
+			s.finish(e, s.enqueue(e))
+		}
 		s.rest(time.Minute)
 		s.want("click/0/0", "delivered")
 		s.want("click/0/1", "duplicate")
@@ -245,7 +247,7 @@ func TestURLSetWhileAClickWaits(t *testing.T) {
 
 // A user that is pushed out of memory while an event is in its lane is looked up again.
 func TestUserPushedOutOfMemory(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(time.Second))
 		s.stored[1] = settings(1)
 		s.Handle(s.dlrs(0, 4, 1))
@@ -259,7 +261,7 @@ func TestUserPushedOutOfMemory(t *testing.T) {
 }
 
 func TestRedisAwayForLong(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
 		var events []*event.Event
 		for i := range int64(10) {
@@ -286,9 +288,9 @@ func TestRedisAwayForLong(t *testing.T) {
 
 // TestLockedUsers: events of users whose settings can't be had do not hold up those of others who wait for Redis.
 func TestLockedUsers(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		var events []*event.Event
-		for i := range int64(3 * prepareBatch) {
+		for i := range int64(3 * lookupBatch) {
 			events = append(events, s.newEvent(webhook.DLR, i, locked+i, fmt.Sprint(i)))
 		}
 		s.Handle(events)
@@ -298,7 +300,7 @@ func TestLockedUsers(t *testing.T) {
 		s.want("click/0/1", "delivered")
 		s.want("click/0/2", "duplicate")
 		s.rest(time.Minute)
-		if got := s.counts(); got["overflow 0"] != 3*prepareBatch {
+		if got := s.counts(); got["overflow 0"] != 3*lookupBatch {
 			t.Errorf("ends %v, want those of the locked users in the shortest tier", got)
 		}
 	})
@@ -306,7 +308,7 @@ func TestLockedUsers(t *testing.T) {
 
 // TestPrepareKeepsOrder: what waits on goes behind the others, but not behind later events of its endpoint.
 func TestPrepareKeepsOrder(t *testing.T) {
-	p := newPrepare()
+	p := newLookupQueue()
 	for i, user := range []int64{1, 2, 1, 3, 2} {
 		p.add(&event.Event{Record: event.Record{Offset: int64(i)}, Delivery: event.Delivery{UserID: user}})
 	}
@@ -339,7 +341,7 @@ func (p *parted) State() event.State {
 
 // TestPurgeStoresParts: an event whose lease others share that have begun is stored when the partition is given away.
 func TestPurgeStoresParts(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Second) })
 		lease := &parted{Lease: s.lease}
 		events := s.dlrs(0, 5, 1)
@@ -365,7 +367,7 @@ func TestPurgeStoresParts(t *testing.T) {
 }
 
 func TestManyWaitForRedis(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
 		var events []*event.Event
 		for i := range int64(20_000) {
@@ -376,8 +378,8 @@ func TestManyWaitForRedis(t *testing.T) {
 		for _, n := range got {
 			waits -= n
 		}
-		if waits < prepareMax || waits > prepareMax+prepareBatch {
-			t.Errorf("%d wait in memory, want %d", waits, prepareMax)
+		if waits < maxLookups || waits > maxLookups+lookupBatch {
+			t.Errorf("%d wait in memory, want %d", waits, maxLookups)
 		}
 		// As if 500 a second were worked off: 10s hold 5,000, one minute 30,000.
 		if got["overflow 0"] != 5000 || got["overflow 1"] == 0 || len(got) != 2 {
@@ -399,7 +401,7 @@ func TestManyWaitForRedis(t *testing.T) {
 // An endpoint that hangs takes its three slots and a short queue; the rest goes to tiers by its rate. The others are
 // not held up.
 func TestEndpointThatHangs(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(w http.ResponseWriter, r *http.Request) {
 			if r.Host == "user1" {
 				hung(w, r)
@@ -450,12 +452,13 @@ func TestEndpointThatHangs(t *testing.T) {
 }
 
 func TestBacklog(t *testing.T) {
-	onStage(t, func(t *testing.T, _ *stage) { // for its clock
+	withEnv(t, func(t *testing.T, _ *env) { // for its clock
 		b, ep := newBacklog(tiers), endpoint{1, webhook.DLR}
+		key := backlogKey{endpoint: ep}
 		fill := func(rate float64, n int) (got [4]int) {
 			for range n {
-				to := b.choose(ep, rate)
-				b.added(ep, to)
+				to := b.choose(key, rate)
+				b.added(key, to)
 				got[to]++
 			}
 			return got
@@ -463,7 +466,7 @@ func TestBacklog(t *testing.T) {
 		if got := fill(2, 800); got != [4]int{20, 120, 600, 60} {
 			t.Errorf("tiers %v, want 20, 120, 600 and the rest", got)
 		}
-		if got := b.choose(endpoint{2, webhook.DLR}, 2); got != 0 {
+		if got := b.choose(backlogKey{endpoint: endpoint{2, webhook.DLR}}, 2); got != 0 {
 			t.Errorf("another endpoint goes to tier %d", got)
 		}
 		for range 5 {
@@ -473,23 +476,23 @@ func TestBacklog(t *testing.T) {
 			t.Errorf("tiers %v, want 5 in the room that became free", got)
 		}
 		b.returned(endpoint{9, webhook.DLR}, 2) // never seen here: another instance stored it
-		time.Sleep(10*time.Second + comeBack + time.Second)
+		time.Sleep(10*time.Second + returnGrace + time.Second)
 		if got := fill(2, 1); got != [4]int{1} {
 			t.Errorf("tiers %v: what must have come back long ago still counts", got)
 		}
 		time.Sleep(time.Hour)
 		b.forget(time.Now())
-		if len(b.held) != 0 {
-			t.Errorf("%d endpoints are remembered", len(b.held))
+		if len(b.tiers) != 0 {
+			t.Errorf("%d endpoints are remembered", len(b.tiers))
 		}
 	})
 }
 
 func TestWaitsTooLongInTheQueue(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(9 * time.Second))
 		s.Handle(s.dlrs(0, 7, 1))
-		s.rest(patience + 2*time.Second)
+		s.rest(maxWait + 2*time.Second)
 		for offset, want := range map[int]string{0: "delivered", 2: "delivered", 5: "", 6: "overflow 0"} {
 			s.want(fmt.Sprint("dlr/0/", offset), want)
 		}
@@ -497,7 +500,7 @@ func TestWaitsTooLongInTheQueue(t *testing.T) {
 }
 
 func TestGivenAway(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(hung)
 		s.redis(true)
 		s.Handle(s.dlrs(0, 5, 1))
@@ -527,7 +530,7 @@ func TestGivenAway(t *testing.T) {
 
 // A quarter of the slots is kept for endpoints that work and another for first calls, whatever hangs.
 func TestManyEndpointsThatHang(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		s.Handle(s.dlrs(0, 1, 1)) // proves itself
 		s.rest(time.Second)
 		s.answers(func(w http.ResponseWriter, r *http.Request) {

@@ -24,11 +24,11 @@ func TestExhaustedProcess(t *testing.T) {
 		"resolve": &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: full.Error(), Name: "example.com", Server: "127.0.0.1:53"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onStage(t, func(t *testing.T, s *stage) {
+			withEnv(t, func(t *testing.T, s *env) {
 				s.noDial = err
 				e := s.newEvent(webhook.DLR, 7, 1, "7")
 				e.Attempts, e.Class, e.Failure = 1, topics.Retry, "http 503"
-				s.backlog.added(endpoint{1, webhook.DLR}, 0)
+				s.backlog.added(backlogKey{endpoint: endpoint{1, webhook.DLR}}, 0)
 				s.Handle([]*event.Event{e})
 				s.Handle(s.dlrs(100, 900, 1))
 				s.rest(time.Second)

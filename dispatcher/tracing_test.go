@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"testing"
@@ -22,7 +23,7 @@ func (f *told) End(*event.Event, string) {}
 
 // An event that is followed has its attempts told, and the customer is told nothing of it.
 func TestAttemptIsTold(t *testing.T) {
-	onStage(t, func(t *testing.T, s *stage) {
+	withEnv(t, func(t *testing.T, s *env) {
 		sent := make(chan http.Header, 2) // both requests run at once
 		s.answers(func(w http.ResponseWriter, r *http.Request) {
 			sent <- r.Header.Clone()
@@ -48,6 +49,8 @@ func TestAttemptIsTold(t *testing.T) {
 // still is a lease without an end.
 type still struct{ event.Lease }
 
+func (still) Context() context.Context          { return context.Background() }
+func (still) Acquire() bool                     { return true }
 func (still) Settle(*event.Event, webhook.Fate) {}
 
 // An attempt that nobody follows allocates nothing for those who might.
@@ -58,8 +61,9 @@ func TestTracingIsFreeWhenOff(t *testing.T) {
 		Delivery: event.Delivery{Kind: webhook.DLR, UserID: 1, ID: "sms-dlr/1/" + strconv.Itoa(7), Time: time.Now()},
 		Lease:    still{},
 	}
-	to := &webhook.Endpoint{Host: "example.com"}
-	if n := testing.AllocsPerRun(1000, func() { d.conclude(e, to, e.Time, sender.Outcome{Status: 200, Took: time.Millisecond}) }); n >= 1 {
+	e.Endpoint, e.Started = &webhook.Endpoint{Host: "example.com"}, e.Time
+	out := sender.Outcome{Status: 200, Took: time.Millisecond}
+	if n := testing.AllocsPerRun(1000, func() { d.finish(e, d.conclude(e, out)) }); n >= 1 {
 		t.Errorf("%v allocations per attempt, want none", n)
 	}
 }

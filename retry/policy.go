@@ -1,4 +1,5 @@
-// Package retry knows when to try again, and writes the topics that wait: delay, overflow, dead letter.
+// Package retry knows when an event is attempted again, and stores it until then in a delay topic, or for good as a dead
+// letter.
 package retry
 
 import (
@@ -8,17 +9,17 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Policy is the timing of attempts. The zero Window means no window.
+// Policy is the timing of attempts.
 type Policy struct {
-	Schedule []time.Duration // pauses between attempts; len+1 attempts are made
-	Window   time.Duration   // since the event's time; not for revocations
+	Schedule []time.Duration // pauses between attempts; an event is attempted at most len(Schedule)+1 times
+	Window   time.Duration   // since the event's time, in which attempts may start; not for revocations; 0 = no window
 	Tiers    []time.Duration // delays of the overflow topics, ascending
 }
 
-// Attempts is how many HTTP attempts an event is due.
+// Attempts returns how often an event is attempted at most.
 func (p Policy) Attempts() int { return len(p.Schedule) + 1 }
 
-// MayAttempt tells whether an attempt may start now: "" yes, else why the event is dead.
+// MayAttempt returns "" if an attempt may start at now, else why the event is dead.
 func (p Policy) MayAttempt(e *event.Event, now time.Time) webhook.Reason {
 	if e.Attempts >= p.Attempts() {
 		return webhook.AttemptsExhausted
@@ -29,8 +30,8 @@ func (p Policy) MayAttempt(e *event.Event, now time.Time) webhook.Reason {
 	return ""
 }
 
-// AfterFailure tells what becomes of an event after a failed attempt at now, e.Attempts counting it already: dead
-// for a reason, or due again by a step of the schedule.
+// AfterFailure returns what follows a failed attempt that ended at now, which e.Attempts counts already: why the event is
+// dead, or the step of the schedule and when the next attempt is due.
 func (p Policy) AfterFailure(e *event.Event, now time.Time) (dead webhook.Reason, step int, due time.Time) {
 	if e.Attempts >= p.Attempts() {
 		return webhook.AttemptsExhausted, 0, time.Time{}
@@ -43,8 +44,8 @@ func (p Policy) AfterFailure(e *event.Event, now time.Time) (dead webhook.Reason
 	return "", step, due
 }
 
-// Overflow tells when an event that does not fit into its endpoint's queue is due again: by the wanted tier, or
-// by the longest shorter one that ends within the event's window. Dead if even the shortest does not.
+// Overflow returns the overflow tier for an event and when it is due: the wanted tier, or the longest shorter one that
+// ends within the event's window. If not even the shortest does, it returns why the event is dead.
 func (p Policy) Overflow(e *event.Event, want int, now time.Time) (dead webhook.Reason, tier int, due time.Time) {
 	for tier = min(want, len(p.Tiers)-1); tier >= 0; tier-- {
 		due = event.CeilMilli(now.Add(p.Tiers[tier]))

@@ -37,7 +37,7 @@ type road struct {
 	plan       *topics.Plan
 	producer   *kgo.Client
 	large      *kafka.LargeProducer
-	waiting    *retry.Waiting
+	forwarder  *retry.Forwarder
 }
 
 func (a *App) newRoad() (*road, error) {
@@ -54,7 +54,7 @@ func (a *App) newRoad() (*road, error) {
 		return nil, err
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
-	r.waiting = retry.NewWaiting(policy, retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
+	r.forwarder = retry.NewForwarder(retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
 	r.collector = revocation.New(revocation.Config{
 		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
 	}, revocation.Hooks{
@@ -63,15 +63,15 @@ func (a *App) newRoad() (*road, error) {
 		Pause:  func() { r.consumer.PauseTopic(cfg.Topics.Revocation) },
 		Resume: func() { r.consumer.ResumeTopic(cfg.Topics.Revocation) },
 	}, a.Log.Named("revocation"))
-	r.waiting.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
+	r.forwarder.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
 	r.dispatcher = dispatcher.New(dispatcher.Config{
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: a.share.inFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
-		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Batches: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
-		Waiting: r.waiting,
-		Clicks:  clicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
-		Now:     a.clock.Now,
+		Sender: a.sender, Attempts: a.log, Policy: policy, Settings: a.store, Revocations: r.collector, Metrics: a.metrics, Log: a.Log.Named("dispatcher"),
+		Forwarder:   r.forwarder,
+		FirstClicks: firstClicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
+		Now:         a.clock.Now,
 	})
 	var tracer consumer.Tracer
 	if a.tracing != nil {
@@ -132,11 +132,11 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
-// clicks asks the memory of first clicks about events.
-type clicks struct{ memory *firstclick.Memory }
+// firstClicks asks the memory of first clicks about events.
+type firstClicks struct{ memory *firstclick.Memory }
 
-// Claim implements dispatcher.Clicks.
-func (c clicks) Claim(ctx context.Context, events []*event.Event, first []bool) error {
+// Claim implements dispatcher.FirstClicks.
+func (c firstClicks) Claim(ctx context.Context, events []*event.Event, first []bool) error {
 	claims := make([]firstclick.Claim, len(events))
 	for i, e := range events {
 		claims[i] = firstclick.Claim{UserID: e.UserID, MessageID: e.Message.ID(e.Value), Event: e}

@@ -164,7 +164,7 @@ func (a *App) checks() []check {
 	}
 	if a.road != nil {
 		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }},
-			check{"storing", func(context.Context) error { return a.road.waiting.Problem() }})
+			check{"storing", func(context.Context) error { return a.road.forwarder.Problem() }})
 	}
 	return checks
 }

@@ -81,6 +81,9 @@ type Delivery struct {
 	Failure  webhook.Failure // of the last attempt; "" = none failed
 	Reason   webhook.Reason  // why it became a dead letter; "" = it did not
 
+	Endpoint *webhook.Endpoint // of the attempt in progress
+	Started  time.Time         // when it started
+
 	Claimed  bool   // the click is known to be the first of its message
 	Replayed string // when it was replayed as a dead letter; "" = it was not
 	named    bool   // ID was given by the gateway

@@ -24,10 +24,10 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-var errAway = errors.New("redis is away")
+var errRedisDown = errors.New("redis is down")
 
-// stage is a dispatcher in a bubble, with stand-ins for all that it works with.
-type stage struct {
+// env is a dispatcher in a synctest bubble, with fakes for all that it works with.
+type env struct {
 	*Dispatcher
 	t        *testing.T
 	began    time.Time
@@ -53,9 +53,9 @@ type stage struct {
 	noDial   error // of every dial
 }
 
-// lease of all events of a stage.
+// lease is that of all events of an env.
 type lease struct {
-	s      *stage
+	s      *env
 	ctx    context.Context
 	cancel context.CancelFunc
 	closed bool
@@ -74,26 +74,23 @@ func (l *lease) Settle(e *event.Event, fate webhook.Fate) { l.s.end(e, fate.Stri
 func (l *lease) Abandon(e *event.Event)                   { l.s.end(e, "abandoned") }
 func (l *lease) Context() context.Context                 { return l.ctx }
 
-func (s *stage) end(e *event.Event, how string) {
+func (s *env) end(e *event.Event, how string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ends[e.Identity()] = append(s.ends[e.Identity()], how)
 }
 
-type waiting struct{ s *stage }
+type forwarder struct{ s *env }
 
-func (w waiting) Retry(e *event.Event, _ time.Time) {
-	w.s.end(e, fmt.Sprintf("retry after %d: %s", e.Attempts, e.Failure))
+func (f forwarder) Retry(e *event.Event, _ int) {
+	f.s.end(e, fmt.Sprintf("retry after %d: %s", e.Attempts, e.Failure))
 }
-func (w waiting) Overflow(e *event.Event, tier int, _ time.Time) int {
-	w.s.end(e, fmt.Sprint("overflow ", tier))
-	return tier
-}
-func (w waiting) Dead(e *event.Event, reason webhook.Reason) { w.s.end(e, "dead: "+string(reason)) }
-func (w waiting) Invalid(e *event.Event, what string)        { w.s.end(e, "invalid: "+what) }
+func (f forwarder) Overflow(e *event.Event, tier int)          { f.s.end(e, fmt.Sprint("overflow ", tier)) }
+func (f forwarder) Dead(e *event.Event, reason webhook.Reason) { f.s.end(e, "dead: "+string(reason)) }
+func (f forwarder) Invalid(e *event.Event, what string)        { f.s.end(e, "invalid: "+what) }
 
 // Lookup implements Settings, as do Load.
-func (s *stage) Lookup(userID int64) (*webhook.Settings, bool) {
+func (s *env) Lookup(userID int64) (*webhook.Settings, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, known := s.memory[userID]
@@ -103,17 +100,17 @@ func (s *stage) Lookup(userID int64) (*webhook.Settings, bool) {
 // locked is the first user whose settings can't be opened.
 const locked = 1_000_000
 
-func (s *stage) Load(_ context.Context, userIDs []int64) error {
+func (s *env) Load(_ context.Context, userIDs []int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loads++
 	if s.away {
-		return errAway
+		return errRedisDown
 	}
 	var err error
 	for _, id := range userIDs {
 		if id >= locked {
-			err = errAway
+			err = errRedisDown
 			continue
 		}
 		s.memory[id] = &webhook.Settings{UserID: id}
@@ -124,12 +121,12 @@ func (s *stage) Load(_ context.Context, userIDs []int64) error {
 	return err
 }
 
-// Claim implements Clicks.
-func (s *stage) Claim(_ context.Context, clicks []*event.Event, first []bool) error {
+// Claim implements FirstClicks.
+func (s *env) Claim(_ context.Context, clicks []*event.Event, first []bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away {
-		return errAway
+		return errRedisDown
 	}
 	for i, e := range clicks {
 		key := fmt.Sprint(e.UserID, "/", e.MessageKey)
@@ -141,7 +138,8 @@ func (s *stage) Claim(_ context.Context, clicks []*event.Event, first []bool) er
 	return nil
 }
 
-type policy struct{ s *stage }
+// policy gives up the events in env.dead before their next attempt, and no others.
+type policy struct{ s *env }
 
 func (p policy) MayAttempt(e *event.Event, _ time.Time) webhook.Reason {
 	p.s.mu.Lock()
@@ -149,21 +147,29 @@ func (p policy) MayAttempt(e *event.Event, _ time.Time) webhook.Reason {
 	return p.s.dead[e.Identity()]
 }
 
-type batches struct{ s *stage }
+func (policy) AfterFailure(e *event.Event, now time.Time) (webhook.Reason, int, time.Time) {
+	return "", e.Attempts - 1, now.Add(6 * time.Hour)
+}
 
-func (b batches) Add(e *event.Event) {
+func (policy) Overflow(_ *event.Event, want int, now time.Time) (webhook.Reason, int, time.Time) {
+	return "", want, now.Add(tiers[want])
+}
+
+type revocations struct{ s *env }
+
+func (b revocations) Add(e *event.Event) {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
 	b.s.batches = append(b.s.batches, e)
 }
 
-func (b batches) Purge() {
+func (b revocations) Purge() {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
 	b.s.purged++
 }
 
-type attempts struct{ s *stage }
+type attempts struct{ s *env }
 
 func (a attempts) Add(one event.Attempt) {
 	a.s.mu.Lock()
@@ -171,7 +177,7 @@ func (a attempts) Add(one event.Attempt) {
 	a.s.attempts = append(a.s.attempts, one)
 }
 
-func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *env) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	s.mu.Lock()
 	s.requests = append(s.requests, r.Header.Get("Webhook-Id"))
@@ -200,11 +206,11 @@ func (pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 var tiers = []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}
 
-// onStage runs a test in a bubble. Users 1 to 9 are in memory, with all URLs; user 8 has none.
-func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
+// withEnv runs a test in a bubble. Users 1 to 9 are in memory, with all URLs; user 8 has none.
+func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &stage{t: t, began: time.Now(), registry: prometheus.NewRegistry(), running: map[string]int{}, most: map[string]int{},
+		s := &env{t: t, began: time.Now(), registry: prometheus.NewRegistry(), running: map[string]int{}, most: map[string]int{},
 			ends: map[string][]string{}, memory: map[int64]*webhook.Settings{}, stored: map[int64]*webhook.Settings{},
 			owners: map[string]string{}, dead: map[string]webhook.Reason{}, answer: func(http.ResponseWriter, *http.Request) {}}
 		s.lease = &lease{s: s}
@@ -228,7 +234,7 @@ func onStage(t *testing.T, test func(t *testing.T, s *stage)) {
 				return near, nil
 			}})
 		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, Timeout: 10 * time.Second, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
-			Sender: sending, Policy: policy{s}, Waiting: waiting{s}, Settings: s, Clicks: s, Batches: batches{s}, Attempts: attempts{s},
+			Sender: sending, Policy: policy{s}, Forwarder: forwarder{s}, Settings: s, FirstClicks: s, Revocations: revocations{s}, Attempts: attempts{s},
 			Metrics: metrics.New(s.registry, metrics.Topics{}), Log: zap.NewNop(),
 		})
 		var ctx context.Context
@@ -257,7 +263,7 @@ func settings(userID int64) *webhook.Settings {
 }
 
 // newEvent is a source record; its identity is kind/0/offset.
-func (s *stage) newEvent(kind webhook.Kind, offset, userID int64, sms string) *event.Event {
+func (s *env) newEvent(kind webhook.Kind, offset, userID int64, sms string) *event.Event {
 	value := fmt.Sprintf(`{"user_id":%d,"sms":{"id":%s}}`, userID, sms)
 	if kind == webhook.RevokeClick {
 		value = fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s]}`, userID, sms)
@@ -270,38 +276,38 @@ func (s *stage) newEvent(kind webhook.Kind, offset, userID int64, sms string) *e
 }
 
 // dlrs gives events of messages of their own.
-func (s *stage) dlrs(from, n, userID int64) (events []*event.Event) {
+func (s *env) dlrs(from, n, userID int64) (events []*event.Event) {
 	for i := range n {
 		events = append(events, s.newEvent(webhook.DLR, from+i, userID, fmt.Sprint(from+i)))
 	}
 	return events
 }
 
-func (s *stage) answers(answer func(http.ResponseWriter, *http.Request)) {
+func (s *env) answers(answer func(http.ResponseWriter, *http.Request)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answer = answer
 }
 
-func (s *stage) redis(away bool) {
+func (s *env) redis(away bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.away = away
 }
 
-func (s *stage) rest(d time.Duration) {
+func (s *env) rest(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
 // endOf is how the event ended, "" if it has not.
-func (s *stage) endOf(identity string) string {
+func (s *env) endOf(identity string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.ends[identity], ", ")
 }
 
-func (s *stage) want(identity, end string) {
+func (s *env) want(identity, end string) {
 	s.t.Helper()
 	if got := s.endOf(identity); got != end {
 		s.t.Errorf("%s ended %q, want %q", identity, got, end)
@@ -309,7 +315,7 @@ func (s *stage) want(identity, end string) {
 }
 
 // counts is how many events ended how.
-func (s *stage) counts() map[string]int {
+func (s *env) counts() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := map[string]int{}
@@ -319,7 +325,7 @@ func (s *stage) counts() map[string]int {
 	return n
 }
 
-func (s *stage) seen() []string {
+func (s *env) seen() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.requests)

@@ -138,17 +138,42 @@ func (b *broker) want(t *testing.T, want ...record) {
 	}
 }
 
-func newWaiting(b *broker) *retry.Waiting {
-	return newWaitingWith(b, &broker{})
+func newForwarder(b *broker) forwarder { return newForwarderWith(b, &broker{}) }
+
+func newForwarderWith(b, large *broker) forwarder {
+	return forwarder{retry.NewForwarder(retry.Names{Topics: delayTopics{}, DeadLetter: "dead"}, b, large, zap.NewNop())}
 }
 
-func newWaitingWith(b, large *broker) *retry.Waiting {
-	return retry.NewWaiting(usual, retry.Names{Topics: delayTopics{}, DeadLetter: "dead"}, b, large, zap.NewNop())
+// forwarder stores acquired events where the usual policy wants them.
+type forwarder struct{ *retry.Forwarder }
+
+func (f forwarder) afterFailure(e *event.Event, now time.Time) {
+	dead, step, due := usual.AfterFailure(e, now)
+	if e.Due = due; dead != "" {
+		f.dead(e, dead)
+	} else if e.Acquire() {
+		f.Retry(e, step)
+	}
+}
+
+func (f forwarder) overflow(e *event.Event, want int, now time.Time) {
+	dead, tier, due := usual.Overflow(e, want, now)
+	if e.Due = due; dead != "" {
+		f.dead(e, dead)
+	} else if e.Acquire() {
+		f.Overflow(e, tier)
+	}
+}
+
+func (f forwarder) dead(e *event.Event, reason webhook.Reason) {
+	if e.Acquire() {
+		f.Dead(e, reason)
+	}
 }
 
 func TestRetryRecord(t *testing.T) {
 	b, l := &broker{}, newLease()
-	newWaiting(b).Retry(newEvent(l), origin.Add(1234567*time.Microsecond))
+	newForwarder(b).afterFailure(newEvent(l), origin.Add(1234567*time.Microsecond))
 	b.want(t, record{"retry-1-0", 5, "42", `{"user_id": 42}`, []string{
 		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-01T18:00:01.235Z",
@@ -162,7 +187,7 @@ func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
 	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Failure = topics.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
 	e.Time = origin.In(time.FixedZone("", 3600)).Add(999 * time.Microsecond)
 	e.Traceparent = "00-of-the-record"
-	newWaiting(b).Retry(e, origin.Add(6*time.Hour))
+	newForwarder(b).afterFailure(e, origin.Add(6*time.Hour))
 	b.want(t, record{"retry-1-1", 2, "42", `{"user_id": 42}`, []string{
 		"smshooks-id: sms-click/2/77", "smshooks-origin: sms-click/2/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 2", "traceparent: 00-of-the-record", "smshooks-error: timeout", "smshooks-due: 2026-03-02T00:00:00.000Z",
@@ -174,7 +199,7 @@ func TestRetryOfTheLastAttempt(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
 	e.Attempts = 3
-	newWaiting(b).Retry(e, origin.Add(12*time.Hour))
+	newForwarder(b).afterFailure(e, origin.Add(12*time.Hour))
 	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
 		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 3", "smshooks-error: http 503", "smshooks-reason: attempts_exhausted",
@@ -184,7 +209,7 @@ func TestRetryOfTheLastAttempt(t *testing.T) {
 
 func TestRetryPastTheWindow(t *testing.T) {
 	b, l := &broker{}, newLease()
-	newWaiting(b).Retry(newEvent(l), origin.Add(19*time.Hour))
+	newForwarder(b).afterFailure(newEvent(l), origin.Add(19*time.Hour))
 	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
 		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-reason: window_expired",
@@ -196,9 +221,7 @@ func TestOverflowRecord(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
 	e.Attempts, e.Failure = 0, ""
-	if tier := newWaiting(b).Overflow(e, 3, origin.Add(day-6*time.Minute)); tier != 2 {
-		t.Errorf("tier %d, want 2: the window ends before tier 3 does", tier)
-	}
+	newForwarder(b).overflow(e, 3, origin.Add(day-6*time.Minute)) // the window ends before tier 3 does
 	b.want(t, record{"overflow-1-2", 5, "42", `{"user_id": 42}`, []string{
 		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 0", "smshooks-due: 2026-03-02T11:59:00.000Z",
@@ -210,9 +233,7 @@ func TestOverflowPastTheWindow(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
 	e.Attempts, e.Failure = 0, ""
-	if tier := newWaiting(b).Overflow(e, 3, origin.Add(day)); tier != -1 {
-		t.Errorf("tier %d, want -1", tier)
-	}
+	newForwarder(b).overflow(e, 3, origin.Add(day))
 	b.want(t, record{"dead", 0, "the-key", `{"user_id": 42}`, []string{
 		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 		"smshooks-attempts: 0", "smshooks-reason: window_expired",
@@ -228,7 +249,7 @@ func TestInvalidRecord(t *testing.T) {
 			Delivery: event.Delivery{Kind: webhook.DLR, ID: "gateway:1", Time: origin, Attempts: 2, Failure: "http 500"},
 			Lease:    l,
 		}
-		newWaiting(b).Invalid(e, "not UTF-8")
+		newForwarder(b).Invalid(e, "not UTF-8")
 		b.want(t, record{"dead", 0, string(key), "\x00\xff{", []string{
 			"smshooks-id: gateway:1", "smshooks-origin: sms-dlr/1/2", "smshooks-kind: dlr", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
 			"smshooks-attempts: 0", "smshooks-error: not UTF-8", "smshooks-reason: invalid_record",
@@ -245,7 +266,7 @@ func TestRefusedRecordIsProducedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("message too large")
 		b, l := &broker{errs: []error{refused, kgo.ErrMaxBuffered, refused}}, newLease()
-		newWaiting(b).Retry(newEvent(l), origin)
+		newForwarder(b).afterFailure(newEvent(l), origin)
 		for range 3 {
 			l.want(t)
 			time.Sleep(again)
@@ -267,7 +288,7 @@ func TestRefusedRecordIsProducedAgain(t *testing.T) {
 func TestLargeRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, large, l := &broker{errs: []error{kerr.MessageTooLarge}}, &broker{errs: []error{kerr.MessageTooLarge}}, newLease()
-		newWaitingWith(b, large).Retry(newEvent(l), origin)
+		newForwarderWith(b, large).afterFailure(newEvent(l), origin)
 		l.want(t)
 		time.Sleep(again)
 		synctest.Wait()
@@ -285,29 +306,18 @@ const again = time.Second
 
 func TestNothingIsSettledBeforeItIsStored(t *testing.T) {
 	b, l := &broker{hold: true}, newLease()
-	newWaiting(b).Dead(newEvent(l), webhook.WindowExpired)
+	newForwarder(b).dead(newEvent(l), webhook.WindowExpired)
 	l.want(t)
 	b.later[0]()
 	l.want(t, "dead")
 }
 
-func TestGivenAwayPartition(t *testing.T) {
-	t.Run("before", func(t *testing.T) {
-		b, l := &broker{}, newLease()
-		l.closed = true
-		w := newWaiting(b)
-		w.Retry(newEvent(l), origin)
-		w.Overflow(newEvent(l), 0, origin)
-		w.Dead(newEvent(l), webhook.WindowExpired)
-		w.Invalid(newEvent(l), "bad")
-		b.want(t)
-		l.want(t, "abandoned, acquired: false", "abandoned, acquired: false", "abandoned, acquired: false", "abandoned, acquired: false")
-	})
+func TestRevokedPartition(t *testing.T) {
 	t.Run("while it is produced", func(t *testing.T) {
 		b, l := &broker{hold: true, errs: []error{context.Canceled}}, newLease()
 		ctx, cancel := context.WithCancel(context.Background())
 		l.ctx = ctx
-		newWaiting(b).Retry(newEvent(l), origin)
+		newForwarder(b).afterFailure(newEvent(l), origin)
 		cancel()
 		b.later[0]()
 		l.want(t, "abandoned, acquired: true")
@@ -317,7 +327,7 @@ func TestGivenAwayPartition(t *testing.T) {
 			b, l := &broker{errs: []error{errors.New("no")}}, newLease()
 			ctx, cancel := context.WithCancel(context.Background())
 			l.ctx = ctx
-			newWaiting(b).Retry(newEvent(l), origin)
+			newForwarder(b).afterFailure(newEvent(l), origin)
 			cancel()
 			time.Sleep(time.Minute)
 			synctest.Wait()
@@ -327,14 +337,14 @@ func TestGivenAwayPartition(t *testing.T) {
 	})
 	t.Run("client closed", func(t *testing.T) {
 		b, l := &broker{errs: []error{fmt.Errorf("produce: %w", kgo.ErrClientClosed)}}, newLease()
-		newWaiting(b).Retry(newEvent(l), origin)
+		newForwarder(b).afterFailure(newEvent(l), origin)
 		l.want(t, "abandoned, acquired: true")
 	})
 	t.Run("stored in the last moment", func(t *testing.T) {
 		b, l := &broker{hold: true}, newLease()
 		ctx, cancel := context.WithCancel(context.Background())
 		l.ctx = ctx
-		newWaiting(b).Retry(newEvent(l), origin)
+		newForwarder(b).afterFailure(newEvent(l), origin)
 		l.closed = true
 		cancel()
 		b.later[0]()

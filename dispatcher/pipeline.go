@@ -1,0 +1,369 @@
+package dispatcher
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/sender"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/lanes"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// stage examines an event. The zero verdict passes it on to the next stage.
+type stage func(*Dispatcher, *event.Event) verdict
+
+// The pipeline. Each list ends with a stage that never returns the zero verdict, except intake, which routing follows.
+var (
+	// intake is for each record that was polled or came due.
+	intake = []stage{
+		(*Dispatcher).decode,
+		(*Dispatcher).checkKey,
+		(*Dispatcher).collectRevocations,
+		(*Dispatcher).filterBots,
+	}
+	// routing is for each decoded event, batches of revocations included.
+	routing = []stage{
+		(*Dispatcher).countReturned,
+		(*Dispatcher).requireLookup,
+		(*Dispatcher).enqueue,
+	}
+	// delivery is for each event that its lane has started.
+	delivery = []stage{
+		(*Dispatcher).acquireLease,
+		(*Dispatcher).resolveEndpoint,
+		(*Dispatcher).claimFirstClick,
+		(*Dispatcher).checkWindow,
+		(*Dispatcher).send,
+	}
+)
+
+// verdict is what becomes of an event.
+type verdict struct {
+	kind       verdictKind
+	fate       webhook.Fate // of settled
+	tier       int8         // of overflowed; of retried: the step of the schedule
+	unresolved bool         // of overflowed: the lookup failed, so the endpoint's backlog does not count
+	why        string       // of dead: the reason; of invalid: what is wrong with the record
+	call       lanes.Report // of the attempt, if one was made
+}
+
+type verdictKind uint8
+
+const (
+	proceed    verdictKind = iota // to the next stage
+	taken                         // a queue owns the event now
+	looked                        // to the lookup queue, and from there back to its lane
+	delivered                     // the endpoint accepted it
+	settled                       // nothing is to be done: its fate says why
+	retried                       // to a retry topic
+	overflowed                    // to an overflow topic
+	dead                          // to the dead letter topic
+	invalid                       // to the dead letter topic, byte for byte
+	abandoned                     // to the next owner of its partition
+)
+
+// The verdicts without a value.
+var (
+	queued  = verdict{kind: taken}
+	lookup  = verdict{kind: looked}
+	abandon = verdict{kind: abandoned}
+)
+
+func settle(fate webhook.Fate) verdict { return verdict{kind: settled, fate: fate} }
+
+func deadLetter(reason webhook.Reason) verdict { return verdict{kind: dead, why: string(reason)} }
+
+// run passes e through stages until one returns a verdict.
+func (d *Dispatcher) run(stages []stage, e *event.Event) (v verdict) {
+	for _, stage := range stages {
+		if v = stage(d, e); v.kind != proceed {
+			return v
+		}
+	}
+	return v
+}
+
+// finish does what v says. It is the only place where an event leaves the dispatcher. The caller must not touch the event
+// afterwards.
+func (d *Dispatcher) finish(e *event.Event, v verdict) {
+	switch {
+	case v.kind == taken:
+		return
+	case v.kind == looked && d.lookups.add(e):
+		return
+	case v.kind == looked:
+		v = d.overflowUnresolved(e)
+	}
+	if v.kind == abandoned || !e.Acquire() {
+		e.Abandon()
+		return
+	}
+	switch v.kind {
+	case delivered:
+		e.Settle(webhook.Delivered)
+	case settled:
+		e.Settle(v.fate)
+	case retried:
+		d.Forwarder.Retry(e, int(v.tier))
+	case overflowed:
+		d.backlog.added(backlogOf(e, v.unresolved), int(v.tier))
+		d.Forwarder.Overflow(e, int(v.tier))
+	case dead:
+		d.Forwarder.Dead(e, webhook.Reason(v.why))
+	case invalid:
+		d.Forwarder.Invalid(e, v.why)
+	default:
+		panic("dispatcher: an event passed all stages without a verdict")
+	}
+}
+
+// decode parses the record.
+func (d *Dispatcher) decode(e *event.Event) verdict {
+	if e.Kind == webhook.RevokeClick {
+		if err := webhook.DecodeRevocation(e.Value, &e.Batch); err != nil {
+			return verdict{kind: invalid, why: invalidText(err)}
+		}
+		e.UserID = e.Batch.UserID
+		return verdict{}
+	}
+	if err := webhook.Decode(e.Kind, e.Value, &e.Message); err != nil {
+		return verdict{kind: invalid, why: invalidText(err)}
+	}
+	e.UserID = e.Message.UserID
+	e.MessageKey = e.Message.Key(e.Value) | 1 // 0 means no key
+	return verdict{}
+}
+
+// invalidText describes what is wrong with a record.
+func invalidText(err error) string {
+	if invalid, ok := errors.AsType[*webhook.InvalidError](err); ok {
+		return invalid.Reason
+	}
+	return err.Error()
+}
+
+// checkKey reports records whose key is not the id of their user.
+func (d *Dispatcher) checkKey(e *event.Event) verdict {
+	var text [20]byte
+	if !bytes.Equal(e.Key, strconv.AppendInt(text[:0], e.UserID, 10)) {
+		d.Metrics.Miskeyed.Inc()
+		d.Log.Warn("the key of a record is not its user_id: order and limits hold per process only",
+			zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()))
+	}
+	return verdict{}
+}
+
+// collectRevocations passes source records of revocations to the collector. They return as batches.
+func (d *Dispatcher) collectRevocations(e *event.Event) verdict {
+	if e.Kind != webhook.RevokeClick || e.Class != topics.Source {
+		return verdict{}
+	}
+	if e.Batch.Count() == 0 {
+		return settle(webhook.Batched)
+	}
+	d.Revocations.Add(e)
+	return queued
+}
+
+// filterBots drops clicks of bots and of link previews.
+func (d *Dispatcher) filterBots(e *event.Event) verdict {
+	if e.Message.Bot || e.Message.Preview {
+		return settle(webhook.Filtered)
+	}
+	return verdict{}
+}
+
+// countReturned takes an event that came back from an overflow topic off its endpoint's backlog.
+func (d *Dispatcher) countReturned(e *event.Event) verdict {
+	if e.Class == topics.Overflow {
+		d.backlog.returned(endpointOf(e), int(e.Tier))
+	}
+	return verdict{}
+}
+
+// requireLookup sends an event to the lookup queue if Redis must be asked about it, or if an earlier event of its
+// endpoint is in that queue.
+func (d *Dispatcher) requireLookup(e *event.Event) verdict {
+	s, known := d.Settings.Lookup(e.UserID)
+	if !known || needsClaim(e) && s.Endpoints[e.Kind] != nil || d.lookups.holds(endpointOf(e)) {
+		return lookup
+	}
+	return verdict{}
+}
+
+// needsClaim reports whether e may be a later click of its message. A click that was attempted was the first.
+func needsClaim(e *event.Event) bool {
+	return e.Kind == webhook.Click && e.Attempts == 0 && !e.Claimed
+}
+
+// enqueue puts an event into the lane of its endpoint. It overflows at once if the lane is full: nothing waits for one
+// endpoint here.
+func (d *Dispatcher) enqueue(e *event.Event) verdict {
+	submit := d.lanes.Submit
+	if e.Class != topics.Source {
+		submit = d.lanes.SubmitDeferred
+	}
+	if !submit(endpointOf(e), e.MessageKey, e) {
+		return d.overflow(e)
+	}
+	return queued
+}
+
+// attempt runs the delivery stages. A lane calls it when it starts e, and frees the slot when it returns.
+func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
+	v := d.run(delivery, e)
+	timedOut := v.call.Called && !v.call.OK && e.Failure == webhook.Timeout
+	d.finish(e, v)
+	if timedOut {
+		// The slot stays taken until the endpoint has seen the request end, so that it never sees more than it is due.
+		time.Sleep(afterTimeout)
+	}
+	return v.call
+}
+
+func (d *Dispatcher) acquireLease(e *event.Event) verdict {
+	if !e.Acquire() {
+		return abandon
+	}
+	return verdict{}
+}
+
+// resolveEndpoint looks up the URL of this moment. A user that was evicted from memory since routing is loaded while the
+// event keeps its slot, which holds back later events of the message.
+func (d *Dispatcher) resolveEndpoint(e *event.Event) verdict {
+	settings, known := d.Settings.Lookup(e.UserID)
+	if !known && d.Settings.Load(e.Context(), []int64{e.UserID}) == nil {
+		settings, known = d.Settings.Lookup(e.UserID)
+	}
+	if !known {
+		return lookup
+	}
+	if e.Endpoint = settings.Endpoints[e.Kind]; e.Endpoint == nil {
+		return settle(webhook.NotConfigured)
+	}
+	return verdict{}
+}
+
+// claimFirstClick sends a click back to the lookup queue if its URL was set after routing.
+func (d *Dispatcher) claimFirstClick(e *event.Event) verdict {
+	if needsClaim(e) {
+		return lookup
+	}
+	return verdict{}
+}
+
+// checkWindow gives up an event that may not be attempted any more.
+func (d *Dispatcher) checkWindow(e *event.Event) verdict {
+	e.Started = d.Now()
+	if reason := d.Policy.MayAttempt(e, e.Started); reason != "" {
+		return deadLetter(reason)
+	}
+	return verdict{}
+}
+
+// send makes the request.
+func (d *Dispatcher) send(e *event.Event) verdict {
+	out := d.Sender.Send(e.Context(), sender.Request{
+		Kind: e.Kind, Endpoint: e.Endpoint, ID: e.Identity(), Attempt: e.Attempts + 1, Time: e.Started, Body: (*body)(e),
+	})
+	switch {
+	case out.Aborted:
+		return abandon
+	case out.Local != "": // this process lacked the means: not an attempt
+		d.Metrics.LocalError(out.Local)
+		d.exhausted.Fail(errors.New(out.Local))
+		return d.overflowTo(e, 0, false)
+	}
+	d.exhausted.Recover()
+	return d.conclude(e, out)
+}
+
+// conclude counts a finished attempt and returns what follows from it.
+func (d *Dispatcher) conclude(e *event.Event, out sender.Outcome) verdict {
+	e.Attempts++
+	d.record(e, out)
+	now := d.Now()
+	call := lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
+	if call.OK {
+		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
+		return verdict{kind: delivered, call: call}
+	}
+	e.Failure = out.Failure
+	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()),
+		zap.Int64("user_id", e.UserID), zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)),
+		zap.Duration("took", out.Took))
+	reason, step, due := d.Policy.AfterFailure(e, now)
+	if reason != "" {
+		return verdict{kind: dead, why: string(reason), call: call}
+	}
+	e.Due = due
+	return verdict{kind: retried, tier: int8(step), call: call}
+}
+
+// record writes a finished attempt to the metrics, to the delivery log and to the event's trace.
+func (d *Dispatcher) record(e *event.Event, out sender.Outcome) {
+	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
+	if d.Attempts == nil && e.Trace == nil {
+		return
+	}
+	a := event.Attempt{
+		UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: e.Started, Status: out.Status,
+		Failure: out.Failure, Host: e.Endpoint.Host, Took: out.Took,
+	}
+	if d.Attempts != nil {
+		d.Attempts.Add(a)
+	}
+	if e.Trace != nil {
+		e.Trace.Attempt(a)
+	}
+}
+
+// overflow returns the verdict for an event that its lane has no room or no time for.
+func (d *Dispatcher) overflow(e *event.Event) verdict {
+	rate := d.lanes.Rate(endpointOf(e))
+	if rate == 0 {
+		rate = guessedRate
+	}
+	return d.overflowTo(e, d.backlog.choose(backlogOf(e, false), rate), false)
+}
+
+// overflowUnresolved returns the verdict for an event that could not be looked up.
+func (d *Dispatcher) overflowUnresolved(e *event.Event) verdict {
+	return d.overflowTo(e, d.backlog.choose(backlogOf(e, true), lookupRate), true)
+}
+
+// overflowTo returns the verdict for an event that goes to tier, or to a shorter one if its window ends before.
+func (d *Dispatcher) overflowTo(e *event.Event, tier int, unresolved bool) verdict {
+	reason, tier, due := d.Policy.Overflow(e, tier, d.Now())
+	if reason != "" {
+		return deadLetter(reason)
+	}
+	e.Due = due
+	return verdict{kind: overflowed, tier: int8(tier), unresolved: unresolved}
+}
+
+// revoke returns the verdict for an event that has to end because its partition is being revoked. finish abandons it,
+// unless it shares its lease with others that are in progress: these would be repeated with it if it were not stored.
+func (d *Dispatcher) revoke(e *event.Event) verdict {
+	if e.Lease.State() == event.Revoked {
+		return abandon
+	}
+	return d.overflow(e)
+}
+
+// body is an event as the body of its request.
+type body event.Event
+
+// AppendBody implements sender.Body.
+func (e *body) AppendBody(dst []byte) []byte {
+	if e.Kind == webhook.RevokeClick {
+		return e.Batch.AppendBody(dst)
+	}
+	return e.Message.AppendBody(dst, e.Value)
+}
