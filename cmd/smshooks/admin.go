@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	adminTimeout = 60 * time.Second // for commands that ask Kafka a few questions
+	adminTimeout = 60 * time.Second // for commands with a few requests to Kafka
 	noTimeout    = 0
 )
 
@@ -44,7 +44,7 @@ func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Con
 
 func topicsCommand() *cobra.Command {
 	return group("topics", "Create or check the topics",
-		&cobra.Command{Use: "ensure", Short: "Create the topics that are missing; a line per topic", Args: arguments(0),
+		&cobra.Command{Use: "ensure", Short: "Create missing topics and print a line for each topic", Args: arguments(0),
 			Example: "  smshooks topics ensure --topics.partitions=24 --topics.replication=3",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
@@ -55,7 +55,7 @@ func topicsCommand() *cobra.Command {
 					return err
 				})
 			}},
-		&cobra.Command{Use: "check", Short: "Tell what is wrong with the topics and what to do about it", Args: arguments(0),
+		&cobra.Command{Use: "check", Short: "Report what is wrong with the topics and how to fix it", Args: arguments(0),
 			Example: "  smshooks topics check --config smshooks.yaml",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error { return checkTopics(ctx, cmd, admin) })
@@ -63,7 +63,7 @@ func topicsCommand() *cobra.Command {
 	)
 }
 
-// override returns the flags given, without those that change sets, and change behind them.
+// override returns the flags of given that change does not set, followed by change.
 func override(given, change []string) []string {
 	kept := slices.DeleteFunc(slices.Clone(given), func(g string) bool {
 		return slices.ContainsFunc(change, func(c string) bool {
@@ -74,8 +74,8 @@ func override(given, change []string) []string {
 	return append(kept, change...)
 }
 
-// checkTopics explains every problem. Records that nobody reads and risky settings are reported, but the service starts
-// with them, so they are no failure.
+// checkTopics explains every problem. Unread delay topics and risky settings are only reported, because the service
+// starts with them.
 func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) error {
 	problems, err := admin.CheckTopics(ctx)
 	if err != nil {
@@ -93,22 +93,23 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", r)
 	}
 	unread, flags, err := admin.UnreadTopics(ctx)
-	if err != nil { // the topics themselves have been checked
+	if err != nil { // not a failure: the topics themselves have been checked
 		fmt.Fprintln(cmd.ErrOrStderr(), err)
 	}
 	for _, u := range unread {
 		fmt.Fprintln(cmd.ErrOrStderr(), u)
 	}
 	if len(flags) > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or the same in its settings)\n", strings.Join(override(connection.Flags, flags), " "))
+		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or as settings)\n",
+			strings.Join(override(connection.Flags, flags), " "))
 	}
 	switch {
 	case len(problems) > 0:
-		return fmt.Errorf("%d problems with topics", len(problems))
+		return fmt.Errorf("check topics: %d problems found", len(problems))
 	case len(unread) > 0:
-		fmt.Fprintln(cmd.OutOrStdout(), "the service can run, but records wait that nobody reads")
+		fmt.Fprintln(cmd.OutOrStdout(), "the service can run, but delay topics hold records that nobody reads")
 	default:
-		fmt.Fprintln(cmd.OutOrStdout(), "all topics are as they should be")
+		fmt.Fprintln(cmd.OutOrStdout(), "all topics are correct")
 	}
 	return nil
 }
@@ -118,11 +119,11 @@ func keysCommand() *cobra.Command {
 		user int64
 		name string
 	)
-	create := &cobra.Command{Use: "create --user ID", Short: "Create an API key and print it; it is not stored in clear and cannot be shown again",
+	create := &cobra.Command{Use: "create --user ID", Short: "Create an API key and print it; it cannot be shown again",
 		Example: "  smshooks keys create --user 42 --name 'back office'", Args: arguments(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if user < 1 {
-				return usagef("--user must be a user id from 1 on")
+				return usagef("--user: must be a user id, 1 or higher")
 			}
 			return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
 				key, err := admin.CreateKey(ctx, user, name)
@@ -133,8 +134,8 @@ func keysCommand() *cobra.Command {
 				return err
 			})
 		}}
-	create.Flags().Int64Var(&user, "user", 0, "the user the key is for")
-	create.Flags().StringVar(&name, "name", "", "a name to tell the user's keys apart")
+	create.Flags().Int64Var(&user, "user", 0, "user id of the key's owner (required)")
+	create.Flags().StringVar(&name, "name", "", "name that tells the user's keys apart")
 	revoke := &cobra.Command{Use: "revoke KEY", Short: "Revoke an API key", Args: arguments(1),
 		Example: "  smshooks keys revoke KEY",
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -25,27 +25,29 @@ var (
 	reasonNames = []string{string(webhook.AttemptsExhausted), string(webhook.WindowExpired), string(webhook.InvalidRecord)}
 )
 
-// letterFlags are the flags that say which dead letters are meant.
+// letterFlags are the flags that select dead letters.
 type letterFlags struct {
 	user                       int64
 	kind, since, until, reason string
 }
 
 func (f *letterFlags) add(cmd *cobra.Command) {
-	cmd.Flags().Int64Var(&f.user, "user", 0, "only this user's")
-	cmd.Flags().StringVar(&f.kind, "kind", "", "only this kind: "+strings.Join(kindNames, ", "))
-	cmd.Flags().StringVar(&f.since, "since", "", "given up at or after: RFC 3339, or back from now as in 24h")
-	cmd.Flags().StringVar(&f.until, "until", "", "given up before: RFC 3339, or back from now as in 24h")
-	cmd.Flags().StringVar(&f.reason, "reason", "", "only for this reason: "+strings.Join(reasonNames, ", "))
+	cmd.Flags().Int64Var(&f.user, "user", 0, "only events of this user id")
+	cmd.Flags().StringVar(&f.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
+	cmd.Flags().StringVar(&f.since, "since", "",
+		"only events given up at or after this time: RFC 3339, or an age such as 24h")
+	cmd.Flags().StringVar(&f.until, "until", "",
+		"only events given up before this time: RFC 3339, or an age such as 24h")
+	cmd.Flags().StringVar(&f.reason, "reason", "", "only events with this reason: "+strings.Join(reasonNames, ", "))
 	complete(cmd, "kind", kindNames...)
 	complete(cmd, "reason", reasonNames...)
 }
 
-// filter reads the flags; an error is one of usage.
+// filter reads the flags. An error is a usageError.
 func (f *letterFlags) filter(cmd *cobra.Command, now time.Time) (deadletter.Filter, error) {
 	filter := deadletter.Filter{UserID: f.user, Kind: f.kind, Reason: f.reason}
 	if cmd.Flags().Changed("user") && f.user < 1 {
-		return filter, usagef("--user: %d is no user id, which are from 1 on", f.user)
+		return filter, usagef("--user: %d is not a user id (must be 1 or higher)", f.user)
 	}
 	if err := oneOf("kind", f.kind, kindNames); err != nil {
 		return filter, err
@@ -63,7 +65,7 @@ func (f *letterFlags) filter(cmd *cobra.Command, now time.Time) (deadletter.Filt
 	return filter, nil
 }
 
-// instant reads a time, or a duration back from now; "" is the zero time.
+// instant parses a time or an age. "" is the zero time.
 func instant(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -71,21 +73,21 @@ func instant(text string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t, nil
 	}
-	back, err := time.ParseDuration(text)
-	if err != nil || back < 0 {
-		return time.Time{}, fmt.Errorf("%q is neither a time as in 2026-02-27T14:30:00Z nor a duration as in 24h", text)
+	age, err := time.ParseDuration(text)
+	if err != nil || age < 0 {
+		return time.Time{}, fmt.Errorf("%q is neither a time (2026-02-27T14:30:00Z) nor an age (24h)", text)
 	}
-	return now.Add(-back), nil
+	return now.Add(-age), nil
 }
 
 func deadletterCommand() *cobra.Command {
-	return group("deadletter", "List and replay the events that were given up", listCommand(), replayCommand())
+	return group("deadletter", "List and replay dead letters", listCommand(), replayCommand())
 }
 
 func listCommand() *cobra.Command {
 	var wanted letterFlags
 	list := &cobra.Command{
-		Use: "list", Short: "Print the events that were given up, a JSON object a line", Args: arguments(0),
+		Use: "list", Short: "Print dead letters, one JSON object per line", Args: arguments(0),
 		Example: "  smshooks deadletter list --user 42 --since 24h\n" +
 			"  smshooks deadletter list --reason invalid_record | jq -r .error | sort | uniq -c",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -96,7 +98,7 @@ func listCommand() *cobra.Command {
 			return withAdmin(cmd, noTimeout, func(ctx context.Context, admin *app.Admin) error {
 				progress, end := progressBar(cmd, "reading")
 				defer end()
-				return unlessReaderLeft(printLetters(cmd, func(each func(*deadletter.Letter) error) error {
+				return ignoreClosedPipe(printLetters(cmd, func(each func(*deadletter.Letter) error) error {
 					return admin.DeadLetters(ctx, f, progress, each)
 				}))
 			})
@@ -108,18 +110,18 @@ func listCommand() *cobra.Command {
 func replayCommand() *cobra.Command {
 	var (
 		wanted   letterFlags
-		try      bool
+		dry      bool
 		position string
 	)
 	replay := &cobra.Command{
-		Use: "replay", Short: "Send events again that were given up", Args: arguments(0),
-		Long: "Send events again that were given up: with the same Webhook-Id, attempts from 1, a fresh window.\n" +
-			"Each event is sent once, however often it died, and not while a former replay of it is under way, which Redis\n" +
-			"knows. Its dead letter stays: replayed again after that, it is sent again.\n" +
-			"Records that could not be read (invalid_record) are never sent.\n\n" +
-			"With --position an interrupted replay can be called again and goes on where it was, over the dead letters\n" +
-			"that were there when it first began. One that was killed, or lost Kafka, may send its\n" +
-			"last 500 events again.",
+		Use: "replay", Short: "Replay dead letters", Args: arguments(0),
+		Long: "Replay dead letters: send their events again with the same Webhook-Id, a new window and attempts\n" +
+			"counted from 1. An event is sent once, even if it has several dead letters, and not while an\n" +
+			"earlier replay of it is under way (Redis keeps track of that). The dead letter stays, so the event\n" +
+			"can be replayed again later. Unreadable records (invalid_record) are never sent.\n\n" +
+			"With --position, an interrupted replay continues when the same command is run again. It covers the\n" +
+			"dead letters that existed when it first began. After a kill or a loss of Kafka, up to 500 events\n" +
+			"may be sent twice.",
 		Example: "  smshooks deadletter replay --user 42 --kind dlr --since 2026-02-27T14:00:00Z --dry-run\n" +
 			"  smshooks deadletter replay --since 24h --position replay.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -137,19 +139,19 @@ func replayCommand() *cobra.Command {
 				var end func()
 				run.Progress, end = progressBar(cmd, "replaying")
 				defer end()
-				if try {
+				if dry {
 					return dryRun(ctx, cmd, admin, run)
 				}
 				return replayLetters(ctx, cmd, admin, run)
 			})
 		}}
 	wanted.add(replay)
-	replay.Flags().BoolVar(&try, "dry-run", false, "print what would be sent, as list does, and send nothing")
-	replay.Flags().StringVar(&position, "position", "", "keep in this file how far the replay has come, and go on from there")
+	replay.Flags().BoolVar(&dry, "dry-run", false, "print what would be replayed, as list does, and send nothing")
+	replay.Flags().StringVar(&position, "position", "", "file that keeps the progress, to continue an interrupted replay")
 	return replay
 }
 
-// replayLetters sends, however long it takes: silence of Kafka ends it.
+// replayLetters replays without a time limit. It ends when Kafka no longer answers.
 func replayLetters(ctx context.Context, cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
 	n, err := admin.ReplayDeadLetters(ctx, run)
 	if err != nil && n == 0 {
@@ -157,12 +159,12 @@ func replayLetters(ctx context.Context, cmd *cobra.Command, admin *app.Admin, ru
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d replayed\n", n)
 	if err != nil && run.Position != nil {
-		return fmt.Errorf("%w; the same command goes on from there", err)
+		return fmt.Errorf("%w; run the same command to continue", err)
 	}
 	return err
 }
 
-// dryRun prints what would be sent.
+// dryRun prints what would be replayed.
 func dryRun(ctx context.Context, cmd *cobra.Command, admin *app.Admin, run deadletter.Run) error {
 	n := 0
 	err := printLetters(cmd, func(each func(*deadletter.Letter) error) (err error) {
@@ -173,13 +175,13 @@ func dryRun(ctx context.Context, cmd *cobra.Command, admin *app.Admin, run deadl
 	if err == nil {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d would be replayed\n", n)
 	}
-	return unlessReaderLeft(err)
+	return ignoreClosedPipe(err)
 }
 
-// resume takes up the position in a file. A replay that was asked for in other words is another one.
+// resume continues from the position in file. The flags must be those of the interrupted replay.
 func resume(run *deadletter.Run, file, asked string) error {
 	if file == "" {
-		return usagef("--position: names no file")
+		return usagef("--position: must name a file")
 	}
 	p, err := deadletter.ReadPosition(file)
 	if err != nil {
@@ -188,16 +190,17 @@ func resume(run *deadletter.Run, file, asked string) error {
 	if p.Partitions == nil {
 		p.Asked = asked
 	} else if p.Asked != asked {
-		return usagef("--position: %s is of a replay of %s, this is one of %s; name another file", file, p.Asked, asked)
+		return usagef("--position: %s belongs to a replay with other flags (%s, not %s); name another file",
+			file, p.Asked, asked)
 	} else {
-		run.Filter = p.Filter // its times count from when it first began
+		run.Filter = p.Filter // its ages count from when it first began
 	}
 	run.Position = p
 	run.Save = func(p *deadletter.Position) error { return deadletter.WritePosition(file, p) }
 	return nil
 }
 
-// asked is what was asked for, in the words of the command line.
+// asked returns the flags as on the command line.
 func (f *letterFlags) asked() string {
 	text := ""
 	if f.user != 0 {
@@ -214,7 +217,7 @@ func (f *letterFlags) asked() string {
 	return text[1:]
 }
 
-// printLetters prints the letters that walk hands on.
+// printLetters prints the letters that walk passes to each.
 func printLetters(cmd *cobra.Command, walk func(each func(*deadletter.Letter) error) error) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	enc := json.NewEncoder(out)
@@ -226,15 +229,15 @@ func printLetters(cmd *cobra.Command, walk func(each func(*deadletter.Letter) er
 	return err
 }
 
-// unlessReaderLeft returns err, or nil if it says that the reader of stdout closed it, as head does.
-func unlessReaderLeft(err error) error {
+// ignoreClosedPipe returns nil if the reader of stdout has closed it, as head does.
+func ignoreClosedPipe(err error) error {
 	if errors.Is(err, syscall.EPIPE) {
 		return nil
 	}
 	return err
 }
 
-// progressBar shows progress on stderr, if that is a terminal; end takes it away.
+// progressBar shows progress on stderr if that is a terminal. end removes it.
 func progressBar(cmd *cobra.Command, what string) (show deadletter.Progress, end func()) {
 	f, ok := cmd.ErrOrStderr().(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
@@ -245,6 +248,6 @@ func progressBar(cmd *cobra.Command, what string) (show deadletter.Progress, end
 		progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
 	return func(read, total int64) {
 		bar.ChangeMax64(max(total, 1))
-		_ = bar.Set64(read) // a terminal that is gone stops nothing
+		_ = bar.Set64(read) // a closed terminal is no reason to stop
 	}, func() { _ = bar.Finish() }
 }

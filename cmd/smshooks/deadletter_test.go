@@ -26,7 +26,7 @@ func TestLetterFilter(t *testing.T) {
 	for _, arg := range []string{"--user=0", "--user=-1", "--kind=sms", "--reason=none", "--since=yesterday", "--until=-1h"} {
 		var usage usageError
 		if _, _, err := read(arg); !errors.As(err, &usage) {
-			t.Errorf("%s: %v, want wrong usage", arg, err)
+			t.Errorf("%s: %v, want a usageError", arg, err)
 		}
 	}
 }

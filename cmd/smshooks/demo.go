@@ -15,11 +15,12 @@ func demoCommand() *cobra.Command {
 		length time.Duration
 		open   bool
 	)
-	cmd := &cobra.Command{Use: "demo", Short: "See the whole service at work, with no Kafka and no Redis needed", Args: arguments(0),
+	cmd := &cobra.Command{
+		Use: "demo", Short: "Run a demo of the whole service; needs no Kafka and no Redis", Args: arguments(0),
 		Example: "  smshooks demo --for 1m --open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if length < time.Second {
-				return usagef("--for must be at least 1s")
+				return usagef("--for: must be at least 1s")
 			}
 			cfg, err := settings(cmd)
 			if err != nil {
@@ -30,9 +31,12 @@ func demoCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return demo.Run(cmd.Context(), demo.Options{Config: cfg, Length: length, Open: open, Version: version, Log: log, Out: os.Stdout})
-		}}
-	cmd.Flags().DurationVar(&length, "for", 30*time.Second, "how long it takes, a few seconds more or less")
-	cmd.Flags().BoolVar(&open, "open", false, "open the page in a browser")
+			return demo.Run(cmd.Context(), demo.Options{
+				Config: cfg, Length: length, Open: open, Version: version, Log: log, Out: os.Stdout,
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&length, "for", 30*time.Second, "approximate duration")
+	cmd.Flags().BoolVar(&open, "open", false, "open the account page in a browser")
 	return cmd
 }

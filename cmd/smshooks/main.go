@@ -1,5 +1,5 @@
-// Command smshooks sends the webhooks of an SMS platform: it reads events from Kafka and posts them to its users'
-// URLs. This package holds the commands, signals and exit codes, and no logic.
+// Command smshooks sends the webhooks of an SMS platform: it reads events from Kafka and posts them to the URLs of its
+// users. This package contains the commands, signals and exit codes, and no logic.
 package main
 
 import (
@@ -28,18 +28,18 @@ const (
 	exitUsage  = 2
 )
 
-// usageError is a wrong command line.
+// usageError is a mistake on the command line.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// loggedError is an error that the log has already told.
+// loggedError is an error that has already been logged.
 type loggedError struct{ error }
 
 func (e loggedError) Unwrap() error { return e.error }
 
 func main() {
-	// A write to a closed stdout or stderr must be an error like any other, not the end of the process.
+	// A write to a closed stdout or stderr must be an ordinary error, not the end of the process.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signalled(os.Stderr)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -47,7 +47,7 @@ func main() {
 	os.Exit(code)
 }
 
-// signalled gives a context that ends at the first SIGTERM or SIGINT; the second ends the process at once.
+// signalled returns a context that ends at the first SIGTERM or SIGINT. The second ends the process at once.
 func signalled(stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -56,7 +56,7 @@ func signalled(stderr io.Writer) (context.Context, func()) {
 		<-signals
 		cancel()
 		<-signals
-		fmt.Fprintln(stderr, "smshooks: second signal, ending at once")
+		fmt.Fprintln(stderr, "smshooks: second signal, exiting at once")
 		os.Exit(exitFailed)
 	}()
 	return ctx, func() { signal.Stop(signals); cancel() }
@@ -88,9 +88,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "smshooks",
-		Short: "Sends the webhooks of an SMS platform, from Kafka to its users' URLs",
-		Long: "Sends the webhooks of an SMS platform, from Kafka to its users' URLs.\n\n" +
-			"Settings come from a YAML file (--config), SMSHOOKS_ environment variables and flags; the later wins.",
+		Short: "Send the webhooks of an SMS platform from Kafka to its users' URLs",
+		Long: "Send the webhooks of an SMS platform from Kafka to its users' URLs.\n\n" +
+			"Settings come from a YAML file (--config), SMSHOOKS_ environment variables and flags.\n" +
+			"Flags override the environment, which overrides the file.",
 		Example: "  smshooks demo\n" +
 			"  smshooks topics ensure --kafka.brokers=a:9092,b:9092\n" +
 			"  smshooks serve --config smshooks.yaml",
@@ -110,24 +111,28 @@ func rootCommand() *cobra.Command {
 	for name, values := range config.Values() {
 		complete(root, name, values...)
 	}
-	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), secretsCommand(), configCommand(), versionCommand(), readyCommand(), manCommand())
+	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), secretsCommand(),
+		configCommand(), versionCommand(), readyCommand(), manCommand())
 	return root
 }
 
-// complete names the values of a flag to the shell.
+// complete registers the values of a flag for shell completion.
 func complete(cmd *cobra.Command, flag string, values ...string) {
-	// It fails for a flag that does not exist only.
+	// It fails only for a flag that does not exist.
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// group is a command that only holds others.
+// group returns a command that only has subcommands.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
-		return usagef("a command is missing; see %s --help", cmd.CommandPath())
-	}}
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return usagef("missing subcommand; see %s --help", cmd.CommandPath())
+		},
+	}
 	c.AddCommand(children...)
 	var examples []string
 	for _, child := range children {
@@ -146,22 +151,22 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 // oneOf checks the value of a flag, "" for none.
 func oneOf(flag, value string, allowed []string) error {
 	if value != "" && !slices.Contains(allowed, value) {
-		return usagef("--%s: %q is none of %s", flag, value, strings.Join(allowed, ", "))
+		return usagef("--%s: %q is not one of %s", flag, value, strings.Join(allowed, ", "))
 	}
 	return nil
 }
 
 // arguments takes exactly n of them, else the command line is wrong.
 func arguments(n int) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usagef("takes %d arguments, got %d", n, len(args))
+			return usagef("%s takes %d arguments, got %d", cmd.CommandPath(), n, len(args))
 		}
 		return nil
 	}
 }
 
-// settings reads the settings of a command.
+// settings reads the settings from the file, the environment and the flags of cmd.
 func settings(cmd *cobra.Command) (*config.Config, error) {
 	file, err := cmd.Flags().GetString("config")
 	if err != nil {
@@ -171,16 +176,21 @@ func settings(cmd *cobra.Command) (*config.Config, error) {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: arguments(0), Example: "  smshooks version", RunE: func(cmd *cobra.Command, _ []string) error {
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "smshooks %s\n", version)
-		return err
-	}}
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: arguments(0), Example: "  smshooks version",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "smshooks %s\n", version)
+			return err
+		},
+	}
 }
 
 func configCommand() *cobra.Command {
-	return group("config", "Look at the settings", &cobra.Command{
-		Example: "  smshooks config print --config smshooks.yaml\n  SMSHOOKS_RETRY_WINDOW=30h smshooks config print | grep window",
-		Use:     "print", Short: "Print every setting as YAML, where it came from in a comment, secrets masked", Args: arguments(0),
+	return group("config", "Show the settings", &cobra.Command{
+		Example: "  smshooks config print --config smshooks.yaml\n" +
+			"  SMSHOOKS_RETRY_WINDOW=30h smshooks config print | grep window",
+		Use: "print", Args: arguments(0),
+		Short: "Print all settings as YAML, with their origins as comments and secrets masked",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := settings(cmd)
 			if err != nil {

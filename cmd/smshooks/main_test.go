@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// said runs a command line and gives what it wrote to stdout.
-func said(t *testing.T, args ...string) string {
+// output runs a command line and returns its stdout.
+func output(t *testing.T, args ...string) string {
 	t.Helper()
 	var out, stderr bytes.Buffer
 	if code := run(t.Context(), args, &out, &stderr); code != exitDone {
@@ -21,7 +21,7 @@ func said(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-// every calls f for each command that is ours and shown.
+// every calls f for each visible command of ours.
 func every(cmd *cobra.Command, f func(*cobra.Command)) {
 	if cmd.Hidden {
 		return
@@ -37,19 +37,19 @@ func TestHelpHasExamples(t *testing.T) {
 	every(rootCommand(), func(cmd *cobra.Command) {
 		commands++
 		path := strings.Fields(cmd.CommandPath())[1:]
-		help := said(t, append(path, "--help")...)
+		help := output(t, append(path, "--help")...)
 		_, examples, found := strings.Cut(help, "Examples:\n")
 		if !found || !strings.Contains(strings.SplitN(examples, "\n\n", 2)[0], "smshooks "+strings.Join(path, " ")) {
-			t.Errorf("%s: its help shows no example of it:\n%.600s", cmd.CommandPath(), help)
+			t.Errorf("%s: its help has no example of it:\n%.600s", cmd.CommandPath(), help)
 		}
 	})
 	if commands < 15 {
-		t.Errorf("%d commands looked at", commands)
+		t.Errorf("%d commands checked", commands)
 	}
 }
 
-// The examples are command lines that are understood as far as flags and arguments go.
-func TestExamplesAreUnderstood(t *testing.T) {
+// The examples are command lines whose flags and arguments parse.
+func TestExamplesParse(t *testing.T) {
 	every(rootCommand(), func(cmd *cobra.Command) {
 		for line := range strings.Lines(cmd.Example) {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), " | ")
@@ -59,7 +59,7 @@ func TestExamplesAreUnderstood(t *testing.T) {
 			}
 			words := strings.Fields(strings.ReplaceAll(line, "'back office'", "x"))
 			if len(words) == 0 || words[0] != "smshooks" {
-				t.Errorf("%s: no example of this program: %s", cmd.CommandPath(), line)
+				t.Errorf("%s: not an example of this program: %s", cmd.CommandPath(), line)
 				continue
 			}
 			target, rest, err := rootCommand().Find(words[1:])
@@ -78,7 +78,7 @@ func TestExamplesAreUnderstood(t *testing.T) {
 
 func TestManPages(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "man")
-	said(t, "man", dir)
+	output(t, "man", dir)
 	every(rootCommand(), func(cmd *cobra.Command) {
 		name := strings.ReplaceAll(cmd.CommandPath(), " ", "-") + ".1"
 		page, err := os.ReadFile(filepath.Join(dir, name))
@@ -93,29 +93,29 @@ func TestManPages(t *testing.T) {
 		}
 	})
 	again := filepath.Join(t.TempDir(), "man")
-	said(t, "man", again)
+	output(t, "man", again)
 	first, _ := os.ReadFile(filepath.Join(dir, "smshooks.1"))
 	second, _ := os.ReadFile(filepath.Join(again, "smshooks.1"))
 	if len(first) == 0 || !bytes.Equal(first, second) {
-		t.Error("written twice, the pages differ")
+		t.Error("the pages of two runs differ")
 	}
 }
 
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		script := said(t, "completion", shell)
+		script := output(t, "completion", shell)
 		if !strings.Contains(script, "smshooks") {
 			t.Errorf("%s: %.200s", shell, script)
 		}
 		path, err := exec.LookPath(shell)
 		if err != nil {
-			t.Logf("%s is not here to read its script", shell)
+			t.Logf("%s is not installed; its script is not checked", shell)
 			continue
 		}
 		check := exec.Command(path, "-n")
 		check.Stdin = strings.NewReader(script)
 		if out, err := check.CombinedOutput(); err != nil {
-			t.Errorf("%s does not take its script: %v: %s", shell, err, out)
+			t.Errorf("%s rejects its script: %v: %s", shell, err, out)
 		}
 	}
 	for line, want := range map[string][]string{
@@ -128,7 +128,7 @@ func TestCompletion(t *testing.T) {
 		"deadletter ":                      {"list", "replay"},
 	} {
 		words := strings.Split(line, " ")
-		out := said(t, append([]string{"__complete"}, words...)...)
+		out := output(t, append([]string{"__complete"}, words...)...)
 		for _, word := range want {
 			if !strings.Contains(out, word) {
 				t.Errorf("%q completes to %q, not to %s", line, out, word)
@@ -137,16 +137,19 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// A file that a setting names and that is not there is a wrong setting.
-func TestFileOfASetting(t *testing.T) {
+// A setting that names a missing file is a usage error.
+func TestMissingFile(t *testing.T) {
 	for _, command := range [][]string{{"serve"}, {"topics", "check"}} {
 		var out, stderr strings.Builder
 		args := append(command, "--kafka.tls.enabled=true", "--kafka.tls.ca_file=/nowhere/ca.pem")
 		if code := run(t.Context(), args, &out, &stderr); code != exitUsage {
 			t.Errorf("%v: exit code %d, want %d", command, code, exitUsage)
 		}
-		if said := stderr.String(); !strings.Contains(said, "kafka.tls.ca_file") || !strings.Contains(said, "flag --kafka.tls.ca_file") || !strings.Contains(said, "/nowhere/ca.pem") {
-			t.Errorf("%v: %s", command, said)
+		text := stderr.String()
+		for _, part := range []string{"kafka.tls.ca_file", "flag --kafka.tls.ca_file", "/nowhere/ca.pem"} {
+			if !strings.Contains(text, part) {
+				t.Errorf("%v: %s", command, text)
+			}
 		}
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// manCommand writes the man pages, for those who make packages.
+// manCommand writes the man pages, for packagers.
 func manCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "man DIR", Short: "Write the man pages into a directory, a page per command", Args: arguments(1), Hidden: true,
+		Use: "man DIR", Short: "Write the man pages into a directory, one page per command", Args: arguments(1), Hidden: true,
 		Example: "  smshooks man dist/man && man dist/man/smshooks-serve.1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
@@ -19,7 +19,7 @@ func manCommand() *cobra.Command {
 			}
 			root := cmd.Root()
 			root.InitDefaultCompletionCmd()
-			root.DisableAutoGenTag = true // the day it was written on is no news
+			root.DisableAutoGenTag = true // makes the pages reproducible
 			header := &doc.GenManHeader{Title: "SMSHOOKS", Section: "1", Source: "smshooks " + version, Manual: "smshooks"}
 			if err := doc.GenManTree(root, header, args[0]); err != nil {
 				return fmt.Errorf("write man pages: %w", err)

@@ -36,7 +36,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			if cmd.Flags().Changed("roles") && len(roles) == 0 {
-				return usagef("--roles: names no role; the roles are consume, materialise, api")
+				return usagef("--roles: must name at least one of consume, materialise, api")
 			}
 			chosen, err := parseRoles(roles)
 			if err != nil {
@@ -55,11 +55,14 @@ func serveCommand() *cobra.Command {
 				}
 				defer stop()
 			}
-			return serve(cmd.Context(), app.Options{Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen, Embedded: inProcess})
+			return serve(cmd.Context(), app.Options{
+				Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen, Embedded: inProcess,
+			})
 		},
 	}
-	cmd.Flags().BoolVar(&inProcess, "embedded", false, "run Kafka and Redis in the process, data in embedded.dir")
-	cmd.Flags().StringSliceVar(&roles, "roles", nil, "parts to play: consume, materialise, api (default all)")
+	cmd.Flags().BoolVar(&inProcess, "embedded", false,
+		"run Kafka and Redis in the process, with data in embedded.dir; not for production")
+	cmd.Flags().StringSliceVar(&roles, "roles", nil, "jobs of this instance: consume, materialise, api (default all)")
 	complete(cmd, "roles", "consume", "materialise", "api")
 	return cmd
 }
@@ -69,25 +72,25 @@ func parseRoles(names []string) ([]app.Role, error) {
 	for _, name := range names {
 		role := app.Role(strings.TrimSpace(name))
 		if !slices.Contains(app.Roles(), role) {
-			return nil, usagef("--roles: %q is no role; the roles are consume, materialise, api", name)
+			return nil, usagef("--roles: %q is not one of consume, materialise, api", name)
 		}
 		roles = append(roles, role)
 	}
 	return roles, nil
 }
 
-// embed starts Kafka and Redis in the process and points the settings at them.
+// embed starts Kafka and Redis in the process and changes cfg to use them.
 func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	e, err := embedded.Start(embedded.Options{Dir: cfg.Embedded.Dir, Log: log.Named("embedded")})
 	if err != nil {
 		return nil, err
 	}
 	cfg.Kafka.Brokers, cfg.Redis.Addrs, cfg.Topics.Ensure = e.Brokers(), []string{e.RedisAddr()}, true
-	log.Warn("embedded Kafka and Redis: for a first look, not for production", zap.Strings("kafka", e.Brokers()),
+	log.Warn("embedded Kafka and Redis are for evaluation, not for production", zap.Strings("kafka", e.Brokers()),
 		zap.String("redis", e.RedisAddr()), zap.String("dir", cfg.Embedded.Dir), zap.String("a_restart_loses", e.Lost()))
 	return func() {
 		if err := e.Close(); err != nil {
-			log.Error("embedded Kafka did not close cleanly", zap.Error(err))
+			log.Error("embedded Kafka was not closed cleanly", zap.Error(err))
 		}
 	}, nil
 }
@@ -113,7 +116,8 @@ func serve(ctx context.Context, opts app.Options) error {
 		}
 	}()
 	kafka := opts.Config.Kafka
-	opts.Log.Info("starting", zap.String("version", version), zap.Strings("brokers", kafka.Brokers), zap.String("group", kafka.Group))
+	opts.Log.Info("starting", zap.String("version", version), zap.Strings("brokers", kafka.Brokers),
+		zap.String("group", kafka.Group))
 	if err = a.Run(ctx); err != nil {
 		opts.Log.Error("stopped", zap.Error(err))
 		return loggedError{err}
@@ -122,16 +126,18 @@ func serve(ctx context.Context, opts app.Options) error {
 	return nil
 }
 
-// reload reads certificates and keys anew.
+// reload reloads the certificate and key files.
 func reload(a *app.App, log *zap.Logger) {
-	if a.ReloadTLS() == nil { // else it has been logged
-		log.Info("certificates and keys were read anew")
+	if a.ReloadTLS() == nil { // an error has been logged
+		log.Info("certificates and keys reloaded")
 	}
 }
 
-// readyCommand asks a running service whether it is ready; for health checks of images without a shell.
+// readyCommand queries /readyz, for health checks of images without a shell.
 func readyCommand() *cobra.Command {
-	return &cobra.Command{Use: "ready", Short: "Ask the service at ops.addr whether it is ready", Args: arguments(0), Hidden: true, Example: "  smshooks ready && echo it is",
+	return &cobra.Command{
+		Use: "ready", Short: "Check whether the service at ops.addr is ready", Args: arguments(0), Hidden: true,
+		Example: "  smshooks ready && echo ready",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := settings(cmd)
 			if err != nil {
@@ -152,5 +158,6 @@ func readyCommand() *cobra.Command {
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), string(text))
 			return err
-		}}
+		},
+	}
 }

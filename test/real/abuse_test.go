@@ -62,7 +62,7 @@ func TestHangUp(t *testing.T) {
 	w.emit(t, w.dlr(1, 1), w.dlr(1, 2), w.dlr(1, 3))
 	w.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
 	p.Signal(t, syscall.SIGHUP)
-	p.WaitLog(t, 5*time.Second, "certificates and keys were read anew")
+	p.WaitLog(t, 5*time.Second, "certificates and keys reloaded")
 	w.waitCommitted(t, w.topics.DLR)
 	if n := w.recv.Count("/dlr/1"); n != 3 || !p.Running() {
 		t.Errorf("%d requests, want 3; running: %v", n, p.Running())

@@ -138,7 +138,7 @@ func TestTopicsCheckExplains(t *testing.T) {
 		t.Errorf("exit code %d: %s\n%s", code, out, stderr)
 	}
 	out, stderr, code = harness.Run(t, w.options("--retry.schedule=2s", "--retry.drain=1s,9s"), "topics", "check")
-	if code != 0 || strings.Contains(stderr, "nobody reads") || !strings.Contains(out, "all topics are as they should be") {
+	if code != 0 || strings.Contains(stderr, "nobody reads") || !strings.Contains(out, "all topics are correct") {
 		t.Errorf("drained: exit code %d: %s\n%s", code, out, stderr)
 	}
 }

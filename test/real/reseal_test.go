@@ -35,7 +35,7 @@ func TestReseal(t *testing.T) {
 		name, want string
 		flags      []string
 	}{
-		{"dry", "nothing written, as --dry-run asks; it would be:\n3 documents: 2 resealed, 0 already current, 1 without credentials, 0 sealed with", append([]string{"--dry-run"}, both...)},
+		{"dry", "dry run, nothing written; without --dry-run:\n3 documents: 2 resealed, 0 already current, 1 without credentials, 0 sealed with", append([]string{"--dry-run"}, both...)},
 		{"first", "3 documents: 2 resealed, 0 already current, 1 without credentials, 0 sealed with", both},
 		{"again", "3 documents: 0 resealed, 2 already current, 1 without credentials, 0 sealed with", both},
 		{"another key", "3 documents: 0 resealed, 0 already current, 1 without credentials, 2 sealed with", []string{"--secrets.key=" + key("x")}},
