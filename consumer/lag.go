@@ -2,13 +2,11 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
@@ -68,39 +66,25 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 	}
 }
 
-// measureLag asks Kafka. What is committed is asked first: asked last, it could be ahead of the ends.
+// measureLag reads the group's lag from Kafka and sets the gauges.
 func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
 	defer cancel()
-	committed, err := admin.FetchOffsets(ctx, c.cfg.Group)
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // before the first member has joined
-		return fmt.Errorf("offsets of group %s: %w", c.cfg.Group, err)
-	}
-	starts, err := admin.ListStartOffsets(ctx, c.cfg.Topics...)
-	if err != nil {
-		return fmt.Errorf("starts of topics: %w", err)
-	}
-	ends, err := kafka.ListEnds(ctx, c.client, c.cfg.Topics...)
+	lag, err := kafka.ReadGroupLag(ctx, c.client, c.cfg.Group, c.cfg.Topics...)
 	if err != nil {
 		return fmt.Errorf("measure the lag: %w", err)
 	}
-	c.passEmpty(ctx, starts, ends)
-	c.findHeads(ctx, admin, starts, ends)
+	c.passEmpty(ctx, lag.Starts, lag.Ends)
+	c.findHeads(ctx, admin, lag.Starts, lag.Ends)
 	waiting, broken := map[string]int64{}, map[string]bool{}
-	ends.Each(func(end kadm.ListedOffset) {
-		start, ok := starts.Lookup(end.Topic, end.Partition)
-		if end.Err != nil || !ok || start.Err != nil {
-			broken[end.Topic] = true // a partition has no leader now: the figure it had stays
-			return
+	for _, p := range lag.Partitions() {
+		if p.Unknown {
+			broken[p.Topic] = true // the figure it had stays
+			continue
 		}
-		next := start.Offset
-		if o, ok := committed.Lookup(end.Topic, end.Partition); ok && o.At >= 0 {
-			next = o.At
-		}
-		c.metrics.Lag(end.Topic, end.Partition, max(end.Offset-next, 0))
-		// What retention has cut off counts as lag, as with Kafka's tools, but it does not wait any more.
-		waiting[end.Topic] += max(end.Offset-max(next, start.Offset), 0)
-	})
+		c.metrics.Lag(p.Topic, p.Partition, p.Lag)
+		waiting[p.Topic] += p.Records
+	}
 	for _, t := range c.cfg.Topics {
 		if c.topics.Describe(t).Class != topics.Source && !broken[t] {
 			c.metrics.Waiting(t, waiting[t])

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -379,29 +380,19 @@ func ReadAt(ctx context.Context, cl *kgo.Client, topic string, partition int32, 
 }
 
 func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32) (leader int32, id [16]byte, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = kmsg.StringPtr(topic)
-	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, cl)
-	if err != nil {
-		return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+	found, err := TopicMetadata(ctx, cl, topic)
+	t := found[topic]
+	if err == nil {
+		err = kerr.ErrorForCode(t.ErrorCode)
 	}
-	for _, t := range resp.Topics {
-		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
-			return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+	if err == nil {
+		i := slices.IndexFunc(t.Partitions, func(p kmsg.MetadataResponseTopicPartition) bool { return p.Partition == partition && p.Leader >= 0 })
+		if i >= 0 {
+			return t.Partitions[i].Leader, t.TopicID, nil
 		}
-		for _, p := range t.Partitions {
-			if p.Partition != partition {
-				continue
-			}
-			if p.Leader < 0 {
-				break
-			}
-			return p.Leader, t.TopicID, nil
-		}
+		err = kerr.LeaderNotAvailable
 	}
-	return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, kerr.LeaderNotAvailable)
+	return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
 }
 
 // NextRecord returns the lowest offset in from ≤ o < end at which there is a record, or a batch that cannot be read,

@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // state is what the broker says of one topic. A topic that is missing has no state.
@@ -55,27 +54,20 @@ func readState(ctx context.Context, cl *kgo.Client, topics []string) (map[string
 	return states, nil
 }
 
-// readPartitions asks the broker itself, never the client's cache, which may be seconds old. The
-// request cannot create a topic, whatever auto.create.topics.enable says.
+// readPartitions asks for the topics that exist, without their settings.
 func readPartitions(ctx context.Context, cl *kgo.Client, topics []string) (map[string]state, error) {
-	req := kmsg.NewMetadataRequest()
-	for _, topic := range topics {
-		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(topic)
-		req.Topics = append(req.Topics, t)
-	}
-	resp, err := req.RequestWith(ctx, cl)
+	found, err := TopicMetadata(ctx, cl, topics...)
 	if err != nil {
-		return nil, fmt.Errorf("read topics: %w", err)
+		return nil, err
 	}
 	states := make(map[string]state, len(topics))
-	for _, t := range resp.Topics {
-		if t.Topic == nil || t.ErrorCode == kerr.UnknownTopicOrPartition.Code {
+	for topic, t := range found {
+		if t.ErrorCode == kerr.UnknownTopicOrPartition.Code {
 			continue
 		}
 		// A topic that was just created has partitions, but no leader yet.
 		if err := kerr.ErrorForCode(t.ErrorCode); err != nil && !errors.Is(err, kerr.LeaderNotAvailable) {
-			return nil, fmt.Errorf("read topic %s: %w", *t.Topic, err)
+			return nil, fmt.Errorf("read topic %s: %w", topic, err)
 		}
 		s := state{partitions: int32(len(t.Partitions)), settled: t.ErrorCode == 0, configs: make(map[string]string)}
 		for _, part := range t.Partitions {
@@ -84,7 +76,7 @@ func readPartitions(ctx context.Context, cl *kgo.Client, topics []string) (map[s
 				s.replicas = len(part.Replicas)
 			}
 		}
-		states[*t.Topic] = s
+		states[topic] = s
 	}
 	return states, nil
 }

@@ -2,13 +2,11 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/topics"
@@ -34,63 +32,27 @@ func (u Unread) String() string {
 // UnreadTopics looks for topics that are named like the plan's waiting topics, are not part of it, and hold records above
 // what the group has committed. The error says what could not be asked of Kafka.
 func UnreadTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan, group string) ([]Unread, error) {
-	admin := kadm.NewClient(cl)
-	listed, err := admin.ListTopics(ctx)
+	listed, err := kadm.NewClient(cl).ListTopics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)
 	}
-	former := map[string]string{} // topic → setting
-	for _, topic := range listed.Names() {
-		if setting := plan.Drain(topic); setting != "" {
-			former[topic] = setting
-		}
-	}
-	if len(former) == 0 {
+	names := slices.DeleteFunc(listed.Names(), func(topic string) bool { return plan.Drain(topic) == "" }) // sorted
+	if len(names) == 0 {
 		return nil, nil
 	}
-	names := make([]string, 0, len(former))
-	for topic := range former {
-		names = append(names, topic)
-	}
-	slices.Sort(names)
-	records, err := above(ctx, cl, admin, group, names)
-	if err != nil {
-		return nil, err
-	}
-	var unread []Unread
-	for _, topic := range names {
-		if records[topic] > 0 {
-			unread = append(unread, Unread{topic, records[topic], former[topic]})
-		}
-	}
-	return unread, nil
-}
-
-// above counts, per topic, the records above what the group has committed.
-func above(ctx context.Context, cl *kgo.Client, admin *kadm.Client, group string, names []string) (map[string]int64, error) {
-	committed, err := admin.FetchOffsets(ctx, group)
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a group that never was has committed nothing
-		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
-	}
-	starts, err := admin.ListStartOffsets(ctx, names...)
-	if err != nil {
-		return nil, fmt.Errorf("starts of topics: %w", err)
-	}
-	ends, err := ListEnds(ctx, cl, names...)
+	lag, err := ReadGroupLag(ctx, cl, group, names...)
 	if err != nil {
 		return nil, err
 	}
 	records := map[string]int64{}
-	ends.Each(func(end kadm.ListedOffset) {
-		start, ok := starts.Lookup(end.Topic, end.Partition)
-		if !ok || start.Err != nil || end.Err != nil {
-			return // it has no leader now
+	for _, p := range lag.Partitions() {
+		records[p.Topic] += p.Records
+	}
+	var unread []Unread
+	for _, topic := range names {
+		if records[topic] > 0 {
+			unread = append(unread, Unread{topic, records[topic], plan.Drain(topic)})
 		}
-		next := start.Offset
-		if o, ok := committed.Lookup(end.Topic, end.Partition); ok {
-			next = max(next, o.At)
-		}
-		records[end.Topic] += max(end.Offset-next, 0)
-	})
-	return records, nil
+	}
+	return unread, nil
 }

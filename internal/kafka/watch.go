@@ -131,7 +131,7 @@ func (w *Watcher) Run(ctx context.Context) {
 
 func (w *Watcher) look(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, watchTimeout)
-	seen, err := w.ask(asking)
+	seen, err := TopicMetadata(asking, w.client, w.topics...)
 	cancel()
 	if err != nil {
 		return // whether Kafka answers is another check
@@ -158,28 +158,6 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 	w.report(w.judge(seen, nil))
 	w.log.Info("the new topics are read and written", zap.Strings("topics", recreated))
-}
-
-// ask asks a broker itself, not the client's cache.
-func (w *Watcher) ask(ctx context.Context) (map[string]kmsg.MetadataResponseTopic, error) {
-	req := kmsg.NewPtrMetadataRequest()
-	req.IncludeTopicAuthorizedOperations = true
-	for _, topic := range w.topics {
-		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(topic)
-		req.Topics = append(req.Topics, t)
-	}
-	resp, err := req.RequestWith(ctx, w.client)
-	if err != nil {
-		return nil, fmt.Errorf("read topics: %w", err)
-	}
-	seen := make(map[string]kmsg.MetadataResponseTopic, len(resp.Topics))
-	for _, t := range resp.Topics {
-		if t.Topic != nil {
-			seen[*t.Topic] = t
-		}
-	}
-	return seen, nil
 }
 
 // compare returns the topics that have another id than before, and takes note of those seen for the first time.

@@ -3,7 +3,6 @@ package settings
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -32,25 +31,16 @@ type layout struct {
 // client sees them: an open transaction holds back the end of one that reads
 // committed records only. A topic that is missing is an error.
 func describe(ctx context.Context, client *kgo.Client, topics ...string) (*layout, error) {
-	req := kmsg.NewPtrMetadataRequest()
-	for _, topic := range topics {
-		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(topic)
-		req.Topics = append(req.Topics, t)
-	}
-	resp, err := req.RequestWith(ctx, client)
+	found, err := kafka.TopicMetadata(ctx, client, topics...)
 	if err != nil {
-		return nil, fmt.Errorf("asking Kafka for topics %q: %w", topics, err)
+		return nil, err
 	}
 	l := &layout{spans: map[slot]span{}, topics: topics}
 	for _, topic := range topics {
-		i := slices.IndexFunc(resp.Topics, func(t kmsg.MetadataResponseTopic) bool {
-			return t.Topic != nil && *t.Topic == topic
-		})
-		if i < 0 {
+		t, ok := found[topic]
+		if !ok {
 			return nil, fmt.Errorf("topic %s: no answer about it", topic)
 		}
-		t := &resp.Topics[i]
 		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
 			return nil, fmt.Errorf("topic %s: %w", topic, err)
 		}
