@@ -25,6 +25,8 @@ const partitions = 3
 // stack is a Kafka with both topics, and a Redis.
 type stack struct {
 	t            *testing.T
+	cluster      *kfake.Cluster // nil: a real Kafka
+	options      []kgo.Opt      // of every client
 	brokers      []string
 	redisAddr    string
 	config, keys string
@@ -52,7 +54,7 @@ func newStack(t *testing.T) (*stack, *miniredis.Miniredis) {
 			t.Fatal(err)
 		}
 		t.Cleanup(cluster.Close)
-		s.brokers = cluster.ListenAddrs()
+		s.cluster, s.brokers = cluster, cluster.ListenAddrs()
 	}
 	var err error
 	if s.client, err = s.newClient(kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil))); err != nil {
@@ -101,7 +103,8 @@ func (s *stack) deleteTopics() {
 }
 
 func (s *stack) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(s.brokers...), kgo.FetchMaxWait(250 * time.Millisecond)}, extra...)...)
+	options := append([]kgo.Opt{kgo.SeedBrokers(s.brokers...), kgo.FetchMaxWait(250 * time.Millisecond)}, s.options...)
+	return kgo.NewClient(append(options, extra...)...)
 }
 
 func (s *stack) newRedis() *redis.Client {

@@ -1,0 +1,95 @@
+package settings
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+func setDLR(url string) func(Document) Document {
+	return func(d Document) Document { d.DLRURL = &url; return d }
+}
+
+func setClick(url string) func(Document) Document {
+	return func(d Document) Document { d.ClickURL = &url; return d }
+}
+
+// TestLockOutlivesUnansweredRecord checks that an update whose record is still under way when it gives up keeps the
+// user's lock: another update would be based on a document without that record, and undo it.
+func TestLockOutlivesUnansweredRecord(t *testing.T) {
+	k, _ := newStack(t)
+	if k.cluster == nil {
+		t.Skip("holds back a produce request of the Kafka in the process")
+	}
+	k.set(1, "before")
+	a, _, _ := k.start()
+	b, _, _ := k.start()
+	waitLoaded(t, a, b)
+	answer := make(chan struct{})
+	k.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		k.cluster.SleepControl(func() { <-answer })
+		return nil, nil, false
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := a.Update(ctx, 1, setDLR("http://a")); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("update without an answer: %v, want ErrUnavailable", err)
+	}
+	if n := k.rdb.Exists(t.Context(), a.rdb.key("lock:1")).Val(); n != 1 {
+		t.Error("the lock was released while the record was under way")
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := b.Update(ctx, 1, setClick("http://b")); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("update of a locked user: %v, want ErrUnavailable", err)
+	}
+	close(answer)
+	eventually(t, time.Second, "the lock released", func() bool {
+		return k.rdb.Exists(t.Context(), a.rdb.key("lock:1")).Val() == 0
+	})
+	d, err := b.Update(t.Context(), 1, setClick("http://b"))
+	if err != nil || value(d.DLRURL) != "http://a" || value(d.ClickURL) != "http://b" {
+		t.Errorf("updated to %s, %v", d.AppendJSON(nil, nil), err)
+	}
+}
+
+// TestUpdatesBehindOpenTransaction checks that updates go on and see each other while an open transaction holds back
+// what can be read of the topic.
+func TestUpdatesBehindOpenTransaction(t *testing.T) {
+	k, _ := newStack(t)
+	k.options = []kgo.Opt{kgo.FetchIsolationLevel(kgo.ReadCommitted())}
+	k.set(1, "before")
+	a, _, _ := k.start(small)
+	b, _, _ := k.start(small)
+	waitLoaded(t, a, b)
+	writer, err := k.newClient(kgo.TransactionalID("open"), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if err := writer.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	open := &kgo.Record{Topic: k.config, Key: []byte("1"), Value: []byte(`{"user_id":1,"dlr_url":"http://uncommitted"}`)}
+	if err := writer.ProduceSync(t.Context(), open).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range []*Store{a, b, a} {
+		d, err := s.Update(t.Context(), 1, []func(Document) Document{setDLR("http://a"), setClick("http://b"), setDLR("http://c")}[i])
+		if err != nil || value(d.DLRURL) != []string{"http://a", "http://a", "http://c"}[i] || value(d.ClickURL) != []string{"", "http://b", "http://b"}[i] {
+			t.Fatalf("update %d: %s, %v", i, d.AppendJSON(nil, nil), err)
+		}
+	}
+	if err := writer.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Store{a, b} {
+		if got := url(t, s, 1); got != "http://c" {
+			t.Errorf("after the transaction user 1 is answered %q", got)
+		}
+	}
+}
