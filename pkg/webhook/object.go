@@ -1,0 +1,44 @@
+package webhook
+
+import (
+	"errors"
+	"unicode/utf8"
+)
+
+// Member is one member of a JSON object.
+type Member struct {
+	Name  string
+	Raw   []byte // the name as it is in the text, escaped, without its quotes
+	Value []byte // as it is in the text
+}
+
+// AppendMembers appends the members of text, a JSON object in UTF-8, in their order. They share text's memory. The
+// error does not repeat what is in text.
+func AppendMembers(dst []Member, text []byte) ([]Member, error) {
+	if !utf8.Valid(text) {
+		return nil, errors.New("not UTF-8")
+	}
+	failed := errors.New("not a JSON object")
+	s := scanner{data: text}
+	if s.peek() != '{' {
+		return nil, failed
+	}
+	s.pos++
+	var buf [64]byte
+	for first := true; ; first = false {
+		raw, more, ok := s.key(first)
+		switch {
+		case !ok:
+			return nil, failed
+		case !more && s.atEnd():
+			return dst, nil
+		case !more:
+			return nil, failed
+		}
+		at, ok := s.value(1)
+		if !ok {
+			return nil, failed
+		}
+		dst = append(dst, Member{string(appendText(buf[:0], raw)), raw, at.of(text)})
+	}
+}
