@@ -14,6 +14,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/smshooks/smshooks/internal/apikey"
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
@@ -49,19 +51,19 @@ func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 	if f.keysAway {
 		return 0, false, errAway
 	}
-	users := map[string]int64{settings.HashKey(key42): 42, settings.HashKey(key43): 43}
+	users := map[string]int64{apikey.Hash(key42): 42, apikey.Hash(key43): 43}
 	return users[hash], users[hash] != 0, nil
 }
 
-func (f *fakes) Document(_ context.Context, user int64) (settings.Document, settings.Version, error) {
+func (f *fakes) Document(_ context.Context, user int64) (settings.Document, compacted.Version, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.storeAway {
-		return settings.Document{}, settings.Version{}, errAway
+		return settings.Document{}, compacted.Version{}, errAway
 	}
 	d := f.documents[user]
 	d.UserID = user
-	return d, settings.Version{}, nil
+	return d, compacted.Version{}, nil
 }
 
 func (f *fakes) Update(_ context.Context, user int64, change func(settings.Document) settings.Document) (settings.Document, error) {

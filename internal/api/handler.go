@@ -13,7 +13,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/api/form"
 	"github.com/smshooks/smshooks/internal/api/limit"
-	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/internal/apikey"
 )
 
 const (
@@ -119,7 +119,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 			return nil, err
 		}
 	}
-	if wait := h.limit.Take(settings.HashKey(key), time.Now()); wait > 0 {
+	if wait := h.limit.Take(apikey.Hash(key), time.Now()); wait > 0 {
 		return nil, &TooManyError{keyName + ": too many requests, at most " + strconv.Itoa(h.options.Rate) + " per second", wait}
 	}
 	req := &request{ctx: r.Context(), quick: quick, userID: userID}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"time"
 
+	"github.com/smshooks/smshooks/internal/apikey"
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/settings"
 )
 
 const (
-	// notReadyTime is how long a request waits for a store that is not ready: a key made a moment ago is on its way to
-	// Redis, or Redis was emptied and is being filled. Longer means that something is away.
+	// notReadyTime is how long a request waits for a store that is not ready: a topic was created
+	// again and is being read, or Redis was emptied and is being filled. Longer means that something is away.
 	notReadyTime  = 2 * time.Second
 	notReadyAgain = 20 * time.Millisecond
 )
@@ -29,7 +31,7 @@ func (p patient) KeyUser(ctx context.Context, hash string) (userID int64, found 
 	return userID, found, err
 }
 
-func (p patient) Document(ctx context.Context, userID int64) (d settings.Document, v settings.Version, err error) {
+func (p patient) Document(ctx context.Context, userID int64) (d settings.Document, v compacted.Version, err error) {
 	err = untilReady(ctx, func() (err error) {
 		d, v, err = p.documents.Document(ctx, userID)
 		return err
@@ -44,7 +46,7 @@ func (p patient) Update(ctx context.Context, userID int64, change func(settings.
 func untilReady(ctx context.Context, ask func() error) error {
 	for end := time.Now().Add(notReadyTime); ; {
 		err := ask()
-		if !errors.Is(err, settings.ErrNotReady) || time.Now().After(end) {
+		if !errors.Is(err, settings.ErrNotReady) && !errors.Is(err, apikey.ErrNotReady) || time.Now().After(end) {
 			return err
 		}
 		select {

@@ -15,12 +15,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/settings"
 )
 
 type noObserver struct{}
 
-func (noObserver) ConfigLag(int64)         {}
+func (noObserver) ConfigLag(string, int64) {}
 func (noObserver) ConfigUsers(int)         {}
 func (noObserver) UnreadableRecord(string) {}
 
@@ -41,7 +42,7 @@ func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfa
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	if key, err = settings.CreateKey(t.Context(), client, "keys", 42, "test"); err != nil {
+	if key, err = apikey.Create(t.Context(), client, "keys", 42, "test"); err != nil {
 		t.Fatal(err)
 	}
 	for range n {
@@ -49,18 +50,22 @@ func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfa
 			Addr: mini.Addr(), ContextTimeoutEnabled: true, MaxRetries: 1, DialTimeout: 500 * time.Millisecond,
 			ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
 		})
-		store := settings.New(settings.Config{ConfigTopic: "config", KeysTopic: "keys", KeyPrefix: "smshooks:", Materialise: true}, newClient, rdb, zap.NewNop(), noObserver{})
+		store := settings.New(settings.Config{Topic: "config", KeyPrefix: "smshooks:", Materialise: true}, newClient, rdb, zap.NewNop(), noObserver{})
+		keys := apikey.New("keys", newClient, zap.NewNop(), noObserver{})
 		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan struct{})
-		go func() { defer close(ended); _ = store.Run(ctx) }()
-		t.Cleanup(func() { cancel(); <-ended; _ = rdb.Close() })
+		var running sync.WaitGroup
+		running.Go(func() { _ = store.Run(ctx) })
+		running.Go(func() { _ = keys.Run(ctx) })
+		t.Cleanup(func() { cancel(); running.Wait(); _ = rdb.Close() })
 		s := newServer(t, Options{})
-		s.service.Keys, s.service.Documents = store, store
+		s.service.Keys, s.service.Documents = keys, store
 		servers = append(servers, s)
-		select {
-		case <-store.Loaded():
-		case <-time.After(20 * time.Second):
-			t.Fatal("not loaded in 20 s")
+		for _, loaded := range []<-chan struct{}{store.Loaded(), keys.Loaded()} {
+			select {
+			case <-loaded:
+			case <-time.After(20 * time.Second):
+				t.Fatal("not loaded in 20 s")
+			}
 		}
 	}
 	return servers, key, cluster, mini

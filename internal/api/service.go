@@ -20,6 +20,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/api/limit"
+	"github.com/smshooks/smshooks/internal/apikey"
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
@@ -57,7 +59,7 @@ type Keys interface {
 
 // Documents are the users' settings.
 type Documents interface {
-	Document(ctx context.Context, userID int64) (settings.Document, settings.Version, error)
+	Document(ctx context.Context, userID int64) (settings.Document, compacted.Version, error)
 	Update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error)
 }
 
@@ -159,7 +161,7 @@ func (s *Service) Authenticate(ctx context.Context, r *http.Request, key string)
 	if key == "" {
 		return 0, false, nil
 	}
-	userID, ok, err = s.AuthenticateHash(ctx, settings.HashKey(key))
+	userID, ok, err = s.AuthenticateHash(ctx, apikey.Hash(key))
 	if err != nil || ok {
 		return userID, ok, err
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/replay"
@@ -158,7 +159,7 @@ func (a *Admin) CreateKey(ctx context.Context, userID int64, name string) (strin
 	if err := a.client.Ping(ctx); err != nil { // producing would retry forever
 		return "", fmt.Errorf("reach Kafka: %w", err)
 	}
-	key, err := settings.CreateKey(ctx, a.client, a.cfg.Topics.Keys, userID, name)
+	key, err := apikey.Create(ctx, a.client, a.cfg.Topics.Keys, userID, name)
 	if err != nil {
 		return "", fmt.Errorf("create API key: %w", err)
 	}
@@ -170,7 +171,7 @@ var ErrNoSuchKey = errors.New("revoke API key: the key does not exist")
 
 // RevokeKey revokes an API key.
 func (a *Admin) RevokeKey(ctx context.Context, key string) error {
-	found, err := settings.RevokeKey(ctx, a.client, a.cfg.Topics.Keys, key)
+	found, err := apikey.Revoke(ctx, a.client, a.cfg.Topics.Keys, key)
 	if err != nil {
 		return fmt.Errorf("revoke API key: %w", err)
 	}
@@ -252,7 +253,7 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 		return settings.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
 	}
 	store := settings.New(settings.Config{
-		ConfigTopic: cfg.Topics.Config, KeysTopic: cfg.Topics.Keys, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
+		Topic: cfg.Topics.Config, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,
 	}, a.kafka.NewClient, rdb, a.log.Named("settings"), noMetrics{})
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
@@ -268,13 +269,13 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 		ended <- err
 		return settings.Resealing{}, fmt.Errorf("settings: %w", err)
 	case <-loading.Done():
-		return settings.Resealing{}, fmt.Errorf("read topics.config and topics.keys: %w", loading.Err())
+		return settings.Resealing{}, fmt.Errorf("read topics.config: %w", loading.Err())
 	}
 }
 
 // noMetrics drops the figures of the store.
 type noMetrics struct{}
 
-func (noMetrics) ConfigLag(int64)         {}
+func (noMetrics) ConfigLag(string, int64) {}
 func (noMetrics) ConfigUsers(int)         {}
 func (noMetrics) UnreadableRecord(string) {}

@@ -42,7 +42,7 @@ func (a *App) newCustomers() (*customers, error) {
 		return nil, err
 	}
 	service := api.New(api.Parts{
-		Keys: a.store, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: userReplays{letters, a.replays}, Log: a.Log.Named("api"),
+		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: userReplays{letters, a.replays}, Log: a.Log.Named("api"),
 		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests, Turns: a.replays, ReplayLimit: a.Config.API.ReplayLimit,
 	})
 	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix, Log: a.Log.Named("page")})

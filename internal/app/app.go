@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/clock"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/http1"
@@ -68,6 +69,7 @@ type App struct {
 	redisTLS    *tlsfiles.Files // nil = off
 	redisHealth *redisHealth
 	store       *settings.Store
+	keys        *apikey.Store
 	metrics     *metrics.Metrics
 	sender      *sender.Sender // nil without the roles consume and api
 	log         *deliverylog.Log
@@ -140,9 +142,10 @@ func (a *App) wireSettings() error {
 		return err
 	}
 	a.store = settings.New(settings.Config{
-		ConfigTopic: a.Config.Topics.Config, KeysTopic: a.Config.Topics.Keys, KeyPrefix: a.Config.Redis.KeyPrefix,
+		Topic: a.Config.Topics.Config, KeyPrefix: a.Config.Redis.KeyPrefix,
 		Secrets: sealer, Materialise: a.plays(Materialise),
 	}, a.kafka.NewClient, a.redis, a.Log.Named("settings"), a.metrics)
+	a.keys = apikey.New(a.Config.Topics.Keys, a.kafka.NewClient, a.Log.Named("keys"), a.metrics)
 	return nil
 }
 

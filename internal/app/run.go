@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,8 @@ func (a *App) Run(ctx context.Context) error {
 	g.serve("readiness", noError(func(ctx context.Context) { watchReadiness(ctx, a.checks(), a.Log) }))
 	g.serve("Redis health", noError(a.redisHealth.watch))
 	g.serve("topics", after(checked, noError(a.watcher.Run)))
-	g.serve("settings", after(checked, a.runStore))
+	g.serve("settings", after(checked, a.store.Run))
+	g.serve("API keys", after(checked, a.keys.Run))
 	if a.api != nil {
 		g.work("API", noError(func(ctx context.Context) { a.serveAPI(ctx, public, b.api) }))
 	}
@@ -78,19 +80,15 @@ func (a *App) start(ctx context.Context, checked, started chan<- struct{}) error
 		a.warnOfRisks(ctx)
 	}
 	close(checked)
-	select {
-	case <-ctx.Done():
-	case <-a.store.Loaded():
-		a.Log.Info("settings loaded")
-		close(started)
+	for _, loaded := range []<-chan struct{}{a.store.Loaded(), a.keys.Loaded()} {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-loaded:
+		}
 	}
-	return nil
-}
-
-func (a *App) runStore(ctx context.Context) error {
-	if err := a.store.Run(ctx); err != nil {
-		return fmt.Errorf("settings: %w", err)
-	}
+	a.Log.Info("settings loaded")
+	close(started)
 	return nil
 }
 
@@ -160,7 +158,7 @@ func (a *App) checks() []check {
 		{"kafka", func(ctx context.Context) error { return a.admin.Ping(ctx) }},
 		{"topics", func(context.Context) error { return a.watcher.Problem() }},
 		{"redis", a.redisHealth.ready},
-		{"config", func(context.Context) error { return a.store.Err() }},
+		{"config", func(context.Context) error { return cmp.Or(a.store.Err(), a.keys.Err()) }},
 	}
 	if a.road != nil {
 		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }},

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/internal/embedded"
 	"github.com/smshooks/smshooks/internal/kafka"
@@ -107,7 +108,7 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 	if err := s.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		return fmt.Errorf("settings of the demo's users: %w", err)
 	}
-	if s.apiKey, err = settings.CreateKey(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {
+	if s.apiKey, err = apikey.Create(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {
 		return err
 	}
 	reading, err := kafkaConfig.NewClient(kgo.ConsumeTopics(s.Config.Topics.DeadLetter), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))

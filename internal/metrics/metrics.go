@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,8 @@ type Metrics struct {
 	overdue      *prometheus.GaugeVec
 	sourceLag    *prometheus.GaugeVec
 	configLag    prometheus.Gauge
+	configLagMu  sync.Mutex
+	configLagOf  map[string]int64 // by topic
 	configUsers  prometheus.Gauge
 	unread       prometheus.Gauge
 	redisEvicts  prometheus.Gauge
@@ -171,6 +174,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.waiting.WithLabelValues(t)
 		m.overdue.WithLabelValues(t)
 	}
+	m.configLagOf = map[string]int64{}
 	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not applied yet.")
 	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are in memory, at most 200,000 of them.")
 	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in topics of former retry or overflow delays that no setting names, so that nobody reads them.")
@@ -239,8 +243,13 @@ func (m *Metrics) SourceLag(topic string, age time.Duration) {
 	m.sourceLag.WithLabelValues(topic).Set(age.Seconds())
 }
 
-// ConfigLag sets how many records of the config topic are not applied yet.
-func (m *Metrics) ConfigLag(records int64) { m.configLag.Set(float64(records)) }
+// ConfigLag sets how many records of the config or keys topic are not applied yet.
+func (m *Metrics) ConfigLag(topic string, records int64) {
+	m.configLagMu.Lock()
+	defer m.configLagMu.Unlock()
+	m.configLag.Add(float64(records - m.configLagOf[topic]))
+	m.configLagOf[topic] = records
+}
 
 // ConfigUsers sets how many users have settings.
 func (m *Metrics) ConfigUsers(n int) { m.configUsers.Set(float64(n)) }

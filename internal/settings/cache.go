@@ -1,16 +1,17 @@
 package settings
 
-import "sync"
+import (
+	"sync"
 
-// shardCount spreads the locks; a power of two.
-const shardCount = 64
+	"github.com/smshooks/smshooks/internal/compacted"
+)
 
 // cache is a bounded map from a key to the newest value known of it.
 type cache[K comparable, V any] struct {
 	perShard int
 	hash     func(K) uint64
-	newest   func(K) Version // what the topic says, at least what was said before the call
-	shards   [shardCount]shard[K, V]
+	newest   func(K) compacted.Version // what the topic says, at least what was said before the call
+	shards   [compacted.Shards]shard[K, V]
 }
 
 type shard[K comparable, V any] struct {
@@ -20,18 +21,18 @@ type shard[K comparable, V any] struct {
 
 type entry[V any] struct {
 	value V
-	ver   Version
+	ver   compacted.Version
 	set   bool // false: the key is known to have no document
 }
 
 // newCache returns a cache of about size entries.
-func newCache[K comparable, V any](size int, hash func(K) uint64, newest func(K) Version) *cache[K, V] {
-	c := &cache[K, V]{perShard: max(1, (size+shardCount-1)/shardCount), hash: hash, newest: newest}
+func newCache[K comparable, V any](size int, hash func(K) uint64, newest func(K) compacted.Version) *cache[K, V] {
+	c := &cache[K, V]{perShard: max(1, (size+compacted.Shards-1)/compacted.Shards), hash: hash, newest: newest}
 	c.clear()
 	return c
 }
 
-func (c *cache[K, V]) shard(key K) *shard[K, V] { return &c.shards[c.hash(key)%shardCount] }
+func (c *cache[K, V]) shard(key K) *shard[K, V] { return &c.shards[c.hash(key)%compacted.Shards] }
 
 // get returns what is known of key; ok is false when nothing is.
 func (c *cache[K, V]) get(key K) (e entry[V], ok bool) {
@@ -43,9 +44,9 @@ func (c *cache[K, V]) get(key K) (e entry[V], ok bool) {
 }
 
 // stale says whether a value of version v would replace what is known of key.
-func (c *cache[K, V]) stale(key K, v Version) bool {
+func (c *cache[K, V]) stale(key K, v compacted.Version) bool {
 	e, ok := c.get(key)
-	return !ok || v.newer(e.ver)
+	return !ok || v.Newer(e.ver)
 }
 
 // put takes in a value unless the entry is as new. It returns false when the
@@ -59,10 +60,10 @@ func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, present := s.entries[key]
-	if present && !e.ver.newer(old.ver) {
+	if present && !e.ver.Newer(old.ver) {
 		return true
 	}
-	if c.newest(key).newer(e.ver) {
+	if c.newest(key).Newer(e.ver) {
 		return false
 	}
 	if !present && len(s.entries) >= c.perShard {
@@ -81,18 +82,6 @@ func (c *cache[K, V]) drop(key K) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.entries, key)
-}
-
-// keys returns the keys in one of the shardCount shards.
-func (c *cache[K, V]) keys(shard int) []K {
-	s := &c.shards[shard]
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	keys := make([]K, 0, len(s.entries))
-	for key := range s.entries {
-		keys = append(keys, key)
-	}
-	return keys
 }
 
 // clear empties the cache.

@@ -3,146 +3,84 @@ package settings
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// change is what one record says.
+// change is what one record of the topic says of its user.
 type change struct {
-	ver     Version
-	removed bool // a tombstone
-	isKey   bool // of the keys topic
-
-	key      keyHash  // of a record of the keys topic
-	userID   int64    // of either topic; 0 for a key's tombstone
-	document Document // of a record of the config topic
-	locked   []byte   // the value of one whose auth is sealed with another secrets.key
+	ver      compacted.Version
+	userID   int64
+	removed  bool // a tombstone
+	document Document
+	locked   []byte // the record's value, if its auth is sealed with an unknown key
 }
 
-// decode reads a record of either topic. An error names what is unreadable
-// without repeating it.
+// decode reads a record. An error names what is unreadable without repeating it.
 func (s *Store) decode(r *kgo.Record) (c change, err error) {
-	c.ver, c.removed, c.isKey = versionOf(r), r.Value == nil, r.Topic == s.cfg.KeysTopic
-	if c.isKey {
-		if c.key, err = parseKeyHash(r.Key); err == nil && !c.removed {
-			c.userID, err = parseKeyRecord(r.Value)
-		}
-		return c, err
-	}
+	c.ver, c.removed = compacted.VersionOf(r), r.Value == nil
 	if c.userID, err = parseUserKey(r.Key); err == nil && !c.removed {
 		c.document, err = parseDocument(c.userID, r.Value, s.cfg.Secrets)
 	}
 	if errors.Is(err, errSealed) {
-		// It is no bad record, the fault is with this instance. What the former one said doesn't count any
-		// more: nothing is concluded about the user until the right key is set, and nothing is lost.
+		// The record is not bad, this instance lacks the key. What the record before it said does not count any more:
+		// nothing is concluded about the user until the right key is set, and nothing is lost.
 		c.locked, err = bytes.Clone(r.Value), nil
 	}
 	return c, err
 }
 
-// stored returns the change as Redis holds it: the key's name without prefix,
-// and the document, nil for a tombstone.
-func (c *change) stored(sealer *Sealer) (name string, doc []byte) {
+// stored returns the document as Redis holds it, nil for a tombstone.
+func (c *change) stored(sealer *Sealer) []byte {
 	switch {
-	case c.isKey && c.removed:
-		return keyName(c.key), nil
-	case c.isKey:
-		return keyName(c.key), strconv.AppendInt(nil, c.userID, 10)
 	case c.removed:
-		return userName(c.userID), nil
+		return nil
 	case c.locked != nil:
-		return userName(c.userID), c.locked
+		return c.locked
 	}
-	return userName(c.userID), c.document.AppendJSON(nil, sealer)
+	return c.document.AppendJSON(nil, sealer)
 }
 
-func (c *change) userEntry() entry[*webhook.Settings] {
+func (c *change) entry() entry[*webhook.Settings] {
 	if c.removed {
-		return entry[*webhook.Settings]{value: &webhook.Settings{UserID: c.userID}, ver: c.ver}
+		return withoutDocument(c.userID, c.ver)
 	}
 	if c.locked != nil {
-		return entry[*webhook.Settings]{nil, c.ver, true} // Lookup doesn't know the user
+		return entry[*webhook.Settings]{nil, c.ver, true} // Lookup does not know the user
 	}
 	return entry[*webhook.Settings]{c.document.Settings(), c.ver, true}
 }
 
-// subject returns whom the change is about.
-func (c *change) subject() subject {
-	if c.isKey {
-		return subject{isKey: true, key: c.key}
-	}
-	return subject{user: c.userID}
+// withoutDocument is the entry of a user who has no document.
+func withoutDocument(userID int64, ver compacted.Version) entry[*webhook.Settings] {
+	return entry[*webhook.Settings]{value: &webhook.Settings{UserID: userID}, ver: ver}
 }
 
-// hear takes a change from the topic over into memory. The index goes first:
-// from then on nothing older is believed.
+// hear brings a change from the topic into memory. The index goes first: from then on nothing older is believed.
 func (s *Store) hear(c *change) {
-	if c.isKey {
-		s.keyIndex.put(c.key.id(), c.ver, c.removed)
-		s.keys.put(c.key, entry[int64]{c.userID, c.ver, !c.removed})
-		return
-	}
-	s.userIndex.put(c.userID, c.ver, c.removed)
+	s.index.Put(c.userID, struct{}{}, c.ver, c.removed)
 	if s.users.stale(c.userID, c.ver) {
-		s.users.put(c.userID, c.userEntry())
+		s.users.put(c.userID, c.entry())
 	}
 }
 
-// reportLocked counts and logs the records, by their users, that this instance
-// has no key for. Superseded ones don't matter: after a rotation they stay in
-// the topic until it is compacted.
-func (s *Store) reportLocked(records map[int64]Version) {
+// reportLocked counts and logs the records, by their users, that this instance has no key for. Superseded ones do not
+// matter: after a rotation they stay in the topic until it is compacted.
+func (s *Store) reportLocked(records map[int64]compacted.Version) {
 	for userID, ver := range records {
-		if newest, _ := s.userIndex.get(userID); !newest.is(ver) {
+		if newest, _ := s.newest(userID); !newest.Is(ver) {
 			continue
 		}
-		s.obs.UnreadableRecord(s.cfg.ConfigTopic)
-		if suppressed, ok := s.unreadable.allow(); ok {
-			s.log.Error("credentials are sealed with another secrets.key: the user's events wait until the right one is set",
-				zap.Int64("user_id", userID), zap.Int("not_logged_before", suppressed))
-		}
+		s.obs.UnreadableRecord(s.cfg.Topic)
+		s.sampled.Error("credentials are sealed with another secrets.key: the user's events wait until the right one is set",
+			zap.Int64("user_id", userID))
 	}
-}
-
-// skip counts an unreadable record, and logs it unless many are.
-func (s *Store) skip(r *kgo.Record, err error) {
-	s.obs.UnreadableRecord(r.Topic)
-	if suppressed, ok := s.unreadable.allow(); ok {
-		s.log.Warn("unreadable settings record skipped, the former one stays",
-			zap.String("topic", r.Topic), zap.Int32("partition", r.Partition), zap.Int64("offset", r.Offset),
-			zap.String("reason", err.Error()), zap.Int("not_logged_before", suppressed))
-	}
-}
-
-// limiter lets through ten log lines at once and then one a second.
-type limiter struct {
-	mu         sync.Mutex
-	spent      int
-	last       time.Time
-	suppressed int
-}
-
-func (l *limiter) allow() (suppressed int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	const burst = 10
-	now := time.Now()
-	l.spent = max(0, l.spent-int(now.Sub(l.last)/time.Second))
-	if l.spent >= burst {
-		l.suppressed++
-		return 0, false
-	}
-	suppressed, l.suppressed = l.suppressed, 0
-	l.spent++
-	l.last = now
-	return suppressed, true
 }
 
 // queueLimit is how many changes wait for a Redis that is away. Beyond it, it
@@ -160,14 +98,14 @@ type queue struct {
 	healed  int  // the value of drops that a rebuild has made good
 }
 
-// push appends changes, or drops everything when the queue is full.
-func (q *queue) push(changes []change) {
+// push appends a change, or drops everything when the queue is full.
+func (q *queue) push(c change) {
 	q.mu.Lock()
-	if len(q.waiting)+len(changes) > queueLimit {
+	if len(q.waiting) >= queueLimit {
 		q.waiting = nil
 		q.drops++
 	} else {
-		q.waiting = append(q.waiting, changes...)
+		q.waiting = append(q.waiting, c)
 	}
 	q.mu.Unlock()
 	select {
@@ -224,14 +162,4 @@ func (q *queue) heal(n int) {
 	q.mu.Unlock()
 }
 
-// keyHash is the SHA-256 of an API key.
-type keyHash [32]byte
-
-// keyID is as much of a key's hash as the index needs: two keys with the same
-// half of a SHA-256 can't be made.
-type keyID [16]byte
-
-func (h keyHash) id() keyID { return keyID(h[:16]) }
-
-func userName(id int64) string    { return "user:" + strconv.FormatInt(id, 10) }
-func keyName(hash keyHash) string { return fmt.Sprintf("key:%x", hash[:]) }
+func userName(id int64) string { return "user:" + strconv.FormatInt(id, 10) }

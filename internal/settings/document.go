@@ -1,6 +1,8 @@
 package settings
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -44,23 +46,23 @@ func (d *Document) fields() [5]struct {
 // know are kept as they are, of a doubled one the last counts. Errors name what is wrong
 // without repeating a value.
 func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error) {
-	var room [8]member
-	object, err := parseObject(value, room[:])
+	var room [8]webhook.Member
+	members, err := webhook.AppendMembers(room[:0], value)
 	if err != nil {
 		return Document{}, err
 	}
-	if id, err := parseUserID(object); err != nil {
+	if id, err := parseUserID(last(members, "user_id")); err != nil {
 		return Document{}, err
 	} else if id != userID {
 		return Document{}, errors.New("user_id differs from the record's key")
 	}
 	d := Document{UserID: userID}
 	for _, f := range d.fields() {
-		if *f.value, err = textOrNull(object.get(f.name)); err != nil {
+		if *f.value, err = textOrNull(last(members, f.name)); err != nil {
 			return Document{}, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
-	d.unknown = d.unknownMembers(object)
+	d.unknown = d.unknownMembers(members)
 	if d.Auth != nil {
 		plain, current, err := sealer.open(userID, *d.Auth)
 		if err != nil {
@@ -71,24 +73,34 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	return d, nil
 }
 
+// last returns the value of a member, of a doubled one the last, nil if there is none.
+func last(members []webhook.Member, name string) []byte {
+	for _, m := range slices.Backward(members) {
+		if m.Name == name {
+			return m.Value
+		}
+	}
+	return nil
+}
+
 // unknownMembers returns the text of the members that are not fields of d, in
 // their order, of a doubled one the last.
-func (d *Document) unknownMembers(o object) string {
-	var keep []member
+func (d *Document) unknownMembers(members []webhook.Member) string {
+	var keep []webhook.Member
 	var seen map[string]bool
-	for _, m := range slices.Backward(o) {
-		if d.knows(m.name) || seen[m.name] {
+	for _, m := range slices.Backward(members) {
+		if d.knows(m.Name) || seen[m.Name] {
 			continue
 		}
 		if seen == nil {
 			seen = map[string]bool{}
 		}
-		seen[m.name] = true
+		seen[m.Name] = true
 		keep = append(keep, m)
 	}
 	var text []byte
 	for _, m := range slices.Backward(keep) {
-		text = append(append(append(append(text, ','), m.text...), ':'), m.value...)
+		text = append(append(append(append(text, `,"`...), m.Raw...), `":`...), m.Value...)
 	}
 	return string(text)
 }
@@ -170,4 +182,47 @@ func (d Document) clone() Document {
 		}
 	}
 	return d
+}
+
+// textOrNull reads a member that must be a string, null or absent.
+func textOrNull(raw []byte) (*string, error) {
+	if raw == nil || bytes.Equal(raw, []byte("null")) {
+		return nil, nil
+	}
+	if raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
+		s := string(raw[1 : len(raw)-1])
+		return &s, nil
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, errors.New("neither a string nor null")
+	}
+	return &s, nil
+}
+
+func parseUserID(raw []byte) (int64, error) {
+	id, err := strconv.ParseInt(string(raw), 10, 64)
+	if err != nil || id < 1 {
+		return 0, errors.New("user_id is not an integer from 1 to 2^63-1")
+	}
+	return id, nil
+}
+
+// appendString appends s as a JSON string, no HTML characters escaped.
+func appendString(dst []byte, s string) []byte {
+	plain := true
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		return append(append(append(dst, '"'), s...), '"')
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s) // a string always encodes
+	return append(dst, bytes.TrimSuffix(b.Bytes(), []byte("\n"))...)
 }

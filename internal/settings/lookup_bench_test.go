@@ -3,16 +3,26 @@ package settings
 import (
 	"testing"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
+// stopped returns a store that knows users and does not run any more.
+func stopped(t testing.TB, users int64) *Store {
+	t.Helper()
+	store, _, stop := newEnv(t).start()
+	waitLoaded(t, store)
+	stop()
+	for id := range users {
+		ver := compacted.Version{Offset: 1}
+		store.users.put(id, entry[*webhook.Settings]{&webhook.Settings{UserID: id}, ver, true})
+	}
+	return store
+}
+
 // TestLookupAllocatesNothing: every event looks its user up at least twice.
 func TestLookupAllocatesNothing(t *testing.T) {
-	s := &Store{users: newCache[int64, *webhook.Settings](1000, hashUser, noVersion)}
-	s.read.Store(true)
-	for id := range int64(100) {
-		s.users.put(id, entry[*webhook.Settings]{&webhook.Settings{UserID: id}, Version{Offset: 1}, true})
-	}
+	s := stopped(t, 100)
 	var id int64
 	allocs := testing.AllocsPerRun(1000, func() {
 		if settings, ok := s.Lookup(id % 100); !ok || settings.UserID != id%100 {
@@ -25,4 +35,15 @@ func TestLookupAllocatesNothing(t *testing.T) {
 	}
 }
 
-func noVersion(int64) Version { return Version{} }
+func BenchmarkLookup(b *testing.B) {
+	s := stopped(b, 100_000)
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(p *testing.PB) {
+		for id := int64(0); p.Next(); id++ {
+			if _, ok := s.Lookup(id % 100_000); !ok {
+				b.Error("not found")
+			}
+		}
+	})
+}

@@ -2,18 +2,22 @@ package settings
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 const (
 	// watchPeriod is how often Redis is asked whether it has lost anything.
 	watchPeriod = 500 * time.Millisecond
+	// countPeriod is how often the users in memory are counted.
+	countPeriod = 5 * time.Second
 	// batchSize is the most documents that go to Redis in one round trip.
 	batchSize = 500
 	// lanes is the number of round trips a rebuild has under way at once.
@@ -23,168 +27,70 @@ const (
 	maxHold = 3 * time.Second
 )
 
-// session follows the topics, as they exist now, until ctx ends or one of them
-// was created again.
-func (s *Store) session(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	topics := []string{s.cfg.ConfigTopic, s.cfg.KeysTopic}
-	client, err := s.newClient(readerOpts(topics)...)
-	if err != nil {
-		return err
-	}
-	defer client.CloseAllowingRebalance()
-	r, err := newReader(ctx, client, topics...)
-	if err != nil {
-		return err
-	}
-	s.startOver(r)
-	if s.read.Load() { // the same topics: memory goes on to be true
-		s.noSession.Recover()
-	}
-
-	var wg sync.WaitGroup
-	wg.Go(func() { s.makeRepairs(ctx) })
-	if s.cfg.Materialise {
-		wg.Go(func() { s.writeChanges(ctx) })
-		wg.Go(func() { s.keepSwept(ctx) })
-		wg.Go(func() {
-			if err := s.keepFilled(ctx); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	wg.Go(func() {
-		if err := s.keepHouse(ctx, r); err != nil {
-			cancel(err)
-		}
-	})
-	err = s.follow(ctx, r)
-	cancel(err)
-	wg.Wait()
-	return context.Cause(ctx)
-}
-
-// startOver prepares for reading from the start. What memory holds of the same
-// topics stays: it is true, and it goes on to be heard of.
-func (s *Store) startOver(r *reader) {
-	old := s.reading.Swap(r)
-	if old == nil || old.goal.id != r.goal.id || s.cutBack.Swap(false) {
-		s.read.Store(false)
+// begin prepares for reading the topic from its start. void: what memory holds does not count any more.
+func (s *Store) begin(void bool, r *compacted.Reader) {
+	if void {
 		s.filled.Store(false)
 		s.users.clear()
-		s.keys.clear()
-		s.userIndex.clear()
-		s.keyIndex.clear()
-		s.rdb.use(r.goal.id)
-		s.closeProducer() // it would go on with the topics as they were
+		s.index.Clear()
+		id := r.ID()
+		s.rdb.use(hex.EncodeToString(id[:8])) // as unique as is needed here, and the keys of Redis stay short
+		s.closeProducer()                     // it would continue with the topic as it was
+		s.locked = map[int64]compacted.Version{}
 	}
 	s.queue.reset()
 }
 
-// follow reads the topics into memory and passes on to Redis what comes after
-// the end that the reader saw when it was made; what was there before is written
-// by the rebuild, which begins later and so sees a later end.
-func (s *Store) follow(ctx context.Context, r *reader) error {
-	wait := 50 * time.Millisecond // a poll without records is no news; look whether it's the end
-	locked := map[int64]Version{} // records that can't be opened, until the end shows which are the newest
-	for {
-		if !s.read.Load() {
-			if err := s.checkRead(ctx, r); err != nil {
-				if stop := s.readFailed(ctx, err); stop != nil {
-					return stop
-				}
-			}
-			if s.read.Load() {
-				s.reportLocked(locked)
-				locked = nil
-			}
-		} else {
-			wait = time.Second
-		}
-		var fresh []change
-		err := r.poll(ctx, wait, func(record *kgo.Record) {
-			c, err := s.decode(record)
-			if err != nil {
-				s.skip(record, err)
-				return
-			}
-			s.hear(&c)
-			if c.locked != nil {
-				if s.read.Load() {
-					s.reportLocked(map[int64]Version{c.userID: c.ver})
-				} else {
-					locked[c.userID] = c.ver
-				}
-			}
-			s.updates.witness(&c, record)
-			if record.Offset >= r.goal.spans[slot{record.Topic, record.Partition}].end {
-				fresh = append(fresh, c)
-			}
-		})
-		if s.cfg.Materialise && len(fresh) > 0 {
-			s.queue.push(fresh)
-		}
-		if err != nil {
-			if stop := s.readFailed(ctx, err); stop != nil {
-				return stop
-			}
-		}
-	}
-}
-
-// readFailed logs an error of reading and waits a little. It returns the error
-// after which reading can't go on.
-func (s *Store) readFailed(ctx context.Context, err error) error {
-	var cut *kgo.ErrDataLoss
-	if ctx.Err() == nil && errors.As(err, &cut) {
-		// What was read may not be there any more, and other records have its offsets.
-		s.cutBack.Store(true)
-		return fmt.Errorf("settings topic %s/%d was cut back: %w", cut.Topic, cut.Partition, err)
-	}
-	if ctx.Err() != nil || errors.Is(err, errRecreated) || errors.Is(err, kgo.ErrClientClosed) {
+// take brings a record into memory and passes it on to Redis if it came after the reading began; what was there before
+// is written by the rebuild, which begins later and so sees a later end.
+func (s *Store) take(r *kgo.Record, fresh bool) error {
+	c, err := s.decode(r)
+	if err != nil {
 		return err
 	}
-	s.log.Warn("reading settings", zap.Error(err))
-	return sleep(ctx, 100*time.Millisecond)
-}
-
-func (s *Store) checkRead(ctx context.Context, r *reader) error {
-	done, err := r.done(ctx)
-	if done {
-		s.read.Store(true)
-		s.noSession.Recover()
-		users := s.users.count()
-		s.obs.ConfigUsers(users)
-		s.obs.ConfigLag(r.lag(r.goal.spans))
-		s.log.Info("settings topics read to their end", zap.Int("users_in_memory", users))
-		s.becameReady()
-	}
-	return err
-}
-
-// keepHouse measures, and notices topics that were created again, until
-// ctx ends.
-func (s *Store) keepHouse(ctx context.Context, r *reader) error {
-	for {
-		period := housekeeping
-		if s.read.Load() {
-			s.obs.ConfigUsers(s.users.count())
+	s.hear(&c)
+	if c.locked != nil {
+		if s.topic.Read() {
+			s.reportLocked(map[int64]compacted.Version{c.userID: c.ver})
 		} else {
-			period = watchPeriod // the lag is worth watching
+			s.locked[c.userID] = c.ver
 		}
-		asking, cancel := context.WithTimeout(ctx, housekeeping)
-		now, err := describe(asking, r.client, r.topics...)
-		cancel()
-		if err == nil { // otherwise Kafka is away, and the lag stays as it was known
-			if now.id != r.goal.id {
-				return errRecreated
-			}
-			s.obs.ConfigLag(r.lag(now.spans))
-		}
-		if err := sleep(ctx, period); err != nil {
-			return err
-		}
+	}
+	s.updates.witness(&c, r)
+	if fresh && s.cfg.Materialise {
+		s.queue.push(c)
+	}
+	return nil
+}
+
+// end is called when the topic was read to its end.
+func (s *Store) end() {
+	users := s.users.count()
+	s.obs.ConfigUsers(users)
+	s.log.Info("config topic read to its end", zap.Int("users_in_memory", users))
+	s.reportLocked(s.locked)
+	s.locked = nil
+	s.becameReady()
+}
+
+// beside runs while a reader reads.
+func (s *Store) beside(ctx context.Context, _ *compacted.Reader) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.makeRepairs(ctx) })
+	wg.Go(func() { s.countUsers(ctx) })
+	if !s.cfg.Materialise {
+		return nil
+	}
+	wg.Go(func() { s.writeChanges(ctx) })
+	wg.Go(func() { s.keepSwept(ctx) })
+	return s.keepFilled(ctx)
+}
+
+// countUsers measures the users in memory until ctx ends.
+func (s *Store) countUsers(ctx context.Context) {
+	for compacted.Sleep(ctx, countPeriod) == nil {
+		s.obs.ConfigUsers(s.users.count())
 	}
 }
 
@@ -199,12 +105,12 @@ func (s *Store) writeChanges(ctx context.Context) {
 			}
 			continue
 		}
-		for pause := newBackoff(); len(batch) > 0; {
+		for pause := compacted.NewBackoff(); len(batch) > 0; {
 			n, err := s.rdb.write(ctx, batch, nil)
 			batch = batch[n:]
 			if err != nil {
 				s.noWriting.Fail(err)
-				if pause.wait(ctx) != nil {
+				if pause.Wait(ctx) != nil {
 					return
 				}
 			}
@@ -220,7 +126,7 @@ func (s *Store) keepFilled(ctx context.Context) error {
 	fill := true
 	var hold time.Duration
 	var notBefore time.Time
-	pause := newBackoff()
+	pause := compacted.NewBackoff()
 	for {
 		lost, err := s.rdb.lost(ctx)
 		if lost {
@@ -239,15 +145,15 @@ func (s *Store) keepFilled(ctx context.Context) error {
 			}
 		}
 		switch {
-		case ctx.Err() != nil, errors.Is(err, errRecreated):
+		case ctx.Err() != nil, errors.Is(err, compacted.ErrRecreated):
 			return err
 		case err != nil:
 			s.noFilling.Fail(err)
-			err = pause.wait(ctx)
+			err = pause.Wait(ctx)
 		default:
 			s.noFilling.Recover()
-			pause = newBackoff()
-			err = sleep(ctx, watchPeriod)
+			pause = compacted.NewBackoff()
+			err = compacted.Sleep(ctx, watchPeriod)
 		}
 		if err != nil {
 			return err
@@ -265,8 +171,8 @@ func (s *Store) fill(ctx context.Context, count *tally) error {
 		return err
 	}
 	// What follows compares Redis with what was read of the topics.
-	for !s.read.Load() {
-		if err := sleep(ctx, watchPeriod/10); err != nil {
+	for !s.topic.Read() {
+		if err := compacted.Sleep(ctx, watchPeriod/10); err != nil {
 			return err
 		}
 	}
@@ -289,46 +195,49 @@ func (s *Store) fill(ctx context.Context, count *tally) error {
 
 // writeAll writes every readable record there is to Redis and returns how many.
 func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
-	topics := []string{s.cfg.ConfigTopic, s.cfg.KeysTopic}
-	client, err := s.newClient(readerOpts(topics)...)
+	r, err := compacted.Open(ctx, s.newClient, s.cfg.Topic)
 	if err != nil {
 		return 0, err
 	}
-	defer client.CloseAllowingRebalance()
-	r, err := newReader(ctx, client, topics...)
-	if err != nil {
-		return 0, err
-	}
-	if following := s.reading.Load(); following.goal.id != r.goal.id {
-		return 0, errRecreated
+	defer r.Close()
+	if s.topic.Reader().ID() != r.ID() {
+		return 0, compacted.ErrRecreated
 	}
 	// One round of writing is under way while the next records are decoded.
 	writing := make(chan error, 1)
 	writing <- nil
-	for {
-		done, err := r.done(ctx)
-		if err != nil || done {
-			return n, errors.Join(err, <-writing)
+	var batches [lanes][]change
+	gathered := 0
+	write := func() error {
+		if err := <-writing; err != nil {
+			writing <- nil
+			return err
 		}
-		var batches [lanes][]change
-		err = r.poll(ctx, 100*time.Millisecond, func(record *kgo.Record) {
-			c, err := s.decode(record)
-			if err != nil {
-				return // follow has counted it
-			}
-			if newest, _ := s.newest(c.subject()); newest.newer(c.ver) {
-				return // nobody needs it
-			}
-			// The records of a partition stay in order.
-			lane := &batches[int(record.Partition)%lanes]
-			*lane = append(*lane, c)
-			n++
-		})
-		if err = errors.Join(err, <-writing); err != nil {
-			return n, err
-		}
-		go func() { writing <- s.writeLanes(ctx, &batches, count) }()
+		go func(batches [lanes][]change) { writing <- s.writeLanes(ctx, &batches, count) }(batches)
+		batches, gathered = [lanes][]change{}, 0
+		return nil
 	}
+	err = r.ReadAll(ctx, func(record *kgo.Record) error {
+		c, err := s.decode(record)
+		if err != nil {
+			return nil // it was counted when it was read into memory
+		}
+		if newest, _ := s.newest(c.userID); newest.Newer(c.ver) {
+			return nil // nobody needs it
+		}
+		// The records of a partition stay in order.
+		lane := &batches[int(record.Partition)%lanes]
+		*lane = append(*lane, c)
+		n++
+		if gathered++; gathered < lanes*batchSize {
+			return nil
+		}
+		return write()
+	})
+	if err == nil {
+		err = write()
+	}
+	return n, errors.Join(err, <-writing)
 }
 
 func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, count *tally) error {
@@ -347,12 +256,12 @@ func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, count 
 // begin the whole rebuild again costs more than to try again.
 func (s *Store) writeLane(ctx context.Context, lane []change, count *tally) error {
 	const patience = 5
-	failures, pause := 0, newBackoff()
+	failures, pause := 0, compacted.NewBackoff()
 	for len(lane) > 0 {
 		n, err := s.rdb.write(ctx, lane, count)
 		lane = lane[n:]
 		if n > 0 {
-			failures, pause = 0, newBackoff()
+			failures, pause = 0, compacted.NewBackoff()
 		}
 		if err == nil {
 			continue
@@ -360,7 +269,7 @@ func (s *Store) writeLane(ctx context.Context, lane []change, count *tally) erro
 		if failures++; failures >= patience {
 			return err
 		}
-		if err := pause.wait(ctx); err != nil {
+		if err := pause.Wait(ctx); err != nil {
 			return err
 		}
 	}

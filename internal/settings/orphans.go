@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 const (
@@ -50,7 +52,7 @@ func (o *orphans) run(ctx context.Context, giveBack func(ctx context.Context, na
 		case <-o.wake:
 		}
 		for o.pass(ctx, giveBack) {
-			if sleep(ctx, orphanPeriod) != nil {
+			if compacted.Sleep(ctx, orphanPeriod) != nil {
 				return
 			}
 		}

@@ -7,14 +7,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-)
 
-// witnessTime is how long an update waits for its own record before it asks
-// whether an open transaction holds the reader back.
-const witnessTime = 500 * time.Millisecond
+	"github.com/smshooks/smshooks/internal/compacted"
+)
 
 // updates are this instance's updates under way and what is heard of their
 // users meanwhile.
@@ -92,7 +89,7 @@ func (u *updates) end(w *witness) {
 
 // witness is called with every change read from the topics.
 func (u *updates) witness(c *change, r *kgo.Record) {
-	if c.isKey || u.n.Load() == 0 {
+	if u.n.Load() == 0 {
 		return
 	}
 	o := overtaker{change: *c, all: true}
@@ -110,11 +107,11 @@ func (u *updates) witness(c *change, r *kgo.Record) {
 
 // between returns what was heard with versions after from and before to, in its
 // order.
-func (u *updates) between(w *witness, from, to Version) (found []overtaker) {
+func (u *updates) between(w *witness, from, to compacted.Version) (found []overtaker) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, o := range w.heard {
-		if o.locked == nil && o.ver.newer(from) && to.newer(o.ver) {
+		if o.locked == nil && o.ver.Newer(from) && to.Newer(o.ver) {
 			found = append(found, o)
 		}
 	}
@@ -123,23 +120,13 @@ func (u *updates) between(w *witness, from, to Version) (found []overtaker) {
 
 // overtaken returns the documents that came between the one an update was based
 // on and its own record.
-func (s *Store) overtaken(ctx context.Context, w *witness, base, own Version) ([]overtaker, error) {
-	r := s.reading.Load()
-	at := slot{s.cfg.ConfigTopic, own.Partition}
-	for look := time.Now().Add(witnessTime); r.positionOf(at) < own.Offset; {
-		if time.Now().After(look) {
-			now, err := describe(ctx, r.client, at.topic)
-			if err != nil {
-				return nil, err
-			}
-			if now.spans[at].end < own.Offset {
-				return nil, nil // an open transaction holds the reader back
-			}
-			look = time.Now().Add(witnessTime)
-		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
-			return nil, fmt.Errorf("%w: the own record has not come yet", ErrNotReady)
-		}
+func (s *Store) overtaken(ctx context.Context, w *witness, base, own compacted.Version) ([]overtaker, error) {
+	read, err := s.topic.Reader().Await(ctx, own.Partition, own.Offset)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w: the own record has not come yet", ErrNotReady)
+	}
+	if err != nil || !read { // an open transaction holds the reader back
+		return nil, err
 	}
 	return s.updates.between(w, base, own), nil
 }

@@ -1,25 +1,12 @@
 package settings
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
-	"time"
-	"unicode/utf8"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
-
-func testSealer(t *testing.T, fill string) *Sealer {
-	t.Helper()
-	s, err := NewSealer([]byte(strings.Repeat(fill, 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func text(s string) *string { return &s }
 
 // readDocument reads a record as the store does.
 func readDocument(key, value []byte, sealer *Sealer) (Document, error) {
@@ -153,41 +140,12 @@ func TestSealer(t *testing.T) {
 	}
 }
 
-func TestVersion(t *testing.T) {
-	none := Version{}
-	for _, c := range []struct {
-		name     string
-		old, new Version
-	}{
-		{"first", none, Version{0, 1, 0}},
-		{"next offset", Version{3, 5, 100}, Version{3, 6, 100}},
-		{"next offset, earlier clock", Version{3, 5, 100}, Version{3, 6, 50}},
-		{"other partition, later", Version{3, 500, 100}, Version{4, 1, 101}},
-		{"other partition, same time", Version{3, 500, 100}, Version{4, 1, 100}},
-	} {
-		if !c.new.newer(c.old) || c.old.newer(c.new) {
-			t.Errorf("%s: %v must be newer than %v", c.name, c.new, c.old)
-		}
-		if c.new.newer(c.new) {
-			t.Errorf("%v is newer than itself", c.new)
-		}
-		if got, err := parseVersion(c.new.String()); err != nil || got != c.new {
-			t.Errorf("%v written and read: %v, %v", c.new, got, err)
-		}
-	}
-	for _, s := range []string{"", "1", "1/2", "1/2/x", "99999999999/1/1"} {
-		if _, err := parseVersion(s); err == nil {
-			t.Errorf("%q was read", s)
-		}
-	}
-}
-
 func TestCache(t *testing.T) {
-	x := newIndex[int64](func(id int64) uint64 { return uint64(id) })
-	c := newCache[int64, string](shardCount*2, x.hash, func(id int64) Version { v, _ := x.get(id); return v })
-	v := func(offset int64) Version { return Version{Offset: offset} }
+	x := compacted.NewIndex[int64, struct{}](func(id int64) uint64 { return uint64(id) })
+	c := newCache[int64, string](compacted.Shards*2, func(id int64) uint64 { return uint64(id) }, func(id int64) compacted.Version { _, v, _ := x.Get(id); return v })
+	v := func(offset int64) compacted.Version { return compacted.Version{Offset: offset} }
 	hear := func(id int64, e entry[string]) {
-		x.put(id, e.ver, !e.set)
+		x.Put(id, struct{}{}, e.ver, !e.set)
 		c.put(id, e)
 	}
 	hear(1, entry[string]{"new", v(5), true})
@@ -199,7 +157,7 @@ func TestCache(t *testing.T) {
 		t.Errorf("went back to %q", e.value)
 	}
 	// Two more keys of the same shard throw it out, sooner or later.
-	for id := int64(1 + shardCount); ; id += shardCount {
+	for id := int64(1 + compacted.Shards); ; id += compacted.Shards {
 		hear(id, entry[string]{"x", v(1), true})
 		if _, ok := c.get(1); !ok {
 			break
@@ -221,41 +179,8 @@ func TestCache(t *testing.T) {
 	for id := range int64(10_000) {
 		hear(id, entry[string]{"x", v(10), true})
 	}
-	if n := c.count(); n != shardCount*2 {
-		t.Errorf("%d entries, want %d", n, shardCount*2)
-	}
-}
-
-func TestIndex(t *testing.T) {
-	x := newIndex[int64](hashUser)
-	if v, removed := x.get(1); v != (Version{}) || removed {
-		t.Errorf("an unknown key has %v, %v", v, removed)
-	}
-	for _, want := range []struct {
-		v       Version
-		removed bool
-	}{
-		{Version{0, 1, 0}, false},
-		{Version{0, 1 << 40, 1_900_000_000_000}, true},
-		{Version{30_000, 1 << 47, 1_900_000_000_001}, false},
-	} {
-		if !x.put(1, want.v, want.removed) {
-			t.Errorf("%v was refused", want.v)
-		}
-		if v, removed := x.get(1); v != want.v || removed != want.removed {
-			t.Errorf("%v, %v, want %v, %v", v, removed, want.v, want.removed)
-		}
-	}
-	if x.put(1, Version{30_000, 7, 2_000_000_000_000}, false) {
-		t.Error("an older offset of the same partition was taken")
-	}
-	x.drop(1, Version{30_000, 7, 0})
-	if x.len() != 1 {
-		t.Error("another version was dropped")
-	}
-	x.drop(1, Version{30_000, 1 << 47, 0})
-	if x.len() != 0 {
-		t.Error("not dropped")
+	if n := c.count(); n != compacted.Shards*2 {
+		t.Errorf("%d entries, want %d", n, compacted.Shards*2)
 	}
 }
 
@@ -281,24 +206,11 @@ func TestPuttingBack(t *testing.T) {
 
 func documentOf(d Document) change { return change{document: d} }
 
-func TestParseName(t *testing.T) {
-	var h keyHash
-	h[3] = 7
-	for _, x := range []subject{{user: 1}, {user: 1<<63 - 1}, {isKey: true, key: h}} {
-		if got, ok := parseName(x.name()); !ok || got != x {
-			t.Errorf("%s: %v, %v", x.name(), got, ok)
-		}
-	}
-	for _, name := range []string{"", "user:", "user:0", "user:01", "key:ab", "lock:1", "sweep"} {
-		if _, ok := parseName(name); ok {
-			t.Errorf("%q is somebody's", name)
-		}
-	}
-}
-
 func TestQueue(t *testing.T) {
 	q := queue{wake: make(chan struct{}, 1)}
-	q.push(make([]change, 3))
+	for range 3 {
+		q.push(change{})
+	}
 	if got := len(q.take(2)); got != 2 || q.idle() {
 		t.Errorf("took %d, idle %v", got, q.idle())
 	}
@@ -308,7 +220,9 @@ func TestQueue(t *testing.T) {
 	if !q.idle() {
 		t.Error("not idle though all was written")
 	}
-	q.push(make([]change, queueLimit+1))
+	for range queueLimit + 1 {
+		q.push(change{})
+	}
 	n, unhealed := q.dropped()
 	if n != 1 || !unhealed || q.idle() {
 		t.Errorf("after dropping: %d, %v, idle %v", n, unhealed, q.idle())
@@ -317,72 +231,6 @@ func TestQueue(t *testing.T) {
 	if !q.idle() {
 		t.Error("not idle after a rebuild")
 	}
-}
-
-func TestLimiter(t *testing.T) {
-	var l limiter
-	passed := 0
-	for range 100 {
-		if _, ok := l.allow(); ok {
-			passed++
-		}
-	}
-	if passed != 10 {
-		t.Errorf("%d lines at once, want 10", passed)
-	}
-	l.last = l.last.Add(-time.Second)
-	if suppressed, ok := l.allow(); !ok || suppressed != 90 {
-		t.Errorf("a second later: %d, %v", suppressed, ok)
-	}
-}
-
-func TestKeyRecords(t *testing.T) {
-	hash := HashKey("smsh_x")
-	if h, err := parseKeyHash([]byte(hash)); err != nil || keyName(h) != "key:"+hash {
-		t.Errorf("hash read again: %v, %v", h, err)
-	}
-	for _, bad := range []string{"", "12", strings.ToUpper(hash), hash + "00", "zz" + hash[2:]} {
-		if _, err := parseKeyHash([]byte(bad)); err == nil {
-			t.Errorf("%q was taken", bad)
-		}
-	}
-	for value, want := range map[string]int64{
-		`{"user_id":5,"name":"n"}`: 5, `{"user_id":5}`: 5, `{"name":"n"}`: 0, `{"user_id":-5}`: 0, `5`: 0, ``: 0,
-	} {
-		if id, err := parseKeyRecord([]byte(value)); id != want || (err != nil) != (want == 0) {
-			t.Errorf("%s: %d, %v", value, id, err)
-		}
-	}
-}
-
-func FuzzParseObject(f *testing.F) {
-	for _, seed := range []string{
-		`{}`, ` { "a" : "b" , "c":12, "d":null } `, `{"a":"\u0041"}`, `{"a":01}`, `{"a":1.5}`, `{"a":"b",}`, `{"a" "b"}`,
-		`{"a":nullx}`, `{"a":"b"}x`, `{"a":-1}`, `{,}`, `{"a":"b"`, "{\"a\":\"\n\"}", `{"a":[{}],"a":"b"}`, `{"a":1e2}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		o, ok := parseFlat(text, nil)
-		if !ok || !utf8.Valid(text) {
-			return
-		}
-		var want map[string]json.RawMessage
-		if err := json.Unmarshal(text, &want); err != nil {
-			t.Fatalf("%q was read as %v, though %v", text, o, err)
-		}
-		for name, value := range want {
-			if string(o.get(name)) != string(value) {
-				t.Fatalf("%q of %q: %q, want %q", name, text, o.get(name), value)
-			}
-			got, err1 := textOrNull(o.get(name))
-			var text *string
-			err2 := json.Unmarshal(value, &text)
-			if (err1 == nil) != (err2 == nil) || err1 == nil && (got == nil) != (text == nil) || err1 == nil && got != nil && *got != *text {
-				t.Fatalf("%q: %v, %v, want %v, %v", value, got, err1, text, err2)
-			}
-		}
-	})
 }
 
 func FuzzParseDocument(f *testing.F) {

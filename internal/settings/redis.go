@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 const (
@@ -74,14 +76,13 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 `
 
-// database is the store's part of Redis. Keys carry the topics' ids: versions of
+// database is the store's part of Redis. Keys carry the topic's id: versions of
 // a topic that was deleted and created again don't mix with those of the old one.
 //
 //	<prefix><id>:user:<user id>  hash: v = version, d = document; no d: removed
-//	<prefix><id>:key:<hex hash>  hash: v = version, d = user id
 //	<prefix><id>:lock:<user id>  who may change the user's document
-//	<prefix><id>:sweep           some instance compares Redis with the topics
-//	<prefix>topics:<config topic>:<keys topic>  their id
+//	<prefix><id>:sweep           some instance compares Redis with the topic
+//	<prefix>topics:<topic>       its id
 //	<prefix>{pulse<n>}:<instance> a number that grows, see lost
 type database struct {
 	rdb    redis.UniversalClient
@@ -111,25 +112,25 @@ func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *data
 	return d
 }
 
-// use turns to the keys of the topics with this id.
+// use turns to the keys of the topic with this id.
 func (d *database) use(id string) { d.id.Store(&id) }
 
 func (d *database) key(name string) string { return d.prefix + *d.id.Load() + ":" + name }
 
 // row is one key of Redis: the zero row is one that isn't there.
 type row struct {
-	ver  Version
+	ver  compacted.Version
 	seen string // the version's text, whatever it is
 	doc  []byte // nil: there is no document
 	err  error  // it is nothing that was written here; the other rows are good all the same
 }
 
-// read returns the rows of names. What they are worth only [Store.judge] knows.
-func (d *database) read(ctx context.Context, names []string) ([]row, error) {
-	cmds := make([]*redis.SliceCmd, len(names))
+// read returns the rows of users. What they are worth only [Store.judge] knows.
+func (d *database) read(ctx context.Context, users ...int64) ([]row, error) {
+	cmds := make([]*redis.SliceCmd, len(users))
 	_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, name := range names {
-			cmds[i] = p.HMGet(ctx, d.key(name), "v", "d")
+		for i, userID := range users {
+			cmds[i] = p.HMGet(ctx, d.key(userName(userID)), "v", "d")
 		}
 		return nil
 	})
@@ -157,7 +158,7 @@ func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 		if rows[i].seen, ok = values[0].(string); !ok {
 			continue
 		}
-		if rows[i].ver, rows[i].err = parseVersion(rows[i].seen); rows[i].err != nil {
+		if rows[i].ver, rows[i].err = compacted.ParseVersion(rows[i].seen); rows[i].err != nil {
 			continue
 		}
 		if doc, ok := values[1].(string); ok {
@@ -206,13 +207,12 @@ func (d *database) writeOnce(ctx context.Context, changes []change, count *tally
 	cmds, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range changes {
 			c := &changes[i]
-			name, doc := c.stored(d.sealer)
 			ttl := int64(0)
 			if c.removed {
 				ttl = tombstoneKept.Milliseconds()
 			}
-			d.apply.EvalSha(ctx, p, []string{d.key(name)},
-				c.ver.Partition, c.ver.Offset, c.ver.Time, c.ver.String(), ttl, doc)
+			d.apply.EvalSha(ctx, p, []string{d.key(userName(c.userID))},
+				c.ver.Partition, c.ver.Offset, c.ver.Time, c.ver.String(), ttl, c.stored(d.sealer))
 		}
 		return nil
 	})
@@ -237,14 +237,17 @@ func (d *database) writeOnce(ctx context.Context, changes []change, count *tally
 }
 
 // removal is a row that must go, if it still has the version that was seen.
-type removal struct{ name, seen string }
+type removal struct {
+	userID int64
+	seen   string
+}
 
 // remove deletes rows.
 func (d *database) remove(ctx context.Context, removals []removal) error {
 	for part := range slices.Chunk(removals, batchSize) {
 		_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, r := range part {
-				p.Eval(ctx, removeScript, []string{d.key(r.name)}, r.seen)
+				p.Eval(ctx, removeScript, []string{d.key(userName(r.userID))}, r.seen)
 			}
 			return nil
 		})
@@ -289,24 +292,24 @@ func (d *database) lease(ctx context.Context, name string, kept time.Duration) (
 	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
 }
 
-// former returns the id of the topics of these names that was current when
+// former returns the id of the topic of this name that was current when
 // replaced was called last, "" if it is the present one or none is known. Other
 // topics may share the Redis and the prefix: what they keep there is theirs.
-func (d *database) former(ctx context.Context, topics string) (string, error) {
-	id, err := d.rdb.Get(ctx, d.prefix+"topics:"+topics).Result()
+func (d *database) former(ctx context.Context, topic string) (string, error) {
+	id, err := d.rdb.Get(ctx, d.prefix+"topics:"+topic).Result()
 	switch {
 	case errors.Is(err, redis.Nil) || id == *d.id.Load():
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("looking for settings of former topics in Redis: %w", err)
+		return "", fmt.Errorf("looking for settings of a former topic in Redis: %w", err)
 	}
 	return id, nil
 }
 
-// replaced notes that nothing is left in Redis of the topics' former id.
-func (d *database) replaced(ctx context.Context, topics string) error {
-	if err := d.rdb.Set(ctx, d.prefix+"topics:"+topics, *d.id.Load(), 0).Err(); err != nil {
-		return fmt.Errorf("noting the topics' id in Redis: %w", err)
+// replaced notes that nothing is left in Redis of the topic's former id.
+func (d *database) replaced(ctx context.Context, topic string) error {
+	if err := d.rdb.Set(ctx, d.prefix+"topics:"+topic, *d.id.Load(), 0).Err(); err != nil {
+		return fmt.Errorf("noting the topic's id in Redis: %w", err)
 	}
 	return nil
 }
@@ -353,7 +356,7 @@ func (d *database) discard(ctx context.Context, id string) (n int64, err error) 
 		return err
 	})
 	if err != nil {
-		return count.Load(), fmt.Errorf("removing settings of former topics from Redis: %w", err)
+		return count.Load(), fmt.Errorf("removing settings of a former topic from Redis: %w", err)
 	}
 	return count.Load(), nil
 }

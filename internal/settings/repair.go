@@ -10,9 +10,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/kafka"
 )
 
@@ -20,35 +20,10 @@ import (
 // from the topics is cheaper.
 const repairLimit = 20_000
 
-// subject is what a key of the topics is about: a user or an API key.
-type subject struct {
-	isKey bool
-	key   keyHash
-	user  int64
-}
-
-// name returns the subject's key in Redis, without the prefix.
-func (x subject) name() string {
-	if x.isKey {
-		return keyName(x.key)
-	}
-	return userName(x.user)
-}
-
-func (s *Store) topicOf(x subject) string {
-	if x.isKey {
-		return s.cfg.KeysTopic
-	}
-	return s.cfg.ConfigTopic
-}
-
-// newest returns the version of the subject's newest record, as far as it was
-// read, and whether it is a tombstone.
-func (s *Store) newest(x subject) (v Version, removed bool) {
-	if x.isKey {
-		return s.keyIndex.get(x.key.id())
-	}
-	return s.userIndex.get(x.user)
+// newest returns the version of a user's newest record, as far as it was read, and whether it is a tombstone.
+func (s *Store) newest(userID int64) (v compacted.Version, removed bool) {
+	_, v, removed = s.index.Get(userID)
+	return v, removed
 }
 
 // worth says what a row of Redis is good for.
@@ -67,85 +42,84 @@ const (
 
 // judge compares a version found in Redis with what was read of the topics. An
 // error means that Kafka can't be asked about a version newer than that.
-func (s *Store) judge(ctx context.Context, x subject, v Version) (worth, error) {
-	newest, _ := s.newest(x)
-	if !v.newer(newest) {
+func (s *Store) judge(ctx context.Context, userID int64, v compacted.Version) (worth, error) {
+	newest, _ := s.newest(userID)
+	if !v.Newer(newest) {
 		return older(v, newest), nil
 	}
-	r := s.reading.Load()
-	at := slot{s.topicOf(x), v.Partition}
+	r := s.topic.Reader()
 	// The position comes first: whatever is below it, the index has by now.
-	if v.Offset <= r.positionOf(at) {
-		if newest, _ = s.newest(x); v.newer(newest) {
+	if v.Offset <= r.Position(v.Partition) {
+		if newest, _ = s.newest(userID); v.Newer(newest) {
 			return foreign, nil
 		}
 		return older(v, newest), nil
 	}
-	// Not read yet: another instance has just had it acknowledged, or an open
-	// transaction holds the reader back. It must exist.
-	end, err := highWatermark(ctx, r.client, at)
+	// Not read yet: another instance has just had it acknowledged, or an open transaction holds the reader back. It must
+	// exist.
+	exists, err := r.Exists(ctx, v.Partition, v.Offset)
 	switch {
 	case err != nil:
 		return outdated, fmt.Errorf("%w: %w", ErrNotReady, err)
-	case v.Offset > end:
+	case !exists:
 		return foreign, nil
 	}
 	return current, nil
 }
 
 // worthOf judges a whole row.
-func (s *Store) worthOf(ctx context.Context, x subject, r row) (worth, error) {
+func (s *Store) worthOf(ctx context.Context, userID int64, r row) (worth, error) {
 	if r.err != nil {
 		return outdated, nil
 	}
-	is, err := s.judge(ctx, x, r.ver)
+	is, err := s.judge(ctx, userID, r.ver)
 	if is == current && r.doc == nil {
-		if newest, removed := s.newest(x); newest.Offset > 0 && newest.is(r.ver) && !removed {
+		if newest, removed := s.newest(userID); newest.Offset > 0 && newest.Is(r.ver) && !removed {
 			is = outdated // its document is gone
 		}
 	}
 	return is, err
 }
 
-func older(v, newest Version) worth {
-	if v.is(newest) {
+func older(v, newest compacted.Version) worth {
+	if v.Is(newest) {
 		return current
 	}
 	return outdated
 }
 
-// repair is the reading back of one subject's newest record.
+// repair is the reading back of one user's newest record.
 type repair struct {
-	subject subject
-	seen    string // the version found in Redis, "" for none
-	done    chan struct{}
-	change  change // valid after done, if err is nil
-	err     error
+	userID int64
+	seen   string // the version found in Redis, "" for none
+	done   chan struct{}
+	change change // valid after done, if err is nil
+	err    error
 }
 
-// repairs waits to be made. It knows each subject once.
+// repairs waits to be made. It knows each user once.
 type repairs struct {
 	wake    chan struct{}
 	mu      sync.Mutex
 	waiting []*repair
-	known   map[subject]*repair
+	known   map[int64]*repair
 }
 
-// repairing has the subject's newest record read back from its topic into
+// repairing has the user's newest record read back from the topic into
 // memory and, if this instance materialises, into Redis. It returns nil when
 // too much is to be repaired.
-func (s *Store) repairing(x subject, seen string) *repair {
+func (s *Store) repairing(userID int64, seen string) *repair {
 	q := &s.repairs
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if r := q.known[x]; r != nil {
+	if r := q.known[userID]; r != nil {
 		return r
 	}
 	if len(q.waiting) >= repairLimit {
 		return nil
 	}
-	r := &repair{subject: x, seen: seen, done: make(chan struct{})}
-	q.known[x] = r
+	r := &repair{userID: userID, seen: seen, done: make(chan struct{})}
+	q.known[userID] = r
 	q.waiting = append(q.waiting, r)
 	select {
 	case q.wake <- struct{}{}:
@@ -154,9 +128,9 @@ func (s *Store) repairing(x subject, seen string) *repair {
 	return r
 }
 
-// repaired waits for the subject's newest record.
-func (s *Store) repaired(ctx context.Context, x subject, seen string) (change, error) {
-	r := s.repairing(x, seen)
+// repaired waits for the user's newest record.
+func (s *Store) repaired(ctx context.Context, userID int64, seen string) (change, error) {
+	r := s.repairing(userID, seen)
 	if r == nil {
 		return change{}, fmt.Errorf("%w: Redis has lost too much", ErrNotReady)
 	}
@@ -184,7 +158,7 @@ func (q *repairs) finish(batch []*repair) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, r := range batch {
-		delete(q.known, r.subject)
+		delete(q.known, r.userID)
 		close(r.done)
 	}
 }
@@ -234,7 +208,7 @@ func (s *Store) repairBatch(ctx context.Context, batch []*repair) error {
 			continue
 		}
 		if r.seen != "" {
-			removals = append(removals, removal{r.subject.name(), r.seen})
+			removals = append(removals, removal{r.userID, r.seen})
 		}
 		if r.change.ver.Offset > 0 {
 			changes = append(changes, r.change)
@@ -256,21 +230,21 @@ func (s *Store) repairBatch(ctx context.Context, batch []*repair) error {
 func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 	type wanted struct {
 		*repair
-		ver Version
+		ver compacted.Version
 	}
 	var read []wanted
 	for _, r := range batch {
-		ver, removed := s.newest(r.subject)
+		ver, removed := s.newest(r.userID)
 		if ver.Offset == 0 || removed {
 			// There is no document; a tombstone needn't be read.
-			r.change = change{ver: ver, removed: true, isKey: r.subject.isKey, key: r.subject.key, userID: r.subject.user}
+			r.change = change{ver: ver, removed: true, userID: r.userID}
 			continue
 		}
 		read = append(read, wanted{r, ver})
 	}
 	// Records that stand together come together.
 	slices.SortFunc(read, func(a, b wanted) int {
-		return cmp.Or(cmp.Compare(s.topicOf(a.subject), s.topicOf(b.subject)), cmp.Compare(a.ver.Partition, b.ver.Partition), cmp.Compare(a.ver.Offset, b.ver.Offset))
+		return cmp.Or(cmp.Compare(a.ver.Partition, b.ver.Partition), cmp.Compare(a.ver.Offset, b.ver.Offset))
 	})
 	if len(read) == 0 {
 		return nil
@@ -284,25 +258,25 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 		return err
 	}
 	var came map[int64]*kgo.Record
-	var from slot
+	from := int32(-1)
 	for _, w := range read {
-		at, offset := slot{s.topicOf(w.subject), w.ver.Partition}, w.ver.Offset-1
+		partition, offset := w.ver.Partition, w.ver.Offset-1
 		record := came[offset]
-		if from != at || record == nil {
-			records, err := kafka.ReadAt(ctx, client, at.topic, at.partition, offset)
+		if from != partition || record == nil {
+			records, err := kafka.ReadAt(ctx, client, s.cfg.Topic, partition, offset)
 			if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
-				w.err = fmt.Errorf("%w: reading %s/%d at %d back: %w", ErrNotReady, at.topic, at.partition, offset, err)
+				w.err = fmt.Errorf("%w: reading %s/%d at %d back: %w", ErrNotReady, s.cfg.Topic, partition, offset, err)
 				failed = w.err
 				continue
 			}
-			from, came = at, make(map[int64]*kgo.Record, len(records))
+			from, came = partition, make(map[int64]*kgo.Record, len(records))
 			for _, r := range records {
 				came[r.Offset] = r
 			}
 			record = came[offset]
 		}
 		if record == nil {
-			w.err = s.missing(ctx, w.subject, w.ver)
+			w.err = s.missing(ctx, w.userID, w.ver)
 			continue
 		}
 		if w.change, w.err = s.decode(record); w.err != nil {
@@ -312,26 +286,20 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 	return failed
 }
 
-// missing deals with a subject whose newest record is not in its topic any more.
-// Either a newer one took its place, which has not been read yet, or that one
-// can't be read (it was skipped), or retention took it. In the latter cases the
-// subject has no document, as after a restart.
-func (s *Store) missing(ctx context.Context, x subject, ver Version) error {
-	r := s.reading.Load()
-	now, err := describe(ctx, r.client, s.topicOf(x))
+// missing deals with a user whose newest record is not in the topic any more. Either a newer one took its place, which
+// has not been read yet, or that one can't be read (it was skipped), or retention took it. In the latter cases the user
+// has no document, as after a restart.
+func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version) error {
+	r := s.topic.Reader()
+	now, err := compacted.Describe(ctx, r.Client(), s.cfg.Topic)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
-	if r.passed(now.spans) {
-		if x.isKey {
-			s.keyIndex.drop(x.key.id(), ver)
-			s.keys.drop(x.key)
-		} else {
-			s.userIndex.drop(x.user, ver)
-			s.users.drop(x.user)
-		}
+	if r.Passed(now.Spans) {
+		s.index.Drop(userID, ver)
+		s.users.drop(userID)
 		s.log.Warn("settings that were read are not in their topic any more: they count as removed",
-			zap.String("topic", s.topicOf(x)), zap.Int64("user_id", x.user), zap.Int32("partition", ver.Partition), zap.Int64("offset", ver.Offset-1))
+			zap.String("topic", s.cfg.Topic), zap.Int64("user_id", userID), zap.Int32("partition", ver.Partition), zap.Int64("offset", ver.Offset-1))
 	}
-	return fmt.Errorf("%w: the record is not in topic %s any more", ErrNotReady, s.topicOf(x))
+	return fmt.Errorf("%w: the record is not in topic %s any more", ErrNotReady, s.cfg.Topic)
 }

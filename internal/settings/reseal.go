@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 const (
@@ -40,7 +41,7 @@ func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 	select {
 	case <-s.Loaded():
 	case <-ctx.Done():
-		return Resealing{}, fmt.Errorf("read topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
+		return Resealing{}, fmt.Errorf("read topic %s: %w", s.cfg.Topic, ctx.Err())
 	}
 	resealed := 0
 	for range resealPasses {
@@ -93,50 +94,34 @@ func (s *Store) sealingOf(userID int64, value []byte) (sealing, error) {
 }
 
 // examine reads the topic and returns what it holds, and the documents that are to be written anew.
-func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]Version, err error) {
+func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]compacted.Version, err error) {
 	type state struct {
-		ver     Version
+		ver     compacted.Version
 		sealing sealing
 		removed bool
 	}
-	client, err := s.newClient(readerOpts([]string{s.cfg.ConfigTopic})...)
+	r, err := compacted.Open(ctx, s.newClient, s.cfg.Topic)
 	if err != nil {
 		return found, nil, err
 	}
-	defer client.CloseAllowingRebalance()
-	r, err := newReader(ctx, client, s.cfg.ConfigTopic)
-	if err != nil {
-		return found, nil, err
-	}
+	defer r.Close()
 	users := map[int64]state{}
-	for {
-		done, err := r.done(ctx)
-		if err != nil {
-			return found, nil, err
+	err = r.ReadAll(ctx, func(record *kgo.Record) error {
+		next := state{ver: compacted.VersionOf(record), removed: record.Value == nil}
+		userID, err := parseUserKey(record.Key)
+		if err == nil && !next.removed {
+			next.sealing, err = s.sealingOf(userID, record.Value)
 		}
-		if done {
-			break
+		// An unreadable record is passed over: the one before it stays.
+		if err == nil && next.ver.Newer(users[userID].ver) {
+			users[userID] = next
 		}
-		err = r.poll(ctx, 100*time.Millisecond, func(record *kgo.Record) {
-			userID, err := parseUserKey(record.Key)
-			if err != nil {
-				return
-			}
-			next := state{ver: versionOf(record), removed: record.Value == nil}
-			if !next.removed {
-				if next.sealing, err = s.sealingOf(userID, record.Value); err != nil {
-					return // unreadable: the former one stays
-				}
-			}
-			if next.ver.newer(users[userID].ver) {
-				users[userID] = next
-			}
-		})
-		if err != nil {
-			return found, nil, err
-		}
+		return nil
+	})
+	if err != nil {
+		return found, nil, err
 	}
-	toDo = map[int64]Version{}
+	toDo = map[int64]compacted.Version{}
 	for userID, u := range users {
 		if u.removed {
 			continue
@@ -158,7 +143,7 @@ func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]Ve
 
 // rewriteAll writes documents anew, several at once, and returns how many. A user whose document has another version by
 // now is left to the next pass.
-func (s *Store) rewriteAll(ctx context.Context, toDo map[int64]Version) (n int, err error) {
+func (s *Store) rewriteAll(ctx context.Context, toDo map[int64]compacted.Version) (n int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	users := make(chan int64)
@@ -197,12 +182,14 @@ func (s *Store) rewriteAll(ctx context.Context, toDo map[int64]Version) (n int, 
 
 // rewriting asks update for a record even if nothing changes.
 type rewriting struct {
-	ver     Version // the version that is to be replaced; another one stays
+	ver     compacted.Version // the version that is to be replaced; another one stays
 	written bool
 }
 
 // wanted says whether the document with version base is to be written anew.
-func (r *rewriting) wanted(base Version) bool { return r != nil && !r.written && base.is(r.ver) }
+func (r *rewriting) wanted(base compacted.Version) bool {
+	return r != nil && !r.written && base.Is(r.ver)
+}
 
 // String says it in one line, without secrets.
 func (r Resealing) String() string {

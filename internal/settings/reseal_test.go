@@ -7,22 +7,12 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // rotated returns sealers of a rotation: one that has the old key, and one that has the new key and knows the old one.
 func rotated(t *testing.T) (before, after *Sealer) {
 	t.Helper()
-	oldKey, newKey := []byte(strings.Repeat("o", 32)), []byte(strings.Repeat("n", 32))
-	before, err := NewSealer(oldKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after, err = NewSealer(newKey, []byte(strings.Repeat("x", 32)), oldKey); err != nil {
-		t.Fatal(err)
-	}
-	return before, after
+	return testSealer(t, "o"), testSealer(t, "n", "x", "o")
 }
 
 func TestSealerWithPreviousKeys(t *testing.T) {
@@ -48,20 +38,17 @@ func TestSealerWithPreviousKeys(t *testing.T) {
 // TestReseal: what a previous key sealed, what stands in clear, what is current, what nobody can open, and what has
 // nothing to seal.
 func TestReseal(t *testing.T) {
-	s, _ := newStack(t)
+	k := newEnv(t)
 	before, after := rotated(t)
-	stranger, err := NewSealer([]byte(strings.Repeat("s", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	stranger := testSealer(t, "s")
 	record := func(user int, auth string) string {
 		return fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://a","auth":%s,"later":{"x":[1]}}`, user, auth)
 	}
 	unopened := record(4, `"`+stranger.Seal(4, "u4:p")+`"`)
-	s.write(s.config, "1", record(1, `"`+before.Seal(1, "u1:p")+`"`), "2", record(2, `"u2:p"`), "3", record(3, `"`+after.Seal(3, "u3:p")+`"`),
+	k.write("1", record(1, `"`+before.Seal(1, "u1:p")+`"`), "2", record(2, `"u2:p"`), "3", record(3, `"`+after.Seal(3, "u3:p")+`"`),
 		"4", unopened, "5", record(5, "null"), "6", record(6, `"u6:p"`), "6", "", "7", record(7, `"u7:p"`), "7", "no JSON",
 		"8", record(8, `""`))
-	store, _, _ := s.start(func(c *Config) { c.Secrets, c.Materialise = after, false })
+	store, _, _ := k.start(func(c *Config) { c.Secrets, c.Materialise = after, false })
 	waitLoaded(t, store)
 
 	want := Resealing{Documents: 7, Resealed: 3, Current: 1, Bare: 2, Locked: 1}
@@ -69,22 +56,19 @@ func TestReseal(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("dry: %v, %v", got, err)
 	}
-	end := s.end()
+	end := k.end()
 	if got, err = store.Reseal(t.Context(), false); err != nil || got != want {
 		t.Errorf("got %v, %v", got, err)
 	}
-	if n := s.end() - end; n != 3 {
+	if n := k.end() - end; n != 3 {
 		t.Errorf("%d records written, want 3", n)
 	}
 	if got, err = store.Reseal(t.Context(), false); err != nil || got != (Resealing{Documents: 7, Current: 4, Bare: 2, Locked: 1}) {
 		t.Errorf("again: %v, %v", got, err)
 	}
 	// Who has the new key only reads all that could be opened, and what was unknown is still there.
-	alone, err := NewSealer([]byte(strings.Repeat("n", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for user, value := range s.newest() {
+	alone := testSealer(t, "n")
+	for user, value := range k.newest() {
 		if user == "4" {
 			if value != unopened {
 				t.Errorf("what nobody can open was changed: %s", value)
@@ -126,40 +110,32 @@ func TestEmptyAuth(t *testing.T) {
 // TestLockedReports checks that only a newest record that can't be opened is reported: after a rotation the superseded
 // ones of the old key stay in the topic until it is compacted.
 func TestLockedReports(t *testing.T) {
-	s, _ := newStack(t)
+	k := newEnv(t)
 	before, _ := rotated(t)
-	alone, err := NewSealer([]byte(strings.Repeat("n", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	alone := testSealer(t, "n")
 	sealed := func(user int64, with *Sealer) string {
 		return fmt.Sprintf(`{"user_id":%d,"auth":%q}`, user, with.Seal(user, "u:p"))
 	}
-	s.write(s.config, "1", sealed(1, before), "1", sealed(1, alone), "2", sealed(2, before), "2", "", "3", sealed(3, before))
-	store, obs, _ := s.start(func(c *Config) { c.Secrets = alone })
+	k.write("1", sealed(1, before), "1", sealed(1, alone), "2", sealed(2, before), "2", "", "3", sealed(3, before))
+	store, obs, _ := k.start(sealedWith(alone))
 	waitLoaded(t, store)
-	reported := func() int {
-		obs.mu.Lock()
-		defer obs.mu.Unlock()
-		return obs.unreadable[s.config]
-	}
-	if n := reported(); n != 1 {
+	if n := obs.skipped(); n != 1 {
 		t.Errorf("%d records reported, want that of user 3", n)
 	}
-	s.write(s.config, "4", sealed(4, before))
-	eventually(t, 5*time.Second, "a later record is reported, too", func() bool { return reported() == 2 })
+	k.write("4", sealed(4, before))
+	eventually(t, 5*time.Second, "a later record is reported, too", func() bool { return obs.skipped() == 2 })
 }
 
 // TestResealLosesNoChange: settings are changed, by this program and by others, while documents are resealed.
 func TestResealLosesNoChange(t *testing.T) {
-	s, _ := newStack(t)
+	k := newEnv(t)
 	before, after := rotated(t)
 	const users = 60
 	for user := int64(1); user <= users; user++ {
-		s.write(s.config, fmt.Sprint(user), fmt.Sprintf(`{"user_id":%d,"auth":%q}`, user, before.Seal(user, "u:p")))
+		k.write(fmt.Sprint(user), fmt.Sprintf(`{"user_id":%d,"auth":%q}`, user, before.Seal(user, "u:p")))
 	}
-	store, _, _ := s.start(func(c *Config) { c.Secrets = after })
-	other, _, _ := s.start(func(c *Config) { c.Secrets = after })
+	store, _, _ := k.start(sealedWith(after))
+	other, _, _ := k.start(sealedWith(after))
 	waitLoaded(t, store, other)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -181,51 +157,12 @@ func TestResealLosesNoChange(t *testing.T) {
 	if _, err := store.Reseal(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	for user, value := range s.newest() {
+	for user, value := range k.newest() {
 		if !strings.Contains(value, `"dlr_url":"http://h`+user+`"`) {
 			t.Errorf("user %s: the change is lost: %s", user, value)
 		}
 		if strings.Contains(value, `"auth":null`) {
 			t.Errorf("user %s: auth is lost", user)
-		}
-	}
-}
-
-// end returns the number of records that were ever written to the config topic.
-func (s *stack) end() (n int64) {
-	s.t.Helper()
-	l, err := describe(s.t.Context(), s.client, s.config)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, span := range l.spans {
-		n += span.end
-	}
-	return n
-}
-
-// newest returns the last value of each key of the config topic.
-func (s *stack) newest() map[string]string {
-	s.t.Helper()
-	client, err := s.newClient(readerOpts([]string{s.config})...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer client.Close()
-	r, err := newReader(s.t.Context(), client, s.config)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	values := map[string]string{}
-	for {
-		if done, err := r.done(s.t.Context()); err != nil {
-			s.t.Fatal(err)
-		} else if done {
-			return values
-		}
-		err := r.poll(s.t.Context(), 50*time.Millisecond, func(record *kgo.Record) { values[string(record.Key)] = string(record.Value) })
-		if err != nil {
-			s.t.Fatal(err)
 		}
 	}
 }

@@ -18,12 +18,12 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -38,60 +38,50 @@ var (
 
 const (
 	defaultUsers = 200_000
-	// housekeeping is the period of measuring the lag.
-	housekeeping = 5 * time.Second
 )
 
 // Config says where settings live.
 type Config struct {
-	ConfigTopic, KeysTopic string
-	KeyPrefix              string  // of every Redis key, e.g. "smshooks:"
-	MaxUsers               int     // users held in memory, and as many keys; 0 means 200,000
-	Secrets                *Sealer // nil: auth is stored in clear
-	Materialise            bool    // write to Redis what the topics say
+	Topic       string  // the config topic
+	KeyPrefix   string  // of every Redis key, e.g. "smshooks:"
+	MaxUsers    int     // users held in memory; 0: 200,000
+	Secrets     *Sealer // nil: auth is stored in clear
+	Materialise bool    // write to Redis what the topic says
 }
 
-// Observer hears what is worth measuring. Its methods must not block.
+// Observer receives what is measured. Its methods must not block.
 type Observer interface {
-	// ConfigLag is the number of records of both topics not yet read.
-	ConfigLag(records int64)
-	// ConfigUsers is the number of users with settings in memory.
+	compacted.Observer
+	// ConfigUsers receives the number of users with settings in memory.
 	ConfigUsers(n int)
-	// UnreadableRecord is called for each record that was skipped.
-	UnreadableRecord(topic string)
 }
 
-// Store answers what a user's settings are and whose a key is. It is safe for
-// concurrent use.
+// Store answers what a user's settings are. It is safe for concurrent use.
 type Store struct {
 	cfg       Config
-	newClient func(...kgo.Opt) (*kgo.Client, error)
+	newClient compacted.NewClient
 	rdb       *database
 	log       *zap.Logger
+	sampled   *zap.Logger
 	obs       Observer
 
-	userIndex *index[int64]
-	keyIndex  *index[keyID]
-	users     *cache[int64, *webhook.Settings]
-	keys      *cache[keyHash, int64]
+	topic *compacted.Follower
+	index *compacted.Index[int64, struct{}]
+	users *cache[int64, *webhook.Settings]
 
-	read    atomic.Bool // both topics were read to their end
 	filled  atomic.Bool // this instance has filled Redis once
 	loaded  chan struct{}
 	onReady sync.Once
 	queue   queue
-	reading atomic.Pointer[reader] // the one that follows the topics
+	locked  map[int64]compacted.Version // records that can't be opened, until the topic's end shows which are the newest
 
 	repairs   repairs
 	sweepNow  chan struct{}
-	cutBack   atomic.Bool // a topic lost records that were read
 	fillAgain atomic.Bool // too much is lost to be repaired one by one
 	updates   updates
 	orphans   *orphans
 
-	unreadable limiter
-
-	noSession, noWriting, noFilling, noRepair, noSweep *outage.Outage
+	noWriting, noFilling, noRepair, noSweep *outage.Outage
 
 	producerMu sync.Mutex
 	producer   *kgo.Client
@@ -99,34 +89,31 @@ type Store struct {
 
 // New returns a store that answers nothing until Run runs. newClient returns a
 // Kafka client without a group that has the given options too.
-func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error), rdb redis.UniversalClient, log *zap.Logger, obs Observer) *Store {
+func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, log *zap.Logger, obs Observer) *Store {
 	if cfg.MaxUsers <= 0 {
 		cfg.MaxUsers = defaultUsers
 	}
 	s := &Store{
-		cfg: cfg, newClient: newClient, log: log, obs: obs,
-		rdb:       newDatabase(rdb, cfg.KeyPrefix, cfg.Secrets),
-		userIndex: newIndex[int64](hashUser),
-		keyIndex:  newIndex[keyID](hashKeyID),
-		loaded:    make(chan struct{}),
-		queue:     queue{wake: make(chan struct{}, 1)},
-		repairs:   repairs{wake: make(chan struct{}, 1), known: map[subject]*repair{}},
-		sweepNow:  make(chan struct{}, 1),
-		orphans:   newOrphans(),
+		cfg: cfg, newClient: newClient, log: log, sampled: compacted.Sample(log), obs: obs,
+		rdb:      newDatabase(rdb, cfg.KeyPrefix, cfg.Secrets),
+		index:    compacted.NewIndex[int64, struct{}](hashUser),
+		loaded:   make(chan struct{}),
+		queue:    queue{wake: make(chan struct{}, 1)},
+		repairs:  repairs{wake: make(chan struct{}, 1), known: map[int64]*repair{}},
+		sweepNow: make(chan struct{}, 1),
+		orphans:  newOrphans(),
 
-		noSession: outage.New(log, "reading settings starts again", "settings are read again"),
 		noWriting: outage.New(log, "settings wait for Redis", "settings are written to Redis again"),
 		noFilling: outage.New(log, "Redis can't be filled with settings now", "Redis is filled with settings again"),
 		noRepair:  outage.New(log, "settings that Redis has lost can't be read back", "settings that Redis has lost are read back again"),
 		noSweep:   outage.New(log, "settings in Redis can't be compared with their topic", "settings in Redis are compared with their topic again"),
 	}
-	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(id int64) Version {
-		v, _ := s.userIndex.get(id)
+	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(userID int64) compacted.Version {
+		v, _ := s.newest(userID)
 		return v
 	})
-	s.keys = newCache[keyHash, int64](cfg.MaxUsers, func(h keyHash) uint64 { return hashKeyID(h.id()) }, func(h keyHash) Version {
-		v, _ := s.keyIndex.get(h.id())
-		return v
+	s.topic = compacted.NewFollower(cfg.Topic, newClient, log, s.obs, compacted.Hooks{
+		Begin: s.begin, Take: s.take, End: s.end, Beside: s.beside,
 	})
 	return s
 }
@@ -139,34 +126,19 @@ func hashUser(id int64) uint64 {
 	return x ^ x>>31
 }
 
-func hashKeyID(h keyID) uint64 { return uint64(h[0]) }
-
 // Run keeps the store up to date until ctx ends, and returns ctx's error. It
 // waits out whatever is wrong with Kafka and Redis.
 func (s *Store) Run(ctx context.Context) error {
 	defer s.closeProducer()
-	for pause := newBackoff(); ; {
-		err := s.session(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		s.noSession.Fail(err)
-		if errors.Is(err, errRecreated) {
-			pause = newBackoff()
-		}
-		if err := pause.wait(ctx); err != nil {
-			return err
-		}
-	}
+	return s.topic.Run(ctx)
 }
 
-// Loaded is closed when both topics have been read to their end and, if this
-// instance materialises, Redis has been filled.
+// Loaded is closed when the topic has been read to its end and, if this instance materialises, Redis has been filled.
 func (s *Store) Loaded() <-chan struct{} { return s.loaded }
 
 // ready says whether this instance knows enough to believe Redis.
 func (s *Store) ready() bool {
-	return s.read.Load() && (s.filled.Load() || !s.cfg.Materialise)
+	return s.topic.Read() && (s.filled.Load() || !s.cfg.Materialise)
 }
 
 // becameReady is called when one of the two conditions has been met.
@@ -179,7 +151,7 @@ func (s *Store) becameReady() {
 // Lookup returns a user's settings from memory. false: ask Load. A user without
 // a document has settings without endpoints.
 func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
-	if !s.read.Load() {
+	if !s.topic.Read() {
 		return nil, false
 	}
 	e, ok := s.users.get(userID)
@@ -196,32 +168,27 @@ func (s *Store) Load(ctx context.Context, users []int64) error {
 	if !s.ready() {
 		return ErrNotReady
 	}
-	subjects := make([]subject, len(users))
-	names := make([]string, len(users))
-	for i, id := range users {
-		subjects[i], names[i] = subject{user: id}, userName(id)
-	}
-	rows, err := s.rdb.read(ctx, names)
+	rows, err := s.rdb.read(ctx, users...)
 	if err != nil {
 		return err
 	}
 	var failed error
-	for i, x := range subjects {
-		if ver, removed := s.userIndex.get(x.user); ver.Offset == 0 || removed {
-			s.users.put(x.user, entry[*webhook.Settings]{value: &webhook.Settings{UserID: x.user}, ver: ver})
+	for i, userID := range users {
+		if ver, removed := s.newest(userID); ver.Offset == 0 || removed {
+			s.users.put(userID, withoutDocument(userID, ver))
 			continue
 		}
-		d, ver, err := s.documentIn(ctx, x, rows[i])
+		d, ver, err := s.documentIn(ctx, userID, rows[i])
 		switch {
 		case errors.Is(err, errLost):
-			s.repairing(x, rows[i].seen)
+			s.repairing(userID, rows[i].seen)
 			failed = err
 		case err != nil:
 			failed = err
 		case ver.Offset == 0 || d == nil:
-			s.users.put(x.user, entry[*webhook.Settings]{value: &webhook.Settings{UserID: x.user}, ver: ver})
+			s.users.put(userID, withoutDocument(userID, ver))
 		default:
-			s.users.put(x.user, entry[*webhook.Settings]{d.Settings(), ver, true})
+			s.users.put(userID, entry[*webhook.Settings]{d.Settings(), ver, true})
 		}
 	}
 	return failed
@@ -233,8 +200,8 @@ var errLost = fmt.Errorf("%w: Redis has lost settings, they are read back", ErrN
 // documentIn returns the document that a row holds if it is what the topic says,
 // nil for a user who was removed or never was, and errLost if it is something
 // else.
-func (s *Store) documentIn(ctx context.Context, x subject, r row) (*Document, Version, error) {
-	is, err := s.worthOf(ctx, x, r)
+func (s *Store) documentIn(ctx context.Context, userID int64, r row) (*Document, compacted.Version, error) {
+	is, err := s.worthOf(ctx, userID, r)
 	if err != nil {
 		return nil, r.ver, err
 	}
@@ -245,53 +212,14 @@ func (s *Store) documentIn(ctx context.Context, x subject, r row) (*Document, Ve
 	if r.doc == nil {
 		return nil, r.ver, nil
 	}
-	d, err := parseDocument(x.user, r.doc, s.cfg.Secrets)
+	d, err := parseDocument(userID, r.doc, s.cfg.Secrets)
 	switch {
 	case errors.Is(err, errSealed):
-		return nil, r.ver, fmt.Errorf("%w: settings of user %d: %w", ErrNotReady, x.user, err)
+		return nil, r.ver, fmt.Errorf("%w: settings of user %d: %w", ErrNotReady, userID, err)
 	case err != nil:
 		return nil, r.ver, errLost
 	}
 	return &d, r.ver, nil
-}
-
-// KeyUser returns whose key it is, given the lower-case hex SHA-256 of the key.
-// found is false for an unknown or revoked key: one that its topic doesn't have.
-// After an error nothing may be concluded.
-func (s *Store) KeyUser(ctx context.Context, hexSHA256 string) (userID int64, found bool, err error) {
-	hash, err := parseKeyHash([]byte(hexSHA256))
-	if err != nil {
-		return 0, false, nil // such a key can't have been made
-	}
-	if !s.ready() {
-		return 0, false, ErrNotReady
-	}
-	ver, removed := s.keyIndex.get(hash.id())
-	if ver.Offset == 0 || removed {
-		return 0, false, nil
-	}
-	if e, ok := s.keys.get(hash); ok && e.ver.is(ver) {
-		return e.value, e.set, nil
-	}
-	x := subject{isKey: true, key: hash}
-	rows, err := s.rdb.read(ctx, []string{x.name()})
-	if err != nil {
-		return 0, false, err
-	}
-	if rows[0].err == nil && rows[0].ver.is(ver) && rows[0].doc != nil {
-		if user, err := parseUserKey(rows[0].doc); err == nil {
-			s.keys.put(hash, entry[int64]{user, ver, true})
-			return user, true, nil
-		}
-	}
-	s.hurry()
-	ctx, cancel := context.WithTimeout(ctx, updateTimeout/2)
-	defer cancel()
-	c, err := s.repaired(ctx, x, rows[0].seen)
-	if err != nil {
-		return 0, false, err
-	}
-	return c.userID, !c.removed, nil
 }
 
 // Err returns why there are no settings now, nil if there are: they have not
@@ -304,7 +232,7 @@ func (s *Store) Err() error {
 		return errors.New("the settings are not loaded")
 	}
 	if !s.ready() {
-		return fmt.Errorf("topic %s or %s was created again and is being read", s.cfg.ConfigTopic, s.cfg.KeysTopic)
+		return fmt.Errorf("topic %s was created again and is being read", s.cfg.Topic)
 	}
 	return nil
 }

@@ -3,12 +3,15 @@ package settings
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 const (
@@ -43,7 +46,7 @@ func (s *Store) keepSwept(ctx context.Context) {
 		if !s.ready() {
 			continue
 		}
-		kept := max(sweepPeriod, time.Duration(s.userIndex.len()/sweepRate)*time.Second)
+		kept := max(sweepPeriod, time.Duration(s.index.Len()/sweepRate)*time.Second)
 		if mine, err := s.rdb.lease(ctx, "sweep", kept); err != nil || !mine && !hurry {
 			continue // with Redis away, others say so
 		}
@@ -52,7 +55,7 @@ func (s *Store) keepSwept(ctx context.Context) {
 			continue
 		}
 		s.noSweep.Recover()
-		if hurry && sleep(ctx, time.Second) != nil {
+		if hurry && compacted.Sleep(ctx, time.Second) != nil {
 			return
 		}
 	}
@@ -66,60 +69,41 @@ func (s *Store) hurry() {
 	}
 }
 
-// sweep compares every user, and the API keys in memory, with Redis, and has
-// repaired what differs. It returns how many did.
+// sweep compares every user with Redis, and has repaired what differs. It returns how many did.
 func (s *Store) sweep(ctx context.Context, hurry bool) (wrong int, err error) {
-	look := func(subjects []subject) error {
-		for len(subjects) > 0 {
-			n := min(sweepBatch, len(subjects))
-			found, err := s.compare(ctx, subjects[:n])
+	for shard := range compacted.Shards {
+		for users := range slices.Chunk(s.index.Keys(shard), sweepBatch) {
+			found, err := s.compare(ctx, users)
 			if err != nil {
-				return err
+				return wrong, err
 			}
 			if wrong += found; wrong > muchLost {
 				s.fillAgain.Store(true)
-				return nil
+				return wrong, nil
 			}
-			subjects = subjects[n:]
-			if !hurry {
-				if err := sleep(ctx, time.Second*time.Duration(n)/sweepRate); err != nil {
-					return err
-				}
+			if hurry {
+				continue
 			}
-		}
-		return nil
-	}
-	for shard := range shardCount {
-		var subjects []subject
-		for _, id := range s.userIndex.keys(shard) {
-			subjects = append(subjects, subject{user: id})
-		}
-		for _, key := range s.keys.keys(shard) {
-			subjects = append(subjects, subject{isKey: true, key: key})
-		}
-		if err := look(subjects); err != nil || wrong > muchLost {
-			return wrong, err
+			if err := compacted.Sleep(ctx, time.Second*time.Duration(len(users))/sweepRate); err != nil {
+				return wrong, err
+			}
 		}
 	}
 	return wrong, nil
 }
 
-// compare looks at the versions of some subjects in Redis.
-func (s *Store) compare(ctx context.Context, subjects []subject) (wrong int, err error) {
-	names := make([]string, len(subjects))
-	for i, x := range subjects {
-		names[i] = x.name()
-	}
-	rows, err := s.rdb.read(ctx, names)
+// compare looks at the versions of some users in Redis.
+func (s *Store) compare(ctx context.Context, users []int64) (wrong int, err error) {
+	rows, err := s.rdb.read(ctx, users...)
 	if err != nil {
 		return 0, err
 	}
-	for i, x := range subjects {
-		ver, removed := s.newest(x)
+	for i, userID := range users {
+		ver, removed := s.newest(userID)
 		if rows[i].seen == "" && rows[i].err == nil && (removed || ver.Offset == 0) {
 			continue
 		}
-		is, err := s.worthOf(ctx, x, rows[i])
+		is, err := s.worthOf(ctx, userID, rows[i])
 		if err != nil {
 			return wrong, err
 		}
@@ -127,23 +111,25 @@ func (s *Store) compare(ctx context.Context, subjects []subject) (wrong int, err
 			continue
 		}
 		wrong++
-		s.repairing(x, rows[i].seen)
+		s.repairing(userID, rows[i].seen)
 	}
 	return wrong, nil
 }
 
-// purge removes from Redis what the topics no longer hold: users and keys whose
-// tombstones were compacted away while no instance ran, and all that was
-// written of the topics before they were deleted and created again.
+// purge removes from Redis what the topic no longer holds: users whose tombstones were compacted away while no instance
+// ran, and all that was written of the topic before it was deleted and created again.
 func (s *Store) purge(ctx context.Context) error {
 	var gone atomic.Int64
 	err := s.rdb.scan(ctx, *s.rdb.id.Load(), func(ctx context.Context, names []string) error {
-		var doubtful []subject
+		var doubtful []int64
 		for _, name := range names {
-			if x, ok := parseName(name); ok {
-				if ver, _ := s.newest(x); ver.Offset == 0 {
-					doubtful = append(doubtful, x)
-				}
+			id, isUser := strings.CutPrefix(name, "user:")
+			userID, err := parseUserKey([]byte(id))
+			if !isUser || err != nil {
+				continue
+			}
+			if ver, _ := s.newest(userID); ver.Offset == 0 {
+				doubtful = append(doubtful, userID)
 			}
 		}
 		removals, err := s.foreign(ctx, doubtful)
@@ -159,18 +145,17 @@ func (s *Store) purge(ctx context.Context) error {
 		gone.Add(n)
 	}
 	if n := gone.Load(); n > 0 {
-		s.log.Info("removed from Redis what the settings topics no longer hold", zap.Int64("keys", n))
+		s.log.Info("removed from Redis what the settings topic no longer holds", zap.Int64("keys", n))
 	}
 	if redis.HasErrorPrefix(err, "NOPERM") {
-		s.log.Warn("Redis user may not SCAN: what the settings topics no longer hold stays in Redis, but is never used", zap.Error(err))
+		s.log.Warn("Redis user may not SCAN: what the settings topic no longer holds stays in Redis, but is never used", zap.Error(err))
 		return nil
 	}
 	return err
 }
 
 func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
-	topics := s.cfg.ConfigTopic + ":" + s.cfg.KeysTopic
-	former, err := s.rdb.former(ctx, topics)
+	former, err := s.rdb.former(ctx, s.cfg.Topic)
 	if err != nil {
 		return 0, err
 	}
@@ -179,50 +164,29 @@ func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
 			return n, err
 		}
 	}
-	return n, s.rdb.replaced(ctx, topics)
+	return n, s.rdb.replaced(ctx, s.cfg.Topic)
 }
 
-// foreign returns which of the subjects, of which the topics have no record, are
-// in Redis for no good reason.
-func (s *Store) foreign(ctx context.Context, subjects []subject) ([]removal, error) {
-	if len(subjects) == 0 {
+// foreign returns which of the users, of whom the topic has no record, are in Redis for no good reason.
+func (s *Store) foreign(ctx context.Context, users []int64) ([]removal, error) {
+	if len(users) == 0 {
 		return nil, nil
 	}
-	names := make([]string, len(subjects))
-	for i, x := range subjects {
-		names[i] = x.name()
-	}
-	rows, err := s.rdb.read(ctx, names)
+	rows, err := s.rdb.read(ctx, users...)
 	if err != nil {
 		return nil, err
 	}
 	var removals []removal
-	for i, x := range subjects {
-		is, err := s.worthOf(ctx, x, rows[i])
+	for i, userID := range users {
+		is, err := s.worthOf(ctx, userID, rows[i])
 		if err != nil {
 			return nil, err
 		}
 		if is != current {
-			removals = append(removals, removal{names[i], rows[i].seen})
+			removals = append(removals, removal{userID, rows[i].seen})
 		}
 	}
 	return removals, nil
-}
-
-// parseName is the inverse of subject.name.
-func parseName(name string) (x subject, ok bool) {
-	if id, isUser := strings.CutPrefix(name, "user:"); isUser {
-		var err error
-		x.user, err = parseUserKey([]byte(id))
-		return x, err == nil
-	}
-	if hash, isKey := strings.CutPrefix(name, "key:"); isKey {
-		var err error
-		x.isKey = true
-		x.key, err = parseKeyHash([]byte(hash))
-		return x, err == nil
-	}
-	return x, false
 }
 
 // purgeSoon purges, and waits for it, but not for long.
@@ -235,7 +199,7 @@ func (s *Store) purgeSoon(ctx context.Context) error {
 	case <-ctx.Done():
 		return errors.Join(ctx.Err(), <-done)
 	case <-time.After(purgeWait):
-		s.log.Info("still removing from Redis what the settings topics no longer hold")
+		s.log.Info("still removing from Redis what the settings topic no longer holds")
 		return nil
 	}
 }

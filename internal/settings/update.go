@@ -10,6 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 const (
@@ -27,31 +29,30 @@ const (
 // this instance read or any update was answered with. Redis is asked, and the
 // topic where Redis has not what it must have. A user without one has an empty
 // document and the zero version. After an error nothing may be concluded.
-func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, error) {
+func (s *Store) Document(ctx context.Context, userID int64) (Document, compacted.Version, error) {
 	if !s.ready() {
-		return Document{}, Version{}, ErrNotReady
+		return Document{}, compacted.Version{}, ErrNotReady
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout/2)
 	defer cancel()
-	x := subject{user: userID}
-	rows, err := s.rdb.read(ctx, []string{x.name()})
+	rows, err := s.rdb.read(ctx, userID)
 	if err != nil {
-		return Document{}, Version{}, err
+		return Document{}, compacted.Version{}, err
 	}
-	d, ver, err := s.documentIn(ctx, x, rows[0])
+	d, ver, err := s.documentIn(ctx, userID, rows[0])
 	switch {
 	case errors.Is(err, errLost), err == nil && ver.Offset == 0:
 		// What another instance was given acknowledged a moment ago may be what
 		// Redis has lost, and may not have been read yet.
 		if err := s.catchUp(ctx); err != nil {
-			return Document{}, Version{}, err
+			return Document{}, compacted.Version{}, err
 		}
-		if newest, _ := s.newest(x); newest.Offset == 0 && rows[0].seen == "" && rows[0].err == nil {
-			return Document{UserID: userID}, Version{}, nil
+		if newest, _ := s.newest(userID); newest.Offset == 0 && rows[0].seen == "" && rows[0].err == nil {
+			return Document{UserID: userID}, compacted.Version{}, nil
 		}
-		return s.documentBack(ctx, x, rows[0].seen)
+		return s.documentBack(ctx, userID, rows[0].seen)
 	case err != nil:
-		return Document{}, Version{}, err
+		return Document{}, compacted.Version{}, err
 	case d == nil:
 		return Document{UserID: userID}, ver, nil
 	}
@@ -59,15 +60,15 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, Version, 
 }
 
 // documentBack reads a document back from its topic.
-func (s *Store) documentBack(ctx context.Context, x subject, seen string) (Document, Version, error) {
-	c, err := s.repaired(ctx, x, seen)
+func (s *Store) documentBack(ctx context.Context, userID int64, seen string) (Document, compacted.Version, error) {
+	c, err := s.repaired(ctx, userID, seen)
 	switch {
 	case err != nil:
-		return Document{}, Version{}, err
+		return Document{}, compacted.Version{}, err
 	case c.locked != nil:
-		return Document{}, Version{}, fmt.Errorf("%w: settings of user %d: %w", ErrNotReady, x.user, errSealed)
+		return Document{}, compacted.Version{}, fmt.Errorf("%w: settings of user %d: %w", ErrNotReady, userID, errSealed)
 	case c.removed:
-		return Document{UserID: x.user}, c.ver, nil
+		return Document{UserID: userID}, c.ver, nil
 	}
 	return c.document, c.ver, nil
 }
@@ -143,9 +144,9 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 
 // store writes a document to the topic and, when that is acknowledged, to
 // memory and Redis.
-func (s *Store) store(ctx context.Context, after Document, base Version, changed string, unlock func()) (own Version, release bool, err error) {
+func (s *Store) store(ctx context.Context, after Document, base compacted.Version, changed string, unlock func()) (own compacted.Version, release bool, err error) {
 	record := &kgo.Record{
-		Topic: s.cfg.ConfigTopic, Key: strconv.AppendInt(nil, after.UserID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
+		Topic: s.cfg.Topic, Key: strconv.AppendInt(nil, after.UserID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
 		// Clocks differ: between partitions time decides which record is newer.
 		Timestamp: time.UnixMilli(max(time.Now().UnixMilli(), base.Time+1)),
 		Headers:   []kgo.RecordHeader{{Key: changedHeader, Value: []byte(changed)}},
@@ -157,15 +158,15 @@ func (s *Store) store(ctx context.Context, after Document, base Version, changed
 	select {
 	case err := <-done:
 		if err != nil {
-			return own, true, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, err)
+			return own, true, fmt.Errorf("writing to topic %s: %w", s.cfg.Topic, err)
 		}
 	case <-ctx.Done():
 		// Nobody may read the document as it is until this record's fate is known.
 		go func() { _ = <-done; unlock() }() //nolint:staticcheck // errcheck wants the error named
-		return own, false, fmt.Errorf("writing to topic %s: %w", s.cfg.ConfigTopic, ctx.Err())
+		return own, false, fmt.Errorf("writing to topic %s: %w", s.cfg.Topic, ctx.Err())
 	}
 	s.settle(ctx, record)
-	return versionOf(record), true, nil
+	return compacted.VersionOf(record), true, nil
 }
 
 // settle brings an acknowledged record into memory and Redis. It is durable
@@ -186,31 +187,17 @@ func (s *Store) settle(ctx context.Context, record *kgo.Record) {
 // catchUp waits until everything was heard that other writers have had
 // acknowledged by now, so that an update doesn't undo it.
 func (s *Store) catchUp(ctx context.Context) error {
-	r := s.reading.Load()
+	r := s.topic.Reader()
 	if r == nil || !s.ready() {
 		return ErrNotReady
 	}
-	now, err := describe(ctx, r.client, s.cfg.ConfigTopic)
-	if err != nil {
-		return err
+	waiting, cancel := context.WithTimeout(ctx, updateTimeout/2)
+	defer cancel()
+	err := r.CatchUp(waiting)
+	if err != nil && waiting.Err() != nil {
+		return fmt.Errorf("%w: the topic's latest records have not come yet: %w", ErrNotReady, err)
 	}
-	began := time.Now()
-	for next := began.Add(stuckAfter); !r.passed(now.spans); {
-		if time.Since(began) > updateTimeout/2 {
-			return fmt.Errorf("%w: the topic's latest records have not come yet", ErrNotReady)
-		}
-		if time.Now().After(next) {
-			// Perhaps there are none: the last one may have been compacted away.
-			if err := r.skip(ctx, now.spans); err != nil {
-				return err
-			}
-			next = time.Now().Add(stuckAfter)
-		}
-		if err := sleep(ctx, 2*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // lock waits for the user's lock. The returned function gives it back.
@@ -233,7 +220,7 @@ func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err erro
 			s.orphans.add(name, token) // Redis may have granted it all the same
 			return nil, fmt.Errorf("locking user %d in Redis: %w", userID, err)
 		}
-		if err := sleep(ctx, retryPeriod); err != nil {
+		if err := compacted.Sleep(ctx, retryPeriod); err != nil {
 			return nil, fmt.Errorf("user %d is being changed elsewhere: %w", userID, err)
 		}
 	}

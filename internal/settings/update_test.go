@@ -10,18 +10,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-func setDLR(url string) func(Document) Document {
-	return func(d Document) Document { d.DLRURL = &url; return d }
-}
-
-func setClick(url string) func(Document) Document {
-	return func(d Document) Document { d.ClickURL = &url; return d }
-}
-
 // TestLockOutlivesUnansweredRecord checks that an update whose record is still under way when it gives up keeps the
 // user's lock: another update would be based on a document without that record, and undo it.
 func TestLockOutlivesUnansweredRecord(t *testing.T) {
-	k, _ := newStack(t)
+	k := newEnv(t)
 	if k.cluster == nil {
 		t.Skip("holds back a produce request of the Kafka in the process")
 	}
@@ -60,21 +52,17 @@ func TestLockOutlivesUnansweredRecord(t *testing.T) {
 // TestUpdatesBehindOpenTransaction checks that updates go on and see each other while an open transaction holds back
 // what can be read of the topic.
 func TestUpdatesBehindOpenTransaction(t *testing.T) {
-	k, _ := newStack(t)
+	k := newEnv(t)
 	k.options = []kgo.Opt{kgo.FetchIsolationLevel(kgo.ReadCommitted())}
 	k.set(1, "before")
 	a, _, _ := k.start(small)
 	b, _, _ := k.start(small)
 	waitLoaded(t, a, b)
-	writer, err := k.newClient(kgo.TransactionalID("open"), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer writer.Close()
+	writer := k.open(kgo.TransactionalID("open"))
 	if err := writer.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	open := &kgo.Record{Topic: k.config, Key: []byte("1"), Value: []byte(`{"user_id":1,"dlr_url":"http://uncommitted"}`)}
+	open := &kgo.Record{Topic: k.topic, Key: []byte("1"), Value: []byte(`{"user_id":1,"dlr_url":"http://uncommitted"}`)}
 	if err := writer.ProduceSync(t.Context(), open).FirstErr(); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/internal/api"
+	"github.com/smshooks/smshooks/internal/apikey"
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
@@ -61,15 +63,15 @@ func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 	return user, ok, nil
 }
 
-func (f *fakes) Document(_ context.Context, user int64) (settings.Document, settings.Version, error) {
+func (f *fakes) Document(_ context.Context, user int64) (settings.Document, compacted.Version, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.storeAway || f.readAway {
-		return settings.Document{}, settings.Version{}, errGone
+		return settings.Document{}, compacted.Version{}, errGone
 	}
 	d := f.documents[user]
 	d.UserID = user
-	return d, settings.Version{}, nil
+	return d, compacted.Version{}, nil
 }
 
 func (f *fakes) Update(_ context.Context, user int64, change func(settings.Document) settings.Document) (settings.Document, error) {
@@ -152,7 +154,7 @@ type site struct {
 func newSite(t *testing.T) *site {
 	t.Helper()
 	f := &fakes{
-		keys:      map[string]int64{settings.HashKey(key42): 42, settings.HashKey(key43): 43},
+		keys:      map[string]int64{apikey.Hash(key42): 42, apikey.Hash(key43): 43},
 		documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]sender.Outcome{},
 	}
 	core, logs := observer.New(zap.DebugLevel)

@@ -12,7 +12,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/api/limit"
-	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/internal/apikey"
 )
 
 const (
@@ -46,7 +46,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := session{userID: userID, expires: time.Now().Add(sessionLasts)}
-	hash, _ := hex.DecodeString(settings.HashKey(key))
+	hash, _ := hex.DecodeString(apikey.Hash(key))
 	copy(s.keyHash[:], hash)
 	_, _ = rand.Read(s.token[:]) // never fails
 	cookie, err := p.sessions.seal(r.Context(), &s)

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/internal/apikey"
 )
 
 func TestCookie(t *testing.T) {
@@ -41,7 +41,7 @@ func TestCookie(t *testing.T) {
 			t.Errorf("%s: %v", name, c)
 		}
 		plain, err := base64.RawURLEncoding.DecodeString(c.Value)
-		if err != nil || strings.Contains(string(plain), key42) || strings.Contains(c.Value, settings.HashKey(key42)) {
+		if err != nil || strings.Contains(string(plain), key42) || strings.Contains(c.Value, apikey.Hash(key42)) {
 			t.Errorf("%s: the cookie tells the key, or is no base64: %v", name, err)
 		}
 	}
@@ -62,7 +62,7 @@ func TestWrongKey(t *testing.T) {
 	s.mini.Close() // no key to seal with
 	want(t, serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}})), http.StatusServiceUnavailable, "try again in a moment")
 	for _, entry := range s.logs.All() {
-		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, key42) || strings.Contains(text, settings.HashKey(key42)) {
+		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, key42) || strings.Contains(text, apikey.Hash(key42)) {
 			t.Errorf("the log tells the key: %s", text)
 		}
 	}
@@ -117,10 +117,10 @@ func TestSessionEnds(t *testing.T) {
 		ended(name, b.get(""))
 	}
 	b.cookie.Value = good
-	delete(s.keys, settings.HashKey(key42))
+	delete(s.keys, apikey.Hash(key42))
 	ended("revoked", b.get(""))
 	ended("revoked, save", b.post("", "dlr_url", "https://a.example/"))
-	s.keys[settings.HashKey(key42)] = 43
+	s.keys[apikey.Hash(key42)] = 43
 	ended("another user's now", b.get(""))
 	if s.changes != 0 {
 		t.Error("somebody without a session changed something")
