@@ -78,6 +78,7 @@ func (s *Store) beside(ctx context.Context, _ *compacted.Reader) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.makeRepairs(ctx) })
+	wg.Go(func() { s.orphans.run(ctx, s.unlock) })
 	wg.Go(func() { s.countUsers(ctx) })
 	if !s.cfg.Materialise {
 		return nil

@@ -81,3 +81,15 @@ func TestUpdatesBehindOpenTransaction(t *testing.T) {
 		}
 	}
 }
+
+// TestOrphanedLockIsReleased checks that a lock whose grant was not answered does not stay until it expires.
+func TestOrphanedLockIsReleased(t *testing.T) {
+	k := newEnv(t)
+	store := k.loaded()
+	name := store.rdb.key("lock:1")
+	if err := k.rdb.Set(t.Context(), name, "token", lockKept).Err(); err != nil {
+		t.Fatal(err)
+	}
+	store.orphans.add(name, "token")
+	eventually(t, time.Second, "the lock released", func() bool { return k.rdb.Exists(t.Context(), name).Val() == 0 })
+}
