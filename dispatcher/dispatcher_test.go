@@ -55,6 +55,11 @@ func TestFates(t *testing.T) {
 			s.lease.closed = true
 			e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`)
 		}, webhook.Click, 1, "abandoned", false},
+		{"empty revocation", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":[]}`) }, webhook.RevokeClick, 1, "batched", false},
+		{"empty revocation given away", func(s *env, e *event.Event) {
+			s.lease.closed = true
+			e.Value = []byte(`{"user_id":1,"api_sms_ids":[]}`)
+		}, webhook.RevokeClick, 1, "abandoned", false},
 		{"batch that comes back", func(_ *env, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
 		{"URL that is none", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
 	}

@@ -56,12 +56,8 @@ func (a *App) newRoad() (*road, error) {
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
 	r.forwarder = retry.NewForwarder(retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, r.producer, r.large, a.Log.Named("retry"))
 	r.collector = revocation.New(revocation.Config{
-		Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs, MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
-	}, revocation.Hooks{
-		Submit: func(batches []*event.Event) { r.dispatcher.Submit(batches) },
-		Commit: func(ctx context.Context) { r.consumer.CommitNow(ctx) },
-		Pause:  func() { r.consumer.PauseTopic(cfg.Topics.Revocation) },
-		Resume: func() { r.consumer.ResumeTopic(cfg.Topics.Revocation) },
+		Topic: cfg.Topics.Revocation, Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs,
+		MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
 	}, a.Log.Named("revocation"))
 	r.forwarder.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
 	r.dispatcher = dispatcher.New(dispatcher.Config{
@@ -117,7 +113,7 @@ func (r *road) run(ctx context.Context, grace time.Duration) error {
 		r.log.Run(logging)
 	}()
 	background.Go(func() { r.dispatcher.Run(running) })
-	background.Go(func() { r.collector.Run(running) })
+	background.Go(func() { r.collector.Run(running, r.consumer, r.dispatcher.Submit) })
 	background.Go(func() { r.replays.Run(running) })
 	err := r.consumer.Run(ctx, grace)
 	stop()

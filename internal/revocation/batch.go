@@ -11,12 +11,12 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// maxBytes bounds the ids of a batch by their length, so that it fits into a waiting topic: topics take 2 MiB.
+// maxBytes bounds the total length of a batch's ids, so that it fits into a delay topic: topics accept 2 MiB.
 const maxBytes = 512 << 10
 
-// batches makes the batches of one user's records: each id once within its list, in the order first seen, at most
-// maxIDs in a batch, and maxBytes.
-func (u *userIDs) batches(maxIDs int) []*event.Event {
+// batches returns the batches of one user's records. Each id is once in its list, in the order in which it was seen first.
+// A batch has at most maxIDs ids and maxBytes.
+func (u *userRecords) batches(maxIDs int) []*event.Event {
 	var all webhook.Revocation
 	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}
 	for _, e := range u.records {
@@ -24,7 +24,7 @@ func (u *userIDs) batches(maxIDs int) []*event.Event {
 		all.CampaignSMSIDs = appendNew(all.CampaignSMSIDs, e.Batch.CampaignSMSIDs, seenCampaign)
 	}
 	first := u.records[0]
-	lease := &flush{records: u.records, fate: webhook.Batched}
+	lease := &sharedLease{records: u.records, fate: webhook.Batched}
 	var batches []*event.Event
 	for n := 0; all.Count() > 0; n++ {
 		one := webhook.Revocation{UserID: first.UserID}
@@ -32,8 +32,14 @@ func (u *userIDs) batches(maxIDs int) []*event.Event {
 		one.APISMSIDs, all.APISMSIDs = room.take(all.APISMSIDs)
 		one.CampaignSMSIDs, all.CampaignSMSIDs = room.take(all.CampaignSMSIDs)
 		batches = append(batches, &event.Event{
-			Record:      event.Record{Class: topics.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset, Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), Origin: first.SourcePosition()},
-			Delivery:    event.Delivery{Kind: webhook.RevokeClick, ID: first.BatchIdentity(n), Time: first.Time, UserID: first.UserID, Batch: one, Arrived: time.Now()},
+			Record: event.Record{
+				Class: topics.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
+				Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), Origin: first.SourcePosition(),
+			},
+			Delivery: event.Delivery{
+				Kind: webhook.RevokeClick, ID: first.BatchIdentity(n), Time: first.Time, UserID: first.UserID, Batch: one,
+				Arrived: time.Now(),
+			},
 			Lease:       lease,
 			Trace:       first.Trace,
 			Traceparent: first.Traceparent,
@@ -53,10 +59,10 @@ func appendNew(list, ids [][]byte, seen map[string]struct{}) [][]byte {
 	return list
 }
 
-// room is what a batch can still take.
+// room is how much a batch can still hold.
 type room struct{ ids, bytes int }
 
-// take gives the ids that have room, at least one if none was taken before, and the others.
+// take returns the ids that fit, at least one if the batch is empty, and the others.
 func (r *room) take(ids [][]byte) (taken, left [][]byte) {
 	n := 0
 	for n < len(ids) && r.ids > 0 && (r.bytes >= len(ids[n]) || r.bytes == maxBytes) {
@@ -67,81 +73,73 @@ func (r *room) take(ids [][]byte) (taken, left [][]byte) {
 	return ids[:n:n], ids[n:]
 }
 
-func settleEmpty(e *event.Event) {
-	if !e.Acquire() {
-		e.Abandon()
-		return
-	}
-	e.Settle(webhook.Batched)
-}
-
-// flush is the lease of one user's batches of one tick: the records they were made of are settled when all of the
-// batches are.
-type flush struct {
+// sharedLease is the lease of the batches that one tick made of a user's records. It settles the records when all of the
+// batches are settled.
+type sharedLease struct {
 	records []*event.Event
 
-	mu       sync.Mutex
-	open     int // batches without an end
-	acquired bool
-	undone   bool
-	fate     webhook.Fate // of the records
+	mu        sync.Mutex
+	open      int // batches that have not ended
+	acquired  bool
+	abandoned bool
+	fate      webhook.Fate // of the records
 }
 
 // Acquire implements event.Lease.
-func (f *flush) Acquire() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, e := range f.records {
+func (l *sharedLease) Acquire() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.records {
 		if !e.Acquire() {
 			return false
 		}
 	}
-	f.acquired = true
+	l.acquired = true
 	return true
 }
 
-// Settle implements event.Lease. A batch that was stored somewhere is a record of its own from then on.
-func (f *flush) Settle(_ *event.Event, fate webhook.Fate) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fate == webhook.Dead || fate == webhook.NotConfigured && f.fate == webhook.Batched {
-		f.fate = fate
+// Settle implements event.Lease. A batch that was stored in another topic counts as done: it is a record of its own.
+func (l *sharedLease) Settle(_ *event.Event, fate webhook.Fate) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if fate == webhook.Dead || fate == webhook.NotConfigured && l.fate == webhook.Batched {
+		l.fate = fate
 	}
-	f.ended()
+	l.end()
 }
 
 // Abandon implements event.Lease.
-func (f *flush) Abandon(*event.Event) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.undone = true
-	f.ended()
+func (l *sharedLease) Abandon(*event.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.abandoned = true
+	l.end()
 }
 
-func (f *flush) ended() {
-	if f.open--; f.open > 0 {
+func (l *sharedLease) end() {
+	if l.open--; l.open > 0 {
 		return
 	}
-	for _, e := range f.records {
-		if f.undone {
+	for _, e := range l.records {
+		if l.abandoned {
 			e.Abandon()
 		} else {
-			e.Settle(f.fate)
+			e.Settle(l.fate)
 		}
 	}
 }
 
 // State implements event.Lease. Only all batches together settle the records. Once one of them is in progress the others
 // must be stored while that counts, and may go on when it counts no more.
-func (f *flush) State() event.State {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	state := f.records[0].Lease.State()
-	if f.acquired && state == event.Revoked {
+func (l *sharedLease) State() event.State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	state := l.records[0].Lease.State()
+	if l.acquired && state == event.Revoked {
 		return event.Held
 	}
 	return state
 }
 
 // Context implements event.Lease.
-func (f *flush) Context() context.Context { return f.records[0].Context() }
+func (l *sharedLease) Context() context.Context { return l.records[0].Context() }

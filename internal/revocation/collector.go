@@ -1,9 +1,9 @@
-// Package revocation makes one batch per user and minute of the bot clicks that are revoked.
+// Package revocation collects revoked bot clicks into one batch per user and interval.
 //
-// Records are collected, uncommitted, until the next multiple of the interval, then sent as batches; a record is
-// settled when its batches are. What a crash leaves is read again. So that a batch read again is the same batch, with
-// the same id, the offset at which the collection was cut is stored with the partition's committed offset before
-// anything is sent: records below a cut are never mixed with records above it.
+// Records are collected, uncommitted, until the next multiple of the interval. Then they are cut into batches, and a record
+// is settled when all batches of its user are. After a crash, records that were not settled are read again. So that the
+// same batch has the same id then, the offset of the cut is stored with the partition's committed offset before a batch is
+// sent: records below a cut are never mixed with records above it (docs/adr/0004).
 package revocation
 
 import (
@@ -17,86 +17,89 @@ import (
 )
 
 const (
-	maxHeld = 20_000 // records; more are left in Kafka until the next tick
-	// How long a tick waits for the cut to be stored; a cut that is not stored costs a stable id after a crash,
-	// no revocation.
-	cutWait = 500 * time.Millisecond
-	// How long records below a restored cut are waited for: all of them are in Kafka already.
-	restoreWait = 5 * time.Second
+	// maxRecords bounds the collected records. More stay in Kafka until the next tick.
+	maxRecords = 20_000
+	// commitTimeout bounds how long a tick waits until its cuts are stored. A cut that is not stored can cost a stable id
+	// after a crash, but no revocation.
+	commitTimeout = 500 * time.Millisecond
+	// restoreTimeout bounds how long the records below a restored cut are waited for. All of them are in Kafka already.
+	restoreTimeout = 5 * time.Second
 )
 
-// Config of a Collector.
+// Config of a Collector. There are no defaults, except for Now.
 type Config struct {
+	Topic    string           // that the records are from
 	Interval time.Duration    // batches are sent at Unix times that are multiples of it
 	MaxIDs   int              // of one batch
-	MaxBytes int64            // held until the next tick
-	Now      func() time.Time // the time of day, for the ticks; nil = time.Now
+	MaxBytes int64            // of the collected records
+	Now      func() time.Time // the time of day; nil = time.Now
 }
 
-// Hooks connect a Collector with its surroundings.
-type Hooks struct {
-	Submit func(batches []*event.Event) // takes batches over
-	Commit func(ctx context.Context)    // stores the notes of all partitions
-	Pause  func()                       // stops fetching revocations
-	Resume func()                       // fetches them again
+// Source is where the records come from; the consumer is one.
+type Source interface {
+	// CommitNow stores the offsets and the cuts of all partitions.
+	CommitNow(ctx context.Context)
+	// PauseTopic stops fetching a topic.
+	PauseTopic(topic string)
+	// ResumeTopic fetches a paused topic again.
+	ResumeTopic(topic string)
 }
 
-// Collector collects revocation records.
+// Collector collects revocation records. Its methods may be called from any goroutine.
 type Collector struct {
-	cfg   Config
-	hooks Hooks
-	log   *zap.Logger
+	cfg  Config
+	log  *zap.Logger
+	full chan struct{} // signals Run that a bound is reached
 
 	mu         sync.Mutex
 	partitions map[int32]*partition
 	records    int
 	bytes      int64
-	held       bool // Pause was called
+	paused     bool // the source's topic
 }
 
-// New gives a Collector that sends while Run is running.
-func New(cfg Config, hooks Hooks, log *zap.Logger) *Collector {
+// New returns a Collector.
+func New(cfg Config, log *zap.Logger) *Collector {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Collector{cfg: cfg, hooks: hooks, log: log, partitions: map[int32]*partition{}}
+	return &Collector{cfg: cfg, log: log, full: make(chan struct{}, 1), partitions: map[int32]*partition{}}
 }
 
-// Add takes over a decoded source record.
+// Add takes ownership of a decoded source record that revokes at least one click.
 func (c *Collector) Add(e *event.Event) {
-	if e.Batch.Count() == 0 {
-		settleEmpty(e)
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.partition(e.Partition).add(e)
 	c.records++
 	c.bytes += e.Size
-	if !c.held && (c.records >= maxHeld || c.bytes >= c.cfg.MaxBytes) {
-		c.held = true
-		c.hooks.Pause()
-		c.log.Info("many revocations: the rest waits in Kafka for the next tick", zap.Int("records", c.records))
+	if c.isFull() {
+		select {
+		case c.full <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// Purge abandons the records whose partition is given away.
+func (c *Collector) isFull() bool { return c.records >= maxRecords || c.bytes >= c.cfg.MaxBytes }
+
+// Purge abandons the records whose partition is being revoked.
 func (c *Collector) Purge() {
 	c.mu.Lock()
-	var gone []*event.Event
+	var revoked []*event.Event
 	for _, p := range c.partitions {
-		gone = append(gone, p.purge()...)
+		revoked = append(revoked, p.purge()...)
 	}
-	c.count(gone)
+	c.discount(revoked)
 	c.mu.Unlock()
-	for _, e := range gone {
+	for _, e := range revoked {
 		e.Abandon()
 	}
 }
 
-// count takes records that are not held any more off the count.
-func (c *Collector) count(gone []*event.Event) {
-	for _, e := range gone {
+// discount subtracts records that are not collected any more.
+func (c *Collector) discount(records []*event.Event) {
+	for _, e := range records {
 		c.records--
 		c.bytes -= e.Size
 	}
@@ -111,20 +114,18 @@ func (c *Collector) partition(number int32) *partition {
 	return p
 }
 
-// Run sends at every tick until ctx ends.
-func (c *Collector) Run(ctx context.Context) {
-	for {
-		if !c.waitTick(ctx) {
-			return
+// Run passes the batches of every tick to submit until ctx ends. It pauses source while the collector is full.
+func (c *Collector) Run(ctx context.Context, source Source, submit func(batches []*event.Event)) {
+	for c.waitTick(ctx, source) {
+		if batches := c.tick(ctx, source); len(batches) > 0 {
+			submit(batches)
 		}
-		c.tick(ctx)
 	}
 }
 
-// waitTick waits until the next multiple of the interval, and reports false when ctx ended before. It looks at the wall
-// clock at least once per second: one that is set must not make a minute an hour.
-func (c *Collector) waitTick(ctx context.Context) bool {
-	const look = time.Second
+// waitTick waits until the next multiple of the interval. It returns false if ctx ends before. It reads the time of day
+// once a second, so that a clock that is set does not make a minute an hour.
+func (c *Collector) waitTick(ctx context.Context, source Source) bool {
 	next := nextTick(c.cfg.Now(), c.cfg.Interval)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -132,6 +133,9 @@ func (c *Collector) waitTick(ctx context.Context) bool {
 		select {
 		case <-ctx.Done():
 			return false
+		case <-c.full:
+			c.pause(source)
+			continue
 		case <-timer.C:
 		}
 		left := next.Sub(c.cfg.Now())
@@ -142,57 +146,66 @@ func (c *Collector) waitTick(ctx context.Context) bool {
 			next = nextTick(c.cfg.Now(), c.cfg.Interval)
 			left = next.Sub(c.cfg.Now())
 		}
-		timer.Reset(min(max(left, time.Millisecond), look))
+		timer.Reset(min(max(left, time.Millisecond), time.Second))
 	}
 }
 
-// nextTick is the first multiple of interval, in Unix time, after now.
+// pause pauses source if the collector is still full.
+func (c *Collector) pause(source Source) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.paused || !c.isFull() {
+		return
+	}
+	c.paused = true
+	source.PauseTopic(c.cfg.Topic)
+	c.log.Info("the collector is full; more revocations stay in Kafka until the next tick", zap.Int("records", c.records))
+}
+
+// nextTick returns the first multiple of interval, in Unix time, after now.
 func nextTick(now time.Time, interval time.Duration) time.Time {
 	n := now.UnixNano()
 	return time.Unix(0, n-n%int64(interval)+int64(interval))
 }
 
-// tick cuts every partition, stores the cuts, and sends what lies below them.
-func (c *Collector) tick(ctx context.Context) {
+// tick cuts every partition, stores the cuts, and returns the batches of the records below them.
+func (c *Collector) tick(ctx context.Context, source Source) (batches []*event.Event) {
 	c.mu.Lock()
 	cut := false
 	for _, p := range c.partitions {
 		cut = p.cut() || cut
 	}
 	c.mu.Unlock()
-	if cut {
-		limited, cancel := context.WithTimeout(ctx, cutWait)
-		c.hooks.Commit(limited)
+	if cut { // without the lock: the commit reads the cuts
+		limited, cancel := context.WithTimeout(ctx, commitTimeout)
+		source.CommitNow(limited)
 		cancel()
 	}
 	now := time.Now()
-	var batches []*event.Event
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, p := range c.partitions {
-		for _, g := range p.takeCut(now) {
-			c.count(g.records)
-			batches = append(batches, g.batches(c.cfg.MaxIDs)...)
+		for _, u := range p.takeCut(now) {
+			c.discount(u.records)
+			batches = append(batches, u.batches(c.cfg.MaxIDs)...)
 		}
 	}
-	if c.held {
-		c.held = false
-		c.hooks.Resume()
+	if c.paused {
+		c.paused = false
+		source.ResumeTopic(c.cfg.Topic)
 	}
-	c.mu.Unlock()
-	if len(batches) > 0 {
-		c.hooks.Submit(batches)
-	}
+	return batches
 }
 
-// Note implements consumer.Notes: the cuts above committed.
-func (c *Collector) Note(_ string, number int32, committed int64, max int) string {
+// Note implements consumer.Notes. It returns the cuts above committed.
+func (c *Collector) Note(_ string, number int32, committed int64, maxBytes int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.partitions[number]
 	if p == nil {
 		return ""
 	}
-	return p.note(committed, max)
+	return p.note(committed, maxBytes)
 }
 
 // Restore implements consumer.Notes.

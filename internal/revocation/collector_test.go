@@ -105,15 +105,16 @@ type sent struct {
 	Value string
 }
 
-// stage is a collector with what it did.
-type stage struct {
+// env is a collector with its source, and what it did.
+type env struct {
 	*Collector
 	began   time.Time
 	mu      sync.Mutex
 	batches []*event.Event
 	sent    []sent
-	holds   []bool
+	pauses  []bool
 	commits int
+	commit  func(context.Context)
 	stop    context.CancelFunc
 }
 
@@ -127,55 +128,55 @@ func readable(b *event.Event) string {
 	return b.ID
 }
 
-func newStage(cfg Config, commit func(context.Context)) *stage {
-	s := &stage{began: time.Now()}
-	s.Collector = New(cfg, Hooks{
-		Submit: func(batches []*event.Event) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			for _, b := range batches {
-				s.batches = append(s.batches, b)
-				s.sent = append(s.sent, sent{time.Since(s.began), readable(b), string(b.Value)})
-			}
-		},
-		Commit: func(ctx context.Context) {
-			s.mu.Lock()
-			s.commits++
-			s.mu.Unlock()
-			if commit != nil {
-				commit(ctx)
-			}
-		},
-		Pause:  func() { s.paused(true) },
-		Resume: func() { s.paused(false) },
-	}, zap.NewNop())
-	return s
+func newEnv(cfg Config, commit func(context.Context)) *env {
+	return &env{Collector: New(cfg, zap.NewNop()), began: time.Now(), commit: commit}
 }
 
-func (s *stage) paused(paused bool) {
+func (s *env) CommitNow(ctx context.Context) {
+	s.mu.Lock()
+	s.commits++
+	s.mu.Unlock()
+	if s.commit != nil {
+		s.commit(ctx)
+	}
+}
+
+func (s *env) PauseTopic(string)  { s.paused(true) }
+func (s *env) ResumeTopic(string) { s.paused(false) }
+
+func (s *env) paused(paused bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holds = append(s.holds, paused)
+	s.pauses = append(s.pauses, paused)
 }
 
-func (s *stage) run() {
+func (s *env) submit(batches []*event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range batches {
+		s.batches = append(s.batches, b)
+		s.sent = append(s.sent, sent{time.Since(s.began), readable(b), string(b.Value)})
+	}
+}
+
+func (s *env) run() {
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
-	go s.Run(ctx)
+	go s.Run(ctx, s, s.submit)
 }
 
-func (s *stage) rest(d time.Duration) {
+func (s *env) rest(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-func (s *stage) heldSoFar() []bool {
+func (s *env) pausedSoFar() []bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.holds)
+	return slices.Clone(s.pauses)
 }
 
-func (s *stage) want(t *testing.T, want ...sent) {
+func (s *env) want(t *testing.T, want ...sent) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,7 +196,7 @@ func usual() Config { return Config{Interval: interval, MaxIDs: 10_000, MaxBytes
 
 func TestOneBatchPerUserAndMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(usual(), nil), newLease()
+		s, l := newEnv(usual(), nil), newLease()
 		time.Sleep(17300 * time.Millisecond)
 		s.run()
 		defer s.stop()
@@ -222,7 +223,7 @@ func TestOneBatchPerUserAndMinute(t *testing.T) {
 
 func TestBatchIsARecordOfItsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(usual(), nil), newLease()
+		s, l := newEnv(usual(), nil), newLease()
 		s.run()
 		defer s.stop()
 		s.Add(rec(l, 10, 42, "1", ""))
@@ -266,7 +267,7 @@ func TestChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := usual()
 		cfg.MaxIDs = 3
-		s, l := newStage(cfg, nil), newLease()
+		s, l := newEnv(cfg, nil), newLease()
 		s.run()
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1,2,3,4", "5"))
@@ -279,17 +280,6 @@ func TestChunks(t *testing.T) {
 			sent{time.Minute, topic + "/3/1/2", `{"user_id":42,"api_sms_ids":[],"campaign_sms_ids":[7,8]}`},
 			sent{time.Minute, topic + "/3/3/0", `{"user_id":43,"api_sms_ids":[1,2,3],"campaign_sms_ids":[]}`})
 	})
-}
-
-func TestEmptyRecord(t *testing.T) {
-	s, l := newStage(usual(), nil), newLease()
-	s.Add(rec(l, 1, 42, "", ""))
-	l.close()
-	s.Add(rec(l, 2, 42, "", ""))
-	l.want(t, map[int64]string{1: "batched", 2: "abandoned (false)"})
-	if s.records != 0 || s.bytes != 0 {
-		t.Errorf("%d records, %d bytes are counted as held", s.records, s.bytes)
-	}
 }
 
 // Records are settled when the last of their batches is, with one fate.
@@ -317,7 +307,7 @@ func TestFateOfTheRecords(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := usual()
 				cfg.MaxIDs = 2
-				s, l := newStage(cfg, nil), newLease()
+				s, l := newEnv(cfg, nil), newLease()
 				s.run()
 				defer s.stop()
 				s.Add(rec(l, 1, 42, "1", ""))
@@ -345,7 +335,7 @@ func TestFateOfTheRecords(t *testing.T) {
 
 func TestPartitionGivenAwayAfterTheTick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(usual(), nil), newLease()
+		s, l := newEnv(usual(), nil), newLease()
 		s.run()
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1", ""))
@@ -362,7 +352,7 @@ func TestPartitionGivenAwayAfterTheTick(t *testing.T) {
 
 func TestPurge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, gone, kept := newStage(usual(), nil), newLease(), newLease()
+		s, gone, kept := newEnv(usual(), nil), newLease(), newLease()
 		s.run()
 		defer s.stop()
 		s.Add(rec(gone, 1, 42, "1", ""))
@@ -381,53 +371,60 @@ func TestPurge(t *testing.T) {
 	})
 }
 
-func TestHold(t *testing.T) {
+func TestPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := usual()
 		l := newLease()
 		cfg.MaxBytes = 3 * rec(l, 0, 42, "1", "").Size
-		s := newStage(cfg, nil)
+		s := newEnv(cfg, nil)
 		s.run()
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1", ""))
 		s.Add(rec(l, 2, 42, "2", ""))
-		if len(s.heldSoFar()) != 0 {
-			t.Error("held too early")
+		synctest.Wait()
+		if len(s.pausedSoFar()) != 0 {
+			t.Error("the topic was paused too early")
 		}
 		s.Add(rec(l, 3, 42, "3", ""))
-		s.Add(rec(l, 4, 42, "4", "")) // was on its way
-		if !slices.Equal(s.heldSoFar(), []bool{true}) {
-			t.Errorf("holds: %v, want one", s.heldSoFar())
+		s.Add(rec(l, 4, 42, "4", "")) // was fetched already
+		synctest.Wait()
+		if !slices.Equal(s.pausedSoFar(), []bool{true}) {
+			t.Errorf("pauses: %v, want one", s.pausedSoFar())
 		}
 		s.rest(time.Minute)
-		if !slices.Equal(s.heldSoFar(), []bool{true, false}) {
-			t.Errorf("holds: %v, want it to end at the tick", s.heldSoFar())
+		if !slices.Equal(s.pausedSoFar(), []bool{true, false}) {
+			t.Errorf("pauses: %v, want it to end at the tick", s.pausedSoFar())
 		}
 		s.want(t, sent{time.Minute, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1,2,3,4],"campaign_sms_ids":[]}`})
 		s.Add(rec(l, 5, 42, "5", ""))
 		s.rest(time.Minute)
-		if len(s.heldSoFar()) != 2 {
-			t.Errorf("holds: %v", s.heldSoFar())
+		if len(s.pausedSoFar()) != 2 {
+			t.Errorf("pauses: %v", s.pausedSoFar())
 		}
 	})
-	s, l := newStage(usual(), nil), newLease()
-	for i := range int64(maxHeld) {
-		s.Add(rec(l, i, i%100+1, "1", ""))
-	}
-	if !slices.Equal(s.heldSoFar(), []bool{true}) {
-		t.Errorf("holds after %d records: %v, want one", maxHeld, s.heldSoFar())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newEnv(usual(), nil), newLease()
+		s.run()
+		defer s.stop()
+		for i := range int64(maxRecords) {
+			s.Add(rec(l, i, i%100+1, "1", ""))
+		}
+		synctest.Wait()
+		if !slices.Equal(s.pausedSoFar(), []bool{true}) {
+			t.Errorf("pauses after %d records: %v, want one", maxRecords, s.pausedSoFar())
+		}
+	})
 }
 
 // A cut that cannot be stored costs half a second, and no revocation.
 func TestCommitThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(usual(), func(ctx context.Context) { <-ctx.Done() }), newLease()
+		s, l := newEnv(usual(), func(ctx context.Context) { <-ctx.Done() }), newLease()
 		s.run()
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1", ""))
-		s.rest(time.Minute + cutWait)
-		s.want(t, sent{time.Minute + cutWait, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`})
+		s.rest(time.Minute + commitTimeout)
+		s.want(t, sent{time.Minute + commitTimeout, topic + "/3/1/0", `{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`})
 	})
 }
 
@@ -435,9 +432,9 @@ func TestCommitThatHangs(t *testing.T) {
 func TestRecordsWhileTheCutsAreStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLease()
-		var s *stage
+		var s *env
 		n := int64(1)
-		s = newStage(usual(), func(context.Context) {
+		s = newEnv(usual(), func(context.Context) {
 			n++
 			s.Add(rec(l, n, 42, fmt.Sprint(n), ""))
 		})
@@ -453,7 +450,7 @@ func TestRecordsWhileTheCutsAreStored(t *testing.T) {
 // Batches are cut by the length of their ids, too, so that each fits into a topic.
 func TestChunksOfLongIDs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(usual(), nil), newLease()
+		s, l := newEnv(usual(), nil), newLease()
 		s.run()
 		defer s.stop()
 		const ids, digits = 1300, 900
@@ -485,7 +482,7 @@ func TestPartitionGivenAwayBetweenBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := usual()
 		cfg.MaxIDs = 1
-		s, l := newStage(cfg, nil), newLease()
+		s, l := newEnv(cfg, nil), newLease()
 		s.run()
 		defer s.stop()
 		s.Add(rec(l, 1, 42, "1,2", ""))

@@ -10,23 +10,23 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// open is the segment of the records above all cuts.
+// open is the key of the segment of records above all cuts.
 const open = int64(1<<63 - 1)
 
-// partition holds the records collected of one partition: per segment, the stretch of offsets below a cut and not
-// below the cut before it, and per user.
+// partition holds the collected records of one partition, by segment and user. A segment is the range of offsets between
+// two cuts.
 type partition struct {
-	cuts     []int64                      // ascending
-	segments map[int64]map[int64]*userIDs // cut (or open) -> user id
-	highest  int64                        // offset seen
-	restored time.Time                    // when cuts came from a former owner
+	cuts     []int64                          // ascending; a cut is above the last offset of its segment
+	segments map[int64]map[int64]*userRecords // by the cut that ends it (or open), and by user id
+	highest  int64                            // offset seen
+	restored time.Time                        // when a previous owner's cuts were restored
 }
 
-// userIDs are one user's records of one segment, in the order of their offsets.
-type userIDs struct{ records []*event.Event }
+// userRecords are one user's records of one segment, in the order of their offsets.
+type userRecords struct{ records []*event.Event }
 
 func newPartition() *partition {
-	return &partition{segments: map[int64]map[int64]*userIDs{}, highest: -1}
+	return &partition{segments: map[int64]map[int64]*userRecords{}, highest: -1}
 }
 
 func (p *partition) add(e *event.Event) {
@@ -36,19 +36,19 @@ func (p *partition) add(e *event.Event) {
 	}
 	users := p.segments[segment]
 	if users == nil {
-		users = map[int64]*userIDs{}
+		users = map[int64]*userRecords{}
 		p.segments[segment] = users
 	}
 	u := users[e.UserID]
 	if u == nil {
-		u = &userIDs{}
+		u = &userRecords{}
 		users[e.UserID] = u
 	}
 	u.records = append(u.records, e)
 	p.highest = max(p.highest, e.Offset)
 }
 
-// cut closes the open segment; false if it is empty.
+// cut closes the open segment. It returns false if the segment is empty.
 func (p *partition) cut() bool {
 	users := p.segments[open]
 	if len(users) == 0 {
@@ -61,13 +61,12 @@ func (p *partition) cut() bool {
 	return true
 }
 
-// takeCut takes out what lies below cuts. A segment restored from a former owner is left until all of it has been
-// read again.
-func (p *partition) takeCut(now time.Time) []*userIDs {
-	var out []*userIDs
+// takeCut removes and returns the records below cuts. It leaves a restored segment until all of it has been read again.
+func (p *partition) takeCut(now time.Time) []*userRecords {
+	var out []*userRecords
 	for _, segment := range slices.Sorted(maps.Keys(p.segments)) {
 		users := p.segments[segment]
-		if segment == open || p.highest < segment-1 && now.Sub(p.restored) < restoreWait {
+		if segment == open || p.highest < segment-1 && now.Sub(p.restored) < restoreTimeout {
 			continue
 		}
 		for _, u := range users {
@@ -78,13 +77,13 @@ func (p *partition) takeCut(now time.Time) []*userIDs {
 	return out
 }
 
-func (p *partition) purge() []*event.Event {
-	var gone []*event.Event
+// purge removes and returns the records whose partition is being revoked.
+func (p *partition) purge() (revoked []*event.Event) {
 	for segment, users := range p.segments {
 		for id, u := range users {
 			u.records = slices.DeleteFunc(u.records, func(e *event.Event) bool {
 				if e.Lease.State() != event.Held {
-					gone = append(gone, e)
+					revoked = append(revoked, e)
 					return true
 				}
 				return false
@@ -97,10 +96,10 @@ func (p *partition) purge() []*event.Event {
 			delete(p.segments, segment)
 		}
 	}
-	return gone
+	return revoked
 }
 
-// note writes the cuts above committed, the newest if there is no room for all: "12.345.678".
+// note returns the cuts above committed, such as "12.345.678". If room is too small for all, it has the newest.
 func (p *partition) note(committed int64, room int) string {
 	p.cuts = slices.DeleteFunc(p.cuts, func(c int64) bool { return c <= committed })
 	text := ""
@@ -117,7 +116,7 @@ func (p *partition) note(committed int64, room int) string {
 	return text
 }
 
-// restore reads a note; what cannot be read is no cut.
+// restore adds the cuts of a note. It ignores text that is not a cut.
 func (p *partition) restore(note string, now time.Time) {
 	p.restored = now
 	for text := range strings.SplitSeq(note, ".") {

@@ -66,8 +66,8 @@ func FuzzRestore(f *testing.F) {
 func TestSameBatchAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, note := newLease(), ""
-		var s *stage
-		s = newStage(usual(), func(context.Context) { note = s.Note(topic, 3, 10, 1024) })
+		var s *env
+		s = newEnv(usual(), func(context.Context) { note = s.Note(topic, 3, 10, 1024) })
 		s.run()
 		s.Add(rec(l, 10, 42, "1", ""))
 		s.Add(rec(l, 11, 43, "2", ""))
@@ -79,7 +79,7 @@ func TestSameBatchAfterACrash(t *testing.T) {
 			t.Fatalf("%v with note %q", before, note)
 		}
 
-		next := newStage(usual(), nil)
+		next := newEnv(usual(), nil)
 		next.Restore(topic, 3, note)
 		next.run()
 		defer next.stop()
@@ -98,7 +98,7 @@ func TestSameBatchAfterACrash(t *testing.T) {
 // A segment of a former owner waits until all of it has been read again, but not for ever.
 func TestSegmentReadAgainInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(usual(), nil), newLease()
+		s, l := newEnv(usual(), nil), newLease()
 		time.Sleep(58 * time.Second)
 		s.run()
 		defer s.stop()
@@ -120,7 +120,7 @@ func TestSegmentReadAgainInParts(t *testing.T) {
 }
 
 func TestForget(t *testing.T) {
-	s := newStage(usual(), nil)
+	s := newEnv(usual(), nil)
 	s.Restore(topic, 3, "13")
 	if got := s.Note(topic, 3, 5, 100); got != "13" {
 		t.Errorf("Note = %q, want 13", got)
@@ -144,7 +144,7 @@ type history struct {
 		finished map[int64]bool
 		note     string
 	}
-	*stage
+	*env
 	lease *lease
 }
 
@@ -168,7 +168,7 @@ func (h *history) start() {
 	cfg := usual()
 	cfg.MaxIDs = 2
 	h.lease = newLease()
-	h.stage = newStage(cfg, h.commit)
+	h.env = newEnv(cfg, h.commit)
 	h.Restore(topic, 3, h.stored.note)
 	for offset := h.stored.next; offset < int64(len(h.records)); offset++ {
 		if !h.stored.finished[offset] {
@@ -208,9 +208,9 @@ func (h *history) step() {
 	switch h.random.IntN(10) {
 	case 0:
 		h.start() // a crash
-		time.Sleep(restoreWait)
+		time.Sleep(restoreTimeout)
 	case 1, 2:
-		h.tick(context.Background())
+		h.submit(h.tick(context.Background(), h))
 	case 3, 4:
 		h.settle(false)
 	case 5:
@@ -230,8 +230,8 @@ func TestCrashesLoseNothingAndKeepIDs(t *testing.T) {
 			for range 120 {
 				h.step()
 			}
-			time.Sleep(restoreWait)
-			h.tick(context.Background())
+			time.Sleep(restoreTimeout)
+			h.submit(h.tick(context.Background(), h))
 			h.settle(true)
 			for offset, r := range h.records {
 				if !h.settled[fmt.Sprintf("%d %d", r[0], r[1])] {
