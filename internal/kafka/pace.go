@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/time/rate"
+
+	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
 // fetchPace is the least time between two fetches of one broker by a client with [Config.PaceFetches].
@@ -18,16 +21,13 @@ const fetchPace = 2 * time.Millisecond
 // The client has no setting for it: a longer wait at the broker would have idle clients ask all the time.
 type paced struct {
 	net.Conn
-	next time.Time // of the next fetch; the client's writes to a connection are serial
+	fetches *rate.Limiter
 }
 
 // Write writes one request, as the client does.
 func (p *paced) Write(request []byte) (int, error) {
 	if isFetch(request) {
-		if d := time.Until(p.next); d > 0 {
-			time.Sleep(d)
-		}
-		p.next = time.Now().Add(fetchPace)
+		time.Sleep(p.fetches.Reserve().Delay())
 	}
 	return p.Conn.Write(request)
 }
@@ -37,12 +37,12 @@ func isFetch(request []byte) bool {
 	return len(request) >= 6 && kmsg.Key(binary.BigEndian.Uint16(request[4:])) == kmsg.Fetch
 }
 
-func paceFetches(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+func paceFetches(dial tlsfiles.Dial) tlsfiles.Dial {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return &paced{Conn: conn}, nil
+		return &paced{conn, rate.NewLimiter(rate.Every(fetchPace), 1)}, nil
 	}
 }
