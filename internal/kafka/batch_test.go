@@ -24,11 +24,7 @@ const batchTopic = "batches"
 // batchCluster returns a broker with one topic of so many partitions.
 func batchCluster(t *testing.T, partitions int32) *kfake.Cluster {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, batchTopic))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
+	cluster := newCluster(t, kfake.SeedTopics(partitions, batchTopic))
 	return cluster
 }
 

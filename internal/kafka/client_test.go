@@ -32,16 +32,6 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func ping(t *testing.T, c Config) error {
 	t.Helper()
 	return pingFor(t, c, 10*time.Second)
@@ -89,11 +79,7 @@ func TestConfigErrors(t *testing.T) {
 func TestSASL(t *testing.T) {
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
 		t.Run(mechanism, func(t *testing.T) {
-			cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser(mechanism, "ann", "right"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer cluster.Close()
+			cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser(mechanism, "ann", "right"))
 			log, seen := observer.New(zapcore.DebugLevel)
 			cfg := Config{Brokers: cluster.ListenAddrs(), Log: zap.New(log), SASL: SASLConfig{Mechanism: strings.ToLower(mechanism), Username: "ann", Password: "right"}}
 			if err := ping(t, cfg); err != nil {
@@ -163,13 +149,9 @@ func TestTLS(t *testing.T) {
 	trusted := x509.NewCertPool()
 	text, _ := os.ReadFile(certFile)
 	trusted.AppendCertsFromPEM(text)
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.TLS(&tls.Config{
+	cluster := newCluster(t, kfake.TLS(&tls.Config{
 		Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
 	for _, c := range []struct {
 		name string
 		tls  tlsfiles.Settings
@@ -192,24 +174,16 @@ func TestTLS(t *testing.T) {
 }
 
 func TestTLSAgainstPlainBroker(t *testing.T) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
+	cluster := newCluster(t)
 	if err := pingFor(t, Config{Brokers: cluster.ListenAddrs(), TLS: opened(t, tlsfiles.Settings{Enabled: true})}, time.Second); err == nil {
 		t.Error("TLS with a plain broker works")
 	}
 }
 
 func TestDial(t *testing.T) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
+	cluster := newCluster(t)
 	var dials atomic.Int32
-	err = ping(t, Config{
+	err := ping(t, Config{
 		Brokers: []string{"kafka.invalid:9092"},
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			dials.Add(1)

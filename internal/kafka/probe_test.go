@@ -45,11 +45,7 @@ func readSome(conn net.Conn) { _, _ = conn.Read(make([]byte, 1024)) }
 
 // TestProbe: whatever is wrong, an error comes within seconds and names the setting.
 func TestProbe(t *testing.T) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
+	cluster := newCluster(t)
 	kafka := cluster.ListenAddrs()[0]
 	http := answering(t, func(conn net.Conn) {
 		readSome(conn)
@@ -149,11 +145,7 @@ func TestOutages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(number))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
+	newCluster(t, kfake.Ports(number))
 	client, err := c.NewClient()
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/topics"
@@ -25,11 +24,7 @@ func newBroker(t *testing.T) (*kgo.Client, topics.Settings) {
 	if real := os.Getenv("SMSHOOKS_TEST_KAFKA_BROKERS"); real != "" {
 		brokers, prefix = strings.Split(real, ","), fmt.Sprintf("t%d-", time.Now().UnixNano())
 	} else {
-		cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(cluster.Close)
+		cluster := newCluster(t)
 		brokers = cluster.ListenAddrs()
 	}
 	cl, err := Config{Brokers: brokers}.NewClient()
