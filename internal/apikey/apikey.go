@@ -95,7 +95,7 @@ func Revoke(ctx context.Context, client *kgo.Client, topic, key string) (found b
 	defer r.Close()
 	hash := Hash(key)
 	last := map[int32]*kgo.Record{} // by partition
-	err = r.ReadAll(ctx, func(record *kgo.Record) error {
+	err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
 		if string(record.Key) == hash {
 			last[record.Partition] = record
 		}

@@ -90,7 +90,7 @@ func TestReadAll(t *testing.T) {
 	defer r.Close()
 	k.write(k.client, 50, 60)
 	var read []int
-	err = r.ReadAll(t.Context(), func(record *kgo.Record) error {
+	err = r.ReadAll(t.Context(), nil, func(record *kgo.Record) error {
 		n, err := strconv.Atoi(string(record.Value))
 		read = append(read, n)
 		return err
@@ -106,7 +106,7 @@ func TestReadAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if err := r.ReadAll(t.Context(), func(*kgo.Record) error { return enough }); err != enough { //nolint:errorlint // not wrapped
+	if err := r.ReadAll(t.Context(), nil, func(*kgo.Record) error { return enough }); err != enough { //nolint:errorlint // not wrapped
 		t.Errorf("stopped with %v", err)
 	}
 	if _, err := Open(t.Context(), k.newClient, "missing"); err == nil {
@@ -134,7 +134,7 @@ func TestReadAllPastDeletedRecords(t *testing.T) {
 	if _, err := kadm.NewClient(k.client).DeleteRecords(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.ReadAll(t.Context(), func(*kgo.Record) error { return nil }); err != nil || !r.Passed(bounds.Spans) {
+	if err := r.ReadAll(t.Context(), nil, func(*kgo.Record) error { return nil }); err != nil || !r.Passed(bounds.Spans) {
 		t.Errorf("read to %v: %v", r.position, err)
 	}
 	if err := r.CatchUp(t.Context()); err != nil {
@@ -152,7 +152,7 @@ func TestPatience(t *testing.T) {
 	}
 	defer r.Close()
 	began := time.Now()
-	err = r.ReadAll(t.Context(), func(*kgo.Record) error { return nil })
+	err = r.ReadAll(t.Context(), nil, func(*kgo.Record) error { return nil })
 	if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took < patience {
 		t.Errorf("%v after %v", err, took)
 	}

@@ -99,12 +99,15 @@ func (r *Reader) Client() *kgo.Client { return r.client }
 // ID returns the id of the topic that is read.
 func (r *Reader) ID() kadm.TopicID { return r.goal.ID }
 
-// ReadAll calls take with every record that the topic held when the reader was opened. An error of take ends it and is
-// returned as it is.
-func (r *Reader) ReadAll(ctx context.Context, take func(*kgo.Record) error) error {
+// ReadAll calls take with every record that the topic held when the reader was opened, and polled, if it is not nil,
+// after each poll. An error of take ends it and is returned as it is.
+func (r *Reader) ReadAll(ctx context.Context, polled func(), take func(*kgo.Record) error) error {
 	var stopped error
 	for {
 		done, err := r.done(ctx)
+		if polled != nil {
+			polled()
+		}
 		if done {
 			return nil
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -89,9 +90,6 @@ func (s *Store) Adopt(_ context.Context, topics []string) error {
 	return nil
 }
 
-// emptyAfter is how long no record may come until a reader looks whether there still is one.
-const emptyAfter = 500 * time.Millisecond
-
 // List calls each for the dead letters that were there when it began and that f wants: oldest first within a
 // partition of the topic. An error of each ends it and is returned. Other errors are Kafka's.
 //
@@ -112,45 +110,32 @@ func (s *Store) ListWatched(ctx context.Context, f Filter, progress Progress, ea
 	return s.read(ctx, spans, newMatcher(f), progress, each)
 }
 
-// read hands the wanted records of the spans on.
-func (s *Store) read(ctx context.Context, spans map[int32]*span, m *matcher, progress Progress, each func(*Letter) error) error {
+// read calls each for the wanted records of the spans.
+func (s *Store) read(ctx context.Context, spans map[int32]compacted.Span, m *matcher, progress Progress, each func(*Letter) error) error {
 	if len(spans) == 0 {
 		return nil
 	}
+	r, err := compacted.OpenSpans(s.newClient, s.cfg.Topic, spans, s.cfg.Patience)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	from := make(map[int32]kgo.Offset, len(spans))
-	for p, span := range spans {
-		from[p] = kgo.NewOffset().At(span.next)
-	}
-	client, err := s.newClient(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{s.cfg.Topic: from}), kgo.KeepControlRecords())
-	if err != nil {
-		return fmt.Errorf("client for topic %s: %w", s.cfg.Topic, err)
-	}
-	defer client.CloseAllowingRebalance()
-	total := left(spans)
-	progress(0, total)
-	err = s.scan(ctx, client, spans, m, func() { progress(total-left(spans), total) }, each)
-	if err == nil {
-		progress(total, total)
-	}
-	return err
-}
-
-// span is what is to be read of a partition: offsets next ≤ o < end.
-type span struct{ next, end int64 }
-
-// left is how many offsets of the spans are still to be read.
-func left(spans map[int32]*span) (n int64) {
-	for _, s := range spans {
-		n += max(s.end-s.next, 0)
-	}
-	return n
+	total := r.Left()
+	polled := func() { progress(total-r.Left(), total) }
+	polled()
+	return r.ReadAll(ctx, polled, func(record *kgo.Record) error {
+		if letter := m.match(record); letter != nil {
+			return each(letter)
+		}
+		return nil
+	})
 }
 
 // spans finds what is to be read, of the partitions that hold anything.
-func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, error) {
+func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]compacted.Span, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
 	var (
@@ -169,108 +154,12 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]*span, er
 	if err = errors.Join(err, ends.Error()); err != nil {
 		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
 	}
-	spans := map[int32]*span{}
+	spans := map[int32]compacted.Span{}
 	ends.Each(func(end kadm.ListedOffset) {
 		start, ok := starts.Lookup(end.Topic, end.Partition)
 		if ok && start.Offset < end.Offset {
-			spans[end.Partition] = &span{start.Offset, end.Offset}
+			spans[end.Partition] = compacted.Span{Start: start.Offset, End: end.Offset}
 		}
 	})
 	return spans, nil
-}
-
-// scan reads the spans to their ends.
-func (s *Store) scan(ctx context.Context, client *kgo.Client, spans map[int32]*span, m *matcher, polled func(), each func(*Letter) error) error {
-	for progress := time.Now(); len(spans) > 0; {
-		fetches := kafka.Poll(ctx, client, min(s.cfg.Patience, emptyAfter), 0, func(_ string, p int32) int64 {
-			if at := spans[p]; at != nil {
-				return at.next
-			}
-			return -1
-		})
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("reading topic %s: %w", s.cfg.Topic, err)
-		}
-		var failed, stopped error
-		fetches.EachError(func(_ string, p int32, err error) {
-			if skipped, ok := errors.AsType[*kafka.Skipped](err); ok {
-				progress = time.Now()
-				passTo(spans, p, skipped.Next)
-			} else if !errors.Is(err, context.DeadlineExceeded) {
-				failed = fmt.Errorf("reading %s/%d: %w", s.cfg.Topic, p, err)
-			}
-		})
-		fetches.EachPartition(func(part kgo.FetchTopicPartition) {
-			if stopped == nil && len(part.Records) > 0 {
-				progress = time.Now()
-				stopped = take(spans, part, m, each)
-			}
-		})
-		if stopped != nil {
-			return stopped
-		}
-		polled()
-		if time.Since(progress) < min(s.cfg.Patience, emptyAfter) {
-			continue
-		}
-		err := s.passEmpty(ctx, client, spans)
-		if len(spans) > 0 && time.Since(progress) >= s.cfg.Patience { // until then the client goes on by itself after an error
-			return fmt.Errorf("reading topic %s: no answer for %v: %w", s.cfg.Topic, s.cfg.Patience, errors.Join(failed, err, context.DeadlineExceeded))
-		}
-	}
-	return nil
-}
-
-// take hands the wanted records of a partition on, and crosses the partition off when it was read.
-func take(spans map[int32]*span, part kgo.FetchTopicPartition, m *matcher, each func(*Letter) error) error {
-	at := spans[part.Partition]
-	if at == nil {
-		return nil
-	}
-	for _, r := range part.Records {
-		if r.Offset >= at.end {
-			break
-		}
-		at.next = r.Offset + 1
-		if r.Attrs.IsControl() {
-			continue
-		}
-		if letter := m.match(r); letter != nil {
-			if err := each(letter); err != nil {
-				return err
-			}
-		}
-	}
-	passTo(spans, part.Partition, part.Records[len(part.Records)-1].Offset+1)
-	return nil
-}
-
-// passTo notes that a partition was read up to next, and crosses it off at its end.
-func passTo(spans map[int32]*span, partition int32, next int64) {
-	at := spans[partition]
-	if at == nil {
-		return
-	}
-	if at.next = max(at.next, next); at.next >= at.end {
-		delete(spans, partition)
-	}
-}
-
-// passEmpty passes over what the client never shows: what retention has deleted meanwhile, and aborted records.
-func (s *Store) passEmpty(ctx context.Context, client *kgo.Client, spans map[int32]*span) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
-	defer cancel()
-	starts, err := s.admin.ListStartOffsets(ctx, s.cfg.Topic)
-	if err = errors.Join(err, starts.Error()); err != nil {
-		return fmt.Errorf("starts of topic %s: %w", s.cfg.Topic, err)
-	}
-	for p, at := range spans {
-		start, _ := starts.Lookup(s.cfg.Topic, p)
-		next, err := kafka.NextRecord(ctx, client, s.cfg.Topic, p, max(at.next, start.Offset), at.end, false)
-		if err != nil {
-			return fmt.Errorf("end of %s/%d: %w", s.cfg.Topic, p, err)
-		}
-		passTo(spans, p, next)
-	}
-	return nil
 }

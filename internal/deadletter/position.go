@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/smshooks/smshooks/internal/compacted"
 )
 
 // Position is how far a replay has come. The zero value means that it has not begun.
@@ -38,12 +40,12 @@ func (p *Position) Done() bool {
 func (p *Position) next(partition int32) int64 { return p.Partitions[partition].Next }
 
 // begin fixes what a replay is about, or takes up what was fixed when it first began.
-func (r *running) begin(spans map[int32]*span) (map[int32]*span, error) {
+func (r *running) begin(spans map[int32]compacted.Span) (map[int32]compacted.Span, error) {
 	p := r.Position
 	if p.Partitions == nil {
 		p.Topic, p.Filter, p.Partitions = r.store.cfg.Topic, r.Filter, map[int32]Span{}
 		for partition, s := range spans {
-			p.Partitions[partition] = Span{s.next, s.end}
+			p.Partitions[partition] = Span{s.Start, s.End}
 		}
 		return spans, r.save()
 	}
@@ -52,10 +54,12 @@ func (r *running) begin(spans map[int32]*span) (map[int32]*span, error) {
 	}
 	for partition, s := range spans {
 		former := p.Partitions[partition]
-		if s.end < former.End {
-			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: it is another topic of that name", former.End, partition, p.Topic, s.end)
+		if s.End < former.End {
+			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: it is another topic of that name", former.End, partition, p.Topic, s.End)
 		}
-		if s.end = former.End; s.next >= s.end {
+		if s.End = former.End; s.Start < s.End {
+			spans[partition] = s
+		} else {
 			delete(spans, partition)
 		}
 	}

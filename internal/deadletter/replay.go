@@ -82,7 +82,7 @@ func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
 	}
 	spans, err := s.spans(ctx, r.Filter.Since)
 	for partition, span := range spans {
-		run.ends[partition] = span.end
+		run.ends[partition] = span.End
 	}
 	if err == nil && r.Position != nil {
 		spans, err = run.begin(spans)

@@ -157,7 +157,7 @@ func (k *env) newest() map[string]string {
 	}
 	defer r.Close()
 	values := map[string]string{}
-	err = r.ReadAll(k.t.Context(), func(record *kgo.Record) error {
+	err = r.ReadAll(k.t.Context(), nil, func(record *kgo.Record) error {
 		values[string(record.Key)] = string(record.Value)
 		return nil
 	})

@@ -218,7 +218,7 @@ func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
 		batches, gathered = [lanes][]change{}, 0
 		return nil
 	}
-	err = r.ReadAll(ctx, func(record *kgo.Record) error {
+	err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
 		c, err := s.decode(record)
 		if err != nil {
 			return nil // it was counted when it was read into memory

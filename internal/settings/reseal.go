@@ -106,7 +106,7 @@ func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]co
 	}
 	defer r.Close()
 	users := map[int64]state{}
-	err = r.ReadAll(ctx, func(record *kgo.Record) error {
+	err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
 		next := state{ver: compacted.VersionOf(record), removed: record.Value == nil}
 		userID, err := parseUserKey(record.Key)
 		if err == nil && !next.removed {
