@@ -8,28 +8,28 @@ import (
 	"go.uber.org/zap"
 )
 
-// adoptMost is how long a new topic may stay without partitions of this member until they count as given to others.
-const adoptMost = 10 * time.Second
+// adoptTimeout is how long Adopt waits for a partition of a new topic before it assumes that others own all of them.
+const adoptTimeout = 10 * time.Second
 
-// Adopt reads the new topics of those names: the former ones were deleted. It returns when this member has partitions of
-// them, or when the group has given them all to others.
+// Adopt consumes topics that were deleted and created again. It returns when this member owns partitions of them, or when
+// others own all of them.
 func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 	select {
-	case <-c.began:
+	case <-c.started:
 	default:
 		return nil // the client, when it is built, finds the new ones
 	}
 	c.replace(topics)
-	c.log.Info("joining the group again for topics that were created again", zap.Strings("topics", topics))
+	c.log.Info("joining the group again because topics were recreated", zap.Strings("topics", topics))
 	c.client.PurgeTopicsFromConsuming(topics...)
 	c.client.AddConsumeTopics(topics...)
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
-	for enough := time.Now().Add(adoptMost); !c.assignedAnew(topics); {
+	for enough := time.Now().Add(adoptTimeout); !c.assignedAnew(topics); {
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			return fmt.Errorf("read topics that were created again: %w", ctx.Err())
+			return fmt.Errorf("consume recreated topics: %w", ctx.Err())
 		}
 		if time.Now().After(enough) && c.joined.Load() && c.membership.joining.Load() == 0 {
 			return nil // not while the group still waits for others
@@ -38,15 +38,15 @@ func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 	return nil
 }
 
-// replace marks the assignments of topics whose offsets mean nothing any more: nothing of them is committed, and what
-// was finished is not looked up for the records of the new topics.
+// replace marks the assignments of deleted topics: nothing of them is committed, and their history does not apply to the
+// records of the new topics.
 func (c *Consumer) replace(topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, topic := range topics {
-		for tp := range c.former {
+		for tp := range c.history {
 			if tp.topic == topic {
-				delete(c.former, tp)
+				delete(c.history, tp)
 			}
 		}
 		for tp, a := range c.assignments {
@@ -57,10 +57,10 @@ func (c *Consumer) replace(topics []string) {
 	}
 }
 
-// assignedAnew reports whether this member has partitions of all topics, assigned since they were replaced.
+// assignedAnew reports whether this member owns partitions of all topics that were assigned since the topics were replaced.
 func (c *Consumer) assignedAnew(topics []string) bool {
 	fresh := map[string]bool{}
-	for _, a := range c.held(nil) {
+	for _, a := range c.owned(nil) {
 		if !a.isReplaced() {
 			fresh[a.topic] = true
 		}

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	timesEvery = 16   // a record's time is remembered of every so many, and of the first of each poll
-	timesMost  = 4096 // remembered per partition
-	// headStands is how long the head of a partition must not have been fetched before its time is asked for.
-	headStands = 3 * time.Second
+	timesInterval = 16   // the time of every 16th record is remembered, and of the first of each poll
+	maxTimes      = 4096 // remembered per partition
+	// headStale is how long the head of a partition must have been unfetched before its time is looked up.
+	headStale = 3 * time.Second
 	// headPrecision and headOldest bound the search for the time of a head.
-	headPrecision = 250 * time.Millisecond
-	headOldest    = 60 * 24 * time.Hour
-	headsAsked    = 4 // at a time, each with some twenty requests
+	headPrecision  = 250 * time.Millisecond
+	headOldest     = 60 * 24 * time.Hour
+	maxHeadQueries = 4 // per measurement, about twenty requests each
 )
 
-// times remembers of a source partition when some of the records that are not settled were written.
+// times remembers when some of the unsettled records of a source partition were written.
 type times struct {
 	mu   sync.Mutex
 	seen []offsetTime // ascending
@@ -33,7 +33,7 @@ type offsetTime struct {
 	time   time.Time
 }
 
-// note remembers the times of records that were just polled.
+// note remembers the times of polled records.
 func (t *times) note(records []*kgo.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -41,10 +41,10 @@ func (t *times) note(records []*kgo.Record) {
 	for n := len(t.seen); n > 0 && t.seen[n-1].offset >= first; n-- {
 		t.seen = t.seen[:n-1] // the partition was rewound
 	}
-	for i := 0; i < len(records); i += timesEvery {
+	for i := 0; i < len(records); i += timesInterval {
 		t.seen = append(t.seen, offsetTime{records[i].Offset, records[i].Timestamp})
 	}
-	if len(t.seen) > timesMost { // every second goes
+	if len(t.seen) > maxTimes { // drop every second one
 		kept := t.seen[:0]
 		for i := 0; i < len(t.seen); i += 2 {
 			kept = append(kept, t.seen[i])
@@ -53,7 +53,7 @@ func (t *times) note(records []*kgo.Record) {
 	}
 }
 
-// at returns the time of the last record remembered that is not behind offset, and forgets those before it.
+// at returns the time of the last remembered record up to offset, and forgets earlier ones.
 func (t *times) at(offset int64) (time.Time, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,14 +68,14 @@ func (t *times) at(offset int64) (time.Time, bool) {
 	return t.seen[0].time, true
 }
 
-// head is the first record of a partition that is not settled, if it has not been fetched.
+// head is the first unsettled record of a partition, if it has not been fetched.
 type head struct {
 	offset int64
-	since  time.Time // when it was first seen to stand there
-	time   time.Time // when the record was written; zero until it was asked for
+	since  time.Time // when it was seen first
+	time   time.Time // when the record was written; zero until it was looked up
 }
 
-// written is when the head was written, as far as it is known: since then at the latest.
+// written returns when the head was written, or, until that is known, the latest time at which it can have been.
 func (h head) written() time.Time {
 	if h.time.IsZero() {
 		return h.since
@@ -83,12 +83,12 @@ func (h head) written() time.Time {
 	return h.time
 }
 
-// findHeads looks for partitions whose head is not fetched: the buffer is full, fetching fails, or the records have only
-// just come. Of those that stand for a while it asks when they were written.
+// findHeads finds partitions whose head is not fetched: the buffer is full, fetching fails, or the records are new. It looks
+// up the time of heads that stay unfetched.
 func (c *Consumer) findHeads(ctx context.Context, admin *kadm.Client, starts, ends kadm.ListedOffsets) {
 	now := time.Now()
 	heads, asked := map[*assignment]head{}, 0
-	for _, a := range c.held(nil) {
+	for _, a := range c.owned(nil) {
 		tracker := a.tracked()
 		if tracker == nil {
 			continue
@@ -97,7 +97,7 @@ func (c *Consumer) findHeads(ctx context.Context, admin *kadm.Client, starts, en
 		start, started := starts.Lookup(a.topic, a.partition)
 		if !ok || !started || end.Err != nil || start.Err != nil {
 			if h, known := c.lag.heads[a]; known {
-				heads[a] = h // nobody can be asked: it still stands there
+				heads[a] = h // unknown now: assume that it is still unfetched
 			}
 			continue
 		}
@@ -109,7 +109,7 @@ func (c *Consumer) findHeads(ctx context.Context, admin *kadm.Client, starts, en
 		if !known || h.offset != next {
 			h = head{offset: next, since: now}
 		}
-		if h.time.IsZero() && now.Sub(h.since) >= headStands && asked < headsAsked {
+		if h.time.IsZero() && now.Sub(h.since) >= headStale && asked < maxHeadQueries {
 			h.time = timeOf(ctx, admin, a, next)
 			asked++
 		}
@@ -118,10 +118,10 @@ func (c *Consumer) findHeads(ctx context.Context, admin *kadm.Client, starts, en
 	c.lag.heads = heads
 }
 
-// timeOf searches for the time of the record at offset, by asking from which offset on records are newer. It returns the
-// zero time if Kafka does not tell.
+// timeOf finds the time of the record at offset by bisection: Kafka answers from which offset on records are newer than a
+// time. It returns the zero time if Kafka does not answer.
 func timeOf(ctx context.Context, admin *kadm.Client, a *assignment, offset int64) time.Time {
-	newer := time.Now() // all records from here on are behind offset
+	newer := time.Now() // all records from here on are above offset
 	older := newer.Add(-headOldest)
 	for newer.Sub(older) > headPrecision {
 		middle := older.Add(newer.Sub(older) / 2)
@@ -139,15 +139,15 @@ func timeOf(ctx context.Context, admin *kadm.Client, a *assignment, offset int64
 	return older
 }
 
-// measureAges sets how old the oldest unsettled record of each source is, and by how much the oldest waiting one of
-// each delay topic is overdue, whether it was fetched or not.
+// measureAges sets the age of the oldest unsettled record of each source topic, and by how much that of each delay topic is
+// overdue, fetched or not.
 func (c *Consumer) measureAges() {
 	now := c.gates.now()
 	age := map[string]time.Duration{}
 	late := c.gates.overdue(now)
-	for _, a := range c.held(nil) {
+	for _, a := range c.owned(nil) {
 		h, stands := c.lag.heads[a]
-		stands = stands && time.Since(h.since) >= headStands
+		stands = stands && time.Since(h.since) >= headStale
 		switch tracker := a.tracked(); {
 		case tracker == nil:
 		case a.info.Class != topics.Source:

@@ -39,7 +39,7 @@ func TestTimes(t *testing.T) {
 	for i := range 200 {
 		ts.note(polled(1000+i*512, 512))
 	}
-	if len(ts.seen) > timesMost {
+	if len(ts.seen) > maxTimes {
 		t.Errorf("%d times are remembered", len(ts.seen))
 	}
 	at(1000, 120, true) // the nearest before it that is left

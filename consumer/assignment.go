@@ -18,18 +18,18 @@ type topicPartition struct {
 	partition int32
 }
 
-// assignment is one partition for as long as this member holds it: its lease, its tracker, its count of work that
-// has begun. A partition that comes back is a new assignment, so that nothing late can touch the new one.
+// assignment is a partition for as long as this member owns it: the lease of its events, the tracker of its offsets, the
+// count of events in progress. A partition that is assigned again is a new assignment, so that late work cannot touch it.
 type assignment struct {
 	topicPartition
 	info    topics.Info
 	owner   *Consumer
 	tracker *offsets.Tracker
-	next    int64 // the offset that is expected next, -1 = any; poll loop only
-	// epoch is the newest leader epoch of what was read, or of what was committed; -1 if neither is known. Commits carry
-	// it, so it also is the newest epoch of the records that a commit's metadata calls finished.
-	epoch  atomic.Int32
-	former []former
+	next    int64 // offset of the next record, -1 = any; poll loop only
+	// epoch is the newest leader epoch of the read records, or else the committed one; -1 = unknown. It is committed, so it
+	// is the newest epoch of the records that the commit's metadata calls finished.
+	epoch   atomic.Int32
+	history []past
 
 	topicID   [16]byte // as the fetches report it; poll loop only
 	namespace event.Namespace
@@ -40,37 +40,36 @@ type assignment struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu       sync.Mutex
-	closed   bool
-	lost     bool // the group has given it to another: nothing may be committed
-	replaced bool // its topic was deleted; there may be a new one of that name
-	begun    int
-	idle     chan struct{} // closed when closed and begun == 0
+	mu         sync.Mutex
+	draining   bool          // no event may be acquired any more
+	lost       bool          // nothing may be committed any more
+	replaced   bool          // the topic was deleted; there may be a new one of its name
+	inProgress int           // acquired events
+	idle       chan struct{} // closed when it is draining and nothing is in progress
 
-	committed      int64 // what the broker last took
-	committedState string
-	stateMax       int
+	committed         int64 // offset that the broker stored last
+	committedMetadata string
+	maxMetadataBytes  int
 }
 
-// former is what this process knows of an earlier assignment of the same partition. What was finished then is
-// finished, whoever held the partition meanwhile, even if it could not be committed: Kafka was away, or took this
-// member for dead.
-type former struct {
-	tracker *offsets.Tracker // late work may still finish in it
-	topicID [16]byte         // a topic of the same name that has another id has other records
-	epoch   int32            // the newest leader epoch seen; records of a newer one are others at the same offsets
+// past is what this process knows of an earlier assignment of a partition. A record that was finished then needs no work,
+// whoever owned the partition meanwhile, even if it could not be committed.
+type past struct {
+	tracker *offsets.Tracker // late work may still finish records in it
+	topicID [16]byte         // a topic of the same name with another id has other records
+	epoch   int32            // newest leader epoch; at the same offset, a newer one has another record
 	ended   time.Time
 }
 
 const (
-	formerKept = 10 * time.Minute
-	formerMost = 4
-	maxReused  = 8 << 10 // bytes of an event's memory that is used again
+	historyKept = 10 * time.Minute
+	maxHistory  = 4
+	maxReused   = 8 << 10 // bytes of an event's memory that is reused
 )
 
-// finishedBefore: an earlier assignment finished the record.
+// finishedBefore reports whether an earlier assignment finished the record.
 func (a *assignment) finishedBefore(offset int64, epoch int32) bool {
-	for _, f := range a.former {
+	for _, f := range a.history {
 		if f.topicID == a.topicID && epoch <= f.epoch && f.tracker.Finished(offset) {
 			return true
 		}
@@ -78,33 +77,33 @@ func (a *assignment) finishedBefore(offset int64, epoch int32) bool {
 	return false
 }
 
-// end of an assignment: what later ones of the partition must know.
-func (a *assignment) legacy(now time.Time) []former {
+// appendHistory returns what later assignments of the partition must know.
+func (a *assignment) appendHistory(now time.Time) []past {
 	if a.tracker == nil || a.namespace == "" {
-		return a.former // nothing was read
+		return a.history // nothing was read
 	}
-	all := append(a.former, former{a.tracker, a.topicID, a.epoch.Load(), now})
-	return all[max(0, len(all)-formerMost):]
+	all := append(a.history, past{a.tracker, a.topicID, a.epoch.Load(), now})
+	return all[max(0, len(all)-maxHistory):]
 }
 
 func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 	ctx, cancel := context.WithCancel(c.work)
 	a := &assignment{
 		topicPartition: tp, info: c.topics.Describe(tp.topic), owner: c, next: -1, ctx: ctx, cancel: cancel,
-		idle: make(chan struct{}), committed: -1, stateMax: maxMetadata,
+		idle: make(chan struct{}), committed: -1, maxMetadataBytes: maxMetadata,
 	}
 	a.epoch.Store(-1)
-	for _, f := range c.former[tp] {
-		if time.Since(f.ended) < formerKept {
-			a.former = append(a.former, f)
+	for _, f := range c.history[tp] {
+		if time.Since(f.ended) < historyKept {
+			a.history = append(a.history, f)
 		}
 	}
-	delete(c.former, tp)
+	delete(c.history, tp)
 	return a
 }
 
-// identify notes the topic id that came with a fetch. Brokers of a cluster that is being upgraded may not know it yet:
-// the one that is known stays then.
+// identify stores the topic id of a fetch. While a cluster is being upgraded a broker may report none. The known one is kept
+// then.
 func (a *assignment) identify(id [16]byte, epoch string) {
 	if a.namespace == "" || id != a.topicID && id != [16]byte{} {
 		a.topicID, a.namespace = id, event.NamespaceOf(id, a.topic, epoch)
@@ -119,17 +118,18 @@ func (a *assignment) Acquire() bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.draining {
 		return false
 	}
-	a.begun++
+	a.inProgress++
 	return true
 }
 
-func (a *assignment) end() {
+// done ends the work on an acquired event.
+func (a *assignment) done() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.begun--; a.begun == 0 && a.closed {
+	if a.inProgress--; a.inProgress == 0 && a.draining {
 		close(a.idle)
 	}
 }
@@ -146,9 +146,9 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	a.owner.metrics.Settled(a.topic, e.Kind, fate)
 	a.owner.buffer.release(e)
 	if fate == webhook.Delivered && cap(e.Memory) <= maxReused {
-		a.owner.events.Put(e) // nobody has it any more; other fates' records may still be in a producer's hands
+		a.owner.events.Put(e) // after other fates a producer may still use the memory
 	}
-	a.end()
+	a.done()
 }
 
 // Abandon implements event.Lease.
@@ -158,60 +158,61 @@ func (a *assignment) Abandon(e *event.Event) {
 	}
 	a.owner.buffer.release(e)
 	if e.Acquired() {
-		a.end()
+		a.done()
 	}
 }
 
 // Context implements event.Lease.
 func (a *assignment) Context() context.Context { return a.ctx }
 
-// close lets no more work begin.
-func (a *assignment) close() {
+// drain lets no more events be acquired.
+func (a *assignment) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.draining {
 		return
 	}
-	a.closed = true
-	if a.begun == 0 {
+	a.draining = true
+	if a.inProgress == 0 {
 		close(a.idle)
 	}
 }
 
-// begin is called once, with what was committed, before anything is fetched.
-func (a *assignment) begin(t *offsets.Tracker, committed int64, epoch int32, state string) {
+// restore sets what was committed. It is called once, before anything is fetched.
+func (a *assignment) restore(t *offsets.Tracker, committed int64, epoch int32, state string) {
 	a.epoch.Store(epoch)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.tracker, a.next, a.committed, a.committedState = t, committed, committed, state
-	if committed < 0 { // it may be another topic of the same name, which only an id tells
-		a.former = slices.DeleteFunc(a.former, func(f former) bool { return f.topicID == [16]byte{} })
+	a.tracker, a.next, a.committed, a.committedMetadata = t, committed, committed, state
+	if committed < 0 { // without an id this may be another topic of the same name
+		a.history = slices.DeleteFunc(a.history, func(f past) bool { return f.topicID == [16]byte{} })
 	}
 }
 
-// hasNotes: a note travels with the partition's committed offset.
+// hasNotes reports whether a note is committed with the offset.
 func (a *assignment) hasNotes() bool {
 	return a.info.Class == topics.Source && a.info.Kind == webhook.RevokeClick
 }
 
+// lose lets nothing be committed any more.
 func (a *assignment) lose() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lost = true
 }
 
-// tookOver notes what the broker took.
-func (a *assignment) tookOver(s snapshot) {
+// acknowledge stores what the broker has committed.
+func (a *assignment) acknowledge(s snapshot) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.committed, a.committedState = s.next, s.state
+	a.committed, a.committedMetadata = s.next, s.state
 }
 
-// tooLong notes that the broker takes less metadata than was sent.
-func (a *assignment) tooLong() {
+// halveMetadata is called when the broker refuses the metadata as too large.
+func (a *assignment) halveMetadata() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.stateMax /= 2
+	a.maxMetadataBytes /= 2
 }
 
 // State implements event.Lease.
@@ -219,7 +220,7 @@ func (a *assignment) State() event.State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case !a.closed:
+	case !a.draining:
 		return event.Held
 	case !a.lost:
 		return event.Draining

@@ -9,12 +9,11 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// buffer counts the records that were taken over and are not settled, over the whole process. While it is full
-// nothing more is polled.
+// buffer counts the dispatched records that have not ended, over all partitions. Nothing is polled while it is full.
 type buffer struct {
 	maxRecords, maxBytes int64
 	records, bytes       atomic.Int64
-	collected            atomic.Int64 // of records: revocations, which wait a minute and have a bound of their own
+	collected            atomic.Int64 // of records: revocations, which the collector bounds
 	stalled              atomic.Bool
 	room                 chan struct{}
 }
@@ -46,7 +45,7 @@ func (b *buffer) count(e *event.Event, n int64) {
 	b.bytes.Add(n * e.Size)
 }
 
-// wait returns when there is room, or ctx ends.
+// wait returns when there is room or ctx ends.
 func (b *buffer) wait(ctx context.Context) {
 	for b.full() {
 		b.stalled.Store(true)

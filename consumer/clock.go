@@ -6,13 +6,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// clockSlack is how far clocks may be apart before a due time is taken for wrong.
+// clockSlack is how much clocks may differ before a due time counts as wrong.
 const clockSlack = time.Minute
 
-// plausible bounds a due time by the broker's clock: a record that waits for delay cannot be due later than delay after
-// it was appended. One that is was written by an instance whose clock was ahead, and would hold up all records behind it
-// for as long as that clock was wrong. If the topic does not tell when, it was before now. An unknown delay bounds nothing.
-// A record without a due time is due now.
+// plausible bounds a due time by the broker's clock: a record of a delay topic is due at most delay after it was appended. A
+// later due time was written by an instance whose clock was ahead, and would delay all records after it as well. If the
+// time of the append is unknown, now is the bound. A delay of 0 is no bound. A record without a due time is due now.
 func plausible(due, appended, now time.Time, delay time.Duration) time.Time {
 	if due.IsZero() {
 		return now
@@ -26,7 +25,7 @@ func plausible(due, appended, now time.Time, delay time.Duration) time.Time {
 	return due
 }
 
-// appendedAt is when the broker took a record, by its clock; the zero time if its topic does not tell.
+// appendedAt returns when the broker appended a record, by its clock, or the zero time if the topic does not store that.
 func appendedAt(r *kgo.Record) time.Time {
 	const byBroker = 1
 	if r.Attrs.TimestampType() == byBroker {

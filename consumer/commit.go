@@ -16,7 +16,7 @@ import (
 const (
 	commitInterval = 800 * time.Millisecond // the contract promises once a second
 	commitTimeout  = 5 * time.Second
-	maxMetadata    = 4096 // bytes the broker takes unless told otherwise
+	maxMetadata    = 4096 // bytes; the default of the broker's offset.metadata.max.bytes
 	maxNote        = 1024 // of them for a note
 )
 
@@ -33,17 +33,11 @@ func (c *Consumer) commitLoop(ctx context.Context) {
 	}
 }
 
-// CommitNow stores what is finished of all partitions, and their notes, unless nothing has changed.
+// CommitNow commits the offsets and notes of all partitions that have changed.
 func (c *Consumer) CommitNow(ctx context.Context) {
-	c.mu.Lock()
-	as := make([]*assignment, 0, len(c.assignments))
-	for _, a := range c.assignments {
-		as = append(as, a)
-	}
-	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	c.commit(ctx, as)
+	c.commit(ctx, c.owned(nil))
 }
 
 // snapshot is what is to be committed of a partition.
@@ -55,9 +49,10 @@ type snapshot struct {
 	state string
 }
 
+// snapshot returns the state of a, and whether it differs from what is committed.
 func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	a.mu.Lock()
-	tracker, lost, room, committed, committedState := a.tracker, a.lost, a.stateMax, a.committed, a.committedState
+	tracker, lost, room, committed, committedMetadata := a.tracker, a.lost, a.maxMetadataBytes, a.committed, a.committedMetadata
 	a.mu.Unlock()
 	if tracker == nil || lost {
 		return snapshot{}, false
@@ -78,7 +73,7 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	if note != "" {
 		state += ";" + note
 	}
-	return snapshot{a, next, epoch, mark, state}, next >= 0 && (next != committed || state != committedState)
+	return snapshot{a, next, epoch, mark, state}, next >= 0 && (next != committed || state != committedMetadata)
 }
 
 // commit stores what has changed of as. A failure is logged, counted and repaired by the next commit.
@@ -166,18 +161,18 @@ func (c *Consumer) commitSnapshots(ctx context.Context, as []*assignment, pendin
 	})
 }
 
-// warnOmitted says so if partitions are given away with more finished above their offsets than fits into the metadata.
+// warnOmitted logs how many finished records do not fit into the metadata of the last commit.
 func (c *Consumer) warnOmitted(last map[topicPartition]snapshot) {
 	var records int64
 	for _, s := range last {
 		records += s.a.tracker.Omitted(s.next, s.state)
 	}
 	if records > 0 {
-		c.log.Warn("more is finished above the committed offsets than their metadata holds: it is sent again", zap.Int64("records", records))
+		c.log.Warn("finished records do not fit into the metadata of the commit; they are sent again", zap.Int64("records", records))
 	}
 }
 
-// committed notes which of the pending offsets the broker took. The commit was made for as. It returns the first refusal.
+// committed stores which of the pending offsets the broker has committed for as. It returns the first refusal.
 func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) (refusal error) {
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
@@ -188,10 +183,10 @@ func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapsh
 			err := kerr.ErrorForCode(p.ErrorCode)
 			switch {
 			case err == nil:
-				s.a.tookOver(s)
+				s.a.acknowledge(s)
 				continue
 			case err == kerr.OffsetMetadataTooLarge: //nolint:errorlint // kerr.ErrorForCode gives the value itself
-				s.a.tooLong() // the broker's offset.metadata.max.bytes is lower
+				s.a.halveMetadata() // the broker's offset.metadata.max.bytes is lower
 			}
 			c.metrics.CommitErrors.Inc()
 			c.refused(err, as)

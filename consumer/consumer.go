@@ -1,9 +1,9 @@
 // Package consumer turns partitions into records that finish in any order, and commits only what is finished.
 //
-// The journey of a record: poll takes it over, its partition's assignment tracks it, a gate holds it until it is due
-// if its topic waits, the handler gets it. When its fate is stored, Settle marks it finished; every commitInterval,
-// and before the partition is given away, the lowest contiguous finished offset is committed, and with it, in the
-// commit's metadata, what is finished above.
+// A record is ingested from a poll and tracked by the assignment of its partition. If it is from a delay topic, a gate keeps
+// it until it is due. Then it is dispatched to the handler. When its fate is stored, Settle marks it finished. Every
+// commitInterval, and before a partition is released, the lowest offset up to which all records are finished is committed.
+// The commit's metadata has the finished records above it.
 package consumer
 
 import (
@@ -26,59 +26,59 @@ import (
 )
 
 const (
-	maxRecords   = 20_000          // taken over and not settled, over the whole process
-	maxPoll      = 512             // records of one poll
-	minPoll      = 64              // and as many if the gates are full
-	overhead     = 512             // bytes a record costs besides its key and value
-	revokeWait   = 5 * time.Second // for requests in flight, before their partition is given away
-	cancelWait   = 2 * time.Second // for them to notice that they are cancelled
-	leaveTimeout = 2 * time.Second
-	lastMost     = time.Second // of the grace: for the last commit and for leaving, after requests were cut off
-	gateRecords  = 16_384      // held by the gates of all waiting partitions together
-	// How long a poll is put off while the handler is behind: what it has at hand stays in the processor's caches then.
-	// It is only ever a little, since the next poll may bring events of other endpoints, or some that must overflow.
-	behindMost = 100
-	behindStep = time.Millisecond
+	maxRecords     = 20_000          // buffered, of all partitions
+	maxPoll        = 512             // records of one poll
+	minPoll        = 64              // the same while the gates are full
+	overhead       = 512             // bytes that a record costs besides its key and value
+	revokeWait     = 5 * time.Second // for requests in flight, before their partition is released in a rebalance
+	cancelWait     = 2 * time.Second // for cancelled requests to return
+	leaveTimeout   = 2 * time.Second
+	maxLeaveTime   = time.Second // of the grace: for the last commit and for leaving the group
+	maxGateRecords = 16_384      // in the gates of all partitions
+	// While the handler is behind, a poll is delayed by up to maxBehindWaits times behindWait, so that the buffered events
+	// stay in the processor's caches. It is never longer: the next poll may have events of other endpoints.
+	maxBehindWaits = 100
+	behindWait     = time.Millisecond
 )
 
 // Config of a Consumer.
 type Config struct {
 	Group            string
-	InstanceID       string // static membership, "" = none
+	InstanceID       string // for static membership; "" = none
 	SessionTimeout   time.Duration
-	MaxBufferedBytes int64
+	MaxBufferedBytes int64    // of all partitions
 	Topics           []string // source, retry and overflow topics, all with the partition count of their kind
-	Epoch            string   // stands with the topics' names in the ids of events where the broker knows no topic ids
+	Epoch            string   // is part of event ids, with the topic's name, if the broker has no topic ids
 }
 
-// Topics describes the topics consumed.
+// Topics describes the consumed topics.
 type Topics interface {
 	Describe(topic string) topics.Info
 }
 
-// Handler takes events over. It ends each with one Settle or Abandon, in any order, at any time.
+// Handler receives events. It ends each with one Settle or Abandon, in any order, at any time.
 type Handler interface {
-	// Handle takes events over, in the order of their partitions. It may hold up the caller for a moment.
+	// Handle takes ownership of events. Those of a partition are in order.
 	Handle(events []*event.Event)
-	// Purge abandons the events that wait and whose lease is gone.
+	// Purge ends the buffered events whose lease is not held any more.
 	Purge()
-	// Behind tells whether so much could be begun at once that more events would only lie about.
+	// Behind reports whether more events would only be buffered.
 	Behind() bool
 }
 
-// Notes are texts that travel with a partition's committed offset, besides what is finished above it.
+// Notes are texts that are committed with the offsets of revocation partitions.
 type Notes interface {
-	// Note is what to keep of a partition; printable ASCII, at most max bytes.
-	Note(topic string, partition int32, committed int64, max int) string
-	// Restore is told what a former owner kept of a partition, "" if nothing.
+	// Note returns the text to commit with an offset: printable ASCII, at most maxBytes.
+	Note(topic string, partition int32, committed int64, maxBytes int) string
+	// Restore receives the text that was committed last, "" if there is none, when the partition is assigned.
 	Restore(topic string, partition int32, note string)
-	// Forget is told that a partition was given away.
+	// Forget is called when the partition is released.
 	Forget(topic string, partition int32)
 }
 
-// Tracer follows events. It may be nil, and costs nothing then.
+// Tracer traces events. It may be nil.
 type Tracer interface {
-	// Follow is told of an event when it is handed over. It gives nil for one that is not followed.
+	// Follow begins the trace of an event that is about to be dispatched. It returns nil if the event is not traced.
 	Follow(e *event.Event) event.Trace
 }
 
@@ -100,28 +100,28 @@ type Consumer struct {
 	gates      *gates
 	work       context.Context // ends when all work must stop at once
 	stop       context.CancelFunc
-	end        context.Context // ends when the grace is over
+	end        context.Context // ends when the grace period is over
 	ended      context.CancelFunc
-	alive      context.Context // of the client: what it waits for ends with it
+	alive      context.Context // of the client: cancelling it interrupts its requests
 	disconnect context.CancelFunc
 	interrupt  context.CancelCauseFunc // ends Run, which returns the cause
 
-	mu          sync.Mutex
-	assignments map[topicPartition]*assignment
-	former      map[topicPartition][]former // of partitions that are not assigned now
-	outdated    map[topicPartition]bool     // committed offsets that are of deleted topics, while they are fetched
-	committing  chan struct{}               // a semaphore of one: no snapshot may overtake another
-	giving      chan struct{}               // a semaphore of one: giving partitions away
-	joined      atomic.Bool
-	waiting     atomic.Int32 // assigned partitions of waiting topics
-	mean        float64      // bytes per record lately; poll loop only
-	events      sync.Pool
-	lag         lag
-	membership  membership
-	began       chan struct{} // closed when client is set
-	pulse       *pulse
-	unfetched   unfetched
-	uncommitted *outage.Outage
+	mu           sync.Mutex
+	assignments  map[topicPartition]*assignment
+	history      map[topicPartition][]past // of partitions that are not assigned now
+	outdated     map[topicPartition]bool   // partitions whose committed offset is that of a deleted topic
+	committing   chan struct{}             // a semaphore of one: no snapshot may overtake another
+	releasing    chan struct{}             // a semaphore of one: a rebalance and a shutdown take turns
+	joined       atomic.Bool
+	delayed      atomic.Int32 // assigned partitions of delay topics
+	mean         float64      // bytes per record lately; poll loop only
+	events       sync.Pool
+	lag          lag
+	membership   membership
+	started      chan struct{} // closed when client is set
+	pulse        *pulse
+	fetchOutages fetchOutages
+	uncommitted  *outage.Outage
 }
 
 // Parts are what a Consumer works with.
@@ -130,17 +130,17 @@ type Parts struct {
 	Handler   Handler
 	Notes     Notes
 	NewClient func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the options given
-	Tracer    Tracer                                // nil = events are not followed
+	Tracer    Tracer                                // nil = events are not traced
 	Metrics   *metrics.Metrics
 	Log       *zap.Logger
 	Now       func() time.Time // the time of day; nil = time.Now
-	// Replayed, if not nil, is called when an event that was sent again as a dead letter is settled for good.
+	// Replayed, if not nil, is called when a replayed dead letter has its last fate.
 	Replayed func(userID int64, id string)
-	// Retired tells whether an id is that of a topic that is known to be deleted; nil = none is known.
+	// Retired reports whether an id is that of a deleted topic; nil = never.
 	Retired func(id [16]byte) bool
 }
 
-// New gives a Consumer that joins the group when Run is called.
+// New returns a Consumer. Run joins the group.
 func New(cfg Config, parts Parts) *Consumer {
 	if parts.Now == nil {
 		parts.Now = time.Now
@@ -149,11 +149,13 @@ func New(cfg Config, parts Parts) *Consumer {
 		parts.Retired = func([16]byte) bool { return false }
 	}
 	c := &Consumer{
-		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer, replayed: parts.Replayed, retired: parts.Retired,
+		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer,
+		replayed: parts.Replayed, retired: parts.Retired,
 		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
-		assignments: map[topicPartition]*assignment{}, former: map[topicPartition][]former{}, outdated: map[topicPartition]bool{}, committing: make(chan struct{}, 1), giving: make(chan struct{}, 1),
-		began: make(chan struct{}), pulse: newPulse(cfg.SessionTimeout), unfetched: unfetched{log: parts.Log, topics: map[string]*unfetchedTopic{}},
+		assignments: map[topicPartition]*assignment{}, history: map[topicPartition][]past{}, outdated: map[topicPartition]bool{},
+		committing: make(chan struct{}, 1), releasing: make(chan struct{}, 1),
+		started: make(chan struct{}), pulse: newPulse(cfg.SessionTimeout), fetchOutages: fetchOutages{log: parts.Log, topics: map[string]*topicOutage{}},
 		uncommitted: outage.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
@@ -165,28 +167,28 @@ func New(cfg Config, parts Parts) *Consumer {
 	return c
 }
 
-// join builds the client, which joins the group by itself.
+// join builds the client, which joins the group.
 func (c *Consumer) join() error {
 	cfg := c.cfg
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(cfg.Topics...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		// Range gives a member the same partition numbers of all topics of a kind; see docs/adr.
+		// Range assigns a member the same partition numbers of all topics of a kind (docs/adr).
 		kgo.Balancers(kgo.RangeBalancer()),
 		kgo.DisableAutoCommit(),
-		kgo.KeepControlRecords(), // the position moves over them, too
+		kgo.KeepControlRecords(), // the offset must move past them
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
 		kgo.RebalanceTimeout(c.rebalanceTimeout()),
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*100*time.Millisecond, time.Second) }),
 		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
-		kgo.OnPartitionsAssigned(c.assigned),
-		kgo.OnOffsetsFetched(c.fetched),
-		kgo.AdjustFetchOffsetsFn(c.passOver),
-		kgo.OnPartitionsRevoked(c.revoked),
-		kgo.OnPartitionsLost(c.lost),
+		kgo.OnPartitionsAssigned(c.onAssigned),
+		kgo.OnOffsetsFetched(c.onOffsetsFetched),
+		kgo.AdjustFetchOffsetsFn(c.skipDeleted),
+		kgo.OnPartitionsRevoked(c.onRevoked),
+		kgo.OnPartitionsLost(c.onLost),
 		kgo.WithContext(c.alive),
 		kgo.WithHooks(groupHooks{c}),
 	}
@@ -197,14 +199,14 @@ func (c *Consumer) join() error {
 	if c.client, err = c.newClient(opts...); err != nil {
 		return fmt.Errorf("consumer group %s: %w", cfg.Group, err)
 	}
-	close(c.began)
+	close(c.started)
 	return nil
 }
 
-// Run consumes until ctx ends, then lets what has begun come to its end, commits and leaves the group (a static member
-// stays in it), all within grace. An error means that it could not begin, or that it was fenced.
+// Run consumes until ctx ends. Then it lets requests in flight end, commits and leaves the group, all within grace. A static
+// member stays in the group. It returns an error if it could not begin or was fenced.
 func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
-	last := min(lastMost, grace/10)
+	last := min(maxLeaveTime, grace/10)
 	ctx, c.interrupt = context.WithCancelCause(ctx)
 	defer c.interrupt(nil)
 	if err := c.join(); err != nil {
@@ -212,7 +214,7 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	}
 	var background sync.WaitGroup
 	running, stopBackground := context.WithCancel(context.Background())
-	background.Go(func() { c.gates.run(running, c.client, c.handOver) })
+	background.Go(func() { c.gates.run(running, c.client, c.dispatch) })
 	background.Go(func() { c.commitLoop(running) })
 	background.Go(func() { c.lagLoop(running) })
 	background.Go(func() { c.joinLoop(running) })
@@ -223,7 +225,7 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	})
 	c.pollLoop(ctx)
 	c.client.AllowRebalance()
-	c.giveAway(nil, grace-last)
+	c.release(nil, grace-last)
 	stopBackground()
 	background.Wait()
 	c.leave()
@@ -259,47 +261,47 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 			return
 		}
 		fetches.EachError(c.unread)
-		c.takeOver(fetches)
+		c.ingest(fetches)
 		c.client.AllowRebalance()
-		for i := 0; i < behindMost && c.handler.Behind() && ctx.Err() == nil; i++ {
-			time.Sleep(behindStep)
+		for i := 0; i < maxBehindWaits && c.handler.Behind() && ctx.Err() == nil; i++ {
+			time.Sleep(behindWait)
 		}
 	}
 }
 
-// pollSize bounds what one poll may bring: by the room in the buffer, and by what the gates may hold, since a record
-// that is polled cannot be put back.
+// pollSize returns how many records the next poll may return. The room in the buffer and in the gates bounds it, because a
+// polled record cannot be put back.
 func (c *Consumer) pollSize() int {
 	records, bytes, paused := c.gates.load()
-	free := min(float64(gateRecords-records), float64(c.cfg.MaxBufferedBytes/4-bytes)/c.mean)
-	n := max(int(free)/max(int(c.waiting.Load())-paused, 1), minPoll)
+	free := min(float64(maxGateRecords-records), float64(c.cfg.MaxBufferedBytes/4-bytes)/c.mean)
+	n := max(int(free)/max(int(c.delayed.Load())-paused, 1), minPoll)
 	room := float64(c.cfg.MaxBufferedBytes-c.buffer.bytes.Load()) / c.mean
 	return max(1, min(n, maxPoll, int(room)))
 }
 
-// takeOver turns what was polled into events, and hands over those that need not wait.
-func (c *Consumer) takeOver(fetches kgo.Fetches) {
+// ingest turns polled records into events. It dispatches those of source topics and passes the others to their gates.
+func (c *Consumer) ingest(fetches kgo.Fetches) {
 	var ready []*event.Event
 	now := c.gates.now()
 	for _, fetch := range fetches {
 		for _, t := range fetch.Topics {
 			for _, p := range t.Partitions {
-				ready = append(ready, c.takePartition(t, p, now)...)
+				ready = append(ready, c.ingestPartition(t, p, now)...)
 			}
 		}
 	}
-	c.handOver(ready)
+	c.dispatch(ready)
 }
 
-// takePartition turns what was polled of a partition into events. It returns those of a source and gives those of a
-// waiting topic to its gate.
-func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now time.Time) []*event.Event {
+// ingestPartition turns the polled records of a partition into events. It returns those of a source topic and passes those
+// of a delay topic to their gate.
+func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now time.Time) []*event.Event {
 	if len(p.Records) == 0 {
 		return nil
 	}
 	a := c.assignment(t.Topic, p.Partition)
 	if a == nil || a.tracker == nil || a.State() != event.Held {
-		return nil // revoked: its next owner reads it
+		return nil // revoked: the next owner reads them
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
 	if a.info.Class == topics.Source {
@@ -320,11 +322,11 @@ func (c *Consumer) takePartition(t kgo.FetchTopic, p kgo.FetchPartition, now tim
 	return nil
 }
 
-// newEvent tracks a record and copies what is kept of it, so that it does not hold the whole fetch in memory. Nil if
-// a former owner finished it, or if it only ends a transaction.
+// newEvent tracks a record and returns its event, nil if the record is finished already or only ends a transaction. It copies
+// the key and the value, so that an event does not keep the whole fetch in memory.
 func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
 	if a.next >= 0 && r.Offset > a.next && a.info.Class != topics.Source {
-		c.log.Error("records of a waiting topic are gone: its retention is too short", zap.String("topic", a.topic),
+		c.log.Error("records of a delay topic were deleted before they were read: raise its retention", zap.String("topic", a.topic),
 			zap.Int32("partition", a.partition), zap.Int64("from", a.next), zap.Int64("to", r.Offset))
 	}
 	a.sawEpoch(r.LeaderEpoch, r.Offset)
@@ -344,7 +346,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	e := c.events.Get().(*event.Event)
 	data := append(append(e.Memory[:0], r.Key...), r.Value...)
 	*e = event.Event{
-		Record:   event.Record{Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset, Namespace: a.namespace, Generation: generation, Memory: data, Key: like(r.Key, data[:len(r.Key):len(r.Key)]), Value: like(r.Value, data[len(r.Key):]), Size: int64(len(data)) + overhead},
+		Record:   event.Record{Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset, Namespace: a.namespace, Generation: generation, Memory: data, Key: copyPreservingNil(r.Key, data[:len(r.Key):len(r.Key)]), Value: copyPreservingNil(r.Value, data[len(r.Key):]), Size: int64(len(data)) + overhead},
 		Delivery: event.Delivery{Kind: a.info.Kind, Time: r.Timestamp},
 		Lease:    a,
 	}
@@ -364,7 +366,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	return e
 }
 
-// sourceHeaders takes the gateway's headers. A batch of revocations has an id of its own, so their records need none.
+// sourceHeaders reads the gateway's headers. Revocations need no id: their batch gets one.
 func (c *Consumer) sourceHeaders(e *event.Event, headers []kgo.RecordHeader) {
 	for _, h := range headers {
 		switch {
@@ -378,8 +380,8 @@ func (c *Consumer) sourceHeaders(e *event.Event, headers []kgo.RecordHeader) {
 	}
 }
 
-// like gives data, nil only if what it was copied from is: a tombstone is a tombstone in the dead letters too.
-func like(original, data []byte) []byte {
+// copyPreservingNil returns data, the copy of original. A tombstone stays nil: it must be one among the dead letters, too.
+func copyPreservingNil(original, data []byte) []byte {
 	switch {
 	case original == nil:
 		return nil
@@ -389,7 +391,8 @@ func like(original, data []byte) []byte {
 	return data
 }
 
-func (c *Consumer) handOver(events []*event.Event) {
+// dispatch passes events to the handler.
+func (c *Consumer) dispatch(events []*event.Event) {
 	if len(events) == 0 {
 		return
 	}

@@ -12,29 +12,30 @@ import (
 	"github.com/smshooks/smshooks/internal/outage"
 )
 
-// fetchQuiet is how long no error must have come for a topic to count as fetched again. The client repeats them about
+// fetchRecovered is how long a topic must be without an error to count as fetched again. The client repeats errors about
 // once a second.
-const fetchQuiet = 10 * time.Second
+const fetchRecovered = 10 * time.Second
 
-// unfetched logs, per topic, when fetching begins to fail and when it works again.
-type unfetched struct {
+// fetchOutages logs, per topic, when fetching begins to fail and when it works again.
+type fetchOutages struct {
 	log    *zap.Logger
 	mu     sync.Mutex
-	topics map[string]*unfetchedTopic
+	topics map[string]*topicOutage
 }
 
-type unfetchedTopic struct {
+type topicOutage struct {
 	*outage.Outage
 	last time.Time
 }
 
-func (u *unfetched) met(topic string, partition int32, err error) {
+// fail records the error of a partition. The topic is "" if the group is the problem.
+func (u *fetchOutages) fail(topic string, partition int32, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	t := u.topics[topic]
 	if t == nil {
 		log := u.log.With(zap.String("topic", topic))
-		t = &unfetchedTopic{Outage: outage.New(log, "cannot fetch, trying again", "records are fetched again")}
+		t = &topicOutage{Outage: outage.New(log, "cannot fetch, trying again", "records are fetched again")}
 		if topic == "" {
 			t.Outage = outage.New(u.log, "not in the group, trying again", "in the group again")
 		}
@@ -49,12 +50,12 @@ func (u *unfetched) met(topic string, partition int32, err error) {
 	t.Fail(err, zap.Int32("partition", partition))
 }
 
-// sweep ends what has not been met for a while.
-func (u *unfetched) sweep(now time.Time) {
+// sweep ends the outages of topics that have been without an error for a while.
+func (u *fetchOutages) sweep(now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for topic, t := range u.topics {
-		if now.Sub(t.last) > fetchQuiet {
+		if now.Sub(t.last) > fetchRecovered {
 			t.Recover()
 			delete(u.topics, topic)
 		}

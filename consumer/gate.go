@@ -10,17 +10,17 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// A waiting partition is fetched again this long before what is held of it has come due.
+// ahead is how long before its buffered records are due a paused partition is fetched again.
 const ahead = 500 * time.Millisecond
 
-// gates hold back the records of waiting topics until they are due. A topic has one delay, so a partition is sorted
-// by due time but for milliseconds: while its head is not due the partition is paused, costs no CPU, and only the
-// few records that came with the head are in memory.
+// gates keep the records of delay topics until they are due. A topic has one delay, so a partition is sorted by due time,
+// except for milliseconds. While its head is not due the partition is paused. It costs no CPU then, and only the records
+// that were fetched with the head are in memory.
 type gates struct {
-	now  func() time.Time // the time of day
-	mu   sync.Mutex
-	open map[topicPartition]*gate
-	held int64 // bytes
+	now   func() time.Time // the time of day
+	mu    sync.Mutex
+	open  map[topicPartition]*gate
+	bytes int64 // buffered
 
 	records int
 	paused  int // partitions
@@ -28,25 +28,25 @@ type gates struct {
 }
 
 type gate struct {
-	a      *assignment
-	held   []*event.Event
-	paused bool
-	handed []handed // heads of what was handed over, as far as it may not be settled
+	a          *assignment
+	buffered   []*event.Event
+	paused     bool
+	dispatched []dispatchedHead // of which the first may be unsettled
 }
 
-// handed is a record that was handed over.
-type handed struct {
+// dispatchedHead is the first of the records that came due together.
+type dispatchedHead struct {
 	offset int64
 	due    time.Time
 }
 
-const maxHanded = 64 // remembered per partition, for the figure of what is overdue
+const maxDispatched = 64 // remembered per partition
 
 func newGates(now func() time.Time) *gates {
 	return &gates{now: now, open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
 }
 
-// admit takes over records just polled from a waiting partition, and pauses it if they are not due soon.
+// admit buffers records polled from a delay topic, and pauses their partition if they are not due soon.
 func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -55,9 +55,9 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 		g = &gate{a: a}
 		gs.open[a.topicPartition] = g
 	}
-	g.held = append(g.held, events...)
+	g.buffered = append(g.buffered, events...)
 	for _, e := range events {
-		gs.held += e.Size
+		gs.bytes += e.Size
 	}
 	gs.records += len(events)
 	if !g.paused && g.end().Sub(gs.now()) > ahead {
@@ -71,17 +71,17 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	}
 }
 
-// end is when the partition is to be fetched again: when the last of what is held comes due; or the first, if that is
-// later, since nothing behind it can go before.
+// end returns when the partition must be fetched again: when the last buffered record is due, or the first if it is due
+// later, because no record overtakes it.
 func (g *gate) end() time.Time {
-	first, last := g.held[0].Due, g.held[len(g.held)-1].Due
+	first, last := g.buffered[0].Due, g.buffered[len(g.buffered)-1].Due
 	if first.After(last) {
 		return first
 	}
 	return last
 }
 
-// drop forgets what is held of a partition that is given away. Pausing outlives an assignment, so it is undone.
+// drop forgets the buffered records of a partition that is being released. A pause outlives the assignment, so drop ends it.
 func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -89,10 +89,10 @@ func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	if g == nil {
 		return
 	}
-	for _, e := range g.held {
-		gs.held -= e.Size
+	for _, e := range g.buffered {
+		gs.bytes -= e.Size
 	}
-	gs.records -= len(g.held)
+	gs.records -= len(g.buffered)
 	if g.paused {
 		gs.paused--
 		cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
@@ -100,8 +100,8 @@ func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	delete(gs.open, tp)
 }
 
-// due takes out what is due at now, resumes the partitions that have nothing left to wait for, and tells when to
-// look again; the zero time if nothing is held.
+// due removes and returns the records that are due at now, resumes partitions that must be fetched again, and returns when to
+// call it next, the zero time if nothing is buffered.
 func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next time.Time) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -112,26 +112,26 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 	}
 	for tp, g := range gs.open {
 		n := 0
-		for n < len(g.held) && !g.held[n].Due.After(now) {
-			gs.held -= g.held[n].Size
+		for n < len(g.buffered) && !g.buffered[n].Due.After(now) {
+			gs.bytes -= g.buffered[n].Size
 			n++
 		}
 		gs.records -= n
 		if n > 0 {
-			events = append(events, g.held[:n]...)
+			events = append(events, g.buffered[:n]...)
 			g.settledUpto(g.a.tracker.Committable())
-			if len(g.handed) < maxHanded {
-				g.handed = append(g.handed, handed{g.held[0].Offset, g.held[0].Due})
+			if len(g.dispatched) < maxDispatched {
+				g.dispatched = append(g.dispatched, dispatchedHead{g.buffered[0].Offset, g.buffered[0].Due})
 			}
-			g.held = append([]*event.Event(nil), g.held[n:]...)
+			g.buffered = append([]*event.Event(nil), g.buffered[n:]...)
 		}
-		if len(g.held) > 0 {
-			earliest(g.held[0].Due)
+		if len(g.buffered) > 0 {
+			earliest(g.buffered[0].Due)
 		}
 		if !g.paused {
 			continue
 		}
-		if len(g.held) == 0 || g.end().Sub(now) <= ahead {
+		if len(g.buffered) == 0 || g.end().Sub(now) <= ahead {
 			cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
 			g.paused = false
 			gs.paused--
@@ -142,9 +142,9 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 	return events, next
 }
 
-// run hands over what comes due until ctx ends.
-func (gs *gates) run(ctx context.Context, cl *kgo.Client, handOver func([]*event.Event)) {
-	const coarse = 5 * time.Millisecond // records that come due together go together
+// run dispatches records when they come due, until ctx ends.
+func (gs *gates) run(ctx context.Context, cl *kgo.Client, dispatch func([]*event.Event)) {
+	const coarse = 5 * time.Millisecond // groups records that come due together
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -156,9 +156,9 @@ func (gs *gates) run(ctx context.Context, cl *kgo.Client, handOver func([]*event
 		}
 		events, next := gs.due(cl, gs.now())
 		if len(events) > 0 {
-			handOver(events)
+			dispatch(events)
 		}
-		wait := time.Second // not longer: due times are of the time of day, which may be set
+		wait := time.Second // the time of day may be set
 		if !next.IsZero() {
 			wait = min(max(next.Sub(gs.now()), coarse), wait)
 		}
@@ -166,16 +166,16 @@ func (gs *gates) run(ctx context.Context, cl *kgo.Client, handOver func([]*event
 	}
 }
 
-// settledUpto forgets what was handed over and is settled.
+// settledUpto forgets heads below next, which are settled.
 func (g *gate) settledUpto(next int64) {
 	n := 0
-	for n < len(g.handed) && g.handed[n].offset < next {
+	for n < len(g.dispatched) && g.dispatched[n].offset < next {
 		n++
 	}
-	g.handed = append(g.handed[:0], g.handed[n:]...)
+	g.dispatched = append(g.dispatched[:0], g.dispatched[n:]...)
 }
 
-// overdue is, per topic, by how much the oldest record that is not settled is overdue.
+// overdue returns, per topic, by how much the oldest unsettled record is overdue.
 func (gs *gates) overdue(now time.Time) map[string]time.Duration {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -183,18 +183,18 @@ func (gs *gates) overdue(now time.Time) map[string]time.Duration {
 	for tp, g := range gs.open {
 		g.settledUpto(g.a.tracker.Committable())
 		switch {
-		case len(g.handed) > 0:
-			late[tp.topic] = max(late[tp.topic], now.Sub(g.handed[0].due))
-		case len(g.held) > 0:
-			late[tp.topic] = max(late[tp.topic], now.Sub(g.held[0].Due))
+		case len(g.dispatched) > 0:
+			late[tp.topic] = max(late[tp.topic], now.Sub(g.dispatched[0].due))
+		case len(g.buffered) > 0:
+			late[tp.topic] = max(late[tp.topic], now.Sub(g.buffered[0].Due))
 		}
 	}
 	return late
 }
 
-// load is how many records and bytes are held, and of how many partitions no more can come now.
+// load returns the number and the size of the buffered records, and the number of paused partitions.
 func (gs *gates) load() (records int, bytes int64, paused int) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	return gs.records, gs.held, gs.paused
+	return gs.records, gs.bytes, gs.paused
 }

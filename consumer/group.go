@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
-func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
+func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := 0
@@ -23,7 +23,7 @@ func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[str
 			c.assignments[tp] = c.newAssignment(tp)
 			n++
 			if c.assignments[tp].info.Class != topics.Source {
-				c.waiting.Add(1)
+				c.delayed.Add(1)
 			}
 		}
 	}
@@ -32,8 +32,8 @@ func (c *Consumer) assigned(_ context.Context, _ *kgo.Client, partitions map[str
 	c.log.Info("partitions assigned", zap.Int("partitions", n))
 }
 
-// fetched is called after assigned and before anything is fetched, with what was committed of each partition.
-func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+// onOffsetsFetched restores the committed state of partitions. It is called after onAssigned, before any record is fetched.
+func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	restore := func(topic string, partition int32, offset int64, epoch int32, metadata *string) {
@@ -48,12 +48,12 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 		id, text := unmark(text)
 		if c.retired(id) {
 			c.outdated[a.topicPartition] = true
-			c.log.Warn("an offset was committed for a topic that is deleted: the new topic is read from its start",
+			c.log.Warn("the committed offset is that of a deleted topic; the new topic is read from its start",
 				zap.String("topic", topic), zap.Int32("partition", partition), zap.Int64("offset", offset))
 			offset, epoch, text = -1, -1, ""
 		}
 		finished, note, _ := strings.Cut(text, ";")
-		a.begin(offsets.New(offset, finished), offset, epoch, text)
+		a.restore(offsets.New(offset, finished), offset, epoch, text)
 		if a.hasNotes() {
 			c.notes.Restore(topic, partition, note)
 		}
@@ -66,7 +66,7 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 		}
 	}
 	if len(resp.Groups) > 0 {
-		return nil // the client repeats them below, in the shape of older protocols
+		return nil // the client repeats them below, in the format of older protocols
 	}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
@@ -76,26 +76,26 @@ func (c *Consumer) fetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 	return nil
 }
 
-func (c *Consumer) revoked(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
-	c.giveAway(partitions, revokeWait)
+func (c *Consumer) onRevoked(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
+	c.release(partitions, revokeWait)
 }
 
-// lost is called when the group has already given the partitions to others: nothing may be committed.
-func (c *Consumer) lost(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
+// onLost releases partitions that the group has assigned to others already. Nothing may be committed.
+func (c *Consumer) onLost(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	c.joined.Store(false)
-	as := c.held(partitions)
+	as := c.owned(partitions)
 	if len(as) == 0 {
 		return
 	}
 	for _, a := range as {
 		a.lose()
 	}
-	c.log.Warn("partitions lost: the group did not hear from this member in time", zap.Int("partitions", len(as)))
-	c.giveAway(partitions, revokeWait) // what ends by then need not be sent again if they come back
+	c.log.Warn("partitions lost: this member did not send heartbeats in time", zap.Int("partitions", len(as)))
+	c.release(partitions, revokeWait) // what ends by then is not sent again if the partitions come back
 }
 
-// held gives the assignments of partitions, or all for nil.
-func (c *Consumer) held(partitions map[string][]int32) []*assignment {
+// owned returns the assignments of partitions; nil means all.
+func (c *Consumer) owned(partitions map[string][]int32) []*assignment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var as []*assignment
@@ -115,19 +115,18 @@ func (c *Consumer) held(partitions map[string][]int32) []*assignment {
 	return as
 }
 
-// giveAway ends the assignments of partitions (nil: all): no work begins any more, what waits is abandoned, what has
-// begun gets wait to come to its end and is cancelled then, and what is finished is committed. An attempt that was
-// cancelled is made again by the next owner under the same number. Until it is over the group is not left or joined
-// again: a shutdown and a rebalance take turns. The commit loop goes on meanwhile.
-func (c *Consumer) giveAway(partitions map[string][]int32, wait time.Duration) {
-	c.giving <- struct{}{}
-	defer func() { <-c.giving }()
-	as := c.held(partitions)
+// release ends the assignments of partitions; nil means all. No more events are acquired and buffered ones are purged. Events
+// in progress may end within wait and are cancelled then. Finished records are committed. The next owner repeats a cancelled
+// attempt under the same number. A rebalance and a shutdown take turns. The commit loop goes on meanwhile.
+func (c *Consumer) release(partitions map[string][]int32, wait time.Duration) {
+	c.releasing <- struct{}{}
+	defer func() { <-c.releasing }()
+	as := c.owned(partitions)
 	if len(as) == 0 {
 		return
 	}
 	for _, a := range as {
-		a.close()
+		a.drain()
 		c.gates.drop(c.client, a.topicPartition)
 	}
 	c.handler.Purge()
@@ -136,15 +135,16 @@ func (c *Consumer) giveAway(partitions map[string][]int32, wait time.Duration) {
 		a.cancel()
 	}
 	if !idle && !waitIdle(c.end, as, cancelWait) {
-		c.log.Warn("work on partitions given away has not stopped in time")
+		c.log.Warn("work on revoked partitions has not stopped in time")
 	}
 	ctx, cancel := context.WithTimeout(c.end, commitTimeout)
 	defer cancel()
 	c.commitLast(ctx, as)
 	c.remove(as)
-	c.log.Info("partitions given away", zap.Int("partitions", len(as)), zap.Bool("in_time", idle))
+	c.log.Info("partitions released", zap.Int("partitions", len(as)), zap.Bool("in_time", idle))
 }
 
+// remove forgets assignments, except for what later ones must know.
 func (c *Consumer) remove(as []*assignment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -152,10 +152,10 @@ func (c *Consumer) remove(as []*assignment) {
 		if c.assignments[a.topicPartition] == a {
 			delete(c.assignments, a.topicPartition)
 			if !a.isReplaced() {
-				c.former[a.topicPartition] = a.legacy(time.Now())
+				c.history[a.topicPartition] = a.appendHistory(time.Now())
 			}
 			if a.info.Class != topics.Source {
-				c.waiting.Add(-1)
+				c.delayed.Add(-1)
 			}
 		}
 		if a.hasNotes() {
@@ -164,6 +164,7 @@ func (c *Consumer) remove(as []*assignment) {
 	}
 }
 
+// waitIdle reports whether no event of as is in progress within wait.
 func waitIdle(ctx context.Context, as []*assignment, wait time.Duration) bool {
 	timer := time.NewTimer(max(wait, 0))
 	defer timer.Stop()

@@ -20,18 +20,17 @@ const (
 	lagTimeout  = 5 * time.Second
 )
 
-// lag keeps the figures of what is behind. What the group has committed and where topics end is asked of Kafka for
-// every partition, whoever holds it: so the figures are those that Kafka's own tools show, the same on every instance,
-// and a partition without an owner is in them.
+// lag has the figures of the backlog. Committed and end offsets are read from Kafka for every partition, whoever owns it, so
+// that the figures are those of Kafka's own tools, the same on every instance, and cover partitions without an owner.
 type lag struct {
-	measured atomic.Int64 // Unix ms of the last answer
+	measured atomic.Int64 // Unix ms of the last measurement
 	stalled  atomic.Int64 // ms
 	progress map[*assignment]progress
-	heads    map[*assignment]head  // that are not fetched
-	stood    map[*assignment]int64 // partitions that had nothing open and were not at their end, and where they stood
+	heads    map[*assignment]head  // heads that are not fetched
+	stood    map[*assignment]int64 // offsets of partitions that had nothing outstanding before their end
 }
 
-// progress is how far a partition had come, and since when it has not moved.
+// progress is the committable offset of a partition, and since when it has been the same.
 type progress struct {
 	next  int64
 	since time.Time
@@ -74,7 +73,7 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	if err != nil {
 		return fmt.Errorf("measure the lag: %w", err)
 	}
-	c.passEmpty(ctx, lag.Starts, lag.Ends)
+	c.skipEmpty(ctx, lag.Starts, lag.Ends)
 	c.findHeads(ctx, admin, lag.Starts, lag.Ends)
 	waiting, broken := map[string]int64{}, map[string]bool{}
 	for _, p := range lag.Partitions() {
@@ -96,13 +95,13 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	return nil
 }
 
-// stalled is for how long, at worst, a source partition has had open records and none of them moved its offset to
-// commit. Whatever an endpoint does, a record is settled within a minute or two, or in an overflow topic: a longer
-// time means that a record got lost in the process, or that Kafka takes none.
+// stalled returns the longest time for which a source partition has had outstanding records while its committable offset did
+// not move. Whatever an endpoint does, a record is settled within a minute or two: a longer time means that the process lost
+// a record, or that Kafka stores none.
 func (c *Consumer) stalled(now time.Time) time.Duration {
 	worst := time.Duration(0)
 	seen := make(map[*assignment]progress)
-	for _, a := range c.held(nil) {
+	for _, a := range c.owned(nil) {
 		tracker := a.tracked()
 		if a.info.Class != topics.Source || tracker == nil || tracker.Outstanding() == 0 {
 			continue
@@ -118,18 +117,18 @@ func (c *Consumer) stalled(now time.Time) time.Duration {
 	return worst
 }
 
-// tracked is the partition's tracker, nil as long as nobody knows what is committed.
+// tracked returns the tracker, nil until the committed offset is known.
 func (a *assignment) tracked() *offsets.Tracker {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.tracker
 }
 
-// gap holds two counts of the same records against each other: what the partitions have open, and what is held or
-// buffered. Neither is changed by the other's code, but they are not read in one moment.
+// gap returns the difference between two counts of the same records: outstanding in the trackers, and in the gates or the
+// buffer. The counts are independent, but not read at the same moment.
 func (c *Consumer) gap() int64 {
 	open := int64(0)
-	for _, a := range c.held(nil) {
+	for _, a := range c.owned(nil) {
 		if tracker := a.tracked(); tracker != nil {
 			open += int64(tracker.Outstanding())
 		}

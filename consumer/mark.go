@@ -8,12 +8,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// markEnd ends the mark that the metadata of a commit begins with: the id of the topic whose offsets it is about. Kafka
-// stores commits under the topic's name. One that was made for a topic that is deleted by now may reach the new topic of
-// that name, or be read before the broker has removed it.
+// markEnd ends the mark at the beginning of a commit's metadata: the id of the topic. Kafka stores commits under the topic's
+// name, so the commit of a deleted topic may apply to the new topic of that name, until the broker removes it.
 const markEnd = "|"
 
-// markOf is the mark of a topic, nil if the broker knows no ids.
+// markOf returns the mark of a topic, nil if the broker has no topic ids.
 func markOf(id [16]byte) *string {
 	if id == [16]byte{} {
 		return nil
@@ -22,7 +21,7 @@ func markOf(id [16]byte) *string {
 	return &mark
 }
 
-// unmark parts the metadata of a commit: the id is zero if it has no mark, as that of older versions and other tools.
+// unmark splits the metadata of a commit. The id is zero if it has no mark, as in commits of older versions and other tools.
 func unmark(metadata string) (id [16]byte, state string) {
 	mark, rest, ok := strings.Cut(metadata, markEnd)
 	if !ok {
@@ -35,8 +34,8 @@ func unmark(metadata string) (id [16]byte, state string) {
 	return [16]byte(data), rest
 }
 
-// passOver makes the client begin at the start where the committed offset is that of a deleted topic.
-func (c *Consumer) passOver(_ context.Context, from map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+// skipDeleted makes the client begin at the start of partitions whose committed offset is that of a deleted topic.
+func (c *Consumer) skipDeleted(_ context.Context, from map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for tp := range c.outdated {

@@ -16,33 +16,33 @@ import (
 )
 
 const (
-	rebalanceTimeout = 60 * time.Second // at least; what a live member may take to join a rebalance
-	joinSoon         = 3 * time.Second  // a join that takes longer waits for members that do not answer
-	joinLook         = time.Second
-	withdrawAfter    = 200 * time.Millisecond // a leave that takes longer waits for a join
+	rebalanceTimeout = 60 * time.Second // at least, for a live member to join a rebalance
+	slowJoin         = 3 * time.Second  // a longer join waits for members that do not answer
+	joinInterval     = time.Second
+	withdrawAfter    = 200 * time.Millisecond // a longer leave waits for a join
 )
 
-// FencedError says that another process uses this member's kafka.instance_id.
+// FencedError means that another process uses this member's kafka.instance_id.
 type FencedError struct{ InstanceID string }
 
 func (e *FencedError) Error() string {
 	return fmt.Sprintf("kafka.instance_id: %q is in use by another process of the group; every process needs its own", e.InstanceID)
 }
 
-// SessionTimeoutError says that the broker does not accept this member's kafka.session_timeout.
+// SessionTimeoutError means that the broker does not accept this member's kafka.session_timeout.
 type SessionTimeoutError struct{ Timeout time.Duration }
 
 func (e *SessionTimeoutError) Error() string {
 	return fmt.Sprintf("kafka.session_timeout: the broker does not accept %v; it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", e.Timeout)
 }
 
-// membership is what the client's requests tell about this member's place in the group.
+// membership is what the client's requests show about this member's place in the group.
 type membership struct {
-	joining atomic.Int64          // since when the answer to a JoinGroup is awaited, Unix ms; 0 if none is
+	joining atomic.Int64          // when the pending JoinGroup was sent, Unix ms; 0 = none is pending
 	failed  atomic.Pointer[error] // why the client is not in the group, nil if it is or has not tried
 }
 
-// groupHooks receives from the client what it does about the group.
+// groupHooks observes the client's group requests.
 type groupHooks struct{ c *Consumer }
 
 var (
@@ -91,16 +91,16 @@ func (c *Consumer) Joined() error {
 	return errors.New("no partitions are assigned")
 }
 
-// joinWait reports whether the group makes this member wait for others, and since when.
+// joinWait reports whether this member waits for others in a join, and since when.
 func (c *Consumer) joinWait() (since time.Time, waits bool) {
 	ms := c.membership.joining.Load()
 	since = time.UnixMilli(ms)
-	return since, ms != 0 && time.Since(since) >= joinSoon
+	return since, ms != 0 && time.Since(since) >= slowJoin
 }
 
-// joinMost is how much longer a join that began at since may take. The group drops a member that is gone after its
-// session timeout. One that answers, but slowly, has until the rebalance timeout.
-func (c *Consumer) joinMost(since time.Time) time.Duration {
+// maxJoinTime returns how much longer a join that began at since may take. The group drops an absent member after its session
+// timeout, and a slow one after the rebalance timeout.
+func (c *Consumer) maxJoinTime(since time.Time) time.Duration {
 	waited := time.Since(since)
 	if waited < c.cfg.SessionTimeout {
 		return c.cfg.SessionTimeout - waited
@@ -110,16 +110,16 @@ func (c *Consumer) joinMost(since time.Time) time.Duration {
 
 func (c *Consumer) joinText(since time.Time) string {
 	return fmt.Sprintf("waiting for members of group %s that do not answer, at most %v more: a member that is gone counts until its kafka.session_timeout is over",
-		c.cfg.Group, c.joinMost(since).Round(time.Second))
+		c.cfg.Group, c.maxJoinTime(since).Round(time.Second))
 }
 
 func (c *Consumer) rebalanceTimeout() time.Duration {
 	return max(rebalanceTimeout, c.cfg.SessionTimeout)
 }
 
-// joinLoop logs when the group makes this member wait, when that is over, and when topics are fetched again.
+// joinLoop logs when this member waits for others in a join, when that ends, and when topics are fetched again.
 func (c *Consumer) joinLoop(ctx context.Context) {
-	ticker := time.NewTicker(joinLook)
+	ticker := time.NewTicker(joinInterval)
 	defer ticker.Stop()
 	var told time.Time
 	for {
@@ -128,38 +128,37 @@ func (c *Consumer) joinLoop(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		c.unfetched.sweep(time.Now())
+		c.fetchOutages.sweep(time.Now())
 		switch since, waits := c.joinWait(); {
 		case waits && told.IsZero():
 			told = since
 			c.log.Warn("waiting for members of the group that do not answer: one that is gone counts until its kafka.session_timeout is over",
-				zap.String("group", c.cfg.Group), zap.Duration("at_most", c.joinMost(since).Round(time.Second)))
+				zap.String("group", c.cfg.Group), zap.Duration("at_most", c.maxJoinTime(since).Round(time.Second)))
 		case !waits && !told.IsZero() && c.membership.joining.Load() == 0:
-			c.log.Info("the group waits for no member any more", zap.Duration("after", time.Since(told).Round(time.Millisecond)))
+			c.log.Info("the group no longer waits for members", zap.Duration("after", time.Since(told).Round(time.Millisecond)))
 			told = time.Time{}
 		}
 	}
 }
 
-// fence ends all work at once: another process has joined the group in this member's place. Nothing is committed, no
-// attempt starts, and Run returns a FencedError.
+// fence ends all work at once because another process has joined the group in this member's place. Nothing is committed and
+// Run returns a FencedError.
 func (c *Consumer) fence() {
-	expel(c.held(nil))
+	expel(c.owned(nil))
 	c.interrupt(&FencedError{c.cfg.InstanceID})
 }
 
-// expel ends the work on partitions at once: the group has given them to others. Their owners make the attempts that are
-// cut off again.
+// expel ends the work on partitions at once because others own them. The new owners repeat cancelled attempts.
 func expel(as []*assignment) {
 	for _, a := range as {
 		a.lose()
-		a.close()
+		a.drain()
 		a.cancel()
 	}
 }
 
-// refused handles a commit for as that the group refused because it does not know this member any more. No attempt of
-// theirs starts from now on; the client joins again. What it has been assigned since the commit was sent is not touched.
+// refused handles a refused commit for as. If the group does not know this member any more, no attempt of theirs starts from
+// now on, and the client joins again. Partitions assigned since the commit was sent are not affected.
 func (c *Consumer) refused(err error, as []*assignment) {
 	switch {
 	case errors.Is(err, kerr.FencedInstanceID):
@@ -167,12 +166,12 @@ func (c *Consumer) refused(err error, as []*assignment) {
 	case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
 		for _, a := range as {
 			a.lose()
-			a.close()
+			a.drain()
 		}
 	}
 }
 
-// leave sends LeaveGroup. A group that cannot be reached drops the member after its session timeout.
+// leave sends LeaveGroup. If the group is not reachable it drops the member after the session timeout.
 func (c *Consumer) leave() {
 	ctx, cancel := context.WithTimeout(c.end, leaveTimeout)
 	defer cancel()
@@ -208,8 +207,8 @@ func (c *Consumer) leave() {
 	}
 }
 
-// withdraw takes this member out of a join that waits for others: the client itself leaves only when it has been
-// answered. A static member stays in the group: it is to find its partitions again.
+// withdraw takes this member out of a join that waits for others. The client itself leaves only after the join. A static
+// member stays in the group, so that it gets its partitions again.
 func (c *Consumer) withdraw(ctx context.Context) {
 	id, _ := c.client.GroupMetadata()
 	if id == "" || c.cfg.InstanceID != "" {

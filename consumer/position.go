@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 )
 
-// next returns the offset after the last record polled of a partition, -1 if there is none.
+// next returns the offset after the last polled record of a partition, -1 if there is none.
 func (c *Consumer) next(topic string, partition int32) int64 {
 	if a := c.assignment(topic, partition); a != nil {
 		return a.next
@@ -35,23 +35,23 @@ func (c *Consumer) unread(topic string, partition int32, err error) {
 		return
 	}
 	if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
-		c.log.Error("the broker has lost records: the partition's log was cut back, reading goes on there",
+		c.log.Error("the broker has lost records: the log of the partition was truncated",
 			zap.String("topic", topic), zap.Int32("partition", partition), zap.Int64("from", loss.ResetTo), zap.Int64("to", loss.ConsumedTo-1),
 			zap.Int32("epoch", loss.ConsumedToEpoch), zap.Int32("new_epoch", loss.ResetToEpoch))
 		if a := c.assignment(topic, partition); a != nil {
 			a.next = loss.ResetTo
-			if a.tracker != nil { // a commit with the new epoch and the old offset would skip what is written meanwhile
+			if a.tracker != nil { // the new epoch with the old offset would skip records written since
 				a.tracker.Rewind(loss.ResetTo)
 			}
 		}
 		return
 	}
 	if !errors.Is(err, context.Canceled) {
-		c.unfetched.met(topic, partition, err)
+		c.fetchOutages.fail(topic, partition, err)
 	}
 }
 
-// finishNow tracks an offset that needs no work, and everything below it that was not shown.
+// finishNow finishes an offset that needs no work, and unseen offsets below it.
 func (a *assignment) finishNow(offset int64) {
 	a.next = offset + 1
 	if generation, fresh := a.tracker.Track(offset); fresh {
@@ -59,8 +59,8 @@ func (a *assignment) finishNow(offset int64) {
 	}
 }
 
-// sawEpoch notes the leader epoch of the record at offset. If it is newer than what the committed metadata is about,
-// records that a former owner finished from here on are others: the log was cut back and written anew.
+// sawEpoch stores the leader epoch of the record at offset. If it is newer than that of the committed metadata, the log may
+// have been truncated and written anew: records from here on are not those that the metadata calls finished.
 func (a *assignment) sawEpoch(epoch int32, offset int64) {
 	known := a.epoch.Load()
 	if epoch <= known {
@@ -72,11 +72,11 @@ func (a *assignment) sawEpoch(epoch int32, offset int64) {
 	a.epoch.Store(epoch)
 }
 
-// passEmpty moves the partitions without open records over what is never shown to them: aborted records and control
-// records at the end of a partition. Otherwise they would count as lag until the next record comes.
-func (c *Consumer) passEmpty(ctx context.Context, starts, ends kadm.ListedOffsets) {
+// skipEmpty moves partitions without outstanding records past records that a consumer never sees: aborted and control records
+// at the end of a partition. They would count as lag until the next record comes.
+func (c *Consumer) skipEmpty(ctx context.Context, starts, ends kadm.ListedOffsets) {
 	stood := make(map[*assignment]int64)
-	for _, a := range c.held(nil) {
+	for _, a := range c.owned(nil) {
 		tracker := a.tracked()
 		end, ok := ends.Lookup(a.topic, a.partition)
 		start, known := starts.Lookup(a.topic, a.partition)
@@ -90,7 +90,7 @@ func (c *Consumer) passEmpty(ctx context.Context, starts, ends kadm.ListedOffset
 		}
 		stood[a] = committable
 		if before, ok := c.lag.stood[a]; !ok || before != committable {
-			continue // the poll loop may be about to take records
+			continue // the poll loop may be about to ingest records
 		}
 		to, err := kafka.NextRecord(ctx, c.client, a.topic, a.partition, next, end.Offset, false)
 		if err == nil && to > next {

@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	pulseAsk   = 2 * time.Second        // for the group's coordinator to answer
-	pulseAgain = 100 * time.Millisecond // and until it is asked again
-	pulseLook  = 10 * time.Millisecond  // until work that waits for its answer looks again
+	heartbeatTimeout = 2 * time.Second        // for the coordinator to answer a heartbeat
+	heartbeatRetry   = 100 * time.Millisecond // until the next heartbeat
+	confirmPoll      = 10 * time.Millisecond  // how often a blocked Acquire checks
 )
 
-// pulse notices that the process was stopped: by SIGSTOP, by a debugger, with its machine. Until the group has confirmed
-// that this is still its member nothing begins: others may have got its partitions meanwhile, and make the attempts.
+// pulse detects that the process was suspended, by SIGSTOP, a debugger or with its machine. No event is acquired until the
+// group confirms the membership, because others may own the partitions meanwhile.
 type pulse struct {
 	began time.Time
-	last  atomic.Int64 // when it beat last, since began; never, while nothing beats
+	last  atomic.Int64 // time of the last beat, since began; in the far future at rest
 	most  time.Duration
 }
 
@@ -34,12 +34,12 @@ func newPulse(session time.Duration) *pulse {
 	return p
 }
 
-// rest ends the beating: nothing is missed from now on.
+// rest stops the pulse: no beat is missed from now on.
 func (p *pulse) rest() { p.last.Store(math.MaxInt64) }
 
 func (p *pulse) beat() { p.last.Store(int64(time.Since(p.began))) }
 
-// missed reports whether the process has been stopped and is not confirmed yet.
+// missed reports whether the process was suspended and its membership is not confirmed yet.
 func (p *pulse) missed() bool { return time.Since(p.began)-time.Duration(p.last.Load()) > p.most }
 
 // pulseLoop beats until ctx ends.
@@ -61,11 +61,11 @@ func (c *Consumer) pulseLoop(ctx context.Context) {
 	}
 }
 
-// confirm asks the group, until it answers or ctx ends, whether this is still its member. If not, all work ends at once.
+// confirm sends heartbeats until the group answers or ctx ends. If this is not a member any more, all work ends at once.
 func (c *Consumer) confirm(ctx context.Context) {
-	c.log.Warn("the process was stopped for a while: nothing is sent until the group confirms its membership")
+	c.log.Warn("the process was suspended; nothing is sent until the group confirms its membership")
 	for ctx.Err() == nil {
-		as := c.held(nil) // what is assigned after the question is not what the answer is about
+		as := c.owned(nil) // partitions assigned later are not affected by the answer
 		err := c.heartbeat(ctx)
 		switch {
 		case err == nil, errors.Is(err, kerr.RebalanceInProgress):
@@ -75,22 +75,22 @@ func (c *Consumer) confirm(ctx context.Context) {
 			c.fence()
 			return
 		case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
-			c.log.Warn("not a member of the group any more: requests in flight are cut off", zap.Error(err))
+			c.log.Warn("not a member of the group any more; requests in flight are cancelled", zap.Error(err))
 			expel(as)
 			return
 		}
-		if len(c.held(nil)) == 0 {
+		if len(c.owned(nil)) == 0 {
 			return // the client has noticed, or has not joined yet
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pulseAgain):
+		case <-time.After(heartbeatRetry):
 		}
 	}
 }
 
 func (c *Consumer) heartbeat(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, pulseAsk)
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
 	req := kmsg.NewPtrHeartbeatRequest()
 	req.Group = c.cfg.Group
@@ -105,14 +105,14 @@ func (c *Consumer) heartbeat(ctx context.Context) error {
 	return kerr.ErrorForCode(resp.ErrorCode)
 }
 
-// confirmed waits, if the process was stopped, until it is known whether the group still counts on this member. It
-// reports whether the assignment may be worked on.
+// confirmed waits, after a suspension, until the membership is confirmed. It returns false if the partition is revoked
+// meanwhile.
 func (a *assignment) confirmed() bool {
 	for a.owner.pulse.missed() {
 		if a.State() != event.Held || a.ctx.Err() != nil {
 			return false
 		}
-		time.Sleep(pulseLook)
+		time.Sleep(confirmPoll)
 	}
 	return true
 }

@@ -128,7 +128,7 @@ func pure(h *handler, committed int64) (*Consumer, *assignment) {
 	c := New(Config{Topics: topics, MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: h, Log: zap.NewNop(),
 		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: topics, Waiting: topics[1:2]})})
 	a := c.newAssignment(topicPartition{source, 3})
-	a.begin(offsets.New(committed, ""), committed, -1, "")
+	a.restore(offsets.New(committed, ""), committed, -1, "")
 	c.assignments[a.topicPartition] = a
 	return c, a
 }
@@ -152,11 +152,11 @@ func records(epoch int32, offsets ...int64) (rs []*kgo.Record) {
 func TestRewind(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
-	c.takeOver(fetch(source, records(1, 5, 6, 7)...))
+	c.ingest(fetch(source, records(1, 5, 6, 7)...))
 	old := h.events
 	old[0].Acquire()
 	old[0].Settle(webhook.Delivered)
-	c.takeOver(fetch(source, records(2, 6, 7)...))
+	c.ingest(fetch(source, records(2, 6, 7)...))
 	if len(h.events) != 5 {
 		t.Fatalf("%d events, want 3 and 2 after the rewind", len(h.events))
 	}
@@ -184,21 +184,21 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 	for epoch, want := range map[int32]int{1: 1, 2: 3} {
 		h := &handler{}
 		c, a := pure(h, 5)
-		c.takeOver(fetch(source, records(1, 5, 6, 7)...))
+		c.ingest(fetch(source, records(1, 5, 6, 7)...))
 		for _, e := range h.events {
 			e.Acquire()
 		}
 		h.events[0].Settle(webhook.Delivered)
 		a.lose()
-		a.close()
+		a.drain()
 		c.remove([]*assignment{a})
 		h.events[2].Settle(webhook.Delivered) // late
 		h.events = nil
 
 		again := c.newAssignment(a.topicPartition)
-		again.begin(offsets.New(5, ""), 5, -1, "")
+		again.restore(offsets.New(5, ""), 5, -1, "")
 		c.assignments[a.topicPartition] = again
-		c.takeOver(fetch(source, records(epoch, 5, 6, 7)...))
+		c.ingest(fetch(source, records(epoch, 5, 6, 7)...))
 		if len(h.events) != want {
 			t.Errorf("epoch %d: %d events come again, want %d", epoch, len(h.events), want)
 		}
@@ -226,7 +226,7 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 		poll := func(id [16]byte) {
 			fetches := fetch(source, records(0, 5)...)
 			fetches[0].Topics[0].TopicID = id
-			c.takeOver(fetches)
+			c.ingest(fetches)
 		}
 		poll(tc.before)
 		h.events[0].Acquire()
@@ -234,7 +234,7 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 		c.remove([]*assignment{a})
 		h.events = nil
 		again := c.newAssignment(a.topicPartition)
-		again.begin(offsets.New(tc.committed, ""), tc.committed, -1, "")
+		again.restore(offsets.New(tc.committed, ""), tc.committed, -1, "")
 		c.assignments[a.topicPartition] = again
 		poll(tc.after)
 		if len(h.events) != tc.want {
@@ -247,17 +247,17 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
-	c.takeOver(fetch(source, records(0, 5)...))
+	c.ingest(fetch(source, records(0, 5)...))
 	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	h.events = nil
-	for range 3 * formerMost {
+	for range 3 * maxHistory {
 		c.remove([]*assignment{a})
 		a = c.newAssignment(a.topicPartition)
-		a.begin(offsets.New(5, ""), 5, -1, "")
+		a.restore(offsets.New(5, ""), 5, -1, "")
 		c.assignments[a.topicPartition] = a
 	}
-	c.takeOver(fetch(source, records(0, 5)...))
+	c.ingest(fetch(source, records(0, 5)...))
 	if len(h.events) != 0 {
 		t.Error("what was finished comes again")
 	}
@@ -268,7 +268,7 @@ func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 func TestLateCommits(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
-	c.takeOver(fetch(source, records(1, 5)...))
+	c.ingest(fetch(source, records(1, 5)...))
 	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	c.committing <- struct{}{} // another commit is not answered
@@ -310,9 +310,9 @@ func TestFinishedByTheCommittedMetadata(t *testing.T) {
 	} {
 		h := &handler{}
 		k, a := pure(h, -1)
-		a.begin(offsets.New(committed, state), committed, c.committed, state)
+		a.restore(offsets.New(committed, state), committed, c.committed, state)
 		for i, epoch := range c.epochs {
-			k.takeOver(fetch(source, records(epoch, committed+int64(i))...))
+			k.ingest(fetch(source, records(epoch, committed+int64(i))...))
 		}
 		var got []int64
 		for _, e := range h.events {
@@ -331,7 +331,7 @@ func TestFinishedByTheCommittedMetadata(t *testing.T) {
 func TestSkippedAndLost(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
-	c.takeOver(fetch(source, records(1, 5)...))
+	c.ingest(fetch(source, records(1, 5)...))
 	c.unread(source, 3, &kafka.Skipped{From: 6, Next: 20, Epoch: 2, Err: errors.New("too large")})
 	if at := c.next(source, 3); at != 20 {
 		t.Errorf("next %d after the skip, want 20", at)
@@ -348,7 +348,7 @@ func TestSkippedAndLost(t *testing.T) {
 	if s, _ := c.snapshot(a); s.next != 10 || s.epoch != 2 {
 		t.Errorf("%d with epoch %d would be committed after the loss, want 10 with 2", s.next, s.epoch)
 	}
-	c.takeOver(fetch(source, records(3, 10)...))
+	c.ingest(fetch(source, records(3, 10)...))
 	if s, _ := c.snapshot(a); len(h.events) != 2 || s.next != 10 || s.epoch != 3 {
 		t.Errorf("%d events, %d with epoch %d would be committed, want 2, 10 with 3", len(h.events), s.next, s.epoch)
 	}
@@ -357,7 +357,7 @@ func TestSkippedAndLost(t *testing.T) {
 func TestLostIsNotCommitted(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
-	c.takeOver(fetch(source, records(1, 5)...))
+	c.ingest(fetch(source, records(1, 5)...))
 	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
 	if s, changed := c.snapshot(a); !changed || s.next != 6 {
@@ -387,16 +387,16 @@ func TestMetadataTooLarge(t *testing.T) {
 	}
 	answer(kerr.OffsetMetadataTooLarge.Code)
 	answer(kerr.OffsetMetadataTooLarge.Code)
-	if a.stateMax != maxMetadata/4 || a.committed != 5 {
-		t.Errorf("room %d, committed %d, want a quarter and 5 as before", a.stateMax, a.committed)
+	if a.maxMetadataBytes != maxMetadata/4 || a.committed != 5 {
+		t.Errorf("room %d, committed %d, want a quarter and 5 as before", a.maxMetadataBytes, a.committed)
 	}
 	answer(kerr.NotCoordinator.Code)
-	if a.committed != 5 || a.stateMax != maxMetadata/4 {
+	if a.committed != 5 || a.maxMetadataBytes != maxMetadata/4 {
 		t.Error("a refused commit counts")
 	}
 	answer(0)
-	if a.committed != 9 || a.committedState != "state" {
-		t.Errorf("committed %d with %q, want 9 with state", a.committed, a.committedState)
+	if a.committed != 9 || a.committedMetadata != "state" {
+		t.Errorf("committed %d with %q, want 9 with state", a.committed, a.committedMetadata)
 	}
 }
 
@@ -404,7 +404,7 @@ func TestNewEvent(t *testing.T) {
 	at, now := time.UnixMilli(1700000000123), time.UnixMilli(1800000000000)
 	c, a := pure(&handler{}, 5)
 	w := c.newAssignment(topicPartition{waiting, 3})
-	w.begin(offsets.New(0, ""), 0, -1, "")
+	w.restore(offsets.New(0, ""), 0, -1, "")
 	headers := []kgo.RecordHeader{
 		{Key: event.HeaderID, Value: []byte("evt_1")}, {Key: event.HeaderOrigin, Value: []byte("sms-dlr/3/1")}, {Key: event.HeaderAttempts, Value: []byte("2")}, {Key: event.HeaderError, Value: []byte("timeout")},
 		{Key: event.HeaderTime, Value: []byte("2023-11-14T22:13:20.123Z")}, {Key: event.HeaderDue, Value: []byte("2023-11-15T04:13:20.123Z")},
@@ -486,9 +486,9 @@ func TestWaitIdle(t *testing.T) {
 				t.Fatal("Acquire returned false")
 			}
 		}
-		a.close()
-		a.close()
-		b.close()
+		a.drain()
+		a.drain()
+		b.drain()
 		if a.Acquire() {
 			t.Error("Acquire returned true after close")
 		}
@@ -498,9 +498,9 @@ func TestWaitIdle(t *testing.T) {
 		}
 		go func() {
 			time.Sleep(time.Second)
-			a.end()
+			a.done()
 			time.Sleep(time.Second)
-			a.end()
+			a.done()
 		}()
 		if !waitIdle(t.Context(), []*assignment{b, a}, time.Minute) || time.Since(at) != 3*time.Second {
 			t.Errorf("not idle after %v", time.Since(at))
@@ -515,11 +515,11 @@ func TestOverdue(t *testing.T) {
 	c, _ := pure(&handler{}, 5)
 	now := time.Now()
 	a := c.newAssignment(topicPartition{waiting, 0})
-	a.begin(offsets.New(0, ""), 0, -1, "")
+	a.restore(offsets.New(0, ""), 0, -1, "")
 	g := &gate{a: a, paused: true}
 	for i := range int64(3) {
 		a.tracker.Track(i)
-		g.held = append(g.held, &event.Event{
+		g.buffered = append(g.buffered, &event.Event{
 			Record:   event.Record{Offset: i},
 			Delivery: event.Delivery{Due: now.Add(time.Duration(i) * time.Second)},
 			Lease:    a,
@@ -543,7 +543,7 @@ func TestIdentityOfPolledRecords(t *testing.T) {
 	poll := func(id [16]byte, offset int64, headers ...kgo.RecordHeader) *event.Event {
 		t.Helper()
 		r := &kgo.Record{Offset: offset, Timestamp: time.UnixMilli(1), Headers: headers}
-		got := c.takePartition(kgo.FetchTopic{Topic: a.topic, TopicID: id}, kgo.FetchPartition{Partition: a.partition, Records: []*kgo.Record{r}}, time.Now())
+		got := c.ingestPartition(kgo.FetchTopic{Topic: a.topic, TopicID: id}, kgo.FetchPartition{Partition: a.partition, Records: []*kgo.Record{r}}, time.Now())
 		if len(got) != 1 {
 			t.Fatalf("%d events, want 1", len(got))
 		}

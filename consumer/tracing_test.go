@@ -50,7 +50,7 @@ func handedOver(t *testing.T, tracer Tracer) (once func()) {
 	m := metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: []string{source}})
 	c := New(Config{MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: settler{}, Tracer: tracer, Metrics: m, Log: zap.NewNop()})
 	a := c.newAssignment(topicPartition{source, 0})
-	a.begin(offsets.New(0, ""), 0, -1, "")
+	a.restore(offsets.New(0, ""), 0, -1, "")
 	r := &kgo.Record{
 		Topic: source, Key: []byte("42"), Value: []byte(`{"user_id":42}`), Timestamp: time.Unix(1_800_000_000, 0),
 		Headers: []kgo.RecordHeader{{Key: "other", Value: []byte("x")}, {Key: "traceparent", Value: []byte("00-of-the-gateway")}},
@@ -59,7 +59,7 @@ func handedOver(t *testing.T, tracer Tracer) (once func()) {
 	return func() {
 		events[0] = c.newEvent(a, r, r.Timestamp)
 		r.Offset++
-		c.handOver(events)
+		c.dispatch(events)
 	}
 }
 

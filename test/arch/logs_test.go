@@ -16,7 +16,7 @@ var eventFolders = []string{"consumer", "dispatcher", "retry", "internal/revocat
 
 // aboutMany: lines logged with one event at hand that are not about it, each with its reason.
 var aboutMany = map[string]string{
-	"many revocations: the rest waits in Kafka for the next tick": "the event is only the last of those that are held",
+	"the collector is full; more revocations stay in Kafka until the next tick": "it is about all collected events",
 }
 
 // TestLinesAboutAnEventHaveItsID: a line that is logged where one event is at hand says which.

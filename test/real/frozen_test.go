@@ -38,7 +38,7 @@ func TestFrozenMember(t *testing.T) {
 	events := l.end()
 	harness.Eventually(t, 30*time.Second, func() bool { return len(requestsOf(w)) >= len(events) }, "all %d events delivered", len(events))
 	wantNarrow(t, w, users)
-	if !strings.Contains(first.Log(), "the process was stopped for a while") {
+	if !strings.Contains(first.Log(), "the process was suspended") {
 		t.Error("the stop was not noticed")
 	}
 	// Repeated is what was in flight, or not committed, when the member was stopped.

@@ -85,7 +85,7 @@ type stretch struct{ from, to int64 }
 func (u *unclean) named(t testing.TB, p *harness.Proc, lost [2]stretch) {
 	t.Helper()
 	for partition, l := range lost {
-		p.WaitLog(t, patience, fmt.Sprintf(`"msg":"the broker has lost records: the partition's log was cut back, reading goes on there",`+
+		p.WaitLog(t, patience, fmt.Sprintf(`"msg":"the broker has lost records: the log of the partition was truncated",`+
 			`"topic":%q,"partition":%d,"from":%d,"to":%d,`, u.topics.DLR, partition, l.from, l.to-1))
 	}
 }
