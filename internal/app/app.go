@@ -74,7 +74,7 @@ type App struct {
 	sender      *sender.Sender // nil without the roles consume and api
 	log         *deliverylog.Log
 	replays     *replay.Memory
-	road        *road
+	pipeline    *pipeline
 	api         *customers
 	tracing     *tracing.Tracer // nil = off
 	clock       *clock.Clock
@@ -186,8 +186,8 @@ func (a *App) wireRoad() (err error) {
 	if !a.plays(Consume) {
 		return nil
 	}
-	if a.road, err = a.newRoad(); err == nil {
-		a.watcher.OnRecreated(a.road.adopt)
+	if a.pipeline, err = a.newPipeline(); err == nil {
+		a.watcher.OnRecreated(a.pipeline.adopt)
 	}
 	return err
 }

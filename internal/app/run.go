@@ -44,9 +44,9 @@ func (a *App) Run(ctx context.Context) error {
 	if a.tracing != nil {
 		g.serve("tracing", noError(a.closeTracing))
 	}
-	if a.road != nil {
+	if a.pipeline != nil {
 		g.work("unread topics", after(started, noError(a.watchUnread)))
-		g.work("pipeline", after(started, func(ctx context.Context) error { return a.road.run(ctx, b.pipeline) }))
+		g.work("pipeline", after(started, func(ctx context.Context) error { return a.pipeline.run(ctx, b.pipeline) }))
 	}
 	return g.wait(b, a.cutOffKafka)
 }
@@ -160,9 +160,9 @@ func (a *App) checks() []check {
 		{"redis", a.redisHealth.ready},
 		{"config", func(context.Context) error { return cmp.Or(a.store.Err(), a.keys.Err()) }},
 	}
-	if a.road != nil {
-		checks = append(checks, check{"group", func(context.Context) error { return a.road.consumer.Joined() }},
-			check{"storing", func(context.Context) error { return a.road.forwarder.Problem() }})
+	if a.pipeline != nil {
+		checks = append(checks, check{"group", func(context.Context) error { return a.pipeline.consumer.Joined() }},
+			check{"storing", func(context.Context) error { return a.pipeline.forwarder.Problem() }})
 	}
 	return checks
 }
