@@ -24,7 +24,7 @@ import (
 // mayBeZero are the panels that show nothing but zeros when all is well. Every other panel must show something above
 // zero under the load of this test.
 var mayBeZero = []string{
-	"Overdue", "Ledger", "Stalled", "Settings", "Records with a foreign key", "Commits refused", "Dropped lines", "Records nobody reads",
+	"Overdue", "Ledger", "Stalled", "Settings", "Miskeyed records", "Rejected commits", "Dropped lines", "Orphaned records",
 	"Source lag", "Lag by topic", "Lag by partition", "Time to catch up", "Partitions now", "Connections to Kafka",
 }
 

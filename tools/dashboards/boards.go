@@ -13,7 +13,7 @@ const (
 )
 
 func pipeline() *dashboard.DashboardBuilder {
-	b := board("smshooks-pipeline", "smshooks: pipeline", "What becomes of the events: rates, fates, latency, what waits and what is late.")
+	b := board("smshooks-pipeline", "smshooks: pipeline", "Rates, fates and latency of events, and delayed and overdue records.")
 	now(b)
 	fates(b)
 	latency(b)
@@ -25,28 +25,28 @@ func pipeline() *dashboard.DashboardBuilder {
 
 func now(b *dashboard.DashboardBuilder) {
 	b.WithRow(dashboard.NewRowBuilder("Now")).
-		WithPanel(number("Instances", "Instances that Prometheus reaches.", "none", 0, `count(up{`+one+`} == 1)`)).
+		WithPanel(number("Instances", "Instances that Prometheus can scrape.", "none", 0, `count(up{`+one+`} == 1)`)).
 		WithPanel(number("Delivered", "Events delivered per second.", "ops", 0, `sum(rate(smshooks_settled_total{`+one+`, fate="delivered"}[$__rate_interval]))`)).
-		WithPanel(number("Failed attempts", "Share of the attempts that did not deliver.", "percentunit", 0.5,
+		WithPanel(number("Failed attempts", "Share of attempts that failed.", "percentunit", 0.5,
 			`sum(rate(smshooks_attempts_total{`+one+`, result!="ok"}[$__rate_interval])) / sum(rate(smshooks_attempts_total{`+one+`}[$__rate_interval]))`)).
 		WithPanel(number("Dead letters, last hour", "Events given up within the last hour.", "none", 1, `sum(increase(smshooks_settled_total{`+one+`, fate="dead"}[1h]))`)).
-		WithPanel(number("Source lag", "Events that wait in the source topics.", "none", 0, `sum(max by (topic, partition) (smshooks_group_lag_records{`+sources+`}))`)).
-		WithPanel(number("Overdue", "By how much the oldest waiting record is late.", "s", 60, `max(smshooks_retry_overdue_seconds{`+one+`})`))
+		WithPanel(number("Source lag", "Events in the source topics that are not settled.", "none", 0, `sum(max by (topic, partition) (smshooks_group_lag_records{`+sources+`}))`)).
+		WithPanel(number("Overdue", "How late the oldest delayed record is.", "s", 60, `max(smshooks_retry_overdue_seconds{`+one+`})`))
 }
 
 func fates(b *dashboard.DashboardBuilder) {
 	b.WithRow(dashboard.NewRowBuilder("Rates and fates")).
-		WithPanel(graph("Fates", "Every consumed record has exactly one.", "ops", 12,
+		WithPanel(graph("Fates", "Every consumed record has exactly one fate.", "ops", 12,
 			query{`sum by (fate) (rate(smshooks_settled_total{` + one + `}[$__rate_interval]))`, "{{fate}}"})).
-		WithPanel(graph("Attempts by result", "failed: an answer other than 200. timeout, error: none. blocked: a forbidden address.", "ops", 12,
+		WithPanel(graph("Attempts by result", "failed: a reply other than 200. timeout, error: no reply. blocked: a blocked address.", "ops", 12,
 			query{`sum by (result) (rate(smshooks_attempts_total{` + one + `}[$__rate_interval]))`, "{{result}}"})).
-		WithPanel(graph("Consumed by topic", "Counted when the record's fate is stored.", "ops", 12,
+		WithPanel(graph("Consumed by topic", "Counted when the fate of the record is stored.", "ops", 12,
 			query{`sum by (topic) (rate(smshooks_records_consumed_total{` + one + `}[$__rate_interval])) > 0`, "{{topic}}"})).
 		WithPanel(graph("Delivered by kind", "", "ops", 12,
 			query{`sum by (kind) (rate(smshooks_attempts_total{` + one + `, result="ok"}[$__rate_interval]))`, "{{kind}}"})).
-		WithPanel(graph("Dead letters by kind", "Attempts exhausted, window over, or no valid record; `smshooks deadletter list` says which.", "ops", 12,
+		WithPanel(graph("Dead letters by kind", "Attempts exhausted, window closed, or invalid record; `smshooks deadletter list` says which.", "ops", 12,
 			query{`sum by (kind, reason) (rate(smshooks_dead_letters_total{` + one + `}[$__rate_interval]))`, "{{kind}} {{reason}}"})).
-		WithPanel(graph("Overflow by kind", "Events that found no room in their endpoint's queue and wait in an overflow topic.", "ops", 12,
+		WithPanel(graph("Overflow by kind", "Events stored in an overflow topic because their endpoint's queue was full.", "ops", 12,
 			query{`sum by (kind) (rate(smshooks_settled_total{` + one + `, fate="overflow"}[$__rate_interval]))`, "{{kind}}"}))
 }
 
@@ -68,7 +68,7 @@ func process(b *dashboard.DashboardBuilder) {
 	b.WithRow(dashboard.NewRowBuilder("In the process")).
 		WithPanel(graph("Requests in flight", "Bounded by dispatch.max_in_flight per instance.", "none", 8,
 			query{`sum by (instance) (smshooks_in_flight_requests{` + one + `})`, "{{instance}}"})).
-		WithPanel(graph("Buffered records", "Taken over and without a fate; nothing is polled at 20,000.", "none", 8,
+		WithPanel(graph("Buffered records", "In memory without a fate; polling stops at 20,000.", "none", 8,
 			query{`sum by (instance) (smshooks_buffered_records{` + one + `})`, "{{instance}}"})).
 		WithPanel(graph("Buffered bytes", "Bounded by dispatch.max_buffered_bytes per instance.", "bytes", 8,
 			query{`sum by (instance) (smshooks_buffered_bytes{` + one + `})`, "{{instance}}"})).
@@ -80,61 +80,61 @@ func process(b *dashboard.DashboardBuilder) {
 }
 
 func late(b *dashboard.DashboardBuilder) {
-	b.WithRow(dashboard.NewRowBuilder("Behind, waiting, late")).
-		WithPanel(graph("Source lag", "As kafka-consumer-groups shows it.", "none", 8,
+	b.WithRow(dashboard.NewRowBuilder("Lag, delayed, overdue")).
+		WithPanel(graph("Source lag", "As shown by kafka-consumer-groups.", "none", 8,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `}))`, "{{topic}}"})).
-		WithPanel(graph("Source age", "Age of the oldest record that is neither delivered nor stored for later.", "s", 8,
+		WithPanel(graph("Source age", "Age of the oldest record that is neither delivered nor stored in a delay topic.", "s", 8,
 			query{`max by (topic) (smshooks_source_lag_seconds{` + one + `})`, "{{topic}}"})).
-		WithPanel(graph("Overdue", "Now less the due time of the oldest waiting record: 0 when all is well.", "s", 8,
+		WithPanel(graph("Overdue", "Now minus the due time of the oldest delayed record; 0 if all is well.", "s", 8,
 			query{`max by (topic) (smshooks_retry_overdue_seconds{` + one + `})`, "{{topic}}"})).
-		WithPanel(graph("Waiting for another attempt", "Not late: waiting is what these topics are for.", "none", 12,
+		WithPanel(graph("Records in retry topics", "Not late: these topics hold records until they are due.", "none", 12,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + retries + `})`, "{{topic}}"})).
-		WithPanel(graph("Waiting in overflow", "Endpoints that are slower than their traffic.", "none", 12,
+		WithPanel(graph("Records in overflow topics", "Endpoints that are slower than their traffic.", "none", 12,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + spills + `})`, "{{topic}}"}))
 }
 
 func rest(b *dashboard.DashboardBuilder) {
 	b.WithRow(dashboard.NewRowBuilder("Should be zero")).
-		WithPanel(graph("Ledger", "gap: records without an owner in the process. consumed − settled: records without exactly one fate. Moments do not matter, staying does.", "none", 8,
+		WithPanel(graph("Ledger", "gap: records that the process has lost track of. consumed − settled: records without exactly one fate. Only a lasting value matters.", "none", 8,
 			query{`sum(abs(smshooks_ledger_gap_records{` + one + `}))`, "gap"},
 			query{`abs(sum(smshooks_records_consumed_total{` + one + `}) - sum(smshooks_settled_total{` + one + `}))`, "consumed − settled"})).
-		WithPanel(graph("Stalled", "For how long a partition's committed offset has not moved although it holds records.", "s", 8,
+		WithPanel(graph("Stalled", "How long a partition's committed offset has not moved although the instance holds its records.", "s", 8,
 			query{`max by (instance) (smshooks_commit_stalled_seconds{` + one + `})`, "{{instance}}"})).
-		WithPanel(graph("Settings", "Records of the config topic not applied yet, and records that cannot be read.", "none", 8,
+		WithPanel(graph("Settings", "Records of the config topic that are not applied yet, and records that cannot be read.", "none", 8,
 			query{`max(smshooks_config_lag_records{` + one + `})`, "behind"},
 			query{`max(increase(smshooks_unreadable_settings_total{` + one + `}[$__rate_interval]))`, "unreadable"})).
-		WithPanel(graph("Records with a foreign key", "Their key is not their user_id: limits hold per process only.", "ops", 8,
+		WithPanel(graph("Miskeyed records", "Their key is not their user_id, so limits hold per process only.", "ops", 8,
 			query{`sum(rate(smshooks_miskeyed_records_total{` + one + `}[$__rate_interval]))`, "miskeyed"})).
-		WithPanel(graph("Commits refused", "They are repeated.", "ops", 8,
+		WithPanel(graph("Rejected commits", "Kafka rejected them; they are repeated.", "ops", 8,
 			query{`sum by (instance) (rate(smshooks_commit_errors_total{` + one + `}[$__rate_interval]))`, "{{instance}}"})).
-		WithPanel(graph("Dropped lines", "Of the log, which repeated too often, and of the customers' list of deliveries, when Redis was slow.", "ops", 8,
+		WithPanel(graph("Dropped lines", "Repeated log lines, and entries of the customers' list of deliveries that Redis was too slow for.", "ops", 8,
 			query{`sum(rate(smshooks_log_lines_dropped_total{` + one + `}[$__rate_interval]))`, "log"},
 			query{`sum(rate(smshooks_delivery_log_dropped_total{` + one + `}[$__rate_interval]))`, "deliveries"})).
-		WithPanel(graph("Users with settings", "Not zero, of course: a sudden fall is what to look for.", "none", 8,
+		WithPanel(graph("Users with settings", "This one is not zero. Look for a sudden drop.", "none", 8,
 			query{`max(smshooks_config_users{` + one + `})`, "users"}))
 }
 
 func kafkaLag() *dashboard.DashboardBuilder {
-	b := board("smshooks-kafka-lag", "smshooks: Kafka lag", "What the group is behind, per topic and partition. Waiting topics apart: their lag is what waits, and only what is overdue is late.")
+	b := board("smshooks-kafka-lag", "smshooks: Kafka lag", "The group's lag per topic and partition. Delay topics are shown separately: their lag is the number of delayed records, and only overdue ones are late.")
 	b.WithRow(dashboard.NewRowBuilder("Source topics")).
-		WithPanel(graph("Lag by topic", "End offset less committed offset, as kafka-consumer-groups shows it.", "none", 12,
+		WithPanel(graph("Lag by topic", "End offset minus committed offset, as shown by kafka-consumer-groups.", "none", 12,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `}))`, "{{topic}}"})).
-		WithPanel(graph("Lag by partition", "One partition far above the others: one user's traffic, or an instance in trouble.", "none", 12,
+		WithPanel(graph("Lag by partition", "One partition far above the others: one user's traffic, or a faulty instance.", "none", 12,
 			query{`max by (topic, partition) (smshooks_group_lag_records{` + sources + `})`, "{{topic}}/{{partition}}"})).
-		WithPanel(graph("Time to catch up", "Lag by the rate of the last five minutes, if nothing more came in.", "s", 12,
+		WithPanel(graph("Time to catch up", "Lag divided by the rate of the last five minutes, assuming no new events.", "s", 12,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + sources + `})) / sum by (topic) (rate(smshooks_records_consumed_total{` + sources + `}[5m]))`, "{{topic}}"})).
 		WithPanel(list("Partitions now", "", "none", 12, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+sources+`}))`))
-	b.WithRow(dashboard.NewRowBuilder("Waiting topics")).
-		WithPanel(graph("Waiting records", "Not late.", "none", 12, query{`max by (topic) (smshooks_retry_waiting_records{` + one + `})`, "{{topic}}"})).
-		WithPanel(graph("Overdue", "Late: now less the due time of the oldest waiting record.", "s", 12,
+	b.WithRow(dashboard.NewRowBuilder("Delay topics")).
+		WithPanel(graph("Delayed records", "Not late.", "none", 12, query{`max by (topic) (smshooks_retry_waiting_records{` + one + `})`, "{{topic}}"})).
+		WithPanel(graph("Overdue", "Now minus the due time of the oldest delayed record.", "s", 12,
 			query{`max by (topic) (smshooks_retry_overdue_seconds{` + one + `})`, "{{topic}}"})).
-		WithPanel(graph("Waiting by partition", "", "none", 12, query{`max by (topic, partition) (smshooks_group_lag_records{` + waiting + `}) > 0`, "{{topic}}/{{partition}}"})).
+		WithPanel(graph("Delayed records by partition", "", "none", 12, query{`max by (topic, partition) (smshooks_group_lag_records{` + waiting + `}) > 0`, "{{topic}}/{{partition}}"})).
 		WithPanel(list("Topics now", "", "none", 12, `sort_desc(max by (topic) (smshooks_retry_waiting_records{`+one+`}))`)).
-		WithPanel(graph("Records nobody reads", "They wait in topics of former delays: see retry.drain.", "none", 12, query{`max(smshooks_unread_waiting_records{` + one + `})`, "unread"}))
-	b.WithRow(dashboard.NewRowBuilder("The figures themselves")).
-		WithPanel(graph("Age of the lag", "Since Kafka last answered; more than some seconds: the curves above stand still.", "s", 12,
+		WithPanel(graph("Orphaned records", "Records in topics of old delays that no setting names: see retry.drain.", "none", 12, query{`max(smshooks_unread_waiting_records{` + one + `})`, "unread"}))
+	b.WithRow(dashboard.NewRowBuilder("Quality of the metrics")).
+		WithPanel(graph("Age of the lag", "Time since Kafka last returned offsets. Above some seconds, the graphs above are out of date.", "s", 12,
 			query{`max by (instance) (smshooks_lag_age_seconds{` + one + `})`, "{{instance}}"})).
-		WithPanel(graph("Connections to Kafka", "New ones per second: many mean that Kafka drops them.", "ops", 12,
+		WithPanel(graph("Connections to Kafka", "New connections per second. Many mean that Kafka drops them.", "ops", 12,
 			query{`sum by (instance) (rate(kafka_consumer_connects_total{` + one + `}[$__rate_interval]))`, "{{instance}}"}))
 	return b
 }
