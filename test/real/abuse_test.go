@@ -54,7 +54,7 @@ func TestClosedStderr(t *testing.T) {
 // TestHangUp: SIGHUP ends neither the service nor a request.
 func TestHangUp(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	settle(t)
 	w.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
@@ -73,7 +73,7 @@ func TestHangUp(t *testing.T) {
 // whose setting the broker refuses.
 func TestConnectionErrors(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	for _, tc := range []struct {
 		name, want string
 		flags      []string
@@ -98,7 +98,7 @@ func TestConnectionErrors(t *testing.T) {
 // often at once is told to wait, and others are not.
 func TestReplayOnceWhileUnderWay(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	const letters = 100
 	var records []*kgo.Record
 	for i := range letters {
@@ -154,7 +154,7 @@ func TestReplayOnceWhileUnderWay(t *testing.T) {
 // TestUnknownKeysLimited: who tries keys is limited, and a right key from the same address is not.
 func TestUnknownKeysLimited(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	p := w.serve(t)
 	out, _, _ := harness.Run(t, w.options(), "keys", "create", "--user", "1")
 	ask := func(key string) int {

@@ -10,7 +10,7 @@ import (
 // TestSourceLag: the age of the oldest record that is not settled is that of its time, and 0 when all are.
 func TestSourceLag(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	settle(t)
 	w.recv.On("/dlr/1", harness.Slow(6*time.Second, 200))

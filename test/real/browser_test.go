@@ -241,7 +241,7 @@ const tidy = `{
 const pagePath = "/account/webhooks"
 
 // newKey makes an API key of a user, which works within a second.
-func (w *world) newKey(t testing.TB, user int64) string {
+func (w *env) newKey(t testing.TB, user int64) string {
 	t.Helper()
 	out, stderr, code := harness.Run(t, w.options(), "keys", "create", "--user", fmt.Sprint(user))
 	if code != 0 {
@@ -274,7 +274,7 @@ func webhooks(t testing.TB, addr, key string) string {
 // TestAccountPage goes through the page as a user does, in a real browser.
 func TestAccountPage(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	p := w.serve(t)
 	key := w.newKey(t, 42)
 	b := newTab(t)
@@ -329,7 +329,7 @@ func signIn(t *testing.T, b *tab, page, key string) {
 }
 
 // badAddress: the error stands next to its field, which has the focus, and nothing that was entered is lost.
-func badAddress(b *tab, w *world) {
+func badAddress(b *tab, w *env) {
 	b.t.Helper()
 	b.fill("click_url", w.recv.URL("/other"))
 	b.fill("inbound_url", "ftp://example.com/")
@@ -343,7 +343,7 @@ func badAddress(b *tab, w *world) {
 }
 
 // clearing takes two addresses and the credentials away; what was not saved before is not there.
-func clearing(t *testing.T, b *tab, w *world, addr, key string) {
+func clearing(t *testing.T, b *tab, w *env, addr, key string) {
 	t.Helper()
 	b.fill("click_url", "")
 	b.fill("inbound_url", "")
@@ -361,7 +361,7 @@ func clearing(t *testing.T, b *tab, w *world, addr, key string) {
 }
 
 // testEvents: each result is shown when it is there, without waiting for the slowest.
-func testEvents(t *testing.T, b *tab, w *world) {
+func testEvents(t *testing.T, b *tab, w *env) {
 	t.Helper()
 	answer := make(chan struct{})
 	w.recv.On("/inbound/42", func(w httpWriter, r *httpRequest, _ harness.Request) {
@@ -385,7 +385,7 @@ func testEvents(t *testing.T, b *tab, w *world) {
 }
 
 // history: real events are delivered or given up, the page shows them, and one is sent again.
-func history(t *testing.T, b *tab, w *world) {
+func history(t *testing.T, b *tab, w *env) {
 	t.Helper()
 	settle(t) // until the last change counts everywhere
 	w.recv.On("/inbound/42", harness.Status(500))
@@ -422,7 +422,7 @@ func history(t *testing.T, b *tab, w *world) {
 }
 
 // pictures shows the page in light, dark and on a phone.
-func pictures(t *testing.T, b *tab, w *world) {
+func pictures(t *testing.T, b *tab, w *env) {
 	t.Helper()
 	if os.Getenv("SMSHOOKS_TEST_SCREENSHOTS") != "" {
 		traffic(t, b, w)
@@ -443,7 +443,7 @@ func pictures(t *testing.T, b *tab, w *world) {
 }
 
 // traffic makes something to look at: events over a while, a few of which fail at first.
-func traffic(t *testing.T, b *tab, w *world) {
+func traffic(t *testing.T, b *tab, w *env) {
 	t.Helper()
 	b.fill("click_url", w.recv.URL("/click/42"))
 	b.fill("revoke_click_url", w.recv.URL("/revoke_click/42"))
@@ -470,7 +470,7 @@ func traffic(t *testing.T, b *tab, w *world) {
 }
 
 // withoutScripts: reading, saving, testing and sending again work without any.
-func withoutScripts(t *testing.T, b *tab, w *world, page, key string) {
+func withoutScripts(t *testing.T, b *tab, w *env, page, key string) {
 	t.Helper()
 	before := w.recv.Count("/inbound/42")
 	b.scripts(false)

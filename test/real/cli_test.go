@@ -206,7 +206,7 @@ func lineWith(text, topic, what string) bool {
 // TestKeys: keys create prints the key alone, which is stored as its hash; revoke writes a tombstone.
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	out, stderr, code := harness.Run(t, w.options(), "keys", "create", "--user", "42", "--name", "back office")
 	key := strings.TrimSuffix(out, "\n")
 	if code != 0 || key == "" || strings.ContainsAny(key, " \n\t") {
@@ -253,7 +253,7 @@ func TestKeys(t *testing.T) {
 // TestStop: a stop in order lets requests end within the grace; a second signal ends at once.
 func TestStop(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	w.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
 	w.recv.On("/dlr/2", harness.Hang())

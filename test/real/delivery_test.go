@@ -16,7 +16,7 @@ import (
 // TestDelivery has one member and a user per case.
 func TestDelivery(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	users := map[int64]harness.Webhook{42: w.all(42, "user:pa:ss")}
 	for user := int64(100); user < 130; user++ {
 		users[user] = w.all(user, "")
@@ -26,7 +26,7 @@ func TestDelivery(t *testing.T) {
 	users[119] = harness.Webhook{DLR: w.recv.URL("/dlr/119?token=a&b=c%20d")}
 	w.configure(t, users)
 	p := w.serve(t)
-	cases := map[string]func(*testing.T, *world, *harness.Proc){
+	cases := map[string]func(*testing.T, *env, *harness.Proc){
 		"goldens":           testGoldens,
 		"headers":           testRequestHeaders,
 		"success":           testSuccess,
@@ -52,7 +52,7 @@ func TestDelivery(t *testing.T) {
 	p.WaitBalanced(t, 1, 20*time.Second)
 }
 
-func testGoldens(t *testing.T, w *world, _ *harness.Proc) {
+func testGoldens(t *testing.T, w *env, _ *harness.Proc) {
 	for kind, topic := range map[string]string{"dlr": w.topics.DLR, "click": w.topics.Click, "inbound": w.topics.Inbound, "revoke_click": w.topics.Revocation} {
 		w.emit(t, harness.Event(topic, 42, string(golden(t, kind+".record.json"))))
 		got := w.recv.WaitCount(t, path(strings.TrimSuffix(kind, "_click"), 42), 1, 10*time.Second)[0]
@@ -74,7 +74,7 @@ func testGoldens(t *testing.T, w *world, _ *harness.Proc) {
 	}
 }
 
-func testRequestHeaders(t *testing.T, w *world, _ *harness.Proc) {
+func testRequestHeaders(t *testing.T, w *env, _ *harness.Proc) {
 	t.Parallel()
 	version, _, _ := harness.Run(t, harness.Options{}, "version")
 	version = strings.TrimPrefix(strings.TrimSpace(version), "smshooks ")
@@ -98,7 +98,7 @@ func testRequestHeaders(t *testing.T, w *world, _ *harness.Proc) {
 	}
 }
 
-func testSuccess(t *testing.T, w *world, _ *harness.Proc) {
+func testSuccess(t *testing.T, w *env, _ *harness.Proc) {
 	t.Parallel()
 	codes := map[int64]int{104: 201, 105: 202, 106: 204, 107: 404, 108: 500}
 	for user, code := range codes {
@@ -112,7 +112,7 @@ func testSuccess(t *testing.T, w *world, _ *harness.Proc) {
 	}
 }
 
-func testRedirect(t *testing.T, w *world, _ *harness.Proc) {
+func testRedirect(t *testing.T, w *env, _ *harness.Proc) {
 	t.Parallel()
 	w.recv.On("/dlr/102", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
 		http.Redirect(rw, r, "/elsewhere", http.StatusFound)
@@ -125,7 +125,7 @@ func testRedirect(t *testing.T, w *world, _ *harness.Proc) {
 	}
 }
 
-func testURLAtAttempt(t *testing.T, w *world, _ *harness.Proc) {
+func testURLAtAttempt(t *testing.T, w *env, _ *harness.Proc) {
 	t.Parallel()
 	w.recv.On("/dlr/103", harness.Status(500))
 	w.emit(t, w.dlr(103, 1))
@@ -143,7 +143,7 @@ func parseBasic(header string) (user, pass string, ok bool) {
 	return r.BasicAuth()
 }
 
-func testNotConfigured(t *testing.T, w *world, p *harness.Proc) {
+func testNotConfigured(t *testing.T, w *env, p *harness.Proc) {
 	before := p.Metrics(t)
 	w.emit(t, harness.Event(w.topics.Inbound, 110, harness.InboundValue(110, 1)), // has a dlr_url only
 		w.dlr(111, 1), // has no URL
@@ -155,7 +155,7 @@ func testNotConfigured(t *testing.T, w *world, p *harness.Proc) {
 	}, "three events settled as not_configured")
 }
 
-func testFiltered(t *testing.T, w *world, p *harness.Proc) {
+func testFiltered(t *testing.T, w *env, p *harness.Proc) {
 	before := p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "filtered")
 	for _, flags := range []string{`"bot":true`, `"preview":true`, `"bot":true,"preview":true`} {
 		w.emit(t, harness.Event(w.topics.Click, 112, `{"user_id":112,"sms":{"id":5},`+flags+`}`))
@@ -174,12 +174,12 @@ func testFiltered(t *testing.T, w *world, p *harness.Proc) {
 }
 
 // last is the offset of user 112's last click.
-func last(w *world, t *testing.T) string {
+func last(w *env, t *testing.T) string {
 	mine := of(harness.Consume(t, w.kafka.Addr, w.topics.Click), 112)
 	return identity(mine[len(mine)-1])
 }
 
-func testFirstClick(t *testing.T, w *world, p *harness.Proc) {
+func testFirstClick(t *testing.T, w *env, p *harness.Proc) {
 	before := p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "duplicate")
 	w.recv.On("/click/113", harness.Codes(500, 500, 200))
 	r := w.emit(t, w.click(113, 1), w.click(113, 1), w.click(113, 2))
@@ -209,7 +209,7 @@ func testFirstClick(t *testing.T, w *world, p *harness.Proc) {
 	}
 }
 
-func testClickWithoutURL(t *testing.T, w *world, p *harness.Proc) {
+func testClickWithoutURL(t *testing.T, w *env, p *harness.Proc) {
 	before := p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "not_configured")
 	w.emit(t, w.click(110, 1))
 	harness.Eventually(t, 5*time.Second, func() bool {
@@ -221,7 +221,7 @@ func testClickWithoutURL(t *testing.T, w *world, p *harness.Proc) {
 	w.recv.WaitCount(t, "/click/110", 1, 5*time.Second)
 }
 
-func testMiskeyed(t *testing.T, w *world, p *harness.Proc) {
+func testMiskeyed(t *testing.T, w *env, p *harness.Proc) {
 	before := p.Metrics(t).Sum("smshooks_miskeyed_records_total")
 	for i, key := range []string{"other", "", "0116"} {
 		w.emit(t, &kgo.Record{Topic: w.topics.DLR, Partition: harness.ByKey, Key: []byte(key), Value: []byte(harness.DLRValue(116, int64(i)))})
@@ -249,7 +249,7 @@ func testMiskeyed(t *testing.T, w *world, p *harness.Proc) {
 	}, "a dead letter of %s", identity(r))
 }
 
-func testPoison(t *testing.T, w *world, p *harness.Proc) {
+func testPoison(t *testing.T, w *env, p *harness.Proc) {
 	type poison struct{ topic, value string }
 	bad := []poison{
 		{w.topics.DLR, ``}, {w.topics.DLR, `not json`}, {w.topics.DLR, `{"user_id":117,"sms":{"id":1}`}, {w.topics.DLR, `{"user_id":117,"sms":{"id":1}} x`},
@@ -305,7 +305,7 @@ func testPoison(t *testing.T, w *world, p *harness.Proc) {
 	}
 }
 
-func testOddJSON(t *testing.T, w *world, _ *harness.Proc) {
+func testOddJSON(t *testing.T, w *env, _ *harness.Proc) {
 	for i, test := range []struct{ sms, want string }{
 		{`{"id":9007199254740993,"cost":1e2,"parts":-0.50,"to":4E+5}`, `"id":9007199254740993`},
 		{`{"id":1,"id":2}`, `{"id":2,`},
@@ -331,14 +331,14 @@ func testOddJSON(t *testing.T, w *world, _ *harness.Proc) {
 	}
 }
 
-func testQuery(t *testing.T, w *world, _ *harness.Proc) {
+func testQuery(t *testing.T, w *env, _ *harness.Proc) {
 	w.emit(t, w.dlr(119, 1))
 	if got := w.recv.WaitCount(t, "/dlr/119", 1, 5*time.Second)[0]; got.Path != "/dlr/119?token=a&b=c%20d" {
 		t.Errorf("path %q", got.Path)
 	}
 }
 
-func testFailures(t *testing.T, w *world, p *harness.Proc) {
+func testFailures(t *testing.T, w *env, p *harness.Proc) {
 	t.Parallel()
 	w.recv.On("/dlr/120", func(rw http.ResponseWriter, _ *http.Request, _ harness.Request) {
 		conn, _, err := rw.(http.Hijacker).Hijack()
@@ -364,7 +364,7 @@ func testFailures(t *testing.T, w *world, p *harness.Proc) {
 }
 
 // testReply: what an endpoint says beside its status does no harm.
-func testReply(t *testing.T, w *world, _ *harness.Proc) {
+func testReply(t *testing.T, w *env, _ *harness.Proc) {
 	t.Parallel()
 	w.recv.On("/dlr/126", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
 		rw.WriteHeader(http.StatusOK) // an endless body: 64 KiB are read, and the status decides
@@ -382,7 +382,7 @@ func testReply(t *testing.T, w *world, _ *harness.Proc) {
 	}
 }
 
-func testRemoved(t *testing.T, w *world, p *harness.Proc) {
+func testRemoved(t *testing.T, w *env, p *harness.Proc) {
 	w.emit(t, w.dlr(127, 1))
 	w.recv.WaitCount(t, "/dlr/127", 1, 5*time.Second)
 	harness.RemoveUser(t, w.kafka.Addr, w.topics.Config, 127)
@@ -403,7 +403,7 @@ func testRemoved(t *testing.T, w *world, p *harness.Proc) {
 // TestAny2xx: dispatch.success widens what counts as success.
 func TestAny2xx(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	w.recv.On("/dlr/1", harness.Status(204))
 	w.recv.On("/dlr/2", harness.Status(304))

@@ -21,7 +21,7 @@ const soonFor = 2 * time.Second
 // delivered at their first attempt, and soon.
 func TestHungEndpointsAndDescriptors(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--overflow.delays=10s")
+	w := newEnv(t, "--overflow.delays=10s")
 	const hung, healthy = 351, 20
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= hung+healthy; user++ {
@@ -66,7 +66,7 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 // new one is made within a second all the same.
 func TestFirstCallsAfterRestart(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--overflow.delays=10s", "--shutdown.grace=1s")
+	w := newEnv(t, "--overflow.delays=10s", "--shutdown.grace=1s")
 	const hung, healthy = 3000, 60
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= hung+healthy; user++ {
@@ -108,7 +108,7 @@ func TestFirstCallsAfterRestart(t *testing.T) {
 // other clients of the API.
 func TestIdleConnectionsToTheAPI(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 40; user++ {
 		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
@@ -152,7 +152,7 @@ func TestIdleConnectionsToTheAPI(t *testing.T) {
 // TestServerThatClosesKeptConnections: a server that closes each connection 5 ms after its reply, unannounced, costs no attempt.
 func TestServerThatClosesKeptConnections(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--retry.schedule=1h,1h")
+	w := newEnv(t, "--retry.schedule=1h,1h")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

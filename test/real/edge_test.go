@@ -16,7 +16,7 @@ import (
 // and all.
 func TestLargeRecords(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	w.recv.On("/dlr/1", harness.Codes(500, 200))
 	p := w.serve(t)
@@ -52,7 +52,7 @@ func TestLargeRecords(t *testing.T) {
 func TestStaticMember(t *testing.T) {
 	t.Parallel()
 	const users = 20
-	w := newWorld(t, "--topics.partitions=4", "--kafka.session_timeout=45s")
+	w := newEnv(t, "--topics.partitions=4", "--kafka.session_timeout=45s")
 	crowd(t, w, users)
 	a, b := w.serve(t, "--kafka.instance_id=a"), w.serve(t, "--kafka.instance_id=b")
 	l := startLoad(t, w, users, 100*time.Millisecond)
@@ -81,7 +81,7 @@ func TestStaticMember(t *testing.T) {
 func TestClickFlood(t *testing.T) {
 	t.Parallel()
 	const clicks = 300
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	w.recv.On("/click/1", harness.Slow(15*time.Millisecond, 200))
 	p := w.serve(t, "--dispatch.queue_per_endpoint=20")
@@ -119,7 +119,7 @@ func TestClickFlood(t *testing.T) {
 // TestRevocationRebalance: members join and leave in order around ticks: each id is sent exactly once.
 func TestRevocationRebalance(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--topics.partitions=4")
+	w := newEnv(t, "--topics.partitions=4")
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 12; user++ {
 		users[user] = w.all(user, "")

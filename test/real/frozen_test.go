@@ -13,7 +13,7 @@ import (
 // partitions, and lets it go on: it sends nothing that the other one sends, too, and joins again.
 func TestFrozenMember(t *testing.T) {
 	const users = 20
-	w := newWorld(t, "--kafka.session_timeout=3s", "--dispatch.timeout=2s")
+	w := newEnv(t, "--kafka.session_timeout=3s", "--dispatch.timeout=2s")
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
 		hooks[user] = w.all(user, "")
@@ -53,7 +53,7 @@ func TestFrozenMember(t *testing.T) {
 }
 
 // requestsOf counts the requests of each event.
-func requestsOf(w *world) map[string]int {
+func requestsOf(w *env) map[string]int {
 	n := map[string]int{}
 	for _, r := range w.recv.Requests("") {
 		n[r.Header.Get("Webhook-Id")]++

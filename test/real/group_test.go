@@ -22,7 +22,7 @@ type load struct {
 }
 
 // startLoad writes a batch of one event for each user every pause, until it is stopped.
-func startLoad(t testing.TB, w *world, users int64, pause time.Duration) *load {
+func startLoad(t testing.TB, w *env, users int64, pause time.Duration) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, done: make(chan struct{})}
@@ -62,9 +62,9 @@ func (l *load) end() []string {
 	return l.acked
 }
 
-// crowd makes a world with users whose endpoints take some milliseconds; those of every tenth user fail on the first
-// attempt of each event.
-func crowd(t testing.TB, w *world, users int64) {
+// crowd configures users whose endpoints take some milliseconds. Those of every tenth user fail on the first attempt of
+// each event.
+func crowd(t testing.TB, w *env, users int64) {
 	t.Helper()
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
@@ -100,7 +100,7 @@ func sums(t testing.TB, members ...*harness.Proc) (consumed, settled, buffered f
 }
 
 // count tells how often each attempt of each event was received: "identity attempt".
-func count(w *world) map[string]int {
+func count(w *env) map[string]int {
 	n := map[string]int{}
 	for _, r := range w.recv.Requests("") {
 		n[r.Header.Get("Webhook-Id")+" "+r.Header.Get("Webhook-Attempt")]++
@@ -109,7 +109,7 @@ func count(w *world) map[string]int {
 }
 
 // succeeded tells how often each event got a 200.
-func succeeded(w *world) map[string]int {
+func succeeded(w *env) map[string]int {
 	n := map[string]int{}
 	for _, r := range w.recv.Requests("") {
 		user, _ := strconv.Atoi(r.Path[len("/dlr/"):])
@@ -120,7 +120,7 @@ func succeeded(w *world) map[string]int {
 	return n
 }
 
-func wantNarrow(t *testing.T, w *world, users int64) {
+func wantNarrow(t *testing.T, w *env, users int64) {
 	t.Helper()
 	for user := int64(1); user <= users; user++ {
 		if n := w.recv.Widest(path("dlr", user)); n > 3 {
@@ -134,7 +134,7 @@ func wantNarrow(t *testing.T, w *world, users int64) {
 func TestGroupRebalance(t *testing.T) {
 	t.Parallel()
 	const users = 60
-	w := newWorld(t, "--topics.partitions=6")
+	w := newEnv(t, "--topics.partitions=6")
 	crowd(t, w, users)
 	a, b := w.serve(t), w.serve(t)
 	l := startLoad(t, w, users, 100*time.Millisecond)
@@ -194,7 +194,7 @@ func TestGroupRebalance(t *testing.T) {
 func TestGroupFrozen(t *testing.T) {
 	t.Parallel()
 	const users = 30
-	w := newWorld(t, "--topics.partitions=6", "--kafka.session_timeout=2s")
+	w := newEnv(t, "--topics.partitions=6", "--kafka.session_timeout=2s")
 	crowd(t, w, users)
 	a, b := w.serve(t), w.serve(t)
 	l := startLoad(t, w, users, 100*time.Millisecond)

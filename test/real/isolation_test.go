@@ -20,7 +20,7 @@ const healthy = 400
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	const hung, slow, hungEvents, slowEvents = 1000, 1001, 1500, 600
-	w := newWorld(t, "--retry.schedule=2s,2s")
+	w := newEnv(t, "--retry.schedule=2s,2s")
 	users := map[int64]harness.Webhook{hung: w.all(hung, ""), slow: w.all(slow, "")}
 	for user := int64(1); user <= healthy; user++ {
 		users[user] = w.all(user, "")
@@ -149,13 +149,13 @@ func (s *times) get(id string) time.Time {
 	return s.at[id]
 }
 
-func healthyRequests(w *world) []harness.Request {
+func healthyRequests(w *env) []harness.Request {
 	return slices.DeleteFunc(w.recv.Requests(""), func(r harness.Request) bool {
 		return strings.HasPrefix(r.Path, "/dlr/100") && len(r.Path) > len("/dlr/100")
 	})
 }
 
-func answered(w *world, at string) int {
+func answered(w *env, at string) int {
 	n := 0
 	for _, r := range w.recv.Requests(at) {
 		if !r.End.IsZero() {
@@ -166,7 +166,7 @@ func answered(w *world, at string) int {
 }
 
 // delivered gives how often each event got an answer in time.
-func delivered(w *world, at string) map[string]int {
+func delivered(w *env, at string) map[string]int {
 	ids := map[string]int{}
 	for _, r := range w.recv.Requests(at) {
 		if !r.End.IsZero() && r.End.Sub(r.Start) < 3*time.Second {
@@ -177,7 +177,7 @@ func delivered(w *world, at string) map[string]int {
 }
 
 // checkOverflow: what an endpoint's queue could not hold is in overflow topics, no attempt counted.
-func checkOverflow(t *testing.T, w *world, user int64, began time.Time) {
+func checkOverflow(t *testing.T, w *env, user int64, began time.Time) {
 	t.Helper()
 	n := 0
 	for _, tier := range []string{"1s", "3s", "10s"} {
@@ -235,7 +235,7 @@ func wantNumbered(t *testing.T, requests []harness.Request) {
 // and also while the user is not known in memory yet.
 func TestOrder(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	const users, messages, each = 20, 5, 20
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
@@ -277,7 +277,7 @@ func TestOrder(t *testing.T) {
 // TestManyHang: a tenth of a thousand endpoints hangs; each gets its attempts, and the others their events at once.
 func TestManyHang(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--retry.schedule=1s")
+	w := newEnv(t, "--retry.schedule=1s")
 	const users = 600
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {

@@ -17,7 +17,7 @@ import (
 // requests that hang, records that wait and partitions that nothing was ever written to.
 func TestLagAgreesWithKafkasTool(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--retry.schedule=1h,1h", "--overflow.delays=1h", "--dispatch.timeout=2m", "--kafka.session_timeout=6s", "--shutdown.grace=1s")
+	w := newEnv(t, "--retry.schedule=1h,1h", "--overflow.delays=1h", "--dispatch.timeout=2m", "--kafka.session_timeout=6s", "--shutdown.grace=1s")
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 12; user++ {
 		users[user] = w.all(user, "")
@@ -87,7 +87,7 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 
 // consumerGroups runs Kafka's own tool and gives the lag by the metric's labels, as text. The tool runs in a container
 // of its own: inside the broker's the advertised address leads nowhere.
-func consumerGroups(t *testing.T, w *world) map[string]string {
+func consumerGroups(t *testing.T, w *env) map[string]string {
 	t.Helper()
 	image := os.Getenv("SMSHOOKS_TEST_KAFKA_IMAGE")
 	if image == "" {

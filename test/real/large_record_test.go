@@ -19,7 +19,7 @@ import (
 func TestRecordsOfAnySize(t *testing.T) {
 	t.Parallel()
 	b := harness.Kafka(t)
-	w := &world{kafka: b, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	w := &env{kafka: b, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
 	harness.CreateTopic(t, b.Addr, w.topics.DeadLetter, 1) // with the broker's default of max.message.bytes
 	harness.CreateTopic(t, b.Addr, w.topics.DLR, partitions, "max.message.bytes", strconv.Itoa(8<<20))
 	harness.CreateTopic(t, b.Addr, harness.Retry(w.topics.DLR, "1s"), partitions, "retention.ms", "-1", "message.timestamp.type", "LogAppendTime")

@@ -10,7 +10,7 @@ import (
 // TestMetrics: every metric of the contract is there from the start, and says what it should.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	w.recv.On("/dlr/1", harness.Slow(1500*time.Millisecond, 500))
 	w.recv.On("/dlr/2", harness.Hang())

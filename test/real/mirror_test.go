@@ -37,9 +37,9 @@ const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clust
 // events have an id of the gateway's.
 func TestMirror(t *testing.T) {
 	here, there := harness.Kafka(t), harness.OwnKafka(t)
-	a := &world{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	a := &env{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
 	a.begin(t, []string{"--retry.schedule=" + mirrorDelay.String(), "--overflow.delays=1s,10s"})
-	b := &world{kafka: there, redis: a.redis, topics: a.topics, recv: a.recv, flags: a.flags}
+	b := &env{kafka: there, redis: a.redis, topics: a.topics, recv: a.recv, flags: a.flags}
 	b.ensure(t)
 	b.precede(t)
 	judge := newMirrorJudge(a.recv)
@@ -78,7 +78,7 @@ func TestMirror(t *testing.T) {
 // mirrorGateway writes events, each with a number of its own. Odd ones have an id of the gateway's.
 type mirrorGateway struct{ events atomic.Int64 }
 
-func (g *mirrorGateway) write(t *testing.T, w *world, n int) {
+func (g *mirrorGateway) write(t *testing.T, w *env, n int) {
 	t.Helper()
 	var records []*kgo.Record
 	for range n {
@@ -221,7 +221,7 @@ func (j *mirrorJudge) report(t *testing.T, g *mirrorGateway) {
 // mirror copies topics to another cluster: keys, values, headers and timestamps, to the same partitions. It remembers
 // which offset became which.
 type mirror struct {
-	from, to *world
+	from, to *env
 	topics   []string
 	stop     func()
 
@@ -231,7 +231,7 @@ type mirror struct {
 
 type pair struct{ from, to int64 }
 
-func startMirror(t *testing.T, from, to *world) *mirror {
+func startMirror(t *testing.T, from, to *env) *mirror {
 	t.Helper()
 	m := &mirror{from: from, to: to, topics: allTopics(t, from), copied: map[string]map[int32][]pair{}}
 	reader := harness.Client(t, from.kafka.Addr, kgo.ConsumeTopics(m.topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
@@ -316,7 +316,7 @@ func (m *mirror) translate(t *testing.T) {
 }
 
 // committed is how many records of the sources the group has committed.
-func (w *world) committed(t *testing.T) (n int64) {
+func (w *env) committed(t *testing.T) (n int64) {
 	t.Helper()
 	offsets, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).FetchOffsets(t.Context(), w.topics.Group)
 	if err != nil {
@@ -331,7 +331,7 @@ func (w *world) committed(t *testing.T) (n int64) {
 }
 
 // allTopics are those that the service reads and writes.
-func allTopics(t *testing.T, w *world) (topics []string) {
+func allTopics(t *testing.T, w *env) (topics []string) {
 	t.Helper()
 	for line := range strings.Lines(harness.Ensure(t, w.options())) {
 		topic, _, _ := strings.Cut(line, ": ")
@@ -341,7 +341,7 @@ func allTopics(t *testing.T, w *world) (topics []string) {
 }
 
 // precede writes a record into each partition of the sources, so that the offsets of copies are others.
-func (w *world) precede(t *testing.T) {
+func (w *env) precede(t *testing.T) {
 	t.Helper()
 	var records []*kgo.Record
 	for _, topic := range []string{w.topics.DLR, w.topics.Click} {

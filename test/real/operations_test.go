@@ -43,7 +43,7 @@ func spansOf(c *collector.Collector, trace string) map[string]*spans.Span {
 // customer.
 func TestTracing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: {DLR: w.recv.URL("/dlr/1") + "?key=hush", Auth: "user:hush"}, 2: w.all(2, "")})
 	settle(t)
 	w.recv.On("/dlr/1", harness.Codes(503, 200))
@@ -121,7 +121,7 @@ func TestLogLevel(t *testing.T) {
 // TestTopicsCheckExplains: what to type, and records that nobody reads.
 func TestTopicsCheckExplains(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	_, stderr, code := harness.Run(t, w.options("--retry.window=2000h"), "topics", "check")
 	retry := harness.Retry(w.topics.DLR, "1s")
 	if code != 1 || !lineWith(stderr, retry, "retention.ms") || !lineWith(stderr, "type: smshooks topics ensure", "") ||
@@ -146,7 +146,7 @@ func TestTopicsCheckExplains(t *testing.T) {
 // TestDeadletterCommands: a replay is tried out, interrupted and resumed.
 func TestDeadletterCommands(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	const letters = 6_000
 	records := make([]*kgo.Record, letters)
 	for i := range records {

@@ -10,10 +10,10 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// ownWorld is a world whose servers the test may stop; nil means the shared one.
-func ownWorld(t testing.TB, kafka, redis bool, flags ...string) *world {
+// ownEnv returns an env whose servers the test may stop; false means the shared one.
+func ownEnv(t testing.TB, kafka, redis bool, flags ...string) *env {
 	t.Helper()
-	w := &world{topics: harness.TopicsFor(t)}
+	w := &env{topics: harness.TopicsFor(t)}
 	if kafka {
 		w.kafka = harness.OwnKafka(t)
 	} else {
@@ -42,7 +42,7 @@ func TestKafkaRestart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const users = 30
-			w := ownWorld(t, true, false, "--kafka.session_timeout=45s")
+			w := ownEnv(t, true, false, "--kafka.session_timeout=45s")
 			crowd(t, w, users)
 			p := w.serve(t)
 			l := startLoad(t, w, users, 100*time.Millisecond)
@@ -87,7 +87,7 @@ func TestKafkaRestart(t *testing.T) {
 // TestAwayAtStart: the service waits for Kafka and for Redis, not ready, and becomes ready by itself.
 func TestAwayAtStart(t *testing.T) {
 	t.Parallel()
-	w := ownWorld(t, true, true)
+	w := ownEnv(t, true, true)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	w.emit(t, w.dlr(1, 1), w.click(1, 2))
 	w.kafka.Stop(t)
@@ -140,7 +140,7 @@ func TestAwayAtStart(t *testing.T) {
 // configured.
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
-	w := ownWorld(t, false, true)
+	w := ownEnv(t, false, true)
 	const known, late = 1, 2
 	w.configure(t, map[int64]harness.Webhook{known: w.all(known, ""), late: w.all(late, "")})
 	p := w.serve(t)
@@ -186,7 +186,7 @@ func TestRedisAway(t *testing.T) {
 func TestFlushAll(t *testing.T) {
 	t.Parallel()
 	const users = 2000
-	w := ownWorld(t, false, true)
+	w := ownEnv(t, false, true)
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
 		hooks[user] = harness.Webhook{DLR: w.recv.URL("/dlr/all"), Click: w.recv.URL("/click/all")}
@@ -231,7 +231,7 @@ func TestFlushAll(t *testing.T) {
 // TestPaused: a Redis and a Kafka that hang instead of refusing.
 func TestPaused(t *testing.T) {
 	t.Parallel()
-	w := ownWorld(t, true, true)
+	w := ownEnv(t, true, true)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	p := w.serve(t)
 	w.emit(t, w.dlr(1, 1))

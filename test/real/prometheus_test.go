@@ -32,7 +32,7 @@ var mayBeZero = []string{
 // alert rule: none may fail or be empty.
 func TestDashboards(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--retry.schedule=1s,1s", "--dispatch.queue_per_endpoint=8", "--dispatch.timeout=1s")
+	w := newEnv(t, "--retry.schedule=1s,1s", "--dispatch.queue_per_endpoint=8", "--dispatch.timeout=1s")
 	p := w.serve(t)
 	prom := startPrometheus(t, p.OpsAddr)
 	began := time.Now()
@@ -54,7 +54,7 @@ func TestDashboards(t *testing.T) {
 }
 
 // allFates loads the service for some seconds so that every fate and every result is there.
-func (w *world) allFates(t *testing.T) {
+func (w *env) allFates(t *testing.T) {
 	t.Helper()
 	const ok, failing, hanging, slow, blocked, refused, none = 1, 2, 3, 4, 5, 6, 7
 	gone := "http://" + harness.FreeAddr(t) + "/"

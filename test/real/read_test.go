@@ -22,7 +22,7 @@ type transaction struct {
 }
 
 // begin begins a transaction and writes records to it.
-func (w *world) beginTransaction(t testing.TB, records ...*kgo.Record) *transaction {
+func (w *env) beginTransaction(t testing.TB, records ...*kgo.Record) *transaction {
 	t.Helper()
 	id := fmt.Sprintf("%s-%d", w.topics.Group, time.Now().UnixNano())
 	cl := harness.Client(t, w.kafka.Addr, kgo.TransactionalID(id), kgo.TransactionTimeout(time.Minute))
@@ -46,7 +46,7 @@ func (x *transaction) end(try kgo.TransactionEndTry) {
 // neither the start nor, as lag, the figures.
 func TestTransactions(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	config := func(user int64, hooks harness.Webhook) *kgo.Record {
 		return harness.WebhookRecord(t, w.topics.Config, user, hooks)
@@ -110,7 +110,7 @@ func TestTransactions(t *testing.T) {
 }
 
 // endOf is the sum of a topic's last stable offsets.
-func endOf(t testing.TB, w *world, topic string) (sum int64) {
+func endOf(t testing.TB, w *env, topic string) (sum int64) {
 	t.Helper()
 	ends, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).ListCommittedOffsets(t.Context(), topic)
 	if err = errors.Join(err, ends.Error()); err != nil {
@@ -121,7 +121,7 @@ func endOf(t testing.TB, w *world, topic string) (sum int64) {
 }
 
 // committedOf is the sum of the offsets that the group has committed of a topic.
-func committedOf(t testing.TB, w *world, topic string) (sum int64) {
+func committedOf(t testing.TB, w *env, topic string) (sum int64) {
 	t.Helper()
 	committed, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).FetchOffsets(t.Context(), w.topics.Group)
 	if err != nil {
@@ -136,7 +136,7 @@ func committedOf(t testing.TB, w *world, topic string) (sum int64) {
 }
 
 // largeBatch writes one batch of n records of size zero bytes to a partition.
-func largeBatch(t testing.TB, w *world, topic string, partition int32, key string, n, size int) {
+func largeBatch(t testing.TB, w *env, topic string, partition int32, key string, n, size int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -160,7 +160,7 @@ func TestLargeBatches(t *testing.T) {
 		fits    = 80  // records: 20 MiB
 		tooMany = 280 // records: 70 MiB
 	)
-	w := newWorld(t)
+	w := newEnv(t)
 	for _, topic := range []string{w.topics.Config, w.topics.Keys, w.topics.DeadLetter} {
 		for p := range int32(partitions) {
 			largeBatch(t, w, topic, p, "1", fits, record)

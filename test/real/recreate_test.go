@@ -19,7 +19,7 @@ import (
 const noticed = 30 * time.Second
 
 // deleteTopics deletes topics and waits until the broker does not know them any more.
-func deleteTopics(t testing.TB, w *world, topics ...string) {
+func deleteTopics(t testing.TB, w *env, topics ...string) {
 	t.Helper()
 	adm := kadm.NewClient(harness.Client(t, w.kafka.Addr))
 	deleted, err := adm.DeleteTopics(t.Context(), topics...)
@@ -46,7 +46,7 @@ func deleteTopics(t testing.TB, w *world, topics ...string) {
 // TestRecreatedTopics deletes a source, a delay topic and the dead-letter topic under a running service. They are named
 // by /readyz, and read and written again when they were created again, without a restart.
 func TestRecreatedTopics(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	w.recv.On(path("dlr", 2), harness.Status(500))
 	p := w.serve(t)
@@ -114,7 +114,7 @@ type steady struct {
 	acked map[int64]time.Time
 }
 
-func startSteady(t *testing.T, w *world, users int64) *steady {
+func startSteady(t *testing.T, w *env, users int64) *steady {
 	s := &steady{stop: make(chan struct{}), done: make(chan struct{}), acked: map[int64]time.Time{}}
 	go func() {
 		defer close(s.done)
@@ -165,7 +165,7 @@ func (s *steady) since(at time.Time) (messages []int64) {
 // more partitions: what is written from then on is delivered, failed attempts included.
 func TestRecreatedUnderLoad(t *testing.T) {
 	const users = 10 // the first attempts of user 10 fail
-	w := newWorld(t)
+	w := newEnv(t)
 	crowd(t, w, users)
 	members := []*harness.Proc{harness.Start(t, w.options()), harness.Start(t, w.options())}
 	for _, p := range members {

@@ -16,7 +16,7 @@ const worksAgain = 10 * time.Second
 
 // failover is a service on a Redis of several nodes, some of which die.
 type failover struct {
-	*world
+	*env
 	p      *harness.Proc
 	key    string // of user 1
 	clicks atomic.Int64
@@ -25,7 +25,7 @@ type failover struct {
 
 func newFailover(t *testing.T, r *harness.RedisServer, flags ...string) *failover {
 	t.Helper()
-	f := &failover{world: &world{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}}
+	f := &failover{env: &env{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}}
 	f.begin(t, flags)
 	f.configure(t, map[int64]harness.Webhook{1: f.all(1, "")})
 	f.p = f.serve(t)

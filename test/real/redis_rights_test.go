@@ -21,7 +21,7 @@ const leastRights = "resetchannels -@all +ping +info +time +exists +type +get +s
 // The service runs as a user with the least rights, none of which it may lack, and uses no other.
 func TestRedisNotWritable(t *testing.T) {
 	t.Parallel()
-	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--enable-protected-configs", "yes", "--save", "3600 1000000"), topics: harness.TopicsFor(t)}
+	w := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--enable-protected-configs", "yes", "--save", "3600 1000000"), topics: harness.TopicsFor(t)}
 	admin := w.redis.Client(t)
 	ask := func(args ...any) {
 		t.Helper()
@@ -87,7 +87,7 @@ func TestRedisNotWritable(t *testing.T) {
 // TestRedisEvicts: a policy that evicts is told of, and keeps nobody from being ready.
 func TestRedisEvicts(t *testing.T) {
 	t.Parallel()
-	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
+	w := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
 	w.begin(t, nil)
 	p := w.serve(t)
 	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 1 }, "smshooks_redis_evicts")

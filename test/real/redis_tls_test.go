@@ -47,7 +47,7 @@ func TestRedisTLS(t *testing.T) {
 	writePair(t, ca.Issue(t, clientOnly), file("client.pem"), file("client.key"))
 	r := harness.TLSRedis(t, file("ca.pem"), file("server.pem"), file("server.key"))
 
-	w := &world{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}
+	w := &env{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}
 	w.begin(t, []string{"--redis.tls.enabled", "--redis.tls.ca_file=" + file("ca.pem"), "--redis.tls.cert_file=" + file("client.pem"), "--redis.tls.key_file=" + file("client.key")})
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	p := w.serve(t)

@@ -20,7 +20,7 @@ func TestReseal(t *testing.T) {
 	before, after := key("o"), key("n")
 	harness.Secret(before)
 	harness.Secret(after)
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "u1:hush"), 2: w.all(2, "")})
 	apiKey := w.newKey(t, 3)
 	p := w.serve(t, "--secrets.key="+before)

@@ -37,7 +37,7 @@ func wantAttempts(t *testing.T, got []harness.Request, schedule ...time.Duration
 // TestRetry follows failing events through their attempts, retry records and dead letters.
 func TestRetry(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 9; user++ {
 		users[user] = w.all(user, "")
@@ -45,7 +45,7 @@ func TestRetry(t *testing.T) {
 	w.configure(t, users)
 	p := w.serve(t, "--dispatch.timeout=700ms")
 	t.Run("case", func(t *testing.T) {
-		for name, test := range map[string]func(*testing.T, *world){
+		for name, test := range map[string]func(*testing.T, *env){
 			"third attempt":   testThirdAttempt,
 			"exhausted":       testExhausted,
 			"timeout":         testTimeout,
@@ -66,7 +66,7 @@ func TestRetry(t *testing.T) {
 	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_retry_waiting_records") == 0 }, "no record waits")
 }
 
-func testThirdAttempt(t *testing.T, w *world) {
+func testThirdAttempt(t *testing.T, w *env) {
 	w.recv.On("/dlr/1", harness.Codes(500, 503, 200))
 	at := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
 	r := &kgo.Record{Topic: w.topics.DLR, Partition: harness.ByKey, Key: []byte("1"), Value: []byte(harness.DLRValue(1, 1)), Timestamp: at,
@@ -93,7 +93,7 @@ func testThirdAttempt(t *testing.T, w *world) {
 	}
 }
 
-func testExhausted(t *testing.T, w *world) {
+func testExhausted(t *testing.T, w *env) {
 	w.recv.On("/click/2", harness.Codes(500, 503, 404))
 	r := w.emit(t, w.click(2, 1))[0]
 	d := w.dead(t, 2, 1, 10*time.Second)[0]
@@ -106,7 +106,7 @@ func testExhausted(t *testing.T, w *world) {
 	wantAttempts(t, w.recv.Requests("/click/2"), time.Second, 2*time.Second)
 }
 
-func testTimeout(t *testing.T, w *world) {
+func testTimeout(t *testing.T, w *env) {
 	w.recv.On("/dlr/3", harness.Hang())
 	w.emit(t, w.dlr(3, 1))
 	wantHeaders(t, w.dead(t, 3, 1, 12*time.Second)[0], map[string]string{"error": "timeout", "attempts": "3"})
@@ -118,7 +118,7 @@ func testTimeout(t *testing.T, w *world) {
 }
 
 // testTooOld: a record past its window at its first attempt. A revocation has no window.
-func testTooOld(t *testing.T, w *world) {
+func testTooOld(t *testing.T, w *env) {
 	old := time.Now().Add(-25 * time.Hour).Truncate(time.Millisecond)
 	r := w.dlr(4, 1)
 	rev := w.revocation(4, numbers(1, 2), nil)
@@ -136,7 +136,7 @@ func testTooOld(t *testing.T, w *world) {
 }
 
 // testWindowEnds: the next due time is past the window, so the event is dead at once.
-func testWindowEnds(t *testing.T, w *world) {
+func testWindowEnds(t *testing.T, w *env) {
 	w.recv.On("/dlr/5", harness.Status(500))
 	const window = 24 * time.Hour
 	// One may be tried again after 1 s, not after 2 s more; the other not even after 1 s. A busy machine may make fewer
@@ -182,7 +182,7 @@ func wantWindow(t *testing.T, dead *kgo.Record, got []harness.Request, end time.
 	}
 }
 
-func testManyInARow(t *testing.T, w *world) {
+func testManyInARow(t *testing.T, w *env) {
 	w.recv.On("/dlr/6", firstFails())
 	var records []*kgo.Record
 	for i := range int64(300) {
@@ -201,7 +201,7 @@ func testManyInARow(t *testing.T, w *world) {
 	}
 }
 
-func testInboundRetry(t *testing.T, w *world) {
+func testInboundRetry(t *testing.T, w *env) {
 	w.recv.On("/inbound/7", harness.Codes(500, 200))
 	w.emit(t, harness.Event(w.topics.Inbound, 7, harness.InboundValue(7, 1)))
 	got := w.recv.WaitCount(t, "/inbound/7", 2, 5*time.Second)
@@ -212,7 +212,7 @@ func testInboundRetry(t *testing.T, w *world) {
 }
 
 // testURLGoes: an event whose URL goes while it waits is settled as not_configured, not dead.
-func testURLGoes(t *testing.T, w *world) {
+func testURLGoes(t *testing.T, w *env) {
 	w.recv.On("/dlr/8", harness.Codes(500, 500, 200))
 	w.emit(t, w.dlr(8, 1))
 	w.recv.WaitCount(t, "/dlr/8", 2, 5*time.Second)
@@ -228,7 +228,7 @@ func testURLGoes(t *testing.T, w *world) {
 }
 
 // testEndpointDown: idle connections that an endpoint closed are no failures.
-func testEndpointDown(t *testing.T, w *world) {
+func testEndpointDown(t *testing.T, w *env) {
 	for i := range int64(5) {
 		w.emit(t, w.dlr(9, i))
 		w.recv.WaitCount(t, "/dlr/9", int(i)+1, 5*time.Second)
@@ -246,7 +246,7 @@ func TestRestartWhileParked(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(fmt.Sprint(signal), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, "--retry.schedule=3s,2s")
+			w := newEnv(t, "--retry.schedule=3s,2s")
 			w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 			w.recv.On("/dlr/1", harness.Status(500))
 			w.recv.On("/click/2", harness.Codes(500, 500, 500, 500, 500, 200))

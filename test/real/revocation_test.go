@@ -49,7 +49,7 @@ func afterTick() {
 
 func TestRevocation(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 9; user++ {
 		users[user] = w.all(user, "u:p")
@@ -138,7 +138,7 @@ func TestRevocation(t *testing.T) {
 // TestRevocationTicks: a user's records all through some ticks make one batch per tick.
 func TestRevocationTicks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	p := w.serve(t)
 	afterTick()
@@ -177,7 +177,7 @@ func TestRevocationTicks(t *testing.T) {
 // is sent again has the same id and content.
 func TestRevocationCrash(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--kafka.session_timeout=2s")
+	w := newEnv(t, "--kafka.session_timeout=2s")
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 8; user++ {
 		users[user] = w.all(user, "")
@@ -231,7 +231,7 @@ func TestRevocationCrash(t *testing.T) {
 }
 
 // seen gives the ids a user's endpoint was told of, each once.
-func seen(t testing.TB, w *world, user int64) map[int64]bool {
+func seen(t testing.TB, w *env, user int64) map[int64]bool {
 	ids := map[int64]bool{}
 	for _, r := range w.recv.Requests(fmt.Sprintf("/revoke/%d", user)) {
 		if r.End.IsZero() {

@@ -16,7 +16,7 @@ import (
 func TestRightsTakenAway(t *testing.T) {
 	t.Parallel()
 	b := harness.GuardedKafka(t)
-	w := &world{topics: harness.TopicsFor(t), kafka: b.Broker, redis: harness.Redis(t)}
+	w := &env{topics: harness.TopicsFor(t), kafka: b.Broker, redis: harness.Redis(t)}
 	w.begin(t, nil)
 	n := w.topics
 	sources := []string{n.DLR, n.Click, n.Inbound, n.Revocation}
@@ -67,7 +67,7 @@ func TestRightsTakenAway(t *testing.T) {
 // TestAddedPartitions adds partitions to a source under a running service: after topics ensure the retries of their
 // events are stored within half a minute, and before it there is no flood of lines.
 func TestAddedPartitions(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	w.configure(t, map[int64]harness.Webhook{2: w.all(2, "")})
 	w.recv.On(path("dlr", 2), firstFails())
 	p := w.serve(t)

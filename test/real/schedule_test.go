@@ -17,7 +17,7 @@ import (
 // stranger might, which must show, then as the runbook says, and every event gets the attempts it is due, in time.
 func TestScheduleChange(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--retry.schedule=7s,1s")
+	w := newEnv(t, "--retry.schedule=7s,1s")
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
 	// The third attempt of one event may come before the second of another.
 	w.recv.On("/dlr/1", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
@@ -97,7 +97,7 @@ func TestScheduleChange(t *testing.T) {
 func TestPartitionsGrow(t *testing.T) {
 	t.Parallel()
 	const users, more = 24, 2 * partitions
-	w := newWorld(t)
+	w := newEnv(t)
 	settings := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
 		settings[user] = w.all(user, "")

@@ -20,7 +20,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// account is one user with settings and an API key, in a world whose Redis is damaged.
+// account is one user with settings and an API key, in an env whose Redis is damaged.
 type account struct {
 	user int64
 	key  string
@@ -36,7 +36,7 @@ type shownSettings struct {
 }
 
 // accounts gives users 1 to n four URLs, credentials, a key that this version does not know, and an API key each.
-func accounts(t testing.TB, w *world, n int) []account {
+func accounts(t testing.TB, w *env, n int) []account {
 	t.Helper()
 	var records []*kgo.Record
 	var all []account
@@ -91,7 +91,7 @@ func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shown
 
 // wantWhole fails unless the API answers 503 or what the user has, all of it, with dlr as the first URL; it says
 // whether it answered.
-func wantWhole(t testing.TB, w *world, p *harness.Proc, a account, dlr string, form url.Values) bool {
+func wantWhole(t testing.TB, w *env, p *harness.Proc, a account, dlr string, form url.Values) bool {
 	t.Helper()
 	status, s := call(t, p, a, form)
 	if status == http.StatusServiceUnavailable {
@@ -107,7 +107,7 @@ func wantWhole(t testing.TB, w *world, p *harness.Proc, a account, dlr string, f
 }
 
 // wantDocument fails unless the newest document of a user in Kafka has dlr, all the rest, and the unknown key verbatim.
-func wantDocument(t testing.TB, w *world, a account, dlr string) {
+func wantDocument(t testing.TB, w *env, a account, dlr string) {
 	t.Helper()
 	var last string
 	for _, r := range harness.Consume(t, w.kafka.Addr, w.topics.Config) {
@@ -123,8 +123,8 @@ func wantDocument(t testing.TB, w *world, a account, dlr string) {
 	}
 }
 
-// rows finds the user's keys of this world in one server.
-func rows(t testing.TB, w *world, cl redis.Cmdable, a account) []string {
+// rows finds the user's keys of this env in one server.
+func rows(t testing.TB, w *env, cl redis.Cmdable, a account) []string {
 	t.Helper()
 	found, err := cl.Keys(t.Context(), w.topics.KeyPrefix+"????????????????:user:"+strconv.FormatInt(a.user, 10)).Result()
 	if err != nil {
@@ -137,7 +137,7 @@ func rows(t testing.TB, w *world, cl redis.Cmdable, a account) []string {
 // nothing, and they come back, also those that nobody asks for.
 func TestDeletedRedisKeys(t *testing.T) {
 	t.Parallel()
-	w := &world{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
+	w := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
 	w.begin(t, nil)
 	all := accounts(t, w, 20)
 	p, q := w.serve(t), w.serve(t)
@@ -196,7 +196,7 @@ const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get
 // itself.
 func TestOldRedisSnapshot(t *testing.T) {
 	t.Parallel()
-	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
+	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
 	w.begin(t, []string{"--redis.username=app", "--redis.password=secret"})
 	all := accounts(t, w, 10)
 	p := w.serve(t)
@@ -237,7 +237,7 @@ func TestOldRedisSnapshot(t *testing.T) {
 func TestRedisClusterNodeFlushed(t *testing.T) {
 	t.Parallel()
 	cluster := harness.OwnRedisCluster(t)
-	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: &cluster.RedisServer}
+	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: &cluster.RedisServer}
 	w.begin(t, nil)
 	all := accounts(t, w, 60)
 	p := w.serve(t)
@@ -277,7 +277,7 @@ func TestRedisClusterNodeFlushed(t *testing.T) {
 // TestEvictedSettings: Redis evicts whatever it likes, all the time.
 func TestEvictedSettings(t *testing.T) {
 	t.Parallel()
-	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
+	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
 	w.begin(t, nil)
 	all := accounts(t, w, 100)
 	p, q := w.serve(t), w.serve(t)
@@ -319,7 +319,7 @@ func TestEvictedSettings(t *testing.T) {
 // compacted away) is gone before the first event is sent.
 func TestGoneWhileStopped(t *testing.T) {
 	t.Parallel()
-	w := &world{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
+	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
 	w.begin(t, nil)
 	a := accounts(t, w, 1)[0]
 	p := w.serve(t)
@@ -356,7 +356,7 @@ func TestGoneWhileStopped(t *testing.T) {
 // TestRecreatedConfigTopic deletes the topics of settings and keys under a running service.
 func TestRecreatedConfigTopic(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newEnv(t)
 	all := accounts(t, w, 3)
 	p := w.serve(t)
 	for range 5 { // offsets that the new topic does not reach

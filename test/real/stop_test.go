@@ -44,7 +44,7 @@ func readyz(p *harness.Proc) string {
 // and a stop does not wait for it.
 func TestStopWhileJoining(t *testing.T) {
 	const grace = 5 * time.Second
-	w := newWorld(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
+	w := newEnv(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
 	w.serve(t).Kill()
 	p := harness.Start(t, w.options())
 	const line = "waiting for members of the group that do not answer"
@@ -64,7 +64,7 @@ func TestStopWhileJoining(t *testing.T) {
 // TestStopAtStart stops the service while each of the things that a start needs is missing.
 func TestStopAtStart(t *testing.T) {
 	const grace = 3 * time.Second
-	w := newWorld(t, "--shutdown.grace="+grace.String())
+	w := newEnv(t, "--shutdown.grace="+grace.String())
 	silent := silentServer(t)
 	for name, flags := range map[string][]string{
 		"no Kafka":     {"--kafka.brokers=" + harness.FreeAddr(t)},
@@ -92,7 +92,7 @@ func TestStopWithoutKafka(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := ownWorld(t, true, false, "--shutdown.grace="+grace.String())
+			w := ownEnv(t, true, false, "--shutdown.grace="+grace.String())
 			w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 			w.recv.On(path("dlr", 1), harness.Slow(2*time.Second, 500))
 			p := w.serve(t)
@@ -127,7 +127,7 @@ func silentServer(t *testing.T) string {
 
 // TestFenced starts a second process under the kafka.instance_id of the first, which ends at once and says why.
 func TestFenced(t *testing.T) {
-	w := newWorld(t, "--kafka.instance_id=one")
+	w := newEnv(t, "--kafka.instance_id=one")
 	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
 	o := w.options()
 	o.Binary = harness.BinaryOf(t, "first")

@@ -42,7 +42,7 @@ type bench struct {
 	version  string // what it says its version is
 	dir      string // for logs and certificates
 	prefix   string // what the names of topics, groups and keys start with
-	worlds   int
+	envs     int
 	kafka    *server
 	redis    *server
 	client   *kgo.Client
@@ -52,8 +52,8 @@ type bench struct {
 	capacity map[string]float64 // deliveries per second, by subject
 }
 
-// measure measures and returns the report, with the scenarios that were finished before an error. Topics and containers it
-// made are removed again.
+// measure returns the report, with the scenarios that were finished before an error. It removes the topics and the
+// containers that it made.
 func measure(ctx context.Context, o options) (*result.Report, error) {
 	if runtime.GOOS != "linux" {
 		return nil, errors.New("the cost of processes is read from /proc, which only Linux has")

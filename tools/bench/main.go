@@ -159,8 +159,8 @@ func given(settings *pflag.FlagSet) []string {
 	return flags
 }
 
-// measureAndWrite runs the benchmark. The figures of finished scenarios are written even when a later one fails; a page is made
-// of whole runs only.
+// measureAndWrite runs the benchmark. It writes the figures of finished scenarios even if a later one fails, and the page
+// only if all passed.
 func measureAndWrite(cmd *cobra.Command, o options, file, dir string) error {
 	figures, err := measure(cmd.Context(), o)
 	if figures == nil {

@@ -54,9 +54,9 @@ func scenarios() []scenario {
 	}
 }
 
-// backlog makes a world with users and a backlog of count events for them.
-func (b *bench) backlog(ctx context.Context, partitions, users, count int, url func(int) string) (*world, error) {
-	w, err := b.newWorld(ctx, partitions)
+// backlog returns an env with users and a backlog of count events for them.
+func (b *bench) backlog(ctx context.Context, partitions, users, count int, url func(int) string) (*env, error) {
+	w, err := b.newEnv(ctx, partitions)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +66,8 @@ func (b *bench) backlog(ctx context.Context, partitions, users, count int, url f
 	return w, w.fill(ctx, count, users)
 }
 
-// oursIn is the service working off the backlog of a world.
-func (b *bench) oursIn(w *world, t *target, count int, keep func(*child, result.Figures) error) func(context.Context) (result.Figures, error) {
+// oursIn is the service working off the backlog of an env.
+func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Figures) error) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		before, err := w.written(ctx, "dlr-overflow")
 		if err != nil {
@@ -86,15 +86,15 @@ func (b *bench) oursIn(w *world, t *target, count int, keep func(*child, result.
 	}
 }
 
-// handIn is the hand-written consumer working off the backlog of a world.
-func (b *bench) handIn(w *world, t *target, count int) func(context.Context) (result.Figures, error) {
+// handIn is the hand-written consumer working off the backlog of an env.
+func (b *bench) handIn(w *env, t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		w.again()
 		return b.drain(ctx, t, count, func() (*child, error) { return b.consume(w, t) }, nil)
 	}
 }
 
-// bareAt is the bare client, which needs no world.
+// bareAt is the bare client, which needs no env.
 func (b *bench) bareAt(t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		return b.drain(ctx, t, count, func() (*child, error) { return b.hammer(t, count) }, nil)
@@ -102,7 +102,7 @@ func (b *bench) bareAt(t *target, count int) func(context.Context) (result.Figur
 }
 
 // limitIn adds up the bare client's last run and what the rest costs by itself.
-func (b *bench) limitIn(w *world, s *result.Scenario, condition string, count int) func(context.Context) (result.Figures, error) {
+func (b *bench) limitIn(w *env, s *result.Scenario, condition string, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		ctx, cancel := context.WithTimeout(ctx, longest)
 		defer cancel()
@@ -129,7 +129,7 @@ func throughput(ctx context.Context, b *bench, s *result.Scenario) error {
 	if err != nil {
 		return err
 	}
-	hosts, err := b.newWorld(ctx, b.base())
+	hosts, err := b.newEnv(ctx, b.base())
 	if err != nil {
 		return err
 	}
@@ -168,14 +168,14 @@ func (b *bench) part() int { return b.Records * 2 / 3 }
 
 func counted(n int, what string) string { return result.Number(float64(n), 0) + " " + what }
 
-// sweep runs the service in several worlds, taking turns, and removes them.
-func (b *bench) sweep(ctx context.Context, s *result.Scenario, worlds []*world, cases []string, keep func(*child, result.Figures) error) error {
+// sweep runs the service in several envs, taking turns, and removes them.
+func (b *bench) sweep(ctx context.Context, s *result.Scenario, envs []*env, cases []string, keep func(*child, result.Figures) error) error {
 	var contests []contest
-	for i, w := range worlds {
+	for i, w := range envs {
 		contests = append(contests, contest{ours, cases[i], b.oursIn(w, b.plain, b.part(), keep)})
 	}
 	err := b.alternate(ctx, s, contests...)
-	for _, w := range worlds {
+	for _, w := range envs {
 		err = errors.Join(err, b.remove(ctx, w.name))
 	}
 	if spread, ok := s.Spread(ours, result.CPU); ok && err == nil {
@@ -186,17 +186,17 @@ func (b *bench) sweep(ctx context.Context, s *result.Scenario, worlds []*world, 
 
 func users(ctx context.Context, b *bench, s *result.Scenario) error {
 	var (
-		worlds []*world
-		cases  []string
+		envs  []*env
+		cases []string
 	)
 	for _, n := range b.Users {
 		w, err := b.backlog(ctx, b.base(), n, b.part(), b.plain.url)
 		if err != nil {
 			return err
 		}
-		worlds, cases = append(worlds, w), append(cases, counted(n, "users"))
+		envs, cases = append(envs, w), append(cases, counted(n, "users"))
 	}
-	if err := b.sweep(ctx, s, worlds, cases, nil); err != nil {
+	if err := b.sweep(ctx, s, envs, cases, nil); err != nil {
 		return err
 	}
 	s.Want("peak RSS at most 120 MB with 1,000 users", ours, counted(1000, "users"), result.RSS, true, goalRSS)
@@ -222,17 +222,17 @@ func (b *bench) partitions() []int {
 
 func partitions(ctx context.Context, b *bench, s *result.Scenario) error {
 	var (
-		worlds []*world
-		cases  []string
+		envs  []*env
+		cases []string
 	)
 	for _, n := range b.partitions() {
 		w, err := b.backlog(ctx, n, baseUsers, b.part(), b.plain.url)
 		if err != nil {
 			return err
 		}
-		worlds, cases = append(worlds, w), append(cases, counted(n, "partitions"))
+		envs, cases = append(envs, w), append(cases, counted(n, "partitions"))
 	}
-	return b.sweep(ctx, s, worlds, cases, nil)
+	return b.sweep(ctx, s, envs, cases, nil)
 }
 
 func parked(ctx context.Context, b *bench, s *result.Scenario) error {
@@ -263,7 +263,7 @@ func parked(ctx context.Context, b *bench, s *result.Scenario) error {
 		return err
 	}
 	cases := []string{counted(0, "parked"), counted(b.Parked, "parked")}
-	if err := b.sweep(ctx, s, []*world{none, many}, cases, idle); err != nil {
+	if err := b.sweep(ctx, s, []*env{none, many}, cases, idle); err != nil {
 		return err
 	}
 	with, _ := s.Median(ours, cases[1], result.Idle)

@@ -18,7 +18,7 @@ const (
 )
 
 // steady lets a subject deliver events that come at a rate, after it has delivered a first one.
-func (b *bench) steady(w *world, rate func() float64, begin func() (*child, error)) func(context.Context) (result.Figures, error) {
+func (b *bench) steady(w *env, rate func() float64, begin func() (*child, error)) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		ctx, cancel := context.WithTimeout(ctx, longest)
 		defer cancel()
@@ -63,7 +63,7 @@ func (b *bench) steady(w *world, rate func() float64, begin func() (*child, erro
 }
 
 func latency(ctx context.Context, b *bench, s *result.Scenario) error {
-	w, err := b.newWorld(ctx, b.base())
+	w, err := b.newEnv(ctx, b.base())
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func closedPort() (string, error) {
 
 // watchParking follows the retry topic until it holds count records. It counts from when the last look that saw none was
 // begun, so that the rate is rather too low than too high: a look can take long on a busy broker.
-func (w *world) watchParking(ctx context.Context, c *child, count int64) (result.Figures, error) {
+func (w *env) watchParking(ctx context.Context, c *child, count int64) (result.Figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	var (

@@ -73,8 +73,8 @@ func freePorts(n int) ([]string, error) {
 	return ports, nil
 }
 
-// startContainer starts a container on the host's own network: a published port would go through Docker's proxy, which would
-// take its share of the processors that are measured.
+// startContainer starts a container on the host's own network: a published port would go through Docker's proxy, and the
+// proxy would take processor time from what is measured.
 func startContainer(ctx context.Context, images []string, port string, args func(image string) []string) (*server, error) {
 	if _, err := docker(ctx, "version"); err != nil {
 		return nil, fmt.Errorf("docker is missing or does not answer; pass --kafka HOST:PORT and --redis HOST:PORT: %w", err)

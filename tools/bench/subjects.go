@@ -80,13 +80,13 @@ func (t *target) arm(ctx context.Context, skip, count int) error {
 	return err
 }
 
-// serve starts the service in a world.
-func (b *bench) serve(w *world) (*child, error) {
+// serve starts the service in an env.
+func (b *bench) serve(w *env) (*child, error) {
 	return b.spawn(ours, b.service, b.trust(), append([]string{"serve"}, w.flags()...)...)
 }
 
-// consume starts the hand-written consumer in a world.
-func (b *bench) consume(w *world, t *target) (*child, error) {
+// consume starts the hand-written consumer in an env.
+func (b *bench) consume(w *env, t *target) (*child, error) {
 	return b.spawn(hand, b.self, b.trust(), "handwritten", "--kafka="+b.kafka.addr, "--group="+w.group(), "--topic="+w.topic("dlr"),
 		"--base="+t.base(), "--workers="+strconv.Itoa(wide), "--idle="+strconv.Itoa(wide))
 }

@@ -20,7 +20,7 @@ func TestCapacity(t *testing.T) {
 	rate, delay := pick(200, 1000), pick(5*time.Second, 30*time.Second)
 	rec := newCase(t, "17", "all endpoints are down for one delay", loadRate(rate, 3*delay))
 	rec.did("all endpoints answer 503 for %v, which is also the delay of the retry topic", delay)
-	s := newStageOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 200, []time.Duration{delay, delay})
+	s := newEnvOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 200, []time.Duration{delay, delay})
 	s.judge.behave(func(string, int64, int) (int, time.Duration) { return http.StatusServiceUnavailable, time.Millisecond })
 	p := s.start(t)
 
@@ -69,7 +69,7 @@ func (j *judge) retries() (failed int, longest time.Duration) {
 }
 
 // perSecond is the rate of requests begun between two times.
-func (s *stage) perSecond(from, to time.Time) float64 {
+func (s *env) perSecond(from, to time.Time) float64 {
 	s.judge.mu.Lock()
 	defer s.judge.mu.Unlock()
 	n := 0
@@ -82,7 +82,7 @@ func (s *stage) perSecond(from, to time.Time) float64 {
 }
 
 // bytesEach is what a record of a topic takes on the broker's disk.
-func (s *stage) bytesEach(t testing.TB, topic string, records float64) float64 {
+func (s *env) bytesEach(t testing.TB, topic string, records float64) float64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

@@ -20,7 +20,7 @@ func TestClock(t *testing.T) {
 	rec.did("the wall clock of two instances is set an hour forward, back again, an hour back, and forward again, %v each; the program is "+
 		"built with a time.Now that can be set while it runs, timers go on as they do when a machine's clock is set", each)
 	clock := harness.SteppedClock(t)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
 	var members []*harness.Proc
 	for range 2 {
 		o := s.options()

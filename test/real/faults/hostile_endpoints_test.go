@@ -27,8 +27,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// The villains live at 127.0.0.2, which is opened, as 127.0.0.21 is, where nobody listens; 127.0.0.1 stands for what is
-// within and stays blocked.
+// The faulty servers listen at 127.0.0.2, which the program may reach. So it may reach 127.0.0.21, where nobody listens.
+// 127.0.0.1 represents the platform's own network and stays blocked.
 const outside, deaf, within = "127.0.0.2", "127.0.0.21", "127.0.0.1"
 
 // allFailures is the contract's closed list, but for "http NNN".
@@ -41,20 +41,20 @@ func TestHostileEndpoints(t *testing.T) {
 	inTurn(t)
 	const firstVice, timeout = 1001, time.Second
 	healthyUsers, rate, each := int64(100), pick(200, 500), pick(4, 30)
-	v := newVillain()
+	v := newFaultyServer()
 	v.addr = v.listen(t, outside+":0")
 	dir := t.TempDir()
-	vices := append(v.vices(), secureVices(t, v, filepath.Join(dir, "ca.pem"))...)
-	vices = append(vices, silentVices(t)...)
-	byName, wrapper := namedVices(t, v, dir)
-	vices = append(vices, byName...)
+	faults := append(v.faults(), secureFaults(t, v, filepath.Join(dir, "ca.pem"))...)
+	faults = append(faults, silentFaults(t)...)
+	byName, wrapper := namedFaults(t, v, dir)
+	faults = append(faults, byName...)
 
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1,
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1,
 		"--dispatch.timeout="+timeout.String(), "--dispatch.allow_networks="+outside+"/32,"+deaf+"/32")
-	rec := newCase(t, "7", "hostile endpoints beside healthy ones", fmt.Sprintf("%d vices × %d events, %s", len(vices), each, loadRate(rate, pick(10*time.Second, time.Minute))))
+	rec := newCase(t, "7", "hostile endpoints beside healthy ones", fmt.Sprintf("%d faults × %d events, %s", len(faults), each, loadRate(rate, pick(10*time.Second, time.Minute))))
 	rec.did("%d users' endpoints hang, drip, flood, cut, lie, smuggle, redirect, have wrong certificates or names (%d by DNS); %d healthy users share their host",
-		len(vices), len(byName), healthyUsers)
-	s.configureVices(t, v, vices, firstVice, healthyUsers)
+		len(faults), len(byName), healthyUsers)
+	s.configureFaults(t, v, faults, firstVice, healthyUsers)
 	o := s.options()
 	o.Binary = wrapper
 	o.Env = append(o.Env, "SSL_CERT_FILE="+filepath.Join(dir, "ca.pem"), "SSL_CERT_DIR="+dir)
@@ -63,15 +63,15 @@ func TestHostileEndpoints(t *testing.T) {
 
 	var bad []*kgo.Record
 	for n := range int64(each) {
-		for i := range vices {
+		for i := range faults {
 			user := firstVice + int64(i)
 			bad = append(bad, harness.Event(s.topics.DLR, user, harness.DLRValue(user, n)))
 		}
 	}
 	harness.ProduceMany(t, s.brokers, bad)
 	good, most := s.healthyLoad(t, p, healthyUsers, rate, pick(10*time.Second, time.Minute))
-	b := s.waitVices(t, v, vices, firstVice, bad, good, pick(90*time.Second, 4*time.Minute))
-	wantDurations(t, p, len(vices), firstVice, timeout, began)
+	b := s.waitFaults(t, v, faults, firstVice, bad, good, pick(90*time.Second, 4*time.Minute))
+	wantDurations(t, p, len(faults), firstVice, timeout, began)
 	p.WaitBalanced(t, float64(len(bad)+len(good)), 20*time.Second)
 	waitRequestsEnd(t, p, before)
 	if limit := 250.0 * (1 << 20); most > limit {
@@ -108,8 +108,8 @@ func waitRequestsEnd(t *testing.T, p *harness.Proc, before harness.Metrics) {
 	}, "sockets and goroutines of the attempts end")
 }
 
-// secureVices are TLS peers that are not to be trusted, and one that is, by the authority written to file.
-func secureVices(t *testing.T, v *villain, file string) []vice {
+// secureFaults are TLS peers that are not to be trusted, and one that is, by the authority written to file.
+func secureFaults(t *testing.T, v *faultyServer, file string) []fault {
 	t.Helper()
 	authority, err := certs.New()
 	if err != nil {
@@ -123,7 +123,7 @@ func secureVices(t *testing.T, v *villain, file string) []vice {
 		return "https://" + v.listenTLS(t, outside+":0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: alpn})
 	}
 	v.answers["/h2"] = sayAndClose("\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64")
-	return []vice{
+	return []fault{
 		{"good TLS", at(authority.Issue(t, there)) + "/tls", ""},
 		{"an expired certificate", at(authority.Issue(t, func(c *x509.Certificate) { there(c); c.NotAfter = time.Now().Add(-time.Minute) })) + "/tls", "tls"},
 		{"a self-signed certificate", at(certs.SelfSigned(t, there)) + "/tls", "tls"},
@@ -134,13 +134,13 @@ func secureVices(t *testing.T, v *villain, file string) []vice {
 	}
 }
 
-func smuggler(v *villain) string {
+func smuggler(v *faultyServer) string {
 	v.answers["/smuggle"] = say("HTTP/1.1 418 Mine\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n")
 	return "/smuggle"
 }
 
-// silentVices are ports nobody talks at.
-func silentVices(t *testing.T) []vice {
+// silentFaults are ports where nobody answers.
+func silentFaults(t *testing.T) []fault {
 	t.Helper()
 	silent, err := net.Listen("tcp4", outside+":0")
 	if err != nil {
@@ -152,7 +152,7 @@ func silentVices(t *testing.T) []vice {
 		t.Fatal(err)
 	}
 	_ = closed.Close()
-	return []vice{
+	return []fault{
 		{"never accepts", "http://" + silent.Addr().String() + "/", "timeout"},
 		{"never accepts, TLS", "https://" + silent.Addr().String() + "/", "timeout"},
 		{"refuses", "http://" + closed.Addr().String() + "/", "connection refused"},
@@ -162,15 +162,15 @@ func silentVices(t *testing.T) []vice {
 	}
 }
 
-// namedVices are names in a DNS of the test's own. The program asks the one in /etc/resolv.conf, so it runs in a mount
-// namespace with another such file, by way of the binary given, for which the test must be root; else there are no such vices.
-func namedVices(t *testing.T, v *villain, dir string) (vices []vice, binary string) {
+// namedFaults are names in a DNS of the test's own. The program asks the one in /etc/resolv.conf, so it runs in a mount
+// namespace with another such file, by way of the binary returned. Without root there are no such faults.
+func namedFaults(t *testing.T, v *faultyServer, dir string) (faults []fault, binary string) {
 	t.Helper()
 	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
 		if os.Getuid() == 0 || os.Getenv("CI") != "" {
-			t.Fatalf("no mount namespace for the vices of the DNS: %v %s", err, out)
+			t.Fatalf("no mount namespace for the faults of the DNS: %v %s", err, out)
 		}
-		t.Logf("without vices of the DNS, which need root: %v %s", err, out)
+		t.Logf("without faults of the DNS, which need root: %v %s", err, out)
 		return nil, ""
 	}
 	const nameserver = "127.0.0.99"
@@ -208,7 +208,7 @@ func namedVices(t *testing.T, v *villain, dir string) (vices []vice, binary stri
 		}
 	}()
 	at := func(name, path string) string { return "http://" + name + ".example:" + port + path }
-	return []vice{
+	return []fault{
 		{"a good name", at("good", "/tls"), ""},
 		{"a name that answers late", at("late", "/tls"), ""},
 		// Attempts share a look-up that goes on, so that the resolver's own patience may end before theirs.
@@ -225,11 +225,11 @@ func namedVices(t *testing.T, v *villain, dir string) (vices []vice, binary stri
 // apiKey is the key of a user of this test.
 func apiKey(user int64) string { return fmt.Sprintf("key-of-user-%d", user) }
 
-// configureVices gives each vice a user with a key, and sets up the healthy users.
-func (s *stage) configureVices(t *testing.T, v *villain, vices []vice, first, healthy int64) {
+// configureFaults creates a user and a key for each fault, and configures the healthy users.
+func (s *env) configureFaults(t *testing.T, v *faultyServer, faults []fault, first, healthy int64) {
 	t.Helper()
 	var records []*kgo.Record
-	for i, b := range vices {
+	for i, b := range faults {
 		user := first + int64(i)
 		harness.Secret(apiKey(user))
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: b.url}))
@@ -245,7 +245,7 @@ func (s *stage) configureVices(t *testing.T, v *villain, vices []vice, first, he
 }
 
 // healthyLoad writes events of healthy users at a steady rate, and gives them and the most memory that was resident.
-func (s *stage) healthyLoad(t *testing.T, p *harness.Proc, users int64, perSecond int, lasts time.Duration) (good []*kgo.Record, most float64) {
+func (s *env) healthyLoad(t *testing.T, p *harness.Proc, users int64, perSecond int, lasts time.Duration) (good []*kgo.Record, most float64) {
 	t.Helper()
 	cl := harness.Client(t, s.brokers, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -272,21 +272,21 @@ func (s *stage) healthyLoad(t *testing.T, p *harness.Proc, users int64, perSecon
 	return good, max(most, p.Metrics(t).Sum("process_resident_memory_bytes"))
 }
 
-// viceBooks is the ledger of this case.
-type viceBooks struct {
+// faultLedger is the ledger of the case with faulty servers.
+type faultLedger struct {
 	schedule                                       []time.Duration
 	delivered, dead, missing, again, beyond, early int
 	delays                                         []time.Duration // of healthy events, from Kafka to the request
 }
 
-// waitVices waits for a fate of every event, and holds it against what each vice calls for.
-func (s *stage) waitVices(t *testing.T, v *villain, vices []vice, first int64, bad, good []*kgo.Record, timeout time.Duration) viceBooks {
+// waitFaults waits for the fate of every event and compares it with the one its fault calls for.
+func (s *env) waitFaults(t *testing.T, v *faultyServer, faults []fault, first int64, bad, good []*kgo.Record, timeout time.Duration) faultLedger {
 	t.Helper()
-	wants := func(r *kgo.Record) vice {
+	wants := func(r *kgo.Record) fault {
 		user, _ := strconv.ParseInt(string(r.Key), 10, 64)
-		return vices[user-first]
+		return faults[user-first]
 	}
-	b := viceBooks{schedule: s.schedule}
+	b := faultLedger{schedule: s.schedule}
 	dead := map[string]*kgo.Record{}
 	open := func() (n int) {
 		for _, r := range harness.Consume(t, s.brokers, s.topics.DeadLetter) {
@@ -341,10 +341,10 @@ func (s *stage) waitVices(t *testing.T, v *villain, vices []vice, first int64, b
 	return b
 }
 
-func (b *viceBooks) repeats(t *testing.T, hits []villainHit) {
+func (b *faultLedger) repeats(t *testing.T, hits []faultyServerHit) {
 	t.Helper()
 	began := map[int]time.Time{}
-	var before villainHit
+	var before faultyServerHit
 	for _, h := range hits {
 		// A kept connection that ends before a reply may have ended before the request: it is made once more on a new one.
 		if before.attempt == h.attempt && before.silent && before.kept && !h.kept {
@@ -367,7 +367,7 @@ func (b *viceBooks) repeats(t *testing.T, hits []villainHit) {
 	}
 }
 
-// wantDurations asks each vice's deliveries: no attempt took longer than the time-out.
+// wantDurations reads the deliveries of each fault and fails if an attempt took longer than the timeout.
 func wantDurations(t *testing.T, p *harness.Proc, users int, first int64, timeout time.Duration, began time.Time) {
 	t.Helper()
 	longest, attempts := 0.0, 0

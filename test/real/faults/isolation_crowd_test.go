@@ -225,7 +225,7 @@ func (f traffic) user(n int64) int64 {
 }
 
 // run writes events at a steady rate. Meanwhile it calls look twice a second.
-func (c *crowd) run(t testing.TB, s *stage, f traffic, look func()) phase {
+func (c *crowd) run(t testing.TB, s *env, f traffic, look func()) phase {
 	t.Helper()
 	cl := harness.Client(t, s.brokers, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(2*time.Millisecond))
 	p := phase{hung: f.hung}
@@ -258,7 +258,7 @@ func (c *crowd) run(t testing.TB, s *stage, f traffic, look func()) phase {
 }
 
 // backlog writes total events at once.
-func (c *crowd) backlog(t testing.TB, s *stage, f traffic, total int64) phase {
+func (c *crowd) backlog(t testing.TB, s *env, f traffic, total int64) phase {
 	t.Helper()
 	var records []*kgo.Record
 	p := phase{hung: f.hung}
@@ -280,7 +280,7 @@ func (c *crowd) backlog(t testing.TB, s *stage, f traffic, total int64) phase {
 }
 
 // startHandwritten runs the hand-written consumer that the benchmark compares with: 64 workers, no queue per user.
-func startHandwritten(t testing.TB, s *stage, base string) (stop func()) {
+func startHandwritten(t testing.TB, s *env, base string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(harness.Bench(t), "handwritten", "--kafka", s.brokers, "--group", s.topics.Group+"-handwritten", "--topic", s.topics.DLR, "--base", base)
 	in, err := cmd.StdinPipe() // it stays until its input ends

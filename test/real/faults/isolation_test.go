@@ -10,17 +10,17 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// crowdStage is a stage whose users are a crowd's.
-func crowdStage(t *testing.T, c *crowd, users int64) *stage {
+// crowdEnv is an env whose users are a crowd's.
+func crowdEnv(t *testing.T, c *crowd, users int64) *env {
 	t.Helper()
 	broker := harness.Kafka
 	if long() {
 		broker = harness.OwnKafka // on a shared one the p99 without anybody hanging rose from 28 to 236 ms over twelve cases
 	}
-	s := newStage(t, broker(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12", "--dispatch.timeout="+pick("2s", "10s"))
+	s := newEnv(t, broker(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12", "--dispatch.timeout="+pick("2s", "10s"))
 	var records []*kgo.Record
 	for user := int64(1); user <= users; user++ {
-		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/dlr/%d?token=%s", c.addr, user, stageToken), Auth: "crowd:" + stagePassword}))
+		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/dlr/%d?token=%s", c.addr, user, envToken), Auth: "crowd:" + envPassword}))
 	}
 	harness.ProduceMany(t, s.brokers, records)
 	return s
@@ -77,7 +77,7 @@ func isolate(t *testing.T, f traffic) {
 	rec := newCase(t, "13", f.String(), loadRate(f.perSecond, f.lasts))
 	rec.did("events of %d healthy users, before, while and after %v", f.users-f.hung, f)
 	c := newCrowd(t)
-	s := crowdStage(t, c, f.users)
+	s := crowdEnv(t, c, f.users)
 	c.schedule = s.schedule
 	p := s.start(t)
 	var m memory
@@ -117,7 +117,7 @@ func isolate(t *testing.T, f traffic) {
 
 // account waits until each event of a phase is delivered, or dead after all attempts to one who hung, now that nobody
 // hangs.
-func (c *crowd) account(t *testing.T, s *stage, p phase, timeout time.Duration) (missing, delivered, dead int) {
+func (c *crowd) account(t *testing.T, s *env, p phase, timeout time.Duration) (missing, delivered, dead int) {
 	t.Helper()
 	every := int32(1)<<(len(s.schedule)+2) - 2 // attempts 1 to 3, a bit each
 	for deadline := time.Now().Add(timeout); ; harness.Pass(500 * time.Millisecond) {
@@ -165,7 +165,7 @@ func isolateHandwritten(t *testing.T, f traffic) {
 	rec := newCase(t, "13h", "for comparison, a hand-written consumer: "+f.String(), loadRate(f.perSecond, f.lasts))
 	rec.did("the same load, consumed by a pool of 64 workers with a commit per batch")
 	c := newCrowd(t)
-	s := crowdStage(t, c, f.users)
+	s := crowdEnv(t, c, f.users)
 	stop := startHandwritten(t, s, "http://"+c.addr)
 	calm := f
 	calm.perSecond, calm.hung, calm.percent, calm.lasts = f.perSecond*int(100-f.percent)/100, 0, 0, min(f.lasts, pick(3*time.Second, 20*time.Second))
@@ -194,7 +194,7 @@ func TestIsolationBacklog(t *testing.T) {
 		rec := newCase(t, "13b", "a backlog, 2% for one who hangs", load)
 		rec.did("a backlog was written, then the service started; one user of a thousand, to whom 2%% of it goes, hangs")
 		c := newCrowd(t)
-		s := crowdStage(t, c, f.users)
+		s := crowdEnv(t, c, f.users)
 		c.schedule = s.schedule
 		c.misbehave(f.hung, false)
 		p := c.backlog(t, s, f, total)
@@ -225,7 +225,7 @@ func TestIsolationBacklog(t *testing.T) {
 		rec := newCase(t, "13b", "for comparison, a hand-written consumer: a backlog, 2% for one who hangs", load)
 		rec.did("the same backlog, consumed by a pool of 64 workers with a commit per batch")
 		c := newCrowd(t)
-		s := crowdStage(t, c, f.users)
+		s := crowdEnv(t, c, f.users)
 		c.misbehave(f.hung, false)
 		p := c.backlog(t, s, f, total)
 		stop := startHandwritten(t, s, "http://"+c.addr)

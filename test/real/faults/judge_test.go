@@ -68,13 +68,13 @@ func newJudge(t testing.TB, m manner) *judge {
 
 // What no log and no figure of any case may show.
 const (
-	stageToken    = "token-of-the-stage-f1c7"
-	stagePassword = "password-of-the-stage-93ab"
+	envToken    = "token-of-the-env-f1c7"
+	envPassword = "password-of-the-env-93ab"
 )
 
 // url is where a user's events of a kind go.
 func (j *judge) url(kind string, user int64) string {
-	return "http://" + j.addr + "/" + kind + "/" + strconv.FormatInt(user, 10) + "?token=" + stageToken
+	return "http://" + j.addr + "/" + kind + "/" + strconv.FormatInt(user, 10) + "?token=" + envToken
 }
 
 // behave changes how endpoints answer from the next request on.

@@ -17,7 +17,7 @@ func TestBroker(t *testing.T) {
 	rec := newCase(t, "2a", "the only broker is killed", loadRate(rate, away+10*time.Second))
 	rec.did("a single broker is killed with SIGKILL under the load of two instances, stays away for %v and is started again", away)
 	k := harness.OwnKafka(t)
-	s := newStage(t, k.Addr, harness.Redis(t).Addr, 300)
+	s := newEnv(t, k.Addr, harness.Redis(t).Addr, 300)
 	members := s.members(t, 2)
 	l := s.load(t, rate)
 	s.judge.wait(t, 2*rate, patience)
@@ -37,7 +37,7 @@ func TestBroker(t *testing.T) {
 }
 
 // sessionTime is within what a group finds itself together again after an outage of Kafka.
-func (s *stage) sessionTime() time.Duration { return 6 * time.Second }
+func (s *env) sessionTime() time.Duration { return 6 * time.Second }
 
 func wantAlive(t testing.TB, members []*harness.Proc) {
 	t.Helper()
@@ -56,7 +56,7 @@ func TestBrokers(t *testing.T) {
 	rec.did("three brokers, three replicas, two of them in sync for each write: one broker is killed, %v later a second one, so that "+
 		"Kafka refuses all writes and commits, %v later both are started again", each, each)
 	c := harness.OwnCluster(t)
-	s := newStage(t, c.Addr, harness.Redis(t).Addr, 300)
+	s := newEnv(t, c.Addr, harness.Redis(t).Addr, 300)
 	members := s.members(t, 2)
 	l := s.load(t, rate)
 	s.judge.wait(t, 2*rate, patience)

@@ -41,7 +41,7 @@ func TestKill(t *testing.T) {
 	rate, lasts := pick(500, 5000), pick(6*time.Second, time.Minute)
 	rec := newCase(t, "1", "kill -9 of one of three instances", loadRate(rate, lasts))
 	rec.did("one of three instances is killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout="+pick("4s", "2s"))
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout="+pick("4s", "2s"))
 	// Each of the three is a version of its own, so that the judge knows whose requests may be made again.
 	members := make([]*harness.Proc, 3)
 	start := func(n int) {
@@ -89,7 +89,7 @@ func saidOf(all []*harness.Proc, text string) (n int) {
 }
 
 // members starts n instances and waits until they are ready.
-func (s *stage) members(t testing.TB, n int, flags ...string) []*harness.Proc {
+func (s *env) members(t testing.TB, n int, flags ...string) []*harness.Proc {
 	t.Helper()
 	var all []*harness.Proc
 	for range n {
@@ -107,7 +107,7 @@ func TestStorm(t *testing.T) {
 	rate, lasts, n := pick(300, 2000), pick(5*time.Second, time.Minute), pick(4, 8)
 	rec := newCase(t, "5", "rebalance storm", loadRate(rate, lasts))
 	rec.did("%d members; for %v, each second one of them, by chance, is told to stop by SIGTERM and another one started", n, lasts)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--topics.partitions="+pick("8", "16"), "--shutdown.grace=15s")
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--topics.partitions="+pick("8", "16"), "--shutdown.grace=15s")
 	members := s.members(t, n)
 	l := s.load(t, rate)
 	s.judge.wait(t, rate, patience)
@@ -144,7 +144,7 @@ func wantExit(t testing.TB, p *harness.Proc, code int) time.Duration {
 }
 
 // wantNarrow wants no endpoint with more than three requests at once.
-func wantNarrow(t testing.TB, s *stage, rec *caseRecord) {
+func wantNarrow(t testing.TB, s *env, rec *caseRecord) {
 	t.Helper()
 	s.judge.mu.Lock()
 	defer s.judge.mu.Unlock()
@@ -161,7 +161,7 @@ func TestSigterm(t *testing.T) {
 	rate, rounds := pick(500, 3000), pick(2, 6)
 	rec := newCase(t, "10", "SIGTERM under load", loadRate(rate, time.Duration(rounds)*2*time.Second)+", requests of up to 2 s")
 	rec.did("the only instance is told to stop by SIGTERM in the middle of its work and started again, %d times; shutdown.grace is 15 s", rounds)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500)
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500)
 	s.judge.behave(func(kind string, user int64, attempt int) (int, time.Duration) {
 		status, after := usual(kind, user, attempt)
 		if user%50 == 7 {
@@ -207,7 +207,7 @@ func TestRolling(t *testing.T) {
 	rate := pick(500, 2000)
 	rec := newCase(t, "11", "rolling restart, static membership", loadRate(rate, 15*time.Second))
 	rec.did("three instances with kafka.instance_id are stopped by SIGTERM and started again, one after the other")
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=45s")
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout=45s")
 	names := []string{"a", "b", "c"}
 	members := map[string]*harness.Proc{}
 	for _, name := range names {
@@ -240,7 +240,7 @@ func TestRolling(t *testing.T) {
 }
 
 // idle is the longest time between two first attempts of events of one partition of delivery reports.
-func (b *books) idle(from, to time.Time) (longest time.Duration, where string) {
+func (b *ledger) idle(from, to time.Time) (longest time.Duration, where string) {
 	starts := map[string][]time.Time{}
 	for id, s := range b.seen {
 		record := b.produced[id].record

@@ -11,7 +11,7 @@ import (
 // TestLedgerSees: the ledger sees each of the faults it is there for, and none where there is none.
 func TestLedgerSees(t *testing.T) {
 	began := time.Now()
-	s := &stage{judge: &judge{began: began}, schedule: []time.Duration{time.Second, 2 * time.Second}}
+	s := &env{judge: &judge{began: began}, schedule: []time.Duration{time.Second, 2 * time.Second}}
 	try := func(attempt int32, start, end time.Duration, ok bool) hit {
 		return hit{attempt: attempt, start: start, end: end, ok: ok}
 	}
@@ -55,7 +55,7 @@ func TestLedgerSees(t *testing.T) {
 		"long before a crash":        {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1, unexplained: 1},
 		"after a crash":              {hits: []hit{try(1, 7*sec, 7*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1, unexplained: 1},
 	} {
-		b := &books{s: s, seen: map[string]*seen{"x/0/0": {hits: c.hits}}, waiting: map[string][]*kgo.Record{"x/0/0": c.waiting}}
+		b := &ledger{s: s, seen: map[string]*seen{"x/0/0": {hits: c.hits}}, waiting: map[string][]*kgo.Record{"x/0/0": c.waiting}}
 		may := judgement{faults: c.faults}
 		again, unexplained := b.again(may)
 		early, wrong := b.early(may), b.beyond()
@@ -70,8 +70,8 @@ func TestLedgerSees(t *testing.T) {
 func TestLedgerMisses(t *testing.T) {
 	j := &judge{began: time.Now(), numbers: map[string]int32{}, revoked: map[int64][]int{7: {0}}, names: []string{"t/0/5"}, hits: make([]hit, 1)}
 	ok := &seen{hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}
-	b := &books{
-		s: &stage{judge: j, schedule: []time.Duration{time.Second}},
+	b := &ledger{
+		s: &env{judge: j, schedule: []time.Duration{time.Second}},
 		produced: map[string]produced{
 			"t/0/0": {}, "t/0/1": {}, "t/0/2": {purpose: filtered}, "t/0/3": {}, "t/0/4": {}, "t/0/5": {ids: []int64{7}}, "t/0/6": {ids: []int64{7, 8}},
 		},
@@ -111,8 +111,8 @@ func TestLedgerSwaps(t *testing.T) {
 		"neither":  {map[string]bool{}, false, true},
 	} {
 		j := &judge{began: time.Now(), numbers: map[string]int32{}}
-		b := &books{
-			s:        &stage{judge: j, schedule: []time.Duration{time.Second}},
+		b := &ledger{
+			s:        &env{judge: j, schedule: []time.Duration{time.Second}},
 			produced: map[string]produced{"c/0/0": {}, "c/0/1": {purpose: duplicate, first: "c/0/0"}, "x/0/0": {}},
 			seen:     map[string]*seen{"x/0/0": {hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}},
 			waiting:  map[string][]*kgo.Record{},
@@ -165,8 +165,8 @@ func TestLedgerTwice(t *testing.T) {
 		"revoked twice, crash":      {seen: once, revoked: []int{0, 1}, faults: crash, again: 1},
 	} {
 		j := &judge{began: began, names: []string{"r/0/0", "r/0/1"}, hits: []hit{once.hits[0], later.hits[0]}, revoked: map[int64][]int{}}
-		b := &books{
-			s: &stage{judge: j}, produced: map[string]produced{"r/0/0": c.produced}, seen: map[string]*seen{"r/0/1": later},
+		b := &ledger{
+			s: &env{judge: j}, produced: map[string]produced{"r/0/0": c.produced}, seen: map[string]*seen{"r/0/1": later},
 			dead: map[string][]*kgo.Record{},
 		}
 		if c.seen != nil {
@@ -215,8 +215,8 @@ func TestLedgerDeadTooSoon(t *testing.T) {
 		"never":          {nil, letter(exhausted, "3"), true},
 		"with a success": {tries(true, 1, 2, 3), letter(exhausted, "3"), true},
 	} {
-		b := &books{
-			s: &stage{schedule: []time.Duration{time.Second, time.Second}}, dead: map[string][]*kgo.Record{"x/0/0": {c.letter}}, seen: map[string]*seen{},
+		b := &ledger{
+			s: &env{schedule: []time.Duration{time.Second, time.Second}}, dead: map[string][]*kgo.Record{"x/0/0": {c.letter}}, seen: map[string]*seen{},
 		}
 		if c.seen != nil {
 			b.seen["x/0/0"] = c.seen

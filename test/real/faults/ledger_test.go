@@ -37,9 +37,9 @@ type span struct {
 	by       string // User-Agent of the only instance it befell, "" if it befell all
 }
 
-// books is the ledger of a case.
-type books struct {
-	s        *stage
+// ledger is the ledger of a case.
+type ledger struct {
+	s        *env
 	produced map[string]produced
 	dead     map[string][]*kgo.Record
 	waiting  map[string][]*kgo.Record
@@ -51,12 +51,12 @@ type books struct {
 }
 
 // sources are the topics events are written to.
-func (s *stage) sources() []string {
+func (s *env) sources() []string {
 	return []string{s.topics.DLR, s.topics.Click, s.topics.Inbound, s.topics.Revocation}
 }
 
 // waits are the topics that wait.
-func (s *stage) waits() []string {
+func (s *env) waits() []string {
 	var all []string
 	for _, source := range s.sources() {
 		for _, d := range s.schedule {
@@ -70,7 +70,7 @@ func (s *stage) waits() []string {
 }
 
 // readSources gives what was produced, and fails if an acknowledged event is not there.
-func (s *stage) readSources(t testing.TB, acked map[string]bool) map[string]produced {
+func (s *env) readSources(t testing.TB, acked map[string]bool) map[string]produced {
 	t.Helper()
 	all := map[string]produced{}
 	clicked := map[[2]int64]string{}
@@ -91,7 +91,7 @@ func (s *stage) readSources(t testing.TB, acked map[string]bool) map[string]prod
 	return all
 }
 
-func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) produced {
+func (s *env) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) produced {
 	t.Helper()
 	var v struct {
 		User int64 `json:"user_id"`
@@ -121,10 +121,10 @@ func (s *stage) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) p
 }
 
 // drain waits until every event that is to be sent is delivered or dead and the group has no lag, and then for more
-// requests than there should be, and gives the books. It gives the books of what is when the time is over, too.
-func (s *stage) drain(t testing.TB, acked map[string]bool, timeout time.Duration) *books {
+// requests than there should be, and returns the ledger. When the time is over it returns the ledger as it is then.
+func (s *env) drain(t testing.TB, acked map[string]bool, timeout time.Duration) *ledger {
 	t.Helper()
-	b := &books{s: s, produced: s.readSources(t, acked)}
+	b := &ledger{s: s, produced: s.readSources(t, acked)}
 	adm := kadm.NewClient(harness.Client(t, s.brokers))
 	for deadline := time.Now().Add(timeout); ; harness.Pass(300 * time.Millisecond) {
 		b.readFates(t)
@@ -151,7 +151,7 @@ func (s *stage) drain(t testing.TB, acked map[string]bool, timeout time.Duration
 	return b
 }
 
-func (b *books) readFates(t testing.TB) {
+func (b *ledger) readFates(t testing.TB) {
 	t.Helper()
 	b.dead = map[string][]*kgo.Record{}
 	deadIDs := map[int64]bool{} // of revocations: a dead batch's identity is not that of its records
@@ -179,7 +179,7 @@ func (b *books) readFates(t testing.TB) {
 
 // swapClicks lets the second click of a message stand for the first where that one was sent: while Redis is away clicks
 // wait in overflow topics, and the one that comes back first is the first that is known.
-func (b *books) swapClicks(ok map[string]bool) {
+func (b *ledger) swapClicks(ok map[string]bool) {
 	fated := func(id string) bool { return ok[id] || b.dead[id] != nil }
 	for second, p := range b.produced {
 		if p.first == "" || !fated(second) || fated(p.first) {
@@ -197,7 +197,7 @@ func allIn(ids []int64, set map[int64]bool) bool {
 }
 
 // lag is how many records of all topics the group has not committed; -1 if it can't be asked now.
-func (s *stage) lag(adm *kadm.Client) int64 {
+func (s *env) lag(adm *kadm.Client) int64 {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	topics := append(s.sources(), s.waits()...)
@@ -231,8 +231,8 @@ type judgement struct {
 // commitTime is how long what is finished may stay without a commit: the time between two, and a round trip.
 const commitTime = time.Second + 500*time.Millisecond
 
-// judge closes the books: it counts, writes the case's row, and fails the test for what must not be.
-func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
+// judge closes the ledger: it counts, writes the case's row, and fails the test for what must not be.
+func (b *ledger) judge(t testing.TB, rec *caseRecord, may judgement) {
 	t.Helper()
 	b.slack = harness.Slack(b.s.judge.began)
 	if lost := b.s.lost(t); len(lost) > 0 {
@@ -297,7 +297,7 @@ func (b *books) judge(t testing.TB, rec *caseRecord, may judgement) {
 }
 
 // deadRevocations moves revocations whose batch is dead from the delivered to the dead.
-func (b *books) deadRevocations(t testing.TB, r *result) {
+func (b *ledger) deadRevocations(t testing.TB, r *result) {
 	t.Helper()
 	_, delivered := b.s.judge.succeeded()
 	for id, p := range b.produced {
@@ -309,7 +309,7 @@ func (b *books) deadRevocations(t testing.TB, r *result) {
 }
 
 // again counts the requests made again, and names those that nothing explains.
-func (b *books) again(may judgement) (n int, unexplained []string) {
+func (b *ledger) again(may judgement) (n int, unexplained []string) {
 	for id, s := range b.seen {
 		first := map[int32]hit{}
 		repeated := false
@@ -340,7 +340,7 @@ func (b *books) again(may judgement) (n int, unexplained []string) {
 
 // revokedAgain counts ids that were told as revoked again, in a batch of another identity, and names those that nothing
 // explains. What was read again is put into batches anew.
-func (b *books) revokedAgain(may judgement) (n int, unexplained []string) {
+func (b *ledger) revokedAgain(may judgement) (n int, unexplained []string) {
 	j := b.s.judge
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -367,7 +367,7 @@ func (b *books) revokedAgain(may judgement) (n int, unexplained []string) {
 
 // givenUpAgain names events that have two dead letters, or one though they were delivered or are not to be sent, where
 // neither a fault nor a repeated attempt is behind it.
-func (b *books) givenUpAgain(may judgement) (ids []string) {
+func (b *ledger) givenUpAgain(may judgement) (ids []string) {
 	for id, letters := range b.dead {
 		repeated := false
 		var s seen
@@ -397,7 +397,7 @@ func (b *books) givenUpAgain(may judgement) (ids []string) {
 
 // explained tells whether a request fell into a fault of its instance, or into the time before it that may not be
 // committed. A hit whose instance isn't known may be any's.
-func (b *books) explained(h hit, faults []span) bool {
+func (b *ledger) explained(h hit, faults []span) bool {
 	start := b.s.judge.began.Add(h.start)
 	return slices.ContainsFunc(faults, func(f span) bool {
 		from, to := f.from.Add(-commitTime-b.slack), f.to.Add(500*time.Millisecond)
@@ -412,7 +412,7 @@ func (b *books) explained(h hit, faults []span) bool {
 // storedTwice tells whether an event was stored in a waiting topic, with so many attempts made, so shortly before a fault
 // that its offset may not have been committed: it is then both in that topic and read again, and made twice later.
 // attempts -1 stands for any number of them. The instance that stored it is the one that made its last attempt.
-func (b *books) storedTwice(id string, attempts int, faults []span) bool {
+func (b *ledger) storedTwice(id string, attempts int, faults []span) bool {
 	return slices.ContainsFunc(b.waiting[id], func(r *kgo.Record) bool {
 		n, err := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
 		if err != nil || attempts >= 0 && n != attempts {
@@ -432,7 +432,7 @@ func (b *books) storedTwice(id string, attempts int, faults []span) bool {
 }
 
 // ahead is how long before the next fault a request had ended.
-func (b *books) ahead(h hit, faults []span) time.Duration {
+func (b *ledger) ahead(h hit, faults []span) time.Duration {
 	end, next := b.s.judge.began.Add(h.end), time.Duration(-1)
 	for _, f := range faults {
 		if d := f.from.Sub(end); d > 0 && (next < 0 || d < next) {
@@ -443,7 +443,7 @@ func (b *books) ahead(h hit, faults []span) time.Duration {
 }
 
 // deadTooSoon names events that were given up without all their attempts having been made and having failed.
-func (b *books) deadTooSoon() (ids []string) {
+func (b *ledger) deadTooSoon() (ids []string) {
 	attempts := len(b.s.schedule) + 1
 	for id, letters := range b.dead {
 		made := map[int32]bool{}
@@ -469,7 +469,7 @@ func (b *books) deadTooSoon() (ids []string) {
 }
 
 // beyond names attempts numbered wrongly.
-func (b *books) beyond() (ids []string) {
+func (b *ledger) beyond() (ids []string) {
 	for id, s := range b.seen {
 		for _, h := range s.hits {
 			if h.attempt < 1 || int(h.attempt) > len(b.s.schedule)+1 {
@@ -482,7 +482,7 @@ func (b *books) beyond() (ids []string) {
 
 // early names attempts that were made before they were due: by the schedule from the end of the one before, and by
 // the due time in their records' headers. Another instance may make an attempt than the one that wrote its due time.
-func (b *books) early(may judgement) (ids []string) {
+func (b *ledger) early(may judgement) (ids []string) {
 	for id, s := range b.seen {
 		ended := map[int32]time.Duration{} // the earliest end of each attempt
 		times := map[int32]int{}
@@ -509,7 +509,7 @@ func (b *books) early(may judgement) (ids []string) {
 }
 
 // due is the earliest due time of the records of an event that wait after so many attempts.
-func (b *books) due(id string, attempts int) (due time.Time, stored bool) {
+func (b *ledger) due(id string, attempts int) (due time.Time, stored bool) {
 	for _, r := range b.waiting[id] {
 		n, _ := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
 		at, err := time.Parse(time.RFC3339, harness.Header(r, "smshooks-due"))
@@ -521,7 +521,7 @@ func (b *books) due(id string, attempts int) (due time.Time, stored bool) {
 }
 
 // recovery is how long after the end of the fault a first attempt was last more than a second behind its event.
-func (b *books) recovery(healed time.Time) time.Duration {
+func (b *ledger) recovery(healed time.Time) time.Duration {
 	var last time.Time
 	for id, s := range b.seen {
 		p, ok := b.produced[id]
@@ -537,7 +537,7 @@ func (b *books) recovery(healed time.Time) time.Duration {
 }
 
 // delays gives the median and the 99th percentile of first attempts behind their events.
-func (b *books) delays() (p50, p99, worst time.Duration) {
+func (b *ledger) delays() (p50, p99, worst time.Duration) {
 	var all []time.Duration
 	for id, s := range b.seen {
 		if p, ok := b.produced[id]; ok && len(s.hits) > 0 && len(p.ids) == 0 {
@@ -553,7 +553,7 @@ func (b *books) delays() (p50, p99, worst time.Duration) {
 
 // wantPurposes compares the fates that instances counted with those the events call for. It is right only if no
 // instance was killed and nothing was read again.
-func (b *books) wantPurposes(t testing.TB, members ...*harness.Proc) {
+func (b *ledger) wantPurposes(t testing.TB, members ...*harness.Proc) {
 	t.Helper()
 	want := map[string]float64{notConfigured: 0, filtered: 0, duplicate: 0}
 	for _, p := range b.produced {

@@ -79,7 +79,7 @@ func link(t *testing.T, c linkCase) {
 		did += tr.name + ": " + tr.what + "; "
 	}
 	rec.did("%s for %v each, by toxiproxy between two instances and the server", strings.TrimSuffix(did, "; "), lasts)
-	s := newStage(t, c.brokers, c.redis, 300)
+	s := newEnv(t, c.brokers, c.redis, 300)
 	s.serve = c.serve
 	members := s.members(t, 2)
 	l := s.load(t, rate)

@@ -46,7 +46,7 @@ func TestTraffic(t *testing.T) {
 // TestLoadFails: events of every kind are among those of the users whose endpoints fail once, and always.
 func TestLoadFails(t *testing.T) {
 	for _, users := range []int64{200, 300, 500, 2000} {
-		s := &stage{users: users}
+		s := &env{users: users}
 		s.topics.DLR, s.topics.Click, s.topics.Inbound, s.topics.Revocation = "dlr", "click", "inbound", "revocation"
 		once, always := map[string]int{}, map[string]int{}
 		for n := range int64(100_000) {

@@ -26,7 +26,7 @@ func TestPoison(t *testing.T) {
 	total := int64(pick(6_000, 200_000))
 	rec := newCase(t, "6", "poison in the source topics", fmt.Sprintf("%s records", count(int(total))))
 	rec.did("a tenth of the records was of %d kinds that no event can be made of (no JSON, no UTF-8, wrong types, too deep), some more only looked wrong", len(kinds))
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
 	p := s.start(t)
 	var bad, good, sound []*kgo.Record // sound: those of good that only look wrong
 	var all []*kgo.Record
@@ -74,16 +74,16 @@ func TestPoison(t *testing.T) {
 			t.Errorf("%s only looks wrong, and was not delivered: %.200q", id, r.Value)
 		}
 	}
-	books := books{s: s, seen: settled.seen, dead: map[string][]*kgo.Record{}}
+	ledger := ledger{s: s, seen: settled.seen, dead: map[string][]*kgo.Record{}}
 	for _, r := range good {
 		if id := identity(r); settled.dead[id] != nil {
-			books.dead[id] = []*kgo.Record{settled.dead[id]}
+			ledger.dead[id] = []*kgo.Record{settled.dead[id]}
 		}
 	}
-	if wrong := books.deadTooSoon(); len(wrong) > 0 {
+	if wrong := ledger.deadTooSoon(); len(wrong) > 0 {
 		t.Errorf("%d dead letters without three failed attempts, such as %v", len(wrong), wrong[:min(len(wrong), 5)])
 	}
-	early := books.early(judgement{})
+	early := ledger.early(judgement{})
 	if len(early) > 0 {
 		t.Errorf("%d attempts were early, such as %v", len(early), early[:min(len(early), 5)])
 	}
@@ -118,7 +118,7 @@ type fates struct {
 }
 
 // waitFates waits until all good records are delivered or dead, and as many dead letters of bad ones are there.
-func (s *stage) waitFates(t testing.TB, good []*kgo.Record, bad int, timeout time.Duration) fates {
+func (s *env) waitFates(t testing.TB, good []*kgo.Record, bad int, timeout time.Duration) fates {
 	t.Helper()
 	var f fates
 	for deadline := time.Now().Add(timeout); ; harness.Pass(300 * time.Millisecond) {
@@ -165,7 +165,7 @@ func (f fates) count(records []*kgo.Record) (delivered, dead int) {
 }
 
 // repeated counts requests made again under the same number, and those beyond the schedule.
-func (f fates) repeated(s *stage) (again, beyond int) {
+func (f fates) repeated(s *env) (again, beyond int) {
 	for _, e := range f.seen {
 		numbers := map[int32]bool{}
 		for _, h := range e.hits {
@@ -209,7 +209,7 @@ func wantDeadLetters(t *testing.T, bad []*kgo.Record, dead map[string]*kgo.Recor
 // can be, and what comes behind them in their partitions is on time.
 func TestPoisonedHeaders(t *testing.T) {
 	harness.Need(t)
-	s := newStageOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 40, []time.Duration{time.Second, 2 * time.Second}) // both forms
+	s := newEnvOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 40, []time.Duration{time.Second, 2 * time.Second}) // both forms
 	records, reasons := wrongHeaders(s.topics, 2)
 	rec := newCase(t, "6b", "poisoned headers in waiting topics", fmt.Sprintf("%d records", len(records)))
 	rec.did("records with absent, unreadable, doubled and extreme headers were written to a retry and an overflow topic, and one without a user behind them")
@@ -271,7 +271,7 @@ func TestPoisonedHeaders(t *testing.T) {
 // counted, and hold nothing up.
 func TestPoisonedSettings(t *testing.T) {
 	harness.Need(t)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 20)
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 20)
 	o := s.options()
 	o.Env = append(o.Env, "SMSHOOKS_SECRETS_KEY=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
 	key, stderr, code := harness.Run(t, o, "keys", "create", "--user", "2")

@@ -1,4 +1,4 @@
-// Package faults_test breaks the world around the program, and the program itself, and has the customers' web server
+// Package faults_test breaks what is around the program, and the program itself, and has the customers' web server
 // and Kafka's topics judge what became of each event. Every case leaves a line for docs/reliability.md.
 //
 // The cases have a short form, a few seconds of load, which runs with the rest of the real floor, and a long form with

@@ -19,7 +19,7 @@ func TestRefused(t *testing.T) {
 	rec := newCase(t, "9a", "max.message.bytes exceeded", loadRate(rate, 2*lasts))
 	rec.did("max.message.bytes of the first retry topic, then of the dead-letter topic, is set to 100 for %v each, so that the broker "+
 		"refuses every record for it, and then back", lasts)
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
 	p := s.start(t)
 	l := s.load(t, rate)
 	s.judge.wait(t, rate, patience)
@@ -45,7 +45,7 @@ func TestRefused(t *testing.T) {
 }
 
 // limit sets max.message.bytes of a topic.
-func (s *stage) limit(t testing.TB, topic, bytes string) {
+func (s *env) limit(t testing.TB, topic, bytes string) {
 	t.Helper()
 	adm := kadm.NewClient(harness.Client(t, s.brokers))
 	name := "max.message.bytes"
@@ -60,9 +60,9 @@ func (s *stage) limit(t testing.TB, topic, bytes string) {
 
 // healthy is the 99th percentile of first attempts behind their events, of events that are delivered by their first
 // attempt, begun between two times.
-func (s *stage) healthy(t testing.TB, from, to time.Time) time.Duration {
+func (s *env) healthy(t testing.TB, from, to time.Time) time.Duration {
 	t.Helper()
-	b := &books{s: s, produced: s.readSources(t, nil), seen: map[string]*seen{}}
+	b := &ledger{s: s, produced: s.readSources(t, nil), seen: map[string]*seen{}}
 	for id, e := range s.judge.events() {
 		p, ok := b.produced[id]
 		if ok && p.at.After(from) && p.at.Before(to) && len(e.hits) > 0 && e.hits[0].ok {
@@ -84,7 +84,7 @@ func TestDiskFull(t *testing.T) {
 	rec.did("the disk the broker writes to is filled up under load by another file, for %v; then that file is removed and the broker, "+
 		"which ends itself when it cannot write, started again", lasts)
 	k, disk := harness.SmallDiskKafka(t, 400)
-	s := newStage(t, k.Addr, harness.Redis(t).Addr, 300)
+	s := newEnv(t, k.Addr, harness.Redis(t).Addr, 300)
 	p := s.start(t)
 	s.judge.behave(func(kind string, user int64, attempt int) (int, time.Duration) {
 		if attempt == 1 && user%2 == 0 {

@@ -49,7 +49,7 @@ what was given up, the retry and overflow topics what still waits.
 that were made once more under the same attempt number; contract 4 allows them only after a crash, for what was in flight or finished
 since the last commit (one second), or where a request outlasts a rebalance or the grace. Where Kafka itself cannot be reached no commit gets
 through, and what was finished meanwhile is counted as after a crash. *Unexplained* are all others. An event may be dead only if the customers'
-web server saw all three of its attempts fail; in 7, where many endpoints cannot be reached, the dead letter has to say what the vice calls for.
+web server saw all three of its attempts fail; in 7, where many endpoints cannot be reached, the dead letter has to say what the fault calls for.
 *Beyond* are attempts beyond the third, *early* those before they were due. *Recovery* is the time from the end of the fault until first
 attempts follow their events within a second again. "–" is not counted in that case.
 `

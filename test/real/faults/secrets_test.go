@@ -24,7 +24,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// canary is a text that occurs once in the world.
+// canary is a text that occurs nowhere else.
 func canary(prefix string) string {
 	var b [6]byte
 	_, _ = rand.Read(b[:])
@@ -68,7 +68,7 @@ func TestSecrets(t *testing.T) {
 	rec := newCase(t, "16", "secrets", "every way in and out, at log level debug")
 	rec.did("settings, keys, good and bad requests to the API and the page, failing endpoints, dead letters, replays, unreadable records, wrong settings; then all that came out was searched")
 	v := &vault{t: t, secrets: map[string]string{}, looked: map[string]int{}}
-	s := newStage(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--log.level=debug", "--dispatch.timeout=1s")
+	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1, "--log.level=debug", "--dispatch.timeout=1s")
 	var sealing [32]byte
 	_, _ = rand.Read(sealing[:])
 	o := s.options()
@@ -281,7 +281,7 @@ func (v *vault) openPage(p *harness.Proc, key string, settings url.Values) {
 }
 
 // poisonSettings writes records that cannot be read and have secrets in them.
-func (v *vault) poisonSettings(s *stage, auth string) {
+func (v *vault) poisonSettings(s *env, auth string) {
 	v.t.Helper()
 	bad := v.has("auth in an unreadable record", canary("unreadable"))
 	var records []*kgo.Record
@@ -302,7 +302,7 @@ func (v *vault) poisonSettings(s *stage, auth string) {
 }
 
 // failEndpoints has events delivered, fail in every way, and die; an instance that lost its key has its say, too.
-func (v *vault) failEndpoints(t *testing.T, s *stage, recv *harness.Receiver, p *harness.Proc, token string) {
+func (v *vault) failEndpoints(t *testing.T, s *env, recv *harness.Receiver, p *harness.Proc, token string) {
 	t.Helper()
 	query := "?token=" + token
 	urls := []string{
@@ -357,7 +357,7 @@ func (v *vault) wrongSettings(t *testing.T, o harness.Options) {
 
 // searchTopics looks through everything the program wrote to Kafka. Credentials are sealed in what it writes; the
 // config topic also holds what this test wrote.
-func (v *vault) searchTopics(t *testing.T, s *stage) {
+func (v *vault) searchTopics(t *testing.T, s *env) {
 	t.Helper()
 	for _, topic := range append(s.waits(), s.topics.DeadLetter) {
 		for _, r := range harness.Consume(t, s.brokers, topic) {
@@ -379,7 +379,7 @@ func (v *vault) searchTopics(t *testing.T, s *stage) {
 }
 
 // searchRedis looks through all keys of the program. URLs are kept there; credentials are sealed.
-func (v *vault) searchRedis(t *testing.T, s *stage) {
+func (v *vault) searchRedis(t *testing.T, s *env) {
 	t.Helper()
 	cl := redis.NewClient(&redis.Options{Addr: s.redis})
 	defer cl.Close()

@@ -1,5 +1,5 @@
-// Package harness gives the real floor its world: a real Kafka and a real Redis in containers, the program as a child
-// process, and an HTTP receiver that remembers what it got.
+// Package harness starts what the tests of the real floor run against: a real Kafka and a real Redis in containers, the
+// program as a child process, and an HTTP receiver that records its requests.
 //
 // A test says what it needs (Kafka, Redis, Start, NewReceiver) and everything ends with it. One Kafka and one Redis are
 // shared by all tests of a process, which keep apart by topic names and key prefixes (TopicsFor); a test that stops or

@@ -20,8 +20,8 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/receiver"
 )
 
-// world is a set of topics, as one service has it, with its users and what is in its sources.
-type world struct {
+// env is a set of topics, as one service has it, with its users and what is in its sources.
+type env struct {
 	b          *bench
 	name       string // what its topics, groups and Redis keys start with
 	partitions int
@@ -40,10 +40,10 @@ func (b *bench) connect() (err error) {
 	return nil
 }
 
-// newWorld makes the topics with the service's own `topics ensure`.
-func (b *bench) newWorld(ctx context.Context, partitions int) (*world, error) {
-	b.worlds++
-	w := &world{b: b, name: fmt.Sprintf("%s-%d", b.prefix, b.worlds), partitions: partitions}
+// newEnv makes the topics with the service's own `topics ensure`.
+func (b *bench) newEnv(ctx context.Context, partitions int) (*env, error) {
+	b.envs++
+	w := &env{b: b, name: fmt.Sprintf("%s-%d", b.prefix, b.envs), partitions: partitions}
 	cmd := exec.CommandContext(ctx, b.service, append([]string{"topics", "ensure"}, w.flags()...)...)
 	cmd.Env = environ()
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -52,8 +52,8 @@ func (b *bench) newWorld(ctx context.Context, partitions int) (*world, error) {
 	return w, nil
 }
 
-// flags are the settings of the service in this world.
-func (w *world) flags() []string {
+// flags are the settings of the service in this env.
+func (w *env) flags() []string {
 	flags := []string{
 		"--kafka.brokers=" + w.b.kafka.addr, "--redis.addrs=" + w.b.redis.addr, "--redis.key_prefix=" + w.name + "-" + strconv.Itoa(w.memories) + ":",
 		"--kafka.group=" + w.group(), "--topics.partitions=" + strconv.Itoa(w.partitions),
@@ -66,17 +66,17 @@ func (w *world) flags() []string {
 	return append(flags, w.b.Settings...)
 }
 
-func (w *world) topic(kind string) string { return w.name + "-" + kind }
-func (w *world) group() string            { return w.name + "-" + strconv.Itoa(w.groups) }
+func (w *env) topic(kind string) string { return w.name + "-" + kind }
+func (w *env) group() string            { return w.name + "-" + strconv.Itoa(w.groups) }
 
 // again gives the next subject a group of its own, so that it reads the sources from their beginning.
-func (w *world) again() { w.groups++ }
+func (w *env) again() { w.groups++ }
 
 // forget gives the next service an empty Redis.
-func (w *world) forget() { w.memories++ }
+func (w *env) forget() { w.memories++ }
 
 // skip gives the next subject a group of its own that begins at the end of the DLR topic.
-func (w *world) skip(ctx context.Context) error {
+func (w *env) skip(ctx context.Context) error {
 	w.again()
 	ends, err := w.b.admin.ListEndOffsets(ctx, w.topic("dlr"))
 	if err == nil {
@@ -89,7 +89,7 @@ func (w *world) skip(ctx context.Context) error {
 }
 
 // configure writes the settings of users 1 to n. url gives the DLR URL of one.
-func (w *world) configure(ctx context.Context, n int, url func(user int) string) error {
+func (w *env) configure(ctx context.Context, n int, url func(user int) string) error {
 	return w.b.produce(ctx, n, func(i int) *kgo.Record {
 		user := strconv.Itoa(i + 1)
 		return &kgo.Record{Topic: w.topic("config"), Key: []byte(user), Value: []byte(`{"user_id":` + user + `,"dlr_url":"` + url(i+1) + `"}`)}
@@ -97,12 +97,12 @@ func (w *world) configure(ctx context.Context, n int, url func(user int) string)
 }
 
 // fill writes n delivery reports, the users taking turns.
-func (w *world) fill(ctx context.Context, n, users int) error {
+func (w *env) fill(ctx context.Context, n, users int) error {
 	return w.b.produce(ctx, n, func(i int) *kgo.Record { return w.dlr(i, 1+i%users, "") })
 }
 
 // dlr is a delivery report of about 700 bytes.
-func (w *world) dlr(i, user int, reference string) *kgo.Record {
+func (w *env) dlr(i, user int, reference string) *kgo.Record {
 	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: newRecord(i, user, reference)}
 }
 
@@ -140,7 +140,7 @@ func (b *bench) produce(ctx context.Context, n int, record func(i int) *kgo.Reco
 }
 
 // pace writes n delivery reports at a rate per second, each with the moment it was produced in its body.
-func (w *world) pace(ctx context.Context, n, users int, rate float64) error {
+func (w *env) pace(ctx context.Context, n, users int, rate float64) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	began := time.Now()
@@ -164,7 +164,7 @@ func (w *world) pace(ctx context.Context, n, users int, rate float64) error {
 }
 
 // park writes n records that wait in the retry topic of the first step and are due in hours.
-func (w *world) park(ctx context.Context, n, users int) error {
+func (w *env) park(ctx context.Context, n, users int) error {
 	due := []byte(event.FormatTime(time.Now().Add(6 * time.Hour)))
 	at := []byte(event.FormatTime(time.Now()))
 	topic := w.topic("dlr-retry-6h")
@@ -181,8 +181,8 @@ func (w *world) park(ctx context.Context, n, users int) error {
 	})
 }
 
-// written is how many records the topics of the world hold whose names start with kind.
-func (w *world) written(ctx context.Context, kind string) (int64, error) {
+// written counts the records of the env's topics whose names start with kind.
+func (w *env) written(ctx context.Context, kind string) (int64, error) {
 	topics, err := w.b.topics(ctx, w.topic(kind))
 	if err != nil || len(topics) == 0 {
 		return 0, err

@@ -16,18 +16,18 @@ import (
 	"time"
 )
 
-// villain is a web server made of bare connections, a part of whose paths answers as it pleases.
-type villain struct {
+// faultyServer is a web server on bare connections. Some of its paths answer wrongly, each in its own way.
+type faultyServer struct {
 	addr    string
 	answers map[string]func(c net.Conn, attempt int) (keep bool)
 	silent  map[string]bool // paths that end the connection without a reply
 	flooded atomic.Int64    // bytes of floods that were taken
 
 	mu       sync.Mutex
-	requests map[string][]villainHit // by identity
+	requests map[string][]faultyServerHit // by identity
 }
 
-type villainHit struct {
+type faultyServerHit struct {
 	path    string
 	attempt int
 	at      time.Time
@@ -35,12 +35,12 @@ type villainHit struct {
 	silent  bool // the connection ends without a reply
 }
 
-// newVillain makes a server; serve gives it listeners.
-func newVillain() *villain {
-	return &villain{answers: map[string]func(net.Conn, int) bool{}, silent: map[string]bool{}, requests: map[string][]villainHit{}}
+// newFaultyServer returns a server without listeners; listen adds them.
+func newFaultyServer() *faultyServer {
+	return &faultyServer{answers: map[string]func(net.Conn, int) bool{}, silent: map[string]bool{}, requests: map[string][]faultyServerHit{}}
 }
 
-func (v *villain) listen(t testing.TB, address string) string {
+func (v *faultyServer) listen(t testing.TB, address string) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", address)
 	if err != nil {
@@ -50,7 +50,7 @@ func (v *villain) listen(t testing.TB, address string) string {
 	return l.Addr().String()
 }
 
-func (v *villain) serve(t testing.TB, l net.Listener) {
+func (v *faultyServer) serve(t testing.TB, l net.Listener) {
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -64,7 +64,7 @@ func (v *villain) serve(t testing.TB, l net.Listener) {
 }
 
 // listenTLS is listen behind TLS.
-func (v *villain) listenTLS(t testing.TB, address string, cfg *tls.Config) string {
+func (v *faultyServer) listenTLS(t testing.TB, address string, cfg *tls.Config) string {
 	t.Helper()
 	l, err := tls.Listen("tcp4", address, cfg)
 	if err != nil {
@@ -74,7 +74,7 @@ func (v *villain) listenTLS(t testing.TB, address string, cfg *tls.Config) strin
 	return l.Addr().String()
 }
 
-func (v *villain) talk(c net.Conn) {
+func (v *faultyServer) talk(c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReader(c)
 	for kept := false; ; kept = true {
@@ -88,7 +88,7 @@ func (v *villain) talk(c net.Conn) {
 		attempt, _ := strconv.Atoi(req.Header.Get("Webhook-Attempt"))
 		id := req.Header.Get("Webhook-Id")
 		v.mu.Lock()
-		v.requests[id] = append(v.requests[id], villainHit{req.URL.Path, attempt, time.Now(), kept, v.silent[req.URL.Path]})
+		v.requests[id] = append(v.requests[id], faultyServerHit{req.URL.Path, attempt, time.Now(), kept, v.silent[req.URL.Path]})
 		v.mu.Unlock()
 		answer := v.answers[req.URL.Path]
 		if answer == nil {
@@ -101,10 +101,10 @@ func (v *villain) talk(c net.Conn) {
 }
 
 // hits gives the requests of an identity.
-func (v *villain) hits(id string) []villainHit {
+func (v *faultyServer) hits(id string) []faultyServerHit {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return append([]villainHit(nil), v.requests[id]...)
+	return append([]faultyServerHit(nil), v.requests[id]...)
 }
 
 func say(text string) func(net.Conn, int) bool {
@@ -149,7 +149,7 @@ func drip(first, text string, d time.Duration) func(net.Conn, int) bool {
 }
 
 // flood says first, then piece until 10 GB are said or the peer is gone.
-func (v *villain) flood(first, piece string) func(net.Conn, int) bool {
+func (v *faultyServer) flood(first, piece string) func(net.Conn, int) bool {
 	block := []byte(strings.Repeat(piece, 1+(64<<10)/len(piece)))
 	return func(c net.Conn, _ int) bool {
 		_, _ = io.WriteString(c, first)
@@ -164,22 +164,22 @@ func (v *villain) flood(first, piece string) func(net.Conn, int) bool {
 	}
 }
 
-// vice is one way to answer, and what the attempts then fail with: "" = it counts as delivered, "*" = any failure of the
+// fault is one way to answer, and what the attempts then fail with: "" = it counts as delivered, "*" = any failure of the
 // closed list.
-type vice struct {
+type fault struct {
 	name, url string
 	failure   string
 }
 
-// vices are those of plain connections at v's address.
-func (v *villain) vices() []vice {
+// faults are those of plain connections at v's address.
+func (v *faultyServer) faults() []fault {
 	const ok = "HTTP/1.1 200 OK\r\n"
-	var all []vice
+	var all []fault
 	add := func(name, failure string, answer func(net.Conn, int) bool) {
-		path := "/vice/" + strconv.Itoa(len(v.answers))
+		path := "/fault/" + strconv.Itoa(len(v.answers))
 		v.answers[path] = answer
 		v.silent[path] = strings.HasSuffix(name, "without a word")
-		all = append(all, vice{name, "http://" + v.addr + path, failure})
+		all = append(all, fault{name, "http://" + v.addr + path, failure})
 	}
 	add("hangs before its reply", "timeout", sayAndHang(""))
 	add("hangs after headers", "timeout", sayAndHang(ok+"Content-Length: 5\r\n\r\n"))
@@ -204,7 +204,7 @@ func (v *villain) vices() []vice {
 	add("Content-Length too small", "", say(ok+"Content-Length: 1\r\n\r\nok"))
 	add("two Content-Lengths", "*", sayAndClose(ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nok"))
 	add("a negative Content-Length", "*", sayAndClose(ok+"Content-Length: -2\r\n\r\nok"))
-	itself := "/vice/" + strconv.Itoa(len(v.answers))
+	itself := "/fault/" + strconv.Itoa(len(v.answers))
 	add("redirects to itself", "http 302", say("HTTP/1.1 302 Found\r\nLocation: "+itself+"\r\nContent-Length: 0\r\n\r\n"))
 	add("redirects to metadata", "http 307", say("HTTP/1.1 307 Moved\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"))
 	bomb := gzipBomb()

@@ -15,8 +15,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// stage is what one case works in: a Kafka, a Redis, topics of its own, users and the judge.
-type stage struct {
+// env is the environment of one case: a Kafka, a Redis, topics of its own, users and the judge.
+type env struct {
 	brokers  string // for clients of the test
 	serve    string // brokers as instances know them; a proxy may stand between
 	redis    string
@@ -34,20 +34,20 @@ type stage struct {
 // Users beyond this have no settings.
 const stranger = 1_000_000
 
-// newStage makes topics for a case and configures its users. Flags are for `topics ensure` and every instance.
-func newStage(t testing.TB, brokers, redis string, users int64, flags ...string) *stage {
+// newEnv creates the topics of a case and configures its users. Flags are for `topics ensure` and every instance.
+func newEnv(t testing.TB, brokers, redis string, users int64, flags ...string) *env {
 	t.Helper()
 	schedule := pick([]time.Duration{time.Second, 2 * time.Second}, []time.Duration{3 * time.Second, 5 * time.Second})
-	return newStageOf(t, brokers, redis, users, schedule, flags...)
+	return newEnvOf(t, brokers, redis, users, schedule, flags...)
 }
 
-// newStageOf is newStage with a retry.schedule of its own, of two delays.
-func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []time.Duration, flags ...string) *stage {
+// newEnvOf is newEnv with a retry.schedule of its own, of two delays.
+func newEnvOf(t testing.TB, brokers, redis string, users int64, schedule []time.Duration, flags ...string) *env {
 	t.Helper()
 	harness.Kafka(t) // also where the case has its own: it measures the machine's pace
 	// In the short form only a case that kills instances has a session that is shorter than the default: a busy machine
 	// holds an instance up for seconds, and its partitions are not to be lost by that.
-	s := &stage{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule, session: pick(45*time.Second, 6*time.Second)}
+	s := &env{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule, session: pick(45*time.Second, 6*time.Second)}
 	for _, flag := range flags {
 		if v, ok := strings.CutPrefix(flag, "--kafka.session_timeout="); ok {
 			s.session, _ = time.ParseDuration(v)
@@ -59,13 +59,13 @@ func newStageOf(t testing.TB, brokers, redis string, users int64, schedule []tim
 		"--revocation.interval=2s", "--kafka.session_timeout=" + s.session.String(),
 	}, flags...)
 	harness.Ensure(t, s.options())
-	harness.Secret(stageToken)
-	harness.Secret(stagePassword)
+	harness.Secret(envToken)
+	harness.Secret(envPassword)
 	var records []*kgo.Record
 	for user := int64(1); user <= users; user++ {
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{
 			DLR: s.judge.url("dlr", user), Click: s.judge.url("click", user), Inbound: s.judge.url("inbound", user), Revoke: s.judge.url("revoke", user),
-			Auth: "stage:" + stagePassword,
+			Auth: "env:" + envPassword,
 		}))
 	}
 	harness.ProduceMany(t, s.brokers, records)
@@ -83,13 +83,13 @@ func usual(_ string, user int64, attempt int) (int, time.Duration) {
 }
 
 // options are those of an instance, its own flags last.
-func (s *stage) options(flags ...string) harness.Options {
+func (s *env) options(flags ...string) harness.Options {
 	args := append(append([]string(nil), s.flags...), flags...)
 	return harness.Options{Brokers: s.serve, RedisAddr: s.redis, Topics: s.topics, Args: args}
 }
 
 // launch starts an instance and does not wait for it.
-func (s *stage) launch(t testing.TB, o harness.Options) *harness.Proc {
+func (s *env) launch(t testing.TB, o harness.Options) *harness.Proc {
 	t.Helper()
 	p := harness.Start(t, o)
 	s.mu.Lock()
@@ -99,7 +99,7 @@ func (s *stage) launch(t testing.TB, o harness.Options) *harness.Proc {
 }
 
 // start starts an instance and waits until it is ready.
-func (s *stage) start(t testing.TB, flags ...string) *harness.Proc {
+func (s *env) start(t testing.TB, flags ...string) *harness.Proc {
 	t.Helper()
 	p := s.launch(t, s.options(flags...))
 	p.WaitReady(t, patience)
@@ -108,7 +108,7 @@ func (s *stage) start(t testing.TB, flags ...string) *harness.Proc {
 
 // lost is when instances lost partitions because the machine held them up for a good part of their session: what was
 // not committed by then may be made again, by whoever had the partitions next.
-func (s *stage) lost(t testing.TB) (spans []span) {
+func (s *env) lost(t testing.TB) (spans []span) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,13 +153,13 @@ func loadRate(perSecond int, d time.Duration) string {
 }
 
 // load writes perSecond events of all sorts until it is ended.
-func (s *stage) load(t testing.TB, perSecond int) *load {
+func (s *env) load(t testing.TB, perSecond int) *load {
 	t.Helper()
 	return s.loadOf(t, perSecond, s.event)
 }
 
 // loadOf writes perSecond events until it is ended; event gives the n-th.
-func (s *stage) loadOf(t testing.TB, perSecond int, event func(n int64) *kgo.Record) *load {
+func (s *env) loadOf(t testing.TB, perSecond int, event func(n int64) *kgo.Record) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, done: make(chan struct{}), acked: map[string]bool{}}
@@ -230,7 +230,7 @@ func (l *load) end(t testing.TB) map[string]bool {
 
 // event is the n-th event of a load: mostly delivery reports, some clicks (of bots too, and second ones), received
 // messages and revocations, and some of users without settings.
-func (s *stage) event(n int64) *kgo.Record {
+func (s *env) event(n int64) *kgo.Record {
 	user := s.user(n)
 	switch {
 	case n%50 == 3:
@@ -252,7 +252,7 @@ func (s *stage) event(n int64) *kgo.Record {
 }
 
 // user is whose the n-th event is. They take turns, and a step is left out each 20 events, so that each meets all kinds.
-func (s *stage) user(n int64) int64 { return (n+n/20+2*(n/100))%s.users + 1 }
+func (s *env) user(n int64) int64 { return (n+n/20+2*(n/100))%s.users + 1 }
 
 func botValue(user, sms int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d},"bot":true}`, user, sms)

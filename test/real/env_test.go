@@ -1,4 +1,4 @@
-// Package real_test holds the program against the contract as the outside world sees it: a real Kafka, a real Redis,
+// Package real_test checks the contract as customers and operators see it: a real Kafka, a real Redis,
 // the program as a child process, and the customers' web server as the judge.
 package real_test
 
@@ -42,8 +42,8 @@ func quick() []string {
 	}
 }
 
-// world is what one test works in: topics of its own on the shared servers, and a receiver.
-type world struct {
+// env is the environment of one test: topics of its own on the shared servers, and a receiver.
+type env struct {
 	kafka  *harness.Broker
 	redis  *harness.RedisServer
 	topics harness.Topics
@@ -51,40 +51,40 @@ type world struct {
 	flags  []string
 }
 
-// newWorld makes a world on the shared servers, its topics made for the quick settings and flags.
-func newWorld(t testing.TB, flags ...string) *world {
+// newEnv returns an env on the shared servers and creates its topics for the quick settings and flags.
+func newEnv(t testing.TB, flags ...string) *env {
 	t.Helper()
-	w := &world{kafka: harness.Kafka(t), redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	w := &env{kafka: harness.Kafka(t), redis: harness.Redis(t), topics: harness.TopicsFor(t)}
 	w.begin(t, flags)
 	return w
 }
 
-func (w *world) begin(t testing.TB, flags []string) {
+func (w *env) begin(t testing.TB, flags []string) {
 	t.Helper()
 	w.flags = append([]string{"--topics.partitions=" + strconv.Itoa(partitions)}, flags...)
 	w.recv = harness.NewReceiver(t)
 	w.ensure(t)
 }
 
-func (w *world) ensure(t testing.TB) string {
+func (w *env) ensure(t testing.TB) string {
 	t.Helper()
 	return harness.Ensure(t, w.options())
 }
 
 // options are those of a member, its own flags last.
-func (w *world) options(flags ...string) harness.Options {
+func (w *env) options(flags ...string) harness.Options {
 	args := append(append([]string(nil), w.flags...), flags...)
 	return harness.Options{Brokers: w.kafka.Addr, RedisAddr: w.redis.Addr, Topics: w.topics, Args: args, Env: quick()}
 }
 
 // serve starts a member and waits until it is ready.
-func (w *world) serve(t testing.TB, flags ...string) *harness.Proc {
+func (w *env) serve(t testing.TB, flags ...string) *harness.Proc {
 	t.Helper()
 	return harness.StartReady(t, w.options(flags...))
 }
 
 // configure writes settings of users; it doesn't wait until they count.
-func (w *world) configure(t testing.TB, users map[int64]harness.Webhook) {
+func (w *env) configure(t testing.TB, users map[int64]harness.Webhook) {
 	t.Helper()
 	var records []*kgo.Record
 	for id, hooks := range users {
@@ -94,7 +94,7 @@ func (w *world) configure(t testing.TB, users map[int64]harness.Webhook) {
 }
 
 // all gives a user one URL per kind: /dlr, /click, /inbound, /revoke and the user's id after it.
-func (w *world) all(user int64, auth string) harness.Webhook {
+func (w *env) all(user int64, auth string) harness.Webhook {
 	at := func(kind string) string { return w.recv.URL(path(kind, user)) }
 	return harness.Webhook{DLR: at("dlr"), Click: at("click"), Inbound: at("inbound"), Revoke: at("revoke"), Auth: auth}
 }
@@ -102,21 +102,21 @@ func (w *world) all(user int64, auth string) harness.Webhook {
 func path(kind string, user int64) string { return fmt.Sprintf("/%s/%d", kind, user) }
 
 // emit writes events and gives them with their offsets.
-func (w *world) emit(t testing.TB, records ...*kgo.Record) []*kgo.Record {
+func (w *env) emit(t testing.TB, records ...*kgo.Record) []*kgo.Record {
 	t.Helper()
 	harness.ProduceMany(t, w.kafka.Addr, records)
 	return records
 }
 
-func (w *world) dlr(user, sms int64) *kgo.Record {
+func (w *env) dlr(user, sms int64) *kgo.Record {
 	return harness.Event(w.topics.DLR, user, harness.DLRValue(user, sms))
 }
 
-func (w *world) click(user, sms int64) *kgo.Record {
+func (w *env) click(user, sms int64) *kgo.Record {
 	return harness.Event(w.topics.Click, user, harness.ClickValue(user, sms))
 }
 
-func (w *world) revocation(user int64, api, campaign []int64) *kgo.Record {
+func (w *env) revocation(user int64, api, campaign []int64) *kgo.Record {
 	return harness.Event(w.topics.Revocation, user, harness.RevocationValue(user, api, campaign))
 }
 
@@ -166,7 +166,7 @@ func settle(t testing.TB) {
 }
 
 // waitCommitted waits until all records of topics are settled and that is committed.
-func (w *world) waitCommitted(t testing.TB, topics ...string) {
+func (w *env) waitCommitted(t testing.TB, topics ...string) {
 	t.Helper()
 	adm := kadm.NewClient(harness.Client(t, w.kafka.Addr))
 	harness.Eventually(t, 10*time.Second, func() bool {
@@ -199,7 +199,7 @@ func of(records []*kgo.Record, user int64) []*kgo.Record {
 }
 
 // waitStored waits until a topic holds n records of a user, and gives them.
-func (w *world) waitStored(t testing.TB, topic string, user int64, n int, timeout time.Duration) []*kgo.Record {
+func (w *env) waitStored(t testing.TB, topic string, user int64, n int, timeout time.Duration) []*kgo.Record {
 	t.Helper()
 	var mine []*kgo.Record
 	harness.Eventually(t, timeout, func() bool {
@@ -213,7 +213,7 @@ func (w *world) waitStored(t testing.TB, topic string, user int64, n int, timeou
 }
 
 // dead waits for a user's dead letters.
-func (w *world) dead(t testing.TB, user int64, n int, timeout time.Duration) []*kgo.Record {
+func (w *env) dead(t testing.TB, user int64, n int, timeout time.Duration) []*kgo.Record {
 	t.Helper()
 	return w.waitStored(t, w.topics.DeadLetter, user, n, timeout)
 }
