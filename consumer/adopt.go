@@ -11,8 +11,8 @@ import (
 // adoptTimeout is how long Adopt waits for a partition of a new topic before it assumes that others own all of them.
 const adoptTimeout = 10 * time.Second
 
-// Adopt consumes topics that were deleted and created again. It returns when this member owns partitions of them, or when
-// others own all of them.
+// Adopt consumes topics that were deleted and created again. It returns when this member owns partitions of them, or
+// when others own all of them.
 func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 	select {
 	case <-c.started:
@@ -38,8 +38,8 @@ func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 	return nil
 }
 
-// replace marks the assignments of deleted topics: nothing of them is committed, and their history does not apply to the
-// records of the new topics.
+// replace marks the assignments of deleted topics: nothing of them is committed, and their history does not apply to
+// the records of the new topics.
 func (c *Consumer) replace(topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,7 +57,8 @@ func (c *Consumer) replace(topics []string) {
 	}
 }
 
-// assignedAnew reports whether this member owns partitions of all topics that were assigned since the topics were replaced.
+// assignedAnew reports whether this member owns partitions of all topics that were assigned since the topics were
+// replaced.
 func (c *Consumer) assignedAnew(topics []string) bool {
 	fresh := map[string]bool{}
 	for _, a := range c.owned(nil) {

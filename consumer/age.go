@@ -83,8 +83,8 @@ func (h head) written() time.Time {
 	return h.time
 }
 
-// findHeads finds partitions whose head is not fetched: the buffer is full, fetching fails, or the records are new. It looks
-// up the time of heads that stay unfetched.
+// findHeads finds partitions whose head is not fetched: the buffer is full, fetching fails, or the records are new.
+// It looks up the time of heads that stay unfetched.
 func (c *Consumer) findHeads(ctx context.Context, admin *kadm.Client, starts, ends kadm.ListedOffsets) {
 	now := time.Now()
 	heads, asked := map[*assignment]head{}, 0
@@ -118,8 +118,8 @@ func (c *Consumer) findHeads(ctx context.Context, admin *kadm.Client, starts, en
 	c.lag.heads = heads
 }
 
-// timeOf finds the time of the record at offset by bisection: Kafka answers from which offset on records are newer than a
-// time. It returns the zero time if Kafka does not answer.
+// timeOf finds the time of the record at offset by bisection: Kafka answers from which offset on records are newer
+// than a time. It returns the zero time if Kafka does not answer.
 func timeOf(ctx context.Context, admin *kadm.Client, a *assignment, offset int64) time.Time {
 	newer := time.Now() // all records from here on are above offset
 	older := newer.Add(-headOldest)
@@ -139,8 +139,8 @@ func timeOf(ctx context.Context, admin *kadm.Client, a *assignment, offset int64
 	return older
 }
 
-// measureAges sets the age of the oldest unsettled record of each source topic, and by how much that of each delay topic is
-// overdue, fetched or not.
+// measureAges sets the age of the oldest unsettled record of each source topic, and by how much that of each delay
+// topic is overdue, fetched or not.
 func (c *Consumer) measureAges() {
 	now := c.gates.now()
 	age := map[string]time.Duration{}

@@ -18,16 +18,17 @@ type topicPartition struct {
 	partition int32
 }
 
-// assignment is a partition for as long as this member owns it: the lease of its events, the tracker of its offsets, the
-// count of events in progress. A partition that is assigned again is a new assignment, so that late work cannot touch it.
+// assignment is a partition for as long as this member owns it: the lease of its events, the tracker of its offsets,
+// the count of events in progress. A partition that is assigned again is a new assignment, so that late work cannot
+// touch it.
 type assignment struct {
 	topicPartition
 	info    topics.Info
 	owner   *Consumer
 	tracker *offsets.Tracker
 	next    int64 // offset of the next record, -1 = any; poll loop only
-	// epoch is the newest leader epoch of the read records, or else the committed one; -1 = unknown. It is committed, so it
-	// is the newest epoch of the records that the commit's metadata calls finished.
+	// epoch is the newest leader epoch of the read records, or else the committed one; -1 = unknown. It is committed,
+	// so it is the newest epoch of the records that the commit's metadata calls finished.
 	epoch   atomic.Int32
 	history []past
 
@@ -52,8 +53,8 @@ type assignment struct {
 	maxMetadataBytes  int
 }
 
-// past is what this process knows of an earlier assignment of a partition. A record that was finished then needs no work,
-// whoever owned the partition meanwhile, even if it could not be committed.
+// past is what this process knows of an earlier assignment of a partition. A record that was finished then needs no
+// work, whoever owned the partition meanwhile, even if it could not be committed.
 type past struct {
 	tracker *offsets.Tracker // late work may still finish records in it
 	topicID [16]byte         // a topic of the same name with another id has other records
@@ -102,8 +103,8 @@ func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 	return a
 }
 
-// identify stores the topic id of a fetch. While a cluster is being upgraded a broker may report none. The known one is kept
-// then.
+// identify stores the topic id of a fetch. While a cluster is being upgraded a broker may report none. The known one
+// is kept then.
 func (a *assignment) identify(id [16]byte, epoch string) {
 	if a.namespace == "" || id != a.topicID && id != [16]byte{} {
 		a.topicID, a.namespace = id, event.NamespaceOf(id, a.topic, epoch)

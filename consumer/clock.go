@@ -9,9 +9,10 @@ import (
 // clockSlack is how much clocks may differ before a due time counts as wrong.
 const clockSlack = time.Minute
 
-// plausible bounds a due time by the broker's clock: a record of a delay topic is due at most delay after it was appended. A
-// later due time was written by an instance whose clock was ahead, and would delay all records after it as well. If the
-// time of the append is unknown, now is the bound. A delay of 0 is no bound. A record without a due time is due now.
+// plausible bounds a due time by the broker's clock: a record of a delay topic is due at most delay after it was
+// appended. A later due time was written by an instance whose clock was ahead, and would delay all records after it
+// as well. If the time of the append is unknown, now is the bound. A delay of 0 is no bound. A record without a due
+// time is due now.
 func plausible(due, appended, now time.Time, delay time.Duration) time.Time {
 	if due.IsZero() {
 		return now
@@ -25,7 +26,8 @@ func plausible(due, appended, now time.Time, delay time.Duration) time.Time {
 	return due
 }
 
-// appendedAt returns when the broker appended a record, by its clock, or the zero time if the topic does not store that.
+// appendedAt returns when the broker appended a record, by its clock, or the zero time if the topic does not store
+// that.
 func appendedAt(r *kgo.Record) time.Time {
 	const byBroker = 1
 	if r.Attrs.TimestampType() == byBroker {

@@ -52,7 +52,8 @@ type snapshot struct {
 // snapshot returns the state of a, and whether it differs from what is committed.
 func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	a.mu.Lock()
-	tracker, lost, room, committed, committedMetadata := a.tracker, a.lost, a.maxMetadataBytes, a.committed, a.committedMetadata
+	tracker, lost, room := a.tracker, a.lost, a.maxMetadataBytes
+	committed, committedMetadata := a.committed, a.committedMetadata
 	a.mu.Unlock()
 	if tracker == nil || lost {
 		return snapshot{}, false
@@ -147,7 +148,9 @@ func (c *Consumer) commitSnapshots(ctx context.Context, as []*assignment, pendin
 		}
 		return nil
 	})
-	c.client.CommitOffsetsSync(ctx, upto, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+	c.client.CommitOffsetsSync(ctx, upto, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse,
+		err error,
+	) {
 		if err != nil {
 			c.metrics.CommitErrors.Inc()
 		} else {
@@ -168,12 +171,15 @@ func (c *Consumer) warnOmitted(last map[topicPartition]snapshot) {
 		records += s.a.tracker.Omitted(s.next, s.state)
 	}
 	if records > 0 {
-		c.log.Warn("finished records do not fit into the metadata of the commit; they are sent again", zap.Int64("records", records))
+		c.log.Warn("finished records do not fit into the metadata of the commit; they are sent again",
+			zap.Int64("records", records))
 	}
 }
 
 // committed stores which of the pending offsets the broker has committed for as. It returns the first refusal.
-func (c *Consumer) committed(as []*assignment, pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse) (refusal error) {
+func (c *Consumer) committed(
+	as []*assignment, pending map[topicPartition]snapshot, resp *kmsg.OffsetCommitResponse,
+) (refusal error) {
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			s, ok := pending[topicPartition{t.Topic, p.Partition}]

@@ -1,9 +1,9 @@
 // Package consumer turns partitions into records that finish in any order, and commits only what is finished.
 //
-// A record is ingested from a poll and tracked by the assignment of its partition. If it is from a delay topic, a gate keeps
-// it until it is due. Then it is dispatched to the handler. When its fate is stored, Settle marks it finished. Every
-// commitInterval, and before a partition is released, the lowest offset up to which all records are finished is committed.
-// The commit's metadata has the finished records above it.
+// A record is ingested from a poll and tracked by the assignment of its partition. If it is from a delay topic, a
+// gate keeps it until it is due. Then it is dispatched to the handler. When its fate is stored, Settle marks it
+// finished. Every commitInterval, and before a partition is released, the lowest offset up to which all records are
+// finished is committed. The commit's metadata has the finished records above it.
 package consumer
 
 import (
@@ -149,14 +149,16 @@ func New(cfg Config, parts Parts) *Consumer {
 		parts.Retired = func([16]byte) bool { return false }
 	}
 	c := &Consumer{
-		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient, tracer: parts.Tracer,
-		replayed: parts.Replayed, retired: parts.Retired,
-		metrics: parts.Metrics, log: parts.Log, mean: overhead, events: sync.Pool{New: func() any { return new(event.Event) }},
-		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now),
-		assignments: map[topicPartition]*assignment{}, history: map[topicPartition][]past{}, outdated: map[topicPartition]bool{},
-		committing: make(chan struct{}, 1), releasing: make(chan struct{}, 1),
-		started: make(chan struct{}), pulse: newPulse(cfg.SessionTimeout), fetchOutages: fetchOutages{log: parts.Log, topics: map[string]*topicOutage{}},
-		uncommitted: outage.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
+		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
+		tracer: parts.Tracer, replayed: parts.Replayed, retired: parts.Retired, metrics: parts.Metrics, log: parts.Log,
+		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now), mean: overhead,
+		events:      sync.Pool{New: func() any { return new(event.Event) }},
+		assignments: map[topicPartition]*assignment{}, history: map[topicPartition][]past{},
+		outdated:   map[topicPartition]bool{},
+		committing: make(chan struct{}, 1), releasing: make(chan struct{}, 1), started: make(chan struct{}),
+		pulse:        newPulse(cfg.SessionTimeout),
+		fetchOutages: fetchOutages{log: parts.Log, topics: map[string]*topicOutage{}},
+		uncommitted:  outage.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
 	c.work, c.stop = context.WithCancel(context.Background())
 	c.end, c.ended = context.WithCancel(context.Background())
@@ -182,7 +184,9 @@ func (c *Consumer) join() error {
 		kgo.SessionTimeout(cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, cfg.SessionTimeout/3)),
 		kgo.RebalanceTimeout(c.rebalanceTimeout()),
-		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(time.Duration(tries)*100*time.Millisecond, time.Second) }),
+		kgo.RetryBackoffFn(func(tries int) time.Duration {
+			return min(time.Duration(tries)*100*time.Millisecond, time.Second)
+		}),
 		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.onAssigned),
 		kgo.OnOffsetsFetched(c.onOffsetsFetched),
@@ -203,8 +207,8 @@ func (c *Consumer) join() error {
 	return nil
 }
 
-// Run consumes until ctx ends. Then it lets requests in flight end, commits and leaves the group, all within grace. A static
-// member stays in the group. It returns an error if it could not begin or was fenced.
+// Run consumes until ctx ends. Then it lets requests in flight end, commits and leaves the group, all within grace.
+// A static member stays in the group. It returns an error if it could not begin or was fenced.
 func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	last := min(maxLeaveTime, grace/10)
 	ctx, c.interrupt = context.WithCancelCause(ctx)
@@ -269,8 +273,8 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 	}
 }
 
-// pollSize returns how many records the next poll may return. The room in the buffer and in the gates bounds it, because a
-// polled record cannot be put back.
+// pollSize returns how many records the next poll may return. The room in the buffer and in the gates bounds it,
+// because a polled record cannot be put back.
 func (c *Consumer) pollSize() int {
 	records, bytes, paused := c.gates.load()
 	free := min(float64(maxGateRecords-records), float64(c.cfg.MaxBufferedBytes/4-bytes)/c.mean)
@@ -293,8 +297,8 @@ func (c *Consumer) ingest(fetches kgo.Fetches) {
 	c.dispatch(ready)
 }
 
-// ingestPartition turns the polled records of a partition into events. It returns those of a source topic and passes those
-// of a delay topic to their gate.
+// ingestPartition turns the polled records of a partition into events. It returns those of a source topic and passes
+// those of a delay topic to their gate.
 func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now time.Time) []*event.Event {
 	if len(p.Records) == 0 {
 		return nil
@@ -322,12 +326,13 @@ func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now t
 	return nil
 }
 
-// newEvent tracks a record and returns its event, nil if the record is finished already or only ends a transaction. It copies
-// the key and the value, so that an event does not keep the whole fetch in memory.
+// newEvent tracks a record and returns its event, nil if the record is finished already or only ends a transaction.
+// It copies the key and the value, so that an event does not keep the whole fetch in memory.
 func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
 	if a.next >= 0 && r.Offset > a.next && a.info.Class != topics.Source {
-		c.log.Error("records of a delay topic were deleted before they were read: raise its retention", zap.String("topic", a.topic),
-			zap.Int32("partition", a.partition), zap.Int64("from", a.next), zap.Int64("to", r.Offset))
+		c.log.Error("records of a delay topic were deleted before they were read: raise its retention",
+			zap.String("topic", a.topic), zap.Int32("partition", a.partition),
+			zap.Int64("from", a.next), zap.Int64("to", r.Offset))
 	}
 	a.sawEpoch(r.LeaderEpoch, r.Offset)
 	if r.Attrs.IsControl() {
@@ -346,7 +351,12 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	e := c.events.Get().(*event.Event)
 	data := append(append(e.Memory[:0], r.Key...), r.Value...)
 	*e = event.Event{
-		Record:   event.Record{Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset, Namespace: a.namespace, Generation: generation, Memory: data, Key: copyPreservingNil(r.Key, data[:len(r.Key):len(r.Key)]), Value: copyPreservingNil(r.Value, data[len(r.Key):]), Size: int64(len(data)) + overhead},
+		Record: event.Record{
+			Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
+			Namespace: a.namespace, Generation: generation, Size: int64(len(data)) + overhead, Memory: data,
+			Key:   copyPreservingNil(r.Key, data[:len(r.Key):len(r.Key)]),
+			Value: copyPreservingNil(r.Value, data[len(r.Key):]),
+		},
 		Delivery: event.Delivery{Kind: a.info.Kind, Time: r.Timestamp},
 		Lease:    a,
 	}
@@ -380,7 +390,8 @@ func (c *Consumer) sourceHeaders(e *event.Event, headers []kgo.RecordHeader) {
 	}
 }
 
-// copyPreservingNil returns data, the copy of original. A tombstone stays nil: it must be one among the dead letters, too.
+// copyPreservingNil returns data, the copy of original. A tombstone stays nil: it must be one among the dead
+// letters, too.
 func copyPreservingNil(original, data []byte) []byte {
 	switch {
 	case original == nil:

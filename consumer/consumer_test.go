@@ -212,7 +212,8 @@ func TestLostPartitions(t *testing.T) {
 	})
 }
 
-// Offsets that the broker refuses are one line when that begins and one when it is over, however many and however often.
+// Offsets that the broker refuses are one line when that begins and one when it is over, however many and however
+// often.
 func TestRefusedCommits(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *world) {
 		core, logged := observer.New(zap.InfoLevel)
@@ -354,8 +355,8 @@ func TestGateIsHandedOn(t *testing.T) {
 	})
 }
 
-// Of a waiting partition only what came with the head is held. That is so for a head that is due later than what follows
-// it, too, which it holds up: events that are replayed go into the first overflow topic, due at once.
+// Of a waiting partition only what came with the head is held. That is so for a head that is due later than what
+// follows it, too, which it holds up: events that are replayed go into the first overflow topic, due at once.
 func TestGateHoldsFew(t *testing.T) {
 	for name, head := range map[string]int{"all due later": 3000, "the head due later": 1} {
 		t.Run(name, func(t *testing.T) {

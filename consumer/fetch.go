@@ -12,8 +12,8 @@ import (
 	"github.com/smshooks/smshooks/internal/outage"
 )
 
-// fetchRecovered is how long a topic must be without an error to count as fetched again. The client repeats errors about
-// once a second.
+// fetchRecovered is how long a topic must be without an error to count as fetched again. The client repeats errors
+// about once a second.
 const fetchRecovered = 10 * time.Second
 
 // fetchOutages logs, per topic, when fetching begins to fail and when it works again.

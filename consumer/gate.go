@@ -13,9 +13,9 @@ import (
 // ahead is how long before its buffered records are due a paused partition is fetched again.
 const ahead = 500 * time.Millisecond
 
-// gates keep the records of delay topics until they are due. A topic has one delay, so a partition is sorted by due time,
-// except for milliseconds. While its head is not due the partition is paused. It costs no CPU then, and only the records
-// that were fetched with the head are in memory.
+// gates keep the records of delay topics until they are due. A topic has one delay, so a partition is sorted by due
+// time, except for milliseconds. While its head is not due the partition is paused. It costs no CPU then, and only
+// the records that were fetched with the head are in memory.
 type gates struct {
 	now   func() time.Time // the time of day
 	mu    sync.Mutex
@@ -81,7 +81,8 @@ func (g *gate) end() time.Time {
 	return last
 }
 
-// drop forgets the buffered records of a partition that is being released. A pause outlives the assignment, so drop ends it.
+// drop forgets the buffered records of a partition that is being released. A pause outlives the assignment, so drop
+// ends it.
 func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -100,8 +101,8 @@ func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	delete(gs.open, tp)
 }
 
-// due removes and returns the records that are due at now, resumes partitions that must be fetched again, and returns when to
-// call it next, the zero time if nothing is buffered.
+// due removes and returns the records that are due at now, resumes partitions that must be fetched again, and
+// returns when to call it next, the zero time if nothing is buffered.
 func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next time.Time) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()

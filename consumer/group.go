@@ -32,7 +32,8 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 	c.log.Info("partitions assigned", zap.Int("partitions", n))
 }
 
-// onOffsetsFetched restores the committed state of partitions. It is called after onAssigned, before any record is fetched.
+// onOffsetsFetched restores the committed state of partitions. It is called after onAssigned, before any record is
+// fetched.
 func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,9 +116,10 @@ func (c *Consumer) owned(partitions map[string][]int32) []*assignment {
 	return as
 }
 
-// release ends the assignments of partitions; nil means all. No more events are acquired and buffered ones are purged. Events
-// in progress may end within wait and are cancelled then. Finished records are committed. The next owner repeats a cancelled
-// attempt under the same number. A rebalance and a shutdown take turns. The commit loop goes on meanwhile.
+// release ends the assignments of partitions; nil means all. No more events are acquired and buffered ones are
+// purged. Events in progress may end within wait and are cancelled then. Finished records are committed. The next
+// owner repeats a cancelled attempt under the same number. A rebalance and a shutdown take turns. The commit loop
+// goes on meanwhile.
 func (c *Consumer) release(partitions map[string][]int32, wait time.Duration) {
 	c.releasing <- struct{}{}
 	defer func() { <-c.releasing }()

@@ -20,8 +20,9 @@ const (
 	lagTimeout  = 5 * time.Second
 )
 
-// lag has the figures of the backlog. Committed and end offsets are read from Kafka for every partition, whoever owns it, so
-// that the figures are those of Kafka's own tools, the same on every instance, and cover partitions without an owner.
+// lag has the figures of the backlog. Committed and end offsets are read from Kafka for every partition, whoever
+// owns it, so that the figures are those of Kafka's own tools, the same on every instance, and cover partitions
+// without an owner.
 type lag struct {
 	measured atomic.Int64 // Unix ms of the last measurement
 	stalled  atomic.Int64 // ms
@@ -95,9 +96,9 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	return nil
 }
 
-// stalled returns the longest time for which a source partition has had outstanding records while its committable offset did
-// not move. Whatever an endpoint does, a record is settled within a minute or two: a longer time means that the process lost
-// a record, or that Kafka stores none.
+// stalled returns the longest time for which a source partition has had outstanding records while its committable
+// offset did not move. Whatever an endpoint does, a record is settled within a minute or two: a longer time means
+// that the process lost a record, or that Kafka stores none.
 func (c *Consumer) stalled(now time.Time) time.Duration {
 	worst := time.Duration(0)
 	seen := make(map[*assignment]progress)
@@ -124,8 +125,8 @@ func (a *assignment) tracked() *offsets.Tracker {
 	return a.tracker
 }
 
-// gap returns the difference between two counts of the same records: outstanding in the trackers, and in the gates or the
-// buffer. The counts are independent, but not read at the same moment.
+// gap returns the difference between two counts of the same records: outstanding in the trackers, and in the gates
+// or the buffer. The counts are independent, but not read at the same moment.
 func (c *Consumer) gap() int64 {
 	open := int64(0)
 	for _, a := range c.owned(nil) {

@@ -8,8 +8,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// markEnd ends the mark at the beginning of a commit's metadata: the id of the topic. Kafka stores commits under the topic's
-// name, so the commit of a deleted topic may apply to the new topic of that name, until the broker removes it.
+// markEnd ends the mark at the beginning of a commit's metadata: the id of the topic. Kafka stores commits under the
+// topic's name, so the commit of a deleted topic may apply to the new topic of that name, until the broker removes
+// it.
 const markEnd = "|"
 
 // markOf returns the mark of a topic, nil if the broker has no topic ids.
@@ -21,7 +22,8 @@ func markOf(id [16]byte) *string {
 	return &mark
 }
 
-// unmark splits the metadata of a commit. The id is zero if it has no mark, as in commits of older versions and other tools.
+// unmark splits the metadata of a commit. The id is zero if it has no mark, as in commits of older versions and
+// other tools.
 func unmark(metadata string) (id [16]byte, state string) {
 	mark, rest, ok := strings.Cut(metadata, markEnd)
 	if !ok {
@@ -35,7 +37,9 @@ func unmark(metadata string) (id [16]byte, state string) {
 }
 
 // skipDeleted makes the client begin at the start of partitions whose committed offset is that of a deleted topic.
-func (c *Consumer) skipDeleted(_ context.Context, from map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+func (c *Consumer) skipDeleted(
+	_ context.Context, from map[string]map[int32]kgo.Offset,
+) (map[string]map[int32]kgo.Offset, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for tp := range c.outdated {

@@ -26,14 +26,16 @@ const (
 type FencedError struct{ InstanceID string }
 
 func (e *FencedError) Error() string {
-	return fmt.Sprintf("kafka.instance_id: %q is in use by another process of the group; every process needs its own", e.InstanceID)
+	return fmt.Sprintf("kafka.instance_id: %q is in use by another process of the group; every process needs its own",
+		e.InstanceID)
 }
 
 // SessionTimeoutError means that the broker does not accept this member's kafka.session_timeout.
 type SessionTimeoutError struct{ Timeout time.Duration }
 
 func (e *SessionTimeoutError) Error() string {
-	return fmt.Sprintf("kafka.session_timeout: the broker does not accept %v; it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", e.Timeout)
+	return fmt.Sprintf("kafka.session_timeout: the broker does not accept %v; "+
+		"it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", e.Timeout)
 }
 
 // membership is what the client's requests show about this member's place in the group.
@@ -98,8 +100,8 @@ func (c *Consumer) joinWait() (since time.Time, waits bool) {
 	return since, ms != 0 && time.Since(since) >= slowJoin
 }
 
-// maxJoinTime returns how much longer a join that began at since may take. The group drops an absent member after its session
-// timeout, and a slow one after the rebalance timeout.
+// maxJoinTime returns how much longer a join that began at since may take. The group drops an absent member after
+// its session timeout, and a slow one after the rebalance timeout.
 func (c *Consumer) maxJoinTime(since time.Time) time.Duration {
 	waited := time.Since(since)
 	if waited < c.cfg.SessionTimeout {
@@ -109,7 +111,8 @@ func (c *Consumer) maxJoinTime(since time.Time) time.Duration {
 }
 
 func (c *Consumer) joinText(since time.Time) string {
-	return fmt.Sprintf("waiting for members of group %s that do not answer, at most %v more: a member that is gone counts until its kafka.session_timeout is over",
+	return fmt.Sprintf("waiting for members of group %s that do not answer, at most %v more: "+
+		"a member that is gone counts until its kafka.session_timeout is over",
 		c.cfg.Group, c.maxJoinTime(since).Round(time.Second))
 }
 
@@ -121,7 +124,7 @@ func (c *Consumer) rebalanceTimeout() time.Duration {
 func (c *Consumer) joinLoop(ctx context.Context) {
 	ticker := time.NewTicker(joinInterval)
 	defer ticker.Stop()
-	var told time.Time
+	var waiting time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -130,19 +133,21 @@ func (c *Consumer) joinLoop(ctx context.Context) {
 		}
 		c.fetchOutages.sweep(time.Now())
 		switch since, waits := c.joinWait(); {
-		case waits && told.IsZero():
-			told = since
-			c.log.Warn("waiting for members of the group that do not answer: one that is gone counts until its kafka.session_timeout is over",
+		case waits && waiting.IsZero():
+			waiting = since
+			c.log.Warn("waiting for members of the group that do not answer: "+
+				"one that is gone counts until its kafka.session_timeout is over",
 				zap.String("group", c.cfg.Group), zap.Duration("at_most", c.maxJoinTime(since).Round(time.Second)))
-		case !waits && !told.IsZero() && c.membership.joining.Load() == 0:
-			c.log.Info("the group no longer waits for members", zap.Duration("after", time.Since(told).Round(time.Millisecond)))
-			told = time.Time{}
+		case !waits && !waiting.IsZero() && c.membership.joining.Load() == 0:
+			c.log.Info("the group no longer waits for members",
+				zap.Duration("after", time.Since(waiting).Round(time.Millisecond)))
+			waiting = time.Time{}
 		}
 	}
 }
 
-// fence ends all work at once because another process has joined the group in this member's place. Nothing is committed and
-// Run returns a FencedError.
+// fence ends all work at once because another process has joined the group in this member's place. Nothing is
+// committed and Run returns a FencedError.
 func (c *Consumer) fence() {
 	expel(c.owned(nil))
 	c.interrupt(&FencedError{c.cfg.InstanceID})
@@ -157,8 +162,8 @@ func expel(as []*assignment) {
 	}
 }
 
-// refused handles a refused commit for as. If the group does not know this member any more, no attempt of theirs starts from
-// now on, and the client joins again. Partitions assigned since the commit was sent are not affected.
+// refused handles a refused commit for as. If the group does not know this member any more, no attempt of theirs
+// starts from now on, and the client joins again. Partitions assigned since the commit was sent are not affected.
 func (c *Consumer) refused(err error, as []*assignment) {
 	switch {
 	case errors.Is(err, kerr.FencedInstanceID):
@@ -207,8 +212,8 @@ func (c *Consumer) leave() {
 	}
 }
 
-// withdraw takes this member out of a join that waits for others. The client itself leaves only after the join. A static
-// member stays in the group, so that it gets its partitions again.
+// withdraw takes this member out of a join that waits for others. The client itself leaves only after the join. A
+// static member stays in the group, so that it gets its partitions again.
 func (c *Consumer) withdraw(ctx context.Context) {
 	id, _ := c.client.GroupMetadata()
 	if id == "" || c.cfg.InstanceID != "" {

@@ -36,7 +36,8 @@ func (c *Consumer) unread(topic string, partition int32, err error) {
 	}
 	if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
 		c.log.Error("the broker has lost records: the log of the partition was truncated",
-			zap.String("topic", topic), zap.Int32("partition", partition), zap.Int64("from", loss.ResetTo), zap.Int64("to", loss.ConsumedTo-1),
+			zap.String("topic", topic), zap.Int32("partition", partition),
+			zap.Int64("from", loss.ResetTo), zap.Int64("to", loss.ConsumedTo-1),
 			zap.Int32("epoch", loss.ConsumedToEpoch), zap.Int32("new_epoch", loss.ResetToEpoch))
 		if a := c.assignment(topic, partition); a != nil {
 			a.next = loss.ResetTo
@@ -59,8 +60,8 @@ func (a *assignment) finishNow(offset int64) {
 	}
 }
 
-// sawEpoch stores the leader epoch of the record at offset. If it is newer than that of the committed metadata, the log may
-// have been truncated and written anew: records from here on are not those that the metadata calls finished.
+// sawEpoch stores the leader epoch of the record at offset. If it is newer than that of the committed metadata, the
+// log may have been truncated and written anew: records from here on are not those that the metadata calls finished.
 func (a *assignment) sawEpoch(epoch int32, offset int64) {
 	known := a.epoch.Load()
 	if epoch <= known {
@@ -72,8 +73,8 @@ func (a *assignment) sawEpoch(epoch int32, offset int64) {
 	a.epoch.Store(epoch)
 }
 
-// skipEmpty moves partitions without outstanding records past records that a consumer never sees: aborted and control records
-// at the end of a partition. They would count as lag until the next record comes.
+// skipEmpty moves partitions without outstanding records past records that a consumer never sees: aborted and
+// control records at the end of a partition. They would count as lag until the next record comes.
 func (c *Consumer) skipEmpty(ctx context.Context, starts, ends kadm.ListedOffsets) {
 	stood := make(map[*assignment]int64)
 	for _, a := range c.owned(nil) {

@@ -20,8 +20,8 @@ const (
 	confirmPoll      = 10 * time.Millisecond  // how often a blocked Acquire checks
 )
 
-// pulse detects that the process was suspended, by SIGSTOP, a debugger or with its machine. No event is acquired until the
-// group confirms the membership, because others may own the partitions meanwhile.
+// pulse detects that the process was suspended, by SIGSTOP, a debugger or with its machine. No event is acquired
+// until the group confirms the membership, because others may own the partitions meanwhile.
 type pulse struct {
 	began time.Time
 	last  atomic.Int64 // time of the last beat, since began; in the far future at rest
@@ -61,7 +61,8 @@ func (c *Consumer) pulseLoop(ctx context.Context) {
 	}
 }
 
-// confirm sends heartbeats until the group answers or ctx ends. If this is not a member any more, all work ends at once.
+// confirm sends heartbeats until the group answers or ctx ends. If this is not a member any more, all work ends at
+// once.
 func (c *Consumer) confirm(ctx context.Context) {
 	c.log.Warn("the process was suspended; nothing is sent until the group confirms its membership")
 	for ctx.Err() == nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A process that was held up begins nothing until the group has confirmed that it is still its member, and is cut off if
-// it is not.
+// A process that was held up begins nothing until the group has confirmed that it is still its member, and is cut
+// off if it is not.
 func TestHeldUp(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w *world) {
 		w.write(source, 0, 2, time.Time{})

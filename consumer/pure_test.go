@@ -205,8 +205,8 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 	}
 }
 
-// Of a topic of which nothing is committed, which may be a new one of the same name, an earlier assignment says something
-// only if the topic has the same id.
+// Of a topic of which nothing is committed, which may be a new one of the same name, an earlier assignment says
+// something only if the topic has the same id.
 func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 	one, other, none := [16]byte{1}, [16]byte{2}, [16]byte{}
 	for _, tc := range []struct {
@@ -263,8 +263,8 @@ func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 	}
 }
 
-// A last commit that does not get its turn still ends what may be committed of its partitions, and a refusal is about the
-// partitions that were held when the commit was sent.
+// A last commit that does not get its turn still ends what may be committed of its partitions, and a refusal is
+// about the partitions that were held when the commit was sent.
 func TestLateCommits(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
@@ -534,7 +534,8 @@ func TestOverdue(t *testing.T) {
 	}
 }
 
-// TestIdentityOfPolledRecords: a source record is named by the gateway or by its topic's id, and its origin is its position.
+// TestIdentityOfPolledRecords: a source record is named by the gateway or by its topic's id, and its origin is its
+// position.
 func TestIdentityOfPolledRecords(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)

@@ -1,8 +1,8 @@
 // Package dispatcher decides what becomes of events: it looks settings up, sends, and chooses the fate.
 //
-// pipeline.go has the stages of an event in the order in which it passes them, and finish, the one place where it ends.
-// Between the stages an event is in one of two queues: in the lookup queue while Redis is asked about it, and in the lane
-// of its endpoint until it may be sent.
+// pipeline.go has the stages of an event in the order in which it passes them, and finish, the one place where it
+// ends. Between the stages an event is in one of two queues: in the lookup queue while Redis is asked about it, and
+// in the lane of its endpoint until it may be sent.
 package dispatcher
 
 import (
@@ -140,7 +140,8 @@ func New(cfg Config, parts Parts) *Dispatcher {
 	}
 	d := &Dispatcher{
 		Parts: parts, lookups: newLookupQueue(), backlog: newBacklog(cfg.Tiers),
-		noFirstClicks: outage.New(parts.Log, "first-click lookup failed; clicks are queued", "first-click lookup works again"),
+		noFirstClicks: outage.New(parts.Log, "first-click lookup failed; clicks are queued",
+			"first-click lookup works again"),
 		noSettings: outage.New(parts.Log, "settings lookup failed; events of unknown users are queued",
 			"settings lookup works again"),
 		exhausted: outage.New(parts.Log, "out of descriptors, ports or memory; events overflow without an attempt",

@@ -19,9 +19,9 @@ const (
 	lookupTimeout  = 2 * time.Second        // of one round
 )
 
-// lookupQueue holds the events that Redis must be asked about: for the settings of their user, or whether a click is the
-// first of its message. One goroutine works through it in order, in pipelined batches. While Redis does not answer, events
-// stay here. Events of known users never enter it, except clicks.
+// lookupQueue holds the events that Redis must be asked about: for the settings of their user, or whether a click is
+// the first of its message. One goroutine works through it in order, in pipelined batches. While Redis does not
+// answer, events stay here. Events of known users never enter it, except clicks.
 type lookupQueue struct {
 	mu    sync.Mutex
 	queue []*event.Event

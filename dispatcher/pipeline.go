@@ -89,8 +89,8 @@ func (d *Dispatcher) run(stages []stage, e *event.Event) (v verdict) {
 	return v
 }
 
-// finish does what v says. It is the only place where an event leaves the dispatcher. The caller must not touch the event
-// afterwards.
+// finish does what v says. It is the only place where an event leaves the dispatcher. The caller must not touch the
+// event afterwards.
 func (d *Dispatcher) finish(e *event.Event, v verdict) {
 	switch {
 	case v.kind == taken:
@@ -234,8 +234,8 @@ func (d *Dispatcher) acquireLease(e *event.Event) verdict {
 	return verdict{}
 }
 
-// resolveEndpoint looks up the URL of this moment. A user that was evicted from memory since routing is loaded while the
-// event keeps its slot, which holds back later events of the message.
+// resolveEndpoint looks up the URL of this moment. A user that was evicted from memory since routing is loaded while
+// the event keeps its slot, which holds back later events of the message.
 func (d *Dispatcher) resolveEndpoint(e *event.Event) verdict {
 	settings, known := d.Settings.Lookup(e.UserID)
 	if !known && d.Settings.Load(e.Context(), []int64{e.UserID}) == nil {

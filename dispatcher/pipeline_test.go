@@ -42,8 +42,8 @@ func TestFinishNeedsVerdict(t *testing.T) {
 	})
 }
 
-// benchDispatcher has one endpoint that no request can be made to, so that a benchmark measures the pipeline and not the
-// network.
+// benchDispatcher has one endpoint that no request can be made to, so that a benchmark measures the pipeline and not
+// the network.
 func benchDispatcher(end func()) *Dispatcher {
 	b := bench{settings: &webhook.Settings{UserID: 1}, end: end}
 	b.settings.Endpoints[webhook.DLR] = &webhook.Endpoint{}

@@ -35,9 +35,9 @@ type Producer interface {
 	TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
 }
 
-// Forwarder stores events in delay topics and in the dead letter topic. The caller must have acquired the event. It is
-// settled when all in-sync replicas have its record. Until then it is kept, and its record produced again for as long as
-// the broker refuses it; it is abandoned if its partition is revoked meanwhile.
+// Forwarder stores events in delay topics and in the dead letter topic. The caller must have acquired the event. It
+// is settled when all in-sync replicas have its record. Until then it is kept, and its record produced again for as
+// long as the broker refuses it; it is abandoned if its partition is revoked meanwhile.
 type Forwarder struct {
 	topics     Topics
 	deadLetter string
@@ -87,8 +87,8 @@ func (f *Forwarder) Invalid(e *event.Event, what string) {
 	f.produce(e, f.deadRecord(e, what), webhook.Dead)
 }
 
-// delayRecord returns the record of e for a delay topic. Its partition has the number of the source record's: the member
-// that owns the one owns the other, whichever partitioner the gateway uses.
+// delayRecord returns the record of e for a delay topic. Its partition has the number of the source record's: the
+// member that owns the one owns the other, whichever partitioner the gateway uses.
 func delayRecord(e *event.Event, topic string) *kgo.Record {
 	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(e.Due))}
 	return &kgo.Record{
@@ -203,7 +203,7 @@ func refusal(r *kgo.Record, err error) error {
 	if !errors.Is(err, kerr.MessageTooLarge) {
 		return err
 	}
-	return fmt.Errorf("raise max.message.bytes of topic %s, which a record of %d bytes exceeds (smshooks topics ensure): %w",
+	return fmt.Errorf("raise max.message.bytes of topic %s (smshooks topics ensure), a record has %d bytes: %w",
 		r.Topic, size(r), err)
 }
 
@@ -244,8 +244,8 @@ func (f *refusals) remove(topic string) {
 	}
 }
 
-// Partitioner places records of delay topics on the partition that they name, and all others by the hash of their key, as
-// Kafka's own clients do.
+// Partitioner places records of delay topics on the partition that they name, and all others by the hash of their
+// key, as Kafka's own clients do.
 func Partitioner(delayed func(topic string) bool) kgo.Partitioner {
 	return partitioner{delayed, kgo.ManualPartitioner(), kgo.StickyKeyPartitioner(nil)}
 }

@@ -1,5 +1,5 @@
-// Package retry knows when an event is attempted again, and stores it until then in a delay topic, or for good as a dead
-// letter.
+// Package retry knows when an event is attempted again, and stores it until then in a delay topic, or for good as a
+// dead letter.
 package retry
 
 import (
@@ -30,8 +30,8 @@ func (p Policy) MayAttempt(e *event.Event, now time.Time) webhook.Reason {
 	return ""
 }
 
-// AfterFailure returns what follows a failed attempt that ended at now, which e.Attempts counts already: why the event is
-// dead, or the step of the schedule and when the next attempt is due.
+// AfterFailure returns what follows a failed attempt that ended at now, which e.Attempts counts already: why the
+// event is dead, or the step of the schedule and when the next attempt is due.
 func (p Policy) AfterFailure(e *event.Event, now time.Time) (dead webhook.Reason, step int, due time.Time) {
 	if e.Attempts >= p.Attempts() {
 		return webhook.AttemptsExhausted, 0, time.Time{}

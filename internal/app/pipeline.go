@@ -27,7 +27,7 @@ const (
 	producerLinger = 5 * time.Millisecond
 )
 
-// pipeline is what an event passes through: consumer → dispatcher, and → delay topic → consumer if it has to come back.
+// pipeline is what an event passes through: consumer → dispatcher, and delay topic → consumer if it has to return.
 type pipeline struct {
 	consumer   *consumer.Consumer
 	dispatcher *dispatcher.Dispatcher
@@ -45,16 +45,19 @@ func (a *App) newPipeline() (*pipeline, error) {
 	p := &pipeline{log: a.log, replays: a.replays, plan: a.plan}
 	var err error
 	producing := []kgo.Opt{
-		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(a.plan.Delayed)), kgo.MaxBufferedRecords(maxProducing),
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(a.plan.Delayed)),
+		kgo.MaxBufferedRecords(maxProducing),
 	}
-	if p.producer, err = a.kafka.NewClient(append(producing, kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))...); err != nil {
+	lingering := append(slices.Clone(producing), kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))
+	if p.producer, err = a.kafka.NewClient(lingering...); err != nil {
 		return nil, err
 	}
 	if p.large, err = a.kafka.NewLargeProducer(producing...); err != nil {
 		return nil, err
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
-	p.forwarder = retry.NewForwarder(retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter}, p.producer, p.large, a.Log.Named("retry"))
+	p.forwarder = retry.NewForwarder(retry.Names{Topics: a.plan, DeadLetter: cfg.Topics.DeadLetter},
+		p.producer, p.large, a.Log.Named("retry"))
 	p.collector = revocation.New(revocation.Config{
 		Topic: cfg.Topics.Revocation, Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs,
 		MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
@@ -64,7 +67,8 @@ func (a *App) newPipeline() (*pipeline, error) {
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: a.share.inFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
-		Sender: a.sender, Policy: policy, Forwarder: p.forwarder, Settings: a.store, Revocations: p.collector, Attempts: a.log,
+		Sender: a.sender, Policy: policy, Forwarder: p.forwarder, Settings: a.store, Revocations: p.collector,
+		Attempts:    a.log,
 		FirstClicks: firstClicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Metrics:     a.metrics, Log: a.Log.Named("dispatcher"), Now: a.clock.Now,
 	})
@@ -89,7 +93,8 @@ func (a *App) newPipeline() (*pipeline, error) {
 
 // adopt makes the clients use topics that were deleted and created again.
 func (p *pipeline) adopt(ctx context.Context, recreated []string) error {
-	p.producer.PurgeTopicsFromProducing(slices.Clone(recreated)...) // what is buffered for them fails, and is produced again
+	// Records that are buffered for them fail and are produced again.
+	p.producer.PurgeTopicsFromProducing(slices.Clone(recreated)...)
 	p.large.PurgeTopicsFromProducing(slices.Clone(recreated)...)
 	consumed := slices.DeleteFunc(recreated, func(topic string) bool { return !p.plan.Consumes(topic) })
 	if len(consumed) == 0 {
@@ -99,7 +104,8 @@ func (p *pipeline) adopt(ctx context.Context, recreated []string) error {
 }
 
 func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
-	return kgo.WithHooks(kprom.NewMetrics("kafka", kprom.Subsystem(subsystem), kprom.Registerer(a.Registry), kprom.Gatherer(a.Registry)))
+	return kgo.WithHooks(kprom.NewMetrics("kafka", kprom.Subsystem(subsystem), kprom.Registerer(a.Registry),
+		kprom.Gatherer(a.Registry)))
 }
 
 // run consumes until ctx ends. Then it lets events in progress end and commits, within grace.

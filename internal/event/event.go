@@ -34,8 +34,8 @@ type Lease interface {
 	Context() context.Context
 }
 
-// Event is one record, or one batch of revocations, on its way through the service. One goroutine owns it at a time. The
-// owner ends it with exactly one Settle or Abandon.
+// Event is one record, or one batch of revocations, on its way through the service. One goroutine owns it at a time.
+// The owner ends it with exactly one Settle or Abandon.
 type Event struct {
 	Record
 	Delivery
@@ -89,8 +89,8 @@ type Delivery struct {
 	named    bool   // ID was given by the gateway
 }
 
-// Trace records what happens to one event. The batches of a tick share the trace of their first record, so it is safe for
-// concurrent use.
+// Trace records what happens to one event. The batches of a tick share the trace of their first record, so it is
+// safe for concurrent use.
 type Trace interface {
 	// Attempt records a finished attempt.
 	Attempt(a Attempt)
@@ -122,8 +122,8 @@ func (e *Event) Acquire() bool {
 // Acquired reports whether Acquire has returned true.
 func (e *Event) Acquired() bool { return e.acquired }
 
-// Settle ends the event: its fate is stored. The memory of a delivered event is reused for another record, so the caller
-// must not touch it afterwards.
+// Settle ends the event: its fate is stored. The memory of a delivered event is reused for another record, so the
+// caller must not touch it afterwards.
 func (e *Event) Settle(fate webhook.Fate) { e.Lease.Settle(e, fate) }
 
 // Abandon ends the event without a fate: the next owner of its partition reads the record again.

@@ -90,8 +90,8 @@ func (e *Event) BatchIdentity(n int) string {
 	return derive(e.Namespace, e.Partition, e.Offset, int32(n))
 }
 
-// SourcePosition returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It is for
-// operators; customers see the id alone.
+// SourcePosition returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It
+// is for operators; customers see the id alone.
 func (e *Event) SourcePosition() string {
 	if e.Origin == "" && e.Class != topics.Source {
 		e.Origin = OriginOf(e.ID) // stored by a version that wrote no smshooks-origin

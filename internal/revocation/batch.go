@@ -14,8 +14,8 @@ import (
 // maxBytes bounds the total length of a batch's ids, so that it fits into a delay topic: topics accept 2 MiB.
 const maxBytes = 512 << 10
 
-// batches returns the batches of one user's records. Each id is once in its list, in the order in which it was seen first.
-// A batch has at most maxIDs ids and maxBytes.
+// batches returns the batches of one user's records. Each id is once in its list, in the order in which it was seen
+// first. A batch has at most maxIDs ids and maxBytes.
 func (u *userRecords) batches(maxIDs int) []*event.Event {
 	var all webhook.Revocation
 	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}
@@ -73,8 +73,8 @@ func (r *room) take(ids [][]byte) (taken, left [][]byte) {
 	return ids[:n:n], ids[n:]
 }
 
-// sharedLease is the lease of the batches that one tick made of a user's records. It settles the records when all of the
-// batches are settled.
+// sharedLease is the lease of the batches that one tick made of a user's records. It settles the records when all of
+// the batches are settled.
 type sharedLease struct {
 	records []*event.Event
 
@@ -129,8 +129,8 @@ func (l *sharedLease) end() {
 	}
 }
 
-// State implements event.Lease. Only all batches together settle the records. Once one of them is in progress the others
-// must be stored while that counts, and may go on when it counts no more.
+// State implements event.Lease. Only all batches together settle the records. Once one of them is in progress the
+// others must be stored while that counts, and may go on when it counts no more.
 func (l *sharedLease) State() event.State {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,9 +1,9 @@
 // Package revocation collects revoked bot clicks into one batch per user and interval.
 //
-// Records are collected, uncommitted, until the next multiple of the interval. Then they are cut into batches, and a record
-// is settled when all batches of its user are. After a crash, records that were not settled are read again. So that the
-// same batch has the same id then, the offset of the cut is stored with the partition's committed offset before a batch is
-// sent: records below a cut are never mixed with records above it (docs/adr/0004).
+// Records are collected, uncommitted, until the next multiple of the interval. Then they are cut into batches, and a
+// record is settled when all batches of its user are. After a crash, records that were not settled are read again.
+// So that the same batch has the same id then, the offset of the cut is stored with the partition's committed offset
+// before a batch is sent: records below a cut are never mixed with records above it (docs/adr/0004).
 package revocation
 
 import (

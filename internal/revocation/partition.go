@@ -13,8 +13,8 @@ import (
 // open is the key of the segment of records above all cuts.
 const open = int64(1<<63 - 1)
 
-// partition holds the collected records of one partition, by segment and user. A segment is the range of offsets between
-// two cuts.
+// partition holds the collected records of one partition, by segment and user. A segment is the range of offsets
+// between two cuts.
 type partition struct {
 	cuts     []int64                          // ascending; a cut is above the last offset of its segment
 	segments map[int64]map[int64]*userRecords // by the cut that ends it (or open), and by user id

@@ -11,19 +11,19 @@ import (
 	"code.dny.dev/ssrf"
 )
 
-// Addresses says which addresses may be reached. The zero value allows public addresses, on all ports.
+// Addresses are the addresses that may be reached. The zero value allows public ones, on all ports.
 type Addresses struct {
-	Allow []netip.Prefix // opened although blocked by default
-	Deny  []netip.Prefix // refused, even if Allow holds them
-	NAT64 []netip.Prefix // besides 64:ff9b::/96: addresses in which an IPv4 address is embedded, see RFC 6052
+	Allow []netip.Prefix // allowed although blocked by default
+	Deny  []netip.Prefix // blocked, even if Allow has them
+	NAT64 []netip.Prefix // prefixes, besides 64:ff9b::/96, of addresses that embed an IPv4 address (RFC 6052)
 	Ports []Ports        // none = all
 }
 
-// Ports is the ports from First to Last, both included.
+// Ports is a range of ports, First and Last included.
 type Ports struct{ First, Last uint16 }
 
-// addressPolicy refuses connections to addresses that are not public. It is asked with the resolved address at every
-// dial, so a name that changes its answer cannot get through.
+// addressPolicy blocks connections to addresses that are not public. It checks the resolved address at every dial,
+// so that a name cannot pass by changing its answer.
 type addressPolicy struct {
 	guard *ssrf.Guardian
 	deny  []netip.Prefix
@@ -31,10 +31,10 @@ type addressPolicy struct {
 	ports []Ports
 }
 
-// alsoBlocked are addresses that are public by their range and metadata all the same: Azure's.
+// alsoBlocked is a metadata address with a public range: Azure's.
 var alsoBlocked = netip.MustParsePrefix("168.63.129.16/32")
 
-// wellKnownNAT64 is the prefix that every NAT64 gateway may use.
+// wellKnownNAT64 is the prefix that any NAT64 gateway may use.
 var wellKnownNAT64 = netip.MustParsePrefix("64:ff9b::/96")
 
 var (
@@ -55,7 +55,8 @@ func newAddressPolicy(a Addresses) addressPolicy {
 		}
 	}
 	policy := addressPolicy{
-		guard: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(alsoBlocked), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...)),
+		guard: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(alsoBlocked),
+			ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...)),
 		nat64: append(slices.Clone(a.NAT64), wellKnownNAT64), ports: a.Ports,
 	}
 	for _, p := range a.Deny {
@@ -79,9 +80,10 @@ func (p addressPolicy) control(_ context.Context, network, address string, c sys
 	return nil
 }
 
-// check applies what the guard does not know to an address that it allows.
+// check applies the rules that guard does not have to an address that it allows.
 func (p addressPolicy) check(to netip.AddrPort) error {
-	if len(p.ports) > 0 && !slices.ContainsFunc(p.ports, func(r Ports) bool { return r.First <= to.Port() && to.Port() <= r.Last }) {
+	allowed := func(r Ports) bool { return r.First <= to.Port() && to.Port() <= r.Last }
+	if len(p.ports) > 0 && !slices.ContainsFunc(p.ports, allowed) {
 		return fmt.Errorf("port %d: %w", to.Port(), errPort)
 	}
 	ip := to.Addr().WithZone("").Unmap() // a Prefix contains no address with a zone
@@ -112,7 +114,7 @@ func (p addressPolicy) denied(ip netip.Addr) error {
 	return nil
 }
 
-// embedded returns the IPv4 address that follows the prefix of so many bits in ip. Byte 8 is skipped (RFC 6052, 2.2).
+// embedded returns the IPv4 address after a prefix of the given bits in ip. It skips byte 8 (RFC 6052, 2.2).
 func embedded(ip netip.Addr, bits int) netip.Addr {
 	var v4 [4]byte
 	from, at := ip.As16(), bits/8
@@ -126,7 +128,7 @@ func embedded(ip netip.Addr, bits int) netip.Addr {
 	return netip.AddrFrom4(v4)
 }
 
-// blockedError is a dial refused by the address policy.
+// blockedError means that the address policy blocked a dial.
 type blockedError struct{ err error }
 
 func (e blockedError) Error() string { return fmt.Sprintf("blocked address: %v", e.err) }

@@ -17,7 +17,8 @@ func prefixes(texts string) (all []netip.Prefix) {
 	return all
 }
 
-// TestDenyAndNAT64: what is denied is refused in every form, and an address in a NAT64 prefix is judged by what is in it.
+// TestDenyAndNAT64: what is denied is refused in every form, and an address in a NAT64 prefix is judged by what is
+// in it.
 func TestDenyAndNAT64(t *testing.T) {
 	tests := []struct {
 		allow, deny, nat64 string

@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// classify names a failed request by the closed list of failures. deadline is the request's own.
+// classify returns the failure that err stands for. deadline is that of the request.
 func classify(err error, deadline time.Time) webhook.Failure {
 	var (
 		blocked blockedError
@@ -24,7 +24,8 @@ func classify(err error, deadline time.Time) webhook.Failure {
 	switch {
 	case errors.As(err, &blocked):
 		return webhook.BlockedAddress
-	case !time.Now().Before(deadline), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+	case !time.Now().Before(deadline), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, syscall.ETIMEDOUT):
 		return webhook.Timeout
 	case errors.As(err, &dns):
 		return webhook.DNS
@@ -32,12 +33,14 @@ func classify(err error, deadline time.Time) webhook.Failure {
 		return webhook.ConnectionRefused
 	case isTLS(err):
 		return webhook.TLS
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF):
 		return webhook.ConnectionReset
 	}
 	return webhook.Network
 }
 
+// isTLS reports whether the TLS handshake failed.
 func isTLS(err error) bool {
 	var (
 		header    tls.RecordHeaderError
@@ -51,7 +54,7 @@ func isTLS(err error) bool {
 		errors.As(err, &unknownCA) || errors.As(err, &host) || errors.As(err, &invalid) {
 		return true
 	}
-	// crypto/tls and net/http give some failures no type of their own.
+	// Some errors of crypto/tls and net/http have no type.
 	text := err.Error()
 	return strings.Contains(text, "tls: ") || strings.Contains(text, "server gave HTTP response to HTTPS client")
 }

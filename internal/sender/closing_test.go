@@ -68,8 +68,8 @@ func carry(b, a net.Conn, later time.Duration) {
 	}
 }
 
-// TestServerThatClosesAfterEachReply: of thousands of requests to servers that close each connection after a reply, without a
-// word about it, none fails: at once, soon, or after a second, near or 100 ms away.
+// TestServerThatClosesAfterEachReply: of thousands of requests to servers that close each connection after a reply,
+// without a word about it, none fails: at once, soon, or after a second, near or 100 ms away.
 func TestServerThatClosesAfterEachReply(t *testing.T) {
 	const requests, workers = 2500, 50
 	for name, test := range map[string]struct{ after, away time.Duration }{

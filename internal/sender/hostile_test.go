@@ -352,8 +352,9 @@ func TestLateReply(t *testing.T) {
 	}
 }
 
-// TestSharedHost: hundreds of requests of many users to one host, a part of which misbehaves: each gets its own reply
-// and is made once, or once more where its connection was used before and ended without a reply. The status tells which request the reply was made for.
+// TestSharedHost: hundreds of requests of many users to one host, a part of which misbehaves: each gets its own
+// reply and is made once, or once more where its connection was used before and ended without a reply. The status
+// tells which request the reply was made for.
 func TestSharedHost(t *testing.T) {
 	var wrote atomic.Int64
 	mean := hostiles(t, &wrote)

@@ -1,5 +1,5 @@
-// Package sender makes one delivery attempt at an endpoint: it builds the request, checks the address at every dial, and
-// classifies the outcome. It knows no event and keeps no order.
+// Package sender makes one delivery attempt at an endpoint: it builds the request, checks the address at every dial,
+// and classifies the outcome. It knows no event and keeps no order.
 package sender
 
 import (
@@ -22,24 +22,24 @@ const (
 	maxReplyBody = 64 << 10
 	maxReplyHead = 16 << 10
 	maxPooled    = 64 << 10
-	// A connection is replaced by then, so that a changed DNS answer takes effect.
+	// maxConnectionAge bounds how long a changed DNS answer takes to have an effect.
 	maxConnectionAge = 5 * time.Minute
 )
 
-// Config says how requests are sent.
+// Config of a Sender.
 type Config struct {
 	Timeout     time.Duration // from dial to the last body byte
 	Any2xx      bool          // success is any 2xx, not only 200
-	Addresses   Addresses     // which may be reached
-	MaxInFlight int
-	MaxConns    int    // connections, idle ones included, beyond which the longest idle one is closed for a new one; 0 = any number
-	Version     string // for User-Agent
+	Addresses   Addresses     // that may be reached
+	MaxInFlight int           // requests at a time; bounds the idle connections
+	MaxConns    int           // connections, idle ones included; a new one closes the longest idle one; 0 = no bound
+	Version     string        // for User-Agent
 	// Dial replaces the dialler and with it the address policy; for tests in virtual time.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Sender makes HTTP attempts: no proxy, no redirect, no retry of its own, addresses checked at every dial, one
-// deadline over everything, bounded reading.
+// Sender makes HTTP attempts. It uses no proxy, follows no redirect and retries nothing. It checks the address at
+// every dial, and bounds each attempt by one deadline and by the bytes that it reads.
 type Sender struct {
 	timeout   time.Duration
 	any2xx    bool
@@ -58,31 +58,31 @@ type Request struct {
 	Body     Body
 }
 
-// Body is what a request carries.
+// Body is the body of a request.
 type Body interface {
-	// AppendBody appends it to dst.
+	// AppendBody appends the body to dst.
 	AppendBody(dst []byte) []byte
 }
 
-// Bytes are a Body as they are.
+// Bytes are a Body.
 type Bytes []byte
 
 // AppendBody implements Body.
 func (b Bytes) AppendBody(dst []byte) []byte { return append(dst, b...) }
 
-// scratch is what one request is put together in.
+// scratch has the buffers in which a request is built.
 type scratch struct{ body, message []byte }
 
-// Outcome is how an attempt went.
+// Outcome is the outcome of an attempt.
 type Outcome struct {
 	Failure webhook.Failure // "" = success
-	Status  int             // HTTP status, 0 if no reply came
+	Status  int             // HTTP status; 0 = no reply
 	Took    time.Duration
-	Aborted bool   // cut off because the context ended: not an attempt
-	Local   string // what this process had run out of, by http1.Exhausted: not an attempt
+	Aborted bool   // the context ended: not an attempt
+	Local   string // what the process ran out of, see http1.Exhausted: not an attempt
 }
 
-// New builds a Sender with a connection pool of its own.
+// New returns a Sender with its own connection pool.
 func New(cfg Config) *Sender {
 	dial := cfg.Dial
 	if dial == nil {
@@ -95,7 +95,7 @@ func New(cfg Config) *Sender {
 		userAgent: "smshooks/" + cfg.Version,
 		client: http1.New(http1.Config{
 			Dial:     dial,
-			TLS:      &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: sessions{tls.NewLRUClientSessionCache(maxSessions)}},
+			TLS:      &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: newSessions()},
 			MaxAge:   maxConnectionAge,
 			MaxIdle:  4 * cfg.MaxInFlight,
 			MaxConns: cfg.MaxConns,
@@ -106,8 +106,8 @@ func New(cfg Config) *Sender {
 	}
 }
 
-// warmUp reads what is read from files once, at its first use, and would be missing for long if it met a process that has
-// run out of descriptors then: the system's certificate authorities, and names and addresses of the local host.
+// warmUp loads the certificate authorities of the system and the names of the local host. They are read from files
+// once, at their first use, and would be missing for good if the process had no descriptor left at that moment.
 func warmUp() {
 	_, _ = x509.SystemCertPool()
 	_, _ = net.LookupHost("localhost")
@@ -117,13 +117,14 @@ func warmUp() {
 func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	started := time.Now()
 	if r.Endpoint.Address == "" || !httpguts.ValidHeaderFieldValue(r.ID) {
-		return Outcome{Failure: webhook.Network} // no request can be made of it
+		return Outcome{Failure: webhook.Network} // not a valid request
 	}
 	p := s.scratches.Get().(*scratch)
 	p.body = r.Body.AppendBody(p.body[:0])
 	p.message = s.appendMessage(p.message[:0], &r, p.body)
 	deadline := started.Add(s.timeout)
-	status, err := s.client.Post(ctx, deadline, http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}, p.message)
+	host := http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}
+	status, err := s.client.Post(ctx, deadline, host, p.message)
 	if cap(p.message) <= maxPooled {
 		s.scratches.Put(p)
 	}
@@ -136,13 +137,13 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	return Outcome{Failure: failure, Status: status, Took: time.Since(started), Aborted: failure != "" && ctx.Err() != nil}
 }
 
-// failure says how an attempt went by its status, 0 if there was none, and what became of the connection.
+// failure classifies an attempt by its status, 0 if there was no reply, and the error of the connection.
 func (s *Sender) failure(status int, err error, deadline time.Time) webhook.Failure {
 	switch {
 	case status == 0:
 		return classify(err, deadline)
 	case status != http.StatusOK && (!s.any2xx || status/100 != 2):
-		return webhook.HTTPFailure(status) // whatever became of its body
+		return webhook.HTTPFailure(status) // even if reading its body failed
 	case err != nil:
 		return classify(err, deadline)
 	}

@@ -339,7 +339,8 @@ func TestReusedConnectionThatIsClosed(t *testing.T) {
 	}
 }
 
-// A connection that the peer closed while it was idle costs no attempt, and none is used again after 4 s unless its host has been seen to keep it.
+// A connection that the peer closed while it was idle costs no attempt, and none is used again after 4 s unless its
+// host has been seen to keep it.
 func TestConnectionClosedWhileIdle(t *testing.T) {
 	for name, closes := range map[string]bool{"by the peer": true, "by the sender": false} {
 		t.Run(name, func(t *testing.T) {

@@ -2,16 +2,17 @@ package sender
 
 import "crypto/tls"
 
-// Bounds of the TLS sessions that are kept to be resumed: by number, and each by what a server that is not to be trusted
-// can put into it.
+// Bounds of the cached TLS sessions. The server, which is not trusted, decides how large one is.
 const (
 	maxSessions = 4096
 	maxTicket   = 4 << 10  // bytes
 	maxSession  = 16 << 10 // bytes, with the server's certificates
 )
 
-// sessions is a cache that does not keep large sessions.
+// sessions is a cache that refuses large sessions.
 type sessions struct{ tls.ClientSessionCache }
+
+func newSessions() sessions { return sessions{tls.NewLRUClientSessionCache(maxSessions)} }
 
 // Put implements tls.ClientSessionCache.
 func (s sessions) Put(key string, session *tls.ClientSessionState) {
@@ -21,6 +22,7 @@ func (s sessions) Put(key string, session *tls.ClientSessionState) {
 	s.ClientSessionCache.Put(key, session)
 }
 
+// small reports whether a session is within the bounds.
 func small(session *tls.ClientSessionState) bool {
 	ticket, state, err := session.ResumptionState()
 	if err != nil || len(ticket) > maxTicket {
