@@ -50,7 +50,7 @@ func parseYAML(raw []byte) (*yaml.Node, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, nil
 		}
-		return nil, errors.New("is no YAML: " + anchorName.ReplaceAllString(err.Error(), "'…'"))
+		return nil, errors.New("is not YAML: " + anchorName.ReplaceAllString(err.Error(), "'…'"))
 	}
 	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("holds more than one YAML document")
@@ -60,7 +60,7 @@ func parseYAML(raw []byte) (*yaml.Node, error) {
 		return nil, nil
 	}
 	if root.Kind != yaml.MappingNode {
-		return nil, errors.New("is no YAML mapping of settings")
+		return nil, errors.New("is not a YAML mapping of settings")
 	}
 	return root, nil
 }
@@ -110,7 +110,7 @@ func (r *fileReader) switchOf(section string) string {
 // setting reads the value of a known setting.
 func (r *fileReader) setting(s setting, line int, v *yaml.Node) {
 	if before, twice := r.given[s.name]; twice {
-		r.fail(s.name, line, fmt.Sprintf("is there twice, first in line %d", before.origin.line))
+		r.fail(s.name, line, fmt.Sprintf("is set twice, first in line %d", before.origin.line))
 		return
 	}
 	texts := []string{}
@@ -125,7 +125,7 @@ func (r *fileReader) setting(s setting, line int, v *yaml.Node) {
 				item = item.Alias
 			}
 			if item.Kind != yaml.ScalarNode {
-				r.fail(s.name, item.Line, "is a list of plain values")
+				r.fail(s.name, item.Line, "must be a list of plain values")
 				return
 			}
 			texts = append(texts, item.Value)

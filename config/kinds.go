@@ -65,7 +65,7 @@ func choice(words ...string) kind[string] {
 				return word, nil
 			}
 		}
-		return "", fmt.Errorf("%q is none of %s", s, strings.Join(named, ", "))
+		return "", fmt.Errorf("%q is not one of %s", s, strings.Join(named, ", "))
 	}}
 }
 
@@ -84,7 +84,7 @@ func number(least, most int) kind[int] {
 		n, err := strconv.Atoi(strings.TrimSpace(s))
 		switch {
 		case err != nil && !errors.Is(err, strconv.ErrRange):
-			return 0, fmt.Errorf("%q is no whole number", s)
+			return 0, fmt.Errorf("%q is not a whole number", s)
 		case err != nil || n < least || n > most:
 			return 0, fmt.Errorf("%q is not between %d and %d", s, least, most)
 		}
@@ -132,7 +132,7 @@ func step() kind[time.Duration] {
 	k.parse = func(s string) (time.Duration, error) {
 		d, err := parse(s)
 		if err == nil && d%time.Millisecond != 0 {
-			err = fmt.Errorf("%q is finer than a millisecond", s)
+			err = fmt.Errorf("%q is not a whole number of milliseconds", s)
 		}
 		return d, err
 	}
@@ -149,7 +149,7 @@ func ascending(ds []time.Duration) error {
 	for i := 1; i < len(ds); i++ {
 		switch before, d := ds[i-1], ds[i]; {
 		case d == before:
-			return fmt.Errorf("%q is there twice", delay.Name(d))
+			return fmt.Errorf("%q is listed twice", delay.Name(d))
 		case d < before:
 			return fmt.Errorf("%q follows %q, must ascend", delay.Name(d), delay.Name(before))
 		}
@@ -176,7 +176,7 @@ func byteSize(least, most int64) kind[int64] {
 	return kind[int64]{word: "bytes", parse: func(s string) (int64, error) {
 		parts := sizePattern.FindStringSubmatch(strings.TrimSpace(s))
 		if parts == nil {
-			return 0, fmt.Errorf("%q is no number of bytes (as in 67108864 or 64MiB)", s)
+			return 0, fmt.Errorf("%q is not a number of bytes (try 67108864 or 64MiB)", s)
 		}
 		unit, known := units[strings.ToLower(parts[2])]
 		if !known {
@@ -203,11 +203,11 @@ func address(least uint64) kind[string] {
 		s = strings.TrimSpace(s)
 		// What looks like a URL may hold a password, which is not repeated.
 		if strings.ContainsAny(s, "@/") {
-			return "", errors.New("is no host:port: give neither a scheme nor a user")
+			return "", errors.New("is not host:port: leave out the scheme and the user")
 		}
 		host, port, err := net.SplitHostPort(s)
 		if err != nil || strings.ContainsAny(host, " \t") || (host == "" && least > 0) {
-			return "", fmt.Errorf("%q is no host:port", s)
+			return "", fmt.Errorf("%q is not host:port", s)
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < least {
 			return "", fmt.Errorf("%q has no port from %d to 65535", s, least)
@@ -221,7 +221,7 @@ func ratio() kind[float64] {
 	return kind[float64]{word: "ratio", parse: func(s string) (float64, error) {
 		f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
 		if err != nil || !(f >= 0 && f <= 1) {
-			return 0, fmt.Errorf("%q is no number from 0 to 1", s)
+			return 0, fmt.Errorf("%q is not a number from 0 to 1", s)
 		}
 		return f, nil
 	}, format: func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }}
@@ -233,9 +233,9 @@ func collector() kind[string] {
 		u, err := url.Parse(s)
 		switch {
 		case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-			return "", errors.New("is no URL without user, query and fragment (as in http://collector:4318)")
+			return "", errors.New("is not a URL, or has a user, a query or a fragment (try http://collector:4318)")
 		case (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
-			return "", fmt.Errorf("%q is no absolute http or https URL (as in http://collector:4318)", s)
+			return "", fmt.Errorf("%q is not an absolute http or https URL (try http://collector:4318)", s)
 		}
 		return s, nil
 	}, format: same}
@@ -254,7 +254,7 @@ func network() kind[netip.Prefix] {
 		}
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is no network (as in 10.0.0.0/8) and no address", s)
+			return netip.Prefix{}, fmt.Errorf("%q is neither a network nor an address (try 10.0.0.0/8)", s)
 		}
 		return p.Masked(), nil
 	}, format: netip.Prefix.String}
@@ -263,7 +263,7 @@ func network() kind[netip.Prefix] {
 func noEmptyKey(keys [][]byte) error {
 	for _, k := range keys {
 		if k == nil {
-			return errors.New("has an empty key")
+			return errors.New("contains an empty key")
 		}
 	}
 	return nil
@@ -311,7 +311,7 @@ func key() kind[[]byte] {
 		s = strings.NewReplacer("-", "+", "_", "/").Replace(s)
 		b, err := base64.RawStdEncoding.DecodeString(s)
 		if err != nil {
-			return nil, fmt.Errorf("is no base64 (make one with `openssl rand -base64 %d`)", keyBytes)
+			return nil, fmt.Errorf("is not base64 (make one with `openssl rand -base64 %d`)", keyBytes)
 		}
 		if len(b) != keyBytes {
 			return nil, fmt.Errorf("is %d bytes long, not %d (make one with `openssl rand -base64 %d`)", len(b), keyBytes, keyBytes)

@@ -92,7 +92,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 	}
 	for _, broker := range c.Brokers {
 		if !validBroker(broker) {
-			return nil, fmt.Errorf("kafka.brokers: %q is no host:port", broker)
+			return nil, fmt.Errorf("kafka.brokers: %q is not host:port", broker)
 		}
 	}
 	dial := c.dialer()

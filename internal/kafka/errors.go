@@ -34,7 +34,7 @@ func IsUnavailable(err error) bool {
 		return true
 	}
 	if _, ok := errors.AsType[*net.AddrError](err); ok {
-		return false // the address is no host:port: it never becomes one
+		return false // the address is not host:port: it never becomes one
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return true // dialling, resolving, reading, writing

@@ -190,9 +190,9 @@ var legal = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
 func CheckName(name string) error {
 	switch {
 	case !legal.MatchString(name):
-		return fmt.Errorf("%q is no legal name (letters, digits, '.', '_' and '-')", name)
+		return fmt.Errorf("%q is not a legal name (use letters, digits, '.', '_' and '-')", name)
 	case name == "." || name == "..":
-		return fmt.Errorf("%q is no legal name", name)
+		return fmt.Errorf("%q is not a legal name", name)
 	case len(name) > maxName:
 		return fmt.Errorf("%q is longer than %d characters", name, maxName)
 	}
