@@ -1,5 +1,5 @@
-// Package metrics holds the figures that the service shows to Prometheus. All of them exist from the start, and
-// no label holds a user id or a URL.
+// Package metrics holds the service's Prometheus metrics. All of them exist from the start, and no label contains a
+// user id or a URL.
 package metrics
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Metrics are the service's figures; the counters of the hot path are looked up once, here.
+// Metrics are the service's metrics. The counters of the hot path are looked up once, in New.
 type Metrics struct {
 	consumed map[string]prometheus.Counter
 	settled  [webhook.NumKinds][webhook.NumFates]prometheus.Counter
@@ -59,30 +59,30 @@ const (
 	numReadings
 )
 
-// Topics are the names that are used as label values.
+// Topics are the values that labels may have.
 type Topics struct {
 	Consumed []string // source, retry and overflow topics
-	Waiting  []string // of these: retry and overflow topics
+	Waiting  []string // the retry and overflow topics among them
 	Settings []string // config and keys topics
-	Dead     []string // the dead letter topic
+	Dead     []string // dead letter topic
 
-	Exhaustions []string // what the process may run out of
+	Exhaustions []string // resources that the process may run out of
 }
 
 // readings are the names and help texts of the readings.
 var readings = [numReadings][2]string{
-	InFlight:        {"smshooks_in_flight_requests", "HTTP requests in flight."},
-	BufferedRecords: {"smshooks_buffered_records", "Records taken over and not settled."},
-	BufferedBytes:   {"smshooks_buffered_bytes", "Bytes of the records taken over and not settled."},
-	LagAge:          {"smshooks_lag_age_seconds", "Since Kafka last told ends and committed offsets, from which lag and waiting records follow."},
+	InFlight:        {"smshooks_in_flight_requests", "HTTP requests in flight from this instance."},
+	BufferedRecords: {"smshooks_buffered_records", "Records ingested and not settled."},
+	BufferedBytes:   {"smshooks_buffered_bytes", "Bytes of the records ingested and not settled."},
+	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed."},
 	CommitStalled: {"smshooks_commit_stalled_seconds",
-		"How long a source partition of this instance has held records without one of them moving its committed offset: the worst."},
-	LedgerGap: {"smshooks_ledger_gap_records", "Records that the partitions of this instance have open, less those that are held or buffered: 0 but for moments."},
+		"Longest time in seconds that a source partition of this instance has had unsettled records without its committed offset moving."},
+	LedgerGap: {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; 0 except for moments."},
 }
 
 // LogLinesDropped registers and returns the counter of log lines that were not written. Logging begins before [New].
 func LogLinesDropped(reg prometheus.Registerer) prometheus.Counter {
-	return factory{reg}.counter("smshooks_log_lines_dropped_total", "Log lines that were not written: they repeated too often within a second, or stderr was closed.")
+	return factory{reg}.counter("smshooks_log_lines_dropped_total", "Log lines that were not written, because they repeated too often within a second or stderr was closed.")
 }
 
 type factory struct{ reg prometheus.Registerer }
@@ -117,20 +117,20 @@ func (f factory) histograms(name, help string, buckets []float64, labels ...stri
 	return v
 }
 
-// New registers everything at reg.
+// New registers all metrics with reg.
 func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	f := factory{reg}
 	m := &Metrics{factory: f, consumed: map[string]prometheus.Counter{}}
-	consumed := f.counters("smshooks_records_consumed_total", "Records of source, retry and overflow topics whose fate is stored.", "topic")
+	consumed := f.counters("smshooks_records_consumed_total", "Records of source, retry and overflow topics that were settled.", "topic")
 	for _, t := range topics.Consumed {
 		m.consumed[t] = consumed.WithLabelValues(t)
 	}
-	settled := f.counters("smshooks_settled_total", "Records settled, by kind and fate; every consumed record has exactly one.", "kind", "fate")
+	settled := f.counters("smshooks_settled_total", "Records settled, by kind and fate; each record has exactly one fate.", "kind", "fate")
 	m.dead = f.counters("smshooks_dead_letters_total", "Events stored as dead letters, by kind and reason.", "kind", "reason")
-	attempts := f.counters("smshooks_attempts_total", "HTTP attempts, by kind and result.", "kind", "result")
-	took := f.histograms("smshooks_attempt_seconds", "Duration of an HTTP attempt, from dial to the last body byte.",
+	attempts := f.counters("smshooks_attempts_total", "Attempts, by kind and result.", "kind", "result")
+	took := f.histograms("smshooks_attempt_seconds", "Duration of an attempt in seconds, from dial to the last byte of the response.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
-	delivery := f.histograms("smshooks_event_to_delivery_seconds", "From the event's time to its delivery.",
+	delivery := f.histograms("smshooks_event_to_delivery_seconds", "Seconds from an event's time to its delivery.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 21600, 43200, 86400}, "kind")
 	for _, k := range webhook.Kinds() {
 		for _, fate := range webhook.Fates() {
@@ -145,26 +145,26 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.took[k] = took.WithLabelValues(k.String())
 		m.delivery[k] = delivery.WithLabelValues(k.String())
 	}
-	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not their user_id.")
-	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header does not fit and was ignored.")
-	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are repeated.")
-	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts that are missing in the log of deliveries, because Redis was away or slow.")
+	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not the user_id of their value.")
+	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header is invalid and was ignored.")
+	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are retried.")
+	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts missing in the delivery log because Redis was unreachable or slow.")
 	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped.", "topic")
 	for _, t := range topics.Settings {
 		m.unreadable.WithLabelValues(t)
 	}
-	m.localErrors = f.counters("smshooks_local_errors_total", "Requests put off because this process had no descriptor, port, buffer or memory left; they are no attempts.", "reason")
+	m.localErrors = f.counters("smshooks_local_errors_total", "Requests postponed because this process ran out of descriptors, ports, buffers or memory; they do not count as attempts.", "reason")
 	for _, reason := range topics.Exhaustions {
 		m.localErrors.WithLabelValues(reason)
 	}
-	m.skipped = f.counters("smshooks_skipped_batches_total", "Batches that could not be read (too large, undecodable) and were skipped with all their records.", "topic")
+	m.skipped = f.counters("smshooks_skipped_batches_total", "Batches that were too large or undecodable and were skipped with all their records.", "topic")
 	for _, t := range slices.Concat(topics.Consumed, topics.Settings, topics.Dead) {
 		m.skipped.WithLabelValues(t)
 	}
-	m.lag = f.gauges("smshooks_group_lag_records", "End offset less the offset the group has committed, as Kafka tells it; every consuming instance shows all partitions, so aggregate with max.", "topic", "partition")
-	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a waiting topic above the committed offsets, as Kafka tells it; the same on every consuming instance, so aggregate with max.", "topic")
-	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Now less the due time of the oldest waiting record in the partitions assigned to this instance, fetched or not, 0 if none is due.", "topic")
-	m.sourceLag = f.gauges("smshooks_source_lag_seconds", "Age of the oldest record of a source that is not settled, in the partitions assigned to this instance, fetched or not, 0 if there is none.", "topic")
+	m.lag = f.gauges("smshooks_group_lag_records", "Records of a partition between the group's committed offset and the end; every consuming instance reports all partitions, so aggregate with max.", "topic", "partition")
+	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a delay topic above the committed offsets; every consuming instance reports the same, so aggregate with max.", "topic")
+	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Seconds since the oldest delayed record in this instance's partitions was due, fetched or not; 0 if none is due.", "topic")
+	m.sourceLag = f.gauges("smshooks_source_lag_seconds", "Age in seconds of the oldest unsettled record of a source in this instance's partitions, fetched or not; 0 if there is none.", "topic")
 	for _, t := range topics.Consumed {
 		if !slices.Contains(topics.Waiting, t) {
 			m.sourceLag.WithLabelValues(t)
@@ -175,10 +175,10 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.overdue.WithLabelValues(t)
 	}
 	m.configLagOf = map[string]int64{}
-	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not applied yet.")
-	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are in memory, at most 200,000 of them.")
-	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in topics of former retry or overflow delays that no setting names, so that nobody reads them.")
-	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server has a maxmemory-policy other than noeviction, and so may evict keys, else 0.")
+	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not yet applied.")
+	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are cached in memory, at most 200,000.")
+	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in orphaned delay topics, whose delay is in no setting, so that they are not read.")
+	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server may evict keys because its maxmemory-policy is not noeviction, else 0.")
 	for i, r := range readings {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: r[0], Help: r[1]}, func() float64 {
 			if read := m.readings[i].Load(); read != nil {
@@ -206,39 +206,39 @@ func (m *Metrics) DeadLetter(k webhook.Kind, reason webhook.Reason) {
 	m.dead.WithLabelValues(k.String(), string(reason)).Inc()
 }
 
-// Build says which program this is.
+// Build sets the version of the program.
 func (m *Metrics) Build(version string) {
-	build := m.factory.gauges("smshooks_build_info", "Always 1; the labels say which version this is and which Go built it.", "version", "go_version")
+	build := m.factory.gauges("smshooks_build_info", "Always 1; the labels are the version and the Go version that built it.", "version", "go_version")
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 }
 
-// Attempt counts an HTTP attempt that took so long.
+// Attempt counts an attempt and observes how long it took.
 func (m *Metrics) Attempt(k webhook.Kind, r webhook.Result, took time.Duration) {
 	m.attempts[k][r].Inc()
 	m.took[k].Observe(took.Seconds())
 }
 
-// Delivered notes how long after its time an event was delivered.
+// Delivered observes how long after its time an event was delivered.
 func (m *Metrics) Delivered(k webhook.Kind, after time.Duration) {
 	m.delivery[k].Observe(max(after.Seconds(), 0))
 }
 
-// Lag sets the lag of a partition, counted in records.
+// Lag sets the lag of a partition in records.
 func (m *Metrics) Lag(topic string, partition int32, records int64) {
 	m.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
 }
 
-// Waiting sets how many records wait in a topic.
+// Waiting sets how many records a delay topic holds back.
 func (m *Metrics) Waiting(topic string, records int64) {
 	m.waiting.WithLabelValues(topic).Set(float64(records))
 }
 
-// Overdue sets by how much the oldest waiting record of a topic is overdue.
+// Overdue sets how long ago the oldest record of a delay topic was due.
 func (m *Metrics) Overdue(topic string, by time.Duration) {
 	m.overdue.WithLabelValues(topic).Set(by.Seconds())
 }
 
-// SourceLag sets how old the oldest record of a source is that is not settled.
+// SourceLag sets the age of the oldest unsettled record of a source.
 func (m *Metrics) SourceLag(topic string, age time.Duration) {
 	m.sourceLag.WithLabelValues(topic).Set(age.Seconds())
 }
@@ -251,7 +251,7 @@ func (m *Metrics) ConfigLag(topic string, records int64) {
 	m.configLagOf[topic] = records
 }
 
-// ConfigUsers sets how many users have settings.
+// ConfigUsers sets how many users' settings are cached.
 func (m *Metrics) ConfigUsers(n int) { m.configUsers.Set(float64(n)) }
 
 // RedisEvicts sets whether Redis may evict keys.
@@ -262,17 +262,17 @@ func (m *Metrics) RedisEvicts(may bool) {
 	}
 }
 
-// UnreadWaiting sets how many records wait where nobody reads.
+// UnreadWaiting sets how many records orphaned delay topics hold.
 func (m *Metrics) UnreadWaiting(records int64) { m.unread.Set(float64(records)) }
 
 // UnreadableRecord counts a skipped record of the config or keys topic.
 func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }
 
-// LocalError counts a request that was put off because the process had run out of something.
+// LocalError counts a request that was postponed because the process ran out of a resource.
 func (m *Metrics) LocalError(reason string) { m.localErrors.WithLabelValues(reason).Inc() }
 
 // BatchSkipped counts a batch of a topic that could not be read.
 func (m *Metrics) BatchSkipped(topic string) { m.skipped.WithLabelValues(topic).Inc() }
 
-// DeliveryLogDropped counts attempts that are missing in the log of deliveries.
+// DeliveryLogDropped counts attempts that are missing in the delivery log.
 func (m *Metrics) DeliveryLogDropped(attempts int) { m.logDropped.Add(float64(attempts)) }
