@@ -1,4 +1,4 @@
-// Package clock tells the time of day, and does not follow a machine's clock that is set to a wrong time.
+// Package clock returns the time of day, and does not follow a machine's clock that is set to a wrong time.
 //
 // An attempt is never early, and its window does not close early either: so a clock that jumps while the service runs, by an
 // operator's hand or a bad time server, must not count as time that has passed. What passed is known from the
@@ -20,14 +20,14 @@ const (
 	slack    = time.Second // the machine's clock is followed if it is off by no more than this between two looks
 )
 
-// Witness tells the time of a clock elsewhere.
+// Witness returns the time of a clock elsewhere.
 type Witness func(ctx context.Context) (time.Time, error)
 
 // Clock is the time of day. Now may be called from any goroutine.
 type Clock struct {
 	machine func() anchor
 	anchor  atomic.Pointer[anchor]
-	off     time.Duration // of the machine's clock from this one, as far as it was told of
+	off     time.Duration // of the machine's clock from this one, as last logged
 	log     *zap.Logger
 	asking  *outage.Outage
 }
@@ -42,19 +42,19 @@ func read() anchor {
 	return anchor{now.Round(0), now}
 }
 
-// to is the time of day at a time of the monotonic clock.
+// to returns the time of day at a time of the monotonic clock.
 func (a anchor) to(at time.Time) time.Time { return a.day.Add(at.Sub(a.at)) }
 
-// New gives a Clock that starts with the machine's.
+// New returns a Clock that starts with the machine's time.
 func New(log *zap.Logger) *Clock {
 	c := &Clock{machine: read, log: log, asking: outage.New(log,
-		"the machine's clock was set, and there is nobody to ask whether to the right time: the one before is kept until there is",
-		"the machine's clock is in doubt no more")}
+		"the machine's clock was changed and Redis cannot confirm the new time: the previous time is kept",
+		"the machine's clock is confirmed again")}
 	c.follow(c.machine())
 	return c
 }
 
-// Now is the time of day. It has no monotonic reading: the time between two of these is of the wall clock.
+// Now returns the time of day. It has no monotonic reading: differences are those of the wall clock.
 func (c *Clock) Now() time.Time {
 	a := c.anchor.Load()
 	return a.day.Add(time.Since(a.at))
@@ -62,7 +62,7 @@ func (c *Clock) Now() time.Time {
 
 func (c *Clock) follow(a anchor) { c.anchor.Store(&a) }
 
-// Run follows the machine's clock until ctx ends. If that was set, witness decides.
+// Run follows the machine's clock until ctx ends. If it was changed, witness decides.
 func (c *Clock) Run(ctx context.Context, witness Witness) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -97,13 +97,13 @@ func (c *Clock) look(ctx context.Context, witness Witness) {
 	}
 	c.asking.Recover()
 	if here := there.Sub(c.Now()); (here - off).Abs() < here.Abs() {
-		c.log.Warn("the machine's clock was set, to the right time as Redis tells it: it is followed", zap.Duration("set_by", off))
+		c.log.Warn("the machine's clock was changed to the right time according to Redis: following it", zap.Duration("set_by", off))
 		c.off = 0
 		c.follow(c.machine())
 		return
 	}
 	if !near(off, c.off) {
-		c.log.Error("the machine's clock was set to a wrong time, as Redis tells it: it is not followed, but what is started now would be; set it right",
+		c.log.Error("the machine's clock was changed to a wrong time according to Redis: not following it; correct it before starting other processes",
 			zap.Duration("off", off))
 		c.off = off
 	}

@@ -39,7 +39,7 @@ var (
 	errLater = errors.New("the response unpacks to too much, its rest is fetched again")
 )
 
-// Skipped is the error of a partition that [Poll] moved over a batch that cannot be read. The partition goes on at
+// Skipped is the error of a partition in which [Poll] skipped a batch that cannot be read. The partition goes on at
 // Next. The batch has already been logged and counted.
 type Skipped struct {
 	From, Next int64 // the offsets skipped are From ≤ o < Next
@@ -54,7 +54,7 @@ func (s *Skipped) Error() string {
 // Unwrap returns why the batch cannot be read.
 func (s *Skipped) Unwrap() error { return s.Err }
 
-// Skips reports the batches that a process skips, each once, however many clients meet it. It is safe for concurrent
+// Skips reports the batches that a process skips, each once, however many clients read it. It is safe for concurrent
 // use.
 type Skips struct {
 	log   *zap.Logger
@@ -130,7 +130,7 @@ func bounded(limit int64) (kgo.Decompressor, error) {
 	return cl.OptValue(kgo.WithDecompressor).(kgo.Decompressor), nil
 }
 
-// unpackerOf returns cl's unpacker. A client that was not made by [Config.NewClient] unpacks what it likes.
+// unpackerOf returns cl's unpacker. A client that was not made by [Config.NewClient] has no bound.
 func unpackerOf(cl *kgo.Client) *unpacker {
 	if u, ok := cl.OptValue(kgo.WithDecompressor).(*unpacker); ok {
 		return u

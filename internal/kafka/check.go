@@ -16,13 +16,13 @@ import (
 type Problem struct {
 	// Topic is the topic's name.
 	Topic string
-	// What is wrong, as a predicate: "is missing".
+	// What is wrong, to follow the topic's name: "is missing".
 	What string
 	// Fix is what to do about it.
 	Fix string
-	// Why says what would happen otherwise.
+	// Why is what would happen otherwise.
 	Why string
-	// Type are command lines that put it right, each by itself. BROKERS stands for the brokers.
+	// Type lists alternative commands that fix it. BROKERS stands for the brokers.
 	Type []string
 
 	repair repair // by Ensure
@@ -38,22 +38,22 @@ type repair struct {
 // String is one line: topic, what is wrong, what to do.
 func (p Problem) String() string { return fmt.Sprintf("topic %s %s: %s", p.Topic, p.What, p.Fix) }
 
-// Connection is how a command line reaches the same Kafka with the same settings.
+// Connection says how commands reach the same Kafka with the same settings.
 type Connection struct {
 	Brokers []string // for Kafka's own tools
 	Flags   []string // for smshooks
 }
 
-// fill completes a command line or a sentence with one in it.
+// fill completes the commands in text.
 func (c Connection) fill(text string) string {
 	text = strings.ReplaceAll(text, ensureLine, strings.Join(append([]string{ensureLine}, c.Flags...), " "))
 	return strings.ReplaceAll(text, "BROKERS", strings.Join(c.Brokers, ","))
 }
 
-// Line is String, with commands that reach Kafka by c.
+// Line returns String with commands that connect to Kafka as c says.
 func (p Problem) Line(c Connection) string { return c.fill(p.String()) }
 
-// Explain is Line, why it matters, and what to type, in lines of their own.
+// Explain returns Line, why it matters, and the commands to type, each on a line of its own.
 func (p Problem) Explain(c Connection) string {
 	text := p.Line(c) + "\n  why: " + p.Why
 	for i, line := range p.Type {
@@ -129,7 +129,7 @@ func (s survey) countProblems(topic string, t state) []Problem {
 	}
 	p := Problem{
 		Topic: topic, What: fmt.Sprintf("has %d partitions, but its source %s has %d", t.partitions, name, source.partitions),
-		Why: "a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only",
+		Why: "a group member is assigned the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold only per process",
 	}
 	if t.partitions < source.partitions {
 		p.Fix = "run `smshooks topics ensure`, which adds the missing partitions"
@@ -137,16 +137,16 @@ func (s survey) countProblems(topic string, t state) []Problem {
 		p.repair = repair{partitions: source.partitions, done: fmt.Sprintf("partitions raised from %d to %d", t.partitions, source.partitions)}
 	} else {
 		p.Fix = fmt.Sprintf("add partitions to %s until it has %d, then run `smshooks topics ensure`", name, t.partitions)
-		p.Why += "; partitions can't be taken away, and adding some to a source moves users among them: see docs/upgrade.md"
+		p.Why += "; partitions cannot be removed, and adding some to a source moves users to other partitions: see docs/upgrade.md"
 		p.Type = []string{addPartitionsLine(name, t.partitions) + " && " + ensureLine}
 	}
 	return []Problem{p}
 }
 
 func (s survey) policyProblems(topic string, t state) []Problem {
-	want, why := "delete", "compaction removes events that were not sent yet"
+	want, why := "delete", "compaction removes events that are not delivered yet"
 	if topic == s.Config || topic == s.Keys {
-		want, why = "compact", "anything else forgets settings with time"
+		want, why = "compact", "any other policy deletes settings after a while"
 	}
 	if t.policy() == want {
 		return nil
@@ -154,7 +154,7 @@ func (s survey) policyProblems(topic string, t state) []Problem {
 	return []Problem{{
 		Topic: topic, What: fmt.Sprintf("has cleanup.policy=%s instead of %s", t.policy(), want),
 		Fix:  fmt.Sprintf("set cleanup.policy=%s (%s)", want, why),
-		Why:  why + "; `topics ensure` leaves it alone, since it may be another program's topic",
+		Why:  why + "; `topics ensure` does not change it, because the topic may belong to another program",
 		Type: []string{setLine(topic, "cleanup.policy", want)},
 	}}
 }
@@ -164,15 +164,15 @@ func (s survey) retentionProblems(topic string, t state) (problems []Problem) {
 	if !s.Delayed(topic) {
 		return nil
 	}
-	const why = "Kafka would delete records that wait for their next attempt, and nobody would notice"
+	const why = "Kafka would silently delete records that are not due yet"
 	least := s.MinRetention(topic)
 	if retention, less := t.keepsLess(least); less {
 		problems = append(problems, raise(topic, t, "retention.ms", millis(least+retentionSlack),
 			fmt.Sprintf(" (%s), below its delay + retry.window (%s + %s = %d ms)", delay.Name(retention), delay.Name(s.Describe(topic).Delay),
-				delay.Name(s.Window), least.Milliseconds()), "which raises it, or parked records would be lost", why))
+				delay.Name(s.Window), least.Milliseconds()), "which raises it; otherwise delayed records would be lost", why))
 	}
 	if limit, ok := t.limit("retention.bytes"); ok && limit >= 0 {
-		problems = append(problems, raise(topic, t, "retention.bytes", "-1", " instead of -1", "which lifts it, or parked records would be lost", why))
+		problems = append(problems, raise(topic, t, "retention.bytes", "-1", " instead of -1", "which lifts it; otherwise delayed records would be lost", why))
 	}
 	return problems
 }
@@ -184,8 +184,8 @@ func (s survey) sizeProblems(topic string, t state) []Problem {
 		return nil
 	}
 	return []Problem{raise(topic, t, maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10),
-		fmt.Sprintf(", below that of its source %s and room for headers (%d)", source, need), "which raises it",
-		"a record that does not fit cannot be stored, and nothing behind it in its partition is committed until it is")}
+		fmt.Sprintf(", less than its source %s needs with headers (%d)", source, need), "which raises it",
+		"a record that is too large cannot be stored, and offsets behind it in its partition are not committed until it is")}
 }
 
 // raise is the problem of a setting that is too low. EnsureTopics sets it to value.

@@ -110,7 +110,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("smshooks"),
-		// A proxy before a broker that restarts takes connections and closes them: that is no wrong setting.
+		// A proxy before a broker that restarts accepts connections and closes them: no setting is wrong then.
 		kgo.AlwaysRetryEOF(),
 		kgo.Dialer(dial),
 		kgo.FetchMaxBytes(fetchMaxBytes),
@@ -174,9 +174,9 @@ func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
 	case name == "" && s.Username == "" && s.Password == "":
 		return nil, nil
 	case name == "":
-		return nil, errors.New("kafka.sasl.mechanism: is needed with a username or password (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)")
+		return nil, errors.New("kafka.sasl.mechanism: must be set with a username or password (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)")
 	case s.Username == "":
-		return nil, fmt.Errorf("kafka.sasl.username: is needed with mechanism %s", name)
+		return nil, fmt.Errorf("kafka.sasl.username: must be set with mechanism %s", name)
 	}
 	switch name {
 	case "PLAIN":

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// retentionSlack is kept on top of what a waiting topic must keep: a long weekend of downtime.
+	// retentionSlack is added to the retention that a delay topic needs: a long weekend of downtime.
 	retentionSlack      = 72 * time.Hour
 	deadLetterRetention = 30 * 24 * time.Hour
 
@@ -124,13 +124,13 @@ func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool, done m
 	return true, errors.Join(errs...)
 }
 
-// fenced: the brokers have only just started, or were not heard of for a moment, and are fenced. Kafka calls that a wrong
-// number of replicas, but for the words.
+// fenced reports whether the brokers are fenced: they have just started or missed heartbeats. Kafka returns the code of
+// a wrong number of replicas; only the message differs.
 func fenced(t kmsg.CreateTopicsResponseTopic) bool {
 	return t.ErrorCode == kerr.InvalidReplicationFactor.Code && t.ErrorMessage != nil && strings.Contains(*t.ErrorMessage, "fenced")
 }
 
-// count is how many partitions a missing topic gets: as many as the rest of its kind.
+// count returns how many partitions a missing topic gets: as many as the rest of its kind.
 func (s survey) count(topic string) int32 {
 	if !s.Consumes(topic) {
 		return s.Partitions
@@ -145,7 +145,7 @@ func (s survey) count(topic string) int32 {
 	return cmp.Or(most, s.Partitions)
 }
 
-// settings are those of a topic that is created. Sources keep the broker's retention.
+// settings returns the settings of a topic that is created. Sources keep the broker's retention.
 func (s survey) settings(topic string) [][2]string {
 	need, _ := s.largest(topic)
 	size := [2]string{maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10)}
@@ -164,7 +164,7 @@ func (s survey) settings(topic string) [][2]string {
 		{"retention.ms", millis(s.MinRetention(topic) + retentionSlack)},
 		{"retention.bytes", "-1"},
 		size,
-		// Retention counts from a record's timestamp: it must be the time it was parked.
+		// Retention counts from a record's timestamp: it must be the time it was written.
 		{"message.timestamp.type", "LogAppendTime"},
 	}
 }
@@ -276,7 +276,7 @@ func (s survey) report(done map[string][]string) ([]Line, error) {
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// suffix is the broker's own words, when there are any.
+// suffix returns the broker's own message, if there is one.
 func suffix(message *string) string {
 	if message == nil || *message == "" {
 		return ""

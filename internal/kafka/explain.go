@@ -56,18 +56,18 @@ func Explain(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		return err
 	case errors.As(err, &eof), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
-		return &explained{brokers, "the server closed the connection: it is starting, it is not Kafka, or its port wants other settings of kafka.tls and kafka.sasl", err}
+		return &explained{brokers, "the server closed the connection: it is starting, is not Kafka, or expects other settings of kafka.tls and kafka.sasl", err}
 	case errors.As(err, &dns):
-		return &explained{brokers, "check the name; brokers announce names of their own in advertised.listeners", err}
+		return &explained{brokers, "check the name; brokers announce other names in advertised.listeners", err}
 	case errors.As(err, &address):
 		return &explained{brokers, "give host:port", err}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return &explained{brokers, "is Kafka running there, and is the port right?", err}
+		return &explained{brokers, "check that Kafka is running there and that the port is right", err}
 	case strings.Contains(err.Error(), "invalid large response size"), strings.Contains(err.Error(), "correlation ID mismatch"),
 		strings.Contains(err.Error(), "short response"): // the client has no type for these
-		return &explained{brokers, "what answers there is not Kafka; is the port right?", err}
+		return &explained{brokers, "the server is not Kafka: check the port", err}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return &explained{brokers, "no answer in time: is Kafka running there, is the port right, does a firewall drop packets?", err}
+		return &explained{brokers, "no answer in time: check that Kafka is running there, the port, and firewalls", err}
 	}
 	return err
 }
@@ -86,9 +86,9 @@ func explainTLS(err error) (setting, advice string) {
 	case errors.As(err, &verify):
 		return "kafka.tls.ca_file", "the broker's certificate is not signed by a trusted authority"
 	case errors.As(err, &op) && op.Op == "remote error":
-		return "kafka.tls.cert_file", "the broker refuses the client's certificate or wants one"
+		return "kafka.tls.cert_file", "the broker refuses the client's certificate or requires one"
 	case errors.As(err, &record), errors.As(err, &shake):
-		return "kafka.tls.enabled", "the port does not seem to speak TLS: turn it off, or name the TLS port in kafka.brokers"
+		return "kafka.tls.enabled", "the port does not seem to speak TLS: turn TLS off, or use the TLS port in kafka.brokers"
 	}
 	return "", ""
 }
@@ -98,13 +98,13 @@ func explainReply(reply *kerr.Error, err error) error {
 	case kerr.SaslAuthenticationFailed.Code:
 		return &explained{"kafka.sasl.username", "the broker refuses the login: check it and kafka.sasl.password", err}
 	case kerr.UnsupportedSaslMechanism.Code, kerr.IllegalSaslState.Code:
-		return &explained{"kafka.sasl.mechanism", "the broker's port wants another one", err}
+		return &explained{"kafka.sasl.mechanism", "the broker expects another mechanism", err}
 	case kerr.InvalidSessionTimeout.Code:
-		return &explained{"kafka.session_timeout", "it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", err}
+		return &explained{"kafka.session_timeout", "must be between the broker's group.min.session.timeout.ms and its group.max.session.timeout.ms", err}
 	case kerr.FencedInstanceID.Code:
-		return &explained{"kafka.instance_id", "another process uses the same one: give each its own", err}
+		return &explained{"kafka.instance_id", "another process uses the same id: give each process its own", err}
 	case kerr.InvalidGroupID.Code:
-		return &explained{"kafka.group", "the broker does not take this name", err}
+		return &explained{"kafka.group", "the broker does not accept this name", err}
 	case kerr.GroupAuthorizationFailed.Code:
 		return &explained{"kafka.group", "the Kafka user needs the right Read on this group", err}
 	}

@@ -38,9 +38,9 @@ func TestExplain(t *testing.T) {
 		got[problem.Explain(Connection{[]string{"a:1", "b:2"}, []string{"--config=x.yaml", "--kafka.brokers=a:1,b:2"}})] = true
 	}
 	const (
-		split = "\n  why: a member of the group holds the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold per process only"
-		full  = "\n  why: a record that does not fit cannot be stored, and nothing behind it in its partition is committed until it is"
-		gone  = "\n  why: Kafka would delete records that wait for their next attempt, and nobody would notice"
+		split = "\n  why: a group member is assigned the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold only per process"
+		full  = "\n  why: a record that is too large cannot be stored, and offsets behind it in its partition are not committed until it is"
+		gone  = "\n  why: Kafka would silently delete records that are not due yet"
 	)
 	for _, want := range []string{
 		"topic webhook-config is missing: run `smshooks topics ensure`, or create it" +
@@ -50,20 +50,20 @@ func TestExplain(t *testing.T) {
 		"topic sms-dlr-retry-1h has 4 partitions, but its source sms-dlr has 12: run `smshooks topics ensure`, which adds the missing partitions" + split +
 			"\n  type: smshooks topics ensure\n    or: kafka-topics.sh --bootstrap-server a:1,b:2 --alter --topic sms-dlr-retry-1h --partitions 12",
 		"topic sms-click-retry-1h has 13 partitions, but its source sms-click has 12: add partitions to sms-click until it has 13, then run `smshooks topics ensure`" + split +
-			"; partitions can't be taken away, and adding some to a source moves users among them: see docs/upgrade.md" +
+			"; partitions cannot be removed, and adding some to a source moves users to other partitions: see docs/upgrade.md" +
 			"\n  type: kafka-topics.sh --bootstrap-server a:1,b:2 --alter --topic sms-click --partitions 13 && smshooks topics ensure",
-		"topic sms-dlr-retry-1h has retention.ms=1000 (1s), below its delay + retry.window (1h + 24h = 90000000 ms): run `smshooks topics ensure`, which raises it, or parked records would be lost" + gone +
+		"topic sms-dlr-retry-1h has retention.ms=1000 (1s), below its delay + retry.window (1h + 24h = 90000000 ms): run `smshooks topics ensure`, which raises it; otherwise delayed records would be lost" + gone +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-dlr-retry-1h --add-config retention.ms=349200000",
-		"topic sms-dlr-retry-1h has retention.bytes=7 instead of -1: run `smshooks topics ensure`, which lifts it, or parked records would be lost" + gone +
+		"topic sms-dlr-retry-1h has retention.bytes=7 instead of -1: run `smshooks topics ensure`, which lifts it; otherwise delayed records would be lost" + gone +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-dlr-retry-1h --add-config retention.bytes=-1",
-		"topic sms-inbound-overflow-1m has max.message.bytes=2097152, below that of its source sms-inbound and room for headers (2113536): run `smshooks topics ensure`, which raises it" + full +
+		"topic sms-inbound-overflow-1m has max.message.bytes=2097152, less than its source sms-inbound needs with headers (2113536): run `smshooks topics ensure`, which raises it" + full +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-inbound-overflow-1m --add-config max.message.bytes=2113536",
-		"topic click-revocation-retry-1h has max.message.bytes=1064959, below that of its source click-revocation and room for headers (1064960): run `smshooks topics ensure`, which raises it" + full +
+		"topic click-revocation-retry-1h has max.message.bytes=1064959, less than its source click-revocation needs with headers (1064960): run `smshooks topics ensure`, which raises it" + full +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name click-revocation-retry-1h --add-config max.message.bytes=2097152",
-		"topic webhook-dead-letter has max.message.bytes=2097152, below that of its source sms-inbound and room for headers (2113536): run `smshooks topics ensure`, which raises it" + full +
+		"topic webhook-dead-letter has max.message.bytes=2097152, less than its source sms-inbound needs with headers (2113536): run `smshooks topics ensure`, which raises it" + full +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name webhook-dead-letter --add-config max.message.bytes=2113536",
-		"topic webhook-keys has cleanup.policy=delete instead of compact: set cleanup.policy=compact (anything else forgets settings with time)" +
-			"\n  why: anything else forgets settings with time; `topics ensure` leaves it alone, since it may be another program's topic" +
+		"topic webhook-keys has cleanup.policy=delete instead of compact: set cleanup.policy=compact (any other policy deletes settings after a while)" +
+			"\n  why: any other policy deletes settings after a while; `topics ensure` does not change it, because the topic may belong to another program" +
 			"\n  type: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name webhook-keys --add-config cleanup.policy=compact",
 	} {
 		want = strings.ReplaceAll(want, "smshooks topics ensure", "smshooks topics ensure --config=x.yaml --kafka.brokers=a:1,b:2")
@@ -76,7 +76,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("said too:\n%s", text)
 	}
 	u := Unread{"sms-dlr-retry-2h", 3, "retry.drain=2h"}
-	if got, want := u.String(), "topic sms-dlr-retry-2h holds 3 records that nobody reads, since no setting names its delay: add 2h to retry.drain until it is empty"; got != want {
+	if got, want := u.String(), "orphaned delay topic sms-dlr-retry-2h holds 3 records that are not read: add 2h to retry.drain until it is empty"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
@@ -101,9 +101,9 @@ func TestRisks(t *testing.T) {
 		got = append(got, r.String())
 	}
 	want := []string{
-		"replication factor 1: topics sms-dlr, webhook-config; the loss of one broker loses their records: use 3 replicas (topics.replication for topics that are created)",
-		"min.insync.replicas=1: topic sms-dlr; what only one replica has counts as stored: set min.insync.replicas=2 with 3 replicas",
-		"unclean.leader.election.enable=true: topic webhook-keys; a replica that lags behind may become leader, and what it lacks is lost: set unclean.leader.election.enable=false",
+		"replication factor 1: topics sms-dlr, webhook-config; if that broker is lost, so are their records: use 3 replicas (topics.replication for topics that are created)",
+		"min.insync.replicas=1: topic sms-dlr; a record counts as stored when one replica has it: set min.insync.replicas=2 with 3 replicas",
+		"unclean.leader.election.enable=true: topic webhook-keys; a replica that lags behind may become leader, and the records that it lacks are lost: set unclean.leader.election.enable=false",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -17,8 +17,8 @@ import (
 	"github.com/smshooks/smshooks/internal/outage"
 )
 
-// Outages logs for all clients of one cluster when a broker can no longer be used, and when it can again, however
-// often each client tries in between. It is safe for concurrent use.
+// Outages logs for all clients of one cluster when a broker becomes unusable and when it is usable again, however often
+// each client tries in between. It is safe for concurrent use.
 type Outages struct {
 	log *zap.Logger
 
@@ -71,11 +71,11 @@ var reported = []string{
 	"batch decompresses larger", "unable to commit offset", "fetch response has unexpected top-level error",
 }
 
-// quiet is how long a message of the client that was logged is not logged again.
+// quiet is how long a message of the client is not logged again.
 const quiet = 10 * time.Minute
 
-// logger hands the client's warnings and errors to zap: those reported elsewhere at debug level, the first of any
-// other as it is. The client logs addresses, topics, offsets and errors, never records or credentials.
+// logger passes the client's warnings and errors to zap: those reported elsewhere at debug level, the first of any
+// other unchanged. The client logs addresses, topics, offsets and errors, never records or credentials.
 type logger struct {
 	log   *zap.Logger
 	first *zap.Logger // logs a message once in a while

@@ -46,15 +46,15 @@ func (s survey) risks() []Risk {
 	}{
 		{
 			func(s state) bool { return s.replicas == 1 }, "replication factor 1",
-			"the loss of one broker loses their records: use 3 replicas (topics.replication for topics that are created)",
+			"if that broker is lost, so are their records: use 3 replicas (topics.replication for topics that are created)",
 		},
 		{
 			func(s state) bool { n, ok := s.limit("min.insync.replicas"); return ok && n <= 1 }, "min.insync.replicas=1",
-			"what only one replica has counts as stored: set min.insync.replicas=2 with 3 replicas",
+			"a record counts as stored when one replica has it: set min.insync.replicas=2 with 3 replicas",
 		},
 		{
 			func(s state) bool { return s.configs["unclean.leader.election.enable"] == "true" }, "unclean.leader.election.enable=true",
-			"a replica that lags behind may become leader, and what it lacks is lost: set unclean.leader.election.enable=false",
+			"a replica that lags behind may become leader, and the records that it lacks are lost: set unclean.leader.election.enable=false",
 		},
 	}
 	var risks []Risk

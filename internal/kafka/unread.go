@@ -12,25 +12,25 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Unread is a waiting topic of a former retry.schedule or overflow.delays that holds records nobody reads.
+// Unread is an orphaned delay topic: its delay is in no setting any more, and it holds records.
 type Unread struct {
 	// Topic is the topic's name.
 	Topic string
-	// Records is how many of its records the group has not settled.
+	// Records is how many of its records the group has not committed.
 	Records int64
-	// Setting is the setting that makes them be read, with the value it needs: "retry.drain=6h".
+	// Setting is what to add to the settings for the topic to be read: "retry.drain=6h".
 	Setting string
 }
 
 // String is one line: topic, what is wrong, what to do.
 func (u Unread) String() string {
 	name, wait, _ := strings.Cut(u.Setting, "=")
-	return fmt.Sprintf("topic %s holds %d records that nobody reads, since no setting names its delay: add %s to %s until it is empty",
+	return fmt.Sprintf("orphaned delay topic %s holds %d records that are not read: add %s to %s until it is empty",
 		u.Topic, u.Records, wait, name)
 }
 
-// UnreadTopics looks for topics that are named like the plan's waiting topics, are not part of it, and hold records above
-// what the group has committed. The error says what could not be asked of Kafka.
+// UnreadTopics returns the topics that are named like the plan's delay topics, are not part of it, and hold records
+// above the offsets that the group has committed.
 func UnreadTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan, group string) ([]Unread, error) {
 	listed, err := kadm.NewClient(cl).ListTopics(ctx)
 	if err != nil {

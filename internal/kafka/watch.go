@@ -90,7 +90,7 @@ func (w *Watcher) OnRecreated(adopt func(ctx context.Context, topics []string) e
 	w.adopt = append(w.adopt, adopt)
 }
 
-// Problem names the topics that the service cannot use now, nil if there are none.
+// Problem returns an error that names the topics that the service cannot use now, nil if there are none.
 func (w *Watcher) Problem() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -100,7 +100,7 @@ func (w *Watcher) Problem() error {
 	return errors.New(strings.Join(w.problems, "; "))
 }
 
-// Retired tells whether the id is that of a topic that was deleted and created again while Run looked.
+// Retired reports whether id is that of a topic that was deleted and created again while Run looked.
 func (w *Watcher) Retired(id [16]byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -115,7 +115,7 @@ func (w *Watcher) retire(topics []string) {
 	}
 }
 
-// Run looks until ctx ends. While Kafka does not answer, what was last seen stands.
+// Run looks until ctx ends. While Kafka does not answer, the last result stands.
 func (w *Watcher) Run(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -134,21 +134,21 @@ func (w *Watcher) look(ctx context.Context) {
 	seen, err := TopicMetadata(asking, w.client, w.topics...)
 	cancel()
 	if err != nil {
-		return // whether Kafka answers is another check
+		return // another check reports that Kafka does not answer
 	}
 	recreated := w.compare(seen)
 	w.report(w.judge(seen, recreated))
 	if len(recreated) == 0 {
 		return
 	}
-	w.log.Warn("topics were deleted and created again: reading and writing the new ones", zap.Strings("topics", recreated))
+	w.log.Warn("topics were deleted and created again: switching to the new ones", zap.Strings("topics", recreated))
 	w.retire(recreated)
 	adopting, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
 	for _, adopt := range w.adopt {
 		if err := adopt(adopting, slices.Clone(recreated)); err != nil {
 			if ctx.Err() == nil {
-				w.log.Warn("cannot use topics that were created again, trying again", zap.Strings("topics", recreated), zap.Error(err))
+				w.log.Warn("cannot switch to topics that were created again, trying again", zap.Strings("topics", recreated), zap.Error(err))
 			}
 			return
 		}
@@ -157,10 +157,10 @@ func (w *Watcher) look(ctx context.Context) {
 		w.ids[topic] = seen[topic].TopicID
 	}
 	w.report(w.judge(seen, nil))
-	w.log.Info("the new topics are read and written", zap.Strings("topics", recreated))
+	w.log.Info("switched to the topics that were created again", zap.Strings("topics", recreated))
 }
 
-// compare returns the topics that have another id than before, and takes note of those seen for the first time.
+// compare returns the topics whose id has changed, and records the ids of those seen for the first time.
 func (w *Watcher) compare(seen map[string]kmsg.MetadataResponseTopic) (recreated []string) {
 	for _, topic := range w.topics {
 		t := seen[topic]

@@ -1,4 +1,4 @@
-// Package tlsfiles puts TLS on connections, with certificates from files that may be renewed while the process runs.
+// Package tlsfiles adds TLS to connections, with certificates from files that may be renewed while the process runs.
 package tlsfiles
 
 import (
@@ -25,7 +25,7 @@ type Settings struct {
 	InsecureSkipVerify bool
 }
 
-// SettingError says that a setting cannot be used: the file it names is missing or does not hold what it should.
+// SettingError is a setting that cannot be used: the file it names is missing or has the wrong content.
 type SettingError struct {
 	Setting string // dotted name
 	Err     error
@@ -50,7 +50,7 @@ type Files struct {
 }
 
 // Open reads the files. section is the dotted name of the settings, which errors begin with. report may be nil; it
-// receives the error when renewed files cannot be used, in which case the former ones stay in use, and nil once they can.
+// receives the error when renewed files cannot be used, in which case the previous ones stay in use, and nil once they can.
 // Open returns nil when TLS is off.
 func Open(section string, settings Settings, report func(error)) (*Files, error) {
 	if !settings.Enabled {
@@ -174,14 +174,14 @@ func (f *Files) read(seen []fs.FileInfo) error {
 		}
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return f.wrong("ca_file", fmt.Errorf("%s holds no PEM certificate", s.CAFile))
+			return f.wrong("ca_file", fmt.Errorf("%s contains no PEM certificate", s.CAFile))
 		}
 	}
 	switch {
 	case s.CertFile != "" && s.KeyFile == "":
-		return f.wrong("key_file", errors.New("is needed with "+f.section+".cert_file"))
+		return f.wrong("key_file", errors.New("must be set with "+f.section+".cert_file"))
 	case s.CertFile == "" && s.KeyFile != "":
-		return f.wrong("cert_file", errors.New("is needed with "+f.section+".key_file"))
+		return f.wrong("cert_file", errors.New("must be set with "+f.section+".key_file"))
 	case s.CertFile != "":
 		cert, err := f.pair()
 		if err != nil {

@@ -1,4 +1,4 @@
-// Package limit bounds how often something may be asked for, by key: an API key, a user, or a client's address.
+// Package limit bounds the rate of requests by key: an API key, a user, or a client's address.
 package limit
 
 import (
@@ -9,7 +9,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// most bounds the keys that one Limiter remembers.
+// most is the largest number of keys that one Limiter remembers.
 const most = 50_000
 
 // Limiter grants each key burst requests at once and perSecond more every second. It is safe for concurrent use. A nil
@@ -31,7 +31,7 @@ func New(perSecond float64, burst int) *Limiter {
 	return &Limiter{perSecond: rate.Limit(perSecond), burst: burst, buckets: map[string]*rate.Limiter{}, sweepAt: 1024}
 }
 
-// Take takes one request of key at now. It returns 0 if the request is granted, else how long the key has to wait.
+// Take takes one request of key at now. It returns 0 if the request is granted, else how long the key must wait.
 func (l *Limiter) Take(key string, now time.Time) (wait time.Duration) {
 	if l == nil {
 		return 0
