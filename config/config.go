@@ -12,7 +12,8 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Config holds every setting, parsed and checked. Load and Defaults make one.
+// Config holds every setting, parsed and checked. Load and Defaults return one. docs/configuration.md lists the default
+// of each field.
 type Config struct {
 	Kafka      Kafka
 	Topics     Topics
@@ -34,14 +35,14 @@ type Config struct {
 	flags   []string          // see Flags
 }
 
-// Kafka says how to reach the brokers and as whom.
+// Kafka says how to connect to the brokers and as which user.
 type Kafka struct {
 	Brokers        []string // host:port, at least one
 	Group          string
-	InstanceID     string // "" = dynamic membership
-	SessionTimeout time.Duration
-	Isolation      string // read_committed or read_uncommitted
-	MaxBatchBytes  int64
+	InstanceID     string        // "" = dynamic membership
+	SessionTimeout time.Duration // after which a silent member loses its partitions
+	Isolation      string        // read_committed or read_uncommitted
+	MaxBatchBytes  int64         // bytes, uncompressed
 	TLS            TLS
 	SASL           KafkaSASL
 }
@@ -57,7 +58,7 @@ type TLS struct {
 	InsecureSkipVerify bool
 }
 
-// KafkaSASL says as whom to log in. Username and Password are set exactly
+// KafkaSASL says how to authenticate. Username and Password are set exactly
 // when Mechanism is.
 type KafkaSASL struct {
 	Mechanism string // "", PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
@@ -65,7 +66,7 @@ type KafkaSASL struct {
 	Password  string
 }
 
-// Topics names the topics that the waiting ones derive from, and how missing
+// Topics names the topics that the delay topics derive from, and says how missing
 // ones are created. All names are legal and distinct.
 type Topics struct {
 	DLR         string
@@ -81,7 +82,7 @@ type Topics struct {
 	Epoch       string
 }
 
-// Redis says how to reach one server, Sentinel (MasterName is set) or a
+// Redis says how to connect to one server, Sentinel (MasterName is set) or a
 // cluster (Cluster is true).
 type Redis struct {
 	Addrs      []string // host:port, at least one
@@ -95,21 +96,21 @@ type Redis struct {
 	KeyPrefix  string
 }
 
-// RedisSentinel says as whom to log in at the Sentinels. They are empty
-// without MasterName.
+// RedisSentinel says how to authenticate to the Sentinels. It is empty without
+// MasterName.
 type RedisSentinel struct {
 	Username string // "" = the default user
-	Password string // "" = no login
+	Password string // "" = no authentication
 }
 
 // API is the customers' HTTP API.
 type API struct {
 	Addr string // host:port; port 0 = any free one
-	Rate int    // requests per key and second, 0 = no limit
+	Rate int    // requests per second for each API key; 0 = no limit
 
-	MaxConnections int            // connections that the listener holds
+	MaxConnections int            // connections that the listener keeps open
 	ReplayLimit    int            // dead letters that a user may replay per hour, 0 = no limit
-	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
+	TrustedProxies []netip.Prefix // proxies whose X-Forwarded-For is trusted
 }
 
 // Ops is the operations listener.
@@ -119,29 +120,29 @@ type Ops struct {
 
 // Dispatch bounds the sending of webhooks.
 type Dispatch struct {
-	Parallel         int // requests in flight per endpoint
-	Timeout          time.Duration
-	Success          string // "200" or "2xx"
-	MaxInFlight      int    // requests in flight per process, at least Parallel
-	QueuePerEndpoint int    // events
-	MaxBufferedBytes int64
+	Parallel         int           // requests in flight per endpoint
+	Timeout          time.Duration // of one request
+	Success          string        // "200" or "2xx"
+	MaxInFlight      int           // requests in flight per process, at least Parallel
+	QueuePerEndpoint int           // events buffered per endpoint
+	MaxBufferedBytes int64         // bytes of records buffered per process
 	AllowNetworks    []netip.Prefix
 	DenyNetworks     []netip.Prefix // refused, even if AllowNetworks holds them
 	NAT64Prefixes    []netip.Prefix // besides 64:ff9b::/96
 	Ports            []PortRange    // empty = all
 }
 
-// PortRange is the ports from First to Last, both included.
+// PortRange is a range of ports from First to Last, both included.
 type PortRange struct{ First, Last uint16 }
 
-// Retry says when a failed event is tried again.
+// Retry says when a failed event is attempted again.
 type Retry struct {
 	Schedule []time.Duration // whole milliseconds; empty = one attempt only
 	Drain    []time.Duration // former delays whose topics are still read
-	Window   time.Duration   // since event time
+	Window   time.Duration   // from the event time to the start of the last attempt
 }
 
-// Overflow lists the tiers in which events of a slow endpoint wait.
+// Overflow lists the delays of the overflow topics.
 type Overflow struct {
 	Delays []time.Duration // whole milliseconds, ascending, at least one
 	Drain  []time.Duration // former delays whose topics are still read
@@ -149,18 +150,18 @@ type Overflow struct {
 
 // Revocation bounds the batches of revoked clicks.
 type Revocation struct {
-	Interval time.Duration
-	MaxIDs   int
+	Interval time.Duration // between the batches of a user
+	MaxIDs   int           // ids per batch
 }
 
 // Click says how long a message's first click is remembered.
 type Click struct {
-	Remember time.Duration
+	Remember time.Duration // after the click
 }
 
 // Shutdown says how long requests in flight may take to end.
 type Shutdown struct {
-	Grace time.Duration
+	Grace time.Duration // for a whole stop
 }
 
 // Log says what is written to stderr.
@@ -172,7 +173,7 @@ type Log struct {
 // Tracing says where spans go.
 type Tracing struct {
 	Endpoint string  // URL of an OTLP/HTTP collector, "" = no tracing
-	Sample   float64 // of the records that come without a traceparent: 0 to 1
+	Sample   float64 // share of the records without a traceparent: 0 to 1
 }
 
 // Secrets holds what encrypts users' credentials.
@@ -183,10 +184,10 @@ type Secrets struct {
 
 // Embedded is the Kafka and Redis inside the process.
 type Embedded struct {
-	Dir string
+	Dir string // of its data
 }
 
-// Defaults returns the settings as they are when nothing is given.
+// Defaults returns the default settings.
 func Defaults() *Config {
 	c := &Config{}
 	for _, s := range table() {

@@ -271,7 +271,7 @@ func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(
 // LocalError counts a request that was postponed because the process ran out of a resource.
 func (m *Metrics) LocalError(reason string) { m.localErrors.WithLabelValues(reason).Inc() }
 
-// BatchSkipped counts a batch of a topic that could not be read.
+// BatchSkipped counts a batch of a topic that could not be read and was skipped.
 func (m *Metrics) BatchSkipped(topic string) { m.skipped.WithLabelValues(topic).Inc() }
 
 // DeliveryLogDropped counts attempts that are missing in the delivery log.
