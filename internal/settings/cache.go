@@ -6,11 +6,11 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 )
 
-// cache is a bounded map from a key to the newest value known of it.
+// cache is a bounded map from a key to its newest value.
 type cache[K comparable, V any] struct {
 	perShard int
 	hash     func(K) uint64
-	newest   func(K) compacted.Version // what the topic says, at least what was said before the call
+	newest   func(K) compacted.Version // at least as new as what was read of the topic before the call
 	shards   [compacted.Shards]shard[K, V]
 }
 
@@ -22,7 +22,7 @@ type shard[K comparable, V any] struct {
 type entry[V any] struct {
 	value V
 	ver   compacted.Version
-	set   bool // false: the key is known to have no document
+	set   bool // false: the key has no document
 }
 
 // newCache returns a cache of about size entries.
@@ -34,7 +34,7 @@ func newCache[K comparable, V any](size int, hash func(K) uint64, newest func(K)
 
 func (c *cache[K, V]) shard(key K) *shard[K, V] { return &c.shards[c.hash(key)%compacted.Shards] }
 
-// get returns what is known of key; ok is false when nothing is.
+// get returns the entry of key; ok is false if there is none.
 func (c *cache[K, V]) get(key K) (e entry[V], ok bool) {
 	s := c.shard(key)
 	s.mu.RLock()
@@ -43,18 +43,17 @@ func (c *cache[K, V]) get(key K) (e entry[V], ok bool) {
 	return e, ok
 }
 
-// stale says whether a value of version v would replace what is known of key.
+// stale reports whether a value of version v would replace the entry of key.
 func (c *cache[K, V]) stale(key K, v compacted.Version) bool {
 	e, ok := c.get(key)
 	return !ok || v.Newer(e.ver)
 }
 
-// put takes in a value unless the entry is as new. It returns false when the
-// topic has a newer one that is not in memory: then nothing may be concluded.
+// put stores a value, unless the entry is as new. It returns false if the topic has a newer value that is not in memory:
+// then nothing is known of the key.
 //
-// The topic is asked under the lock. So a value that was read before a record
-// came can't replace that record's value: either it is refused here, or the
-// record's value comes after it.
+// The topic is asked under the lock. So a value that was read before a record arrived cannot replace that record's value:
+// either it is refused here, or the record's value is put after it.
 func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	s := c.shard(key)
 	s.mu.Lock()
@@ -76,7 +75,7 @@ func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	return true
 }
 
-// drop throws a key out.
+// drop removes a key.
 func (c *cache[K, V]) drop(key K) {
 	s := c.shard(key)
 	s.mu.Lock()

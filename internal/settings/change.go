@@ -29,8 +29,8 @@ func (s *Store) decode(r *kgo.Record) (c change, err error) {
 		c.document, err = parseDocument(c.userID, r.Value, s.cfg.Secrets)
 	}
 	if errors.Is(err, errSealed) {
-		// The record is not bad, this instance lacks the key. What the record before it said does not count any more:
-		// nothing is concluded about the user until the right key is set, and nothing is lost.
+		// The record is valid, this instance lacks the key. The record before it does not count any more: the user has
+		// neither settings nor none until the right key is set, and nothing is lost.
 		c.locked, err = bytes.Clone(r.Value), nil
 	}
 	return c, err
@@ -62,8 +62,8 @@ func withoutDocument(userID int64, ver compacted.Version) entry[*webhook.Setting
 	return entry[*webhook.Settings]{value: &webhook.Settings{UserID: userID}, ver: ver}
 }
 
-// hear brings a change from the topic into memory. The index goes first: from then on nothing older is believed.
-func (s *Store) hear(c *change) {
+// apply brings a change from the topic into memory. The index goes first: from then on nothing older is accepted.
+func (s *Store) apply(c *change) {
 	s.index.Put(c.userID, struct{}{}, c.ver, c.removed)
 	if s.users.stale(c.userID, c.ver) {
 		s.users.put(c.userID, c.entry())
@@ -78,17 +78,17 @@ func (s *Store) reportLocked(records map[int64]compacted.Version) {
 			continue
 		}
 		s.obs.UnreadableRecord(s.cfg.Topic)
-		s.sampled.Error("credentials are sealed with another secrets.key: the user's events wait until the right one is set",
+		s.sampled.Error("credentials are sealed with an unknown key: the user's events are delayed until secrets.key or secrets.previous_keys has it",
 			zap.Int64("user_id", userID))
 	}
 }
 
-// queueLimit is how many changes wait for a Redis that is away. Beyond it, it
-// is cheaper to read the topics again.
+// queueLimit is the most changes that are queued while Redis is not reachable. Beyond it, reading the topic again is
+// cheaper.
 const queueLimit = 20_000
 
-// queue holds changes on their way to Redis. Only what the topic said after the
-// reader began goes through it; the rest is written by a rebuild.
+// queue holds changes on their way to Redis: what was written to the topic after the reader began. The rest is written by
+// a rebuild.
 type queue struct {
 	wake    chan struct{}
 	mu      sync.Mutex
@@ -142,7 +142,7 @@ func (q *queue) reset() {
 	q.mu.Unlock()
 }
 
-// idle says whether Redis has everything that was ever pushed.
+// idle reports whether Redis has everything that was ever pushed.
 func (q *queue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -155,7 +155,7 @@ func (q *queue) dropped() (drops int, unhealed bool) {
 	return q.drops, q.drops != q.healed
 }
 
-// heal notes that a rebuild which began when drops was n is complete.
+// heal records that a rebuild which began when drops was n is complete.
 func (q *queue) heal(n int) {
 	q.mu.Lock()
 	q.healed = n

@@ -13,17 +13,16 @@ import (
 )
 
 // Document is one user's settings as a record of the config topic holds them.
-// nil stands for null, that is, not set. Auth is in clear and is a secret.
+// nil stands for null: not set. Auth is a secret in clear text.
 type Document struct {
 	UserID                                       int64
 	DLRURL, ClickURL, InboundURL, RevokeClickURL *string
 	Auth                                         *string
 
-	// unknown holds the members that this version doesn't know, as they stood in
+	// unknown holds the members that this version does not know, as they were in
 	// the record, each with a comma before it. Every write keeps them.
 	unknown string
-	// sealed says that auth stood in the record as this instance would write it:
-	// sealed with the current key.
+	// sealed: auth was sealed with the current key in the record.
 	sealed bool
 }
 
@@ -41,9 +40,9 @@ func (d *Document) fields() [5]struct {
 	}
 }
 
-// parseDocument reads the value of a record of the config topic that is no
-// tombstone; it must agree with the key's user. Keys that the document doesn't
-// know are kept as they are, of a doubled one the last counts. Errors name what is wrong
+// parseDocument reads the value of a record of the config topic that is not a
+// tombstone; it must agree with the key's user. Unknown
+// members are kept; of a repeated one the last counts. Errors name what is wrong
 // without repeating a value.
 func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error) {
 	var room [8]webhook.Member
@@ -73,7 +72,7 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	return d, nil
 }
 
-// last returns the value of a member, of a doubled one the last, nil if there is none.
+// last returns the value of a member, of a repeated one the last, nil if there is none.
 func last(members []webhook.Member, name string) []byte {
 	for _, m := range slices.Backward(members) {
 		if m.Name == name {
@@ -84,7 +83,7 @@ func last(members []webhook.Member, name string) []byte {
 }
 
 // unknownMembers returns the text of the members that are not fields of d, in
-// their order, of a doubled one the last.
+// their order, of a repeated one the last.
 func (d *Document) unknownMembers(members []webhook.Member) string {
 	var keep []webhook.Member
 	var seen map[string]bool
@@ -105,7 +104,7 @@ func (d *Document) unknownMembers(members []webhook.Member) string {
 	return string(text)
 }
 
-// knows says whether name is a key of the document that this version knows.
+// knows reports whether name is a key of the document that this version knows.
 func (d *Document) knows(name string) bool {
 	for _, f := range d.fields() {
 		if f.name == name {
@@ -125,7 +124,7 @@ func parseUserKey(key []byte) (int64, error) {
 
 // AppendJSON appends the whole document in compact JSON: every key, in the
 // contract's order, null for what is not set, no HTML characters escaped, then
-// the members that this version doesn't know. With a sealer, auth is sealed.
+// the unknown members. With a sealer, auth is sealed.
 func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 	dst = strconv.AppendInt(append(dst, `{"user_id":`...), d.UserID, 10)
 	for _, f := range d.fields() {
@@ -160,7 +159,7 @@ func value(s *string) string {
 	return *s
 }
 
-// equal says whether both documents say the same.
+// equal reports whether both documents have the same content.
 func (d Document) equal(o Document) bool {
 	a, b := d.fields(), o.fields()
 	for i := range a {
@@ -173,7 +172,7 @@ func (d Document) equal(o Document) bool {
 
 func same(x, y *string) bool { return (x == nil) == (y == nil) && value(x) == value(y) }
 
-// clone copies the document, so that nobody holds on to a shared string.
+// clone returns a copy that shares no string with d.
 func (d Document) clone() Document {
 	for _, f := range d.fields() {
 		if *f.value != nil {

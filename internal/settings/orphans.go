@@ -9,18 +9,17 @@ import (
 )
 
 const (
-	// orphanPeriod is the pause between two attempts to give orphans back.
+	// orphanPeriod is the pause between two attempts to release orphans.
 	orphanPeriod = 250 * time.Millisecond
-	// maxOrphans bounds them while Redis is away. Those beyond it run out.
+	// maxOrphans is the most that are held while Redis is not reachable. Others expire.
 	maxOrphans = 10_000
 )
 
-// orphans are locks that may stand in Redis although nobody holds them: the
-// reply to their grant or to their return did not come. They are given back as
-// soon as Redis answers, so that no user waits until they run out.
+// orphans are locks that may exist in Redis although no update holds them: Redis did not answer when they were granted
+// or released. They are released as soon as Redis answers, so that no user waits until they expire.
 type orphans struct {
 	mu    sync.Mutex
-	locks map[orphan]time.Time // when they run out
+	locks map[orphan]time.Time // when they expire
 	wake  chan struct{}
 }
 
@@ -43,15 +42,15 @@ func (o *orphans) add(name, token string) {
 	}
 }
 
-// run gives orphans back with giveBack until ctx ends.
-func (o *orphans) run(ctx context.Context, giveBack func(ctx context.Context, name, token string) error) {
+// run releases orphans until ctx ends.
+func (o *orphans) run(ctx context.Context, release func(ctx context.Context, name, token string) error) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-o.wake:
 		}
-		for o.pass(ctx, giveBack) {
+		for o.pass(ctx, release) {
 			if compacted.Sleep(ctx, orphanPeriod) != nil {
 				return
 			}
@@ -59,8 +58,8 @@ func (o *orphans) run(ctx context.Context, giveBack func(ctx context.Context, na
 	}
 }
 
-// pass tries each once, until one fails. It reports whether some are left.
-func (o *orphans) pass(ctx context.Context, giveBack func(ctx context.Context, name, token string) error) bool {
+// pass tries each once, until one fails. It reports whether any are left.
+func (o *orphans) pass(ctx context.Context, release func(ctx context.Context, name, token string) error) bool {
 	o.mu.Lock()
 	now, all := time.Now(), make([]orphan, 0, len(o.locks))
 	for lock, end := range o.locks {
@@ -72,7 +71,7 @@ func (o *orphans) pass(ctx context.Context, giveBack func(ctx context.Context, n
 	}
 	o.mu.Unlock()
 	for _, lock := range all {
-		if giveBack(ctx, lock.name, lock.token) != nil {
+		if release(ctx, lock.name, lock.token) != nil {
 			break
 		}
 		o.mu.Lock()

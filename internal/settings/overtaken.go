@@ -13,12 +13,11 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 )
 
-// updates are this instance's updates under way and what is heard of their
-// users meanwhile.
+// updates are this instance's updates under way, and the records of their users that are read meanwhile.
 //
 // Updates of a user exclude each other by a lock in Redis, which Redis may lose.
-// The topic has the last word then: whose record follows one that it did not
-// know has overwritten somebody's fields and has to put them back.
+// Then the topic decides: an update whose record follows one that it was not
+// based on has overwritten fields, and restores them.
 type updates struct {
 	n  atomic.Int32
 	mu sync.Mutex
@@ -26,24 +25,24 @@ type updates struct {
 }
 
 // changedHeader lists the fields that an update changed, separated by commas. A
-// record of another program has none: it means all that it says.
+// record of another program has none: it means every field that it has.
 const changedHeader = "smshooks-changed"
 
-// witness keeps what was heard of a user since an update began.
+// witness holds what was read of a user since an update began.
 type witness struct {
 	userID int64
-	heard  []overtaker
+	seen   []intervening
 }
 
-// overtaker is a document that came meanwhile.
-type overtaker struct {
+// intervening is a document that was read meanwhile.
+type intervening struct {
 	change
-	all     bool   // it doesn't say what its writer changed
+	all     bool   // the record does not list the fields that its writer changed
 	changed string // the fields changed, see changedHeader
 }
 
-// means says whether the overtaker's writer may have changed a field.
-func (o *overtaker) means(field string) bool {
+// means reports whether its writer may have changed a field.
+func (o *intervening) means(field string) bool {
 	return o.all || slices.Contains(strings.Split(o.changed, ","), field)
 }
 
@@ -92,7 +91,7 @@ func (u *updates) witness(c *change, r *kgo.Record) {
 	if u.n.Load() == 0 {
 		return
 	}
-	o := overtaker{change: *c, all: true}
+	o := intervening{change: *c, all: true}
 	for _, h := range r.Headers {
 		if h.Key == changedHeader {
 			o.all, o.changed = false, string(h.Value)
@@ -101,16 +100,15 @@ func (u *updates) witness(c *change, r *kgo.Record) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, w := range u.m[c.userID] {
-		w.heard = append(w.heard, o)
+		w.seen = append(w.seen, o)
 	}
 }
 
-// between returns what was heard with versions after from and before to, in its
-// order.
-func (u *updates) between(w *witness, from, to compacted.Version) (found []overtaker) {
+// between returns what was read with versions after from and before to, in order.
+func (u *updates) between(w *witness, from, to compacted.Version) (found []intervening) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for _, o := range w.heard {
+	for _, o := range w.seen {
 		if o.locked == nil && o.ver.Newer(from) && to.Newer(o.ver) {
 			found = append(found, o)
 		}
@@ -118,12 +116,11 @@ func (u *updates) between(w *witness, from, to compacted.Version) (found []overt
 	return found
 }
 
-// overtaken returns the documents that came between the one an update was based
-// on and its own record.
-func (s *Store) overtaken(ctx context.Context, w *witness, base, own compacted.Version) ([]overtaker, error) {
+// overtaken returns the documents between the one that an update was based on and its own record.
+func (s *Store) overtaken(ctx context.Context, w *witness, base, own compacted.Version) ([]intervening, error) {
 	read, err := s.topic.Reader().Await(ctx, own.Partition, own.Offset)
 	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: the own record has not come yet", ErrNotReady)
+		err = fmt.Errorf("%w: the record of this update has not been read yet", ErrNotReady)
 	}
 	if err != nil || !read { // an open transaction holds the reader back
 		return nil, err
@@ -131,10 +128,9 @@ func (s *Store) overtaken(ctx context.Context, w *witness, base, own compacted.V
 	return s.updates.between(w, base, own), nil
 }
 
-// puttingBack returns a change that does what change does, and first puts back
-// what the writers in between had changed of base, as far as that is still as it
-// was in base.
-func puttingBack(change func(Document) Document, base Document, between []overtaker) func(Document) Document {
+// restoring returns a change that first restores the fields that other writers changed in between, where they are still
+// as they were in base, and then does what change does.
+func restoring(change func(Document) Document, base Document, between []intervening) func(Document) Document {
 	put := base
 	for _, o := range between {
 		was, theirs, to := base.fields(), o.document.fields(), put.fields()

@@ -144,21 +144,21 @@ func TestCache(t *testing.T) {
 	x := compacted.NewIndex[int64, struct{}](func(id int64) uint64 { return uint64(id) })
 	c := newCache[int64, string](compacted.Shards*2, func(id int64) uint64 { return uint64(id) }, func(id int64) compacted.Version { _, v, _ := x.Get(id); return v })
 	v := func(offset int64) compacted.Version { return compacted.Version{Offset: offset} }
-	hear := func(id int64, e entry[string]) {
+	apply := func(id int64, e entry[string]) {
 		x.Put(id, struct{}{}, e.ver, !e.set)
 		c.put(id, e)
 	}
-	hear(1, entry[string]{"new", v(5), true})
+	apply(1, entry[string]{"new", v(5), true})
 	if !c.put(1, entry[string]{"old", v(4), true}) {
 		t.Error("an old value is no obstacle when the new one is there")
 	}
-	hear(1, entry[string]{"older", v(3), true})
+	apply(1, entry[string]{"older", v(3), true})
 	if e, _ := c.get(1); e.value != "new" {
 		t.Errorf("went back to %q", e.value)
 	}
 	// Two more keys of the same shard throw it out, sooner or later.
 	for id := int64(1 + compacted.Shards); ; id += compacted.Shards {
-		hear(id, entry[string]{"x", v(1), true})
+		apply(id, entry[string]{"x", v(1), true})
 		if _, ok := c.get(1); !ok {
 			break
 		}
@@ -177,7 +177,7 @@ func TestCache(t *testing.T) {
 		t.Error("still there")
 	}
 	for id := range int64(10_000) {
-		hear(id, entry[string]{"x", v(10), true})
+		apply(id, entry[string]{"x", v(10), true})
 	}
 	if n := c.count(); n != compacted.Shards*2 {
 		t.Errorf("%d entries, want %d", n, compacted.Shards*2)
@@ -187,13 +187,13 @@ func TestCache(t *testing.T) {
 func TestPuttingBack(t *testing.T) {
 	base := Document{DLRURL: text("d0"), ClickURL: text("c0"), unknown: `,"x":1`}
 	change := func(d Document) Document { d.DLRURL = text("mine"); return d }
-	between := []overtaker{
+	between := []intervening{
 		{change: documentOf(Document{DLRURL: text("d1"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":1`}), all: true},
 		// Its writer did not know the one before.
 		{change: documentOf(Document{DLRURL: text("d0"), ClickURL: text("c0"), InboundURL: text("i2"), unknown: `,"x":1`}), changed: "inbound_url"},
 		{change: documentOf(Document{DLRURL: text("d0"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":2`}), all: true},
 	}
-	again := puttingBack(change, base, between)
+	again := restoring(change, base, between)
 	got := string(again(Document{DLRURL: text("mine"), ClickURL: text("c0"), unknown: `,"x":1`}).AppendJSON(nil, nil))
 	if want := `{"user_id":0,"dlr_url":"mine","click_url":"c1","inbound_url":"i2","revoke_click_url":null,"auth":"a:1","x":2}`; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

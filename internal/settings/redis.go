@@ -17,7 +17,7 @@ import (
 
 const (
 	// tombstoneKept is how long a removed key remembers its version, so that a
-	// slow instance can't bring an old document back.
+	// slow instance cannot bring an old document back.
 	tombstoneKept = 24 * time.Hour
 	// pulseKept outlasts any outage after which an instance still remembers.
 	pulseKept = time.Hour
@@ -31,7 +31,8 @@ const (
 // KEYS[1] the hash; ARGV partition, offset, time, version text, milliseconds to
 // keep a tombstone (0: it is none), document. It returns 1 if it wrote, 0 if the
 // version was the same, 2 if it was newer. The order of versions is that of
-// Version.newer. What is no hash, or has no version that could be one, is not ours and gives way.
+// Version.newer. A key that is not a hash, or has no valid version, was written by another
+// program and is replaced.
 const applyScript = `
 local old = redis.pcall('HGET', KEYS[1], 'v')
 if type(old) == 'table' then
@@ -62,8 +63,8 @@ end
 return 1
 `
 
-// removeScript deletes a document that still has the version seen (ARGV[1]; ""
-// stands for none), or a key that is no hash.
+// removeScript deletes a document that still has the version seen (ARGV[1], ""
+// for none), or a key that is not a hash.
 const removeScript = `
 local v = redis.pcall('HGET', KEYS[1], 'v')
 if type(v) == 'table' or (v or '') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
@@ -77,7 +78,7 @@ return 0
 `
 
 // database is the store's part of Redis. Keys carry the topic's id: versions of
-// a topic that was deleted and created again don't mix with those of the old one.
+// a topic that was deleted and created again do not mix with those of the old one.
 //
 //	<prefix><id>:user:<user id>  hash: v = version, d = document; no d: removed
 //	<prefix><id>:lock:<user id>  who may change the user's document
@@ -117,15 +118,15 @@ func (d *database) use(id string) { d.id.Store(&id) }
 
 func (d *database) key(name string) string { return d.prefix + *d.id.Load() + ":" + name }
 
-// row is one key of Redis: the zero row is one that isn't there.
+// row is one key of Redis; the zero row is a missing one.
 type row struct {
 	ver  compacted.Version
 	seen string // the version's text, whatever it is
 	doc  []byte // nil: there is no document
-	err  error  // it is nothing that was written here; the other rows are good all the same
+	err  error  // the key was written by another program; the other rows are still valid
 }
 
-// read returns the rows of users. What they are worth only [Store.judge] knows.
+// read returns the rows of users. [Store.rowState] says whether they count.
 func (d *database) read(ctx context.Context, users ...int64) ([]row, error) {
 	cmds := make([]*redis.SliceCmd, len(users))
 	_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -140,7 +141,7 @@ func (d *database) read(ctx context.Context, users ...int64) ([]row, error) {
 	return parseRows(cmds)
 }
 
-// isWrongType: a key holds what nothing here writes. That is its own trouble, not Redis's.
+// isWrongType reports whether a key has a type that this package does not write. It is not an outage of Redis.
 func isWrongType(err error) bool { return redis.HasErrorPrefix(err, "WRONGTYPE") }
 
 func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
@@ -168,7 +169,7 @@ func parseRows(cmds []*redis.SliceCmd) ([]row, error) {
 	return rows, nil
 }
 
-// tally counts what write met.
+// tally counts the results of write.
 type tally struct {
 	applied atomic.Int64 // changes that Redis did not have
 	newer   atomic.Int64 // changes of which Redis has a newer version
@@ -179,7 +180,7 @@ type tally struct {
 // write them again does no harm.
 //
 // A round trip takes fewer changes after one that failed, and more again after
-// those that didn't: a server too slow for a full batch within the client's
+// those that did not: a server too slow for a full batch within the client's
 // timeout would otherwise never get one done.
 func (d *database) write(ctx context.Context, changes []change, count *tally) (done int, err error) {
 	for done < len(changes) {
@@ -216,7 +217,7 @@ func (d *database) writeOnce(ctx context.Context, changes []change, count *tally
 		}
 		return nil
 	})
-	// Any failure will do, but a missing script is to be told from the others.
+	// Any failure is enough, except that the caller must see a missing script.
 	for _, cmd := range cmds {
 		if e := cmd.Err(); redis.HasErrorPrefix(e, "NOSCRIPT") {
 			return e
@@ -258,11 +259,11 @@ func (d *database) remove(ctx context.Context, removals []removal) error {
 	return nil
 }
 
-// lost says whether a node of Redis has lost writes since the last call: it was
+// lost reports whether a node of Redis has lost writes since the last call: it was
 // emptied, came back with an older data set, or was replaced by a replica that
 // was behind. Each call writes a greater number to keys on every node and
 // expects to find there the one before. Nodes are judged one by one: lost may be
-// true although others don't answer and there is an error.
+// true although others do not answer and there is an error.
 func (d *database) lost(ctx context.Context) (lost bool, err error) {
 	d.beat++
 	cmds := make([]*redis.StatusCmd, len(d.pulses))
@@ -286,9 +287,9 @@ func (d *database) lost(ctx context.Context) (lost bool, err error) {
 	return lost, err
 }
 
-// lease says whether this instance may do, for a while, what one instance is
-// enough for.
-func (d *database) lease(ctx context.Context, name string, kept time.Duration) (bool, error) {
+// claim reports whether this instance may do, for as long as kept, what one
+// instance is enough for.
+func (d *database) claim(ctx context.Context, name string, kept time.Duration) (bool, error) {
 	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
 }
 

@@ -16,8 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 )
 
-// repairLimit is how many repairs may wait. Where more is lost, filling Redis
-// from the topics is cheaper.
+// repairLimit is the most repairs that are queued. If more is lost, filling Redis from the topic is cheaper.
 const repairLimit = 20_000
 
 // newest returns the version of a user's newest record, as far as it was read, and whether it is a tombstone.
@@ -26,12 +25,12 @@ func (s *Store) newest(userID int64) (v compacted.Version, removed bool) {
 	return v, removed
 }
 
-// worth says what a row of Redis is good for.
-type worth int
+// state is how a row of Redis relates to the topic.
+type state int
 
 const (
 	// current: what the topic says, or an update that has not been read from it yet.
-	current worth = iota
+	current state = iota
 	// outdated: Redis has lost a newer one (an eviction, a deletion, a restored
 	// snapshot, a replica that was behind) or is about to get it.
 	outdated
@@ -40,15 +39,15 @@ const (
 	foreign
 )
 
-// judge compares a version found in Redis with what was read of the topics. An
-// error means that Kafka can't be asked about a version newer than that.
-func (s *Store) judge(ctx context.Context, userID int64, v compacted.Version) (worth, error) {
+// versionState compares a version found in Redis with what was read of the topic. It returns an error if Kafka cannot be
+// asked about a version newer than that.
+func (s *Store) versionState(ctx context.Context, userID int64, v compacted.Version) (state, error) {
 	newest, _ := s.newest(userID)
 	if !v.Newer(newest) {
 		return older(v, newest), nil
 	}
 	r := s.topic.Reader()
-	// The position comes first: whatever is below it, the index has by now.
+	// The position comes first: the index has whatever is below it.
 	if v.Offset <= r.Position(v.Partition) {
 		if newest, _ = s.newest(userID); v.Newer(newest) {
 			return foreign, nil
@@ -67,12 +66,12 @@ func (s *Store) judge(ctx context.Context, userID int64, v compacted.Version) (w
 	return current, nil
 }
 
-// worthOf judges a whole row.
-func (s *Store) worthOf(ctx context.Context, userID int64, r row) (worth, error) {
+// rowState returns the state of a row.
+func (s *Store) rowState(ctx context.Context, userID int64, r row) (state, error) {
 	if r.err != nil {
 		return outdated, nil
 	}
-	is, err := s.judge(ctx, userID, r.ver)
+	is, err := s.versionState(ctx, userID, r.ver)
 	if is == current && r.doc == nil {
 		if newest, removed := s.newest(userID); newest.Offset > 0 && newest.Is(r.ver) && !removed {
 			is = outdated // its document is gone
@@ -81,7 +80,7 @@ func (s *Store) worthOf(ctx context.Context, userID int64, r row) (worth, error)
 	return is, err
 }
 
-func older(v, newest compacted.Version) worth {
+func older(v, newest compacted.Version) state {
 	if v.Is(newest) {
 		return current
 	}
@@ -97,7 +96,7 @@ type repair struct {
 	err    error
 }
 
-// repairs waits to be made. It knows each user once.
+// repairs is the queue of repairs. It holds each user once.
 type repairs struct {
 	wake    chan struct{}
 	mu      sync.Mutex
@@ -132,13 +131,13 @@ func (s *Store) repairing(userID int64, seen string) *repair {
 func (s *Store) repaired(ctx context.Context, userID int64, seen string) (change, error) {
 	r := s.repairing(userID, seen)
 	if r == nil {
-		return change{}, fmt.Errorf("%w: Redis has lost too much", ErrNotReady)
+		return change{}, fmt.Errorf("%w: Redis has lost too many rows", ErrNotReady)
 	}
 	select {
 	case <-r.done:
 		return r.change, r.err
 	case <-ctx.Done():
-		return change{}, fmt.Errorf("%w: reading a record back: %w", ErrNotReady, ctx.Err())
+		return change{}, fmt.Errorf("%w: read the record back: %w", ErrNotReady, ctx.Err())
 	}
 }
 
@@ -163,8 +162,8 @@ func (q *repairs) finish(batch []*repair) {
 	}
 }
 
-// makeRepairs works on repairs until ctx ends.
-func (s *Store) makeRepairs(ctx context.Context) {
+// repairLoop makes repairs until ctx ends.
+func (s *Store) repairLoop(ctx context.Context) {
 	defer func() {
 		rest := s.repairs.take(repairLimit)
 		for _, r := range rest {
@@ -197,10 +196,10 @@ func (s *Store) repairBatch(ctx context.Context, batch []*repair) error {
 	failed := s.readBack(ctx, batch)
 	for _, r := range batch {
 		if r.err == nil && r.change.ver.Offset > 0 {
-			s.hear(&r.change)
+			s.apply(&r.change)
 		}
 	}
-	// Whoever waits needs Kafka's record only. Redis may be away.
+	// The callers need only Kafka's record. Redis may not be reachable.
 	var changes []change
 	var removals []removal
 	for _, r := range batch {
@@ -236,13 +235,13 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 	for _, r := range batch {
 		ver, removed := s.newest(r.userID)
 		if ver.Offset == 0 || removed {
-			// There is no document; a tombstone needn't be read.
+			// There is no document; a tombstone need not be read.
 			r.change = change{ver: ver, removed: true, userID: r.userID}
 			continue
 		}
 		read = append(read, wanted{r, ver})
 	}
-	// Records that stand together come together.
+	// Neighbouring records come in one batch.
 	slices.SortFunc(read, func(a, b wanted) int {
 		return cmp.Or(cmp.Compare(a.ver.Partition, b.ver.Partition), cmp.Compare(a.ver.Offset, b.ver.Offset))
 	})
@@ -265,7 +264,7 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 		if from != partition || record == nil {
 			records, err := kafka.ReadAt(ctx, client, s.cfg.Topic, partition, offset)
 			if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
-				w.err = fmt.Errorf("%w: reading %s/%d at %d back: %w", ErrNotReady, s.cfg.Topic, partition, offset, err)
+				w.err = fmt.Errorf("%w: read %s/%d at offset %d: %w", ErrNotReady, s.cfg.Topic, partition, offset, err)
 				failed = w.err
 				continue
 			}
@@ -287,7 +286,7 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 }
 
 // missing deals with a user whose newest record is not in the topic any more. Either a newer one took its place, which
-// has not been read yet, or that one can't be read (it was skipped), or retention took it. In the latter cases the user
+// has not been read yet, or that one cannot be read (it was skipped), or retention took it. In the latter cases the user
 // has no document, as after a restart.
 func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version) error {
 	r := s.topic.Reader()
@@ -298,8 +297,8 @@ func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version
 	if r.Passed(now.Spans) {
 		s.index.Drop(userID, ver)
 		s.users.drop(userID)
-		s.log.Warn("settings that were read are not in their topic any more: they count as removed",
+		s.log.Warn("settings are no longer in their topic: they count as removed",
 			zap.String("topic", s.cfg.Topic), zap.Int64("user_id", userID), zap.Int32("partition", ver.Partition), zap.Int64("offset", ver.Offset-1))
 	}
-	return fmt.Errorf("%w: the record is not in topic %s any more", ErrNotReady, s.cfg.Topic)
+	return fmt.Errorf("%w: the record is no longer in topic %s", ErrNotReady, s.cfg.Topic)
 }

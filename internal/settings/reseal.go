@@ -15,28 +15,26 @@ import (
 const (
 	// resealers is how many documents are rewritten at once.
 	resealers = 16
-	// resealPasses bounds how often the topic is read: after the first pass only what others wrote meanwhile is left.
+	// resealPasses is how often the topic is read at most. After the first pass only what other writers wrote meanwhile is left.
 	resealPasses = 5
 )
 
-// Resealing says what Reseal found in the config topic.
+// Resealing are the numbers of documents that Reseal found in the config topic.
 type Resealing struct {
 	Documents int // users with a document
 	Resealed  int // rewritten, or to be rewritten in a dry run
 	Current   int // sealed with the current key already
 	Bare      int // without credentials
-	Locked    int // sealed with a key that is not known; left as they are
+	Locked    int // sealed with a key that is not known; they are not rewritten
 }
 
-// Reseal writes every document anew whose credentials are not sealed with the
-// current key: those sealed with a previous key and those in clear. It goes the
-// way of Update, so that no change made meanwhile is lost, and keeps members of
-// documents that this version doesn't know. A document that is sealed with the
-// current key stays as it is: to call Reseal again does no harm. With dry
-// nothing is written. Run must be running.
+// Reseal rewrites every document whose credentials are not sealed with the current key: those sealed with a previous key
+// and those in clear. It works like Update, so that no concurrent change is lost, and keeps unknown members of documents.
+// Documents sealed with the current key are not rewritten, so calling Reseal again is harmless. With dry it writes
+// nothing. Run must be running.
 func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 	if s.cfg.Secrets == nil {
-		return Resealing{}, errors.New("secrets.key: is empty, there is nothing to seal with")
+		return Resealing{}, errors.New("secrets.key: not set; set the key to reseal with")
 	}
 	select {
 	case <-s.Loaded():
@@ -64,7 +62,7 @@ func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 			return Resealing{Documents: found.Documents, Resealed: resealed}, err
 		}
 	}
-	return Resealing{Resealed: resealed}, errors.New("documents go on being written with another key: set the same secrets.key on every instance, and call this again")
+	return Resealing{Resealed: resealed}, errors.New("other instances still write documents with another key: set the same secrets.key on every instance and reseal again")
 }
 
 // sealing is how a record's credentials are stored.
@@ -93,7 +91,7 @@ func (s *Store) sealingOf(userID int64, value []byte) (sealing, error) {
 	return sealedBefore, nil
 }
 
-// examine reads the topic and returns what it holds, and the documents that are to be written anew.
+// examine reads the topic and returns what it holds, and the documents that are to be rewritten.
 func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]compacted.Version, err error) {
 	type state struct {
 		ver     compacted.Version
@@ -141,7 +139,7 @@ func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]co
 	return found, toDo, nil
 }
 
-// rewriteAll writes documents anew, several at once, and returns how many. A user whose document has another version by
+// rewriteAll rewrites documents, several at once, and returns how many. A user whose document has another version by
 // now is left to the next pass.
 func (s *Store) rewriteAll(ctx context.Context, toDo map[int64]compacted.Version) (n int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -186,12 +184,12 @@ type rewriting struct {
 	written bool
 }
 
-// wanted says whether the document with version base is to be written anew.
+// wanted reports whether the document with version base is to be rewritten.
 func (r *rewriting) wanted(base compacted.Version) bool {
 	return r != nil && !r.written && base.Is(r.ver)
 }
 
-// String says it in one line, without secrets.
+// String returns the numbers in one line.
 func (r Resealing) String() string {
 	var parts []string
 	for _, p := range []struct {
@@ -199,7 +197,7 @@ func (r Resealing) String() string {
 		what string
 	}{
 		{r.Resealed, "resealed"}, {r.Current, "already current"}, {r.Bare, "without credentials"},
-		{r.Locked, "sealed with a key that is neither secrets.key nor in secrets.previous_keys, left as they are"},
+		{r.Locked, "sealed with a key that is neither secrets.key nor in secrets.previous_keys, unchanged"},
 	} {
 		parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 	}

@@ -18,11 +18,11 @@ const sealPrefix = "enc:v1:"
 // sealOverhead is the length of nonce and tag.
 const sealOverhead = 12 + 16
 
-// errSealed says that a sealed text can't be opened. It names no secret.
-var errSealed = errors.New("sealed auth can't be opened: check secrets.key and secrets.previous_keys")
+// errSealed is the error of a sealed text that cannot be opened.
+var errSealed = errors.New("sealed auth cannot be opened: check secrets.key and secrets.previous_keys")
 
 // Sealer encrypts auth at rest with AES-256-GCM. A sealed text belongs to one
-// user: copied into another one's document it can't be opened. A key can be
+// user: copied into another user's document it cannot be opened. A key can be
 // replaced: a Sealer opens what its previous keys sealed, too.
 type Sealer struct {
 	aead     cipher.AEAD
@@ -63,15 +63,14 @@ func (s *Sealer) Seal(userID int64, plain string) string {
 	return sealPrefix + base64.StdEncoding.EncodeToString(sealed)
 }
 
-// Open is the inverse of Seal. A text that can't be a sealed one was written by
-// somebody who doesn't seal and is returned as it is, be it that of a user whose
-// name is enc. A nil Sealer opens only such text.
+// Open is the inverse of Seal. A text that is not a sealed one was written by a program that does not seal; Open returns
+// it unchanged, even if it starts with enc:v1:. A nil Sealer opens only such text.
 func (s *Sealer) Open(userID int64, text string) (string, error) {
 	plain, _, err := s.open(userID, text)
 	return plain, err
 }
 
-// open is Open. current says whether the text was sealed with the current key.
+// open is Open. current reports whether the text was sealed with the current key.
 func (s *Sealer) open(userID int64, text string) (plain string, current bool, err error) {
 	encoded, sealed := strings.CutPrefix(text, sealPrefix)
 	if !sealed {

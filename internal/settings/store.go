@@ -1,15 +1,22 @@
-// Package settings holds users' webhook settings and API keys: compacted topics → Redis → memory.
+// Package settings holds users' webhook settings: config topic → Redis → memory.
 //
-// The topics are the truth. Every instance reads them whole, without a group,
-// and goes on listening: what it hears goes into its memory at once and, if the
-// instance materialises, into Redis, where each key remembers the version of
-// its document and takes only a newer one. So any number of instances may write
-// in any order. Memory is bounded; for a user it doesn't hold, Redis is asked.
+// The topic is the source of truth. Every instance reads it whole and follows it with a [compacted.Follower]. What it
+// reads goes into memory at once and, if the instance materialises, into Redis, where each row has the version of its
+// document and is replaced only by a newer one. So any number of instances may write in any order. Memory is bounded;
+// for a user who is not in memory, Redis is asked.
 //
-// An index of all keys says which version is the newest (ADR 0010). What Redis
-// answers counts only with that version. Whatever else happened to Redis
-// (eviction, a restored snapshot, a replica that was behind), the record is read
-// back from its topic by its offset, into memory and Redis.
+// An index of all users holds the version of each newest record (ADR 0010). An answer of Redis counts only with that
+// version. Whatever else happened to Redis (eviction, a restored snapshot, a replica that was behind), the record is
+// read back from its topic by its offset, into memory and Redis.
+//
+// The dispatcher calls Lookup and Load, internal/api calls Document and Update, and the command reseal calls Reseal.
+//
+// Run reads in the caller's goroutine. While it follows the topic, these run beside it: repairLoop (records that Redis
+// has lost), orphans.run (locks to release), countUsers and, if the instance materialises, writeLoop (fresh records to
+// Redis), sweepLoop (compares Redis with the index) and fillLoop (writes everything to Redis when it lost something).
+//
+// Each mutex guards one structure (queue, repairs, updates, orphans, the producer, one shard of the index or of the
+// cache). The only nested pair is: a shard of the cache, then a shard of the index.
 package settings
 
 import (
@@ -29,11 +36,11 @@ import (
 )
 
 var (
-	// ErrNotReady says that nothing may be concluded now: the topics have not
-	// been read to their end, or Redis is being filled or lags behind.
+	// ErrNotReady is the error while no answer is possible: the topic has not been read to its end, or Redis is being
+	// filled or lags behind.
 	ErrNotReady = errors.New("settings are not ready")
-	// ErrUnavailable says that Kafka or Redis is away and nothing was changed.
-	ErrUnavailable = errors.New("settings can't be changed now")
+	// ErrUnavailable is the error of an update that changed nothing, because Kafka or Redis is not reachable.
+	ErrUnavailable = errors.New("settings cannot be changed now")
 )
 
 const (
@@ -73,7 +80,7 @@ type Store struct {
 	loaded  chan struct{}
 	onReady sync.Once
 	queue   queue
-	locked  map[int64]compacted.Version // records that can't be opened, until the topic's end shows which are the newest
+	locked  map[int64]compacted.Version // records that cannot be decrypted; nil once the topic was read to its end
 
 	repairs   repairs
 	sweepNow  chan struct{}
@@ -87,8 +94,8 @@ type Store struct {
 	producer   *kgo.Client
 }
 
-// New returns a store that answers nothing until Run runs. newClient returns a
-// Kafka client without a group that has the given options too.
+// New returns a store that answers nothing until Run runs. newClient returns a Kafka client without a group that has the
+// given options as well.
 func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, log *zap.Logger, obs Observer) *Store {
 	if cfg.MaxUsers <= 0 {
 		cfg.MaxUsers = defaultUsers
@@ -103,10 +110,10 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 		sweepNow: make(chan struct{}, 1),
 		orphans:  newOrphans(),
 
-		noWriting: outage.New(log, "settings wait for Redis", "settings are written to Redis again"),
-		noFilling: outage.New(log, "Redis can't be filled with settings now", "Redis is filled with settings again"),
-		noRepair:  outage.New(log, "settings that Redis has lost can't be read back", "settings that Redis has lost are read back again"),
-		noSweep:   outage.New(log, "settings in Redis can't be compared with their topic", "settings in Redis are compared with their topic again"),
+		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued", "settings are written to Redis again"),
+		noFilling: outage.New(log, "cannot fill Redis with settings, trying again", "Redis is filled with settings again"),
+		noRepair:  outage.New(log, "cannot read settings that Redis has lost back from Kafka", "settings that Redis has lost are read back from Kafka again"),
+		noSweep:   outage.New(log, "cannot compare settings in Redis with their topic", "settings in Redis are compared with their topic again"),
 	}
 	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(userID int64) compacted.Version {
 		v, _ := s.newest(userID)
@@ -126,8 +133,7 @@ func hashUser(id int64) uint64 {
 	return x ^ x>>31
 }
 
-// Run keeps the store up to date until ctx ends, and returns ctx's error. It
-// waits out whatever is wrong with Kafka and Redis.
+// Run keeps the store up to date until ctx ends, and returns ctx's error. It retries after every other error.
 func (s *Store) Run(ctx context.Context) error {
 	defer s.closeProducer()
 	return s.topic.Run(ctx)
@@ -136,7 +142,7 @@ func (s *Store) Run(ctx context.Context) error {
 // Loaded is closed when the topic has been read to its end and, if this instance materialises, Redis has been filled.
 func (s *Store) Loaded() <-chan struct{} { return s.loaded }
 
-// ready says whether this instance knows enough to believe Redis.
+// ready reports whether this instance knows enough to judge what Redis answers.
 func (s *Store) ready() bool {
 	return s.topic.Read() && (s.filled.Load() || !s.cfg.Materialise)
 }
@@ -148,8 +154,8 @@ func (s *Store) becameReady() {
 	}
 }
 
-// Lookup returns a user's settings from memory. false: ask Load. A user without
-// a document has settings without endpoints.
+// Lookup returns a user's settings from memory, and false if they are not in memory: call Load. A user without a document
+// has settings without endpoints.
 func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 	if !s.topic.Read() {
 		return nil, false
@@ -158,12 +164,10 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 	return e.value, ok && e.value != nil
 }
 
-// Load brings the users from Redis into memory, in one round trip, so that
-// Lookup answers for each of them (until it is thrown out to make room). After
-// an error nothing may be concluded of those that Lookup doesn't know: Redis is
-// away or has lost them, and Load is to be called again later. A user of whom
-// the topic has no document has none, whatever Redis holds; but while Redis is
-// away such users wait like all that memory does not know (contract, section 4).
+// Load brings the users' settings from Redis into memory, in one round trip, so that Lookup finds each of them until it
+// is evicted. After an error, nothing is known of the users that Lookup does not find: Redis is not reachable or has lost
+// them, and Load must be called again later. A user of whom the topic has no document has none, whatever Redis holds. But
+// while Redis is not reachable such users wait, as all users do who are not in memory (contract, section 4).
 func (s *Store) Load(ctx context.Context, users []int64) error {
 	if !s.ready() {
 		return ErrNotReady
@@ -194,19 +198,18 @@ func (s *Store) Load(ctx context.Context, users []int64) error {
 	return failed
 }
 
-// errLost says that Redis has not what the topic says.
+// errLost is the error of a row that is not what the topic says.
 var errLost = fmt.Errorf("%w: Redis has lost settings, they are read back", ErrNotReady)
 
-// documentIn returns the document that a row holds if it is what the topic says,
-// nil for a user who was removed or never was, and errLost if it is something
-// else.
+// documentIn returns the document of a row, nil for a user who was removed or never had one. It returns errLost if the row
+// is not what the topic says.
 func (s *Store) documentIn(ctx context.Context, userID int64, r row) (*Document, compacted.Version, error) {
-	is, err := s.worthOf(ctx, userID, r)
+	is, err := s.rowState(ctx, userID, r)
 	if err != nil {
 		return nil, r.ver, err
 	}
 	if is != current {
-		s.hurry()
+		s.sweepSoon()
 		return nil, r.ver, errLost
 	}
 	if r.doc == nil {
@@ -222,9 +225,8 @@ func (s *Store) documentIn(ctx context.Context, userID int64, r row) (*Document,
 	return &d, r.ver, nil
 }
 
-// Err returns why there are no settings now, nil if there are: they have not
-// been loaded yet, or a topic was created again and is being read. That Kafka, a
-// topic or Redis is away is not its matter.
+// Err returns why there are no settings now, nil if there are: they have not been loaded yet, or the topic was created
+// again and is being read. It does not report whether Kafka, the topic or Redis can be reached.
 func (s *Store) Err() error {
 	select {
 	case <-s.loaded:

@@ -22,18 +22,16 @@ const (
 	// sweepRate bounds a sweep, in keys per second, as long as nothing is wrong.
 	sweepRate = 5000
 	// muchLost is how many keys are repaired one by one in one sweep. Beyond it
-	// Redis is filled anew.
+	// Redis is filled again.
 	muchLost = 1000
 	// purgeWait bounds how long a start waits for what is gone to be removed from
-	// Redis. It isn't answered in any case.
+	// Redis. It is never an answer in any case.
 	purgeWait = 10 * time.Second
 )
 
-// keepSwept compares Redis with the topics, key by key, until ctx ends: an
-// eviction or a deletion of single keys shows nowhere else. One instance at a
-// time is enough. A sweep goes at an easy pace unless a look-up has just met a
-// key that was lost.
-func (s *Store) keepSwept(ctx context.Context) {
+// sweepLoop compares Redis with the topic, key by key, until ctx ends: nothing else notices that single keys were evicted
+// or deleted. One instance at a time is enough. A sweep is slow unless a look-up has just found a lost key.
+func (s *Store) sweepLoop(ctx context.Context) {
 	for {
 		hurry := false
 		select {
@@ -47,8 +45,8 @@ func (s *Store) keepSwept(ctx context.Context) {
 			continue
 		}
 		kept := max(sweepPeriod, time.Duration(s.index.Len()/sweepRate)*time.Second)
-		if mine, err := s.rdb.lease(ctx, "sweep", kept); err != nil || !mine && !hurry {
-			continue // with Redis away, others say so
+		if mine, err := s.rdb.claim(ctx, "sweep", kept); err != nil || !mine && !hurry {
+			continue // other outages report that Redis is not reachable
 		}
 		if _, err := s.sweep(ctx, hurry); err != nil && ctx.Err() == nil {
 			s.noSweep.Fail(err)
@@ -61,15 +59,15 @@ func (s *Store) keepSwept(ctx context.Context) {
 	}
 }
 
-// hurry has a sweep begin now.
-func (s *Store) hurry() {
+// sweepSoon starts a sweep now.
+func (s *Store) sweepSoon() {
 	select {
 	case s.sweepNow <- struct{}{}:
 	default:
 	}
 }
 
-// sweep compares every user with Redis, and has repaired what differs. It returns how many did.
+// sweep compares every user with Redis, and repairs what differs. It returns how many did.
 func (s *Store) sweep(ctx context.Context, hurry bool) (wrong int, err error) {
 	for shard := range compacted.Shards {
 		for users := range slices.Chunk(s.index.Keys(shard), sweepBatch) {
@@ -103,11 +101,11 @@ func (s *Store) compare(ctx context.Context, users []int64) (wrong int, err erro
 		if rows[i].seen == "" && rows[i].err == nil && (removed || ver.Offset == 0) {
 			continue
 		}
-		is, err := s.worthOf(ctx, userID, rows[i])
+		is, err := s.rowState(ctx, userID, rows[i])
 		if err != nil {
 			return wrong, err
 		}
-		if is == current || is == outdated && rows[i].err == nil && !s.queue.idle() { // what waits is on its way
+		if is == current || is == outdated && rows[i].err == nil && !s.queue.idle() { // it is queued
 			continue
 		}
 		wrong++
@@ -148,7 +146,7 @@ func (s *Store) purge(ctx context.Context) error {
 		s.log.Info("removed from Redis what the settings topic no longer holds", zap.Int64("keys", n))
 	}
 	if redis.HasErrorPrefix(err, "NOPERM") {
-		s.log.Warn("Redis user may not SCAN: what the settings topic no longer holds stays in Redis, but is never used", zap.Error(err))
+		s.log.Warn("Redis user may not SCAN: rows that the settings topic no longer holds stay in Redis, unused", zap.Error(err))
 		return nil
 	}
 	return err
@@ -167,7 +165,7 @@ func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
 	return n, s.rdb.replaced(ctx, s.cfg.Topic)
 }
 
-// foreign returns which of the users, of whom the topic has no record, are in Redis for no good reason.
+// foreign returns which of the users, of whom the topic has no record, must be removed from Redis.
 func (s *Store) foreign(ctx context.Context, users []int64) ([]removal, error) {
 	if len(users) == 0 {
 		return nil, nil
@@ -178,7 +176,7 @@ func (s *Store) foreign(ctx context.Context, users []int64) ([]removal, error) {
 	}
 	var removals []removal
 	for i, userID := range users {
-		is, err := s.worthOf(ctx, userID, rows[i])
+		is, err := s.rowState(ctx, userID, rows[i])
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +187,7 @@ func (s *Store) foreign(ctx context.Context, users []int64) ([]removal, error) {
 	return removals, nil
 }
 
-// purgeSoon purges, and waits for it, but not for long.
+// purgeSoon purges, and waits for it for a limited time.
 func (s *Store) purgeSoon(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- s.purge(ctx) }()

@@ -50,7 +50,7 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, compacted
 		if newest, _ := s.newest(userID); newest.Offset == 0 && rows[0].seen == "" && rows[0].err == nil {
 			return Document{UserID: userID}, compacted.Version{}, nil
 		}
-		return s.documentBack(ctx, userID, rows[0].seen)
+		return s.readBackDocument(ctx, userID, rows[0].seen)
 	case err != nil:
 		return Document{}, compacted.Version{}, err
 	case d == nil:
@@ -59,8 +59,8 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, compacted
 	return *d, ver, nil
 }
 
-// documentBack reads a document back from its topic.
-func (s *Store) documentBack(ctx context.Context, userID int64, seen string) (Document, compacted.Version, error) {
+// readBackDocument reads a document back from its topic.
+func (s *Store) readBackDocument(ctx context.Context, userID int64, seen string) (Document, compacted.Version, error) {
 	c, err := s.repaired(ctx, userID, seen)
 	switch {
 	case err != nil:
@@ -73,14 +73,14 @@ func (s *Store) documentBack(ctx context.Context, userID int64, seen string) (Do
 	return c.document, c.ver, nil
 }
 
-// Update changes a user's document and returns it as it is then. change gets
-// the latest document and must not change what its pointers point to. Updates
+// Update changes a user's document and returns the result. change receives the
+// latest document and must not change what its pointers point to. Updates
 // of one user, by all instances, run one after the other and each sees what the
 // one before did. When Update returns, all in-sync replicas have the record, and
 // every instance's Document answers with it.
 //
-// ErrUnavailable, within 4 s, when Kafka or Redis is away or the store isn't
-// ready. If Kafka went away in the middle, the record may still arrive.
+// The error is ErrUnavailable, within 4 s, if Kafka or Redis is not reachable or the store
+// is not ready. If Kafka failed in the middle, the record may still arrive.
 func (s *Store) Update(ctx context.Context, userID int64, change func(Document) Document) (Document, error) {
 	return s.update(ctx, userID, change, nil)
 }
@@ -138,7 +138,7 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 		if err != nil || len(between) == 0 {
 			return after, true, err
 		}
-		change = puttingBack(change, before, between)
+		change = restoring(change, before, between)
 	}
 }
 
@@ -158,34 +158,33 @@ func (s *Store) store(ctx context.Context, after Document, base compacted.Versio
 	select {
 	case err := <-done:
 		if err != nil {
-			return own, true, fmt.Errorf("writing to topic %s: %w", s.cfg.Topic, err)
+			return own, true, fmt.Errorf("write to topic %s: %w", s.cfg.Topic, err)
 		}
 	case <-ctx.Done():
-		// Nobody may read the document as it is until this record's fate is known.
+		// No update may start until it is known whether this record is stored.
 		go func() { _ = <-done; unlock() }() //nolint:staticcheck // errcheck wants the error named
-		return own, false, fmt.Errorf("writing to topic %s: %w", s.cfg.Topic, ctx.Err())
+		return own, false, fmt.Errorf("write to topic %s: %w", s.cfg.Topic, ctx.Err())
 	}
-	s.settle(ctx, record)
+	s.adopt(ctx, record)
 	return compacted.VersionOf(record), true, nil
 }
 
-// settle brings an acknowledged record into memory and Redis. It is durable
-// already: if Redis just went away, the record gets there by way of the topic,
-// and until then nobody who heard of it believes an older one.
-func (s *Store) settle(ctx context.Context, record *kgo.Record) {
+// adopt brings an acknowledged record into memory and Redis. It is durable already: if Redis just failed, the record gets
+// there through the topic, and until then no instance that has read it accepts an older one.
+func (s *Store) adopt(ctx context.Context, record *kgo.Record) {
 	c, err := s.decode(record)
 	if err != nil {
-		s.log.Error("own settings record is unreadable", zap.String("reason", err.Error()))
+		s.log.Error("a settings record of this instance is unreadable", zap.String("reason", err.Error()))
 		return
 	}
-	s.hear(&c)
+	s.apply(&c)
 	if _, err := s.rdb.write(ctx, []change{c}, nil); err != nil {
-		s.log.Warn("updated settings reach Redis late", zap.Error(err))
+		s.log.Warn("cannot write updated settings to Redis; they follow from the topic", zap.Error(err))
 	}
 }
 
-// catchUp waits until everything was heard that other writers have had
-// acknowledged by now, so that an update doesn't undo it.
+// catchUp waits until everything was read that other writers have had acknowledged by now, so that an update does not
+// undo it.
 func (s *Store) catchUp(ctx context.Context) error {
 	r := s.topic.Reader()
 	if r == nil || !s.ready() {
@@ -195,12 +194,12 @@ func (s *Store) catchUp(ctx context.Context) error {
 	defer cancel()
 	err := r.CatchUp(waiting)
 	if err != nil && waiting.Err() != nil {
-		return fmt.Errorf("%w: the topic's latest records have not come yet: %w", ErrNotReady, err)
+		return fmt.Errorf("%w: the topic's latest records have not been read yet: %w", ErrNotReady, err)
 	}
 	return err
 }
 
-// lock waits for the user's lock. The returned function gives it back.
+// lock waits for the user's lock. The returned function releases it.
 func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err error) {
 	if !s.ready() {
 		return nil, ErrNotReady
@@ -218,10 +217,10 @@ func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err erro
 			return unlock, nil
 		case err != nil:
 			s.orphans.add(name, token) // Redis may have granted it all the same
-			return nil, fmt.Errorf("locking user %d in Redis: %w", userID, err)
+			return nil, fmt.Errorf("lock user %d in Redis: %w", userID, err)
 		}
 		if err := compacted.Sleep(ctx, retryPeriod); err != nil {
-			return nil, fmt.Errorf("user %d is being changed elsewhere: %w", userID, err)
+			return nil, fmt.Errorf("another update of user %d is under way: %w", userID, err)
 		}
 	}
 }

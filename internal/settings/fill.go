@@ -20,14 +20,14 @@ const (
 	countPeriod = 5 * time.Second
 	// batchSize is the most documents that go to Redis in one round trip.
 	batchSize = 500
-	// lanes is the number of round trips a rebuild has under way at once.
-	lanes = 4
+	// writers is the number of round trips of a rebuild that are under way at once.
+	writers = 4
 	// maxHold bounds the pause after a rebuild that found nothing to write: another
 	// instance was first, or Redis evicts the keys by which it is watched.
 	maxHold = 3 * time.Second
 )
 
-// begin prepares for reading the topic from its start. void: what memory holds does not count any more.
+// begin prepares for reading the topic from its start. If void, what is in memory does not count any more.
 func (s *Store) begin(void bool, r *compacted.Reader) {
 	if void {
 		s.filled.Store(false)
@@ -41,14 +41,14 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 	s.queue.reset()
 }
 
-// take brings a record into memory and passes it on to Redis if it came after the reading began; what was there before
-// is written by the rebuild, which begins later and so sees a later end.
+// take brings a record into memory and passes it on to Redis if it came after the reading began; the rebuild,
+// which begins later and so sees a later end, writes what was there before.
 func (s *Store) take(r *kgo.Record, fresh bool) error {
 	c, err := s.decode(r)
 	if err != nil {
 		return err
 	}
-	s.hear(&c)
+	s.apply(&c)
 	if c.locked != nil {
 		if s.topic.Read() {
 			s.reportLocked(map[int64]compacted.Version{c.userID: c.ver})
@@ -77,15 +77,15 @@ func (s *Store) end() {
 func (s *Store) beside(ctx context.Context, _ *compacted.Reader) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { s.makeRepairs(ctx) })
+	wg.Go(func() { s.repairLoop(ctx) })
 	wg.Go(func() { s.orphans.run(ctx, s.unlock) })
 	wg.Go(func() { s.countUsers(ctx) })
 	if !s.cfg.Materialise {
 		return nil
 	}
-	wg.Go(func() { s.writeChanges(ctx) })
-	wg.Go(func() { s.keepSwept(ctx) })
-	return s.keepFilled(ctx)
+	wg.Go(func() { s.writeLoop(ctx) })
+	wg.Go(func() { s.sweepLoop(ctx) })
+	return s.fillLoop(ctx)
 }
 
 // countUsers measures the users in memory until ctx ends.
@@ -95,8 +95,8 @@ func (s *Store) countUsers(ctx context.Context) {
 	}
 }
 
-// writeChanges writes to Redis what follow heard, in order, until ctx ends.
-func (s *Store) writeChanges(ctx context.Context) {
+// writeLoop writes queued changes to Redis, in order, until ctx ends.
+func (s *Store) writeLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		batch := s.queue.take(batchSize)
 		if len(batch) == 0 {
@@ -121,9 +121,9 @@ func (s *Store) writeChanges(ctx context.Context) {
 	}
 }
 
-// keepFilled fills Redis at the start and whenever it has lost something or
+// fillLoop fills Redis at the start and whenever it has lost something or
 // changes were dropped. It returns when ctx ends or a topic was created again.
-func (s *Store) keepFilled(ctx context.Context) error {
+func (s *Store) fillLoop(ctx context.Context) error {
 	fill := true
 	var hold time.Duration
 	var notBefore time.Time
@@ -131,7 +131,7 @@ func (s *Store) keepFilled(ctx context.Context) error {
 	for {
 		lost, err := s.rdb.lost(ctx)
 		if lost {
-			s.log.Warn("Redis has lost writes: it is filled with settings again")
+			s.log.Warn("Redis has lost writes; filling it with settings again")
 		}
 		_, unhealed := s.queue.dropped()
 		fill = fill || lost || unhealed || s.fillAgain.Swap(false)
@@ -162,8 +162,7 @@ func (s *Store) keepFilled(ctx context.Context) error {
 	}
 }
 
-// fill writes everything that the topics hold to Redis and removes what they
-// don't hold.
+// fill writes everything that the topic holds to Redis and removes the rest.
 func (s *Store) fill(ctx context.Context, count *tally) error {
 	began := time.Now()
 	drops, _ := s.queue.dropped()
@@ -171,15 +170,15 @@ func (s *Store) fill(ctx context.Context, count *tally) error {
 	if err != nil {
 		return err
 	}
-	// What follows compares Redis with what was read of the topics.
+	// The next steps compare Redis with what was read of the topic.
 	for !s.topic.Read() {
 		if err := compacted.Sleep(ctx, watchPeriod/10); err != nil {
 			return err
 		}
 	}
 	if count.newer.Load() > 0 {
-		// Mostly older records of a topic that isn't compacted yet. But it may be
-		// that Redis has records that the topic has lost.
+		// Mostly older records of a topic that is not compacted yet. But Redis may
+		// have records that the topic has lost.
 		if _, err := s.sweep(ctx, true); err != nil {
 			return err
 		}
@@ -207,15 +206,15 @@ func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
 	// One round of writing is under way while the next records are decoded.
 	writing := make(chan error, 1)
 	writing <- nil
-	var batches [lanes][]change
+	var batches [writers][]change
 	gathered := 0
 	write := func() error {
 		if err := <-writing; err != nil {
 			writing <- nil
 			return err
 		}
-		go func(batches [lanes][]change) { writing <- s.writeLanes(ctx, &batches, count) }(batches)
-		batches, gathered = [lanes][]change{}, 0
+		go func(batches [writers][]change) { writing <- s.writeBatches(ctx, &batches, count) }(batches)
+		batches, gathered = [writers][]change{}, 0
 		return nil
 	}
 	err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
@@ -224,13 +223,13 @@ func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
 			return nil // it was counted when it was read into memory
 		}
 		if newest, _ := s.newest(c.userID); newest.Newer(c.ver) {
-			return nil // nobody needs it
+			return nil // superseded
 		}
 		// The records of a partition stay in order.
-		lane := &batches[int(record.Partition)%lanes]
-		*lane = append(*lane, c)
+		batch := &batches[int(record.Partition)%writers]
+		*batch = append(*batch, c)
 		n++
-		if gathered++; gathered < lanes*batchSize {
+		if gathered++; gathered < writers*batchSize {
 			return nil
 		}
 		return write()
@@ -241,26 +240,26 @@ func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
 	return n, errors.Join(err, <-writing)
 }
 
-func (s *Store) writeLanes(ctx context.Context, batches *[lanes][]change, count *tally) error {
-	var errs [lanes]error
+func (s *Store) writeBatches(ctx context.Context, batches *[writers][]change, count *tally) error {
+	var errs [writers]error
 	var wg sync.WaitGroup
-	for i, lane := range batches {
-		if len(lane) > 0 {
-			wg.Go(func() { errs[i] = s.writeLane(ctx, lane, count) })
+	for i, batch := range batches {
+		if len(batch) > 0 {
+			wg.Go(func() { errs[i] = s.writeBatch(ctx, batch, count) })
 		}
 	}
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }
 
-// writeLane writes changes in their order. It bears a few failures in a row: to
-// begin the whole rebuild again costs more than to try again.
-func (s *Store) writeLane(ctx context.Context, lane []change, count *tally) error {
+// writeBatch writes changes in their order. It tolerates a few failures in a row: trying again costs less than a new
+// rebuild.
+func (s *Store) writeBatch(ctx context.Context, batch []change, count *tally) error {
 	const patience = 5
 	failures, pause := 0, compacted.NewBackoff()
-	for len(lane) > 0 {
-		n, err := s.rdb.write(ctx, lane, count)
-		lane = lane[n:]
+	for len(batch) > 0 {
+		n, err := s.rdb.write(ctx, batch, count)
+		batch = batch[n:]
 		if n > 0 {
 			failures, pause = 0, compacted.NewBackoff()
 		}
