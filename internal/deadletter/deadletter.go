@@ -1,8 +1,11 @@
-// Package deadletter reads the events that were given up, and sends them again.
+// Package deadletter lists dead letters and replays them.
 //
-// An event that is sent again goes to its kind's first overflow topic, due at once, with the identity it always had
-// and no attempts made. Sending it again does not take the dead letter away: asked again when the replay has ended, it
-// is sent again.
+// A replayed event goes to its kind's first overflow topic, due at once, with its identity and no attempts. The dead
+// letter stays: after the replay has ended, the event can be replayed again.
+//
+// internal/api lists and replays a user's dead letters, the commands under deadletter those of all users. Every call
+// reads the topic in the caller's goroutine with a client of its own. A replay starts one more goroutine per chunk, since
+// producing blocks while the client's buffer is full. The package holds no locks.
 package deadletter
 
 import (
@@ -20,28 +23,28 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Config says where dead letters are and where they go. Arrays are in the order of kinds.
+// Config names the topics that dead letters come from and are replayed to. Arrays are in the order of kinds.
 type Config struct {
-	Topic    string
+	Topic    string // of dead letters
 	Sources  [webhook.NumKinds]string
 	Overflow [webhook.NumKinds]string // the first overflow topic of each kind
-	// Patience is how long Kafka may be silent before it counts as away; 0 means 4 s.
+	// Patience is how long Kafka may not answer before a call fails; 0: 4 s.
 	Patience time.Duration
-	// Now is the time of day; nil means time.Now.
+	// Now returns the time of day; nil: time.Now.
 	Now func() time.Time
 }
 
-// Filter says which dead letters are wanted; the zero value means all.
+// Filter selects dead letters; the zero value selects all.
 type Filter struct {
-	UserID int64 // 0: every user's
-	Kind   string
-	Reason string
-	// Since and Until bound when the event was given up: since ≤ t < until.
+	UserID int64  // 0: all users
+	Kind   string // "": all kinds
+	Reason string // "": all reasons
+	// Since and Until bound the time when the event was given up: since ≤ t < until. Zero: no bound.
 	Since, Until time.Time
-	IDs          []string // none: every event's
+	IDs          []string // of events; empty: all
 }
 
-// Store reads and sends dead letters again. It is safe for concurrent use.
+// Store lists and replays dead letters. It is safe for concurrent use.
 type Store struct {
 	cfg       Config
 	newClient func(...kgo.Opt) (*kgo.Client, error)
@@ -50,8 +53,8 @@ type Store struct {
 	admin     *kadm.Client
 }
 
-// New returns a store; nothing is dialled yet. newClient returns a Kafka client without a group that has the given
-// options too.
+// New returns a store and dials nothing yet. newClient returns a Kafka client without a group that has the given options
+// as well.
 func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*Store, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 4 * time.Second
@@ -77,7 +80,7 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 	return &Store{cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large}, admin: kadm.NewClient(client)}, nil
 }
 
-// Close ends the store's connections.
+// Close closes the store's connections.
 func (s *Store) Close() {
 	s.client.Close()
 	s.large.Close()
@@ -90,18 +93,18 @@ func (s *Store) Adopt(_ context.Context, topics []string) error {
 	return nil
 }
 
-// List calls each for the dead letters that were there when it began and that f wants: oldest first within a
-// partition of the topic. An error of each ends it and is returned. Other errors are Kafka's.
+// List calls each for the dead letters that f selects and that existed when List began, oldest first within a partition
+// of the topic. An error of each ends it and is returned. Other errors are Kafka's.
 //
-// The whole topic is read, from f.Since on, whomever it is asked for.
+// List reads the whole topic from f.Since on, even for one user.
 func (s *Store) List(ctx context.Context, f Filter, each func(*Letter) error) error {
 	return s.ListWatched(ctx, f, nil, each)
 }
 
-// Progress is told, from time to time, how many of the records that are to be read have been read.
+// Progress receives, from time to time, how many of the records to read have been read.
 type Progress func(read, total int64)
 
-// ListWatched is List, and tells progress, if it is not nil.
+// ListWatched is List, and calls progress, if it is not nil.
 func (s *Store) ListWatched(ctx context.Context, f Filter, progress Progress, each func(*Letter) error) error {
 	spans, err := s.spans(ctx, f.Since)
 	if err != nil {
@@ -110,7 +113,7 @@ func (s *Store) ListWatched(ctx context.Context, f Filter, progress Progress, ea
 	return s.read(ctx, spans, newMatcher(f), progress, each)
 }
 
-// read calls each for the wanted records of the spans.
+// read calls each for the selected records of the spans.
 func (s *Store) read(ctx context.Context, spans map[int32]compacted.Span, m *matcher, progress Progress, each func(*Letter) error) error {
 	if len(spans) == 0 {
 		return nil
@@ -134,7 +137,7 @@ func (s *Store) read(ctx context.Context, spans map[int32]compacted.Span, m *mat
 	})
 }
 
-// spans finds what is to be read, of the partitions that hold anything.
+// spans returns the offsets to read of each partition that holds records.
 func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]compacted.Span, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
@@ -145,14 +148,14 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]compacted
 	if since.IsZero() {
 		starts, err = s.admin.ListStartOffsets(ctx, s.cfg.Topic)
 	} else {
-		starts, err = s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), s.cfg.Topic) // what is negative means something else
+		starts, err = s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), s.cfg.Topic) // negative times have other meanings in the protocol
 	}
 	if err = errors.Join(err, starts.Error()); err != nil {
-		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
+		return nil, fmt.Errorf("read the offsets of topic %s: %w", s.cfg.Topic, err)
 	}
 	ends, err := kafka.ListEnds(ctx, s.client, s.cfg.Topic)
 	if err = errors.Join(err, ends.Error()); err != nil {
-		return nil, fmt.Errorf("offsets of topic %s: %w", s.cfg.Topic, err)
+		return nil, fmt.Errorf("read the offsets of topic %s: %w", s.cfg.Topic, err)
 	}
 	spans := map[int32]compacted.Span{}
 	ends.Each(func(end kadm.ListedOffset) {

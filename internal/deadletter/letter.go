@@ -13,10 +13,10 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Letter is one dead letter. Texts are as the record's headers have them, "" where one is absent.
+// Letter is one dead letter. Texts are those of the record's headers, "" if one is absent.
 type Letter struct {
 	ID        string
-	UserID    int64 // 0 if neither the value nor the key tells it
+	UserID    int64 // 0 if neither the value nor the key has it
 	Kind      string
 	Reason    string
 	Attempts  int
@@ -31,14 +31,14 @@ type Letter struct {
 	traceparent string
 }
 
-// CanReplay says whether the event can be sent again: not if it could never be read.
+// CanReplay reports whether the event can be replayed: not if its record is unreadable.
 func (l *Letter) CanReplay() bool {
 	_, err := webhook.ParseKind(l.Kind)
 	return err == nil && l.ID != "" && l.UserID > 0 && l.Reason != "" && l.Reason != string(webhook.InvalidRecord)
 }
 
 // MarshalJSON writes id, user_id, kind, reason, attempts, error, event_time and value, null for what is unknown. value
-// is the record's value as a string; of one that is no UTF-8, value_base64 has the exact bytes.
+// is the record's value as a string; if it is not UTF-8, value_base64 has the exact bytes.
 func (l *Letter) MarshalJSON() ([]byte, error) {
 	out := struct {
 		ID        *string `json:"id"`
@@ -76,7 +76,7 @@ func orNull(s string) *string {
 	return &s
 }
 
-// matcher reads records into letters, and tells which are wanted.
+// matcher converts records into letters and selects them.
 type matcher struct {
 	Filter
 	ids     map[string]bool
@@ -95,7 +95,7 @@ func newMatcher(f Filter) *matcher {
 	return m
 }
 
-// match gives the letter of a wanted record, else nil. What costs most is looked at last.
+// match returns the letter of a selected record, else nil. The most expensive check comes last.
 func (m *matcher) match(r *kgo.Record) *Letter {
 	if !m.Since.IsZero() && r.Timestamp.Before(m.Since) || !m.Until.IsZero() && !r.Timestamp.Before(m.Until) {
 		return nil
@@ -139,13 +139,13 @@ func (l *Letter) setHeader(h kgo.RecordHeader) {
 	}
 }
 
-// userOf tells whose a record is: the value's user, and where it cannot be read, the key's.
+// userOf returns the user in the record's value, or in its key if the value is unreadable.
 func (m *matcher) userOf(r *kgo.Record, kind string) int64 {
 	var user int64
 	switch k, err := webhook.ParseKind(kind); {
 	case err != nil:
 	case k == webhook.RevokeClick:
-		_ = webhook.DecodeRevocation(r.Value, &m.batch) // the user is known even of many an invalid record
+		_ = webhook.DecodeRevocation(r.Value, &m.batch) // even many invalid records have a user
 		user = m.batch.UserID
 	default:
 		_ = webhook.Decode(k, r.Value, &m.message)

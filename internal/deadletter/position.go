@@ -14,20 +14,20 @@ import (
 // Position is how far a replay has come. The zero value means that it has not begun.
 type Position struct {
 	Topic  string `json:"topic"`
-	Asked  string `json:"asked"`  // what for, in the words of whoever asked
-	Filter Filter `json:"filter"` // the same with its times worked out
-	Sent   int    `json:"sent"`   // events stored in all
-	// Partitions of the topic that were there at the beginning.
+	Asked  string `json:"asked"`  // the flags of the command
+	Filter Filter `json:"filter"` // the flags with absolute times
+	Sent   int    `json:"sent"`   // events that were stored
+	// Partitions are those of the topic when the replay began.
 	Partitions map[int32]Span `json:"partitions"`
 }
 
-// Span are offsets of a partition: Next ≤ o < End are not done yet.
+// Span is the offsets Next ≤ o < End of a partition, which are not done yet.
 type Span struct {
 	Next int64 `json:"next"`
 	End  int64 `json:"end"`
 }
 
-// Done tells whether nothing is left.
+// Done reports whether nothing is left.
 func (p *Position) Done() bool {
 	for _, s := range p.Partitions {
 		if s.Next < s.End {
@@ -39,7 +39,7 @@ func (p *Position) Done() bool {
 
 func (p *Position) next(partition int32) int64 { return p.Partitions[partition].Next }
 
-// begin fixes what a replay is about, or takes up what was fixed when it first began.
+// begin stores in the position what a new replay reads, or returns what is left of one that began before.
 func (r *running) begin(spans map[int32]compacted.Span) (map[int32]compacted.Span, error) {
 	p := r.Position
 	if p.Partitions == nil {
@@ -50,12 +50,12 @@ func (r *running) begin(spans map[int32]compacted.Span) (map[int32]compacted.Spa
 		return spans, r.save()
 	}
 	if p.Topic != r.store.cfg.Topic {
-		return nil, fmt.Errorf("the position is one in topic %s, not in %s", p.Topic, r.store.cfg.Topic)
+		return nil, fmt.Errorf("the position belongs to topic %s, not to %s", p.Topic, r.store.cfg.Topic)
 	}
 	for partition, s := range spans {
 		former := p.Partitions[partition]
 		if s.End < former.End {
-			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: it is another topic of that name", former.End, partition, p.Topic, s.End)
+			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: the topic was created again, start with a new position", former.End, partition, p.Topic, s.End)
 		}
 		if s.End = former.End; s.Start < s.End {
 			spans[partition] = s
@@ -84,7 +84,7 @@ func (r *running) save() error {
 	return r.Save(r.Position)
 }
 
-// ReadPosition reads the position stored in a file; one that does not exist is the beginning.
+// ReadPosition returns the position stored in a file, or the beginning if there is no such file.
 func ReadPosition(file string) (*Position, error) {
 	p := &Position{}
 	raw, err := os.ReadFile(file)
@@ -95,19 +95,19 @@ func ReadPosition(file string) (*Position, error) {
 		err = json.Unmarshal(raw, p)
 	}
 	if err == nil && p.Partitions == nil {
-		err = errors.New("it names no partitions")
+		err = errors.New("no partitions in it; delete the file to start again")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("position in %s: %w", file, err)
+		return nil, fmt.Errorf("read position %s: %w", file, err)
 	}
 	return p, nil
 }
 
-// WritePosition stores a position in a file, whole or not at all.
+// WritePosition stores a position in a file atomically.
 func WritePosition(file string, p *Position) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("position in %s: %w", file, err)
+			err = fmt.Errorf("write position %s: %w", file, err)
 		}
 	}()
 	raw, err := json.Marshal(p)

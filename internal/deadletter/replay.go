@@ -16,31 +16,31 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// chunkBytes bounds what Replay holds in memory. Up to so much is read whole before anything is sent.
+// chunkBytes is the most that Replay holds in memory. It reads so much before it sends anything.
 const chunkBytes = 64 << 20
 
-// chunkEvents is how many events a replay with a position sends before it is saved.
+// chunkEvents is how many events a replay with a position sends between two saves.
 const chunkEvents = 500
 
-// Replay sends the events that f wants again, each once however often it died, and returns how many were stored by
-// all in-sync replicas. Records that could never be read are passed over.
+// Replay replays the events that f selects, each once even if it has several dead letters, and returns how many were
+// stored by all in-sync replicas. It skips unreadable records.
 //
-// With an error, n of them were stored, and others of the same chunk may still be: what is asked for again may be
-// sent twice.
+// If there is an error, n events were stored, and others of the same chunk may still be: a second Replay may send them
+// twice.
 func (s *Store) Replay(ctx context.Context, f Filter) (n int, err error) {
 	return s.Run(ctx, Run{Filter: f})
 }
 
-// Run is a replay that can be watched, tried out and resumed.
+// Run is a replay that can report progress, run dry and be resumed.
 type Run struct {
 	Filter   Filter
 	Progress Progress // may be nil
 	// Try, if not nil, is called with each event instead of sending it.
 	Try func(*Letter) error
-	// Position, if not nil, is where the replay stands. It is filled in at the beginning if it is empty, and changed
-	// and saved whenever events have been stored.
+	// Position, if not nil, is how far the replay has come. Run fills it in if it is empty, and changes and saves it
+	// whenever events have been stored.
 	Position *Position
-	Save     func(*Position) error
+	Save     func(*Position) error // may be nil
 	// Guard, if not nil, decides which events may be sent.
 	Guard Guard
 }
@@ -50,11 +50,11 @@ type Guard interface {
 	// Admit reports for each event whether it may be sent now. With an error, which ends the replay, those that were
 	// admitted are still sent.
 	Admit(ctx context.Context, events []*Candidate) ([]bool, error)
-	// Stored is called with the admitted events that were stored, even if whoever asked for the replay has left.
+	// Stored is called with the admitted events that were stored, even if the caller has left.
 	Stored(ctx context.Context, events []*Candidate)
 }
 
-// Candidate is an event that is to be sent again.
+// Candidate is an event to replay.
 type Candidate struct {
 	UserID    int64
 	ID        string
@@ -63,7 +63,7 @@ type Candidate struct {
 	End       int64 // of the partition when the replay began
 }
 
-// LimitError says that a user may send no more events again now.
+// LimitError is the error of a user who may not replay more events for as long as After.
 type LimitError struct{ After time.Duration }
 
 func (e *LimitError) Error() string {
@@ -72,9 +72,9 @@ func (e *LimitError) Error() string {
 
 // Run does what Replay does, in the way r says.
 //
-// With a Position a replay that was interrupted goes on where it was, over the dead letters that were there when it
-// first began, and sends nothing twice that it had stored: when ctx ends, the chunk on its way comes to its end
-// first. Only what is killed, or loses Kafka, may send up to a chunk (500 events) again.
+// With a Position an interrupted replay continues where it stopped, over the dead letters that existed when it first
+// began, and sends no stored event twice: when ctx ends, Run completes the current chunk first. Only a replay that was
+// killed, or lost Kafka, may send up to a chunk (500 events) again.
 func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
 	run := running{Run: r, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}, ends: map[int32]int64{}}
 	if run.partitions, err = s.partitions(ctx); err != nil {
@@ -99,7 +99,7 @@ func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
 	return run.sent, run.done()
 }
 
-// running is a Run at work.
+// running is the state of a Run.
 type running struct {
 	Run
 	store      *Store
@@ -115,7 +115,7 @@ type running struct {
 
 func (r *running) take(ctx context.Context, l *Letter) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("sending dead letters again: %w", err) // many letters come with one poll
+		return fmt.Errorf("replay dead letters: %w", err) // many letters come with one poll
 	}
 	if !l.CanReplay() {
 		return nil
@@ -127,13 +127,13 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 	candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, r.ends[l.partition]}
 	r.seen[l.ID] = candidate
 	if r.Position != nil && l.offset < r.Position.next(l.partition) {
-		return nil // sent before; it is read again so that it is known
+		return nil // sent before; it is read again to detect duplicates
 	}
 	if r.Try != nil {
 		r.sent++
 		return r.Try(l)
 	}
-	// A clone: the record would keep the whole fetch it came with.
+	// A clone, because the record keeps its whole fetch in memory.
 	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, r.store.cfg.Now())
 	r.chunk, r.size = append(r.chunk, record), r.size+len(record.Value)+256
 	r.candidates = append(r.candidates, candidate)
@@ -176,8 +176,8 @@ func (r *running) flush(ctx context.Context) error {
 	return r.save()
 }
 
-// toItsEnd returns a context for a chunk that was begun: what becomes of it has to be known, so it goes on even if
-// whoever asked for it has left.
+// toItsEnd returns a context for a chunk that was begun. The chunk continues even if the caller has left, because it must
+// be known which events were stored.
 func (r *running) toItsEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	ctx = context.WithoutCancel(ctx)
@@ -206,7 +206,7 @@ func (r *running) admit(ctx context.Context) error {
 	return err
 }
 
-// partitions asks for the number of partitions of the overflow topics.
+// partitions returns the number of partitions of each overflow topic.
 func (s *Store) partitions(ctx context.Context) (counts [webhook.NumKinds]int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
@@ -222,7 +222,7 @@ func (s *Store) partitions(ctx context.Context) (counts [webhook.NumKinds]int, e
 	return counts, nil
 }
 
-// record is the letter's event as a record of its overflow topic, due now.
+// record returns the letter's event as a record of its overflow topic, due now.
 func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int, now time.Time) *kgo.Record {
 	kind, _ := webhook.ParseKind(l.Kind) // CanReplay has tried
 	at := []byte(event.FormatTime(now))
@@ -251,8 +251,8 @@ func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int
 	return r
 }
 
-// place returns the partition number that the event came from, so that whoever holds the user's others gets it. Where
-// the origin does not tell, it is the one by the key's hash, as Kafka's own clients choose it.
+// place returns the partition number that the event came from, so that the member with the user's other events gets it.
+// If the origin is unknown, it is chosen by the key's hash, as Kafka's own clients do.
 func place(r *kgo.Record, origin, source string, partitions int) int32 {
 	if topic, p, ok := event.ParseOrigin(origin); ok && topic == source && int(p) < partitions {
 		return p
@@ -260,8 +260,8 @@ func place(r *kgo.Record, origin, source string, partitions int) int32 {
 	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, partitions))
 }
 
-// produce stores the records and waits for every acknowledgement, as long as some come. It returns the indices of those
-// that were stored.
+// produce stores the records and waits for all acknowledgements, at most Patience for each. It returns the indices of the
+// stored ones.
 func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored []int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -295,13 +295,13 @@ func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored []in
 			stored = append(stored, o.index)
 			silence.Reset(s.cfg.Patience)
 		case <-ctx.Done():
-			return stored, fmt.Errorf("sending dead letters again: %w", ctx.Err())
+			return stored, fmt.Errorf("replay dead letters: %w", ctx.Err())
 		case <-silence.C:
-			return stored, fmt.Errorf("sending dead letters again: no acknowledgement for %v: %w", s.cfg.Patience, context.DeadlineExceeded)
+			return stored, fmt.Errorf("replay dead letters: no acknowledgement for %v: %w", s.cfg.Patience, context.DeadlineExceeded)
 		}
 	}
 	if failed != nil {
-		return stored, fmt.Errorf("sending dead letters again: %w", failed)
+		return stored, fmt.Errorf("replay dead letters: %w", failed)
 	}
 	return stored, nil
 }

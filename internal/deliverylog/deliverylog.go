@@ -1,7 +1,8 @@
-// Package deliverylog remembers each user's latest HTTP attempts, in Redis, at the side of the road.
+// Package deliverylog keeps each user's latest HTTP attempts in Redis.
 //
-// Writing must never slow a delivery: Add puts an attempt into a bounded channel, and one goroutine writes what has
-// come together in one round trip. When Redis is away or too slow, attempts are dropped and counted.
+// The dispatcher adds attempts, internal/api lists them. Writing never slows a delivery: Add puts an attempt into a
+// bounded channel, and Run, in the caller's goroutine, writes batches of them in one round trip each. If Redis is not
+// reachable or too slow, attempts are dropped and counted. The package holds no locks.
 package deliverylog
 
 import (
@@ -26,13 +27,13 @@ const (
 	// Keep is how long a user's attempts are kept after the latest one.
 	Keep = 7 * 24 * time.Hour
 
-	room         = 16384 // attempts on their way to Redis
+	room         = 16384 // attempts that are queued for Redis
 	batchMax     = 4096
 	linger       = 100 * time.Millisecond
 	writeTimeout = 2 * time.Second
-	slack        = PerUser / 4 // by how much a list may be longer until it is cut
-	refresh      = time.Hour   // how often a list's expiry is set anew
-	maxExpiry    = 200_000     // users of whom that is remembered
+	slack        = PerUser / 4 // how many more a list may have before it is trimmed
+	refresh      = time.Hour   // how often a list's expiry is renewed
+	maxExpiry    = 200_000     // users whose last renewal is kept in memory
 )
 
 // Log is the log of deliveries. It is safe for concurrent use.
@@ -44,13 +45,13 @@ type Log struct {
 	pending chan event.Attempt
 }
 
-// New returns a log that keeps its keys under prefix; Run must be running for anything to be written. dropped is told
-// how many attempts were given up, and must not block.
+// New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number of
+// attempts that were dropped, and must not block.
 func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap.Logger) *Log {
 	return &Log{rdb: rdb, prefix: prefix + "deliveries:", dropped: dropped, log: log, pending: make(chan event.Attempt, room)}
 }
 
-// Add notes an attempt. It never blocks: without room the attempt is dropped and counted.
+// Add queues an attempt. It never blocks: if the queue is full, the attempt is dropped and counted.
 func (l *Log) Add(a event.Attempt) {
 	select {
 	case l.pending <- a:
@@ -59,10 +60,10 @@ func (l *Log) Add(a event.Attempt) {
 	}
 }
 
-// Run writes attempts until ctx ends, and then what is left.
+// Run writes attempts until ctx ends, and then the rest of the queue.
 func (l *Log) Run(ctx context.Context) {
 	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: outage.New(l.log,
-		"cannot write the log of deliveries, dropping attempts until it works", "the log of deliveries is written again")}
+		"cannot write the delivery log to Redis, dropping attempts", "the delivery log is written to Redis again")}
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,7 +82,7 @@ func (l *Log) Run(ctx context.Context) {
 	}
 }
 
-// writer is the goroutine that writes, and what it uses again for each batch.
+// writer is the state of Run, reused for each batch.
 type writer struct {
 	*Log
 	batch   []event.Attempt
@@ -90,7 +91,7 @@ type writer struct {
 	failing *outage.Outage
 }
 
-// gather takes what comes within the linger after the first attempt of a batch.
+// gather collects the attempts that are added within the linger after the first one of a batch.
 func (w *writer) gather(ctx context.Context) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
@@ -106,8 +107,8 @@ func (w *writer) gather(ctx context.Context) {
 	}
 }
 
-// write sends the batch in one round trip. It is not repeated after an error: part of it may have arrived, and a
-// doubled line would be a lie.
+// write sends the batch in one round trip. It is not repeated after an error: part of it may have been stored, and
+// no attempt may be listed twice.
 func (w *writer) write() {
 	for i := range w.batch {
 		a := &w.batch[i]
@@ -122,12 +123,12 @@ func (w *writer) write() {
 	} else {
 		w.failing.Recover()
 	}
-	clear(w.batch) // lets go of the texts
+	clear(w.batch) // frees the texts
 	w.batch = w.batch[:0]
 	clear(w.byUser)
 }
 
-// push writes the lines. What keeps a user's list short and lets it expire is not done every time, only before it matters.
+// push writes the lines. It trims lists and renews their expiry only when necessary.
 func (w *writer) push(ctx context.Context) error {
 	now := time.Now()
 	users, lengths := make([]int64, 0, len(w.byUser)), make([]*redis.IntCmd, 0, len(w.byUser))
@@ -143,9 +144,9 @@ func (w *writer) push(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		clear(w.expiry) // nobody knows what arrived
+		clear(w.expiry) // it is unknown what was stored
 		for i, n := range lengths {
-			if redis.HasErrorPrefix(n.Err(), "WRONGTYPE") { // nothing here wrote it, and it would be in the way for ever
+			if redis.HasErrorPrefix(n.Err(), "WRONGTYPE") { // another program wrote it, and every later write would fail
 				err = errors.Join(err, w.rdb.Del(ctx, w.key(users[i])).Err())
 			}
 		}
@@ -166,32 +167,32 @@ func (w *writer) push(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		w.log.Warn("cannot trim the log of deliveries, it is done with the next attempts", zap.Error(err))
+		w.log.Warn("cannot trim the delivery log, trying again with the next attempts", zap.Error(err))
 	}
 	return nil
 }
 
 func (l *Log) key(userID int64) string { return l.prefix + strconv.FormatInt(userID, 10) }
 
-// Filter says which attempts are wanted; the zero value means all.
+// Filter selects attempts; the zero value selects all.
 type Filter struct {
-	Kind   *webhook.Kind
-	Result *webhook.Result
-	Before time.Time // only attempts that began before
-	Limit  int       // 0: no limit
+	Kind   *webhook.Kind   // nil: all kinds
+	Result *webhook.Result // nil: all results
+	Before time.Time       // only attempts that began before; zero: no bound
+	Limit  int             // the most attempts; 0: no limit
 }
 
 // List returns a user's attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
-// began within the same one, set apart by a millisecond each, so that asking for what was before the last one of a
-// page gives the next page. An error is one of Redis.
+// began within the same one, set apart by a millisecond each, so that Before with the time of a page's last attempt
+// selects the next page. Errors are those of Redis.
 func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt, error) {
 	lines, err := l.rdb.LRange(ctx, l.key(userID), 0, PerUser-1).Result()
 	if err != nil {
-		return nil, fmt.Errorf("log of deliveries in Redis: %w", err)
+		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
 	}
 	all := make([]event.Attempt, 0, len(lines))
 	for _, line := range lines {
-		// A line that cannot be read is of another version, whose instances run at the same time.
+		// An unreadable line was written by another version, whose instances run at the same time.
 		if a, ok := decode(line); ok {
 			a.UserID = userID
 			all = append(all, a)
@@ -218,8 +219,8 @@ func (f *Filter) matches(a *event.Attempt) bool {
 		(f.Before.IsZero() || a.Time.Before(f.Before))
 }
 
-// setApart cuts times, sorted with the newest first, to whole milliseconds and moves equal ones on, by at most shift
-// in all: of a user with more attempts per second than that, a page is a blink anyway.
+// setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at most
+// shift in all: a user with more attempts than that sees pages of less than a second anyway.
 func setApart(attempts []event.Attempt) {
 	const shift = 100 * time.Millisecond
 	var last time.Time

@@ -9,10 +9,10 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// lineParts is the number of fields of a line. The id stands last: it comes from a record and may hold anything.
+// lineParts is the number of fields of a line. The id is the last one: it comes from a record and may be any text.
 const lineParts = 8
 
-// encode writes an attempt as one line, tabs between: Unix microseconds, kind, number, status, microseconds taken,
+// encode writes an attempt as one line, separated by tabs: Unix microseconds, kind, number, status, microseconds taken,
 // failure, host, id. The user is in the key.
 func encode(a *event.Attempt) []byte {
 	b := make([]byte, 0, 64+len(a.Failure)+len(a.Host)+len(a.ID))
@@ -26,7 +26,7 @@ func encode(a *event.Attempt) []byte {
 	return append(b, a.ID...)
 }
 
-// decode reads a line; false: it is none. UserID is not set.
+// decode parses a line; ok is false if it is not valid. It does not set UserID.
 func decode(line string) (a event.Attempt, ok bool) {
 	parts := strings.SplitN(line, "\t", lineParts)
 	if len(parts) != lineParts {

@@ -1,8 +1,9 @@
-// Package firstclick remembers the first click of a message.
+// Package firstclick knows the first click of each message.
 //
-// The memory is one Redis key per user and message. Its value names the event
-// that was the first, so a redelivery of that event is told apart from a second
-// click.
+// There is one Redis key per user and message. Its value names the event that was the first, so that a redelivery of that
+// event is not taken for a second click.
+//
+// The dispatcher claims clicks in batches. The package runs no goroutines and holds no locks.
 package firstclick
 
 import (
@@ -23,15 +24,14 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// maxID is the length in bytes up to which a message id stands in its key as it
-// is. A longer one is replaced by '#' and its SHA-256 in hex, 65 bytes: as that
-// is over maxID, no id as it is looks like a hash.
+// maxID is the longest message id, in bytes, that is part of its key unchanged. A longer one is replaced by '#' and its
+// SHA-256 in hex, 65 bytes: more than maxID, so no unchanged id looks like a hash.
 const maxID = 64
 
 // Claim asks whether one click is the first of its message.
 type Claim struct {
 	UserID    int64
-	MessageID string // sms.id as it stands in the record: any text of any length
+	MessageID string // sms.id as it is in the record: any text of any length
 	Event     *event.Event
 }
 
@@ -81,7 +81,7 @@ func recordMark(e *event.Event) uint32 {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli) // the processor's own
 
-// dropScript deletes a key that can be no claim.
+// dropScript deletes a key that is not a claim.
 const dropScript = `
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' then return redis.call('DEL', KEYS[1]) end
 return 0
@@ -106,11 +106,11 @@ func New(rdb redis.UniversalClient, prefix string, remember time.Duration) *Memo
 // when another event was first. Of two claims to a message in one call, the
 // earlier one wins. first must be as long as claims.
 //
-// After an error nothing may be concluded, and the whole call is to be made
-// again: what it may have taken belongs to the same owners.
+// After an error no answer is valid, and the caller makes the whole call again:
+// what it may have taken belongs to the same owners.
 func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error {
 	if len(first) != len(claims) {
-		return fmt.Errorf("click: %d claims, room for %d answers", len(claims), len(first))
+		return fmt.Errorf("claim clicks: %d claims, but room for %d answers", len(claims), len(first))
 	}
 	if len(claims) == 0 {
 		return nil
@@ -126,19 +126,19 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") {
-		return fmt.Errorf("click memory in Redis: %w", err)
+		return fmt.Errorf("claim clicks in Redis: %w", err)
 	}
 	moved := map[string]string{} // messages whose first click has another id here
 	for i, cmd := range cmds {
 		owner, err := cmd.Result()
 		switch {
 		case redis.HasErrorPrefix(err, "WRONGTYPE"):
-			// Nothing here wrote it. It goes, or all claims that come together with it would fail for ever.
-			return fmt.Errorf("click memory in Redis: %w", errors.Join(err, m.drop.Run(ctx, m.rdb, []string{m.key(&claims[i])}).Err()))
+			// Another program wrote it. It is deleted, or all claims of the same call would fail forever.
+			return fmt.Errorf("claim clicks in Redis: %w", errors.Join(err, m.drop.Run(ctx, m.rdb, []string{m.key(&claims[i])}).Err()))
 		case errors.Is(err, redis.Nil):
 			first[i] = true
 		case err != nil:
-			return fmt.Errorf("click memory in Redis: %w", err)
+			return fmt.Errorf("claim clicks in Redis: %w", err)
 		default:
 			if first[i] = claims[i].owns(owner); !first[i] {
 				first[i] = m.take(&claims[i], owner, moved)
@@ -149,7 +149,7 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 }
 
 // take reports whether the claim's event is a copy of the one that was the first, and takes its place. An equal click of
-// the same millisecond looks like a copy, too: what takes the place is the first of them.
+// the same millisecond looks like a copy, too: the one that takes the place is the first of them.
 func (m *Memory) take(c *Claim, owner string, moved map[string]string) bool {
 	if !c.copies(owner) {
 		return false
@@ -174,7 +174,7 @@ func (m *Memory) move(ctx context.Context, moved map[string]string) error {
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) { // a key that has gone meanwhile is forgotten
-		return fmt.Errorf("click memory in Redis: %w", err)
+		return fmt.Errorf("claim clicks in Redis: %w", err)
 	}
 	return nil
 }

@@ -1,8 +1,11 @@
-// Package replay remembers in Redis, for all instances, which dead letters are on their way again, and how many each
-// user has sent within the last hour.
+// Package replay records in Redis, for all instances, which replays are under way and how many events each user has
+// replayed within the last hour.
 //
-// A replay is under way from its record's storage until the event is settled for good. Ended forgets it then; what
-// cannot be forgotten, as while Redis is away, expires.
+// A replay is under way from the time its record is stored until the event is settled with a final fate. Ended removes it
+// then. If that fails, for example because Redis is not reachable, it expires.
+//
+// internal/app calls it for the API's replays and for those of the command, and calls Ended for settled events. Run
+// removes ended replays in the caller's goroutine.
 package replay
 
 import (
@@ -20,28 +23,28 @@ import (
 )
 
 const (
-	// claimed is how long a claim lasts that nobody confirms, since the process that made it ended.
+	// claimed is how long a claim lasts if its process ended before it confirmed it.
 	claimed = 2 * time.Minute
 	// batch is how many commands go to Redis in one pipeline.
 	batch = 500
-	// endedMost bounds the events that wait to be forgotten.
+	// endedMost is the most ended replays that are queued for removal.
 	endedMost = 10_000
 	// again is the pause after Redis could not be reached.
 	again = time.Second
 	// answer bounds one call.
 	answer = 2 * time.Second
-	// scan is how long a user's scan is held at most, should the process that holds it end.
+	// scan is how long a user's scan is reserved at most, in case its process ends.
 	scan = 45 * time.Second
 )
 
 // Config of a Memory.
 type Config struct {
-	KeyPrefix string
-	Keep      time.Duration // the longest that a replay may be under way
-	Limit     int           // events per user and hour, 0 = no limit
+	KeyPrefix string        // of every Redis key, e.g. "smshooks:"
+	Keep      time.Duration // the longest time that a replay may be under way
+	Limit     int           // events per user and hour; 0: no limit
 }
 
-// Memory is what is remembered. It is safe for concurrent use.
+// Memory knows the replays under way. It is safe for concurrent use.
 type Memory struct {
 	cfg   Config
 	rdb   redis.UniversalClient
@@ -49,12 +52,12 @@ type Memory struct {
 	ended chan string // keys to delete
 }
 
-// New returns a Memory in Redis.
+// New returns a Memory in Redis; Run must be running for ended replays to be removed.
 func New(cfg Config, rdb redis.UniversalClient, log *zap.Logger) *Memory {
 	return &Memory{cfg: cfg, rdb: rdb, log: log, ended: make(chan string, endedMost)}
 }
 
-// Letter is a dead letter that is to be sent again.
+// Letter is a dead letter to replay.
 type Letter struct {
 	UserID    int64
 	ID        string
@@ -63,14 +66,14 @@ type Letter struct {
 	End       int64 // of its partition when the replay began
 }
 
-// All keys of a user lie in one slot of a cluster.
+// user returns the prefix of all keys of a user, which are in one slot of a cluster.
 func (m *Memory) user(userID int64) string {
 	return m.cfg.KeyPrefix + "replay:{" + strconv.FormatInt(userID, 10) + "}:"
 }
 
 func (m *Memory) event(userID int64, id string) string { return m.user(userID) + "event:" + id }
 
-// Begin takes a user's turn to scan; ok is false if the user has it already, at any instance.
+// Begin reserves a user's scan; ok is false if one of the user is under way, at any instance.
 func (m *Memory) Begin(ctx context.Context, userID int64) (end func(), ok bool, err error) {
 	key := m.user(userID) + "scan"
 	err = m.rdb.SetArgs(ctx, key, "1", redis.SetArgs{Mode: "NX", TTL: scan}).Err()
@@ -78,7 +81,7 @@ func (m *Memory) Begin(ctx context.Context, userID int64) (end func(), ok bool, 
 	case errors.Is(err, redis.Nil):
 		return nil, false, nil
 	case err != nil:
-		return nil, false, fmt.Errorf("begin a scan: %w", err)
+		return nil, false, fmt.Errorf("reserve a scan in Redis: %w", err)
 	}
 	return func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answer)
@@ -87,8 +90,8 @@ func (m *Memory) Begin(ctx context.Context, userID int64) (end func(), ok bool, 
 	}, true, nil
 }
 
-// Claim reports for each letter whether it may be sent now: not if its replay is still under way. An event that died
-// again after it was replayed is not. What is claimed is to be confirmed by Stored, or given back by Release.
+// Claim reports for each letter whether it may be replayed now: not if its replay is still under way. The replay of an
+// event with a newer dead letter is not. The caller confirms claims with Stored or releases them with Release.
 func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	free := make([]bool, len(letters))
 	args := redis.SetArgs{Mode: "NX", Get: true, TTL: claimed}
@@ -102,7 +105,7 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 			return nil
 		})
 		if err != nil && !errors.Is(err, redis.Nil) {
-			return nil, fmt.Errorf("claim events to be replayed: %w", err)
+			return nil, fmt.Errorf("claim replays in Redis: %w", err)
 		}
 		for i, cmd := range cmds {
 			former, err := cmd.Result()
@@ -112,7 +115,7 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	return free, nil
 }
 
-// mark is what is remembered of a replay: which dead letters of the event were there when it began.
+// mark is the value stored for a replay: it says which dead letters of the event existed when it began.
 func (l *Letter) mark() string {
 	return strconv.FormatInt(int64(l.Partition), 10) + ":" + strconv.FormatInt(l.End, 10)
 }
@@ -125,15 +128,15 @@ func (l *Letter) diedAfter(mark string) bool {
 	return !ok || err1 != nil || err2 != nil || int32(p) != l.Partition || l.Offset >= e
 }
 
-// Stored keeps the claims of letters whose records were stored. One that Ended has forgotten already stays forgotten:
-// the first of many events may have been settled before the last one was stored.
+// Stored keeps the claims of letters whose records were stored. One that Ended has removed stays removed: the first of
+// many events may have been settled before the last one was stored.
 func (m *Memory) Stored(ctx context.Context, letters []Letter) error {
 	return m.each(ctx, letters, func(ctx context.Context, p redis.Pipeliner, l *Letter) {
 		p.SetArgs(ctx, m.event(l.UserID, l.ID), l.mark(), redis.SetArgs{Mode: "XX", TTL: m.cfg.Keep})
 	})
 }
 
-// Release gives claims back.
+// Release removes claims.
 func (m *Memory) Release(ctx context.Context, letters []Letter) error {
 	return m.each(ctx, letters, func(ctx context.Context, p redis.Pipeliner, l *Letter) {
 		p.Del(ctx, m.event(l.UserID, l.ID))
@@ -150,14 +153,14 @@ func (m *Memory) each(ctx context.Context, letters []Letter, do func(context.Con
 			return nil
 		})
 		if err != nil && !errors.Is(err, redis.Nil) {
-			return fmt.Errorf("remember replays: %w", err)
+			return fmt.Errorf("record replays in Redis: %w", err)
 		}
 	}
 	return nil
 }
 
 // spend takes up to wanted events of a user's budget of the last hour, which is counted by minutes. It returns how many
-// there are, and the minutes until some come back.
+// were left, and the minutes until there are more.
 //
 // KEYS: the user's budget. ARGV: this minute, wanted, limit.
 var spend = redis.NewScript(`
@@ -176,8 +179,8 @@ if granted > 0 then
 end
 return {granted, oldest}`)
 
-// Spend takes up to wanted events of a user's budget. It returns how many may be sent, and if that is fewer, in how
-// long more may be.
+// Spend takes up to wanted events of a user's budget. It returns how many may be replayed, and if these are fewer, the
+// time until there are more.
 func (m *Memory) Spend(ctx context.Context, userID int64, wanted int, now time.Time) (granted int, after time.Duration, err error) {
 	if m.cfg.Limit == 0 || wanted == 0 {
 		return wanted, 0, nil
@@ -185,7 +188,7 @@ func (m *Memory) Spend(ctx context.Context, userID int64, wanted int, now time.T
 	minute := now.Unix() / 60
 	got, err := spend.Run(ctx, m.rdb, []string{m.user(userID) + "budget"}, minute, wanted, m.cfg.Limit).Int64Slice()
 	if err != nil || len(got) != 2 {
-		return 0, 0, fmt.Errorf("budget of replays: %w", errors.Join(err))
+		return 0, 0, fmt.Errorf("read the budget of replays in Redis: %w", errors.Join(err))
 	}
 	granted = int(got[0])
 	return granted, max(time.Duration(got[1])*time.Minute, time.Minute), nil
@@ -194,7 +197,7 @@ func (m *Memory) Spend(ctx context.Context, userID int64, wanted int, now time.T
 // Limit is how many events a user may replay per hour, 0 if there is no limit.
 func (m *Memory) Limit() int { return m.cfg.Limit }
 
-// Ended forgets a replay whose event was settled for good. It returns at once.
+// Ended removes a replay whose event has its final fate. It returns at once.
 func (m *Memory) Ended(userID int64, id string) {
 	select {
 	case m.ended <- m.event(userID, id):
@@ -202,9 +205,9 @@ func (m *Memory) Ended(userID int64, id string) {
 	}
 }
 
-// Run forgets what has ended until ctx ends.
+// Run removes ended replays until ctx ends.
 func (m *Memory) Run(ctx context.Context) {
-	unforgotten := outage.New(m.log, "cannot forget replays that have ended, trying again", "replays that have ended are forgotten again")
+	unforgotten := outage.New(m.log, "cannot remove ended replays from Redis, trying again", "ended replays are removed from Redis again")
 	for {
 		var keys []string
 		select {
