@@ -83,7 +83,9 @@ func OpenSpans(newClient NewClient, topic string, spans map[int32]Span, patience
 func options() []kgo.Opt { return []kgo.Opt{kgo.KeepControlRecords()} }
 
 func newReader(client *kgo.Client, topic string, goal Bounds) *Reader {
-	r := &Reader{topic: topic, client: client, goal: goal, position: map[int32]int64{}, next: map[int32]int64{}, progress: time.Now()}
+	r := &Reader{
+		topic: topic, client: client, goal: goal, position: map[int32]int64{}, next: map[int32]int64{}, progress: time.Now(),
+	}
 	for partition, s := range goal.Spans {
 		r.position[partition], r.next[partition] = s.Start, s.Start
 	}
@@ -126,7 +128,8 @@ func (r *Reader) ReadAll(ctx context.Context, polled func(), take func(*kgo.Reco
 		case r.patience == 0 && err != nil:
 			return err
 		case r.patience > 0 && r.silence() >= r.patience:
-			return fmt.Errorf("read topic %s: no answer for %v: %w", r.topic, r.patience, errors.Join(err, context.DeadlineExceeded))
+			return fmt.Errorf("read topic %s: no answer for %v: %w", r.topic, r.patience,
+				errors.Join(err, context.DeadlineExceeded))
 		}
 	}
 }

@@ -77,7 +77,9 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 		client.Close()
 		return nil, fmt.Errorf("client for large dead letters: %w", err)
 	}
-	return &Store{cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large}, admin: kadm.NewClient(client)}, nil
+	return &Store{
+		cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large}, admin: kadm.NewClient(client),
+	}, nil
 }
 
 // Close closes the store's connections.

@@ -78,8 +78,8 @@ func (s *Store) reportLocked(records map[int64]compacted.Version) {
 			continue
 		}
 		s.obs.UnreadableRecord(s.cfg.Topic)
-		s.sampled.Error("credentials are sealed with an unknown key: the user's events are delayed until secrets.key or secrets.previous_keys has it",
-			zap.Int64("user_id", userID))
+		s.sampled.Error("credentials are sealed with an unknown key: the user's events are delayed until secrets.key or "+
+			"secrets.previous_keys has it", zap.Int64("user_id", userID))
 	}
 }
 

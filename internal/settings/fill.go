@@ -187,7 +187,8 @@ func (s *Store) fill(ctx context.Context, count *tally) error {
 		return err
 	}
 	s.queue.heal(drops)
-	s.log.Info("Redis filled with settings", zap.Int("records", n), zap.Int64("written", count.applied.Load()), zap.Duration("took", time.Since(began)))
+	s.log.Info("Redis filled with settings",
+		zap.Int("records", n), zap.Int64("written", count.applied.Load()), zap.Duration("took", time.Since(began)))
 	s.filled.Store(true)
 	s.becameReady()
 	return nil

@@ -298,7 +298,8 @@ func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version
 		s.index.Drop(userID, ver)
 		s.users.drop(userID)
 		s.log.Warn("settings are no longer in their topic: they count as removed",
-			zap.String("topic", s.cfg.Topic), zap.Int64("user_id", userID), zap.Int32("partition", ver.Partition), zap.Int64("offset", ver.Offset-1))
+			zap.Int64("user_id", userID), zap.String("topic", s.cfg.Topic), zap.Int32("partition", ver.Partition),
+			zap.Int64("offset", ver.Offset-1))
 	}
 	return fmt.Errorf("%w: the record is no longer in topic %s", ErrNotReady, s.cfg.Topic)
 }

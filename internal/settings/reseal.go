@@ -15,7 +15,8 @@ import (
 const (
 	// resealers is how many documents are rewritten at once.
 	resealers = 16
-	// resealPasses is how often the topic is read at most. After the first pass only what other writers wrote meanwhile is left.
+	// resealPasses is how often the topic is read at most. After the first pass, only what other writers wrote meanwhile
+	// is left.
 	resealPasses = 5
 )
 
@@ -62,7 +63,8 @@ func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 			return Resealing{Documents: found.Documents, Resealed: resealed}, err
 		}
 	}
-	return Resealing{Resealed: resealed}, errors.New("other instances still write documents with another key: set the same secrets.key on every instance and reseal again")
+	return Resealing{Resealed: resealed}, errors.New("other instances still write documents with " +
+		"another key: set the same secrets.key on every instance and reseal again")
 }
 
 // sealing is how a record's credentials are stored.

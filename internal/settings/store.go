@@ -112,8 +112,10 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 
 		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued", "settings are written to Redis again"),
 		noFilling: outage.New(log, "cannot fill Redis with settings, trying again", "Redis is filled with settings again"),
-		noRepair:  outage.New(log, "cannot read settings that Redis has lost back from Kafka", "settings that Redis has lost are read back from Kafka again"),
-		noSweep:   outage.New(log, "cannot compare settings in Redis with their topic", "settings in Redis are compared with their topic again"),
+		noRepair: outage.New(log, "cannot read settings that Redis has lost back from Kafka",
+			"settings that Redis has lost are read back from Kafka again"),
+		noSweep: outage.New(log, "cannot compare settings in Redis with their topic",
+			"settings in Redis are compared with their topic again"),
 	}
 	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(userID int64) compacted.Version {
 		v, _ := s.newest(userID)
@@ -201,8 +203,8 @@ func (s *Store) Load(ctx context.Context, users []int64) error {
 // errLost is the error of a row that is not what the topic says.
 var errLost = fmt.Errorf("%w: Redis has lost settings, they are read back", ErrNotReady)
 
-// documentIn returns the document of a row, nil for a user who was removed or never had one. It returns errLost if the row
-// is not what the topic says.
+// documentIn returns the document of a row, nil for a user who was removed or never had one. It returns errLost if the
+// row is not what the topic says.
 func (s *Store) documentIn(ctx context.Context, userID int64, r row) (*Document, compacted.Version, error) {
 	is, err := s.rowState(ctx, userID, r)
 	if err != nil {

@@ -146,7 +146,8 @@ func (s *Store) purge(ctx context.Context) error {
 		s.log.Info("removed from Redis what the settings topic no longer holds", zap.Int64("keys", n))
 	}
 	if redis.HasErrorPrefix(err, "NOPERM") {
-		s.log.Warn("Redis user may not SCAN: rows that the settings topic no longer holds stay in Redis, unused", zap.Error(err))
+		s.log.Warn("Redis user may not SCAN: rows that the settings topic no longer holds stay in Redis, unused",
+			zap.Error(err))
 		return nil
 	}
 	return err

@@ -87,7 +87,9 @@ func (s *Store) Update(ctx context.Context, userID int64, change func(Document) 
 
 // update is Update. again, if it is not nil, asks for a record even if nothing
 // changes.
-func (s *Store) update(ctx context.Context, userID int64, change func(Document) Document, again *rewriting) (Document, error) {
+func (s *Store) update(
+	ctx context.Context, userID int64, change func(Document) Document, again *rewriting,
+) (Document, error) {
 	if userID < 1 {
 		return Document{}, fmt.Errorf("user %d: must be from 1 to 2^63-1", userID)
 	}
@@ -109,7 +111,9 @@ func (s *Store) update(ctx context.Context, userID int64, change func(Document) 
 
 // updateLocked does the work of Update under the user's lock. release is false
 // when the lock must outlive it: a record is under way.
-func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Document) Document, again *rewriting, unlock func()) (after Document, release bool, err error) {
+func (s *Store) updateLocked(
+	ctx context.Context, userID int64, change func(Document) Document, again *rewriting, unlock func(),
+) (after Document, release bool, err error) {
 	w := s.updates.begin(userID)
 	defer s.updates.end(w)
 	for {
@@ -144,7 +148,9 @@ func (s *Store) updateLocked(ctx context.Context, userID int64, change func(Docu
 
 // store writes a document to the topic and, when that is acknowledged, to
 // memory and Redis.
-func (s *Store) store(ctx context.Context, after Document, base compacted.Version, changed string, unlock func()) (own compacted.Version, release bool, err error) {
+func (s *Store) store(
+	ctx context.Context, after Document, base compacted.Version, changed string, unlock func(),
+) (own compacted.Version, release bool, err error) {
 	record := &kgo.Record{
 		Topic: s.cfg.Topic, Key: strconv.AppendInt(nil, after.UserID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
 		// Clocks differ: between partitions time decides which record is newer.
