@@ -50,6 +50,9 @@ func (s *Store) KeyUser(_ context.Context, hash string) (userID int64, found boo
 		return 0, false, ErrNotReady
 	}
 	userID, _, _ = s.keys.Get(key)
+	if !s.topics.Read() { // the topic was created again meanwhile
+		return 0, false, ErrNotReady
+	}
 	return userID, userID != 0, nil
 }
 
