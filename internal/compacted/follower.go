@@ -51,8 +51,7 @@ type Hooks struct {
 type Follower struct {
 	topic     string
 	newClient NewClient
-	log       *zap.Logger
-	sampled   *zap.Logger
+	log       *zap.Logger // sampled
 	obs       Observer
 	hooks     Hooks
 	failing   *outage.Outage
@@ -66,7 +65,7 @@ type Follower struct {
 func NewFollower(topic string, newClient NewClient, log *zap.Logger, obs Observer, hooks Hooks) *Follower {
 	log = log.With(zap.String("topic", topic))
 	return &Follower{
-		topic: topic, newClient: newClient, log: log, sampled: Sample(log), obs: obs, hooks: hooks,
+		topic: topic, newClient: newClient, log: Sample(log), obs: obs, hooks: hooks,
 		failing: outage.New(log, "cannot follow the topic, reading it again", "the topic is followed again"),
 	}
 }
@@ -155,7 +154,7 @@ func (f *Follower) follow(ctx context.Context, r *Reader) error {
 		err := r.poll(ctx, wait, func(record *kgo.Record) {
 			if err := f.hooks.Take(record, record.Offset >= r.goal.Spans[record.Partition].End); err != nil {
 				f.obs.UnreadableRecord(f.topic)
-				f.sampled.Warn("unreadable record skipped; the one before it stays valid",
+				f.log.Warn("unreadable record skipped; the one before it stays valid",
 					zap.Int32("partition", record.Partition), zap.Int64("offset", record.Offset), zap.String("reason", err.Error()))
 			}
 		})
@@ -185,7 +184,7 @@ func (f *Follower) bear(ctx context.Context, err error) error {
 	case ctx.Err() != nil, errors.Is(err, ErrRecreated), errors.Is(err, kgo.ErrClientClosed):
 		return err
 	}
-	f.log.Warn("reading failed, trying again", zap.Error(err))
+	f.log.Warn("cannot read the topic, trying again", zap.Error(err))
 	return Sleep(ctx, pollWait)
 }
 
