@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -93,10 +94,9 @@ func (m *Memory) Begin(ctx context.Context, userID int64) (end func(), ok bool, 
 // Claim reports for each letter whether it may be replayed now: not if its replay is still under way. The replay of an
 // event with a newer dead letter is not. The caller confirms claims with Stored or releases them with Release.
 func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
-	free := make([]bool, len(letters))
+	free := make([]bool, 0, len(letters))
 	args := redis.SetArgs{Mode: "NX", Get: true, TTL: claimed}
-	for begin := 0; begin < len(letters); begin += batch {
-		part := letters[begin:min(begin+batch, len(letters))]
+	for part := range slices.Chunk(letters, batch) {
 		cmds := make([]*redis.StatusCmd, len(part))
 		_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i := range part {
@@ -109,7 +109,7 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 		}
 		for i, cmd := range cmds {
 			former, err := cmd.Result()
-			free[begin+i] = errors.Is(err, redis.Nil) || err == nil && part[i].diedAfter(former)
+			free = append(free, errors.Is(err, redis.Nil) || err == nil && part[i].diedAfter(former))
 		}
 	}
 	return free, nil
@@ -144,8 +144,7 @@ func (m *Memory) Release(ctx context.Context, letters []Letter) error {
 }
 
 func (m *Memory) each(ctx context.Context, letters []Letter, do func(context.Context, redis.Pipeliner, *Letter)) error {
-	for begin := 0; begin < len(letters); begin += batch {
-		part := letters[begin:min(begin+batch, len(letters))]
+	for part := range slices.Chunk(letters, batch) {
 		_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i := range part {
 				do(ctx, p, &part[i])
