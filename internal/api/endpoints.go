@@ -50,19 +50,19 @@ func (h *handler) getWebhook(r *request) (any, error) {
 }
 
 func (h *handler) testWebhook(r *request) (any, error) {
-	trials, err := h.service.Test(r.ctx, r.userID, nil)
+	results, err := h.service.Test(r.ctx, r.userID, nil)
 	if err != nil {
 		return nil, err
 	}
-	return trialsReply{
-		newTrialReply(trials[webhook.DLR]), newTrialReply(trials[webhook.Click]),
-		newTrialReply(trials[webhook.Inbound]), newTrialReply(trials[webhook.RevokeClick]),
+	return testsReply{
+		newTestReply(results[webhook.DLR]), newTestReply(results[webhook.Click]),
+		newTestReply(results[webhook.Inbound]), newTestReply(results[webhook.RevokeClick]),
 	}, nil
 }
 
 func (h *handler) deliveries(r *request) (any, error) {
 	f, err := ParseDeliveryFilter(func(name string) string {
-		text, _ := r.params.Text(name) // all of a query are texts
+		text, _ := r.params.Text(name) // a query contains only texts
 		if text == nil {
 			return ""
 		}
@@ -82,8 +82,8 @@ func (h *handler) deliveries(r *request) (any, error) {
 	return list, nil
 }
 
-// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, else 20) and before (RFC 3339); get gives one
-// by name, "" for none. An error is an *InvalidError.
+// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, default 20) and before (RFC 3339). get
+// returns a parameter, or "" if it is absent. An error is an *InvalidError.
 func ParseDeliveryFilter(get func(name string) string) (deliverylog.Filter, error) {
 	var (
 		f       = deliverylog.Filter{Limit: defaultLimit}
@@ -128,10 +128,10 @@ func ParseDeliveryFilter(get func(name string) string) (deliverylog.Filter, erro
 
 const (
 	mustBeKind = "must be dlr, click, inbound or revoke_click"
-	mustBeTime = "must be a time as in 2026-02-27T14:30:00.000Z (RFC 3339)"
+	mustBeTime = "must be an RFC 3339 time such as 2026-02-27T14:30:00.000Z"
 )
 
-// parseTime reads RFC 3339. A '+' of the zone that was not escaped in a query arrives as a blank.
+// parseTime parses RFC 3339. An unescaped '+' of the zone arrives as a space.
 func parseTime(text string) (time.Time, error) {
 	return time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1))
 }
@@ -142,7 +142,7 @@ func (h *handler) replay(r *request) (any, error) {
 		return nil, err
 	}
 	var n int
-	if wanted { // an empty list wants nothing, an empty body changes nothing
+	if wanted {
 		if n, err = h.service.Replay(r.ctx, r.userID, f); err != nil {
 			return nil, err
 		}
@@ -150,8 +150,8 @@ func (h *handler) replay(r *request) (any, error) {
 	return replayReply{n}, nil
 }
 
-// parseReplay reads ids, since, until and kind, which all narrow what is sent; wanted is false if that is nothing. An
-// error is an *InvalidError.
+// parseReplay reads ids, since, until and kind, which all narrow the selection. wanted is false if no field is given or
+// ids is empty. An error is an *InvalidError.
 func parseReplay(p form.Values) (f deadletter.Filter, wanted bool, err error) {
 	var invalid InvalidError
 	refuse := func(field, problem string) { invalid.Fields = append(invalid.Fields, FieldError{field, problem}) }
@@ -194,8 +194,8 @@ func parseReplay(p form.Values) (f deadletter.Filter, wanted bool, err error) {
 	return f, wanted && !emptyList, nil
 }
 
-// listOf reads a list of events' identities: an array in JSON; in a form repeated, or written with commas, which no
-// identity has. empty: there is a list, with nothing in it.
+// listOf reads a list of event ids: a JSON array, or texts with commas between the ids. empty is true for an empty
+// array.
 func listOf(v form.Value) (ids []string, empty bool) {
 	for _, text := range v.Texts {
 		if v.List {

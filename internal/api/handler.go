@@ -17,20 +17,20 @@ import (
 )
 
 const (
-	maxBody  = 64 << 10
-	bodyTime = 10 * time.Second // for the request's body to come
-	keyName  = "X-API-KEY"
-	// PagePath is where the account page is mounted, and below it.
+	maxBody     = 64 << 10
+	bodyTimeout = 10 * time.Second // for reading the body
+	keyName     = "X-API-KEY"
+	// PagePath is the path of the account page and the prefix of its other paths.
 	PagePath = "/account/webhooks"
 )
 
 //go:embed openapi.yaml
 var specification []byte
 
-// Options of a Handler; all may be zero.
+// Options configure a Handler. All fields may be zero.
 type Options struct {
-	Rate int          // requests per key and second, 0 = no limit
-	Page http.Handler // serves PagePath and all below it; it answers for itself
+	Rate int          // requests per key and second; 0 = no limit
+	Page http.Handler // serves PagePath and all paths below; nil = not found
 }
 
 // handler serves the API.
@@ -41,22 +41,22 @@ type handler struct {
 	routes  map[string]route
 }
 
-// route is what one path does.
+// route describes one path.
 type route struct {
 	allow []string
-	// serve answers a request of a known key.
+	// serve handles a request with a known key; nil serves the specification.
 	serve func(*handler, *request) (data any, err error)
 }
 
-// request is a request that was let in.
+// request is a request with a known key and readable parameters.
 type request struct {
 	ctx    context.Context // of the whole request
-	quick  context.Context // ends when the answer must be there
+	quick  context.Context // ends when the response is due
 	userID int64
 	params form.Values
 }
 
-// Handler serves the API's paths; every other one is 404.
+// Handler serves the paths of the API and answers 404 for all others.
 func Handler(service *Service, options Options) http.Handler {
 	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
 	return &handler{service: service, options: options, limit: limit.New(float64(options.Rate), options.Rate), routes: map[string]route{
@@ -69,8 +69,8 @@ func Handler(service *Service, options Options) http.Handler {
 	}}
 }
 
-// ServeHTTP answers in this order: is there such a path and method (404, 405), whose key is it (401), is the body too
-// large (413), are there too many requests (429), can it be read (415, 400), and is it right (422).
+// ServeHTTP checks in this order: path and method (404, 405), key (401), size of the body (413), rate (429), encoding
+// and syntax (415, 400), values (422).
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if page := h.options.Page; page != nil && (r.URL.Path == PagePath || strings.HasPrefix(r.URL.Path, PagePath+"/")) {
@@ -79,7 +79,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	to, ok := h.routes[r.URL.Path]
 	if !ok {
-		fail(w, http.StatusNotFound, "path: there is nothing here")
+		fail(w, http.StatusNotFound, "path: not found")
 		return
 	}
 	if !slices.Contains(to.allow, r.Method) {
@@ -101,7 +101,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	succeed(w, data)
 }
 
-// answer lets a request in and serves it.
+// answer checks a request and serves it.
 func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any, error) {
 	quick, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
@@ -120,7 +120,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 		}
 	}
 	if wait := h.limit.Take(apikey.Hash(key), time.Now()); wait > 0 {
-		return nil, &TooManyError{keyName + ": too many requests, at most " + strconv.Itoa(h.options.Rate) + " per second", wait}
+		return nil, &TooManyError{keyName + ": too many requests; the limit is " + strconv.Itoa(h.options.Rate) + " per second", wait}
 	}
 	req := &request{ctx: r.Context(), quick: quick, userID: userID}
 	if r.Method == http.MethodPost {
@@ -140,26 +140,27 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 	return to.serve(h, req)
 }
 
-// readBody reads the body, if it is not too large and comes in time.
+// readBody reads a body that is not too large and arrives in time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	tooLarge := &statusError{http.StatusRequestEntityTooLarge, "body: must be at most 65536 bytes"}
 	if r.ContentLength > maxBody {
 		w.Header().Set("Connection", "close") // the rest is not read
 		return nil, tooLarge
 	}
-	// A ResponseWriter that knows no deadlines is one of a test.
+	// Only the ResponseWriters of tests have no deadlines.
 	deadline := http.NewResponseController(w)
-	_ = deadline.SetReadDeadline(time.Now().Add(bodyTime))
+	_ = deadline.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		// The server goes on reading to see whether the client leaves: a deadline would end the request's context.
+		// The server keeps reading to notice when the client disconnects: a deadline would cancel the request's
+		// context.
 		_ = deadline.SetReadDeadline(time.Time{})
 		return body, nil
 	}
-	w.Header().Set("Connection", "close") // the rest is not waited for before the answer
+	w.Header().Set("Connection", "close") // the response does not wait for the rest
 	var limit *http.MaxBytesError
 	if errors.As(err, &limit) {
 		return nil, tooLarge
 	}
-	return nil, &statusError{http.StatusBadRequest, "body: did not come whole"}
+	return nil, &statusError{http.StatusBadRequest, "body: incomplete or too slow"}
 }

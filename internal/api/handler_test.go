@@ -133,7 +133,7 @@ func TestUnknownKeys(t *testing.T) {
 		}
 		refused = from("203.0.113.1:5000", "smsh_unknown")
 	}
-	want(t, refused, 429, refusal("X-API-KEY: too many requests with unknown keys, at most 20 per second"))
+	want(t, refused, 429, refusal("X-API-KEY: too many requests with unknown keys; the limit is 20 per second"))
 	want(t, from("203.0.113.1:5001", key42), 200, "")
 	want(t, from("203.0.113.2:5000", "smsh_unknown"), 401, "")
 }
@@ -184,13 +184,13 @@ func TestSetWebhookRefuses(t *testing.T) {
 		{"application/json", `{"auth":true,"click_url":["http://a"],"dlr_url":1,"inbound_url":{},"revoke_click_url":"x"}`, 422, []string{
 			"dlr_url: " + notText, "click_url: " + notText, "inbound_url: " + notText, "revoke_click_url: " + notURL, "auth: " + notText}},
 		{"multipart/form-data; boundary=XX", file, 422, []string{"dlr_url: " + notText}},
-		{"multipart/form-data", multipartBody, 400, []string{"body: the Content-Type of a multipart form needs a boundary"}},
+		{"multipart/form-data", multipartBody, 400, []string{"body: the Content-Type of a multipart form must have a boundary"}},
 		{"application/json", `["dlr_url"]`, 422, []string{"body: must be a JSON object"}},
 		{"application/json", `"dlr_url"`, 422, []string{"body: must be a JSON object"}},
 		{"application/json", `null`, 422, []string{"body: must be a JSON object"}},
 		{"application/json", ` 7 `, 422, []string{"body: must be a JSON object"}},
 		{"application/json", `{"dlr_url":`, 400, []string{"body: is not JSON"}},
-		{formType, "dlr_url=%zz", 400, []string{"parameters: a % is not followed by two hexadecimal digits"}},
+		{formType, "dlr_url=%zz", 400, []string{"parameters: % must be followed by two hexadecimal digits"}},
 		{formType, strings.Repeat("x", maxBody+1), 413, []string{"body: must be at most 65536 bytes"}},
 	} {
 		body := ""
@@ -223,7 +223,7 @@ func TestRate(t *testing.T) {
 		want(t, s.do(t, "GET", "/v1/user/get-webhook", key42, "", ""), 200, "")
 	}
 	w := s.do(t, "POST", "/v1/user/set-webhook", key42, "application/json", "{")
-	want(t, w, 429, refusal("X-API-KEY: too many requests, at most 3 per second"))
+	want(t, w, 429, refusal("X-API-KEY: too many requests; the limit is 3 per second"))
 	if w.Header().Get("Retry-After") != "1" {
 		t.Errorf("Retry-After %q", w.Header().Get("Retry-After"))
 	}
@@ -247,7 +247,7 @@ func TestUnavailable(t *testing.T) {
 			for _, request := range tc.fails {
 				method, path, _ := strings.Cut(request, " ")
 				w := s.do(t, method, "/v1/user/"+path, key42, formType, "dlr_url=http://a&kind=dlr")
-				want(t, w, 503, refusal("service: not available now, try again"))
+				want(t, w, 503, refusal("service: temporarily unavailable; try again"))
 			}
 			want(t, s.do(t, "GET", "/v1/user/get-webhook", "", "", ""), 401, "")
 		})
@@ -265,7 +265,7 @@ func TestUnavailableIsLoggedOnce(t *testing.T) {
 	for range 2 {
 		want(t, s.post(t, "replay", "kind=dlr"), 200, "")
 	}
-	for message, level := range map[string]zapcore.Level{"cannot answer": zapcore.WarnLevel, "answered again": zapcore.InfoLevel} {
+	for message, level := range map[string]zapcore.Level{"request failed; API answers 503": zapcore.WarnLevel, "request succeeded again": zapcore.InfoLevel} {
 		n := 0
 		for _, entry := range s.logs.FilterMessage(message).All() {
 			if entry.Level == level && entry.ContextMap()["request"] == "replay" {
@@ -315,14 +315,14 @@ func TestTestWebhook(t *testing.T) {
 }
 
 func TestCut(t *testing.T) {
-	long := strings.Repeat("ä", valueKept)
+	long := strings.Repeat("ä", maxValue)
 	for _, c := range []struct {
 		value string
 		want  int
 	}{
-		{"", 0}, {strings.Repeat("x", valueKept), valueKept}, {strings.Repeat("x", valueKept+1), valueKept},
-		{long, valueKept}, {"x" + long, valueKept - 1}, {"xx" + strings.Repeat("😀", valueKept), valueKept - 2},
-		{strings.Repeat("\x80", valueKept+9), valueKept - 4}, // no UTF-8 anyway
+		{"", 0}, {strings.Repeat("x", maxValue), maxValue}, {strings.Repeat("x", maxValue+1), maxValue},
+		{long, maxValue}, {"x" + long, maxValue - 1}, {"xx" + strings.Repeat("😀", maxValue), maxValue - 2},
+		{strings.Repeat("\x80", maxValue+9), maxValue - 4}, // no UTF-8 anyway
 	} {
 		if got := cut([]byte(c.value)); len(got) != c.want {
 			t.Errorf("%.8q…: %d bytes are kept, want %d", c.value, len(got), c.want)
@@ -437,7 +437,7 @@ func TestGivenUp(t *testing.T) {
 	for i := range 25 {
 		s.letters = append(s.letters, deadletter.Letter{ID: fmt.Sprint(i), UserID: 42 + int64(i%2), Time: noon.Add(time.Duration(i) * time.Hour)})
 	}
-	letters, err := s.service.GivenUp(t.Context(), 42, deadletter.Filter{UserID: 43}, 3)
+	letters, err := s.service.ListDeadLetters(t.Context(), 42, deadletter.Filter{UserID: 43}, 3)
 	if err != nil || len(letters) != 3 || letters[0].ID != "24" || letters[2].ID != "20" {
 		t.Errorf("%v, %+v", err, letters)
 	}

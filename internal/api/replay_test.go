@@ -36,7 +36,7 @@ func TestScansOfUsers(t *testing.T) {
 	<-slow.began
 	for range 6 {
 		w := s.post(t, "replay", "kind=dlr")
-		want(t, w, 429, refusal("replay: another request of yours reads the events that were given up"))
+		want(t, w, 429, refusal("replay: another request of yours is in progress"))
 		if w.Header().Get("Retry-After") == "" {
 			t.Error("429 without Retry-After")
 		}
@@ -64,7 +64,7 @@ func TestScansOfUsers(t *testing.T) {
 	s.service.ReplayLimit = 10_000
 	slow.limit = fmt.Errorf("chunk: %w", &deadletter.LimitError{After: 90 * time.Second})
 	w := s.post(t, "replay", "kind=dlr")
-	want(t, w, 429, refusal("replay: too many events, at most 10000 per hour"))
+	want(t, w, 429, refusal("replay: too many events; the limit is 10000 per hour"))
 	if w.Header().Get("Retry-After") != "90" {
 		t.Errorf("Retry-After %q", w.Header().Get("Retry-After"))
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// statusError is a request that is refused with a status and one text.
+// statusError is a status with one error text.
 type statusError struct {
 	status int
 	text   string
@@ -38,7 +38,7 @@ func fail(w http.ResponseWriter, status int, texts ...string) {
 	reply(w, status, failure{false, []any{}, texts})
 }
 
-// refuse answers with what err stands for.
+// refuse writes the response for err.
 func refuse(w http.ResponseWriter, err error) {
 	var (
 		status  *statusError
@@ -62,7 +62,7 @@ func refuse(w http.ResponseWriter, err error) {
 		fail(w, http.StatusTooManyRequests, tooMany.What)
 	default:
 		w.Header().Set("Retry-After", "1")
-		fail(w, http.StatusServiceUnavailable, "service: not available now, try again")
+		fail(w, http.StatusServiceUnavailable, "service: temporarily unavailable; try again")
 	}
 }
 
@@ -72,7 +72,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(body); err != nil {
-		status, b = http.StatusInternalServerError, bytes.Buffer{} // none of the types can fail
+		status, b = http.StatusInternalServerError, bytes.Buffer{} // cannot happen: all types can be encoded
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -91,27 +91,27 @@ func newWebhooksReply(w Webhooks) webhooksReply {
 	return webhooksReply{w.URLs[webhook.DLR], w.URLs[webhook.Click], w.URLs[webhook.Inbound], w.URLs[webhook.RevokeClick], w.Auth}
 }
 
-type trialReply struct {
+type testReply struct {
 	Status   string   `json:"status"`
 	HTTPCode int      `json:"http_code,omitempty"`
 	Reason   string   `json:"reason,omitempty"`
 	Time     *float64 `json:"time,omitempty"`
 }
 
-func newTrialReply(t Trial) trialReply {
-	r := trialReply{Status: t.Status, HTTPCode: t.HTTPCode, Reason: t.Reason}
-	if t.Status != TrialSkipped {
+func newTestReply(t TestResult) testReply {
+	r := testReply{Status: t.Status, HTTPCode: t.HTTPCode, Reason: t.Reason}
+	if t.Status != TestSkipped {
 		took := seconds(t.Took)
 		r.Time = &took
 	}
 	return r
 }
 
-type trialsReply struct {
-	DLR         trialReply `json:"dlr"`
-	Click       trialReply `json:"click"`
-	Inbound     trialReply `json:"inbound"`
-	RevokeClick trialReply `json:"revoke_click"`
+type testsReply struct {
+	DLR         testReply `json:"dlr"`
+	Click       testReply `json:"click"`
+	Inbound     testReply `json:"inbound"`
+	RevokeClick testReply `json:"revoke_click"`
 }
 
 type deliveryReply struct {
@@ -144,5 +144,5 @@ type replayReply struct {
 	Replayed int `json:"replayed"`
 }
 
-// seconds has at most three decimals.
+// seconds rounds to three decimals.
 func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 1000 }

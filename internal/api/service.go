@@ -1,7 +1,7 @@
 // Package api serves the customers' HTTP API.
 //
-// Service is what can be asked and changed, without HTTP: the JSON API and the account page stand on it. Handler puts
-// the JSON API on top. A key is looked up for every request, and every method acts for one user, the key's.
+// Service has the operations without HTTP. The JSON API (Handler) and the account page (internal/web) are built on
+// it. The key is looked up for every request, and every method acts for one user, the owner of the key.
 package api
 
 import (
@@ -32,27 +32,27 @@ import (
 )
 
 const (
-	// answerTime bounds what needs the store: the contract gives 503 five seconds.
+	// answerTime bounds everything that needs the store: a 503 must be sent within five seconds.
 	answerTime = 4500 * time.Millisecond
-	// scanTime bounds one reading of the dead-letter topic, and scans how many run at a time: each user has one turn.
+	// scanTime bounds one read of the dead letter topic, and scans is how many run at the same time, one per user.
 	scanTime = 30 * time.Second
 	scans    = 64
-	// unknownKeys is how many requests with unknown keys a client may make a second, and at once.
+	// unknownKeys is how many requests with unknown keys a client may make per second, and at once.
 	unknownKeys = 20
 )
 
-// ErrUnavailable says that the service cannot answer now and nothing was changed: the same request may be made again.
+// ErrUnavailable means that the service cannot answer now. The same request may be made again.
 var ErrUnavailable = errors.New("not available now")
 
-// TooManyError says that a limit was reached and nothing was changed: the same request may be made again After a while.
+// TooManyError means that a limit was reached and nothing was changed. The same request may be made again later.
 type TooManyError struct {
-	What  string // the limit, in the customer's words
-	After time.Duration
+	What  string        // the limit, in words that customers understand
+	After time.Duration // until the request may be made again
 }
 
 func (e *TooManyError) Error() string { return e.What }
 
-// Keys finds whose an API key is, given its lower-case hex SHA-256.
+// Keys finds the owner of an API key by its lower-case hex SHA-256.
 type Keys interface {
 	KeyUser(ctx context.Context, hexSHA256 string) (userID int64, found bool, err error)
 }
@@ -73,19 +73,19 @@ type Deliveries interface {
 	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error)
 }
 
-// DeadLetters are the events given up.
+// DeadLetters are the events that were given up.
 type DeadLetters interface {
 	List(ctx context.Context, f deadletter.Filter, each func(*deadletter.Letter) error) error
 	Replay(ctx context.Context, f deadletter.Filter) (int, error)
 }
 
-// Turns gives each user one scan at a time, over all instances.
+// Turns allows each user one scan at a time, over all instances.
 type Turns interface {
-	// Begin takes a user's turn until end is called; ok is false if it is taken.
+	// Begin takes the user's turn until end is called. ok is false if another scan of the user has it.
 	Begin(ctx context.Context, userID int64) (end func(), ok bool, err error)
 }
 
-// Parts are what a Service works with.
+// Parts are the dependencies of a Service.
 type Parts struct {
 	Keys        Keys
 	Documents   Documents
@@ -93,15 +93,15 @@ type Parts struct {
 	Deliveries  Deliveries
 	DeadLetters DeadLetters
 	Log         *zap.Logger
-	// TrustedProxies are the peers whose X-Forwarded-For is believed.
+	// TrustedProxies are the peers whose X-Forwarded-For is trusted.
 	TrustedProxies []netip.Prefix
-	// MaxTests is how many tests of all users may be under way, 0 = 200.
+	// MaxTests is how many tests of all users may be under way; 0 = 200.
 	MaxTests    int
 	Turns       Turns // nil: only this instance's scans count
-	ReplayLimit int   // what DeadLetters grants a user per hour, to be told
+	ReplayLimit int   // events that DeadLetters replays per user and hour, for messages
 }
 
-// Service is what users can ask and change. It is safe for concurrent use. Errors other than *InvalidError wrap
+// Service has the operations of users. It is safe for concurrent use. Errors other than *InvalidError wrap
 // ErrUnavailable or are a *TooManyError.
 type Service struct {
 	Parts
@@ -110,10 +110,10 @@ type Service struct {
 	turns    turns
 	testing  tests
 	unknown  *limit.Limiter            // of requests with unknown keys, by client
-	failing  map[string]*outage.Outage // by what is asked; not changed any more
+	failing  map[string]*outage.Outage // by operation; not changed after New
 }
 
-// What is asked of a Service, as the log names it.
+// Operations of a Service, as logged.
 const (
 	askKey        = "key"
 	askSettings   = "settings"
@@ -125,26 +125,26 @@ const (
 
 // New returns a service.
 func New(parts Parts) *Service {
-	p := patient{parts.Keys, parts.Documents}
+	p := retryingStore{parts.Keys, parts.Documents}
 	parts.Keys, parts.Documents = p, p
 	if parts.MaxTests == 0 {
 		parts.MaxTests = testsOfAll
 	}
 	failing := map[string]*outage.Outage{}
 	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askLetters, askReplay} {
-		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "cannot answer", "answered again")
+		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "request failed; API answers 503", "request succeeded again")
 	}
 	return &Service{
 		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys), failing: failing,
 	}
 }
 
-// FieldError says what is wrong with one field. The message starts with "must" and doesn't repeat the value.
+// FieldError says what is wrong with one field. The message starts with "must" and does not repeat the value.
 type FieldError struct{ Field, Message string }
 
 func (e FieldError) String() string { return e.Field + ": " + e.Message }
 
-// InvalidError lists the fields that cannot be taken, in the order of fields.
+// InvalidError lists the invalid fields, in the order of fields.
 type InvalidError struct{ Fields []FieldError }
 
 func (e *InvalidError) Error() string {
@@ -155,8 +155,8 @@ func (e *InvalidError) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Authenticate returns the user of a key; ok is false for an unknown or revoked key. A client that sends too many of
-// those gets a *TooManyError in its place. A right key is never refused, whatever others behind the same address send.
+// Authenticate returns the user of a key. ok is false for an unknown or revoked key. A client that sends too many of
+// those receives a *TooManyError. A valid key is never refused, whatever other clients of the same address send.
 func (s *Service) Authenticate(ctx context.Context, r *http.Request, key string) (userID int64, ok bool, err error) {
 	if key == "" {
 		return 0, false, nil
@@ -166,12 +166,12 @@ func (s *Service) Authenticate(ctx context.Context, r *http.Request, key string)
 		return userID, ok, err
 	}
 	if wait := s.unknown.Take(limit.Client(r, s.TrustedProxies), time.Now()); wait > 0 {
-		return 0, false, &TooManyError{fmt.Sprintf(keyName+": too many requests with unknown keys, at most %d per second", unknownKeys), wait}
+		return 0, false, &TooManyError{fmt.Sprintf(keyName+": too many requests with unknown keys; the limit is %d per second", unknownKeys), wait}
 	}
 	return 0, false, nil
 }
 
-// AuthenticateHash is Authenticate for who holds the key's lower-case hex SHA-256 only.
+// AuthenticateHash is like Authenticate for the lower-case hex SHA-256 of a key.
 func (s *Service) AuthenticateHash(ctx context.Context, hash string) (userID int64, ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -183,13 +183,14 @@ func (s *Service) AuthenticateHash(ctx context.Context, hash string) (userID int
 	return userID, ok, nil
 }
 
-// unavailable logs an error, if it is the first of its kind since an answer was given, and wraps it. The cause is for the log alone, the caller's answer is always the same.
+// unavailable wraps err, and logs it if it is the first of its operation since a success. Customers never see the
+// cause.
 func (s *Service) unavailable(what string, userID int64, err error) error {
 	s.failing[what].Fail(err, zap.Int64("user_id", userID))
 	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
 }
 
-// Webhooks are a user's settings as they may be shown: nil is a URL that is not set, auth is never given away.
+// Webhooks are a user's settings without the credentials. A URL that is not set is nil.
 type Webhooks struct {
 	URLs [webhook.NumKinds]*string
 	Auth bool
@@ -211,7 +212,7 @@ func urlsOf(d *settings.Document) [webhook.NumKinds]**string {
 	}
 }
 
-// Settings returns a user's settings, not older than any answer of SetWebhook.
+// Settings returns a user's settings. They include every change that SetWebhook has confirmed.
 func (s *Service) Settings(ctx context.Context, userID int64) (Webhooks, error) {
 	d, err := s.document(ctx, userID)
 	if err != nil {
@@ -231,13 +232,13 @@ func (s *Service) document(ctx context.Context, userID int64) (settings.Document
 	return d, nil
 }
 
-// Change is what SetWebhook changes: nil leaves a field as it is, "" clears it.
+// Change describes what SetWebhook changes: nil leaves a field unchanged, "" clears it.
 type Change struct {
 	URLs [webhook.NumKinds]*string
 	Auth *string
 }
 
-// settingsFields are the fields of set-webhook in their order.
+// settingsFields are the fields of set-webhook, in order.
 var settingsFields = [...]string{"dlr_url", "click_url", "inbound_url", "revoke_click_url", "auth"}
 
 func (c *Change) field(i int) **string {
@@ -247,7 +248,7 @@ func (c *Change) field(i int) **string {
 	return &c.Auth
 }
 
-// problem says what is wrong with field i, "" if nothing is.
+// problem returns what is wrong with field i, or "".
 func (c *Change) problem(i int) string {
 	text := *c.field(i)
 	if text == nil || *text == "" {
@@ -279,8 +280,8 @@ func (c *Change) apply(d settings.Document) settings.Document {
 	return d
 }
 
-// SetWebhook changes a user's settings, all of c or nothing, and returns what they are then. An *InvalidError says
-// what cannot be taken.
+// SetWebhook applies all of c to a user's settings or nothing, and returns the new settings. An *InvalidError lists the
+// invalid fields.
 func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webhooks, error) {
 	var invalid InvalidError
 	for i, name := range settingsFields {
@@ -316,12 +317,12 @@ func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filt
 	return attempts, nil
 }
 
-// valueKept is how much GivenUp gives of a dead letter's value, in bytes: enough to be shown.
-const valueKept = 8 << 10
+// maxValue is how many bytes of a dead letter's value ListDeadLetters returns: enough to show.
+const maxValue = 8 << 10
 
-// GivenUp returns the latest limit of a user's dead letters that f wants, newest first, their values cut at 8 KiB. It reads the whole topic from
-// f.Since on.
-func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
+// ListDeadLetters returns the user's latest dead letters that match f, newest first, at most limit, with values cut at
+// 8 KiB. It reads the whole topic from f.Since on.
+func (s *Service) ListDeadLetters(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
 	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
 		return nil, s.cannotScan(askLetters, userID, err)
@@ -347,27 +348,27 @@ func (s *Service) GivenUp(ctx context.Context, userID int64, f deadletter.Filter
 	return letters[:min(len(letters), limit)], nil
 }
 
-// cut gives what is kept of a value, no part of a character at its end.
+// cut shortens a value to maxValue without splitting a character.
 func cut(value []byte) []byte {
-	if len(value) <= valueKept {
+	if len(value) <= maxValue {
 		return value
 	}
-	n := valueKept
-	for n > valueKept-utf8.UTFMax && !utf8.RuneStart(value[n]) {
+	n := maxValue
+	for n > maxValue-utf8.UTFMax && !utf8.RuneStart(value[n]) {
 		n--
 	}
 	return value[:n]
 }
 
-// Replay sends the user's dead letters that f wants again, and returns how many. Those whose replay is under way are
-// not sent.
+// Replay sends the user's dead letters that match f again, except those whose replay is under way, and returns how
+// many.
 func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter) (int, error) {
 	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
 		return 0, s.cannotScan(askReplay, userID, err)
 	}
 	defer done()
-	// A replay needs Kafka alone, but an API that is half away would be a riddle: it answers 503 then.
+	// A replay does not need the settings. It fails without them all the same: then the whole API answers 503.
 	if _, _, err := s.Documents.Document(ctx, userID); err != nil {
 		return 0, s.unavailable(askReplay, userID, err)
 	}
@@ -375,9 +376,9 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 	n, err := s.DeadLetters.Replay(ctx, f)
 	if limited, is := errors.AsType[*deadletter.LimitError](err); is {
 		if n == 0 {
-			return 0, &TooManyError{fmt.Sprintf("replay: too many events, at most %d per hour", s.ReplayLimit), limited.After}
+			return 0, &TooManyError{fmt.Sprintf("replay: too many events; the limit is %d per hour", s.ReplayLimit), limited.After}
 		}
-		err = nil // those were sent; the next request receives the error
+		err = nil // some were sent; the next request receives the error
 	}
 	if err != nil {
 		return n, s.unavailable(askReplay, userID, err)
@@ -387,7 +388,7 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 	return n, nil
 }
 
-// turns are the users of this instance that scan.
+// turns are the users whose scans run in this instance.
 type turns struct {
 	mu    sync.Mutex
 	users map[int64]bool
@@ -412,33 +413,33 @@ func (t *turns) end(userID int64) {
 	delete(t.users, userID)
 }
 
-var errTaken = &TooManyError{"replay: another request of yours reads the events that were given up", 5 * time.Second}
+var errTaken = &TooManyError{"replay: another request of yours is in progress", 5 * time.Second}
 
-// scan takes the user's turn to read the dead-letter topic.
+// scan waits for the user's turn to read the dead letter topic. done ends it.
 func (s *Service) scan(ctx context.Context, userID int64) (_ context.Context, done func(), err error) {
 	if !s.turns.begin(userID) {
 		return nil, nil, errTaken
 	}
-	give := func() { s.turns.end(userID) }
+	release := func() { s.turns.end(userID) }
 	if s.Turns != nil {
 		end, ok, err := s.Turns.Begin(ctx, userID)
 		if err != nil || !ok {
-			give()
+			release()
 			return nil, nil, cmp.Or(err, error(errTaken))
 		}
-		give = func() { end(); s.turns.end(userID) }
+		release = func() { end(); s.turns.end(userID) }
 	}
 	select {
 	case s.scanning <- struct{}{}:
 	case <-ctx.Done():
-		give()
+		release()
 		return nil, nil, ctx.Err()
 	case <-time.After(answerTime):
-		give()
-		return nil, nil, errors.New("the topic is being read for too many others")
+		release()
+		return nil, nil, errors.New("too many other users read dead letters")
 	}
 	ctx, cancel := context.WithTimeout(ctx, scanTime)
-	return ctx, func() { cancel(); <-s.scanning; give() }, nil
+	return ctx, func() { cancel(); <-s.scanning; release() }, nil
 }
 
 func (s *Service) cannotScan(what string, userID int64, err error) error {

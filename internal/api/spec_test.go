@@ -152,7 +152,7 @@ func checkReply(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 		return
 	}
 	if w.Code == http.StatusNotFound { // of a path that is not in the document
-		want(t, w, 404, `{"success":false,"data":[],"errors":["path: there is nothing here"]}`)
+		want(t, w, 404, `{"success":false,"data":[],"errors":["path: not found"]}`)
 		return
 	}
 	v, problems := loadSpec()

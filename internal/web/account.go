@@ -19,7 +19,7 @@ type accountView struct {
 	Alert      string // something went wrong, with the whole page
 	Notice     string // something was done
 	Form       *form  // nil: the settings are not known
-	Trials     []trialView
+	Tests      []testView
 	Deliveries *deliveriesView
 	Letters    *lettersView
 }
@@ -171,8 +171,8 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 			status, v.Alert = http.StatusServiceUnavailable, "Your settings cannot be shown just now. Please try again in a moment."
 		}
 	}
-	if v.Trials == nil {
-		v.Trials = untried()
+	if v.Tests == nil {
+		v.Tests = untried()
 	}
 	q := r.URL.Query()
 	v.Deliveries = p.deliveries(r.Context(), s.userID, q)

@@ -178,7 +178,7 @@ func TestTestWithoutScript(t *testing.T) {
 	s := newSite(t)
 	s.outcomes42()
 	want(t, s.signIn(t, key42).post("/test"), http.StatusOK,
-		`<tr id="trial-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 0.245 s</span>`,
+		`<tr id="result-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 0.245 s</span>`,
 		`<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.000 s`,
 		`<span class="badge error">error</span> <span class="text">connection refused after 0.001 s`,
 		`<span class="badge skipped">skipped</span> <span class="text">not configured`, `role="status"`)
@@ -194,15 +194,15 @@ func TestTestWithScript(t *testing.T) {
 	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "application/x-ndjson" || !w.Flushed {
 		t.Errorf("%d %v flushed %v", w.Code, w.Header(), w.Flushed)
 	}
-	got := map[string]trialView{}
+	got := map[string]testView{}
 	for lines := bufio.NewScanner(w.Body); lines.Scan(); {
-		var v trialView
+		var v testView
 		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
 			t.Fatal(err)
 		}
 		got[v.Kind] = v
 	}
-	for kind, want := range map[string]trialView{
+	for kind, want := range map[string]testView{
 		"dlr":          {Kind: "dlr", Status: "ok", Text: "HTTP 200 in 0.245 s"},
 		"click":        {Kind: "click", Status: "failed", Text: "HTTP 503 in 1.000 s"},
 		"inbound":      {Kind: "inbound", Status: "error", Text: "connection refused after 0.001 s"},

@@ -178,7 +178,7 @@ func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, q u
 		v.Alert = "Too many requests. Please wait a moment before you look again."
 		return v
 	}
-	letters, err := p.service.GivenUp(r.Context(), userID, deadletter.Filter{Since: since}, lettersShown)
+	letters, err := p.service.ListDeadLetters(r.Context(), userID, deadletter.Filter{Since: since}, lettersShown)
 	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
 		limit.SetRetryAfter(w, tooMany.After)
 		v.Alert = "Too many requests. Please wait a moment before you look again."

@@ -1,4 +1,4 @@
-// Package form reads the parameters of a request: a form, a multipart form, a JSON object or a query.
+// Package form parses the parameters of a request: a form, a multipart form, a JSON object or a query.
 package form
 
 import (
@@ -13,17 +13,17 @@ import (
 	"unicode/utf8"
 )
 
-// Values are a request's parameters by name. A name that is absent was not given, which is not the same as "".
+// Values are a request's parameters by name. An absent name is not the same as "".
 type Values map[string]Value
 
-// Value is what was given for one name.
+// Value is the value of one name.
 type Value struct {
-	Texts []string // in their order; one of JSON is a single text, or a list
+	Texts []string // in order; JSON has one, unless List
 	List  bool     // a JSON array of strings
 	Wrong bool     // neither a text nor a list of texts
 }
 
-// Text returns the last text of a name, nil if it is absent, and what is wrong with it, "" if nothing is.
+// Text returns the last text of a name, or nil if it is absent. problem is "" unless the value is not a text.
 func (p Values) Text(name string) (text *string, problem string) {
 	v, ok := p[name]
 	switch {
@@ -35,12 +35,12 @@ func (p Values) Text(name string) (text *string, problem string) {
 	return &v.Texts[len(v.Texts)-1], ""
 }
 
-// ErrNotObject says that a JSON body can be read, but is not an object.
+// ErrNotObject is returned for a body that is JSON but not an object.
 var ErrNotObject = errors.New("body: must be a JSON object")
 
-var errBadEscape = errors.New("parameters: a % is not followed by two hexadecimal digits")
+var errBadEscape = errors.New("parameters: % must be followed by two hexadecimal digits")
 
-// ParsePairs reads pairs as in a query or a form body. Unlike net/url it takes ';' for an ordinary character.
+// ParsePairs parses a query or a form body. Unlike net/url it treats ';' as an ordinary character.
 func ParsePairs(s string) (Values, error) {
 	p := Values{}
 	for pair := range strings.SplitSeq(s, "&") {
@@ -66,7 +66,7 @@ func (p Values) add(name, value string) {
 	p[name] = v
 }
 
-// Parse reads a request's body by its Content-Type; what is no multipart form and no JSON is a form.
+// Parse parses a body by its Content-Type. Anything but JSON and a multipart form is parsed as a form.
 func Parse(contentType string, body []byte) (Values, error) {
 	kind, _, _ := strings.Cut(contentType, ";")
 	switch strings.ToLower(strings.TrimSpace(kind)) {
@@ -85,23 +85,23 @@ func parseMultipart(contentType string, body []byte) (Values, error) {
 	}
 	_, attributes, err := mime.ParseMediaType(contentType)
 	if err != nil || attributes["boundary"] == "" {
-		return nil, errors.New("body: the Content-Type of a multipart form needs a boundary")
+		return nil, errors.New("body: the Content-Type of a multipart form must have a boundary")
 	}
-	// The reader takes a body that ends after a boundary for a whole one.
+	// The reader accepts a body without the final boundary.
 	if !bytes.Contains(body, []byte("--"+attributes["boundary"]+"--")) {
-		return nil, errors.New("body: is no multipart form")
+		return nil, errors.New("body: is not a multipart form")
 	}
 	for reader := multipart.NewReader(bytes.NewReader(body), attributes["boundary"]); ; {
 		part, err := reader.NextPart()
-		if err == io.EOF { //nolint:errorlint // a wrapped EOF is a body that was cut off
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF means an incomplete body
 			return p, nil
 		}
 		if err != nil {
-			return nil, errors.New("body: is no multipart form")
+			return nil, errors.New("body: is not a multipart form")
 		}
 		value, err := io.ReadAll(part)
 		if err != nil {
-			return nil, errors.New("body: is no multipart form")
+			return nil, errors.New("body: is not a multipart form")
 		}
 		name := part.FormName()
 		if name == "" {

@@ -69,10 +69,10 @@ async function test(form) {
       throw new Error(page.querySelector("main [role=alert]")?.textContent);
     }
     for await (const line of lines(reply.body)) {
-      const trial = JSON.parse(line);
-      result(document.getElementById("trial-" + trial.kind), trial.status, trial.text);
-      if (trial.status !== "skipped") sent++;
-      if (trial.status === "ok") good++;
+      const line = JSON.parse(line);
+      result(document.getElementById("result-" + line.kind), line.status, line.text);
+      if (line.status !== "skipped") sent++;
+      if (line.status === "ok") good++;
     }
     status.textContent = sent ? good + " of " + sent + " succeeded." : "No address is saved yet.";
   } catch (error) {

@@ -36,7 +36,7 @@ func TestUntilReady(t *testing.T) {
 			if !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("%s: %v, want %v", test.name, err, test.want)
 			}
-			if took := time.Since(began); took > notReadyTime+notReadyAgain {
+			if took := time.Since(began); took > notReadyTimeout+notReadyPause {
 				t.Errorf("%s: took %v", test.name, took)
 			}
 		})

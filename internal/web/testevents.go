@@ -13,28 +13,28 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// trialView is one test event. Status is ok, failed, error, skipped, or "" before any was sent.
-type trialView struct {
+// testView is one test event. Status is ok, failed, error, skipped, or "" before any was sent.
+type testView struct {
 	Kind   string `json:"kind"`
 	Label  string `json:"-"`
 	Status string `json:"status"`
 	Text   string `json:"text"`
 }
 
-func untried() []trialView {
-	list := make([]trialView, webhook.NumKinds)
+func untried() []testView {
+	list := make([]testView, webhook.NumKinds)
 	for i, k := range kinds {
-		list[i] = trialView{Kind: k.Name, Label: k.Label, Text: "not tested yet"}
+		list[i] = testView{Kind: k.Name, Label: k.Label, Text: "not tested yet"}
 	}
 	return list
 }
 
-func trialOf(kind webhook.Kind, t api.Trial) trialView {
-	v := trialView{Kind: kinds[kind].Name, Label: kinds[kind].Label, Status: t.Status}
+func testOf(kind webhook.Kind, t api.TestResult) testView {
+	v := testView{Kind: kinds[kind].Name, Label: kinds[kind].Label, Status: t.Status}
 	switch t.Status {
-	case api.TrialOK, api.TrialFailed:
+	case api.TestOK, api.TestFailed:
 		v.Text = fmt.Sprintf("HTTP %d in %s", t.HTTPCode, took(t.Took))
-	case api.TrialError:
+	case api.TestError:
 		v.Text = fmt.Sprintf("%s after %s", t.Reason, took(t.Took))
 	default:
 		v.Text = t.Reason
@@ -51,12 +51,12 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	var each func(webhook.Kind, api.Trial)
+	var each func(webhook.Kind, api.TestResult)
 	lines := strings.Contains(r.Header.Get("Accept"), "application/x-ndjson")
 	if lines {
 		each = lineWriter(w)
 	}
-	trials, err := p.service.Test(r.Context(), s.userID, each)
+	results, err := p.service.Test(r.Context(), s.userID, each)
 	var tooMany *api.TooManyError
 	switch {
 	case errors.Is(err, api.ErrUnavailable):
@@ -66,22 +66,22 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 		p.views.message(w, http.StatusTooManyRequests, textBusy)
 	case lines: // all is written
 	default:
-		v := accountView{Notice: "Test events were sent; the results are below.", Trials: make([]trialView, 0, len(trials))}
-		for kind, t := range trials {
-			v.Trials = append(v.Trials, trialOf(webhook.Kinds()[kind], t))
+		v := accountView{Notice: "Test events were sent; the results are below.", Tests: make([]testView, 0, len(results))}
+		for kind, t := range results {
+			v.Tests = append(v.Tests, testOf(webhook.Kinds()[kind], t))
 		}
 		p.account(w, r, &s, http.StatusOK, v)
 	}
 }
 
 // lineWriter writes each result as a line of JSON.
-func lineWriter(w http.ResponseWriter) func(webhook.Kind, api.Trial) {
+func lineWriter(w http.ResponseWriter) func(webhook.Kind, api.TestResult) {
 	flush := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
-	return func(kind webhook.Kind, t api.Trial) {
+	return func(kind webhook.Kind, t api.TestResult) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		w.Header().Set("X-Accel-Buffering", "no") // a proxy is not to gather the lines
-		_ = enc.Encode(trialOf(kind, t))          // a client that left
+		_ = enc.Encode(testOf(kind, t))           // a client that left
 		_ = flush.Flush()                         // without it the lines come together
 	}
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// demo holds the documented example records, one of each kind.
+// demo holds the documented example records, one for each kind.
 //
 //go:embed demo
 var demo embed.FS
 
-// demoBodies encodes the examples as the dispatcher would.
+// demoBodies encodes the examples as the dispatcher does.
 func demoBodies() (bodies [webhook.NumKinds][]byte) {
 	for _, kind := range webhook.Kinds() {
 		record, err := demo.ReadFile("demo/" + kind.String() + ".record.json")
@@ -25,7 +25,7 @@ func demoBodies() (bodies [webhook.NumKinds][]byte) {
 			bodies[kind], err = demoBody(kind, record)
 		}
 		if err != nil {
-			panic(fmt.Sprintf("example record of kind %s: %v", kind, err)) // part of the program
+			panic(fmt.Sprintf("example record of kind %s: %v", kind, err)) // the records are part of the program
 		}
 	}
 	return bodies
@@ -46,23 +46,23 @@ func demoBody(kind webhook.Kind, record []byte) ([]byte, error) {
 	return m.AppendBody(nil, record), nil
 }
 
-// The statuses of a Trial.
+// Statuses of a TestResult.
 const (
-	TrialOK      = "ok"
-	TrialFailed  = "failed"  // another status than success
-	TrialSkipped = "skipped" // nothing was sent
-	TrialError   = "error"   // no complete reply
+	TestOK      = "ok"
+	TestFailed  = "failed"  // the status is not a success
+	TestSkipped = "skipped" // no URL is configured
+	TestError   = "error"   // no complete response
 )
 
-// Trial is how sending one test event went.
-type Trial struct {
+// TestResult is the outcome of one test event.
+type TestResult struct {
 	Status   string
-	HTTPCode int    // ok, failed
-	Reason   string // skipped, error
+	HTTPCode int    // if ok or failed
+	Reason   string // if skipped or error
 	Took     time.Duration
 }
 
-// Bounds of the tests under way in this process, each of which may hold a connection per kind for dispatch.timeout.
+// Limits of the tests under way in this process. Each may use a connection per kind for dispatch.timeout.
 const (
 	testsOfUser = 10
 	testsOfAll  = 200
@@ -75,7 +75,7 @@ type tests struct {
 	all int
 }
 
-// begin counts a test in, and reports false if there are too many: most of all users.
+// begin adds a test. It returns false if there are too many, of the user or of all users.
 func (t *tests) begin(userID int64, most int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -99,18 +99,18 @@ func (t *tests) end(userID int64) {
 	}
 }
 
-// Test sends an example of each kind to the user's URLs, all at once, and returns how each went. each may be nil; it
-// is called, one at a time, as soon as a kind's result is there. Nothing is tried again or counted as a delivery. With a
-// *TooManyError nothing was sent; ErrUnavailable: this instance cannot send now.
-func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, Trial)) ([webhook.NumKinds]Trial, error) {
-	var trials [webhook.NumKinds]Trial
+// Test sends an example of each kind to the user's URLs, all at the same time, and returns the results. If each is
+// not nil, it is called for each result as soon as it arrives, never concurrently. Nothing is retried or logged as a
+// delivery. With a *TooManyError nothing was sent. ErrUnavailable means that this instance cannot send now.
+func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, TestResult)) ([webhook.NumKinds]TestResult, error) {
+	var results [webhook.NumKinds]TestResult
 	if !s.testing.begin(userID, s.MaxTests) {
-		return trials, &TooManyError{"test-webhook: too many tests at once", 10 * time.Second}
+		return results, &TooManyError{"test-webhook: too many tests at once", 10 * time.Second}
 	}
 	defer s.testing.end(userID)
 	d, err := s.document(ctx, userID)
 	if err != nil {
-		return trials, err
+		return results, err
 	}
 	settings := d.Settings()
 	stamp := strconv.FormatInt(time.Now().UnixMilli(), 10)
@@ -128,7 +128,7 @@ func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind
 				short = true
 				return
 			}
-			trials[kind] = t
+			results[kind] = t
 			if each != nil {
 				each(kind, t)
 			}
@@ -136,27 +136,27 @@ func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind
 	}
 	wg.Wait()
 	if short {
-		return trials, fmt.Errorf("%w: the process has run out of descriptors, ports or memory", ErrUnavailable)
+		return results, fmt.Errorf("%w: this process is out of descriptors, ports or memory", ErrUnavailable)
 	}
-	return trials, nil
+	return results, nil
 }
 
-// try makes one test request; false: this process lacked the means.
-func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Kind, stamp string) (t Trial, made bool) {
+// try makes one test request. made is false if this process lacked the resources.
+func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Kind, stamp string) (t TestResult, made bool) {
 	if to == nil {
-		return Trial{Status: TrialSkipped, Reason: "not configured"}, true
+		return TestResult{Status: TestSkipped, Reason: "not configured"}, true
 	}
 	out := s.Sender.Send(ctx, sender.Request{
 		Kind: kind, Endpoint: to, ID: "test_" + kind.String() + "_" + stamp, Attempt: 1, Time: time.Now(), Body: sender.Bytes(s.demo[kind]),
 	})
-	t = Trial{HTTPCode: out.Status, Took: out.Took}
+	t = TestResult{HTTPCode: out.Status, Took: out.Took}
 	switch out.Failure.Result() {
 	case webhook.OK:
-		t.Status = TrialOK
+		t.Status = TestOK
 	case webhook.Failed:
-		t.Status = TrialFailed
+		t.Status = TestFailed
 	default:
-		t.Status, t.HTTPCode, t.Reason = TrialError, 0, string(out.Failure)
+		t.Status, t.HTTPCode, t.Reason = TestError, 0, string(out.Failure)
 	}
 	return t, out.Local == ""
 }
