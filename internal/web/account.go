@@ -16,33 +16,33 @@ import (
 type accountView struct {
 	UserID     int64
 	Token      string
-	Alert      string // something went wrong, with the whole page
-	Notice     string // something was done
-	Form       *form  // nil: the settings are not known
+	Alert      string // what failed
+	Notice     string // what was done
+	Form       *form  // nil if the settings could not be read
 	Tests      []testView
 	Deliveries *deliveriesView
 	Letters    *lettersView
 }
 
-// kinds are the kinds of events as the page speaks of them.
+// kinds are the names of the kinds on the page.
 var kinds = [webhook.NumKinds]struct{ Name, Label, Hint string }{
 	webhook.DLR:         {"dlr", "Delivery reports", "Called when a message is delivered, fails or expires."},
-	webhook.Click:       {"click", "Clicks", "Called when somebody first opens the link in a message."},
-	webhook.Inbound:     {"inbound", "Inbound messages", "Called when somebody sends a message to one of your numbers."},
-	webhook.RevokeClick: {"revoke_click", "Click revocations", "Called when clicks turn out to be made by bots, at most once a minute."},
+	webhook.Click:       {"click", "Clicks", "Called when someone opens the link in a message for the first time."},
+	webhook.Inbound:     {"inbound", "Inbound messages", "Called when someone sends a message to one of your numbers."},
+	webhook.RevokeClick: {"revoke_click", "Click revocations", "Called when earlier clicks turn out to be from bots, at most once a minute."},
 }
 
-// form is the settings as they are edited.
+// form contains the settings being edited.
 type form struct {
 	URLs        []field
 	Auth        field
 	AuthSet     bool
-	AuthCleared bool // the box to clear them is ticked
+	AuthCleared bool // the box to remove them is ticked
 	Invalid     bool
 }
 
-// field is one text of the form. Was is what the page was loaded with: only what the user changed is saved, so that
-// two pages, or the page and the API, don't undo each other's work.
+// field is one input of the form. Was is the value when the page was loaded: only changed fields are saved, so that two
+// pages, or the page and the API, do not undo each other's changes.
 type field struct {
 	Name, Label, Hint string
 	Value, Was        string
@@ -58,7 +58,7 @@ func newForm() *form {
 	return f
 }
 
-// formOf shows what is stored.
+// formOf returns a form with the stored settings.
 func formOf(w *api.Webhooks) *form {
 	f := newForm()
 	for kind, url := range w.URLs {
@@ -70,7 +70,7 @@ func formOf(w *api.Webhooks) *form {
 	return f
 }
 
-// sentForm shows again what the user sent, but for the credentials (forget).
+// sentForm returns a form with what the user sent. Call forget before it is shown.
 func sentForm(sent url.Values) *form {
 	f := newForm()
 	for i := range f.URLs {
@@ -82,7 +82,7 @@ func sentForm(sent url.Values) *form {
 	return f
 }
 
-// change is what the user changed.
+// change returns what the user changed.
 func (f *form) change() api.Change {
 	var c api.Change
 	for i := range f.URLs {
@@ -99,7 +99,7 @@ func (f *form) change() api.Change {
 	return c
 }
 
-// refuse puts errors next to their fields, and the focus on the first.
+// refuse shows the errors at their fields and focuses the first.
 func (f *form) refuse(invalid *api.InvalidError) {
 	fields := append(make([]*field, 0, len(f.URLs)+1), &f.Auth)
 	for i := range f.URLs {
@@ -115,41 +115,41 @@ func (f *form) refuse(invalid *api.InvalidError) {
 	}
 }
 
-// forget drops the credentials that were entered, since no page shows any. Who entered some is asked for them again.
+// forget drops the entered credentials, which no page shows, and asks the user to enter them again.
 func (f *form) forget() *form {
 	if f.Auth.Value != "" && f.Auth.Error == "" {
-		f.Auth.Error = "These were not saved and are not shown again: please enter them once more."
+		f.Auth.Error = "These credentials were not saved. Please enter them again."
 	}
 	f.Auth.Value = ""
 	return f
 }
 
-// notices are what the page says after it was told to go to itself. n is a number, the texts are fixed: an address
-// cannot put words into the page's mouth.
+// notice returns the text for a redirect back to the page. A link cannot inject text: the texts are fixed and n is a
+// number.
 func notice(q url.Values) string {
 	switch n, err := strconv.Atoi(q.Get("n")); q.Get("done") {
 	case "saved":
-		return "Saved. Events are sent to the new addresses from now on."
+		return "Saved. Events are sent to the new URLs from now on."
 	case "signed-out":
-		return "You are signed out."
+		return "You have signed out."
 	case "replayed":
 		if err != nil || n < 1 {
-			return "Nothing was sent again: these events are no longer there, or are being sent again already."
+			return "Nothing was sent again: these events are no longer stored, or they are being sent again already."
 		}
 		if n == 1 {
-			return "1 event is being sent again. It shows up under recent deliveries."
+			return "1 event is being sent again. See Recent deliveries for the result."
 		}
-		return strconv.Itoa(n) + " events are being sent again. They show up under recent deliveries."
+		return strconv.Itoa(n) + " events are being sent again. See Recent deliveries for the results."
 	}
 	return ""
 }
 
-// show answers with the page, or with the form to sign in.
+// show writes the page, or the sign-in form.
 func (p *Page) show(w http.ResponseWriter, r *http.Request) {
 	s, err := p.who(r)
 	switch {
-	case errors.Is(err, errAway):
-		p.views.message(w, http.StatusServiceUnavailable, textAway)
+	case errors.Is(err, errUnavailable):
+		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
 	case err != nil:
 		if _, absent := r.Cookie(cookieName); absent == nil {
 			p.signedOut(w, r)
@@ -161,14 +161,14 @@ func (p *Page) show(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// account answers with the page, whose parts are read unless v has them.
+// account writes the page. It reads the parts that v lacks.
 func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, status int, v accountView) {
 	v.UserID, v.Token = s.userID, s.formToken()
 	if v.Form == nil {
 		if settings, err := p.service.Settings(r.Context(), s.userID); err == nil {
 			v.Form = formOf(&settings)
 		} else {
-			status, v.Alert = http.StatusServiceUnavailable, "Your settings cannot be shown just now. Please try again in a moment."
+			status, v.Alert = http.StatusServiceUnavailable, "Your settings are temporarily unavailable. Please try again in a moment."
 		}
 	}
 	if v.Tests == nil {
@@ -183,7 +183,7 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 // save stores what the user changed.
 func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	f := sentForm(r.PostForm)
-	// Without the store there is nothing else to show, but what was entered must not be lost, unless it is a secret.
+	// Without the store there is nothing else to show, but the user must not lose what they entered (except secrets).
 	onlyForm := func(status int, alert string) {
 		id, _ := strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
 		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(), Alert: alert})
@@ -193,7 +193,7 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if f.AuthCleared && f.Auth.Value != "" {
-		f.refuse(&api.InvalidError{Fields: []api.FieldError{{Field: "auth", Message: "must be empty when the stored credentials are to be removed"}}})
+		f.refuse(&api.InvalidError{Fields: []api.FieldError{{Field: "auth", Message: "must be empty to remove the stored credentials"}}})
 		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
 		return
 	}
@@ -204,7 +204,7 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 		f.refuse(invalid)
 		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
 	case err != nil:
-		onlyForm(http.StatusServiceUnavailable, textAway)
+		onlyForm(http.StatusServiceUnavailable, textUnavailable)
 	default:
 		http.Redirect(w, r, base+"?done=saved", http.StatusSeeOther)
 	}

@@ -44,7 +44,7 @@ func TestShow(t *testing.T) {
 	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/dlr?token=s3cret&x=1"), Auth: ptr("user:pa55word")}
 	s.documents[43] = settings.Document{ClickURL: ptr("https://other.example/")}
 	w := s.signIn(t, key42).get("")
-	want(t, w, http.StatusOK, `value="https://a.example/dlr?token=s3cret&amp;x=1"`, `id="auth-state">set<`, `name="auth_clear"`, "Nothing has been sent yet",
+	want(t, w, http.StatusOK, `value="https://a.example/dlr?token=s3cret&amp;x=1"`, `id="auth-state">set<`, `name="auth_clear"`, "No deliveries yet",
 		"!pa55word", "!other.example", "!aria-invalid")
 	for _, label := range []string{"dlr_url", "click_url", "inbound_url", "revoke_click_url", "auth", "kind", "status", "period"} {
 		want(t, w, http.StatusOK, `<label for="`+label+`"`, `id="`+label+`"`)
@@ -129,25 +129,25 @@ func TestAway(t *testing.T) {
 		b := s.signIn(t, key42)
 		away(s, b)
 		w := b.post("", entered...)
-		status, text := http.StatusServiceUnavailable, "nothing was changed"
+		status, text := http.StatusServiceUnavailable, "Nothing was changed"
 		if name == "too many" {
 			status = http.StatusTooManyRequests
 		}
 		if w.Header().Get("Retry-After") == "" {
 			t.Errorf("%s: no Retry-After", name)
 		}
-		want(t, w, status, text, `value="https://now.example/"`, `name="was_dlr_url" value="https://was.example/"`, "!u:typed", `id="auth-error">These were not saved`, b.token, "User 42", `role="alert"`)
+		want(t, w, status, text, `value="https://now.example/"`, `name="was_dlr_url" value="https://was.example/"`, "!u:typed", `id="auth-error">These credentials were not saved`, b.token, "User 42", `role="alert"`)
 	}
 	s := newSite(t)
 	s.fill()
 	b := s.signIn(t, key42)
 	s.readAway = true
-	want(t, b.get(""), http.StatusServiceUnavailable, "Your settings cannot be shown", "!name=\"dlr_url\"", "of the latest 60 attempts")
+	want(t, b.get(""), http.StatusServiceUnavailable, "Your settings are temporarily unavailable", "!name=\"dlr_url\"", "of the latest 60 attempts")
 	s.readAway, s.logAway, s.kafkaAway = false, true, true
-	want(t, b.get("?period=1d"), http.StatusOK, "Recent deliveries cannot be shown", "Dead letters cannot be shown", `name="dlr_url"`)
-	want(t, b.post("/replay", "ids", "sms-click/1/0"), http.StatusServiceUnavailable, "nothing was changed")
+	want(t, b.get("?period=1d"), http.StatusOK, "Recent deliveries are temporarily", "Failed events are temporarily", `name="dlr_url"`)
+	want(t, b.post("/replay", "ids", "sms-click/1/0"), http.StatusServiceUnavailable, "Nothing was changed")
 	s.storeAway = true
-	want(t, b.post("/test"), http.StatusServiceUnavailable, "nothing was changed")
+	want(t, b.post("/test"), http.StatusServiceUnavailable, "Nothing was changed")
 	s.storeAway, s.keysAway = false, true
 	for _, path := range []string{"/test", "/replay"} {
 		want(t, b.post(path), http.StatusServiceUnavailable)
@@ -226,8 +226,8 @@ func TestDeliveries(t *testing.T) {
 	want(t, w, http.StatusOK, "hooks.example.com", "sms-dlr/0/9<", "!sms-dlr/0/10<", "!of-43", `class="badge timeout"`, "http 503", ">Older<", "!>Newest<", "<svg", "of the latest 60 attempts succeeded")
 	want(t, b.get("?kind=click&status=failed"), http.StatusOK, `<option value="click" selected>`, `<option value="failed" selected>`, "sms-dlr/0/17<", "!sms-dlr/0/1<", "!>Older<")
 	want(t, b.get("?kind=click&before="+event.FormatTime(s.attempts[50].Time)), http.StatusOK, "sms-dlr/0/57<", "!sms-dlr/0/49<", ">Newest<")
-	want(t, b.get("?before=2000-01-01T00:00:00Z"), http.StatusOK, "No delivery fits this filter")
-	want(t, b.get("?kind=nonsense&before=x"), http.StatusOK, "There is no such filter", `name="dlr_url"`)
+	want(t, b.get("?before=2000-01-01T00:00:00Z"), http.StatusOK, "No deliveries match this filter")
+	want(t, b.get("?kind=nonsense&before=x"), http.StatusOK, "This filter is not valid", `name="dlr_url"`)
 }
 
 // TestPages follows the links from page to page.
@@ -267,9 +267,9 @@ func TestDeadLetters(t *testing.T) {
 	}
 	want(t, b.get("?period=1d"), http.StatusOK, "sms-click/1/0", "every attempt failed", "3 attempts, http 500", "!sms-click/1/1", "!letter-of-43")
 	w := b.get("?period=30d&kind=click")
-	want(t, w, http.StatusOK, "it became too old", "it could not be read", `<button name="only" value="sms-click/1/1"`, `!value="sms-click/1/2"`, "Replay the chosen ones")
+	want(t, w, http.StatusOK, "too old to be sent", "unreadable", `<button name="only" value="sms-click/1/1"`, `!value="sms-click/1/2"`, "Send selected again")
 	s.letters = nil
-	want(t, b.get("?period=7d"), http.StatusOK, "There are none")
+	want(t, b.get("?period=7d"), http.StatusOK, "No failed events")
 	for s.page.costly.Take("42", time.Now()) == 0 {
 		continue
 	}
@@ -300,7 +300,7 @@ func TestReplay(t *testing.T) {
 	if f := s.replayed[1]; len(f.IDs) != 1 || f.IDs[0] != "sms-click/1/1" || !f.Since.IsZero() {
 		t.Errorf("%+v", f)
 	}
-	want(t, b.post("/replay", "period", "30d"), http.StatusUnprocessableEntity, "choose at least one", "sms-click/1/0")
+	want(t, b.post("/replay", "period", "30d"), http.StatusUnprocessableEntity, "select at least one", "sms-click/1/0")
 	want(t, b.get("?done=replayed&n=0"), http.StatusOK, "Nothing was sent again")
 	if len(s.replayed) != 2 {
 		t.Errorf("%d replays", len(s.replayed))
@@ -311,7 +311,7 @@ func TestReplay(t *testing.T) {
 
 func TestReadable(t *testing.T) {
 	for value, want := range map[string]string{
-		`{"a":1}`: "{\n  \"a\": 1\n}", "no json": "no json", "\xff": "(no text)", "": "",
+		`{"a":1}`: "{\n  \"a\": 1\n}", "no json": "no json", "\xff": "(binary data)", "": "",
 		strings.Repeat("ä", valueShown): strings.Repeat("ä", valueShown/2) + "…",
 	} {
 		if got := readable([]byte(value)); got != want {

@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// The chart's size in its own units: successes grow up from the middle line, failures down.
+// The size of the chart in its own units. Successes grow up from the middle line, failures down.
 const (
 	chartWidth, chartHeight = 720, 120
 	maxBars                 = 36
@@ -22,7 +22,7 @@ type chart struct {
 	From, To              string
 }
 
-// bar is one step of time.
+// bar is one interval of the chart.
 type bar struct {
 	X, Width         float64
 	OKY, OKHeight    float64
@@ -32,12 +32,12 @@ type bar struct {
 	HasOK, HasFailed bool
 }
 
-// steps are the lengths of time a bar may stand for.
+// steps are the possible lengths of an interval.
 var steps = []time.Duration{
 	5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 3 * time.Hour, 6 * time.Hour,
 }
 
-// newChart draws attempts, newest first, up to now; nil if there are none.
+// newChart draws attempts, which are sorted newest first, up to now. It returns nil if there are none.
 func newChart(attempts []event.Attempt, now time.Time) *chart {
 	for len(attempts) > 0 && now.Sub(attempts[len(attempts)-1].Time) > chartSpan {
 		attempts = attempts[:len(attempts)-1]
@@ -58,7 +58,7 @@ func newChart(attempts []event.Attempt, now time.Time) *chart {
 	from = now.Truncate(step).Add(-step * time.Duration(len(bars)-1))
 	ok := 0
 	for i := range attempts {
-		at := min(max(int(attempts[i].Time.Sub(from)/step), 0), len(bars)-1) // a clock that is ahead
+		at := min(max(int(attempts[i].Time.Sub(from)/step), 0), len(bars)-1) // another instance's clock may be ahead
 		if attempts[i].Failure == "" {
 			bars[at].OK++
 			ok++
@@ -72,7 +72,7 @@ func newChart(attempts []event.Attempt, now time.Time) *chart {
 	return c
 }
 
-// lay places the bars. Both directions have the same scale.
+// lay computes the positions of the bars. Both directions have the same scale.
 func (c *chart) lay(from time.Time, step time.Duration) {
 	mostOK, mostFailed := 0, 0
 	for _, b := range c.Bars {

@@ -31,8 +31,8 @@ type deliveriesView struct {
 	Kinds    []option
 	Statuses []option
 	Rows     []deliveryView
-	Older    string // address of the next page, "" if this one is not full
-	Newest   string // address of the first page, "" if this is it
+	Older    string // link to the next page, "" if this one is not full
+	Newest   string // link to the first page, "" if this is it
 	Filtered bool
 	Chart    *chart
 	Period   string
@@ -51,10 +51,10 @@ type deliveryView struct {
 }
 
 var statusLabels = [webhook.NumResults]string{
-	webhook.OK: "succeeded", webhook.Failed: "failed", webhook.TimedOut: "timed out", webhook.Errored: "no connection", webhook.Blocked: "address not allowed",
+	webhook.OK: "succeeded", webhook.Failed: "failed", webhook.TimedOut: "timed out", webhook.Errored: "no connection", webhook.Blocked: "URL not allowed",
 }
 
-// deliveries reads the user's attempts that q wants.
+// deliveries reads the user's attempts that match q.
 func (p *Page) deliveries(ctx context.Context, userID int64, q url.Values) *deliveriesView {
 	v := &deliveriesView{Kinds: []option{{"", "all events", false}}, Statuses: []option{{"", "all results", false}}, Period: period(q)}
 	for _, k := range kinds {
@@ -70,19 +70,19 @@ func (p *Page) deliveries(ctx context.Context, userID int64, q url.Values) *deli
 		return q.Get(name)
 	})
 	if err != nil {
-		v.Alert = "There is no such filter: " + err.Error() + "."
+		v.Alert = "This filter is not valid: " + err.Error() + "."
 		return v
 	}
 	v.Filtered = f.Kind != nil || f.Result != nil || !f.Before.IsZero()
 	all, err := p.service.Attempts(ctx, userID, deliverylog.Filter{})
 	if err != nil {
-		v.Alert = "Recent deliveries cannot be shown just now. Please try again in a moment."
+		v.Alert = "Recent deliveries are temporarily unavailable. Please try again in a moment."
 		return v
 	}
 	attempts := all
 	if v.Filtered || len(all) > f.Limit {
 		if attempts, err = p.service.Attempts(ctx, userID, f); err != nil {
-			v.Alert = "Recent deliveries cannot be shown just now. Please try again in a moment."
+			v.Alert = "Recent deliveries are temporarily unavailable. Please try again in a moment."
 			return v
 		}
 	}
@@ -118,7 +118,7 @@ func deliveryOf(a *event.Attempt) deliveryView {
 	case "":
 		v.Result = "http " + strconv.Itoa(a.Status)
 	case webhook.Timeout, webhook.BlockedAddress:
-		v.Result = "" // the status says it
+		v.Result = "" // the status says the same
 	}
 	return v
 }
@@ -126,13 +126,13 @@ func deliveryOf(a *event.Attempt) deliveryView {
 // lettersView is the list of dead letters.
 type lettersView struct {
 	Alert   string
-	Shown   bool // they were asked for
+	Shown   bool // a period was chosen
 	Periods []option
 	Since   string // of the period shown
 	Period  string
 	Rows    []letterView
 	Full    bool // there may be more
-	Any     bool // one of them can be sent again
+	Any     bool // at least one can be replayed
 	Kind    string
 	Status  string
 }
@@ -145,13 +145,13 @@ type letterView struct {
 	CanReplay               bool
 }
 
-// periods are how far back one can look. Reading is the dearer the further.
+// periods are the periods to choose from. Longer ones take longer to read.
 var periods = []struct {
 	value, label string
 	length       time.Duration
 }{{"1d", "the last 24 hours", 24 * time.Hour}, {"7d", "the last 7 days", 7 * 24 * time.Hour}, {"30d", "the last 30 days", 30 * 24 * time.Hour}}
 
-// period is the period that is asked for, "" for none.
+// period returns the chosen period, or "".
 func period(q url.Values) string {
 	for _, p := range periods {
 		if p.value == q.Get("period") {
@@ -161,7 +161,7 @@ func period(q url.Values) string {
 	return ""
 }
 
-// letters reads the user's dead letters, if q asks for them.
+// letters reads the user's dead letters if q contains a period.
 func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, q url.Values) *lettersView {
 	v := &lettersView{Kind: q.Get("kind"), Status: q.Get("status"), Period: period(q)}
 	var since time.Time
@@ -175,17 +175,17 @@ func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, q u
 		return v
 	}
 	if !p.afford(w, userID) {
-		v.Alert = "Too many requests. Please wait a moment before you look again."
+		v.Alert = "Too many requests. Please wait a moment and try again."
 		return v
 	}
 	letters, err := p.service.ListDeadLetters(r.Context(), userID, deadletter.Filter{Since: since}, lettersShown)
 	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
 		limit.SetRetryAfter(w, tooMany.After)
-		v.Alert = "Too many requests. Please wait a moment before you look again."
+		v.Alert = "Too many requests. Please wait a moment and try again."
 		return v
 	}
 	if err != nil {
-		v.Alert = "Dead letters cannot be shown just now. Please try again in a moment."
+		v.Alert = "Failed events are temporarily unavailable. Please try again in a moment."
 		return v
 	}
 	v.Shown, v.Since, v.Full = true, event.FormatTime(since), len(letters) == lettersShown
@@ -205,18 +205,18 @@ func letterOf(l *deadletter.Letter) letterView {
 	case webhook.AttemptsExhausted:
 		v.Reason = "every attempt failed"
 	case webhook.WindowExpired:
-		v.Reason = "it became too old"
+		v.Reason = "too old to be sent"
 	case webhook.InvalidRecord:
-		v.Reason = "it could not be read"
+		v.Reason = "unreadable"
 	}
 	v.Value = readable(l.Value)
 	return v
 }
 
-// readable indents JSON and shows so much of a value as fits.
+// readable indents JSON and cuts long values.
 func readable(value []byte) string {
 	if !utf8.Valid(value) {
-		return "(no text)"
+		return "(binary data)"
 	}
 	var b bytes.Buffer
 	if len(value) > valueShown || json.Indent(&b, value, "", "  ") != nil {
@@ -230,7 +230,7 @@ func readable(value []byte) string {
 	return text
 }
 
-// replay sends the chosen dead letters again: the one whose button was pressed, or else those that are ticked.
+// replay replays the dead letter whose button was pressed, or else those that are ticked.
 func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
@@ -240,14 +240,14 @@ func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 	if only := r.PostForm.Get("only"); only != "" {
 		f.IDs = []string{only}
 	}
-	f.Since, _ = time.Parse(time.RFC3339, r.PostForm.Get("since")) // without it all are read
+	f.Since, _ = time.Parse(time.RFC3339, r.PostForm.Get("since")) // zero = the whole topic is read
 	to := url.Values{}
 	if v := period(r.PostForm); v != "" {
 		to.Set("period", v)
 	}
 	if len(f.IDs) == 0 {
 		r.URL.RawQuery = to.Encode()
-		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Alert: "Please choose at least one dead letter."})
+		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Alert: "Please select at least one event."})
 		return
 	}
 	n, err := p.service.Replay(r.Context(), s.userID, f)
@@ -257,9 +257,9 @@ func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if errors.Is(err, api.ErrUnavailable) {
-		text := textAway
+		text := textUnavailable
 		if n > 0 {
-			text = "Only " + strconv.Itoa(n) + " events could be sent again. Please look at recent deliveries before you try the others."
+			text = "Only " + strconv.Itoa(n) + " of the events are being sent again. Please check Recent deliveries before you try the others."
 		}
 		p.views.message(w, http.StatusServiceUnavailable, text)
 		return

@@ -32,30 +32,30 @@ const (
 	plainBytes = 8 + hashBytes + tokenBytes + 8
 	maxCookie  = 512
 
-	// The key in Redis is read again after so long: always, and if a session cannot be opened.
+	// The key in Redis is read again when it is this old: always, and if a session cannot be opened.
 	rereadAfter, rereadIfWrong = 10 * time.Second, time.Second
 )
 
-// associated binds sealed sessions to what they are and to their form.
+// associated is the associated data of sealed sessions: their purpose and version.
 var associated = []byte("smshooks session 1")
 
 var errNoSession = errors.New("no valid session")
 
-// signOutsKept bounds how many sign-outs an instance remembers to store them again if Redis loses them.
-const signOutsKept = 10_000
+// maxSignOuts is how many sign-outs an instance remembers, to store them again if Redis loses them.
+const maxSignOuts = 10_000
 
-// session is who is signed in. The API key itself is not part of it.
+// session identifies the signed-in user. It does not contain the API key.
 type session struct {
 	userID  int64
 	keyHash [hashBytes]byte
-	token   [tokenBytes]byte // every form of the session carries it
+	token   [tokenBytes]byte // in every form of the session
 	expires time.Time        // whole seconds
 }
 
-// formToken is the token as forms carry it.
+// formToken returns the token in forms.
 func (s *session) formToken() string { return hex.EncodeToString(s.token[:]) }
 
-// owns tells whether a form is the session's own.
+// owns reports whether a form belongs to the session.
 func (s *session) owns(r *http.Request) bool {
 	return subtle.ConstantTimeCompare([]byte(r.PostForm.Get("token")), []byte(s.formToken())) == 1
 }
@@ -77,27 +77,27 @@ func parseSession(plain []byte) (s session, ok bool) {
 	return s, true
 }
 
-// sessions seals and opens sessions. The key is in Redis, made by whichever instance needs it first, so that every
-// instance opens what another one sealed. An instance remembers it: sessions outlast a Redis that is away, and one that
-// was emptied gets it back.
+// sessions seals and opens sessions. The key is in Redis, where the first instance that needs it creates it, so that
+// every instance can open every session. Each instance caches it: sessions survive an outage of Redis, and a Redis
+// that was emptied receives the key again.
 type sessions struct {
 	rdb  redis.UniversalClient
 	name string
 
-	mu     sync.Mutex // never held while Redis is asked
+	mu     sync.Mutex // not held during calls to Redis
 	key    []byte
 	aead   cipher.AEAD
 	readAt time.Time            // last attempt
-	ended  map[string]time.Time // sessions signed out at this instance, by name in Redis: when they would have expired
+	ended  map[string]time.Time // expiry of the sessions signed out at this instance, by their key in Redis
 }
 
-// signedOut returns the name of the key in Redis that a session has once it was signed out.
+// signedOut returns the key in Redis that marks a session as signed out.
 func (s *sessions) signedOut(in *session) string {
 	hash := sha256.Sum256(in.token[:])
 	return s.name + ":ended:" + hex.EncodeToString(hash[:])
 }
 
-// end ends a session on every instance. With an error it has ended on this one only.
+// end ends a session on every instance. After an error it has ended on this one only.
 func (s *sessions) end(ctx context.Context, in *session) error {
 	name := s.signedOut(in)
 	s.mu.Lock()
@@ -109,7 +109,7 @@ func (s *sessions) end(ctx context.Context, in *session) error {
 	return s.store(ctx, map[string]time.Time{name: in.expires})
 }
 
-// hasEnded reports whether a session was signed out at any instance. An error is one of Redis.
+// hasEnded reports whether a session was signed out at any instance. Errors are from Redis.
 func (s *sessions) hasEnded(ctx context.Context, in *session) (bool, error) {
 	name := s.signedOut(in)
 	s.mu.Lock()
@@ -122,7 +122,7 @@ func (s *sessions) hasEnded(ctx context.Context, in *session) (bool, error) {
 	return n > 0, err
 }
 
-// store keeps sign-outs in Redis until the sessions expire by themselves.
+// store saves sign-outs in Redis until the sessions expire.
 func (s *sessions) store(ctx context.Context, ended map[string]time.Time) error {
 	if len(ended) == 0 {
 		return nil
@@ -136,13 +136,13 @@ func (s *sessions) store(ctx context.Context, ended map[string]time.Time) error 
 	return err
 }
 
-// remembered returns the sign-outs at this instance of sessions that have not expired.
+// remembered returns the sign-outs of this instance whose sessions have not expired.
 func (s *sessions) remembered(now time.Time) map[string]time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.ended, func(_ string, expires time.Time) bool { return !now.Before(expires) })
 	for name := range s.ended {
-		if len(s.ended) <= signOutsKept {
+		if len(s.ended) <= maxSignOuts {
 			break
 		}
 		delete(s.ended, name)
@@ -150,7 +150,7 @@ func (s *sessions) remembered(now time.Time) map[string]time.Time {
 	return maps.Clone(s.ended)
 }
 
-// seal returns a session as the cookie has it. An error is one of Redis.
+// seal returns the cookie value of a session. Errors are from Redis.
 func (s *sessions) seal(ctx context.Context, in *session) (string, error) {
 	aead, err := s.current(ctx, 0)
 	if err != nil {
@@ -159,7 +159,7 @@ func (s *sessions) seal(ctx context.Context, in *session) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, nil, in.append(nil), associated)), nil
 }
 
-// open reads a cookie. An error is errNoSession or one of Redis.
+// open reads a cookie. Errors are errNoSession or from Redis.
 func (s *sessions) open(ctx context.Context, cookie string, now time.Time) (session, error) {
 	sealed, err := base64.RawURLEncoding.DecodeString(cookie)
 	if err != nil || len(cookie) > maxCookie {
@@ -172,7 +172,7 @@ func (s *sessions) open(ctx context.Context, cookie string, now time.Time) (sess
 		}
 		plain, err := aead.Open(nil, nil, sealed, associated)
 		if err != nil {
-			continue // perhaps sealed by an instance with a newer key
+			continue // may have been sealed with a newer key
 		}
 		if in, ok := parseSession(plain); ok && now.Before(in.expires) {
 			return in, nil
@@ -182,12 +182,12 @@ func (s *sessions) open(ctx context.Context, cookie string, now time.Time) (sess
 	return session{}, errNoSession
 }
 
-// current returns the cipher, of a key that was read at most age ago if Redis answers.
+// current returns the cipher. If Redis answers, its key was read at most age ago.
 func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD, error) {
 	s.mu.Lock()
 	key, aead, fresh := s.key, s.aead, time.Since(s.readAt) < age
 	if !fresh {
-		s.readAt = time.Now() // others need not ask meanwhile
+		s.readAt = time.Now() // other requests do not read it meanwhile
 	}
 	s.mu.Unlock()
 	if fresh && aead != nil {
@@ -195,7 +195,7 @@ func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD,
 	}
 	read, err := s.read(ctx, key)
 	if err == nil {
-		err = s.store(ctx, s.remembered(time.Now())) // Redis may have lost them
+		err = s.store(ctx, s.remembered(time.Now())) // in case Redis has lost them
 	}
 	if err != nil && aead != nil {
 		return aead, nil
@@ -215,7 +215,7 @@ func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD,
 	return aead, nil
 }
 
-// read returns the key in Redis. If there is none it is known, or a new one.
+// read returns the key in Redis. If there is none, it stores known or a new key.
 func (s *sessions) read(ctx context.Context, known []byte) ([]byte, error) {
 	key, err := s.rdb.Get(ctx, s.name).Bytes()
 	if errors.Is(err, redis.Nil) {
@@ -223,14 +223,14 @@ func (s *sessions) read(ctx context.Context, known []byte) ([]byte, error) {
 			known = make([]byte, keyBytes)
 			_, _ = rand.Read(known) // never fails
 		}
-		// SET with NX, since a Redis user may lack the right to the older SETNX.
+		// Not SETNX, which the Redis user may not be allowed to run.
 		if err := s.rdb.SetArgs(ctx, s.name, known, redis.SetArgs{Mode: "NX"}).Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return nil, err
 		}
 		key, err = s.rdb.Get(ctx, s.name).Bytes() // another instance may have been first
 	}
 	if err == nil && len(key) != keyBytes {
-		err = fmt.Errorf("%s has %d bytes, want %d: delete it", s.name, len(key), keyBytes)
+		err = fmt.Errorf("Redis key %s has %d bytes, want %d: delete it", s.name, len(key), keyBytes)
 	}
 	return key, err
 }
@@ -243,7 +243,7 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// setCookie gives the browser a session, or with value "" takes it away.
+// setCookie sets the session cookie, or deletes it if value is "".
 func setCookie(w http.ResponseWriter, r *http.Request, value string) {
 	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: secure(r)}
 	if value == "" {
@@ -252,7 +252,7 @@ func setCookie(w http.ResponseWriter, r *http.Request, value string) {
 	http.SetCookie(w, c)
 }
 
-// secure tells whether the browser's side of the request was encrypted.
+// secure reports whether the browser's connection is encrypted.
 func secure(r *http.Request) bool {
 	proto, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
 	return r.TLS != nil || strings.EqualFold(strings.TrimSpace(proto), "https")

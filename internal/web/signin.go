@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	textBusy     = "Too many tests are under way at once. Please try again in a moment."
-	textReplays  = "Another request of yours is still at work, or too many events were sent again within the last hour. Nothing was sent. Please try again later."
-	textAway     = "This cannot be done just now, so nothing was changed. Please try again in a moment."
-	textSignedIn = "You could not be signed out just now. Please try again in a moment."
-	textEnded    = "Your session has ended. Please sign in again."
-	textMany     = "Too many requests. Please wait a moment and try again; nothing was changed."
+	textBusy        = "Too many tests are running at the same time. Please try again in a moment."
+	textReplays     = "Nothing was sent: another request of yours is in progress, or you have reached the hourly limit. Please try again later."
+	textUnavailable = "The service is temporarily unavailable. Nothing was changed. Please try again in a moment."
+	textSignOut     = "Signing out failed. Please try again in a moment."
+	textEnded       = "Your session has ended. Please sign in again."
+	textMany        = "Too many requests. Nothing was changed. Please wait a moment and try again."
 )
 
-// signIn starts a session for a right key.
+// signIn starts a session for a valid key.
 func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	key := strings.TrimSpace(r.PostForm.Get("key"))
 	if key == "" {
@@ -34,15 +34,15 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	userID, ok, err := p.service.Authenticate(r.Context(), r, key)
 	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
 		limit.SetRetryAfter(w, tooMany.After)
-		p.views.signIn(w, http.StatusTooManyRequests, signInView{KeyError: "This API key is unknown or was revoked, and too many wrong keys were tried. Please wait a moment and try again."})
+		p.views.signIn(w, http.StatusTooManyRequests, signInView{KeyError: "This API key is unknown or revoked. There were too many attempts with unknown keys: please wait a moment and try again."})
 		return
 	}
 	if err != nil {
-		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textAway})
+		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
 	if !ok {
-		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "This API key is unknown or was revoked."})
+		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "This API key is unknown or revoked."})
 		return
 	}
 	s := session{userID: userID, expires: time.Now().Add(sessionLasts)}
@@ -51,28 +51,28 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	_, _ = rand.Read(s.token[:]) // never fails
 	cookie, err := p.sessions.seal(r.Context(), &s)
 	if err != nil {
-		p.log.Warn("cannot start a session", zap.Int64("user_id", userID), zap.Error(err))
-		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textAway})
+		p.log.Warn("starting a session failed", zap.Int64("user_id", userID), zap.Error(err))
+		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
 	setCookie(w, r, cookie)
 	http.Redirect(w, r, base, http.StatusSeeOther)
 }
 
-// signOut ends the session, so that nobody who has a copy of the cookie can use it.
+// signOut ends the session, so that a copy of the cookie is useless.
 func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 	if c, err := r.Cookie(cookieName); err == nil {
 		s, err := p.sessions.open(r.Context(), c.Value, time.Now())
 		if err == nil && !s.owns(r) {
-			p.foreign(w)
+			p.otherSession(w)
 			return
 		}
 		if err == nil {
 			err = p.sessions.end(r.Context(), &s)
 		}
 		if err != nil && !errors.Is(err, errNoSession) {
-			p.log.Warn("cannot end a session", zap.Error(err))
-			p.views.message(w, http.StatusServiceUnavailable, textSignedIn)
+			p.log.Warn("ending a session failed", zap.Error(err))
+			p.views.message(w, http.StatusServiceUnavailable, textSignOut)
 			return
 		}
 	}
@@ -80,14 +80,15 @@ func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, base+"?done=signed-out", http.StatusSeeOther)
 }
 
-func (p *Page) foreign(w http.ResponseWriter) {
-	p.views.message(w, http.StatusForbidden, "This form is not of your session. Nothing was changed.")
+// otherSession answers a form that belongs to another session.
+func (p *Page) otherSession(w http.ResponseWriter) {
+	p.views.message(w, http.StatusForbidden, "This form belongs to another session. Nothing was changed. Reload the page and try again.")
 }
 
-// errAway says that it cannot be told now whether a session's key is still good.
-var errAway = errors.New("session cannot be checked now")
+// errUnavailable means that the session cannot be checked now.
+var errUnavailable = errors.New("session cannot be checked now")
 
-// who finds who is signed in, and looks the session's key up again. An error is errNoSession or errAway.
+// who returns the session, after looking its key up again. Errors are errNoSession or errUnavailable.
 func (p *Page) who(r *http.Request) (session, error) {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
@@ -95,40 +96,40 @@ func (p *Page) who(r *http.Request) (session, error) {
 	}
 	s, err := p.sessions.open(r.Context(), c.Value, time.Now())
 	if err != nil && !errors.Is(err, errNoSession) {
-		p.log.Warn("cannot read a session", zap.Error(err))
-		return session{}, errAway
+		p.log.Warn("reading a session failed", zap.Error(err))
+		return session{}, errUnavailable
 	}
 	if err != nil {
 		return session{}, err
 	}
 	switch ended, err := p.sessions.hasEnded(r.Context(), &s); {
 	case err != nil:
-		p.log.Warn("cannot read whether a session was signed out", zap.Error(err))
-		return session{}, errAway
+		p.log.Warn("checking a sign-out failed", zap.Error(err))
+		return session{}, errUnavailable
 	case ended:
 		return session{}, errNoSession
 	}
 	userID, ok, err := p.service.AuthenticateHash(r.Context(), hex.EncodeToString(s.keyHash[:]))
 	switch {
 	case err != nil:
-		return session{}, errAway
+		return session{}, errUnavailable
 	case !ok || userID != s.userID:
 		return session{}, errNoSession
 	}
 	return s, nil
 }
 
-// own lets a costly form of a signed-in user through; otherwise it answers, with refuse where it cannot be told who
-// that is, or where the user has sent too many.
+// own returns the session of a form. If ok is false, it has answered the request: with refuse if the session cannot be
+// checked or the user has sent too many requests.
 func (p *Page) own(w http.ResponseWriter, r *http.Request, refuse func(status int, text string)) (session, bool) {
 	s, err := p.who(r)
 	switch {
-	case errors.Is(err, errAway):
-		refuse(http.StatusServiceUnavailable, textAway)
+	case errors.Is(err, errUnavailable):
+		refuse(http.StatusServiceUnavailable, textUnavailable)
 	case err != nil:
 		p.signedOut(w, r)
 	case !s.owns(r):
-		p.foreign(w)
+		p.otherSession(w)
 	case !p.afford(w, s.userID):
 		refuse(http.StatusTooManyRequests, textMany)
 	default:
@@ -137,7 +138,7 @@ func (p *Page) own(w http.ResponseWriter, r *http.Request, refuse func(status in
 	return s, false
 }
 
-// signedOut asks to sign in again.
+// signedOut shows the sign-in form to a user whose session has ended.
 func (p *Page) signedOut(w http.ResponseWriter, r *http.Request) {
 	setCookie(w, r, "")
 	p.views.signIn(w, http.StatusUnauthorized, signInView{Alert: textEnded})

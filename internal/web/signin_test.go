@@ -50,7 +50,7 @@ func TestCookie(t *testing.T) {
 func TestWrongKey(t *testing.T) {
 	s := newSite(t)
 	w := serve(s.page, formRequest("/sign-in", url.Values{"key": {"smsh_wrong"}}))
-	want(t, w, http.StatusUnauthorized, `aria-invalid="true"`, `aria-describedby="key-hint key-error"`, `id="key-error"`, "unknown or was revoked", "!smsh_wrong")
+	want(t, w, http.StatusUnauthorized, `aria-invalid="true"`, `aria-describedby="key-hint key-error"`, `id="key-error"`, "unknown or revoked", "!smsh_wrong")
 	want(t, serve(s.page, formRequest("/sign-in", url.Values{})), http.StatusUnauthorized, "Please enter an API key")
 	s.keysAway = true
 	w = serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}}))
@@ -83,7 +83,7 @@ func TestSignInLimit(t *testing.T) {
 			if w.Header().Get("Retry-After") == "" {
 				t.Error("429 without Retry-After")
 			}
-			want(t, w, http.StatusTooManyRequests, "too many wrong keys")
+			want(t, w, http.StatusTooManyRequests, "too many attempts with unknown keys")
 		}
 	}
 	if refused < 100 {
@@ -159,7 +159,7 @@ func TestSignOutAway(t *testing.T) {
 	b := s.signIn(t, key42)
 	s.mini.Close()
 	w := b.post("/sign-out")
-	want(t, w, http.StatusServiceUnavailable, "could not be signed out")
+	want(t, w, http.StatusServiceUnavailable, "Signing out failed")
 	if len(w.Result().Cookies()) != 0 {
 		t.Error("the cookie is taken away")
 	}

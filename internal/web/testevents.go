@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// testView is one test event. Status is ok, failed, error, skipped, or "" before any was sent.
+// testView is one test event. Status is ok, failed, error, skipped, or "" if none was sent yet.
 type testView struct {
 	Kind   string `json:"kind"`
 	Label  string `json:"-"`
@@ -44,8 +44,8 @@ func testOf(kind webhook.Kind, t api.TestResult) testView {
 
 func took(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
 
-// test sends the test events. Who asks for JSON lines gets each result as soon as it is there, others the page with
-// all of them.
+// test sends the test events. A request for JSON lines receives each result as soon as it arrives, other requests the
+// page with all results.
 func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
@@ -60,13 +60,13 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	var tooMany *api.TooManyError
 	switch {
 	case errors.Is(err, api.ErrUnavailable):
-		p.views.message(w, http.StatusServiceUnavailable, textAway)
+		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
 	case errors.As(err, &tooMany):
 		limit.SetRetryAfter(w, tooMany.After)
 		p.views.message(w, http.StatusTooManyRequests, textBusy)
-	case lines: // all is written
+	case lines: // all results have been written
 	default:
-		v := accountView{Notice: "Test events were sent; the results are below.", Tests: make([]testView, 0, len(results))}
+		v := accountView{Notice: "Test events were sent. The results are below.", Tests: make([]testView, 0, len(results))}
 		for kind, t := range results {
 			v.Tests = append(v.Tests, testOf(webhook.Kinds()[kind], t))
 		}
@@ -80,8 +80,8 @@ func lineWriter(w http.ResponseWriter) func(webhook.Kind, api.TestResult) {
 	enc := json.NewEncoder(w)
 	return func(kind webhook.Kind, t api.TestResult) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		w.Header().Set("X-Accel-Buffering", "no") // a proxy is not to gather the lines
-		_ = enc.Encode(testOf(kind, t))           // a client that left
-		_ = flush.Flush()                         // without it the lines come together
+		w.Header().Set("X-Accel-Buffering", "no") // proxies must not buffer the lines
+		_ = enc.Encode(testOf(kind, t))           // the client may have disconnected
+		_ = flush.Flush()                         // without it the lines arrive together
 	}
 }

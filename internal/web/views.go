@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// file is one of the page's own files.
+// file is a static file of the page.
 type file struct {
 	kind, version string
 	content       []byte
@@ -23,7 +23,7 @@ func loadFiles() map[string]file {
 	files := map[string]file{}
 	entries, err := fs.ReadDir(assets, "assets")
 	if err != nil {
-		panic(err) // part of the program
+		panic(err) // the files are part of the program
 	}
 	for _, e := range entries {
 		if path.Ext(e.Name()) == ".html" {
@@ -31,7 +31,7 @@ func loadFiles() map[string]file {
 		}
 		content, err := assets.ReadFile("assets/" + e.Name())
 		if err != nil {
-			panic(err) // part of the program
+			panic(err) // the files are part of the program
 		}
 		sum := sha256.Sum256(content)
 		files[e.Name()] = file{mime.TypeByExtension(path.Ext(e.Name())), hex.EncodeToString(sum[:6]), content}
@@ -39,7 +39,7 @@ func loadFiles() map[string]file {
 	return files
 }
 
-// mustAddTypes makes the types of files independent of the machine's tables.
+// mustAddTypes makes content types independent of the machine's tables.
 func mustAddTypes() {
 	for ext, kind := range map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"} {
 		if err := mime.AddExtensionType(ext, kind); err != nil {
@@ -54,15 +54,15 @@ func (f file) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	// While instances are of two versions, one is asked for the other's file: that answer must not stay.
+	// During an upgrade an instance may be asked for a file of the other version: that response must not be cached.
 	if r.URL.Query().Get("v") == f.version {
 		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	w.Header().Set("Content-Type", f.kind)
-	_, _ = w.Write(f.content) // a client that left
+	_, _ = w.Write(f.content) // the client may have disconnected
 }
 
-// views turns values into pages.
+// views renders the templates.
 type views struct{ t *template.Template }
 
 func loadViews(files map[string]file) *views {
@@ -84,17 +84,17 @@ func (v *views) render(w http.ResponseWriter, status int, name string, data any)
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // a client that left
+	_, _ = w.Write(b.Bytes()) // the client may have disconnected
 }
 
-// signInView is the page of who is not signed in.
+// signInView is the page of a user who is not signed in.
 type signInView struct{ Alert, Notice, KeyError string }
 
 func (v *views) signIn(w http.ResponseWriter, status int, data signInView) {
 	v.render(w, status, "sign-in.html", data)
 }
 
-// message shows one text instead of the page.
+// message renders one text instead of the page.
 func (v *views) message(w http.ResponseWriter, status int, text string) {
 	v.render(w, status, "message.html", struct {
 		Status int
@@ -103,7 +103,7 @@ func (v *views) message(w http.ResponseWriter, status int, text string) {
 	}{status, http.StatusText(status), text})
 }
 
-// sentence makes a sentence of an error's text.
+// sentence turns the text of an error into a sentence.
 func sentence(text string) string {
 	if text == "" {
 		return ""

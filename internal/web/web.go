@@ -1,8 +1,8 @@
-// Package web serves the account page, on which users see and change their webhooks in a browser.
+// Package web serves the account page, where users see and change their webhooks in a browser.
 //
-// The page is HTML from the server: everything works without JavaScript, which only spares reloads. It stands on
-// api.Service, so that the page and the JSON API cannot disagree. A user signs in with an API key; the browser keeps
-// a sealed session instead of the key, and the key's hash is looked up again for every request.
+// The HTML is rendered on the server. Everything works without JavaScript, which only avoids reloads. The page uses
+// api.Service, so it always agrees with the JSON API. A user signs in with an API key. The browser stores a sealed
+// session instead of the key, and the hash of the key is looked up again for every request.
 package web
 
 import (
@@ -23,7 +23,7 @@ const (
 	base    = api.PagePath
 	maxBody = 64 << 10
 
-	// A user's requests that cost more than a look at memory and Redis: so many at once, and so many per second.
+	// Limits of a user's costly requests, which need more than memory and Redis: at once, and per second.
 	userBurst, userRate = 30, 1
 )
 
@@ -34,15 +34,15 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 //go:embed assets
 var assets embed.FS
 
-// Options of a Page. All are needed.
+// Options configure a Page. All fields are required.
 type Options struct {
 	Service   *api.Service
-	Redis     redis.UniversalClient // keeps the key that seals sessions
+	Redis     redis.UniversalClient // stores the key that seals sessions
 	KeyPrefix string
 	Log       *zap.Logger
 }
 
-// Page serves api.PagePath and all below it. It is safe for concurrent use.
+// Page serves api.PagePath and all paths below. It is safe for concurrent use.
 type Page struct {
 	service  *api.Service
 	sessions *sessions
@@ -54,8 +54,8 @@ type Page struct {
 	routes   map[string]route
 }
 
-// route is what one path does. A path without get leads back to the page, since the browser shows the path of a form
-// that was sent and may be told to load it again.
+// route describes one path. A GET of a path without get redirects to the page: after a form was sent, the browser shows
+// its path, and the user may reload it.
 type route struct {
 	get  http.HandlerFunc
 	post http.HandlerFunc
@@ -85,7 +85,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Referrer-Policy", "same-origin") // no-referrer would take the Origin from the page's own forms
+	header.Set("Referrer-Policy", "same-origin") // with no-referrer the page's own forms have no Origin
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
 	header.Set("Cache-Control", "no-store")
 	path := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, base), "/")
@@ -96,12 +96,12 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	to, ok := p.routes[path]
 	switch {
 	case !ok:
-		p.views.message(w, http.StatusNotFound, "There is no such page.")
+		p.views.message(w, http.StatusNotFound, "This page does not exist.")
 	case r.Method == http.MethodPost && to.post != nil:
 		p.guarded(to.post)(w, r)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		header.Set("Allow", to.allow())
-		p.views.message(w, http.StatusMethodNotAllowed, "This page cannot do that.")
+		p.views.message(w, http.StatusMethodNotAllowed, "This page does not support this request.")
 	case to.get == nil:
 		http.Redirect(w, r, base, http.StatusSeeOther)
 	default:
@@ -116,7 +116,7 @@ func (to route) allow() string {
 	return "GET, HEAD, POST"
 }
 
-// guarded lets only the page's own forms through, and reads them.
+// guarded parses forms, and refuses all that the page itself did not send.
 func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if p.origins.Check(r) != nil {
@@ -124,7 +124,7 @@ func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
-			p.views.message(w, http.StatusUnsupportedMediaType, "This is no form of the page. Nothing was changed.")
+			p.views.message(w, http.StatusUnsupportedMediaType, "This is not a form of this page. Nothing was changed.")
 			return
 		}
 		if r.ContentLength > maxBody {
@@ -141,7 +141,7 @@ func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// afford takes one of the user's costly requests.
+// afford counts a costly request of the user. It returns false if there were too many.
 func (p *Page) afford(w http.ResponseWriter, userID int64) bool {
 	wait := p.costly.Take(strconv.FormatInt(userID, 10), time.Now())
 	if wait > 0 {

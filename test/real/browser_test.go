@@ -374,7 +374,7 @@ func testEvents(t *testing.T, b *tab, w *env) {
 	b.press("#test-button")
 	b.see(text("result-dlr"), "HTTP 200 in ")
 	b.see(text("result-click"), "not configured")
-	b.see(text("result-inbound"), "waiting for the answer")
+	b.see(text("result-inbound"), "waiting for the response")
 	close(answer)
 	b.see(text("result-inbound"), "HTTP 503 in ")
 	b.see(text("test-status"), "1 of 2 succeeded.")

@@ -1,10 +1,10 @@
-// The page works without this file. It spares reloads, so that what is being typed stays, and shows each test result
-// as it comes. What the server sends is put in place as text, or as the page the server would have shown.
+// The page works without this file. It avoids reloads, so that typed text is kept, and shows each test result as it
+// arrives. Responses are inserted as text, or as the page that the server rendered.
 "use strict";
 
 const json = "application/x-ndjson";
 
-// body is a form as the browser would send it, with the button that was pressed.
+// body returns a form as the browser would send it, with the pressed button.
 function body(form, button) {
   const data = new URLSearchParams(new FormData(form));
   if (button && button.name) data.append(button.name, button.value);
@@ -19,7 +19,7 @@ function say(text, good) {
   document.getElementById("messages").replaceChildren(p);
 }
 
-// swap loads a page and puts its part with the id in the place of ours, and its messages.
+// swap loads a page and replaces our part with this id, and the messages, by those of the loaded page.
 async function swap(id, url, options) {
   const part = document.getElementById(id);
   part.setAttribute("aria-busy", "true");
@@ -30,7 +30,7 @@ async function swap(id, url, options) {
     if (!fresh) {
       if (reply.status === 401) location.reload();
       const text = page.querySelector("main [role=alert]");
-      return say(text ? text.textContent : "This did not work. Please try again.");
+      return say(text ? text.textContent : "The request failed. Please try again.");
     }
     part.replaceWith(fresh);
     const messages = page.getElementById("messages");
@@ -40,7 +40,7 @@ async function swap(id, url, options) {
     if (first) first.focus();
     else focusOn(fresh);
   } catch {
-    say("The server cannot be reached. Please try again.");
+    say("The server is not reachable. Please try again.");
   } finally {
     part.removeAttribute("aria-busy");
   }
@@ -52,14 +52,14 @@ function focusOn(part) {
   title.focus({ preventScroll: true });
 }
 
-// test sends the test events and fills in each result when it is there.
+// test sends the test events and shows each result as it arrives.
 async function test(form) {
   const button = document.getElementById("test-button");
   const status = document.getElementById("test-status");
   if (button.getAttribute("aria-disabled") === "true") return;
   button.setAttribute("aria-disabled", "true");
   status.textContent = "Sending…";
-  for (const row of form.querySelectorAll("tbody tr")) result(row, "", "waiting for the answer");
+  for (const row of form.querySelectorAll("tbody tr")) result(row, "", "waiting for the response");
   let good = 0, sent = 0;
   try {
     const reply = await fetch(form.action, { method: "POST", body: body(form), headers: { Accept: json } });
@@ -74,9 +74,9 @@ async function test(form) {
       if (line.status !== "skipped") sent++;
       if (line.status === "ok") good++;
     }
-    status.textContent = sent ? good + " of " + sent + " succeeded." : "No address is saved yet.";
+    status.textContent = sent ? good + " of " + sent + " succeeded." : "No URL is saved yet.";
   } catch (error) {
-    status.textContent = error instanceof TypeError || !error.message ? "The server cannot be reached. Please try again." : error.message;
+    status.textContent = error instanceof TypeError || !error.message ? "The server is not reachable. Please try again." : error.message;
     for (const row of form.querySelectorAll("tbody tr")) {
       if (!row.querySelector(".badge").classList[1]) result(row, "", "not tested");
     }
