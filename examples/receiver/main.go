@@ -1,8 +1,8 @@
-// Command receiver takes webhooks and prints one line per event: a small example of the other end.
+// Command receiver is an example of a webhook receiver. It prints one line per event.
 //
-// It does the three things that every receiver should do. It checks the Basic Auth of delivery reports without
-// giving away by its timing how much of it was right. It answers 200 quickly, and only once it has the event. And it
-// knows the Webhook-Id of what it has seen: a webhook may come twice, and the second time it must do nothing.
+// It does the three things that every receiver should do. It checks the Basic Auth of delivery reports in constant
+// time. It answers 200 quickly, and only after it has stored the event. It remembers the Webhook-Id of each event: a
+// webhook may arrive twice, and the second one must have no effect.
 package main
 
 import (
@@ -26,12 +26,12 @@ import (
 
 const (
 	maxBody  = 1 << 20
-	remember = 100_000 // ids; a real receiver keeps them where it keeps the events
+	remember = 100_000 // ids; a real receiver stores them with the events
 )
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8090", "host:port to listen on")
-	auth := flag.String("auth", "", "user:pass that delivery reports must bring; empty for none")
+	auth := flag.String("auth", "", "user:pass that delivery reports must have; empty for none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -45,7 +45,7 @@ func serve(ctx context.Context, addr string, r *receiver) error {
 	server := &http.Server{Addr: addr, Handler: r.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ListenAndServe() }()
-	fmt.Fprintf(os.Stderr, "listening; set the URLs to http://%s/dlr, /click, /inbound and /revoke_click\n", addr)
+	fmt.Fprintf(os.Stderr, "listening; set the webhook URLs to http://%s/dlr, /click, /inbound and /revoke_click\n", addr)
 	select {
 	case err := <-ended:
 		return err
@@ -63,7 +63,7 @@ type receiver struct {
 
 	mu    sync.Mutex
 	seen  map[string]bool // Webhook-Ids
-	order []string        // of seen, a ring
+	order []string        // the ids of seen, as a ring
 	next  int
 }
 
@@ -71,7 +71,7 @@ func newReceiver(auth string, out io.Writer) *receiver {
 	return &receiver{auth: auth, out: out, seen: map[string]bool{}, order: make([]string, remember)}
 }
 
-// handler has a path per kind.
+// handler returns a handler with one path per kind.
 func (r *receiver) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /dlr", func(w http.ResponseWriter, req *http.Request) {
@@ -88,7 +88,7 @@ func (r *receiver) handler() http.Handler {
 	return mux
 }
 
-// authorised compares hashes, which have the same length whatever was sent, in constant time.
+// authorised compares in constant time. Hashes hide the length, too.
 func (r *receiver) authorised(req *http.Request) bool {
 	if r.auth == "" {
 		return true
@@ -98,11 +98,11 @@ func (r *receiver) authorised(req *http.Request) bool {
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && ok
 }
 
-// take reads an event, prints it unless it has come before, and answers 200.
+// take reads an event, prints it unless it was received before, and answers 200.
 func (r *receiver) take(w http.ResponseWriter, req *http.Request, describe func(contentType string, body []byte) (string, error)) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 	if err != nil {
-		http.Error(w, "the body cannot be read", http.StatusBadRequest)
+		http.Error(w, "cannot read the body", http.StatusBadRequest)
 		return
 	}
 	text, err := describe(req.Header.Get("Content-Type"), body)
@@ -115,20 +115,20 @@ func (r *receiver) take(w http.ResponseWriter, req *http.Request, describe func(
 		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s\n", text, id, req.Header.Get("Webhook-Attempt"))
 		return err
 	}); err != nil {
-		http.Error(w, "the event could not be kept", http.StatusInternalServerError) // it will come again
+		http.Error(w, "cannot store the event", http.StatusInternalServerError) // the service retries
 		return
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
-// once calls keep unless the id was kept before. An event without an id is always kept.
-func (r *receiver) once(id string, keep func() error) error {
+// once calls store unless the id was stored before. An event without an id is always stored.
+func (r *receiver) once(id string, store func() error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.seen[id] {
 		return nil
 	}
-	if err := keep(); err != nil {
+	if err := store(); err != nil {
 		return err
 	}
 	if id == "" {
@@ -140,7 +140,7 @@ func (r *receiver) once(id string, keep func() error) error {
 	return nil
 }
 
-// message describes a form whose field sms holds JSON.
+// message describes a form whose field sms contains JSON.
 func message(kind string) func(string, []byte) (string, error) {
 	return func(contentType string, body []byte) (string, error) {
 		if t, _, err := mime.ParseMediaType(contentType); err != nil || t != "application/x-www-form-urlencoded" {
@@ -150,10 +150,10 @@ func message(kind string) func(string, []byte) (string, error) {
 		if err != nil {
 			return "", errors.New("not a form")
 		}
-		// Raw JSON keeps the digits of ids that a float64 could not hold, and prints no control characters.
+		// Raw JSON keeps all digits of large ids and contains no control characters.
 		var sms map[string]json.RawMessage
 		if err := json.Unmarshal([]byte(form.Get("sms")), &sms); err != nil || sms == nil {
-			return "", errors.New("sms is no JSON object")
+			return "", errors.New("sms is not a JSON object")
 		}
 		switch kind {
 		case "click":
@@ -165,7 +165,7 @@ func message(kind string) func(string, []byte) (string, error) {
 	}
 }
 
-// revocation describes a batch of clicks that turned out to be a bot's.
+// revocation describes a batch of revoked clicks.
 func revocation(_ string, body []byte) (string, error) {
 	var batch struct {
 		Event    string        `json:"event"`
@@ -173,7 +173,7 @@ func revocation(_ string, body []byte) (string, error) {
 		Campaign []json.Number `json:"campaign_sms_ids"`
 	}
 	if err := json.Unmarshal(body, &batch); err != nil || batch.Event != "clicks_revoked" {
-		return "", errors.New("no clicks_revoked event")
+		return "", errors.New("not a clicks_revoked event")
 	}
 	return fmt.Sprintf("revoke_click  api %v, campaigns %v", batch.API, batch.Campaign), nil
 }

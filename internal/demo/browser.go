@@ -6,18 +6,18 @@ import (
 	"runtime"
 )
 
-// openBrowser shows url in the person's own browser. It does not wait for it.
+// openBrowser opens url in the user's browser. It does not wait for it.
 func openBrowser(url string) error {
 	name, args := browser(runtime.GOOS, url)
 	cmd := exec.Command(name, args...)
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("%s: %w; the address is %s", name, err, url)
+		return fmt.Errorf("%s: %w; open %s yourself", name, err, url)
 	}
-	go func() { _ = cmd.Wait() }() // how it ends is the browser's business
+	go func() { _ = cmd.Wait() }() // the exit code does not matter
 	return nil
 }
 
-// browser is the command that opens url on a system.
+// browser returns the command that opens url on a system.
 func browser(system, url string) (name string, args []string) {
 	switch system {
 	case "darwin":

@@ -1,8 +1,8 @@
-// Package demo shows the whole service at work in one process, and checks its books at the end.
+// Package demo runs the whole service in one process and checks its figures at the end.
 //
-// It starts the embedded Kafka and Redis, four users with receivers of different manners, the service itself as
-// `serve` runs it, and a gateway that emits all four kinds. When everything has come to its end, the ledger compares
-// what the gateway, Kafka and the receivers counted with what the service says it did.
+// It starts the embedded Kafka and Redis, four users whose receivers behave differently, the service as `serve` runs
+// it, and a gateway that writes events of all four kinds. When all events are settled, the ledger compares what the
+// gateway, Kafka and the receivers counted with the metrics of the service.
 package demo
 
 import (
@@ -18,24 +18,24 @@ import (
 )
 
 const (
-	frame        = 100 * time.Millisecond // between two looks at the figures
-	spareTime    = 10 * time.Second       // for what should have drained by itself
-	interruptMax = 15 * time.Second       // for draining after a signal
+	frame        = 100 * time.Millisecond // between two updates of the screen
+	spareTime    = 10 * time.Second       // for events that take longer than expected
+	interruptMax = 15 * time.Second       // for draining after an interrupt
 )
 
-// Options of a demo; all are needed.
+// Options configure a demo. All fields are required.
 type Options struct {
 	Config  *config.Config // changed by Shorten; Run points it at the embedded Kafka and Redis
-	Length  time.Duration  // how long the show takes, a few seconds more or less
-	Open    bool           // open the page in a browser
+	Length  time.Duration  // approximate duration
+	Open    bool           // open the account page in a browser
 	Version string
 	Log     *zap.Logger
 	Out     *os.File // the table is redrawn if this is a terminal
 }
 
-// Run gives the demo. A nil error means that the ledger balances; else the error says what differs, or what could not
-// be started. When ctx ends the gateway stops at once, what is on its road still gets a moment to come to its end,
-// and the ledger is drawn up.
+// Run runs the demo. It returns nil if the ledger balances. Otherwise the error says what differs, or what could not be
+// started. When ctx ends, the gateway stops at once, and the ledger is computed after events in progress had time to
+// finish.
 func Run(ctx context.Context, o Options) error {
 	s, err := start(ctx, o)
 	if ctx.Err() != nil {
@@ -48,16 +48,15 @@ func Run(ctx context.Context, o Options) error {
 	view.introduce(s)
 	if o.Open {
 		if err := openBrowser(s.page()); err != nil {
-			view.line("  No browser could be opened: " + err.Error())
+			view.line("  Cannot open a browser: " + err.Error())
 		}
 	}
 	err = s.play(ctx, view, spareTime)
 	return errors.Join(err, s.close())
 }
 
-// play emits, waits until everything has come to its end (at most so much longer than it should take), and draws up
-// the ledger.
-func (s *stage) play(ctx context.Context, view *screen, spare time.Duration) error {
+// play emits events, waits until they are settled, at most spare longer than expected, and shows the ledger.
+func (s *setup) play(ctx context.Context, view *screen, spare time.Duration) error {
 	if err := s.emit(ctx, view); err != nil {
 		return err
 	}
@@ -70,8 +69,8 @@ func (s *stage) play(ctx context.Context, view *screen, spare time.Duration) err
 	return verdict(checks, f)
 }
 
-// emit lets the gateway send until its time is over or ctx ends.
-func (s *stage) emit(ctx context.Context, view *screen) error {
+// emit runs the gateway until its time is over or ctx ends.
+func (s *setup) emit(ctx context.Context, view *screen) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	emitted := make(chan error, 1)
@@ -95,14 +94,14 @@ func (s *stage) emit(ctx context.Context, view *screen) error {
 	}
 }
 
-// drain waits until nothing is on its road any more and gives the facts for the ledger.
-func (s *stage) drain(ctx context.Context, view *screen, spare time.Duration) (facts, error) {
+// drain waits until all events are settled and returns the facts for the ledger.
+func (s *setup) drain(ctx context.Context, view *screen, spare time.Duration) (facts, error) {
 	deadline := time.Now().Add(min(s.longest(), s.Length) + spare)
 	ticker := time.NewTicker(frame)
 	defer ticker.Stop()
 	interrupted := ctx.Done()
-	phase := "letting everything come to its end"
-	// Whoever interrupted has the ledger soon, and a second signal ends the process at once.
+	phase := "finishing events in progress"
+	// An interrupt shows the ledger soon. A second one ends the process at once.
 	asking := context.WithoutCancel(ctx)
 	var last facts
 	for {
@@ -111,7 +110,7 @@ func (s *stage) drain(ctx context.Context, view *screen, spare time.Duration) (f
 			return f, err
 		}
 		view.progress(s, f.figures, phase)
-		// Kafka and the service are asked one after the other, so one look may catch a record in between.
+		// Kafka and the service are read one after the other, so a record may be counted by only one of them.
 		if done := f == last && f.final(); done || time.Now().After(deadline) {
 			return f, nil
 		}
@@ -121,7 +120,7 @@ func (s *stage) drain(ctx context.Context, view *screen, spare time.Duration) (f
 			return f, errEnded(err)
 		case <-interrupted:
 			interrupted = nil
-			phase = "stopping: once more ends at once"
+			phase = "stopping: interrupt again to exit at once"
 			if limit := time.Now().Add(interruptMax); limit.Before(deadline) {
 				deadline = limit
 			}
@@ -132,7 +131,7 @@ func (s *stage) drain(ctx context.Context, view *screen, spare time.Duration) (f
 
 func errEnded(err error) error {
 	if err == nil {
-		err = errors.New("it gave no reason")
+		err = errors.New("no error given")
 	}
-	return fmt.Errorf("the service ended by itself: %w", err)
+	return fmt.Errorf("the service stopped unexpectedly: %w", err)
 }

@@ -47,7 +47,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("the demo failed: %v", err)
 	}
 	text := written()
-	for _, want := range []string{"user 103", "6h is shortened to 100ms", "/metrics", "sending", "✓ revoke_click", "The ledger balances"} {
+	for _, want := range []string{"user 103", "6h shortened to 100ms", "/metrics", "sending", "✓ revoke_click", "The ledger balances"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the output lacks %q", want)
 		}
@@ -66,11 +66,11 @@ func TestRun(t *testing.T) {
 func TestRunSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		fault func(*testing.T, *stage)
+		fault func(*testing.T, *setup)
 		want  string
 	}{
-		"a record": {func(_ *testing.T, s *stage) { s.gateway.acked[0].Add(1) }, "dlr: acknowledged + waiting"},
-		"a request": {func(t *testing.T, s *stage) {
+		"a record": {func(_ *testing.T, s *setup) { s.gateway.acked[0].Add(1) }, "dlr: acknowledged + delayed"},
+		"a request": {func(t *testing.T, s *setup) {
 			resp, err := http.Post(s.users[0].receiver.url(0), "", strings.NewReader("sms={}"))
 			if err != nil {
 				t.Fatal(err)

@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	beat      = 20 * time.Millisecond // how often the gateway looks whether something is due
+	beat      = 20 * time.Millisecond // between two checks for due events
 	flushTime = 10 * time.Second
 )
 
-// gateway stands for the SMS platform: it writes the four source topics, and counts what Kafka acknowledged.
+// gateway plays the SMS platform: it writes the four source topics and counts what Kafka acknowledged.
 type gateway struct {
 	client *kgo.Client
 	topics [webhook.NumKinds]string
@@ -27,21 +27,21 @@ type gateway struct {
 	clicks map[int64]*clickSequence
 
 	acked            [webhook.NumKinds]atomic.Int64
-	filtered, repeat atomic.Int64 // clicks among them that must not fire
+	filtered, repeat atomic.Int64 // clicks among them that must not be sent
 	failed           atomic.Pointer[error]
 }
 
-// clickSequence makes sure that a user's clicks are of every sort.
+// clickSequence makes a user's clicks cover every case.
 type clickSequence struct {
 	n       int
-	message int64 // the last one that was clicked by a human
+	message int64 // the last one clicked by a person
 }
 
 func newGateway(client *kgo.Client, topics [webhook.NumKinds]string, users []*user) *gateway {
 	return &gateway{client: client, topics: topics, users: users, lastID: 1_000_000, clicks: map[int64]*clickSequence{}}
 }
 
-// run emits until every user's time is over or ctx ends, and returns when all of it is acknowledged.
+// run emits until every user's time is over or ctx ends, and returns when all records are acknowledged.
 func (g *gateway) run(ctx context.Context, began time.Time) error {
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
@@ -69,10 +69,10 @@ func (g *gateway) run(ctx context.Context, began time.Time) error {
 	flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 	defer cancel()
 	if err := g.client.Flush(flushing); err != nil {
-		return fmt.Errorf("gateway: not all records were acknowledged: %w", err)
+		return fmt.Errorf("gateway: flush records: %w", err)
 	}
 	if err := g.failed.Load(); err != nil {
-		return fmt.Errorf("gateway: Kafka refused a record: %w", *err)
+		return fmt.Errorf("gateway: write a record: %w", *err)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (g *gateway) acknowledged(u *user, k webhook.Kind, sort clickSort) {
 	}
 }
 
-// clickSort says what must become of a click.
+// clickSort is the expected fate of a click.
 type clickSort int
 
 const (
@@ -125,7 +125,7 @@ const (
 	repeated
 )
 
-// click is, of seven clicks, one of a bot, one of a preview, and one that repeats the one before.
+// click returns clicks of which every seventh is from a bot, is from a preview, or repeats an earlier one.
 func (g *gateway) click(u *user) ([]byte, clickSort) {
 	s := g.clicks[u.id]
 	if s == nil {

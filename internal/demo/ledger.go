@@ -8,21 +8,21 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// facts are all that the ledger compares: what the service says of itself, and what others have counted.
+// facts are the figures that the ledger compares: those of the service and those that others counted.
 type facts struct {
 	figures
 	acked            [webhook.NumKinds]int64 // gateway: source records that Kafka acknowledged
-	waiting          [webhook.NumKinds]int64 // Kafka: records that were put into retry and overflow topics
+	waiting          [webhook.NumKinds]int64 // Kafka: records written to delay topics
 	letters          [webhook.NumKinds]int64 // Kafka: records in the dead-letter topic
-	requests         [webhook.NumKinds]int64 // receivers: requests that came
-	filtered, repeat int64                   // gateway: clicks that must not fire
-	batchMayDie      bool                    // a revocation batch may die without having been a record of its own
+	requests         [webhook.NumKinds]int64 // receivers: requests received
+	filtered, repeat int64                   // gateway: clicks that must not be sent
+	batchMayDie      bool                    // a revocation batch may become a dead letter without being a record of its own
 }
 
 // side is one side of an equation.
 type side struct {
 	name  string
-	terms []int64 // whose sum it is
+	terms []int64 // their sum is the value
 }
 
 func (s side) sum() (n int64) {
@@ -34,10 +34,10 @@ func (s side) sum() (n int64) {
 
 // check is one row of the ledger: its sides must be equal.
 type check struct {
-	about string // what is compared; rows that compare the same follow each other
+	about string // what is compared; the same for consecutive rows
 	kind  webhook.Kind
 	sides []side
-	note  string // how the last side is made up
+	note  string // breakdown of the last side
 }
 
 func (c check) balanced() bool {
@@ -49,7 +49,7 @@ func (c check) balanced() bool {
 	return true
 }
 
-// differs says in words what is not equal.
+// differs describes how the sides differ.
 func (c check) differs() string {
 	said := make([]string, len(c.sides))
 	for i, s := range c.sides {
@@ -60,19 +60,19 @@ func (c check) differs() string {
 
 // The subjects of the ledger's rows.
 const (
-	aboutRecords  = "Records: acknowledged to the gateway + put into waiting topics = consumed = sum of their fates"
-	aboutRequests = "Requests: seen by the receivers = attempts counted"
+	aboutRecords  = "Records: acknowledged to the gateway + written to delay topics = consumed = sum of fates"
+	aboutRequests = "Requests: received = attempts counted by the service"
 	aboutLetters  = "Dead letters: in the topic = fate dead"
-	aboutClicks   = "Clicks that must not fire: emitted by the gateway = not sent"
+	aboutClicks   = "Clicks that must not be sent: emitted by the gateway = not sent"
 )
 
-// balance draws up the ledger.
+// balance computes the ledger.
 func balance(f facts) []check {
 	var records, requests, letters []check
 	for _, k := range webhook.Kinds() {
 		fates, attempts := f.settled[k][:], f.attempts[k][:]
 		records = append(records, check{aboutRecords, k, []side{
-			{"acknowledged + waiting", []int64{f.acked[k], f.waiting[k]}},
+			{"acknowledged + delayed", []int64{f.acked[k], f.waiting[k]}},
 			{"consumed", []int64{f.consumed[k]}}, {"sum of fates", []int64{side{terms: fates}.sum()}},
 		}, listed(fates, func(i int) string { return webhook.Fates()[i].String() })})
 		requests = append(requests, check{aboutRequests, k, []side{
@@ -91,7 +91,7 @@ func balance(f facts) []check {
 	return append(append(append(records, requests...), letters...), clicks...)
 }
 
-// listed names the counts that are not 0.
+// listed returns the counts that are not 0, with their names.
 func listed(counts []int64, name func(int) string) string {
 	var parts []string
 	for i, n := range counts {
@@ -102,12 +102,12 @@ func listed(counts []int64, name func(int) string) string {
 	return strings.Join(parts, ", ")
 }
 
-// final: nothing is on its road any more, and nothing is missing.
+// final reports whether all events are settled and the ledger balances.
 func (f facts) final() bool {
 	return f.buffered == 0 && f.inFlight == 0 && verdict(balance(f), f) == nil
 }
 
-// verdict is nil if every row balances, else it says which do not.
+// verdict returns nil if every row balances, or an error with the rows that do not.
 func verdict(checks []check, f facts) error {
 	var wrong []string
 	for _, c := range checks {

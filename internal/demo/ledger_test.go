@@ -28,10 +28,10 @@ func TestBalance(t *testing.T) {
 		want   string // in the verdict; "" balances
 	}{
 		{"nothing", func(*facts) {}, ""},
-		{"a record that was never read", func(f *facts) { f.acked[webhook.DLR]++ }, "dlr: acknowledged + waiting 15, consumed 14"},
-		{"a waiting record that was lost", func(f *facts) { f.waiting[webhook.Inbound]++ }, "inbound: acknowledged + waiting 15, consumed 14"},
-		{"a record read twice", func(f *facts) { f.consumed[webhook.DLR]++; f.settled[webhook.DLR][webhook.Delivered]++ }, "dlr: acknowledged + waiting 14, consumed 15"},
-		{"a record without a fate", func(f *facts) { f.settled[webhook.RevokeClick][webhook.Delivered]-- }, "revoke_click: acknowledged + waiting 14, consumed 14, sum of fates 13"},
+		{"a record that was never read", func(f *facts) { f.acked[webhook.DLR]++ }, "dlr: acknowledged + delayed 15, consumed 14"},
+		{"a waiting record that was lost", func(f *facts) { f.waiting[webhook.Inbound]++ }, "inbound: acknowledged + delayed 15, consumed 14"},
+		{"a record read twice", func(f *facts) { f.consumed[webhook.DLR]++; f.settled[webhook.DLR][webhook.Delivered]++ }, "dlr: acknowledged + delayed 14, consumed 15"},
+		{"a record without a fate", func(f *facts) { f.settled[webhook.RevokeClick][webhook.Delivered]-- }, "revoke_click: acknowledged + delayed 14, consumed 14, sum of fates 13"},
 		{"a request nobody counted", func(f *facts) { f.requests[webhook.Click]++ }, "click: seen by receivers 15, attempts 14"},
 		{"an attempt nobody saw", func(f *facts) { f.attempts[webhook.Click][webhook.OK]++ }, "click: seen by receivers 14, attempts 15"},
 		{"a dead letter that is not there", func(f *facts) { f.letters[webhook.DLR]-- }, "dlr: in the topic 1, dead 2"},

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// figures are what the service says of itself.
+// figures are metrics of the service.
 type figures struct {
 	consumed [webhook.NumKinds]int64
 	settled  [webhook.NumKinds][webhook.NumFates]int64
@@ -22,7 +22,7 @@ type figures struct {
 	inFlight int64
 }
 
-// readFigures gathers the metrics of the service.
+// readFigures reads the metrics of the service.
 func readFigures(from prometheus.Gatherer, plan *topics.Plan) (f figures, err error) {
 	families, err := from.Gather()
 	if err != nil {
@@ -62,8 +62,8 @@ func readFigures(from prometheus.Gatherer, plan *topics.Plan) (f figures, err er
 	return f, nil
 }
 
-// waitingRecords counts, per kind, the records that were ever put into the waiting topics, as Kafka knows it.
-func waitingRecords(ctx context.Context, client *kgo.Client, plan *topics.Plan) (n [webhook.NumKinds]int64, err error) {
+// delayedRecords returns how many records were ever written to the delay topics, by kind.
+func delayedRecords(ctx context.Context, client *kgo.Client, plan *topics.Plan) (n [webhook.NumKinds]int64, err error) {
 	var delayed []string
 	for _, t := range plan.Consumed() {
 		if plan.Delayed(t) {
@@ -75,7 +75,7 @@ func waitingRecords(ctx context.Context, client *kgo.Client, plan *topics.Plan) 
 		err = ends.Error()
 	}
 	if err != nil {
-		return n, fmt.Errorf("end offsets of the waiting topics: %w", err)
+		return n, fmt.Errorf("read end offsets of the delay topics: %w", err)
 	}
 	ends.Each(func(o kadm.ListedOffset) {
 		kind := plan.Describe(o.Topic).Kind
@@ -94,7 +94,7 @@ type letters struct {
 	byUser map[string]int64        // the gateway's records in them, by key
 }
 
-// readLetters reads until close is called. client is the caller's to make, and belongs to letters then.
+// readLetters reads until close is called. It takes ownership of client.
 func readLetters(client *kgo.Client) *letters {
 	l := &letters{client: client, done: make(chan struct{}), byUser: map[string]int64{}}
 	go func() {

@@ -33,7 +33,7 @@ func TestCast(t *testing.T) {
 	for _, length := range []time.Duration{8 * time.Second, 15 * time.Second, 30 * time.Second, 5 * time.Minute} {
 		cfg := config.Defaults()
 		Shorten(cfg, length)
-		for _, u := range cast(cfg, length) {
+		for _, u := range newUsers(cfg, length) {
 			if end := u.until + u.longest; end > length+time.Second {
 				t.Errorf("%v: %s ends at %v", length, u.name, end)
 			}
@@ -76,7 +76,7 @@ func TestRecords(t *testing.T) {
 }
 
 func TestReceiver(t *testing.T) {
-	users := cast(config.Defaults(), time.Minute)
+	users := newUsers(config.Defaults(), time.Minute)
 	post := func(r *receiver, id string) int {
 		req, err := http.NewRequest(http.MethodPost, r.url(webhook.RevokeClick), strings.NewReader(`{"campaign_sms_ids":[1,2,3]}`))
 		if err != nil {

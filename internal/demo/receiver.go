@@ -13,15 +13,15 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// hang is the answer of a receiver that gives none.
+// hang is the status of a receiver that never answers.
 const hang = 0
 
-// maxBody is more than any body of the show.
+// maxBody is more than any body of the demo.
 const maxBody = 4 << 20
 
-// receiver is a user's web server. It counts by itself and believes nothing that the service says.
+// receiver is a user's web server. It counts requests independently of the service.
 type receiver struct {
-	answer func(n int) int // status of the reply to the n-th request of one event, from 1
+	answer func(n int) int // status for the n-th request of an event, from 1
 	addr   string
 	server *http.Server
 
@@ -29,7 +29,7 @@ type receiver struct {
 	asked     map[string]int // by Webhook-Id
 	delivered map[string]bool
 	requests  [webhook.NumKinds]int64
-	records   int64 // of the gateway, whose events were taken
+	records   int64 // of the gateway, in accepted events
 	last      string
 }
 
@@ -48,7 +48,7 @@ func (r *receiver) start() error {
 
 func (r *receiver) url(k webhook.Kind) string { return "http://" + r.addr + "/" + k.String() }
 
-// ServeHTTP takes one webhook.
+// ServeHTTP receives one webhook.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	kind, err := webhook.ParseKind(req.URL.Path[1:])
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.asked[id]++
 	status := r.answer(r.asked[id])
 	r.mu.Unlock()
-	// Read to its end, or the server would not notice when the caller gives up.
+	// The server notices that the caller has gone only after the body was read to its end.
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody))
 	if status == hang {
 		begun := time.Now()
@@ -82,7 +82,7 @@ func (r *receiver) replied(what string) {
 	r.last = what
 }
 
-// take counts an event once, however often it comes.
+// take counts an event once, even if it is received several times.
 func (r *receiver) take(id string, records int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +92,7 @@ func (r *receiver) take(id string, records int64) {
 	}
 }
 
-// tally is what a receiver has counted so far.
+// tally contains the counts of a receiver.
 type tally struct {
 	requests [webhook.NumKinds]int64
 	records  int64
@@ -105,8 +105,8 @@ func (r *receiver) tally() tally {
 	return tally{r.requests, r.records, r.last}
 }
 
-// recordsOf tells how many of the gateway's records are in a body or a batch: each revocation of the show has exactly
-// one id of a campaign.
+// recordsOf returns how many of the gateway's records are in a body or a batch. Each revocation of the demo has exactly
+// one campaign id.
 func recordsOf(kind webhook.Kind, body []byte) int64 {
 	if kind != webhook.RevokeClick {
 		return 1

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// What the terminal is told. Lines are cut at the edge, not wrapped, or going back up would miss the first line.
+// Terminal control sequences. Lines are cut at the edge: if they wrapped, moving up would miss the first line.
 const (
 	wrapOff   = "\x1b[?7l"
 	wrapOn    = "\x1b[?7h"
@@ -32,20 +32,20 @@ const (
 
 const barWidth = 30
 
-// screen is what the person sees: a table that is redrawn on a terminal, a line per second elsewhere.
+// screen redraws a table on a terminal and writes a line per second elsewhere.
 type screen struct {
 	out    io.Writer
 	redraw bool
 	colour bool
 	drawn  int       // lines of the last frame
-	said   time.Time // when the last plain line was written
+	said   time.Time // time of the last plain line
 }
 
 func newScreen(out *os.File) *screen {
 	info, err := out.Stat()
 	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
 	if runtime.GOOS == "windows" && os.Getenv("WT_SESSION") == "" {
-		terminal = false // older consoles there show the control characters
+		terminal = false // older consoles print the control sequences
 	}
 	return &screen{out: out, redraw: terminal, colour: terminal && os.Getenv("NO_COLOR") == ""}
 }
@@ -59,10 +59,10 @@ func (v *screen) paint(colour, text string) string {
 
 func (v *screen) line(text string) { fmt.Fprintln(v.out, text) }
 
-// introduce says who plays, what is shortened, and where to look.
-func (v *screen) introduce(s *stage) {
-	v.line(v.paint(bold, "smshooks demo") + "  the service between a gateway and four users, all in this process:")
-	v.line("  Kafka and Redis are simulated, nothing is kept, nothing leaves this machine")
+// introduce prints the users, the shortened settings and the addresses.
+func (v *screen) introduce(s *setup) {
+	v.line(v.paint(bold, "smshooks demo") + "  runs the service, a gateway and four users in this process.")
+	v.line("  Kafka and Redis are simulated. Nothing is stored, and nothing leaves this machine.")
 	v.line("")
 	for _, u := range s.users {
 		v.line(fmt.Sprintf("  user %d  %s %s", u.id, v.paint(bold, fmt.Sprintf("%-9s", u.name)), u.manners))
@@ -70,8 +70,8 @@ func (v *screen) introduce(s *stage) {
 	v.line("")
 	v.line("  Retries      " + schedule(s.Config))
 	if s.longest() > s.Length+spareTime {
-		v.line("               " + v.paint(yellow, "An event's attempts take longer than this demo: what waits at its end will be missing in the ledger."))
-		v.line("               " + v.paint(yellow, "Give it more time with --for, or shorten retry.schedule, dispatch.timeout or revocation.interval."))
+		v.line("               " + v.paint(yellow, "Retries take longer than this demo: delayed events will be missing in the ledger."))
+		v.line("               " + v.paint(yellow, "Use a longer --for, or shorten retry.schedule, dispatch.timeout or revocation.interval."))
 	}
 	v.line("  Revocations  one batch per user every " + delay.Name(s.Config.Revocation.Interval) + shortened(config.Defaults().Revocation.Interval, s.Config.Revocation.Interval))
 	v.line("  Operations   http://" + s.opsAddr + "/metrics  /healthz  /readyz")
@@ -82,13 +82,13 @@ func (v *screen) introduce(s *stage) {
 	v.line("")
 }
 
-// schedule says when failures are tried again.
+// schedule describes the retries.
 func schedule(cfg *config.Config) string {
 	if len(cfg.Retry.Schedule) == 0 {
 		return "none: retry.schedule is empty"
 	}
 	usual := config.Defaults().Retry.Schedule
-	text := "failed events again after "
+	text := "after "
 	for i, d := range cfg.Retry.Schedule {
 		if i > 0 {
 			text += " and "
@@ -102,11 +102,11 @@ func shortened(usual, now time.Duration) string {
 	if now >= usual {
 		return ""
 	}
-	return " (" + delay.Name(usual) + " is shortened to " + delay.Name(now) + ")"
+	return " (" + delay.Name(usual) + " shortened to " + delay.Name(now) + ")"
 }
 
-// progress shows how far everything is.
-func (v *screen) progress(s *stage, f figures, phase string) {
+// progress shows the current figures.
+func (v *screen) progress(s *setup, f figures, phase string) {
 	now := time.Now()
 	if v.redraw {
 		v.frame(v.table(s, f, phase, now.Sub(s.began)))
@@ -120,8 +120,8 @@ func (v *screen) progress(s *stage, f figures, phase string) {
 	for _, u := range s.users {
 		t.add(s.row(u))
 	}
-	v.line(fmt.Sprintf("%5.1fs  %-35s  sent %d  delivered %d  waiting %d  dead %d  skipped %d  requests %d",
-		now.Sub(s.began).Seconds(), firstClause(phase), t.sent, t.delivered, t.waiting, t.dead, t.skipped, t.requests))
+	v.line(fmt.Sprintf("%5.1fs  %-35s  sent %d  delivered %d  pending %d  dead %d  skipped %d  requests %d",
+		now.Sub(s.began).Seconds(), firstClause(phase), t.sent, t.delivered, t.pending, t.dead, t.skipped, t.requests))
 }
 
 func firstClause(phase string) string {
@@ -129,7 +129,7 @@ func firstClause(phase string) string {
 	return before
 }
 
-// frame draws lines over the last frame in one write.
+// frame overwrites the last frame in one write.
 func (v *screen) frame(lines []string) {
 	var b strings.Builder
 	b.WriteString(wrapOff)
@@ -141,47 +141,47 @@ func (v *screen) frame(lines []string) {
 	}
 	b.WriteString(clearDown + wrapOn)
 	v.drawn = len(lines)
-	_, _ = io.WriteString(v.out, b.String()) // a screen that is gone is nobody's loss
+	_, _ = io.WriteString(v.out, b.String()) // a closed terminal does not matter
 }
 
-// row is a user's line of the table, in the gateway's records.
+// row is a user's line in the table. It counts records of the gateway.
 type row struct {
-	sent, delivered, waiting, dead, skipped, requests int64
+	sent, delivered, pending, dead, skipped, requests int64
 	last                                              string
 }
 
 func (r *row) add(o row) {
 	r.sent += o.sent
 	r.delivered += o.delivered
-	r.waiting += o.waiting
+	r.pending += o.pending
 	r.dead += o.dead
 	r.skipped += o.skipped
 	r.requests += o.requests
 }
 
-func (s *stage) row(u *user) row {
+func (s *setup) row(u *user) row {
 	t := u.receiver.tally()
 	r := row{sent: u.sent.Load(), delivered: t.records, dead: s.letters.of(string(u.key())), skipped: u.skipped.Load(), last: t.last}
 	for _, n := range t.requests {
 		r.requests += n
 	}
-	// One after the other is asked: a record may be delivered before its acknowledgement is heard of.
-	r.waiting = max(r.sent-r.skipped-r.delivered-r.dead, 0)
+	// The counts are read one after the other: a record may be delivered before its acknowledgement arrives.
+	r.pending = max(r.sent-r.skipped-r.delivered-r.dead, 0)
 	return r
 }
 
-func (v *screen) table(s *stage, f figures, phase string, elapsed time.Duration) []string {
+func (v *screen) table(s *setup, f figures, phase string, elapsed time.Duration) []string {
 	filled := min(int(elapsed*barWidth/s.Length), barWidth)
 	lines := []string{
 		fmt.Sprintf("  %s%s %5.1fs of about %s  %s", v.paint(green, strings.Repeat("█", filled)), v.paint(dim, strings.Repeat("░", barWidth-filled)),
 			elapsed.Seconds(), delay.Name(s.Length), v.paint(bold, phase)),
 		"",
-		v.paint(dim, fmt.Sprintf("  %-12s %6s %9s %7s %5s %7s %8s  %s", "user", "sent", "delivered", "waiting", "dead", "skipped", "requests", "last reply")),
+		v.paint(dim, fmt.Sprintf("  %-12s %6s %9s %7s %5s %7s %8s  %s", "user", "sent", "delivered", "pending", "dead", "skipped", "requests", "last reply")),
 	}
 	for _, u := range s.users {
 		r := s.row(u)
 		lines = append(lines, fmt.Sprintf("  %-12s %6d %s %s %s %7d %8d  %s", fmt.Sprintf("%d %s", u.id, u.name), r.sent,
-			v.count(green, 9, r.delivered), v.count(yellow, 7, r.waiting), v.count(red, 5, r.dead), r.skipped, r.requests, v.reply(r.last)))
+			v.count(green, 9, r.delivered), v.count(yellow, 7, r.pending), v.count(red, 5, r.dead), r.skipped, r.requests, v.reply(r.last)))
 	}
 	lines = append(lines, "", v.paint(dim, fmt.Sprintf("  %-13s %9s %6s %8s %5s %7s %8s %9s", "fates", "delivered", "retry", "overflow", "dead", "batched", "filtered", "duplicate")))
 	for _, k := range webhook.Kinds() {
@@ -211,10 +211,10 @@ func (v *screen) reply(last string) string {
 	return v.paint(red, last)
 }
 
-// ledger shows every row of the ledger and what it comes to.
+// ledger prints the rows of the ledger and the verdict.
 func (v *screen) ledger(checks []check, f facts, deadLetters string) {
 	v.line("")
-	v.line(v.paint(bold, "The ledger") + "  what the gateway, Kafka and the receivers counted, against what the service says")
+	v.line(v.paint(bold, "The ledger") + "  compares what the gateway, Kafka and the receivers counted with the service's metrics")
 	about := ""
 	for _, c := range checks {
 		if c.about != about {
@@ -237,13 +237,13 @@ func (v *screen) ledger(checks []check, f facts, deadLetters string) {
 	}
 	v.line("")
 	if verdict(checks, f) == nil {
-		v.line(v.paint(green, "✓") + " The ledger balances: every record has exactly one fate, none is missing.")
+		v.line(v.paint(green, "✓") + " The ledger balances: every record has exactly one fate, and none is missing.")
 	} else {
 		v.line(v.paint(red, "✗") + " The ledger does not balance.")
 	}
 }
 
-// equation writes 412 + 96 = 508 = 508, with ≠ where it is none.
+// equation returns a text such as 412 + 96 = 508 = 508, with ≠ between different values.
 func equation(sides []side) string {
 	text := ""
 	for i, s := range sides {

@@ -8,8 +8,8 @@ import (
 	"github.com/smshooks/smshooks/internal/embedded"
 )
 
-// Shorten changes the defaults so that all attempts of an event fit into a show of that length. What was set by
-// file, environment or flag stays, but for the addresses of Kafka and Redis, which the demo brings itself.
+// Shorten changes the defaults so that all attempts of an event fit into a demo of this length. Settings from the file,
+// the environment and flags stay, except the addresses of Kafka and Redis.
 func Shorten(cfg *config.Config, length time.Duration) {
 	unset := func(name string) bool { return cfg.Origin(name) == "default" }
 	pause, timeout, interval := 500*time.Millisecond, 500*time.Millisecond, time.Second
@@ -41,13 +41,13 @@ func Shorten(cfg *config.Config, length time.Duration) {
 		cfg.Ops.Addr = "127.0.0.1:0"
 	}
 	if unset("log.level") {
-		cfg.Log.Level = "error" // warnings would run through the table
+		cfg.Log.Level = "error" // warnings would break the table
 	}
-	// The receivers are here.
+	// The receivers listen on loopback.
 	cfg.Dispatch.AllowNetworks = append(cfg.Dispatch.AllowNetworks, netip.MustParsePrefix("127.0.0.0/8"))
 }
 
-// point makes the settings reach e, whatever they reached before.
+// point changes the settings to use e.
 func point(cfg *config.Config, e *embedded.Embedded) {
 	cfg.Kafka.Brokers, cfg.Kafka.TLS, cfg.Kafka.SASL = e.Brokers(), config.TLS{}, config.KafkaSASL{}
 	cfg.Redis = config.Redis{Addrs: []string{e.RedisAddr()}, KeyPrefix: cfg.Redis.KeyPrefix}

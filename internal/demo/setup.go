@@ -26,12 +26,12 @@ import (
 
 const (
 	readyTime  = 60 * time.Second // for the service to become ready
-	askTime    = 10 * time.Second // for one question to Kafka
+	askTime    = 10 * time.Second // for reading offsets from Kafka
 	probePause = 50 * time.Millisecond
 )
 
-// stage is everything that runs in a demo.
-type stage struct {
+// setup is everything that runs in a demo.
+type setup struct {
 	Options
 	began    time.Time
 	plan     *topics.Plan
@@ -41,20 +41,20 @@ type stage struct {
 	gateway  *gateway
 	letters  *letters
 	http     *http.Client
-	ended    chan error // the service's end
+	ended    chan error // the result of the service's Run
 	opsAddr  string
 	apiKey   string // of the healthy user
-	apiUp    bool   // the API answers
+	apiUp    bool   // the API is served
 
-	closers []func() error // to be called last first
+	closers []func() error // called in reverse order
 }
 
-// start brings up everything but the gateway's traffic. After an error nothing is left running.
-func start(ctx context.Context, o Options) (_ *stage, err error) {
-	s := &stage{Options: o, registry: prometheus.NewRegistry(), http: &http.Client{Timeout: 2 * time.Second}, ended: make(chan error, 1)}
+// start starts everything except the gateway's traffic. After an error nothing is left running.
+func start(ctx context.Context, o Options) (_ *setup, err error) {
+	s := &setup{Options: o, registry: prometheus.NewRegistry(), http: &http.Client{Timeout: 2 * time.Second}, ended: make(chan error, 1)}
 	defer func() {
 		if err != nil {
-			_ = s.close() // the first error is the one to tell
+			_ = s.close() // the first error is returned
 		}
 	}()
 	pair, err := embedded.Start(embedded.Options{Log: o.Log.Named("embedded")})
@@ -63,14 +63,14 @@ func start(ctx context.Context, o Options) (_ *stage, err error) {
 	}
 	s.closers = append(s.closers, pair.Close)
 	point(o.Config, pair)
-	s.plan, s.users = o.Config.TopicPlan(), cast(o.Config, o.Length)
+	s.plan, s.users = o.Config.TopicPlan(), newUsers(o.Config, o.Length)
 	for _, u := range s.users {
 		if err := u.receiver.start(); err != nil {
 			return nil, err
 		}
 		s.closers = append(s.closers, u.receiver.server.Close)
 	}
-	if err := s.furnish(ctx); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.serve(ctx); err != nil {
@@ -82,8 +82,8 @@ func start(ctx context.Context, o Options) (_ *stage, err error) {
 	return s, nil
 }
 
-// furnish fills Kafka with what is there before the service starts: topics, users' settings, a key.
-func (s *stage) furnish(ctx context.Context) (err error) {
+// prepare writes to Kafka what the service expects: topics, users' settings, an API key.
+func (s *setup) prepare(ctx context.Context) (err error) {
 	kafkaConfig, err := app.KafkaConfig(s.Config, nil, s.Log)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
 	if _, err := kafka.EnsureTopics(ctx, s.client, s.plan); err != nil {
-		return fmt.Errorf("topics of the embedded Kafka: %w", err)
+		return fmt.Errorf("create topics in the embedded Kafka: %w", err)
 	}
 	sealer, err := s.sealer()
 	if err != nil {
@@ -106,7 +106,7 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 		records = append(records, &kgo.Record{Topic: s.Config.Topics.Config, Key: u.key(), Value: u.document().AppendJSON(nil, sealer)})
 	}
 	if err := s.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		return fmt.Errorf("settings of the demo's users: %w", err)
+		return fmt.Errorf("write settings of the demo's users: %w", err)
 	}
 	if s.apiKey, err = apikey.Create(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (s *stage) furnish(ctx context.Context) (err error) {
 	return nil
 }
 
-func (s *stage) sealer() (*settings.Sealer, error) {
+func (s *setup) sealer() (*settings.Sealer, error) {
 	if len(s.Config.Secrets.Key) == 0 {
 		return nil, nil
 	}
@@ -133,8 +133,8 @@ func (s *stage) sealer() (*settings.Sealer, error) {
 
 func (u *user) key() []byte { return strconv.AppendInt(nil, u.id, 10) }
 
-// serve starts the service as the command of that name does, and waits until it is ready.
-func (s *stage) serve(ctx context.Context) error {
+// serve starts the service as the serve command does, and waits until it is ready.
+func (s *setup) serve(ctx context.Context) error {
 	ops, err := net.Listen("tcp", s.Config.Ops.Addr)
 	if err != nil {
 		return fmt.Errorf("ops.addr: %w", err)
@@ -147,7 +147,7 @@ func (s *stage) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, ops.Close())
 	}
-	// An interrupt ends the gateway first; the service goes on until everything has come to its end.
+	// An interrupt stops the gateway first. The service runs until all events are settled.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() {
@@ -162,7 +162,7 @@ func (s *stage) serve(ctx context.Context) error {
 	return s.awaitReady(ctx)
 }
 
-// freeAddr turns port 0 into a port that is free now.
+// freeAddr replaces port 0 by a free port.
 func freeAddr(addr string) (string, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -171,7 +171,7 @@ func freeAddr(addr string) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-func (s *stage) awaitReady(ctx context.Context) error {
+func (s *setup) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
 	ticker := time.NewTicker(probePause)
@@ -185,13 +185,13 @@ func (s *stage) awaitReady(ctx context.Context) error {
 		case err := <-s.ended:
 			return errEnded(err)
 		case <-ctx.Done():
-			return fmt.Errorf("the service did not become ready: %w\n%s", context.Cause(ctx), text)
+			return fmt.Errorf("wait until the service is ready: %w\n%s", context.Cause(ctx), text)
 		case <-ticker.C:
 		}
 	}
 }
 
-func (s *stage) get(ctx context.Context, url string, header http.Header) (status int, text string, err error) {
+func (s *setup) get(ctx context.Context, url string, header http.Header) (status int, text string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, "", err
@@ -208,35 +208,35 @@ func (s *stage) get(ctx context.Context, url string, header http.Header) (status
 	return resp.StatusCode, string(body), err
 }
 
-// asksAPI tells whether the API is served and knows the demo's key.
-func (s *stage) asksAPI(ctx context.Context) bool {
+// asksAPI reports whether the API is served and accepts the demo's key.
+func (s *setup) asksAPI(ctx context.Context) bool {
 	header := http.Header{"X-Api-Key": {s.apiKey}}
 	status, _, err := s.get(ctx, s.api()+"/v1/user/get-webhook", header)
 	return err == nil && status == http.StatusOK
 }
 
-func (s *stage) api() string { return "http://" + s.Config.API.Addr }
+func (s *setup) api() string { return "http://" + s.Config.API.Addr }
 
-// page is the address for a browser.
-func (s *stage) page() string {
+// page returns the URL for a browser.
+func (s *setup) page() string {
 	if s.apiUp {
 		return s.api() + "/account/webhooks"
 	}
 	return "http://" + s.opsAddr + "/metrics"
 }
 
-// longest is how long the last event may still take.
-func (s *stage) longest() time.Duration {
+// longest returns how long the last event may take.
+func (s *setup) longest() time.Duration {
 	return slices.MaxFunc(s.users, func(a, b *user) int { return int(a.longest - b.longest) }).longest
 }
 
-func (s *stage) figures() (figures, error) { return readFigures(s.registry, s.plan) }
+func (s *setup) figures() (figures, error) { return readFigures(s.registry, s.plan) }
 
-// facts asks everybody.
-func (s *stage) facts(ctx context.Context) (f facts, err error) {
+// facts collects the facts.
+func (s *setup) facts(ctx context.Context) (f facts, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	if f.waiting, err = waitingRecords(ctx, s.client, s.plan); err != nil {
+	if f.waiting, err = delayedRecords(ctx, s.client, s.plan); err != nil {
 		return f, err
 	}
 	if f.figures, err = s.figures(); err != nil {
@@ -254,8 +254,8 @@ func (s *stage) facts(ctx context.Context) (f facts, err error) {
 	return f, nil
 }
 
-// close stops everything, the last started first.
-func (s *stage) close() error {
+// close stops everything in reverse order.
+func (s *setup) close() error {
 	var errs []error
 	for _, f := range slices.Backward(s.closers) {
 		if err := f(); err != nil {
@@ -264,7 +264,7 @@ func (s *stage) close() error {
 	}
 	s.closers = nil
 	if err := errors.Join(errs...); err != nil {
-		s.Log.Warn("the demo did not stop cleanly", zap.Error(err))
+		s.Log.Warn("stopping the demo failed", zap.Error(err))
 		return err
 	}
 	return nil

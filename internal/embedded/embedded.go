@@ -1,7 +1,7 @@
-// Package embedded is Kafka and Redis in the process, for a demo or a first look.
+// Package embedded runs Kafka and Redis in the process, for demos and evaluation.
 //
 // Both are simulations that speak the real protocols on loopback ports: kfake with one broker, and
-// miniredis. They need no installation and promise little: see [Embedded.Lost].
+// miniredis. [Embedded.Lost] describes what they do not keep.
 package embedded
 
 import (
@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// redisTick is how coarse the TTLs are. Every tick looks at every key, so it is not finer.
+	// redisTick is the resolution of TTLs. Every tick visits every key, so it is coarse.
 	redisTick = 250 * time.Millisecond
 
-	// offsetsRetentionMinutes keeps a group's offsets for ten years: a first look that is taken up again
-	// after the usual seven days must not start over and send everything again.
+	// offsetsRetentionMinutes keeps a group's offsets for ten years. With the usual seven days, an
+	// evaluation that is resumed later would send everything again.
 	offsetsRetentionMinutes = "5256000"
 )
 
-// Options say where to listen and what to keep.
+// Options configure where to listen and what to keep.
 type Options struct {
-	// Dir keeps Kafka's topics, records and offsets between runs; it is created if absent and belongs
-	// to one process at a time. "" keeps nothing.
+	// Dir stores Kafka's topics, records and offsets between runs. It is created if absent. One process
+	// can use it at a time. "" stores nothing.
 	Dir string
 	// KafkaAddr and RedisAddr are loopback host:port; "" is a free port of 127.0.0.1.
 	KafkaAddr, RedisAddr string
-	// Log takes warnings and errors of both; nil drops them.
+	// Log receives warnings and errors of both; nil drops them.
 	Log *zap.Logger
 }
 
@@ -52,8 +52,8 @@ type Embedded struct {
 	closeErr  error
 }
 
-// Start brings both up. An error names the address or the directory that cannot be used; nothing is
-// left running then.
+// Start starts both. An error names the address or directory that cannot be used, and nothing is left
+// running.
 func Start(opts Options) (_ *Embedded, err error) {
 	kafkaAddr, err := loopback("Kafka", opts.KafkaAddr)
 	if err != nil {
@@ -75,7 +75,7 @@ func Start(opts Options) (_ *Embedded, err error) {
 	}()
 	if opts.Dir != "" {
 		if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
-			return nil, fmt.Errorf("embedded data directory: %w", err)
+			return nil, fmt.Errorf("create embedded.dir: %w", err)
 		}
 		if e.lock, err = lockDir(opts.Dir); err != nil {
 			return nil, err
@@ -102,7 +102,7 @@ func (e *Embedded) startKafka(addr string) error {
 	}
 	cluster, err := kfake.NewCluster(opts...)
 	if err != nil {
-		return fmt.Errorf("embedded Kafka on %s: %w", addr, err)
+		return fmt.Errorf("start embedded Kafka on %s: %w", addr, err)
 	}
 	e.kafka, e.kafkaAddr = cluster, cluster.ListenAddrs()[0]
 	return nil
@@ -111,15 +111,15 @@ func (e *Embedded) startKafka(addr string) error {
 func (e *Embedded) startRedis(addr string) error {
 	redis := miniredis.NewMiniRedis()
 	if err := redis.StartAddr(addr); err != nil {
-		return fmt.Errorf("embedded Redis on %s: %w", addr, err)
+		return fmt.Errorf("start embedded Redis on %s: %w", addr, err)
 	}
 	e.redis = redis
 	e.ticking.Go(e.tick)
 	return nil
 }
 
-// tick lets time pass in Redis, which does not happen by itself there. (Its own ClockTTL looks at
-// every key at every command, which is far too slow with as many keys as clicks.)
+// tick advances the clock of Redis, which does not run by itself. (Its own ClockTTL visits every key at
+// every command, which is too slow with one key per click.)
 func (e *Embedded) tick() {
 	ticker := time.NewTicker(redisTick)
 	defer ticker.Stop()
@@ -136,23 +136,23 @@ func (e *Embedded) tick() {
 	}
 }
 
-// Brokers returns the host:port that Kafka listens on, as a client's list of seeds.
+// Brokers returns the host:port that Kafka listens on, as seed brokers for a client.
 func (e *Embedded) Brokers() []string { return []string{e.kafkaAddr} }
 
 // RedisAddr returns the host:port that Redis listens on.
 func (e *Embedded) RedisAddr() string { return e.redis.Addr() }
 
-// Lost says in one sentence, for a person, what does not survive a restart.
+// Lost describes what does not survive a restart.
 func (e *Embedded) Lost() string {
 	if e.dir == "" {
-		return "Nothing is kept: a restart loses all topics, records and offsets, all settings and keys, the memory of first clicks and the list of deliveries."
+		return "all data: topics, records, offsets, settings, API keys, first clicks and the log of deliveries"
 	}
-	return "A restart keeps topics, records, offsets, settings and keys (in " + e.dir + "), and loses what is only in Redis: " +
-		"the memory of first clicks (a message's next click counts as its first again) and the list of deliveries; a crash of the machine may also lose the last records."
+	return "first clicks (a message's next click counts as its first again) and the log of deliveries. Topics, records, offsets, " +
+		"settings and API keys are stored in " + e.dir + "; a crash of the machine may lose the latest records"
 }
 
-// Close stops both and saves Kafka's data; it may be called more than once. Clients should be closed
-// before. An error means that the directory may miss what happened last.
+// Close stops both and saves Kafka's data. It may be called more than once. Close clients first. After an
+// error the latest data may be missing in the directory.
 func (e *Embedded) Close() error {
 	e.closeOnce.Do(func() {
 		close(e.stop)
@@ -174,7 +174,7 @@ func (e *Embedded) Close() error {
 	return e.closeErr
 }
 
-// loopback refuses addresses that others can reach: neither server asks who calls.
+// loopback refuses addresses that other machines can reach: neither server has authentication.
 func loopback(what, addr string) (string, error) {
 	if addr == "" {
 		return "127.0.0.1:0", nil
@@ -184,7 +184,7 @@ func loopback(what, addr string) (string, error) {
 		return "", fmt.Errorf("embedded %s address %q: %w", what, addr, err)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return "", fmt.Errorf("embedded %s address %q: must be a loopback address, for it lets everybody in", what, addr)
+		return "", fmt.Errorf("embedded %s address %q: must be a loopback address, since it has no authentication", what, addr)
 	}
 	return addr, nil
 }

@@ -183,7 +183,7 @@ func TestNothingKeptWithoutDir(t *testing.T) {
 	e := start(t, Options{})
 	fill(t, e)
 	verify(t, e)
-	if !strings.HasPrefix(e.Lost(), "Nothing is kept") {
+	if !strings.HasPrefix(e.Lost(), "all data") {
 		t.Error(e.Lost())
 	}
 }
@@ -267,7 +267,7 @@ func TestAddresses(t *testing.T) {
 		{"open to others", Options{KafkaAddr: "0.0.0.0:9092"}, "must be a loopback address"},
 		{"open to others", Options{RedisAddr: ":6379"}, "must be a loopback address"},
 		{"no port", Options{RedisAddr: "127.0.0.1"}, "missing port"},
-		{"no directory", Options{Dir: "/dev/null/x"}, "embedded data directory"},
+		{"no directory", Options{Dir: "/dev/null/x"}, "embedded.dir"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Start(c.opts)

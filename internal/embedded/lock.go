@@ -7,21 +7,21 @@ import (
 	"path/filepath"
 )
 
-// errHeld is what tryLock returns when another process has the lock.
+// errHeld is returned by tryLock if another process holds the lock.
 var errHeld = errors.New("held by another process")
 
-// lockDir takes dir for this process. The lock lives as long as the returned file is open, so a crash
-// leaves none behind; the file itself stays.
+// lockDir locks dir for this process. The lock is held while the returned file is open, so a crash
+// releases it. The file itself stays.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("embedded data directory: %w", err)
+		return nil, fmt.Errorf("embedded.dir: %w", err)
 	}
 	if err := tryLock(file); err != nil {
 		file.Close()
 		if errors.Is(err, errHeld) {
-			return nil, fmt.Errorf("embedded data directory %s is in use by another process; stop it or choose another directory", dir)
+			return nil, fmt.Errorf("embedded.dir: %s is in use by another process; stop it or choose another directory", dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}

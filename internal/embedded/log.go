@@ -8,8 +8,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// kafkaLog hands kfake's warnings and errors to zap. kfake reports a failed save nowhere else, so
-// the first error after watch is remembered.
+// kafkaLog passes kfake's warnings and errors to zap. kfake reports a failed save only in its log, so
+// the first error after watch is kept.
 type kafkaLog struct {
 	log *zap.Logger
 

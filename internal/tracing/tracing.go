@@ -1,8 +1,7 @@
 // Package tracing follows records to their requests with OpenTelemetry spans, sent by OTLP over HTTP.
 //
-// One span covers a record from the moment it is handed over until its fate is stored, and within it there is one span
-// per HTTP attempt. A record of a waiting topic carries the traceparent of the span it was written in, so that all
-// passes of an event, over hours, are one trace.
+// One span covers a record from its dispatch until its fate is stored. It contains one span per attempt. A record in a
+// delay topic has the traceparent of the span that wrote it, so all attempts of an event, over hours, form one trace.
 package tracing
 
 import (
@@ -26,38 +25,38 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// tracesPath is where a collector takes spans, if the endpoint names no path.
+// tracesPath is the default path of the endpoint.
 const tracesPath = "/v1/traces"
 
-// Config of a Tracer.
+// Config configures a Tracer.
 type Config struct {
 	Endpoint string  // URL of the collector
-	Sample   float64 // share of the records without a traceparent that are traced, 0 to 1
+	Sample   float64 // sampled share of the records without a traceparent, 0 to 1
 	Version  string  // of the service
 }
 
-// Tracer makes spans of events.
+// Tracer creates spans for events.
 type Tracer struct {
 	provider *sdk.TracerProvider
 	tracer   trace.Tracer
 }
 
-// New gives a Tracer that sends its spans to the collector, in the background: while that is away, or too slow,
-// spans are lost and log says so, and nothing else waits for it. Nothing is dialled yet.
+// New returns a Tracer that sends spans to the collector in the background. While the collector is unavailable or too
+// slow, spans are dropped, which is logged, and nothing else is delayed. New does not dial yet.
 //
-// What OpenTelemetry writes of its own is told to log, too, in the whole process.
+// It also sends the errors of OpenTelemetry to log, for the whole process.
 func New(ctx context.Context, cfg Config, log *zap.Logger) (*Tracer, error) {
 	u, err := url.Parse(cfg.Endpoint)
 	if err != nil {
-		return nil, errors.New("tracing.endpoint: is no URL") // what Parse says would repeat it
+		return nil, errors.New("tracing.endpoint: not a URL") // the error of Parse would repeat the value
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = tracesPath
 	}
 	log = log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0) // it is said once a minute, not of every batch
+		return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0) // once a minute, not for every batch
 	}))
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("cannot send spans", zap.Error(err)) }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("sending spans failed", zap.Error(err)) }))
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()), otlptracehttp.WithTimeout(5*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("tracing.endpoint: %w", err)
@@ -77,7 +76,7 @@ func newTracer(ctx context.Context, cfg Config, processor sdk.SpanProcessor) (*T
 	return &Tracer{provider, provider.Tracer("github.com/smshooks/smshooks")}, nil
 }
 
-// Close sends what is left, for as long as ctx lets it.
+// Close sends the remaining spans until ctx ends.
 func (t *Tracer) Close(ctx context.Context) error {
 	if err := t.provider.Shutdown(ctx); err != nil {
 		return fmt.Errorf("send the last spans: %w", err)
@@ -85,8 +84,8 @@ func (t *Tracer) Close(ctx context.Context) error {
 	return nil
 }
 
-// Follow begins the span of a record that is handed over now, as a child of its traceparent, and puts the traceparent
-// that is to be written on for it in its place. It gives nil for a record that is not sampled.
+// Follow starts the span of a record that is dispatched now, as a child of its traceparent. It replaces the traceparent
+// of the event by that of the new span. It returns nil if the record is not sampled.
 func (t *Tracer) Follow(e *event.Event) event.Trace {
 	ctx := propagation.TraceContext{}.Extract(context.Background(), (*carrier)(e))
 	ctx, span := t.tracer.Start(ctx, e.Topic+" process", trace.WithSpanKind(trace.SpanKindConsumer))
@@ -101,11 +100,11 @@ func (t *Tracer) Follow(e *event.Event) event.Trace {
 	return &record{t.tracer, span, e.SourcePosition()}
 }
 
-// record is the span of a record. A batch of revocations shares the one of its first record.
+// record is the span of a record. A revocation batch uses the span of its first record.
 type record struct {
 	tracer trace.Tracer
 	span   trace.Span
-	origin string // where the event began
+	origin string // position of the source record
 }
 
 // Attempt implements event.Trace.
@@ -132,7 +131,7 @@ func (r *record) End(e *event.Event, how string) {
 	r.span.End()
 }
 
-// carrier lets OpenTelemetry read and write an event's traceparent. Its tracestate is not kept.
+// carrier lets OpenTelemetry read and write an event's traceparent. The tracestate is dropped.
 type carrier event.Event
 
 // Get implements propagation.TextMapCarrier.

@@ -198,7 +198,7 @@ func TestCollectorAway(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = tracer.Close(ctx)
-	if lines.Len() != 1 || lines.All()[0].Message != "cannot send spans" {
+	if lines.Len() != 1 || lines.All()[0].Message != "sending spans failed" {
 		t.Errorf("the log says %v, want one line", lines.All())
 	}
 }
