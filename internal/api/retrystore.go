@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// notReadyTimeout is how long a request waits for a store that is not ready. A new key takes a moment to reach
-	// Redis, and an emptied Redis a moment to be filled.
+	// notReadyTimeout is how long a request waits for a store that is not ready: a topic was created again and is
+	// being read, or Redis was emptied and is being filled.
 	notReadyTimeout = 2 * time.Second
 	notReadyPause   = 20 * time.Millisecond
 )
