@@ -44,8 +44,8 @@ func (kinds) Describe(topic string) topics.Info {
 	return topics.Info{Kind: webhook.DLR}
 }
 
-// world is a Kafka on a virtual network that can be cut.
-type world struct {
+// env is a Kafka on a virtual network that can be cut.
+type env struct {
 	t       *testing.T
 	network kfake.VirtualNetwork
 	kafka   *kfake.Cluster
@@ -60,10 +60,10 @@ type world struct {
 	conns []net.Conn
 }
 
-func inWorld(t *testing.T, partitions int32, test func(t *testing.T, w *world)) {
+func withEnv(t *testing.T, partitions int32, test func(t *testing.T, w *env)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, log: zap.NewNop()}
+		w := &env{t: t, log: zap.NewNop()}
 		var err error
 		if w.kafka, err = kfake.NewCluster(kfake.Ports(9092), kfake.ListenFn(w.network.Listen)); err != nil {
 			t.Fatal(err)
@@ -88,11 +88,11 @@ func inWorld(t *testing.T, partitions int32, test func(t *testing.T, w *world)) 
 	})
 }
 
-func (w *world) newClient(opts ...kgo.Opt) (*kgo.Client, error) {
+func (w *env) newClient(opts ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers("localhost:9092"), kgo.FetchMaxWait(250 * time.Millisecond), kgo.Dialer(w.dial)}, opts...)...)
 }
 
-func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (w *env) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	w.mu.Lock()
 	down := w.down
 	w.mu.Unlock()
@@ -107,7 +107,7 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 }
 
 // cut parts the consumers from Kafka, or joins them again.
-func (w *world) cut(down bool) {
+func (w *env) cut(down bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.down = down
@@ -120,7 +120,7 @@ func (w *world) cut(down bool) {
 }
 
 // write produces n records to a partition; those of the waiting topic are due then.
-func (w *world) write(topic string, partition int32, n int, due time.Time) {
+func (w *env) write(topic string, partition int32, n int, due time.Time) {
 	w.t.Helper()
 	for i := range n {
 		r := &kgo.Record{Topic: topic, Partition: partition, Key: []byte("42"), Value: []byte(strconv.Itoa(i))}
@@ -134,7 +134,7 @@ func (w *world) write(topic string, partition int32, n int, due time.Time) {
 }
 
 // committed is what the group has stored of a partition, without the topic's mark.
-func (w *world) committed(topic string, partition int32) (int64, string) {
+func (w *env) committed(topic string, partition int32) (int64, string) {
 	w.t.Helper()
 	all, err := w.admin.FetchOffsets(context.Background(), "group")
 	if err != nil {
@@ -151,7 +151,7 @@ func (w *world) committed(topic string, partition int32) (int64, string) {
 // member is a consumer with a handler that does what the test says.
 type member struct {
 	*Consumer
-	w       *world
+	w       *env
 	stop    context.CancelFunc
 	stopped chan error
 
@@ -166,14 +166,14 @@ type member struct {
 	forgot   int
 }
 
-// got is an event that was handed over.
+// got is an event that was dispatched.
 type got struct {
 	id string // topic/partition/offset
 	at time.Time
 }
 
 // join starts a member whose events stay open but for those that settle takes.
-func (w *world) join(settle func(*event.Event) bool, change ...func(*Config)) *member {
+func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *member {
 	w.t.Helper()
 	m := &member{w: w, settle: settle, stopped: make(chan error, 1), registry: prometheus.NewRegistry()}
 	cfg := Config{Group: "group", SessionTimeout: 45 * time.Second, MaxBufferedBytes: 64 << 20, Topics: []string{source, waiting, revocations}}
@@ -277,7 +277,7 @@ func (m *member) Forget(string, int32) {
 	m.forgot++
 }
 
-// ids are the events of a topic handed over so far, without its name.
+// ids are the events of a topic dispatched so far, without its name.
 func (m *member) ids(topic string) (ids []string) {
 	synctest.Wait()
 	m.mu.Lock()

@@ -25,25 +25,25 @@ func rest(d time.Duration) {
 	synctest.Wait()
 }
 
-// What is finished above an open record is stored with the offset, at least once a second, and not handed over again.
+// What is finished above an open record is stored with the offset, at least once a second, and not dispatched again.
 func TestOutOfOrder(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 10, time.Time{})
 		m := w.join(func(e *event.Event) bool { return e.Offset != 2 && e.Offset != 5 })
 		rest(6 * time.Second)
 		if got := m.ids(source); !slices.Equal(got, offsetsOf(0, 0, 10)) {
-			t.Fatalf("handed over: %v", got)
+			t.Fatalf("dispatched: %v", got)
 		}
 		if at, state := w.committed(source, 0); at != 2 || state == "" {
 			t.Errorf("committed %d with %q, want 2 and what is finished above", at, state)
 		}
 		if took := m.leave(); took > time.Second {
-			t.Errorf("left after %v, want at once: nothing had begun", took)
+			t.Errorf("left after %v, want at once: nothing was in progress", took)
 		}
 		next := w.join(all)
 		rest(6 * time.Second)
 		if got, want := next.ids(source), []string{"0/2", "0/5"}; !slices.Equal(got, want) {
-			t.Errorf("handed over to the next: %v, want %v", got, want)
+			t.Errorf("dispatched to the next: %v, want %v", got, want)
 		}
 		next.leave()
 		if at, state := w.committed(source, 0); at != 10 || state != "" {
@@ -53,7 +53,7 @@ func TestOutOfOrder(t *testing.T) {
 }
 
 func TestCommitWithinASecond(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		m := w.join(all)
 		rest(6 * time.Second)
 		for n := range 20 {
@@ -68,9 +68,9 @@ func TestCommitWithinASecond(t *testing.T) {
 	})
 }
 
-// A stop waits for what has begun.
+// A stop waits for events in progress.
 func TestLeaveWaits(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 2, time.Time{})
 		m := w.join(none)
 		rest(6 * time.Second)
@@ -95,7 +95,7 @@ func TestLeaveWaits(t *testing.T) {
 }
 
 func TestLeaveCancels(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 2, time.Time{})
 		m := w.join(none)
 		rest(6 * time.Second)
@@ -104,7 +104,7 @@ func TestLeaveCancels(t *testing.T) {
 		go func() {
 			<-e.Context().Done()
 			if e.Lease.Acquire() {
-				t.Error("work may begin on a partition given away")
+				t.Error("an event of a revoked partition was acquired")
 			}
 			e.Abandon()
 		}()
@@ -114,15 +114,15 @@ func TestLeaveCancels(t *testing.T) {
 		next := w.join(all)
 		rest(6 * time.Second)
 		if got := next.ids(source); !slices.Equal(got, offsetsOf(0, 0, 2)) {
-			t.Errorf("handed over to the next: %v, want both", got)
+			t.Errorf("dispatched to the next: %v, want both", got)
 		}
 		next.leave()
 	})
 }
 
-// A rebalance makes no duplicates: what has begun gets five seconds, the new owner starts behind it.
+// A rebalance makes no duplicates: events in progress get five seconds, and the new owner starts after them.
 func TestRebalance(t *testing.T) {
-	inWorld(t, 2, func(t *testing.T, w *world) {
+	withEnv(t, 2, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
 		w.write(source, 1, 3, time.Time{})
 		first := w.join(none)
@@ -143,14 +143,14 @@ func TestRebalance(t *testing.T) {
 		second := w.join(none)
 		rest(30 * time.Second)
 		if n := second.ids(source); len(n) != 2 {
-			t.Errorf("handed over to the second: %v, want the two open ones of one partition", n)
+			t.Errorf("dispatched to the second: %v, want the two open ones of one partition", n)
 		}
 		var again []string
 		again = append(again, first.ids(source)[6:]...)
 		again = append(again, second.ids(source)...)
 		slices.Sort(again)
 		if want := []string{"0/0", "0/2", "1/0", "1/2"}; !slices.Equal(again, want) {
-			t.Errorf("handed over after the rebalance: %v, want %v", again, want)
+			t.Errorf("dispatched after the rebalance: %v, want %v", again, want)
 		}
 		first.leave()
 		second.leave()
@@ -158,7 +158,7 @@ func TestRebalance(t *testing.T) {
 }
 
 func TestRebalanceCancels(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 1, time.Time{})
 		first := w.join(none)
 		rest(6 * time.Second)
@@ -180,7 +180,7 @@ func TestRebalanceCancels(t *testing.T) {
 			t.Errorf("cancelled after %v, want %v", took, revokeWait)
 		}
 		if n := len(first.ids(source)) + len(second.ids(source)); n != 2 {
-			t.Errorf("handed over %d times, want again to the new owner", n)
+			t.Errorf("dispatched %d times, want again to the new owner", n)
 		}
 		first.leave()
 		second.leave()
@@ -189,7 +189,7 @@ func TestRebalanceCancels(t *testing.T) {
 
 // Kafka is away for longer than the session: what was finished meanwhile is finished.
 func TestLostPartitions(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 6, time.Time{})
 		m := w.join(none)
 		rest(6 * time.Second)
@@ -201,7 +201,7 @@ func TestLostPartitions(t *testing.T) {
 		rest(2 * time.Minute)
 		got := m.ids(source)[6:]
 		if want := []string{"0/1", "0/2", "0/4", "0/5", "0/6"}; !slices.Equal(got, want) {
-			t.Errorf("handed over again: %v, want %v", got, want)
+			t.Errorf("dispatched again: %v, want %v", got, want)
 		}
 		m.settleNow(t, "0/1", "0/2", "0/4", "0/5", "0/6")
 		rest(time.Second)
@@ -215,7 +215,7 @@ func TestLostPartitions(t *testing.T) {
 // Offsets that the broker refuses are one line when that begins and one when it is over, however many and however
 // often.
 func TestRefusedCommits(t *testing.T) {
-	inWorld(t, 3, func(t *testing.T, w *world) {
+	withEnv(t, 3, func(t *testing.T, w *env) {
 		core, logged := observer.New(zap.InfoLevel)
 		w.log = zap.New(core)
 		var refuse atomic.Bool
@@ -260,12 +260,12 @@ func TestRefusedCommits(t *testing.T) {
 
 // What was finished before the first commit is finished, too.
 func TestLostBeforeTheFirstCommit(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 6, time.Time{})
 		m := w.join(all)
 		rest(commitInterval / 2)
 		if n := len(m.ids(source)); n != 6 {
-			t.Fatalf("%d events handed over before the first commit, want 6", n)
+			t.Fatalf("%d events dispatched before the first commit, want 6", n)
 		}
 		w.cut(true)
 		rest(2 * time.Minute)
@@ -273,7 +273,7 @@ func TestLostBeforeTheFirstCommit(t *testing.T) {
 		w.write(source, 0, 1, time.Time{})
 		rest(2 * time.Minute)
 		if got, want := m.ids(source)[6:], []string{"0/6"}; !slices.Equal(got, want) {
-			t.Errorf("handed over after the loss: %v, want %v", got, want)
+			t.Errorf("dispatched after the loss: %v, want %v", got, want)
 		}
 		if at, _ := w.committed(source, 0); at != 7 {
 			t.Errorf("committed %d, want 7", at)
@@ -294,9 +294,9 @@ func (m *member) settleNow(t *testing.T, ids ...string) {
 	}
 }
 
-// Records of a waiting topic are handed over when they are due, never early.
+// Records of a waiting topic are dispatched when they are due, never early.
 func TestGate(t *testing.T) {
-	inWorld(t, 2, func(t *testing.T, w *world) {
+	withEnv(t, 2, func(t *testing.T, w *env) {
 		m := w.join(all)
 		rest(6 * time.Second)
 		var due []time.Time
@@ -312,7 +312,7 @@ func TestGate(t *testing.T) {
 		}
 		rest(5 * time.Minute)
 		if got := m.ids(waiting); len(got) != 40 {
-			t.Fatalf("%d events handed over, want 40", len(got))
+			t.Fatalf("%d events dispatched, want 40", len(got))
 		}
 		for _, g := range m.got {
 			var p, o int
@@ -332,7 +332,7 @@ func TestGate(t *testing.T) {
 
 // What a gate holds goes to the next owner, who waits as long.
 func TestGateIsHandedOn(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		first := w.join(all)
 		rest(6 * time.Second)
 		due := time.Now().Add(10 * time.Minute).Truncate(time.Millisecond)
@@ -340,16 +340,16 @@ func TestGateIsHandedOn(t *testing.T) {
 		rest(time.Minute)
 		first.leave()
 		if n := first.ids(waiting); len(n) != 0 {
-			t.Errorf("handed over early: %v", n)
+			t.Errorf("dispatched early: %v", n)
 		}
 		second := w.join(all)
 		rest(time.Until(due) - time.Millisecond)
 		if n := second.ids(waiting); len(n) != 0 {
-			t.Errorf("handed over early: %v", n)
+			t.Errorf("dispatched early: %v", n)
 		}
 		rest(20 * time.Millisecond)
 		if got := second.ids(waiting); !slices.Equal(got, offsetsOf(0, 0, 5)) {
-			t.Errorf("handed over: %v, want all 5", got)
+			t.Errorf("dispatched: %v, want all 5", got)
 		}
 		second.leave()
 	})
@@ -360,7 +360,7 @@ func TestGateIsHandedOn(t *testing.T) {
 func TestGateHoldsFew(t *testing.T) {
 	for name, head := range map[string]int{"all due later": 3000, "the head due later": 1} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, 1, func(t *testing.T, w *world) {
+			withEnv(t, 1, func(t *testing.T, w *env) {
 				due := time.Now().Add(10 * time.Minute)
 				w.write(waiting, 0, head, due)
 				w.write(waiting, 0, 3000-head, time.Now())
@@ -382,12 +382,12 @@ func TestGateHoldsFew(t *testing.T) {
 
 // While the buffer is full nothing more is fetched.
 func TestFullBuffer(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 300, time.Time{})
 		m := w.join(none, func(c *Config) { c.MaxBufferedBytes = 100 * (overhead + 4) })
 		rest(20 * time.Second)
 		if n := len(m.ids(source)); n < 90 || n > 110 {
-			t.Errorf("%d events handed over, want about 100", n)
+			t.Errorf("%d events dispatched, want about 100", n)
 		}
 		for range 10 {
 			m.mu.Lock()
@@ -401,7 +401,7 @@ func TestFullBuffer(t *testing.T) {
 			rest(time.Second)
 		}
 		if n := len(m.ids(source)); n != 300 {
-			t.Errorf("%d events handed over, want 300", n)
+			t.Errorf("%d events dispatched, want 300", n)
 		}
 		if m.buffer.records.Load() != 0 || m.buffer.bytes.Load() != 0 {
 			t.Errorf("%d records, %d bytes are counted at rest", m.buffer.records.Load(), m.buffer.bytes.Load())
@@ -411,7 +411,7 @@ func TestFullBuffer(t *testing.T) {
 }
 
 func TestPauseTopic(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		m := w.join(all)
 		rest(6 * time.Second)
 		m.PauseTopic(revocations)
@@ -420,12 +420,12 @@ func TestPauseTopic(t *testing.T) {
 		w.write(source, 0, 1, time.Time{})
 		rest(10 * time.Second)
 		if r, s := m.ids(revocations), m.ids(source); len(r) != 0 || len(s) != 1 {
-			t.Errorf("handed over: revocations %v, dlr %v, want the dlr only", r, s)
+			t.Errorf("dispatched: revocations %v, dlr %v, want the dlr only", r, s)
 		}
 		m.ResumeTopic(revocations)
 		rest(time.Second)
 		if r := m.ids(revocations); len(r) != 3 {
-			t.Errorf("handed over: %v, want 3", r)
+			t.Errorf("dispatched: %v, want 3", r)
 		}
 		m.leave()
 	})
@@ -433,7 +433,7 @@ func TestPauseTopic(t *testing.T) {
 
 // Notes travel with the offsets of revocations alone.
 func TestNotes(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(revocations, 0, 4, time.Time{})
 		w.write(source, 0, 4, time.Time{})
 		m := w.join(func(e *event.Event) bool { return e.Offset != 1 })
@@ -455,7 +455,7 @@ func TestNotes(t *testing.T) {
 			t.Errorf("restored %v, want %v", next.restored, want)
 		}
 		if got := next.ids(revocations); !slices.Equal(got, []string{"0/1"}) {
-			t.Errorf("handed over: %v, want the open one", got)
+			t.Errorf("dispatched: %v, want the open one", got)
 		}
 		next.leave()
 		if m.forgot != 1 || next.forgot != 1 {

@@ -12,7 +12,7 @@ import (
 
 // The figures that every member shows are those of the whole group, read from Kafka, whoever holds a partition.
 func TestLagIsTheGroups(t *testing.T) {
-	inWorld(t, 4, func(t *testing.T, w *world) {
+	withEnv(t, 4, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
 		w.write(source, 3, 5, time.Time{})
 		w.write(waiting, 1, 7, time.Now().Add(time.Hour))
@@ -43,7 +43,7 @@ func TestLagIsTheGroups(t *testing.T) {
 
 // A record that nobody settles shows, whatever else is delivered.
 func TestStalledAndGap(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
 		m := w.join(func(e *event.Event) bool { return e.Offset != 1 })
 		time.Sleep(time.Minute)

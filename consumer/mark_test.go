@@ -21,7 +21,7 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 		{"without a mark", false, true, offsetsOf(0, 5, 9)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inWorld(t, 1, func(t *testing.T, w *world) {
+			withEnv(t, 1, func(t *testing.T, w *env) {
 				w.write(source, 0, 5, time.Time{})
 				m := w.join(all)
 				rest(6 * time.Second)
@@ -58,7 +58,7 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 				next := w.join(all)
 				rest(6 * time.Second)
 				if got := next.ids(source); !slices.Equal(got, c.want) {
-					t.Errorf("handed over: %v, want %v", got, c.want)
+					t.Errorf("dispatched: %v, want %v", got, c.want)
 				}
 				next.leave()
 				if at, _ := w.committed(source, 0); at != 9 {

@@ -10,7 +10,7 @@ import (
 // A process that was held up begins nothing until the group has confirmed that it is still its member, and is cut
 // off if it is not.
 func TestHeldUp(t *testing.T) {
-	inWorld(t, 1, func(t *testing.T, w *world) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 2, time.Time{})
 		m := w.join(none)
 		rest(6 * time.Second)
@@ -40,7 +40,7 @@ func TestHeldUp(t *testing.T) {
 		}
 		rest(0)
 		if first.Context().Err() == nil {
-			t.Error("what had begun was not cut off")
+			t.Error("the event in progress was not cancelled")
 		}
 		first.Abandon()
 		second.Abandon()

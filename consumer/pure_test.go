@@ -494,7 +494,7 @@ func TestWaitIdle(t *testing.T) {
 		}
 		at := time.Now()
 		if waitIdle(t.Context(), []*assignment{b, a}, time.Second) || time.Since(at) != time.Second {
-			t.Errorf("idle after %v with work begun", time.Since(at))
+			t.Errorf("idle after %v with an event in progress", time.Since(at))
 		}
 		go func() {
 			time.Sleep(time.Second)

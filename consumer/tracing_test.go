@@ -27,10 +27,10 @@ func (settler) Handle(events []*event.Event) {
 func (settler) Purge()       {}
 func (settler) Behind() bool { return false }
 
-type follower struct{ begun, ended int }
+type follower struct{ followed, ended int }
 
 func (f *follower) Follow(e *event.Event) event.Trace {
-	f.begun++
+	f.followed++
 	if e.Traceparent != "00-of-the-gateway" {
 		return nil
 	}
@@ -44,8 +44,8 @@ func (f *follower) End(e *event.Event, how string) {
 	}
 }
 
-// handedOver gives what takes a record with a traceparent over, hands it over and settles it.
-func handedOver(t *testing.T, tracer Tracer) (once func()) {
+// dispatched returns a function that ingests a record with a traceparent, dispatches and settles it.
+func dispatched(t *testing.T, tracer Tracer) (once func()) {
 	t.Helper()
 	m := metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: []string{source}})
 	c := New(Config{MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: settler{}, Tracer: tracer, Metrics: m, Log: zap.NewNop()})
@@ -67,18 +67,18 @@ func handedOver(t *testing.T, tracer Tracer) (once func()) {
 func TestTracerFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &follower{}
-		once := handedOver(t, f)
+		once := dispatched(t, f)
 		once()
 		once()
-		if f.begun != 2 || f.ended != 2 {
-			t.Errorf("%d begun, %d ended, want 2 and 2", f.begun, f.ended)
+		if f.followed != 2 || f.ended != 2 {
+			t.Errorf("%d followed, %d ended, want 2 and 2", f.followed, f.ended)
 		}
 	})
 }
 
 // Without a tracer a record allocates nothing for it, even if it has a traceparent.
 func TestTracingIsFreeWhenOff(t *testing.T) {
-	once := handedOver(t, nil)
+	once := dispatched(t, nil)
 	for range 100 {
 		once() // the tracker and the pool have grown
 	}

@@ -50,13 +50,13 @@ func TestFates(t *testing.T) {
 			"invalid: api_sms_ids contains a value that is not an integer", false},
 		{"bot", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
 		{"preview", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"preview":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
-		{"given away", func(s *env, _ *event.Event) { s.lease.closed = true }, webhook.DLR, 1, "abandoned", false},
-		{"bot given away", func(s *env, e *event.Event) {
+		{"revoked", func(s *env, _ *event.Event) { s.lease.closed = true }, webhook.DLR, 1, "abandoned", false},
+		{"revoked bot", func(s *env, e *event.Event) {
 			s.lease.closed = true
 			e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`)
 		}, webhook.Click, 1, "abandoned", false},
 		{"empty revocation", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":[]}`) }, webhook.RevokeClick, 1, "batched", false},
-		{"empty revocation given away", func(s *env, e *event.Event) {
+		{"revoked empty revocation", func(s *env, e *event.Event) {
 			s.lease.closed = true
 			e.Value = []byte(`{"user_id":1,"api_sms_ids":[]}`)
 		}, webhook.RevokeClick, 1, "abandoned", false},
@@ -311,8 +311,8 @@ func TestLockedUsers(t *testing.T) {
 	})
 }
 
-// TestPrepareKeepsOrder: what waits on goes behind the others, but not behind later events of its endpoint.
-func TestPrepareKeepsOrder(t *testing.T) {
+// TestLookupQueueKeepsOrder: what could not be looked up goes behind the others, but not behind later events of its endpoint.
+func TestLookupQueueKeepsOrder(t *testing.T) {
 	p := newLookupQueue()
 	for i, user := range []int64{1, 2, 1, 3, 2} {
 		p.add(&event.Event{Record: event.Record{Offset: int64(i)}, Delivery: event.Delivery{UserID: user}})
@@ -331,7 +331,7 @@ func TestPrepareKeepsOrder(t *testing.T) {
 	}
 }
 
-// parted is a lease of several events, one of which has begun.
+// parted is a lease that several events share, one of which is in progress.
 type parted struct {
 	event.Lease
 	leaves atomic.Bool
@@ -344,7 +344,7 @@ func (p *parted) State() event.State {
 	return event.Held
 }
 
-// TestPurgeStoresParts: an event whose lease others share that have begun is stored when the partition is given away.
+// TestPurgeStoresParts: an event that shares its lease with one in progress is stored when the partition is revoked.
 func TestPurgeStoresParts(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Second) })
@@ -362,7 +362,7 @@ func TestPurgeStoresParts(t *testing.T) {
 		lease.leaves.Store(true)
 		s.Purge()
 		if got := s.counts(); got["overflow 0"] != 2 || len(got) != 1 {
-			t.Errorf("ends %v, want the two that have not begun in an overflow topic", got)
+			t.Errorf("ends %v, want the two that are not in progress in an overflow topic", got)
 		}
 		s.rest(10 * time.Second)
 		if got := s.counts(); got["delivered"] != 3 || got["overflow 0"] != 2 {
@@ -371,7 +371,7 @@ func TestPurgeStoresParts(t *testing.T) {
 	})
 }
 
-func TestManyWaitForRedis(t *testing.T) {
+func TestFullLookupQueue(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
 		var events []*event.Event
@@ -504,7 +504,7 @@ func TestWaitsTooLongInTheQueue(t *testing.T) {
 	})
 }
 
-func TestGivenAway(t *testing.T) {
+func TestRevokedPartition(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(hung)
 		s.redis(true)
@@ -519,7 +519,7 @@ func TestGivenAway(t *testing.T) {
 			s.want(fmt.Sprint("dlr/0/", offset), "abandoned")
 		}
 		s.want("dlr/0/0", "")
-		s.lease.cancel() // what has begun is cut off
+		s.lease.cancel() // cancels events in progress
 		s.rest(time.Second)
 		for _, offset := range []int{0, 1, 2} {
 			s.want(fmt.Sprint("dlr/0/", offset), "abandoned")

@@ -40,8 +40,8 @@ type call struct {
 	Body    string
 }
 
-// city is a service and what surrounds it.
-type city struct {
+// env is a service in a bubble, with its Kafka, Redis and receivers.
+type env struct {
 	t       *testing.T
 	began   time.Time
 	network kfake.VirtualNetwork
@@ -78,9 +78,9 @@ func newRedis(t *testing.T) *miniredis.Miniredis {
 	return m
 }
 
-func newCity(t *testing.T, redis *miniredis.Miniredis) *city {
+func newEnv(t *testing.T, redis *miniredis.Miniredis) *env {
 	t.Helper()
-	c := &city{t: t, began: time.Now(), redis: redis, pipes: make(chan net.Conn), cfg: config.Defaults()}
+	c := &env{t: t, began: time.Now(), redis: redis, pipes: make(chan net.Conn), cfg: config.Defaults()}
 	var err error
 	if c.kafka, err = kfake.NewCluster(kfake.Ports(9092), kfake.ListenFn(c.network.Listen)); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func newCity(t *testing.T, redis *miniredis.Miniredis) *city {
 }
 
 // tearDown ends everything, so that no goroutine is left in the bubble.
-func (c *city) tearDown() {
+func (c *env) tearDown() {
 	if c.stop != nil {
 		_, _ = c.halt()
 	}
@@ -119,7 +119,7 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (pipeListener) Close() error   { return nil }
 func (pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-func (c *city) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
+func (c *env) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, far := net.Pipe()
 	select {
 	case c.pipes <- far:
@@ -129,7 +129,7 @@ func (c *city) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-func (c *city) serve(w http.ResponseWriter, r *http.Request) {
+func (c *env) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	c.mu.Lock()
 	c.calls = append(c.calls, call{time.Since(c.began), r.Host, r.Header.Get("Webhook-Attempt"), r.Header.Get("Webhook-Id"), string(body)})
@@ -139,7 +139,7 @@ func (c *city) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // answers says what endpoints reply from now on.
-func (c *city) answers(answer func(http.ResponseWriter, *http.Request)) {
+func (c *env) answers(answer func(http.ResponseWriter, *http.Request)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answer = answer
@@ -150,7 +150,7 @@ func status(code int) func(http.ResponseWriter, *http.Request) {
 }
 
 // start runs the service and waits until it is ready.
-func (c *city) start() {
+func (c *env) start() {
 	c.t.Helper()
 	c.registry = prometheus.NewRegistry()
 	ops, err := c.network.Listen("tcp", "localhost:9464")
@@ -180,7 +180,7 @@ func (c *city) start() {
 }
 
 // ops asks the operations listener.
-func (c *city) ops(path string) (int, string) {
+func (c *env) ops(path string) (int, string) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return c.network.DialContext(ctx, network, "localhost:9464")
 	}, DisableKeepAlives: true}}
@@ -194,7 +194,7 @@ func (c *city) ops(path string) (int, string) {
 }
 
 // halt tells the service to stop, as SIGTERM does, and returns how that ended and how long it took.
-func (c *city) halt() (time.Duration, error) {
+func (c *env) halt() (time.Duration, error) {
 	at := time.Now()
 	c.stop()
 	c.stop = nil
@@ -203,10 +203,10 @@ func (c *city) halt() (time.Duration, error) {
 }
 
 // now is the time since the bubble's beginning.
-func (c *city) now() time.Duration { return time.Since(c.began) }
+func (c *env) now() time.Duration { return time.Since(c.began) }
 
 // awayUntil stops the service and starts it again so that it is ready by then.
-func (c *city) awayUntil(then time.Duration) {
+func (c *env) awayUntil(then time.Duration) {
 	c.t.Helper()
 	if _, err := c.halt(); err != nil {
 		c.t.Fatal(err)
@@ -217,7 +217,7 @@ func (c *city) awayUntil(then time.Duration) {
 }
 
 // write produces records as the gateway does.
-func (c *city) write(topic string, userID int64, values ...string) {
+func (c *env) write(topic string, userID int64, values ...string) {
 	c.t.Helper()
 	for _, v := range values {
 		r := &kgo.Record{Topic: topic, Key: strconv.AppendInt(nil, userID, 10), Value: []byte(v)}
@@ -227,7 +227,7 @@ func (c *city) write(topic string, userID int64, values ...string) {
 	}
 }
 
-func (c *city) configure(userID int64) {
+func (c *env) configure(userID int64) {
 	c.write("webhook-config", userID, fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://dlr.example/","click_url":"http://click.example/",`+
 		`"inbound_url":"http://inbound.example/","revoke_click_url":"http://revoke.example/","auth":"user:pass"}`, userID))
 	time.Sleep(time.Second) // the contract's bound for a change to count
@@ -238,7 +238,7 @@ func message(userID int64, id string) string {
 }
 
 // seen are the calls so far.
-func (c *city) seen() []call {
+func (c *env) seen() []call {
 	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -252,7 +252,7 @@ type stored struct {
 }
 
 // idOf is the identity of the event that a source record is.
-func (c *city) idOf(topic, value string) (id string) {
+func (c *env) idOf(topic, value string) (id string) {
 	c.t.Helper()
 	details, err := kadm.NewClient(c.gateway).ListTopics(context.Background(), topic)
 	if err != nil {
@@ -268,7 +268,7 @@ func (c *city) idOf(topic, value string) (id string) {
 }
 
 // records reads what a topic holds.
-func (c *city) records(topic string) (all []stored) {
+func (c *env) records(topic string) (all []stored) {
 	c.t.Helper()
 	c.read(topic, func(r *kgo.Record) {
 		one := stored{string(r.Key), string(r.Value), map[string]string{}}
@@ -280,7 +280,7 @@ func (c *city) records(topic string) (all []stored) {
 	return all
 }
 
-func (c *city) read(topic string, each func(*kgo.Record)) {
+func (c *env) read(topic string, each func(*kgo.Record)) {
 	c.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.cfg.Kafka.Brokers...), kgo.Dialer(c.network.DialContext), kgo.ConsumeTopics(topic),
 		kgo.FetchMaxWait(100*time.Millisecond))
@@ -296,7 +296,7 @@ func (c *city) read(topic string, each func(*kgo.Record)) {
 }
 
 // metric sums the series of a counter or gauge whose labels contain all of with ("fate=dead").
-func (c *city) metric(name string, with ...string) (sum float64) {
+func (c *env) metric(name string, with ...string) (sum float64) {
 	c.t.Helper()
 	families, err := c.registry.Gather()
 	if err != nil {
@@ -320,7 +320,7 @@ func (c *city) metric(name string, with ...string) (sum float64) {
 }
 
 // wantBalance: every consumed record has one fate, and nothing is left over.
-func (c *city) wantBalance() {
+func (c *env) wantBalance() {
 	c.t.Helper()
 	time.Sleep(5 * time.Second) // the lag is measured every other second
 	if consumed, settled := c.metric("smshooks_records_consumed_total"), c.metric("smshooks_settled_total"); consumed != settled {

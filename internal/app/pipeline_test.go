@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// bubble runs a test with a city whose service is ready and whose user 42 is configured.
-func bubble(t *testing.T, test func(t *testing.T, c *city)) {
+// bubble runs a test with a env whose service is ready and whose user 42 is configured.
+func bubble(t *testing.T, test func(t *testing.T, c *env)) {
 	t.Helper()
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCity(t, redis)
+		c := newEnv(t, redis)
 		defer c.tearDown()
 		c.start()
 		c.configure(42)
@@ -24,7 +24,7 @@ func bubble(t *testing.T, test func(t *testing.T, c *city)) {
 }
 
 func TestThreeAttemptsThenDeadLetter(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		c.answers(status(http.StatusServiceUnavailable))
 		at := c.now()
 		c.write("sms-dlr", 42, message(42, "7"))
@@ -63,7 +63,7 @@ func TestThreeAttemptsThenDeadLetter(t *testing.T) {
 func TestThreeAttemptsInOneGo(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCity(t, redis)
+		c := newEnv(t, redis)
 		c.cfg.Retry.Schedule = []time.Duration{3 * time.Minute, time.Minute}
 		defer c.tearDown()
 		c.start()
@@ -91,7 +91,7 @@ func TestThreeAttemptsInOneGo(t *testing.T) {
 }
 
 func TestSecondAttemptDelivers(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		c.answers(status(http.StatusInternalServerError))
 		at := c.now()
 		c.write("sms-click", 42, message(42, "7"))
@@ -108,7 +108,7 @@ func TestSecondAttemptDelivers(t *testing.T) {
 
 // After an outage of 30 h everything is too old, but for the revocations, which have no window.
 func TestOutageOf30Hours(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		c.answers(status(http.StatusServiceUnavailable))
 		c.write("sms-dlr", 42, message(42, "1"))
 		c.write("click-revocation", 42, `{"user_id":42,"api_sms_ids":[1]}`)
@@ -152,7 +152,7 @@ func TestOutageOf30Hours(t *testing.T) {
 func TestWindowEndsBeforeTheNextAttempt(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCity(t, redis)
+		c := newEnv(t, redis)
 		c.cfg.Retry.Window = 7 * time.Hour
 		defer c.tearDown()
 		c.start()
@@ -172,7 +172,7 @@ func TestWindowEndsBeforeTheNextAttempt(t *testing.T) {
 }
 
 func TestClicks(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		click := func(id, flags string) string { return fmt.Sprintf(`{"user_id":42,"sms":{"id":%s}%s}`, id, flags) }
 		c.write("sms-click", 42, click("1", `,"bot":true`), click("1", `,"preview":true`), click("1", ""), click("1", ""), click("2", `,"bot":false`), click("1", ""))
 		c.write("sms-click", 43, message(43, "1")) // has no settings, so it is not the first either
@@ -202,7 +202,7 @@ func TestClicks(t *testing.T) {
 }
 
 func TestRevocationsOfAMinute(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(70 * time.Second)))
 		minute := c.now().Truncate(time.Minute) + time.Minute
 		c.write("click-revocation", 42, `{"user_id":42,"api_sms_ids":[1,2]}`, `{"user_id":42,"api_sms_ids":2,"campaign_sms_ids":[9]}`)
@@ -233,7 +233,7 @@ func TestRevocationsOfAMinute(t *testing.T) {
 
 // A stop lets a request in flight come to its end, and a restart sends nothing twice and forgets nothing.
 func TestStopDrains(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		c.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(8 * time.Second) })
 		for i := range 10 {
 			c.write("sms-dlr", 42, message(42, fmt.Sprint(i)))
@@ -247,7 +247,7 @@ func TestStopDrains(t *testing.T) {
 			t.Errorf("stopped after %v: %v", took, err)
 		}
 		if n := len(c.seen()); n != 3 {
-			t.Errorf("%d requests, want none begun after the stop", n)
+			t.Errorf("%d requests, want none started after the stop", n)
 		}
 		c.start()
 		time.Sleep(time.Minute)
@@ -271,7 +271,7 @@ func TestStopDrains(t *testing.T) {
 func TestStopCutsOffWhatHangs(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCity(t, redis)
+		c := newEnv(t, redis)
 		c.cfg.Dispatch.Timeout = time.Minute
 		defer c.tearDown()
 		c.start()
@@ -295,7 +295,7 @@ func TestStopCutsOffWhatHangs(t *testing.T) {
 }
 
 func TestInvalidRecords(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		c.write("sms-dlr", 42, `{"user_id":42`, message(42, "1"), `{"user_id":0,"sms":{"id":1}}`)
 		time.Sleep(5 * time.Second)
 		if n := len(c.seen()); n != 1 {
@@ -315,7 +315,7 @@ func TestInvalidRecords(t *testing.T) {
 }
 
 func TestReadiness(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		if code, body := c.ops("/healthz"); code != http.StatusOK || body != "alive\n" {
 			t.Errorf("/healthz: %d %q", code, body)
 		}
@@ -347,7 +347,7 @@ func TestReadiness(t *testing.T) {
 }
 
 // wantDeadLetters compares the dead letters, in any order and without their event times and origins.
-func (c *city) wantDeadLetters(want ...stored) {
+func (c *env) wantDeadLetters(want ...stored) {
 	c.t.Helper()
 	got := map[string]stored{}
 	for _, one := range c.records("webhook-dead-letter") {

@@ -10,7 +10,7 @@ import (
 // An outage that ends within the window: what came due meanwhile is attempted at once, and its next attempt, due past
 // the window, is not made: dead at once, not when it would have come due.
 func TestOutageOf20Hours(t *testing.T) {
-	bubble(t, func(t *testing.T, c *city) {
+	bubble(t, func(t *testing.T, c *env) {
 		c.answers(status(http.StatusServiceUnavailable))
 		at := c.now()
 		c.write("sms-dlr", 42, message(42, "1"))
@@ -33,7 +33,7 @@ func TestOutageOf20Hours(t *testing.T) {
 func TestOutageUpToTheWindowsEnd(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCity(t, redis)
+		c := newEnv(t, redis)
 		defer c.tearDown()
 		c.start()
 		c.configure(42)

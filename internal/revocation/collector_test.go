@@ -333,7 +333,7 @@ func TestFateOfTheRecords(t *testing.T) {
 	}
 }
 
-func TestPartitionGivenAwayAfterTheTick(t *testing.T) {
+func TestRevokedAfterTheTick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, l := newEnv(usual(), nil), newLease()
 		s.run()
@@ -343,7 +343,7 @@ func TestPartitionGivenAwayAfterTheTick(t *testing.T) {
 		l.close()
 		b := s.batches[0]
 		if b.Lease.State() == event.Held || b.Acquire() {
-			t.Error("a batch of a partition given away may begin")
+			t.Error("a batch of a revoked partition was acquired")
 		}
 		b.Abandon()
 		l.want(t, map[int64]string{1: "abandoned (false)"})
@@ -477,8 +477,8 @@ func TestChunksOfLongIDs(t *testing.T) {
 	})
 }
 
-// Once a batch has begun the others must end before the partition is given away.
-func TestPartitionGivenAwayBetweenBatches(t *testing.T) {
+// Once a batch is in progress the others must end before the partition is released.
+func TestRevokedBetweenBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := usual()
 		cfg.MaxIDs = 1

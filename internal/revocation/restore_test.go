@@ -127,7 +127,7 @@ func TestForget(t *testing.T) {
 	}
 	s.Forget(topic, 3)
 	if got := s.Note(topic, 3, 5, 100); got != "" {
-		t.Errorf("Note of a partition given away = %q", got)
+		t.Errorf("Note of a released partition = %q", got)
 	}
 }
 
