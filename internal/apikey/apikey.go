@@ -47,13 +47,16 @@ func parseHash(text []byte) (id, error) {
 // parseUser reads whose key it is from the value of its record.
 func parseUser(value []byte) (userID int64, err error) {
 	members, err := webhook.AppendMembers(nil, value)
-	for _, m := range members { // of a doubled one the last counts
-		if m.Name == "user_id" {
-			userID, _ = strconv.ParseInt(string(m.Value), 10, 64)
-		}
-	}
 	if err != nil {
 		return 0, err
+	}
+	for _, m := range members { // of a doubled one the last counts
+		if m.Name != "user_id" {
+			continue
+		}
+		if userID, err = strconv.ParseInt(string(m.Value), 10, 64); err != nil {
+			userID = 0 // an id that is out of range is parsed as the nearest one that is not
+		}
 	}
 	if userID < 1 {
 		return 0, errors.New("user_id is not an integer from 1 to 2^63-1")

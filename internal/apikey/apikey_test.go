@@ -157,6 +157,26 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestUserOfARecord checks that a record without a user id that fits into 63 bits is nobody's key.
+func TestUserOfARecord(t *testing.T) {
+	for value, want := range map[string]int64{
+		`{"user_id":5}`:                    5,
+		`{"user_id":1,"user_id":2}`:        2,
+		`{"user_id":9223372036854775807}`:  1<<63 - 1,
+		`{"user_id":9223372036854775808}`:  0,
+		`{"user_id":-9223372036854775809}`: 0,
+		`{"user_id":"5"}`:                  0,
+		`{"user_id":5.0}`:                  0,
+		`{"user_id":0}`:                    0,
+		`{}`:                               0,
+		`null`:                             0,
+	} {
+		if got, err := parseUser([]byte(value)); got != want || (err == nil) != (want != 0) {
+			t.Errorf("%s: user %d, error %v, want user %d", value, got, err, want)
+		}
+	}
+}
+
 // TestRevokedEverywhere checks that a key whose records are in several partitions is revoked in each: compaction of one
 // of them must not bring it back.
 func TestRevokedEverywhere(t *testing.T) {
