@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
@@ -59,18 +60,23 @@ func choose(ctx context.Context, images []string) string {
 	return images[len(images)-1]
 }
 
-// freePorts gives n loopback ports nobody listens on.
+// freePorts returns n loopback ports on which nobody listens. They lie below the range from which the system picks ports
+// for outgoing connections (32768 and up on Linux), so that none is taken before the server listens.
 func freePorts(n int) ([]string, error) {
+	const lowest, highest, tries = 15_000, 20_000, 100
 	var ports []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range tries {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(highest-lowest)))
 		if err != nil {
-			return nil, fmt.Errorf("a free port: %w", err)
+			continue
 		}
-		defer l.Close() // not before all are found, so that none is given twice
+		defer l.Close() // not before all are found, so that none is returned twice
 		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		if len(ports) == n {
+			return ports, nil
+		}
 	}
-	return ports, nil
+	return nil, fmt.Errorf("find %d free ports from %d to %d: all that were tried are taken", n, lowest, highest)
 }
 
 // startContainer starts a container on the host's own network: a published port would go through Docker's proxy, and the
