@@ -79,7 +79,7 @@ func TestConnectionErrors(t *testing.T) {
 		flags      []string
 	}{
 		{"nothing there", "kafka.brokers: ", []string{"--kafka.brokers=" + harness.FreeAddr(t)}},
-		{"Redis there", "kafka.brokers: ", []string{"--kafka.brokers=" + w.redis.Addr}},
+		{"Redis there", "kafka.brokers: ", []string{"--kafka.brokers=" + w.redis.AnyAddr()}},
 		{"TLS to a plaintext port", "kafka.tls.enabled: ", []string{"--kafka.tls.enabled"}},
 	} {
 		began := time.Now()

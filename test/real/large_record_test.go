@@ -1,6 +1,7 @@
 package real_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/test/real/harness"
@@ -79,7 +81,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 
 	// Somebody lowers the limit while the service runs.
 	retry := harness.Retry(w.topics.DLR, "1s")
-	limit(t, b.Addr, retry, "1048588")
+	limit(t, b.Addr, retry, 1_048_588)
 	answer <- http.StatusServiceUnavailable
 	noise := make([]byte, 3<<20) // of letters that do not compress below the limit
 	for i, x := 0, uint32(1); i < len(noise); i++ {
@@ -112,10 +114,18 @@ func produceLarge(t *testing.T, brokers string, records ...*kgo.Record) {
 	}
 }
 
-func limit(t *testing.T, brokers, topic, bytes string) {
+// limit lowers max.message.bytes of a topic and waits until the broker refuses larger records: it applies a setting some
+// time after it has accepted it. The records that it takes until then are not readable as events.
+func limit(t *testing.T, brokers, topic string, bytes int) {
 	t.Helper()
-	_, err := kadm.NewClient(harness.Client(t, brokers)).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &bytes}}, topic)
+	text := strconv.Itoa(bytes)
+	cl := harness.Client(t, brokers, kgo.ProducerBatchMaxBytes(16<<20), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	_, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &text}}, topic)
 	if err != nil {
 		t.Fatal(err)
 	}
+	harness.Eventually(t, 10*time.Second, func() bool {
+		err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: make([]byte, bytes)}).FirstErr()
+		return errors.Is(err, kerr.MessageTooLarge)
+	}, "the broker refuses records of more than %d bytes", bytes)
 }

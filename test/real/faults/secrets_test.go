@@ -381,18 +381,14 @@ func (v *vault) searchTopics(t *testing.T, s *env) {
 // searchRedis looks through all keys of the program. URLs are kept there; credentials are sealed.
 func (v *vault) searchRedis(t *testing.T, s *env) {
 	t.Helper()
-	cl := redis.NewClient(&redis.Options{Addr: s.redis})
-	defer cl.Close()
-	keys, err := cl.Keys(t.Context(), s.topics.KeyPrefix+"*").Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, key := range keys {
+	server := harness.Redis(t)
+	cl := server.Client(t)
+	for _, key := range server.Keys(t, s.topics.KeyPrefix+"*") {
 		v.search("Redis", key+dump(t, cl, key), "the URL's token", "a URL's password")
 	}
 }
 
-func dump(t *testing.T, cl *redis.Client, key string) string {
+func dump(t *testing.T, cl redis.UniversalClient, key string) string {
 	t.Helper()
 	ctx := t.Context()
 	var value any

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,6 +134,41 @@ func (r *RedisServer) Client(t testing.TB) redis.UniversalClient {
 	cl := newRedisClient(r.Addr)
 	t.Cleanup(func() { _ = cl.Close() })
 	return cl
+}
+
+// Keys returns the keys that match pattern, those of all nodes.
+func (r *RedisServer) Keys(t testing.TB, pattern string) []string {
+	t.Helper()
+	var (
+		mu   sync.Mutex
+		keys []string
+	)
+	read := func(ctx context.Context, cl redis.Cmdable) error {
+		found, err := cl.Keys(ctx, pattern).Result()
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, found...)
+		return err
+	}
+	ctx := within(t, 10*time.Second)
+	var err error
+	switch cl := r.Client(t).(type) {
+	case *redis.ClusterClient:
+		err = cl.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return read(ctx, c) })
+	default:
+		err = read(ctx, cl)
+	}
+	if err != nil {
+		t.Fatalf("KEYS %s: %v", pattern, err)
+	}
+	return keys
+}
+
+// AnyAddr returns the address of one server: of a node of a cluster, or of a Sentinel.
+func (r *RedisServer) AnyAddr() string {
+	_, addrs := splitRedisAddr(r.Addr)
+	addr, _, _ := strings.Cut(addrs, ",")
+	return addr
 }
 
 // newRedisClient makes a client of what an Options.RedisAddr names.
