@@ -270,7 +270,8 @@ func (d *Dispatcher) checkWindow(e *event.Event) verdict {
 // send makes the request.
 func (d *Dispatcher) send(e *event.Event) verdict {
 	out := d.Sender.Send(e.Context(), sender.Request{
-		Kind: e.Kind, Endpoint: e.Endpoint, ID: e.Identity(), Attempt: e.Attempts + 1, Time: e.Started, Body: (*body)(e),
+		Kind: e.Kind, Endpoint: e.Endpoint, ID: e.Identity(), Attempt: e.Attempts + 1, Time: e.Started, EventTime: e.Time,
+		Body: (*body)(e),
 	})
 	switch {
 	case out.Aborted:

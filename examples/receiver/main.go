@@ -112,7 +112,7 @@ func (r *receiver) take(w http.ResponseWriter, req *http.Request, describe func(
 	}
 	id := req.Header.Get("Webhook-Id")
 	if err := r.once(id, func() error {
-		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s\n", text, id, req.Header.Get("Webhook-Attempt"))
+		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s, of %s\n", text, id, req.Header.Get("Webhook-Attempt"), req.Header.Get("Webhook-Event-Time"))
 		return err
 	}); err != nil {
 		http.Error(w, "cannot store the event", http.StatusInternalServerError) // the service retries

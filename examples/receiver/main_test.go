@@ -47,12 +47,13 @@ func TestEvents(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			h := newReceiver("", &out).handler()
-			if got := send(h, tc.path, tc.contentType, tc.body, "Webhook-Id", "x/0/1", "Webhook-Attempt", "1"); got != tc.status {
+			if got := send(h, tc.path, tc.contentType, tc.body, "Webhook-Id", "x/0/1", "Webhook-Attempt", "1",
+				"Webhook-Event-Time", "2026-02-27T14:30:00.123Z"); got != tc.status {
 				t.Errorf("status %d, want %d", got, tc.status)
 			}
 			want := ""
 			if tc.line != "" {
-				want = tc.line + "  id x/0/1, attempt 1\n"
+				want = tc.line + "  id x/0/1, attempt 1, of 2026-02-27T14:30:00.123Z\n"
 			}
 			if out.String() != want {
 				t.Errorf("printed %q, want %q", out.String(), want)

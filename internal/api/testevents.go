@@ -146,8 +146,10 @@ func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Ki
 	if to == nil {
 		return TestResult{Status: TestSkipped, Reason: "not configured"}, true
 	}
+	now := time.Now()
 	out := s.Sender.Send(ctx, sender.Request{
-		Kind: kind, Endpoint: to, ID: "test_" + kind.String() + "_" + stamp, Attempt: 1, Time: time.Now(), Body: sender.Bytes(s.demo[kind]),
+		Kind: kind, Endpoint: to, ID: "test_" + kind.String() + "_" + stamp, Attempt: 1, Time: now, EventTime: now,
+		Body: sender.Bytes(s.demo[kind]),
 	})
 	t = TestResult{HTTPCode: out.Status, Took: out.Took}
 	switch out.Failure.Result() {

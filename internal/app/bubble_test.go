@@ -38,6 +38,7 @@ type call struct {
 	Attempt string
 	ID      string
 	Body    string
+	Event   string // time
 }
 
 // env is a service in a bubble, with its Kafka, Redis and receivers.
@@ -132,7 +133,8 @@ func (c *env) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
 func (c *env) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	c.mu.Lock()
-	c.calls = append(c.calls, call{time.Since(c.began), r.Host, r.Header.Get("Webhook-Attempt"), r.Header.Get("Webhook-Id"), string(body)})
+	c.calls = append(c.calls, call{time.Since(c.began), r.Host, r.Header.Get("Webhook-Attempt"), r.Header.Get("Webhook-Id"), string(body),
+		r.Header.Get("Webhook-Event-Time")})
 	answer := c.answer
 	c.mu.Unlock()
 	answer(w, r)

@@ -78,6 +78,17 @@ func TestThreeAttemptsInOneGo(t *testing.T) {
 		first, second := byBody(c.seen(), "%22a%22"), byBody(c.seen(), "%22b%22")
 		wantTimes(t, first, at, first[0].At+3*time.Minute, first[1].At+time.Minute)
 		wantTimes(t, second, later, second[0].At+3*time.Minute, second[1].At+time.Minute)
+		for _, of := range []struct {
+			calls []call
+			at    time.Duration
+		}{{first, at}, {second, later}} {
+			want := c.began.Add(of.at).UTC().Format("2006-01-02T15:04:05.000Z")
+			for _, got := range of.calls {
+				if got.Event != want {
+					t.Errorf("attempt %s: Webhook-Event-Time %q, want the record's time %s", got.Attempt, got.Event, want)
+				}
+			}
+		}
 		c.wantBalance()
 		for fate, want := range map[string]float64{"retry": 4, "dead": 2, "delivered": 0} {
 			if got := c.metric("smshooks_settled_total", "kind=inbound", "fate="+fate); got != want {

@@ -26,21 +26,8 @@ const HeaderTrace = "traceparent"
 // maxTraceparent is more than any version of it has.
 const maxTraceparent = 128
 
-// TimeLayout is RFC 3339 with milliseconds, as all times in headers are written.
-const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
-
-// FormatTime writes t in UTC with milliseconds, cut down to the millisecond. RFC 3339 has four digits for the year:
-// a timestamp beyond them, which Kafka takes, is written as the nearest time within.
-func FormatTime(t time.Time) string {
-	t = t.UTC()
-	switch year := t.Year(); {
-	case year > 9999:
-		return "9999-12-31T23:59:59.999Z"
-	case year < 0:
-		return "0000-01-01T00:00:00.000Z"
-	}
-	return t.Format(TimeLayout)
-}
+// FormatTime returns t in UTC with milliseconds, as all times in headers are written.
+func FormatTime(t time.Time) string { return string(webhook.AppendTime(nil, t)) }
 
 func parseTime(value []byte) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339, string(value))

@@ -50,12 +50,13 @@ type Sender struct {
 
 // Request is one attempt.
 type Request struct {
-	Kind     webhook.Kind
-	Endpoint *webhook.Endpoint
-	ID       string    // Webhook-Id
-	Attempt  int       // from 1
-	Time     time.Time // of the attempt: Webhook-Timestamp
-	Body     Body
+	Kind      webhook.Kind
+	Endpoint  *webhook.Endpoint
+	ID        string    // Webhook-Id
+	Attempt   int       // from 1
+	Time      time.Time // of the attempt: Webhook-Timestamp
+	EventTime time.Time // of the event: Webhook-Event-Time
+	Body      Body
 }
 
 // Body is the body of a request.
@@ -172,6 +173,8 @@ func (s *Sender) appendMessage(b []byte, r *Request, body []byte) []byte {
 	b = strconv.AppendInt(b, r.Time.Unix(), 10)
 	b = append(b, "\r\nWebhook-Attempt: "...)
 	b = strconv.AppendInt(b, int64(r.Attempt), 10)
+	b = append(b, "\r\nWebhook-Event-Time: "...)
+	b = webhook.AppendTime(b, r.EventTime)
 	b = append(b, "\r\n\r\n"...)
 	return append(b, body...)
 }

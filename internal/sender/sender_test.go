@@ -37,9 +37,12 @@ func newSender(t *testing.T, change func(*Config)) *Sender {
 	return s
 }
 
+var eventTime = time.Date(2026, 2, 27, 15, 30, 0, 123_999_999, time.FixedZone("", 3600))
+
 func request(t *testing.T, to string) Request {
 	t.Helper()
-	return Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(to), ID: "sms-dlr/0/7", Attempt: 2, Time: time.Now(), Body: Bytes("sms=%7B%7D")}
+	return Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(to), ID: "sms-dlr/0/7", Attempt: 2, Time: time.Now(),
+		EventTime: eventTime, Body: Bytes("sms=%7B%7D")}
 }
 
 func drips(c net.Conn, _ int32) bool {
@@ -258,6 +261,7 @@ func TestWhatIsSent(t *testing.T) {
 			"POST", "/a%2Fb/c%20d;e?x=1&y=%2F;z", host, string(r.Body.(Bytes)), int64(length), nil, http.Header{
 				"Content-Type": {"application/x-www-form-urlencoded"}, "Content-Length": {strconv.Itoa(length)}, "User-Agent": {"smshooks/1.2.3"},
 				"Webhook-Id": {"sms-dlr/0/7"}, "Webhook-Attempt": {"2"}, "Authorization": {"Basic dXNlcjpwYXNz"},
+				"Webhook-Event-Time": {"2026-02-27T14:30:00.123Z"},
 			},
 		}
 		if !reflect.DeepEqual(one, want) {

@@ -1,0 +1,19 @@
+package webhook
+
+import "time"
+
+// TimeLayout is RFC 3339 with milliseconds.
+const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// AppendTime appends t in UTC with milliseconds (RFC 3339), truncated to the millisecond. RFC 3339 has four digits for
+// the year. A timestamp beyond them, which Kafka accepts, is written as the nearest time within.
+func AppendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	switch year := t.Year(); {
+	case year > 9999:
+		return append(dst, "9999-12-31T23:59:59.999Z"...)
+	case year < 0:
+		return append(dst, "0000-01-01T00:00:00.000Z"...)
+	}
+	return t.AppendFormat(dst, TimeLayout)
+}
