@@ -47,6 +47,21 @@ func ExampleValidateURL() {
 	// must be an absolute http or https URL
 }
 
+// AppendMembers keeps the order of the members and the text of their values.
+func ExampleAppendMembers() {
+	members, err := webhook.AppendMembers(nil, []byte(`{"user_id": 42, "id": 9007199254740993}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, m := range members {
+		fmt.Printf("%s = %s\n", m.Name, m.Value)
+	}
+	// Output:
+	// user_id = 42
+	// id = 9007199254740993
+}
+
 func ExampleHTTPFailure() {
 	for _, f := range []webhook.Failure{"", webhook.HTTPFailure(503), webhook.Timeout, webhook.DNS} {
 		fmt.Printf("%q is %v\n", f, f.Result())

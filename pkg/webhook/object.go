@@ -7,13 +7,16 @@ import (
 
 // Member is one member of a JSON object.
 type Member struct {
-	Name  string
-	Raw   []byte // the name as it is in the text, escaped, without its quotes
-	Value []byte // as it is in the text
+	// Name is the name without escapes.
+	Name string
+	// Raw is the name as written in the text, with escapes and without its quotes.
+	Raw []byte
+	// Value is the value as written in the text.
+	Value []byte
 }
 
-// AppendMembers appends the members of text, a JSON object in UTF-8, in their order. They share text's memory. The
-// error does not repeat what is in text.
+// AppendMembers appends the members of text, which must be a JSON object in UTF-8, in their order. They share memory with
+// text. The error does not contain any part of text.
 func AppendMembers(dst []Member, text []byte) ([]Member, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("not UTF-8")

@@ -24,7 +24,7 @@ func TestAppendMembers(t *testing.T) {
 	}
 }
 
-// FuzzAppendMembers holds the scanner against encoding/json.
+// FuzzAppendMembers compares the scanner with encoding/json.
 func FuzzAppendMembers(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, ` { "a" : "b" , "c":12, "d":null } `, `{"a":"\u0041"}`, `{"a":01}`, `{"a":1.5}`, `{"a":"b",}`, `{"a" "b"}`,
