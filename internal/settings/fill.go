@@ -73,14 +73,17 @@ func (s *Store) end() {
 	s.becameReady()
 }
 
-// beside runs while a reader reads.
+// beside runs while a reader reads, until ctx ends or a rebuild finds that the topic was created again.
 func (s *Store) beside(ctx context.Context, _ *compacted.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel() // before the wait: the others run until ctx ends
 	wg.Go(func() { s.repairLoop(ctx) })
 	wg.Go(func() { s.orphans.run(ctx, s.unlock) })
 	wg.Go(func() { s.countUsers(ctx) })
 	if !s.cfg.Materialise {
+		<-ctx.Done()
 		return nil
 	}
 	wg.Go(func() { s.writeLoop(ctx) })

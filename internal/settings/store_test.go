@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -376,6 +377,26 @@ func TestTopicRecreated(t *testing.T) {
 	k.set(1, "new")
 	eventually(t, 20*time.Second, "the new topic's document", func() bool { return host(t, store, 1) == "new" })
 	eventually(t, 5*time.Second, "the old topic's user gone", func() bool { return host(t, store, 2) == "" })
+}
+
+// TestRebuildFindsRecreatedTopic checks that reading starts again as soon as a rebuild finds another topic.
+func TestRebuildFindsRecreatedTopic(t *testing.T) {
+	k := newEnv(t)
+	k.set(1, "old")
+	store, _, stop := k.start()
+	waitLoaded(t, store)
+	stop() // the reader stays that of the old topic
+	k.deleteTopic()
+	eventually(t, 10*time.Second, "the topic gone", func() bool {
+		_, err := compacted.Describe(t.Context(), k.open(), k.topic)
+		return err != nil
+	})
+	k.createTopic()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := store.beside(ctx, nil); !errors.Is(err, compacted.ErrRecreated) || ctx.Err() != nil {
+		t.Errorf("the rebuild ended with %v, its context with %v", err, ctx.Err())
+	}
 }
 
 func TestWithoutMaterialiser(t *testing.T) {
