@@ -371,6 +371,27 @@ func TestPurgeStoresParts(t *testing.T) {
 	})
 }
 
+// TestPurgeAbandonsAcquired checks that an event that was acquired, and is queued again because its user was evicted from
+// memory, goes to the next owner of its partition at once and not to an overflow topic.
+func TestPurgeAbandonsAcquired(t *testing.T) {
+	withEnv(t, func(_ *testing.T, s *env) {
+		s.redis(true)
+		s.mu.Lock()
+		delete(s.memory, 1)
+		s.mu.Unlock()
+		e := s.newEvent(webhook.DLR, 7, 1, "1")
+		s.decode(e)
+		s.attempt(e) // as its lane does
+		s.rest(time.Second)
+		s.want("dlr/0/7", "")
+		s.mu.Lock()
+		s.lease.closed = true
+		s.mu.Unlock()
+		s.Purge()
+		s.want("dlr/0/7", "abandoned")
+	})
+}
+
 func TestFullLookupQueue(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)

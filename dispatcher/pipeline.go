@@ -349,10 +349,12 @@ func (d *Dispatcher) overflowTo(e *event.Event, tier int, unresolved bool) verdi
 	return verdict{kind: overflowed, tier: int8(tier), unresolved: unresolved}
 }
 
-// revoke returns the verdict for an event that has to end because its partition is being revoked. finish abandons it,
-// unless it shares its lease with others that are in progress: these would be repeated with it if it were not stored.
+// revoke returns the verdict for a buffered event whose partition is being revoked: the next owner gets it. A batch of
+// revocations whose lease others share is stored if these are in progress, because they would be repeated with it.
+// finish abandons it if they are not.
 func (d *Dispatcher) revoke(e *event.Event) verdict {
-	if e.Lease.State() == event.Revoked {
+	batch := e.Kind == webhook.RevokeClick && e.Class == topics.Source
+	if e.Lease.State() == event.Revoked || e.Acquired() && !batch {
 		return abandon
 	}
 	return d.overflow(e)
