@@ -25,6 +25,14 @@ func slow(d time.Duration) func(http.ResponseWriter, *http.Request) {
 
 func hung(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
+// wants returns a change: the user wants the receipts with one status, and the event's record is value.
+func wants(status, value string) func(*env, *event.Event) {
+	return func(s *env, e *event.Event) {
+		s.memory[1].Endpoints[webhook.DLR].Statuses, _ = webhook.ParseStatuses([]string{status})
+		e.Value = []byte(value)
+	}
+}
+
 func TestFates(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -61,6 +69,18 @@ func TestFates(t *testing.T) {
 			e.Value = []byte(`{"user_id":1,"api_sms_ids":[]}`)
 		}, webhook.RevokeClick, 1, "abandoned", false},
 		{"batch that comes back", func(_ *env, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
+		{"status that is wanted", wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Failed"}}`), webhook.DLR, 1, "delivered", true},
+		{"status that is not wanted", wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Pending"}}`), webhook.DLR, 1, "filtered", false},
+		{"status that is null", wants("Unknown", `{"user_id":1,"sms":{"id":1,"dlr_status":null}}`), webhook.DLR, 1, "filtered", false},
+		{"retry that is not wanted any more", func(s *env, e *event.Event) {
+			wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Delivered"}}`)(s, e)
+			e.Class, e.Attempts = topics.Retry, 1
+		}, webhook.DLR, 1, "filtered", false},
+		{"not wanted, too old", func(s *env, e *event.Event) {
+			wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Delivered"}}`)(s, e)
+			s.dead[e.Identity()] = webhook.WindowExpired
+		}, webhook.DLR, 1, "filtered", false},
+		{"inbound has no status", wants("Failed", `{"user_id":1,"sms":{"id":1}}`), webhook.Inbound, 1, "delivered", true},
 		{"URL that is none", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
 	}
 	for _, test := range tests {

@@ -37,6 +37,7 @@ var (
 	delivery = []stage{
 		(*Dispatcher).acquireLease,
 		(*Dispatcher).resolveEndpoint,
+		(*Dispatcher).filterStatuses,
 		(*Dispatcher).claimFirstClick,
 		(*Dispatcher).checkWindow,
 		(*Dispatcher).send,
@@ -246,6 +247,14 @@ func (d *Dispatcher) resolveEndpoint(e *event.Event) verdict {
 	}
 	if e.Endpoint = settings.Endpoints[e.Kind]; e.Endpoint == nil {
 		return settle(webhook.NotConfigured)
+	}
+	return verdict{}
+}
+
+// filterStatuses drops receipts with a status that the user did not ask for.
+func (d *Dispatcher) filterStatuses(e *event.Event) verdict {
+	if e.Kind == webhook.DLR && !e.Message.HasStatus(e.Value, e.Endpoint.Statuses) {
+		return settle(webhook.Filtered)
 	}
 	return verdict{}
 }

@@ -44,8 +44,8 @@ type handler struct {
 // route describes one path.
 type route struct {
 	allow []string
-	// serve handles a request with a known key; nil serves the specification.
-	serve func(*handler, *request) (data any, err error)
+	// serve handles a request with a known key, patch one with the method PATCH; nil serves the specification.
+	serve, patch func(*handler, *request) (data any, err error)
 }
 
 // request is a request with a known key and readable parameters.
@@ -60,12 +60,13 @@ type request struct {
 func Handler(service *Service, options Options) http.Handler {
 	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
 	return &handler{service: service, options: options, limit: limit.New(float64(options.Rate), options.Rate), routes: map[string]route{
-		"/v1/user/set-webhook":  {post, (*handler).setWebhook},
-		"/v1/user/get-webhook":  {get, (*handler).getWebhook},
-		"/v1/user/test-webhook": {post, (*handler).testWebhook},
-		"/v1/user/deliveries":   {get, (*handler).deliveries},
-		"/v1/user/replay":       {post, (*handler).replay},
-		"/openapi.yaml":         {get, nil},
+		"/v1/user/set-webhook":      {allow: post, serve: (*handler).setWebhook},
+		"/v1/user/get-webhook":      {allow: get, serve: (*handler).getWebhook},
+		"/v1/user/test-webhook":     {allow: post, serve: (*handler).testWebhook},
+		"/v1/user/deliveries":       {allow: get, serve: (*handler).deliveries},
+		"/v1/user/replay":           {allow: post, serve: (*handler).replay},
+		"/v1/user/webhook-settings": {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
+		"/openapi.yaml":             {allow: get},
 	}}
 }
 
@@ -114,7 +115,11 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 		return nil, &statusError{http.StatusUnauthorized, keyName + ": the key is missing or unknown"}
 	}
 	var body []byte
-	if r.Method == http.MethodPost {
+	hasBody, serve := r.Method == http.MethodPost, to.serve
+	if r.Method == http.MethodPatch {
+		hasBody, serve = true, to.patch
+	}
+	if hasBody {
 		if body, err = readBody(w, r); err != nil {
 			return nil, err
 		}
@@ -123,7 +128,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 		return nil, &TooManyError{keyName + ": too many requests; the limit is " + strconv.Itoa(h.options.Rate) + " per second", wait}
 	}
 	req := &request{ctx: r.Context(), quick: quick, userID: userID}
-	if r.Method == http.MethodPost {
+	if hasBody {
 		if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 			return nil, &statusError{http.StatusUnsupportedMediaType, "Content-Encoding: must be identity"}
 		}
@@ -137,7 +142,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 	case err != nil:
 		return nil, &statusError{http.StatusBadRequest, err.Error()}
 	}
-	return to.serve(h, req)
+	return serve(h, req)
 }
 
 // readBody reads a body that is not too large and arrives in time.

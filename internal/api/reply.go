@@ -91,6 +91,28 @@ func newWebhooksReply(w Webhooks) webhooksReply {
 	return webhooksReply{w.URLs[webhook.DLR], w.URLs[webhook.Click], w.URLs[webhook.Inbound], w.URLs[webhook.RevokeClick], w.Auth}
 }
 
+type furtherReply struct {
+	DLRFailoverURL         *string  `json:"dlr_failover_url"`
+	ClickFailoverURL       *string  `json:"click_failover_url"`
+	InboundFailoverURL     *string  `json:"inbound_failover_url"`
+	RevokeClickFailoverURL *string  `json:"revoke_click_failover_url"`
+	DLRPaused              bool     `json:"dlr_paused"`
+	ClickPaused            bool     `json:"click_paused"`
+	InboundPaused          bool     `json:"inbound_paused"`
+	RevokeClickPaused      bool     `json:"revoke_click_paused"`
+	DLROrder               string   `json:"dlr_order"`
+	DLRStatuses            []string `json:"dlr_statuses"`
+	Signing                bool     `json:"signing"`
+}
+
+func newFurtherReply(f Further) furtherReply {
+	return furtherReply{
+		f.FailoverURLs[webhook.DLR], f.FailoverURLs[webhook.Click], f.FailoverURLs[webhook.Inbound], f.FailoverURLs[webhook.RevokeClick],
+		f.Paused[webhook.DLR], f.Paused[webhook.Click], f.Paused[webhook.Inbound], f.Paused[webhook.RevokeClick],
+		f.Order, f.Statuses, f.Signing,
+	}
+}
+
 type testReply struct {
 	Status   string   `json:"status"`
 	HTTPCode int      `json:"http_code,omitempty"`

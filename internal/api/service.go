@@ -117,7 +117,7 @@ type Service struct {
 const (
 	askKey        = "key"
 	askSettings   = "settings"
-	askChange     = "set-webhook"
+	askChange     = "change of settings"
 	askDeliveries = "deliveries"
 	askLetters    = "dead letters"
 	askReplay     = "replay"
@@ -295,14 +295,23 @@ func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webho
 	if c == (Change{}) {
 		return s.Settings(ctx, userID)
 	}
+	d, err := s.update(ctx, userID, c.apply)
+	if err != nil {
+		return Webhooks{}, err
+	}
+	return webhooksOf(&d), nil
+}
+
+// update changes a user's document and returns what it is then.
+func (s *Service) update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	d, err := s.Documents.Update(ctx, userID, c.apply)
+	d, err := s.Documents.Update(ctx, userID, change)
 	if err != nil {
-		return Webhooks{}, s.unavailable(askChange, userID, err)
+		return d, s.unavailable(askChange, userID, err)
 	}
 	s.failing[askChange].Recover()
-	return webhooksOf(&d), nil
+	return d, nil
 }
 
 // Attempts returns a user's latest attempts, newest first.

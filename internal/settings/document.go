@@ -19,6 +19,12 @@ type Document struct {
 	DLRURL, ClickURL, InboundURL, RevokeClickURL *string
 	Auth                                         *string
 
+	// The further settings. All but URLs and Order are in JSON.
+	FailoverURLs [webhook.NumKinds]*string
+	Paused       [webhook.NumKinds]*string // true or false
+	Order        *string                   // of receipts: "all" or "latest"
+	Statuses     *string                   // a list of the receipts' statuses that are sent
+
 	// unknown holds the members that this version does not know, as they were in
 	// the record, each with a comma before it. Every write keeps them.
 	unknown string
@@ -26,17 +32,114 @@ type Document struct {
 	sealed bool
 }
 
-// fields lists the document's fields in the contract's order.
-func (d *Document) fields() [5]struct {
+// field is one member of a document.
+type field struct {
 	name  string
 	value **string
-} {
-	return [5]struct {
-		name  string
-		value **string
-	}{
-		{"dlr_url", &d.DLRURL}, {"click_url", &d.ClickURL}, {"inbound_url", &d.InboundURL},
-		{"revoke_click_url", &d.RevokeClickURL}, {"auth", &d.Auth},
+	form  form
+}
+
+// form is how a field is written. A field that is null is absent from the record, unless it is a text.
+type form uint8
+
+const (
+	asText     form = iota // a string. Null is written as such
+	asFurther              // a string
+	asFlag                 // a boolean
+	asOrder                // "all" or "latest"
+	asStatuses             // a list of statuses
+)
+
+const numFields = 5 + 2*webhook.NumKinds + 2
+
+// fields lists the document's fields in the contract's order.
+func (d *Document) fields() [numFields]field {
+	return [...]field{
+		{"dlr_url", &d.DLRURL, asText},
+		{"click_url", &d.ClickURL, asText},
+		{"inbound_url", &d.InboundURL, asText},
+		{"revoke_click_url", &d.RevokeClickURL, asText},
+		{"auth", &d.Auth, asText},
+		{"dlr_failover_url", &d.FailoverURLs[webhook.DLR], asFurther},
+		{"click_failover_url", &d.FailoverURLs[webhook.Click], asFurther},
+		{"inbound_failover_url", &d.FailoverURLs[webhook.Inbound], asFurther},
+		{"revoke_click_failover_url", &d.FailoverURLs[webhook.RevokeClick], asFurther},
+		{"dlr_paused", &d.Paused[webhook.DLR], asFlag},
+		{"click_paused", &d.Paused[webhook.Click], asFlag},
+		{"inbound_paused", &d.Paused[webhook.Inbound], asFlag},
+		{"revoke_click_paused", &d.Paused[webhook.RevokeClick], asFlag},
+		{"dlr_order", &d.Order, asOrder},
+		{"dlr_statuses", &d.Statuses, asStatuses},
+	}
+}
+
+// parse reads the value of a field, nil if it is absent.
+func (f form) parse(raw []byte) (*string, error) {
+	switch f {
+	case asFlag:
+		switch string(raw) {
+		case "", "null":
+			return nil, nil
+		case "true", "false":
+			s := string(raw)
+			return &s, nil
+		}
+		return nil, errors.New("neither a boolean nor null")
+	case asOrder:
+		s, err := textOrNull(raw)
+		if err == nil && value(s) != "" && *s != OrderAll && *s != OrderLatest {
+			err = errors.New("neither all nor latest")
+		}
+		return s, err
+	case asStatuses:
+		if len(raw) == 0 || string(raw) == "null" {
+			return nil, nil
+		}
+		var names []string
+		if json.Unmarshal(raw, &names) != nil {
+			return nil, errors.New("neither a list of strings nor null")
+		}
+		return NewStatuses(names)
+	}
+	return textOrNull(raw)
+}
+
+// The values of Document.Order.
+const (
+	OrderAll    = "all"
+	OrderLatest = "latest"
+)
+
+// NewStatuses returns names as the value of Document.Statuses.
+func NewStatuses(names []string) (*string, error) {
+	if _, err := webhook.ParseStatuses(names); err != nil {
+		return nil, err
+	}
+	text := []byte{'['}
+	for i, name := range names {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = appendString(text, name)
+	}
+	s := string(append(text, ']'))
+	return &s, nil
+}
+
+// StatusNames returns the statuses that are sent, nil for all.
+func (d *Document) StatusNames() (names []string) {
+	if d.Statuses != nil {
+		_ = json.Unmarshal([]byte(*d.Statuses), &names) // it was parsed before
+	}
+	return names
+}
+
+// Set changes the field with this name; nil stands for null.
+func (d *Document) Set(name string, to *string) {
+	for _, f := range d.fields() {
+		if f.name == name {
+			*f.value = to
+		}
 	}
 }
 
@@ -57,7 +160,7 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	}
 	d := Document{UserID: userID}
 	for _, f := range d.fields() {
-		if *f.value, err = textOrNull(last(members, f.name)); err != nil {
+		if *f.value, err = f.form.parse(last(members, f.name)); err != nil {
 			return Document{}, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
@@ -122,21 +225,27 @@ func parseUserKey(key []byte) (int64, error) {
 	return id, nil
 }
 
-// AppendJSON appends the whole document in compact JSON: every key, in the
-// contract's order, null for what is not set, no HTML characters escaped, then
-// the unknown members. With a sealer, auth is sealed.
+// AppendJSON appends the whole document in compact JSON: the fields in the
+// contract's order, no HTML characters escaped, then the unknown
+// members. URLs and auth are null if they are not set, the further
+// settings absent. With a sealer, auth is sealed.
 func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 	dst = strconv.AppendInt(append(dst, `{"user_id":`...), d.UserID, 10)
 	for _, f := range d.fields() {
+		to := *f.value
+		if to == nil && f.form != asText {
+			continue
+		}
 		dst = append(append(append(dst, ',', '"'), f.name...), '"', ':')
-		text := *f.value
 		switch {
-		case text == nil:
+		case to == nil:
 			dst = append(dst, "null"...)
-		case f.name == "auth" && *text != "" && sealer != nil: // "" counts as not set
-			dst = appendString(dst, sealer.Seal(d.UserID, *text))
+		case f.value == &d.Auth && *to != "" && sealer != nil: // "" counts as not set
+			dst = appendString(dst, sealer.Seal(d.UserID, *to))
+		case f.form == asFlag || f.form == asStatuses:
+			dst = append(dst, *to...)
 		default:
-			dst = appendString(dst, *text)
+			dst = appendString(dst, *to)
 		}
 	}
 	return append(append(dst, d.unknown...), '}')
@@ -149,7 +258,11 @@ func (d Document) Settings() *webhook.Settings {
 	urls[webhook.Click] = value(d.ClickURL)
 	urls[webhook.Inbound] = value(d.InboundURL)
 	urls[webhook.RevokeClick] = value(d.RevokeClickURL)
-	return webhook.NewSettings(d.UserID, urls, value(d.Auth))
+	s := webhook.NewSettings(d.UserID, urls, value(d.Auth))
+	if dlr := s.Endpoints[webhook.DLR]; dlr != nil {
+		dlr.Statuses, _ = webhook.ParseStatuses(d.StatusNames()) // all if there is no list
+	}
+	return s
 }
 
 func value(s *string) string {

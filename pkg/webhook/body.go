@@ -12,6 +12,8 @@ const (
 	maxFields    = 24
 	fieldID      = 0  // the index of "id", the same in every kind
 	fieldClicked = 16 // the index of "clicked" in smsFields
+
+	fieldDLRStatus = 23 // the index of "dlr_status" in smsFields
 )
 
 // The keys of the sms object in the order in which they are sent.

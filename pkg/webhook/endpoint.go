@@ -34,6 +34,8 @@ type Endpoint struct {
 	Target string
 	// Authorization is the value of the Authorization header, "" for none. It is a secret.
 	Authorization string
+	// Statuses are the statuses of the receipts that are sent.
+	Statuses Statuses
 }
 
 // Settings holds the endpoints of one user.

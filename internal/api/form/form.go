@@ -9,6 +9,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -21,18 +22,28 @@ type Value struct {
 	Texts []string // in order; JSON has one, unless List
 	List  bool     // a JSON array of strings
 	Wrong bool     // neither a text nor a list of texts
+	Flag  bool     // a JSON boolean, which is wrong unless one is expected; its text is true or false
+}
+
+// Text returns the last text, and what is wrong with the value, "" if nothing is.
+func (v Value) Text() (text, problem string) {
+	if v.Wrong || v.List {
+		return "", "must be a string or null"
+	}
+	return v.Texts[len(v.Texts)-1], ""
 }
 
 // Text returns the last text of a name, or nil if it is absent. problem is "" unless the value is not a text.
 func (p Values) Text(name string) (text *string, problem string) {
 	v, ok := p[name]
-	switch {
-	case !ok:
+	if !ok {
 		return nil, ""
-	case v.Wrong || v.List:
-		return nil, "must be a string or null"
 	}
-	return &v.Texts[len(v.Texts)-1], ""
+	last, problem := v.Text()
+	if problem != "" {
+		return nil, problem
+	}
+	return &last, ""
 }
 
 // ErrNotObject is returned for a body that is JSON but not an object.
@@ -144,6 +155,8 @@ func jsonParam(raw json.RawMessage) Value {
 		return Value{Texts: []string{""}}
 	case string:
 		return Value{Texts: []string{v}}
+	case bool:
+		return Value{Texts: []string{strconv.FormatBool(v)}, Wrong: true, Flag: true}
 	case []any:
 		p := Value{List: true}
 		for _, item := range v {

@@ -1,0 +1,183 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/smshooks/smshooks/internal/api/form"
+	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Further are a user's further settings as they may be shown.
+type Further struct {
+	FailoverURLs [webhook.NumKinds]*string // nil = not set
+	Paused       [webhook.NumKinds]bool
+	Order        string
+	Statuses     []string // nil = all
+	Signing      bool
+}
+
+func furtherOf(d *settings.Document) Further {
+	f := Further{Order: settings.OrderAll, Statuses: d.StatusNames()}
+	for _, kind := range webhook.Kinds() {
+		if url := d.FailoverURLs[kind]; url != nil && *url != "" {
+			f.FailoverURLs[kind] = url
+		}
+		f.Paused[kind] = d.Paused[kind] != nil && *d.Paused[kind] == "true"
+	}
+	if d.Order != nil && *d.Order != "" {
+		f.Order = *d.Order
+	}
+	return f
+}
+
+// FurtherChange is what SetFurther changes: the new values of a document by the names of its fields, nil = reset.
+type FurtherChange map[string]*string
+
+func (c FurtherChange) apply(d settings.Document) settings.Document {
+	for name, value := range c {
+		d.Set(name, value)
+	}
+	return d
+}
+
+// Further returns a user's further settings, not older than any answer of SetFurther.
+func (s *Service) Further(ctx context.Context, userID int64) (Further, error) {
+	d, err := s.document(ctx, userID)
+	if err != nil {
+		return Further{}, err
+	}
+	return furtherOf(&d), nil
+}
+
+// SetFurther changes a user's further settings, all of c or nothing, and returns what they are then.
+func (s *Service) SetFurther(ctx context.Context, userID int64, c FurtherChange) (Further, error) {
+	if len(c) == 0 {
+		return s.Further(ctx, userID)
+	}
+	d, err := s.update(ctx, userID, c.apply)
+	if err != nil {
+		return Further{}, err
+	}
+	return furtherOf(&d), nil
+}
+
+func (h *handler) getFurther(r *request) (any, error) {
+	f, err := h.service.Further(r.quick, r.userID)
+	if err != nil {
+		return nil, err
+	}
+	return newFurtherReply(f), nil
+}
+
+func (h *handler) setFurther(r *request) (any, error) {
+	change, err := parseFurther(r.params)
+	if err != nil {
+		return nil, err
+	}
+	f, err := h.service.SetFurther(r.quick, r.userID, change)
+	if err != nil {
+		return nil, err
+	}
+	return newFurtherReply(f), nil
+}
+
+// notYet is the problem of values that the service stores, but does not act on.
+const notYet = "not available yet"
+
+// parseFurther reads what is to be changed. An error is an *InvalidError.
+func parseFurther(p form.Values) (FurtherChange, error) {
+	var invalid InvalidError
+	change := FurtherChange{}
+	read := func(name string, parse func(form.Value) (*string, string)) {
+		v, given := p[name]
+		if !given {
+			return
+		}
+		value, problem := parse(v)
+		if problem != "" {
+			invalid.Fields = append(invalid.Fields, FieldError{name, problem})
+		}
+		change[name] = value
+	}
+	for _, kind := range webhook.Kinds() {
+		read(kind.String()+"_failover_url", parseFailoverURL)
+	}
+	for _, kind := range webhook.Kinds() {
+		read(kind.String()+"_paused", parsePaused)
+	}
+	read("dlr_order", parseOrder)
+	read("dlr_statuses", parseStatuses)
+	if len(invalid.Fields) > 0 {
+		return nil, &invalid
+	}
+	return change, nil
+}
+
+func parseFailoverURL(v form.Value) (value *string, problem string) {
+	text, problem := v.Text()
+	if problem != "" || text == "" {
+		return nil, problem
+	}
+	if err := webhook.ValidateURL(text); err != nil {
+		return nil, err.Error()
+	}
+	return nil, notYet
+}
+
+func parsePaused(v form.Value) (value *string, problem string) {
+	if v.Flag {
+		v.Wrong = false
+	}
+	switch text, _ := v.Text(); {
+	case v.Wrong, v.List:
+	case text == "", text == "false":
+		return nil, ""
+	case text == "true":
+		return nil, notYet
+	}
+	return nil, "must be true or false"
+}
+
+func parseOrder(v form.Value) (value *string, problem string) {
+	switch text, problem := v.Text(); {
+	case problem != "":
+		return nil, problem
+	case text == "", text == settings.OrderAll:
+		return nil, ""
+	case text == settings.OrderLatest:
+		return nil, notYet
+	}
+	return nil, "must be all or latest"
+}
+
+// parseStatuses reads an array in JSON, or a text with commas, the last of several.
+func parseStatuses(v form.Value) (value *string, problem string) {
+	names := v.Texts
+	if v.Wrong {
+		return nil, "must be a list of strings, a string or null"
+	}
+	if !v.List {
+		text, _ := v.Text()
+		if text == "" {
+			return nil, ""
+		}
+		names = nil
+		for name := range strings.SplitSeq(text, ",") {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	var unique []string
+	for _, name := range names {
+		if !slices.Contains(unique, name) {
+			unique = append(unique, name)
+		}
+	}
+	value, err := settings.NewStatuses(unique)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return value, ""
+}

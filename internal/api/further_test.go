@@ -1,0 +1,93 @@
+package api
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const furtherPath = "/v1/user/webhook-settings"
+
+// furtherData is the answer for a user with nothing but these statuses.
+func furtherData(statuses string) string {
+	return `{"success":true,"data":{"dlr_failover_url":null,"click_failover_url":null,"inbound_failover_url":null,"revoke_click_failover_url":null,` +
+		`"dlr_paused":false,"click_paused":false,"inbound_paused":false,"revoke_click_paused":false,"dlr_order":"all","dlr_statuses":` + statuses + `,"signing":false}}`
+}
+
+func TestFurther(t *testing.T) {
+	const some = `["Failed","Delivered"]`
+	mustList := "dlr_statuses: must be a list of Delivered, Pending, Failed, Rejected, Expired or Unknown"
+	for _, tc := range []struct {
+		name, contentType, body string
+		status                  int
+		want                    string // the statuses, or the errors
+	}{
+		{"nothing", formType, "", 200, some},
+		{"unknown and read-only", formType, "signing=true&dlr_url=bad", 200, some},
+		{"form", formType, "dlr_statuses=Expired,%20Unknown,Expired", 200, `["Expired","Unknown"]`},
+		{"form, the last counts", formType, "dlr_statuses=Expired&dlr_statuses=Rejected", 200, `["Rejected"]`},
+		{"multipart", "multipart/form-data; boundary=XX", "--XX\r\nContent-Disposition: form-data; name=\"dlr_statuses\"\r\n\r\nPending\r\n--XX--\r\n", 200, `["Pending"]`},
+		{"JSON list", "application/json", `{"dlr_statuses":["Unknown","Delivered"]}`, 200, `["Unknown","Delivered"]`},
+		{"JSON text", "application/json", `{"dlr_statuses":"Unknown,Delivered"}`, 200, `["Unknown","Delivered"]`},
+		{"reset", formType, "dlr_statuses=", 200, "null"},
+		{"JSON null", "application/json", `{"dlr_statuses":null,"dlr_paused":null,"dlr_order":null,"click_failover_url":null}`, 200, "null"},
+		{"defaults", "application/json", `{"dlr_paused":false,"click_paused":"false","dlr_order":"all","click_failover_url":""}`, 200, some},
+		{"empty list", "application/json", `{"dlr_statuses":[]}`, 422, mustList},
+		{"only commas", formType, "dlr_statuses=,", 422, mustList},
+		{"another spelling", formType, "dlr_statuses=delivered", 422, mustList},
+		{"numbers", "application/json", `{"dlr_statuses":[1]}`, 422, "dlr_statuses: must be a list of strings, a string or null"},
+		{"boolean", "application/json", `{"dlr_statuses":true}`, 422, "dlr_statuses: must be a list of strings, a string or null"},
+		{"all or nothing", "application/json",
+			`{"dlr_order":"newest","inbound_paused":"yes","click_failover_url":"ftp://x","dlr_statuses":"Expired","revoke_click_paused":1,"dlr_failover_url":["x"]}`, 422,
+			"dlr_failover_url: must be a string or null|click_failover_url: must be an absolute http or https URL|" +
+				"inbound_paused: must be true or false|revoke_click_paused: must be true or false|dlr_order: must be all or latest"},
+		{"not yet", "application/json", `{"dlr_order":"latest","inbound_paused":true,"click_paused":"true","click_failover_url":"http://x"}`, 422,
+			"click_failover_url: not available yet|click_paused: not available yet|inbound_paused: not available yet|dlr_order: not available yet"},
+		{"no object", "application/json", `[]`, 422, "body: must be a JSON object"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newServer(t, Options{})
+			before, err := settings.NewStatuses([]string{"Failed", "Delivered"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			url := "http://a"
+			s.documents[42] = settings.Document{DLRURL: &url, Statuses: before}
+			answer := furtherData(tc.want)
+			if tc.status != 200 {
+				answer = refusal(strings.Split(tc.want, "|")...)
+			}
+			want(t, s.do(t, "PATCH", furtherPath, key42, tc.contentType, tc.body), tc.status, answer)
+			if tc.status != 200 {
+				answer = furtherData(some)
+			}
+			want(t, s.do(t, "GET", furtherPath, key42, "", ""), 200, answer)
+			want(t, s.do(t, "GET", furtherPath, key43, "", ""), 200, furtherData("null"))
+			want(t, s.do(t, "GET", "/v1/user/get-webhook", key42, "", ""), 200, strings.Replace(unset, "null", `"http://a"`, 1))
+		})
+	}
+}
+
+// What another program wrote is shown, and can be reset, though the service does not act on it.
+func TestFurtherOfAnotherProgram(t *testing.T) {
+	s := newServer(t, Options{})
+	url, yes, latest := "http://f", "true", settings.OrderLatest
+	d := settings.Document{Order: &latest}
+	d.FailoverURLs[webhook.Inbound], d.Paused[webhook.Click] = &url, &yes
+	s.documents[42] = d
+	want(t, s.do(t, "GET", furtherPath, key42, "", ""), 200, `{"success":true,"data":{"dlr_failover_url":null,"click_failover_url":null,`+
+		`"inbound_failover_url":"http://f","revoke_click_failover_url":null,"dlr_paused":false,"click_paused":true,"inbound_paused":false,`+
+		`"revoke_click_paused":false,"dlr_order":"latest","dlr_statuses":null,"signing":false}}`)
+	want(t, s.do(t, "PATCH", furtherPath, key42, formType, "click_paused=false&dlr_order=&inbound_failover_url="), 200, furtherData("null"))
+}
+
+func TestFurtherUnavailable(t *testing.T) {
+	s := newServer(t, Options{})
+	s.storeAway = true
+	want(t, s.do(t, "GET", furtherPath, key42, "", ""), 503, "")
+	want(t, s.do(t, "PATCH", furtherPath, key42, formType, "dlr_statuses=Failed"), 503, "")
+	want(t, s.do(t, "PATCH", furtherPath, "", formType, "dlr_statuses=Failed"), 401, "")
+	want(t, s.do(t, "PUT", furtherPath, key42, formType, ""), 405, "")
+}
