@@ -105,15 +105,17 @@ func TestGroupDoesNotWaitForEver(t *testing.T) {
 		hangs := make(chan struct{})
 		g.work("pipeline", func(context.Context) error { <-hangs; return nil })
 		stop()
-		began, cut := time.Now(), time.Duration(0)
-		err := g.wait(budgetOf(2*time.Second), func() { cut = time.Since(began) })
+		began, cutOff := time.Now(), make(chan time.Duration, 1)
+		err := g.wait(budgetOf(2*time.Second), func() { cutOff <- time.Since(began) })
 		if err == nil || !strings.Contains(err.Error(), "shutdown.grace (2s) is over: pipeline has not stopped") {
 			t.Error(err)
 		}
-		if took := time.Since(began); took != 7*time.Second || cut != 1900*time.Millisecond {
+		if took, cut := time.Since(began), <-cutOff; took != 7*time.Second || cut != 1900*time.Millisecond {
 			t.Errorf("cut off after %v, given up after %v", cut, took)
 		}
 		synctest.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		if len(r.events) != 2 {
 			t.Errorf("%v, want the member below stopped all the same", r.events)
 		}
