@@ -25,10 +25,10 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// The topics of these tests: a source and a waiting topic of one kind, and revocations, which have notes.
+// The topics of these tests: a source and a delay topic of one kind, and revocations, which have notes.
 const (
 	source      = "sms-dlr"
-	waiting     = "sms-dlr-retry-10m"
+	delayed     = "sms-dlr-retry-10m"
 	revocations = "click-revocation"
 )
 
@@ -36,7 +36,7 @@ type kinds struct{}
 
 func (kinds) Describe(topic string) topics.Info {
 	switch topic {
-	case waiting:
+	case delayed:
 		return topics.Info{Kind: webhook.DLR, Class: topics.Retry}
 	case revocations:
 		return topics.Info{Kind: webhook.RevokeClick}
@@ -81,7 +81,7 @@ func withEnv(t *testing.T, partitions int32, test func(t *testing.T, w *env)) {
 			w.kafka.Close()
 			time.Sleep(time.Minute)
 		}()
-		if _, err := w.admin.CreateTopics(t.Context(), partitions, 1, nil, source, waiting, revocations); err != nil {
+		if _, err := w.admin.CreateTopics(t.Context(), partitions, 1, nil, source, delayed, revocations); err != nil {
 			t.Fatal(err)
 		}
 		test(t, w)
@@ -119,7 +119,7 @@ func (w *env) cut(down bool) {
 	}
 }
 
-// write produces n records to a partition; those of the waiting topic are due then.
+// write produces n records to a partition; those of the delay topic are due then.
 func (w *env) write(topic string, partition int32, n int, due time.Time) {
 	w.t.Helper()
 	for i := range n {
@@ -176,13 +176,13 @@ type got struct {
 func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *member {
 	w.t.Helper()
 	m := &member{w: w, settle: settle, stopped: make(chan error, 1), registry: prometheus.NewRegistry()}
-	cfg := Config{Group: "group", SessionTimeout: 45 * time.Second, MaxBufferedBytes: 64 << 20, Topics: []string{source, waiting, revocations}}
+	cfg := Config{Group: "group", SessionTimeout: 45 * time.Second, MaxBufferedBytes: 64 << 20, Topics: []string{source, delayed, revocations}}
 	for _, c := range change {
 		c(&cfg)
 	}
 	m.Consumer = New(cfg, Parts{
 		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log, Retired: w.retired,
-		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Waiting: []string{waiting}}),
+		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Delayed: []string{delayed}}),
 	})
 	var ctx context.Context
 	ctx, m.stop = context.WithCancel(context.Background())

@@ -294,7 +294,7 @@ func (m *member) settleNow(t *testing.T, ids ...string) {
 	}
 }
 
-// Records of a waiting topic are dispatched when they are due, never early.
+// Records of a delay topic are dispatched when they are due, never early.
 func TestGate(t *testing.T) {
 	withEnv(t, 2, func(t *testing.T, w *env) {
 		m := w.join(all)
@@ -303,20 +303,20 @@ func TestGate(t *testing.T) {
 		for i := range 40 {
 			at := time.Now().Add(10 * time.Minute).Truncate(time.Millisecond)
 			due = append(due, at)
-			w.write(waiting, int32(i%2), 1, at)
+			w.write(delayed, int32(i%2), 1, at)
 			rest(time.Duration(i*i) * time.Millisecond)
 		}
 		rest(9 * time.Minute)
-		if n := len(m.ids(waiting)); n != 0 {
+		if n := len(m.ids(delayed)); n != 0 {
 			t.Fatalf("%d events are early", n)
 		}
 		rest(5 * time.Minute)
-		if got := m.ids(waiting); len(got) != 40 {
+		if got := m.ids(delayed); len(got) != 40 {
 			t.Fatalf("%d events dispatched, want 40", len(got))
 		}
 		for _, g := range m.got {
 			var p, o int
-			if _, err := fmt.Sscanf(strings.TrimPrefix(g.id, waiting+"/"), "%d/%d", &p, &o); err != nil {
+			if _, err := fmt.Sscanf(strings.TrimPrefix(g.id, delayed+"/"), "%d/%d", &p, &o); err != nil {
 				t.Fatal(err)
 			}
 			if late := g.at.Sub(due[2*o+p]); late < 0 || late > 10*time.Millisecond {
@@ -336,34 +336,34 @@ func TestGateIsHandedOn(t *testing.T) {
 		first := w.join(all)
 		rest(6 * time.Second)
 		due := time.Now().Add(10 * time.Minute).Truncate(time.Millisecond)
-		w.write(waiting, 0, 5, due)
+		w.write(delayed, 0, 5, due)
 		rest(time.Minute)
 		first.leave()
-		if n := first.ids(waiting); len(n) != 0 {
+		if n := first.ids(delayed); len(n) != 0 {
 			t.Errorf("dispatched early: %v", n)
 		}
 		second := w.join(all)
 		rest(time.Until(due) - time.Millisecond)
-		if n := second.ids(waiting); len(n) != 0 {
+		if n := second.ids(delayed); len(n) != 0 {
 			t.Errorf("dispatched early: %v", n)
 		}
 		rest(20 * time.Millisecond)
-		if got := second.ids(waiting); !slices.Equal(got, offsetsOf(0, 0, 5)) {
+		if got := second.ids(delayed); !slices.Equal(got, offsetsOf(0, 0, 5)) {
 			t.Errorf("dispatched: %v, want all 5", got)
 		}
 		second.leave()
 	})
 }
 
-// Of a waiting partition only what came with the head is held. That is so for a head that is due later than what
+// Of a delayed partition only what came with the head is held. That is so for a head that is due later than what
 // follows it, too, which it holds up: events that are replayed go into the first overflow topic, due at once.
 func TestGateHoldsFew(t *testing.T) {
 	for name, head := range map[string]int{"all due later": 3000, "the head due later": 1} {
 		t.Run(name, func(t *testing.T) {
 			withEnv(t, 1, func(t *testing.T, w *env) {
 				due := time.Now().Add(10 * time.Minute)
-				w.write(waiting, 0, head, due)
-				w.write(waiting, 0, 3000-head, time.Now())
+				w.write(delayed, 0, head, due)
+				w.write(delayed, 0, 3000-head, time.Now())
 				m := w.join(all)
 				rest(time.Minute)
 				synctest.Wait()
@@ -371,7 +371,7 @@ func TestGateHoldsFew(t *testing.T) {
 					t.Errorf("%d records are held, %d partitions paused", records, paused)
 				}
 				rest(time.Until(due) + 2*time.Second)
-				if n := len(m.ids(waiting)); n != 3000 {
+				if n := len(m.ids(delayed)); n != 3000 {
 					t.Errorf("%d events 2s after they were due, want 3000", n)
 				}
 				m.leave()

@@ -76,18 +76,18 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	}
 	c.skipEmpty(ctx, lag.Starts, lag.Ends)
 	c.findHeads(ctx, admin, lag.Starts, lag.Ends)
-	waiting, broken := map[string]int64{}, map[string]bool{}
+	delayed, broken := map[string]int64{}, map[string]bool{}
 	for _, p := range lag.Partitions() {
 		if p.Unknown {
 			broken[p.Topic] = true // the figure it had stays
 			continue
 		}
 		c.metrics.Lag(p.Topic, p.Partition, p.Lag)
-		waiting[p.Topic] += p.Records
+		delayed[p.Topic] += p.Records
 	}
 	for _, t := range c.cfg.Topics {
 		if c.topics.Describe(t).Class != topics.Source && !broken[t] {
-			c.metrics.Waiting(t, waiting[t])
+			c.metrics.Delayed(t, delayed[t])
 		}
 	}
 	if len(broken) == 0 {

@@ -15,7 +15,7 @@ func TestLagIsTheGroups(t *testing.T) {
 	withEnv(t, 4, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
 		w.write(source, 3, 5, time.Time{})
-		w.write(waiting, 1, 7, time.Now().Add(time.Hour))
+		w.write(delayed, 1, 7, time.Now().Add(time.Hour))
 		open := func(e *event.Event) bool { return e.Partition != 3 }
 		a, b := w.join(open), w.join(open)
 		time.Sleep(20 * time.Second)
@@ -25,7 +25,7 @@ func TestLagIsTheGroups(t *testing.T) {
 					t.Errorf("%s: lag of partition %d = %v, want %v", name, partition, got, want)
 				}
 			}
-			if got := m.value(t, "smshooks_retry_waiting_records", waiting); got != 7 {
+			if got := m.value(t, "smshooks_retry_waiting_records", delayed); got != 7 {
 				t.Errorf("%s: %v wait, want 7", name, got)
 			}
 			if got := m.value(t, "smshooks_lag_age_seconds"); got > 3 {

@@ -124,9 +124,9 @@ func (h *handler) Behind() bool                 { return false }
 
 // pure is a consumer without a client that holds partition 3 of the source, committed up to committed.
 func pure(h *handler, committed int64) (*Consumer, *assignment) {
-	topics := []string{source, waiting, revocations}
+	topics := []string{source, delayed, revocations}
 	c := New(Config{Topics: topics, MaxBufferedBytes: 1 << 30}, Parts{Topics: kinds{}, Handler: h, Log: zap.NewNop(),
-		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: topics, Waiting: topics[1:2]})})
+		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{Consumed: topics, Delayed: topics[1:2]})})
 	a := c.newAssignment(topicPartition{source, 3})
 	a.restore(offsets.New(committed, ""), committed, -1, "")
 	c.assignments[a.topicPartition] = a
@@ -403,7 +403,7 @@ func TestMetadataTooLarge(t *testing.T) {
 func TestNewEvent(t *testing.T) {
 	at, now := time.UnixMilli(1700000000123), time.UnixMilli(1800000000000)
 	c, a := pure(&handler{}, 5)
-	w := c.newAssignment(topicPartition{waiting, 3})
+	w := c.newAssignment(topicPartition{delayed, 3})
 	w.restore(offsets.New(0, ""), 0, -1, "")
 	headers := []kgo.RecordHeader{
 		{Key: event.HeaderID, Value: []byte("evt_1")}, {Key: event.HeaderOrigin, Value: []byte("sms-dlr/3/1")}, {Key: event.HeaderAttempts, Value: []byte("2")}, {Key: event.HeaderError, Value: []byte("timeout")},
@@ -439,15 +439,15 @@ func TestNewEvent(t *testing.T) {
 				Delivery: event.Delivery{Time: now},
 				Lease:    a,
 			}},
-		{"waiting", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
+		{"delayed", w, &kgo.Record{Offset: 0, Timestamp: now, Headers: headers},
 			event.Event{
-				Record:   event.Record{Class: topics.Retry, Topic: waiting, Partition: 3, Size: 72 + overhead, Origin: "sms-dlr/3/1"},
+				Record:   event.Record{Class: topics.Retry, Topic: delayed, Partition: 3, Size: 72 + overhead, Origin: "sms-dlr/3/1"},
 				Delivery: event.Delivery{Time: at.UTC(), ID: "evt_1", Attempts: 2, Failure: webhook.Timeout, Due: at.UTC().Add(6 * time.Hour)},
 				Lease:    w,
 			}},
-		{"waiting without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
+		{"delayed without headers", w, &kgo.Record{Offset: 1, Timestamp: at},
 			event.Event{
-				Record:   event.Record{Class: topics.Retry, Topic: waiting, Partition: 3, Offset: 1, Size: overhead},
+				Record:   event.Record{Class: topics.Retry, Topic: delayed, Partition: 3, Offset: 1, Size: overhead},
 				Delivery: event.Delivery{Time: at, Due: now},
 				Lease:    w,
 			}},
@@ -514,7 +514,7 @@ func TestWaitIdle(t *testing.T) {
 func TestOverdue(t *testing.T) {
 	c, _ := pure(&handler{}, 5)
 	now := time.Now()
-	a := c.newAssignment(topicPartition{waiting, 0})
+	a := c.newAssignment(topicPartition{delayed, 0})
 	a.restore(offsets.New(0, ""), 0, -1, "")
 	g := &gate{a: a, paused: true}
 	for i := range int64(3) {
@@ -526,10 +526,10 @@ func TestOverdue(t *testing.T) {
 		})
 	}
 	c.gates.open[a.topicPartition] = g
-	if late := c.gates.overdue(now.Add(-time.Minute))[waiting]; late != 0 {
+	if late := c.gates.overdue(now.Add(-time.Minute))[delayed]; late != 0 {
 		t.Errorf("overdue by %v, want 0 before it is due", late)
 	}
-	if late := c.gates.overdue(now.Add(5 * time.Second))[waiting]; late != 5*time.Second {
+	if late := c.gates.overdue(now.Add(5 * time.Second))[delayed]; late != 5*time.Second {
 		t.Errorf("overdue by %v, want 5s", late)
 	}
 }

@@ -74,7 +74,7 @@ func override(given, change []string) []string {
 	return append(kept, change...)
 }
 
-// checkTopics explains every problem. Unread delay topics and risky settings are only reported, because the service
+// checkTopics explains every problem. Orphaned delay topics and risky settings are only reported, because the service
 // starts with them.
 func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) error {
 	problems, err := admin.CheckTopics(ctx)
@@ -92,12 +92,12 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 	for _, r := range risks {
 		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", r)
 	}
-	unread, flags, err := admin.UnreadTopics(ctx)
+	orphaned, flags, err := admin.OrphanedTopics(ctx)
 	if err != nil { // not a failure: the topics themselves have been checked
 		fmt.Fprintln(cmd.ErrOrStderr(), err)
 	}
-	for _, u := range unread {
-		fmt.Fprintln(cmd.ErrOrStderr(), u)
+	for _, o := range orphaned {
+		fmt.Fprintln(cmd.ErrOrStderr(), o)
 	}
 	if len(flags) > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "  type: smshooks serve %s (on every instance, or as settings)\n",
@@ -106,8 +106,8 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 	switch {
 	case len(problems) > 0:
 		return fmt.Errorf("check topics: %d problems found", len(problems))
-	case len(unread) > 0:
-		fmt.Fprintln(cmd.OutOrStdout(), "the service can run, but delay topics hold records that nobody reads")
+	case len(orphaned) > 0:
+		fmt.Fprintln(cmd.OutOrStdout(), "the service can run, but orphaned delay topics hold records")
 	default:
 		fmt.Fprintln(cmd.OutOrStdout(), "all topics are correct")
 	}

@@ -32,8 +32,8 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
-// unreadTimeout is how long Kafka may take to return the group's offsets.
-const unreadTimeout = 20 * time.Second
+// orphanedTimeout is how long Kafka may take to return the group's offsets.
+const orphanedTimeout = 20 * time.Second
 
 // Admin carries out the commands of an operator.
 type Admin struct {
@@ -110,19 +110,19 @@ func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
 	return kafka.TopicRisks(ctx, a.client, a.cfg.TopicPlan())
 }
 
-// UnreadTopics returns the delay topics whose records nobody reads, and the flags of serve that make it read them:
+// OrphanedTopics returns the orphaned delay topics that hold records, and the flags of serve that make it read them:
 // retry.drain and overflow.drain with what is missing.
-func (a *Admin) UnreadTopics(ctx context.Context) (unread []kafka.Unread, flags []string, err error) {
-	if unread, err = a.unread(ctx); err != nil {
-		return nil, nil, fmt.Errorf("check for unread delay topics: %w", err)
+func (a *Admin) OrphanedTopics(ctx context.Context) (orphaned []kafka.Orphaned, flags []string, err error) {
+	if orphaned, err = a.orphaned(ctx); err != nil {
+		return nil, nil, fmt.Errorf("check for orphaned delay topics: %w", err)
 	}
 	for _, setting := range []struct {
 		name  string
 		drain []time.Duration
 	}{{"retry.drain", a.cfg.Retry.Drain}, {"overflow.drain", a.cfg.Overflow.Drain}} {
 		var delays []string
-		for _, u := range unread {
-			if d, ok := strings.CutPrefix(u.Setting, setting.name+"="); ok && !slices.Contains(delays, d) {
+		for _, o := range orphaned {
+			if d, ok := strings.CutPrefix(o.Setting, setting.name+"="); ok && !slices.Contains(delays, d) {
 				delays = append(delays, d)
 			}
 		}
@@ -134,15 +134,15 @@ func (a *Admin) UnreadTopics(ctx context.Context) (unread []kafka.Unread, flags 
 		}
 		flags = append(flags, "--"+setting.name+"="+strings.Join(delays, ","))
 	}
-	return unread, flags, nil
+	return orphaned, flags, nil
 }
 
-// unread retries for a while: a cluster creates its coordinator only when the first group is asked for.
-func (a *Admin) unread(ctx context.Context) (unread []kafka.Unread, err error) {
-	ctx, cancel := context.WithTimeout(ctx, unreadTimeout)
+// orphaned retries for a while: a cluster creates its coordinator only when the first group is asked for.
+func (a *Admin) orphaned(ctx context.Context) (orphaned []kafka.Orphaned, err error) {
+	ctx, cancel := context.WithTimeout(ctx, orphanedTimeout)
 	defer cancel()
 	for {
-		asked, err := kafka.UnreadTopics(ctx, a.client, a.cfg.TopicPlan(), a.cfg.Kafka.Group)
+		asked, err := kafka.OrphanedTopics(ctx, a.client, a.cfg.TopicPlan(), a.cfg.Kafka.Group)
 		if !errors.Is(err, kerr.CoordinatorNotAvailable) && !errors.Is(err, kerr.CoordinatorLoadInProgress) {
 			return asked, err
 		}

@@ -102,7 +102,7 @@ func New(opts Options) (*App, error) {
 func (a *App) newMetrics() *metrics.Metrics {
 	m := metrics.New(a.Registry, metrics.Topics{
 		Consumed:    a.plan.Consumed(),
-		Waiting:     slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return !a.plan.Delayed(t) }),
+		Delayed:     slices.DeleteFunc(a.plan.Consumed(), func(t string) bool { return !a.plan.Delayed(t) }),
 		Settings:    []string{a.plan.Config, a.plan.Keys},
 		Dead:        []string{a.plan.DeadLetter},
 		Exhaustions: http1.Exhaustions(),

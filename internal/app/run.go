@@ -45,7 +45,7 @@ func (a *App) Run(ctx context.Context) error {
 		g.serve("tracing", noError(a.closeTracing))
 	}
 	if a.pipeline != nil {
-		g.work("unread topics", after(started, noError(a.watchUnread)))
+		g.work("orphaned topics", after(started, noError(a.watchOrphaned)))
 		g.work("pipeline", after(started, func(ctx context.Context) error { return a.pipeline.run(ctx, b.pipeline) }))
 	}
 	return g.wait(b, a.cutOffKafka)

@@ -84,43 +84,43 @@ func (a *App) warnOfRisks(ctx context.Context) {
 	}
 }
 
-// unreadInterval is the pause between checks for unread delay topics.
-const unreadInterval = 30 * time.Second
+// orphanedInterval is the pause between checks for orphaned delay topics.
+const orphanedInterval = 30 * time.Second
 
-// watchUnread logs, until ctx ends, each delay topic that holds records and that no setting names any more, as after a
-// change of retry.schedule or overflow.delays.
-func (a *App) watchUnread(ctx context.Context) {
+// watchOrphaned logs, until ctx ends, each orphaned delay topic that holds records. A change of retry.schedule or
+// overflow.delays leaves such topics.
+func (a *App) watchOrphaned(ctx context.Context) {
 	var known []string
-	failing := outage.New(a.Log, "check for unread delay topics failed; retrying",
-		"check for unread delay topics succeeded")
+	failing := outage.New(a.Log, "check for orphaned delay topics failed; retrying",
+		"check for orphaned delay topics succeeded")
 	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, 10*time.Second)
-		unread, err := kafka.UnreadTopics(asking, a.admin, a.plan, a.Config.Kafka.Group)
+		orphaned, err := kafka.OrphanedTopics(asking, a.admin, a.plan, a.Config.Kafka.Group)
 		cancel()
 		if err == nil {
 			failing.Recover()
-			known = a.logUnread(unread, known)
+			known = a.logOrphaned(orphaned, known)
 		} else if ctx.Err() == nil {
 			failing.Fail(err)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(unreadInterval):
+		case <-time.After(orphanedInterval):
 		}
 	}
 }
 
-// logUnread logs the topics that are not known yet, and returns all.
-func (a *App) logUnread(unread []kafka.Unread, known []string) (topics []string) {
+// logOrphaned logs the topics that are not known yet, and returns all.
+func (a *App) logOrphaned(orphaned []kafka.Orphaned, known []string) (topics []string) {
 	records := int64(0)
-	for _, u := range unread {
-		records += u.Records
-		topics = append(topics, u.Topic)
-		if !slices.Contains(known, u.Topic) {
-			a.Log.Warn("unread delay topic holds records; set the given setting to send them",
-				zap.String("topic", u.Topic), zap.Int64("records", u.Records), zap.String("set", u.Setting))
+	for _, o := range orphaned {
+		records += o.Records
+		topics = append(topics, o.Topic)
+		if !slices.Contains(known, o.Topic) {
+			a.Log.Warn("orphaned delay topic holds records; set the given setting to send them",
+				zap.String("topic", o.Topic), zap.Int64("records", o.Records), zap.String("set", o.Setting))
 		}
 	}
-	a.metrics.UnreadWaiting(records)
+	a.metrics.Orphaned(records)
 	return topics
 }

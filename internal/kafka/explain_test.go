@@ -75,7 +75,7 @@ func TestExplain(t *testing.T) {
 	for text := range got {
 		t.Errorf("said too:\n%s", text)
 	}
-	u := Unread{"sms-dlr-retry-2h", 3, "retry.drain=2h"}
+	u := Orphaned{"sms-dlr-retry-2h", 3, "retry.drain=2h"}
 	if got, want := u.String(), "orphaned delay topic sms-dlr-retry-2h holds 3 records that are not read: add 2h to retry.drain until it is empty"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

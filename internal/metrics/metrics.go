@@ -32,14 +32,14 @@ type Metrics struct {
 	localErrors  *prometheus.CounterVec
 	skipped      *prometheus.CounterVec
 	lag          *prometheus.GaugeVec
-	waiting      *prometheus.GaugeVec
+	delayed      *prometheus.GaugeVec
 	overdue      *prometheus.GaugeVec
 	sourceLag    *prometheus.GaugeVec
 	configLag    prometheus.Gauge
 	configLagMu  sync.Mutex
 	configLagOf  map[string]int64 // by topic
 	configUsers  prometheus.Gauge
-	unread       prometheus.Gauge
+	orphaned     prometheus.Gauge
 	redisEvicts  prometheus.Gauge
 	readings     [numReadings]atomic.Pointer[func() float64]
 	factory      factory
@@ -62,7 +62,7 @@ const (
 // Topics are the values that labels may have.
 type Topics struct {
 	Consumed []string // source, retry and overflow topics
-	Waiting  []string // the retry and overflow topics among them
+	Delayed  []string // the delay topics among them
 	Settings []string // config and keys topics
 	Dead     []string // dead letter topic
 
@@ -162,22 +162,22 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		m.skipped.WithLabelValues(t)
 	}
 	m.lag = f.gauges("smshooks_group_lag_records", "Records of a partition between the group's committed offset and the end; every consuming instance reports all partitions, so aggregate with max.", "topic", "partition")
-	m.waiting = f.gauges("smshooks_retry_waiting_records", "Records of a delay topic above the committed offsets; every consuming instance reports the same, so aggregate with max.", "topic")
+	m.delayed = f.gauges("smshooks_retry_waiting_records", "Records of a delay topic above the committed offsets; every consuming instance reports the same, so aggregate with max.", "topic")
 	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Seconds since the oldest delayed record in this instance's partitions was due, fetched or not; 0 if none is due.", "topic")
 	m.sourceLag = f.gauges("smshooks_source_lag_seconds", "Age in seconds of the oldest unsettled record of a source in this instance's partitions, fetched or not; 0 if there is none.", "topic")
 	for _, t := range topics.Consumed {
-		if !slices.Contains(topics.Waiting, t) {
+		if !slices.Contains(topics.Delayed, t) {
 			m.sourceLag.WithLabelValues(t)
 		}
 	}
-	for _, t := range topics.Waiting {
-		m.waiting.WithLabelValues(t)
+	for _, t := range topics.Delayed {
+		m.delayed.WithLabelValues(t)
 		m.overdue.WithLabelValues(t)
 	}
 	m.configLagOf = map[string]int64{}
 	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not yet applied.")
 	m.configUsers = f.gauge("smshooks_config_users", "Users whose settings are cached in memory, at most 200,000.")
-	m.unread = f.gauge("smshooks_unread_waiting_records", "Records in orphaned delay topics, whose delay is in no setting, so that they are not read.")
+	m.orphaned = f.gauge("smshooks_unread_waiting_records", "Records in orphaned delay topics, whose delay is in no setting, so that they are not read.")
 	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server may evict keys because its maxmemory-policy is not noeviction, else 0.")
 	for i, r := range readings {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: r[0], Help: r[1]}, func() float64 {
@@ -228,9 +228,9 @@ func (m *Metrics) Lag(topic string, partition int32, records int64) {
 	m.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
 }
 
-// Waiting sets how many records a delay topic holds back.
-func (m *Metrics) Waiting(topic string, records int64) {
-	m.waiting.WithLabelValues(topic).Set(float64(records))
+// Delayed sets how many records of a delay topic are above the committed offsets.
+func (m *Metrics) Delayed(topic string, records int64) {
+	m.delayed.WithLabelValues(topic).Set(float64(records))
 }
 
 // Overdue sets how long ago the oldest record of a delay topic was due.
@@ -262,8 +262,8 @@ func (m *Metrics) RedisEvicts(may bool) {
 	}
 }
 
-// UnreadWaiting sets how many records orphaned delay topics hold.
-func (m *Metrics) UnreadWaiting(records int64) { m.unread.Set(float64(records)) }
+// Orphaned sets how many records orphaned delay topics hold.
+func (m *Metrics) Orphaned(records int64) { m.orphaned.Set(float64(records)) }
 
 // UnreadableRecord counts a skipped record of the config or keys topic.
 func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }

@@ -15,7 +15,7 @@ import (
 func newMetrics() (*metrics.Metrics, *prometheus.Registry) {
 	reg := prometheus.NewPedanticRegistry()
 	return metrics.New(reg, metrics.Topics{
-		Consumed: []string{"sms-dlr", "sms-dlr-retry-6h"}, Waiting: []string{"sms-dlr-retry-6h"},
+		Consumed: []string{"sms-dlr", "sms-dlr-retry-6h"}, Delayed: []string{"sms-dlr-retry-6h"},
 		Settings: []string{"webhook-config", "webhook-keys"}, Dead: []string{"webhook-dead-letter"},
 	}), reg
 }
@@ -79,13 +79,13 @@ func TestCounting(t *testing.T) {
 	m.Settled("of another", webhook.DLR, webhook.Dead)
 	m.Attempt(webhook.Click, webhook.TimedOut, 10*time.Second)
 	m.Lag("sms-dlr", 3, 17)
-	m.Waiting("sms-dlr-retry-6h", 5)
+	m.Delayed("sms-dlr-retry-6h", 5)
 	m.Overdue("sms-dlr-retry-6h", 1500*time.Millisecond)
 	m.ConfigLag("webhook-config", 5)
 	m.ConfigLag("webhook-keys", 1)
 	m.ConfigLag("webhook-config", 1)
 	m.ConfigUsers(3)
-	m.UnreadWaiting(6)
+	m.Orphaned(6)
 	m.RedisEvicts(true)
 	m.UnreadableRecord("webhook-config")
 	m.Read(metrics.BufferedRecords, func() float64 { return 4 })

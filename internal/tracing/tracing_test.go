@@ -52,7 +52,7 @@ const (
 )
 
 // An event that fails, waits and is delivered is one trace: the gateway's span → record → attempt, and from the first
-// record → the record of the waiting topic → attempt.
+// record → the record of the delay topic → attempt.
 func TestChainOverAWaitingTopic(t *testing.T) {
 	c := collector.New(t)
 	tracer := newTest(t, c.URL, 0)

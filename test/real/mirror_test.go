@@ -51,7 +51,7 @@ func TestMirror(t *testing.T) {
 	gateway.write(t, a, 60)
 	harness.Eventually(t, 20*time.Second, func() bool { return judge.requests() > 40 && a.committed(t) > 10 }, "requests and commits on the first cluster")
 	p.Kill()
-	gateway.write(t, a, 20) // nobody reads them there any more
+	gateway.write(t, a, 20) // no service reads them there any more
 	copier.drain(t)
 	copier.translate(t)
 

@@ -55,7 +55,7 @@ func TestTracing(t *testing.T) {
 	w.emit(t, traced, w.dlr(2, 2))
 	for _, r := range w.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second) {
 		if r.Header.Get("Traceparent") != "" || r.Header.Get("Tracestate") != "" {
-			t.Errorf("the customer is told of the trace: %v", r.Header)
+			t.Errorf("the customer receives trace headers: %v", r.Header)
 		}
 	}
 	w.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
@@ -118,7 +118,7 @@ func TestLogLevel(t *testing.T) {
 	}
 }
 
-// TestTopicsCheckExplains: what to type, and records that nobody reads.
+// TestTopicsCheckExplains: topics check prints what to type, and names orphaned delay topics.
 func TestTopicsCheckExplains(t *testing.T) {
 	t.Parallel()
 	w := newEnv(t)
@@ -134,11 +134,11 @@ func TestTopicsCheckExplains(t *testing.T) {
 		t.Fatalf("ensure: %s%s", out, stderr)
 	}
 	out, stderr, code = harness.Run(t, w.options("--retry.schedule=2s", "--retry.drain=9s"), "topics", "check")
-	if code != 0 || !lineWith(stderr, retry, "1 records that nobody reads") || !lineWith(stderr, "type: smshooks serve --topics.partitions=2 --retry.schedule=2s --retry.drain=1s,9s (", "") || !strings.Contains(out, "nobody reads") {
+	if code != 0 || !lineWith(stderr, retry, "holds 1 records that are not read") || !lineWith(stderr, "type: smshooks serve --topics.partitions=2 --retry.schedule=2s --retry.drain=1s,9s (", "") || !strings.Contains(out, "orphaned delay topics") {
 		t.Errorf("exit code %d: %s\n%s", code, out, stderr)
 	}
 	out, stderr, code = harness.Run(t, w.options("--retry.schedule=2s", "--retry.drain=1s,9s"), "topics", "check")
-	if code != 0 || strings.Contains(stderr, "nobody reads") || !strings.Contains(out, "all topics are correct") {
+	if code != 0 || strings.Contains(stderr, "orphaned") || !strings.Contains(out, "all topics are correct") {
 		t.Errorf("drained: exit code %d: %s\n%s", code, out, stderr)
 	}
 }

@@ -43,7 +43,7 @@ func TestScheduleChange(t *testing.T) {
 	w.flags[len(w.flags)-1] = "--retry.schedule=2s,1s"
 	w.ensure(t)
 	p = w.serve(t)
-	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_unread_waiting_records") == 6 }, "6 records wait where nobody reads")
+	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_unread_waiting_records") == 6 }, "6 records in orphaned delay topics")
 	if log := p.Log(); !strings.Contains(log, old) || !strings.Contains(log, "retry.drain=7s") {
 		t.Errorf("the log does not name %s and retry.drain=7s", old)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Unread is an orphaned delay topic: its delay is in no setting any more, and it holds records.
-type Unread struct {
+// Orphaned is an orphaned delay topic: its delay is in no setting any more, and it holds records.
+type Orphaned struct {
 	// Topic is the topic's name.
 	Topic string
 	// Records is how many of its records the group has not committed.
@@ -23,15 +23,15 @@ type Unread struct {
 }
 
 // String is one line: topic, what is wrong, what to do.
-func (u Unread) String() string {
-	name, wait, _ := strings.Cut(u.Setting, "=")
+func (o Orphaned) String() string {
+	name, wait, _ := strings.Cut(o.Setting, "=")
 	return fmt.Sprintf("orphaned delay topic %s holds %d records that are not read: add %s to %s until it is empty",
-		u.Topic, u.Records, wait, name)
+		o.Topic, o.Records, wait, name)
 }
 
-// UnreadTopics returns the topics that are named like the plan's delay topics, are not part of it, and hold records
+// OrphanedTopics returns the topics that are named like the plan's delay topics, are not part of it, and hold records
 // above the offsets that the group has committed.
-func UnreadTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan, group string) ([]Unread, error) {
+func OrphanedTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan, group string) ([]Orphaned, error) {
 	listed, err := kadm.NewClient(cl).ListTopics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)
@@ -48,11 +48,11 @@ func UnreadTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan, group 
 	for _, p := range lag.Partitions() {
 		records[p.Topic] += p.Records
 	}
-	var unread []Unread
+	var orphaned []Orphaned
 	for _, topic := range names {
 		if records[topic] > 0 {
-			unread = append(unread, Unread{topic, records[topic], plan.Drain(topic)})
+			orphaned = append(orphaned, Orphaned{topic, records[topic], plan.Drain(topic)})
 		}
 	}
-	return unread, nil
+	return orphaned, nil
 }

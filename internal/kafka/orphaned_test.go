@@ -11,15 +11,15 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Records that wait where nobody reads are found, and the setting that helps is named.
-func TestUnread(t *testing.T) {
+// Records of orphaned delay topics are found, and the setting that has them read is named.
+func TestOrphaned(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)
 	ensure(t, p, cl)
 	group := names.DLR + "-group"
-	want := func(want ...Unread) {
+	want := func(want ...Orphaned) {
 		t.Helper()
-		got, err := UnreadTopics(t.Context(), cl, p, group)
+		got, err := OrphanedTopics(t.Context(), cl, p, group)
 		if err != nil || !slices.Equal(got, want) {
 			t.Fatalf("got %v, %v, want %v", got, err, want)
 		}
@@ -35,7 +35,7 @@ func TestUnread(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want(Unread{tier, 1, "overflow.drain=1m"}, Unread{old, 3, "retry.drain=2h"})
+	want(Orphaned{tier, 1, "overflow.drain=1m"}, Orphaned{old, 3, "retry.drain=2h"})
 	admin := kadm.NewClient(cl)
 	ends, err := admin.ListEndOffsets(t.Context(), old)
 	if err != nil {
@@ -44,7 +44,7 @@ func TestUnread(t *testing.T) {
 	if err := admin.CommitAllOffsets(t.Context(), group, ends.Offsets()); err != nil {
 		t.Fatal(err)
 	}
-	want(Unread{tier, 1, "overflow.drain=1m"})
+	want(Orphaned{tier, 1, "overflow.drain=1m"})
 	p = smallPlan(names)
 	drained := p.Settings
 	drained.DrainTiers = []time.Duration{time.Minute}
