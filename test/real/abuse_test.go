@@ -54,17 +54,17 @@ func TestClosedStderr(t *testing.T) {
 // TestHangUp: SIGHUP ends neither the service nor a request.
 func TestHangUp(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	settle(t)
-	w.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
-	p := w.serve(t)
-	w.emit(t, w.dlr(1, 1), w.dlr(1, 2), w.dlr(1, 3))
-	w.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
+	e.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
+	p := e.serve(t)
+	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(1, 3))
+	e.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
 	p.Signal(t, syscall.SIGHUP)
 	p.WaitLog(t, 5*time.Second, "certificates and keys reloaded")
-	w.waitCommitted(t, w.topics.DLR)
-	if n := w.recv.Count("/dlr/1"); n != 3 || !p.Running() {
+	e.waitCommitted(t, e.topics.DLR)
+	if n := e.recv.Count("/dlr/1"); n != 3 || !p.Running() {
 		t.Errorf("%d requests, want 3; running: %v", n, p.Running())
 	}
 }
@@ -73,22 +73,22 @@ func TestHangUp(t *testing.T) {
 // whose setting the broker refuses.
 func TestConnectionErrors(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	for _, tc := range []struct {
 		name, want string
 		flags      []string
 	}{
 		{"nothing there", "kafka.brokers: ", []string{"--kafka.brokers=" + harness.FreeAddr(t)}},
-		{"Redis there", "kafka.brokers: ", []string{"--kafka.brokers=" + w.redis.AnyAddr()}},
+		{"Redis there", "kafka.brokers: ", []string{"--kafka.brokers=" + e.redis.AnyAddr()}},
 		{"TLS to a plaintext port", "kafka.tls.enabled: ", []string{"--kafka.tls.enabled"}},
 	} {
 		began := time.Now()
-		_, stderr, code := harness.Run(t, w.options(), append([]string{"topics", "check"}, tc.flags...)...)
+		_, stderr, code := harness.Run(t, e.options(), append([]string{"topics", "check"}, tc.flags...)...)
 		if took := time.Since(began); code != 1 || !strings.Contains(stderr, tc.want) || strings.Count(stderr, "\n") != 1 || took > 20*time.Second {
 			t.Errorf("%s: exit code %d after %v: %s", tc.name, code, took, stderr)
 		}
 	}
-	p := harness.Start(t, w.options("--kafka.session_timeout=200ms"))
+	p := harness.Start(t, e.options("--kafka.session_timeout=200ms"))
 	if code := p.Wait(t, 30*time.Second); code != 1 || strings.Count(p.Log(), `"level":"error"`) != 1 || !strings.Contains(p.Log(), "kafka.session_timeout: ") {
 		t.Errorf("session timeout: exit code %d:\n%s", code, p.Log())
 	}
@@ -98,25 +98,25 @@ func TestConnectionErrors(t *testing.T) {
 // often at once is told to wait, and others are not.
 func TestReplayOnceWhileUnderWay(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	const letters = 100
 	var records []*kgo.Record
 	for i := range letters {
-		r := harness.Event(w.topics.DeadLetter, 1, harness.DLRValue(1, int64(i)))
+		r := harness.Event(e.topics.DeadLetter, 1, harness.DLRValue(1, int64(i)))
 		for name, value := range map[string]string{
-			"id": fmt.Sprintf("%s/0/%d", w.topics.DLR, i), "kind": "dlr", "event-time": "2026-02-27T11:00:00.000Z",
+			"id": fmt.Sprintf("%s/0/%d", e.topics.DLR, i), "kind": "dlr", "event-time": "2026-02-27T11:00:00.000Z",
 			"attempts": "3", "error": "http 503", "reason": "attempts_exhausted",
 		} {
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: "smshooks-" + name, Value: []byte(value)})
 		}
 		records = append(records, r)
 	}
-	w.emit(t, records...)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	e.emit(t, records...)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	settle(t)
-	w.recv.On("/dlr/1", harness.Hang())
-	p := w.serve(t)
-	key, _, _ := harness.Run(t, w.options(), "keys", "create", "--user", "1")
+	e.recv.On("/dlr/1", harness.Hang())
+	p := e.serve(t)
+	key, _, _ := harness.Run(t, e.options(), "keys", "create", "--user", "1")
 	replay := func() (int, string) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+p.Addr+"/v1/user/replay", strings.NewReader("kind=dlr"))
 		if err != nil {
@@ -144,7 +144,7 @@ func TestReplayOnceWhileUnderWay(t *testing.T) {
 		}
 	}
 	// Delivered in the end, they may be sent again.
-	w.recv.On("/dlr/1", harness.Status(200))
+	e.recv.On("/dlr/1", harness.Status(200))
 	harness.Eventually(t, 60*time.Second, func() bool {
 		code, body := replay()
 		return code == http.StatusOK && !strings.Contains(body, `"replayed":0`)
@@ -154,9 +154,9 @@ func TestReplayOnceWhileUnderWay(t *testing.T) {
 // TestUnknownKeysLimited: who tries keys is limited, and a right key from the same address is not.
 func TestUnknownKeysLimited(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	p := w.serve(t)
-	out, _, _ := harness.Run(t, w.options(), "keys", "create", "--user", "1")
+	e := newEnv(t)
+	p := e.serve(t)
+	out, _, _ := harness.Run(t, e.options(), "keys", "create", "--user", "1")
 	ask := func(key string) int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.Addr+"/v1/user/get-webhook", nil)
 		if err != nil {

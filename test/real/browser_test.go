@@ -241,9 +241,9 @@ const tidy = `{
 const pagePath = "/account/webhooks"
 
 // newKey makes an API key of a user, which works within a second.
-func (w *env) newKey(t testing.TB, user int64) string {
+func (e *env) newKey(t testing.TB, user int64) string {
 	t.Helper()
-	out, stderr, code := harness.Run(t, w.options(), "keys", "create", "--user", fmt.Sprint(user))
+	out, stderr, code := harness.Run(t, e.options(), "keys", "create", "--user", fmt.Sprint(user))
 	if code != 0 {
 		t.Fatalf("keys create: exit code %d\n%s", code, stderr)
 	}
@@ -274,33 +274,33 @@ func webhooks(t testing.TB, addr, key string) string {
 // TestAccountPage goes through the page as a user does, in a real browser.
 func TestAccountPage(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	p := w.serve(t)
-	key := w.newKey(t, 42)
+	e := newEnv(t)
+	p := e.serve(t)
+	key := e.newKey(t, 42)
 	b := newTab(t)
 	page := "http://" + p.Addr + pagePath
 
 	signIn(t, b, page, key)
-	b.fill("dlr_url", w.recv.URL("/dlr/42"))
-	b.fill("click_url", w.recv.URL("/click/42"))
-	b.fill("inbound_url", w.recv.URL("/inbound/42"))
+	b.fill("dlr_url", e.recv.URL("/dlr/42"))
+	b.fill("click_url", e.recv.URL("/click/42"))
+	b.fill("inbound_url", e.recv.URL("/inbound/42"))
 	b.fill("auth", "me:secret")
 	b.save()
 	b.see(text("messages"), "Saved.")
 	b.see(text("auth-state"), "set")
-	if got, want := webhooks(t, p.Addr, key), fmt.Sprint(w.recv.URL("/dlr/42 "), w.recv.URL("/click/42 "), w.recv.URL("/inbound/42"), " <nil> true"); got != want {
+	if got, want := webhooks(t, p.Addr, key), fmt.Sprint(e.recv.URL("/dlr/42 "), e.recv.URL("/click/42 "), e.recv.URL("/inbound/42"), " <nil> true"); got != want {
 		t.Errorf("the API says %s, want %s", got, want)
 	}
 
-	badAddress(b, w)
-	clearing(t, b, w, p.Addr, key)
-	testEvents(t, b, w)
-	history(t, b, w)
-	pictures(t, b, w)
-	withoutScripts(t, b, w, page, key)
+	badAddress(b, e)
+	clearing(t, b, e, p.Addr, key)
+	testEvents(t, b, e)
+	history(t, b, e)
+	pictures(t, b, e)
+	withoutScripts(t, b, e, page, key)
 	b.clean()
 
-	if out, _, code := harness.Run(t, w.options(), "keys", "revoke", key); code != 0 {
+	if out, _, code := harness.Run(t, e.options(), "keys", "revoke", key); code != 0 {
 		t.Fatalf("keys revoke: %d %s", code, out)
 	}
 	harness.Eventually(t, changeTakes+time.Second, func() bool {
@@ -329,9 +329,9 @@ func signIn(t *testing.T, b *tab, page, key string) {
 }
 
 // badAddress: the error stands next to its field, which has the focus, and nothing that was entered is lost.
-func badAddress(b *tab, w *env) {
+func badAddress(b *tab, e *env) {
 	b.t.Helper()
-	b.fill("click_url", w.recv.URL("/other"))
+	b.fill("click_url", e.recv.URL("/other"))
 	b.fill("inbound_url", "ftp://example.com/")
 	b.save()
 	b.see(text("inbound_url-error"), "Must be an absolute http or https URL.")
@@ -343,7 +343,7 @@ func badAddress(b *tab, w *env) {
 }
 
 // clearing takes two addresses and the credentials away; what was not saved before is not there.
-func clearing(t *testing.T, b *tab, w *env, addr, key string) {
+func clearing(t *testing.T, b *tab, e *env, addr, key string) {
 	t.Helper()
 	b.fill("click_url", "")
 	b.fill("inbound_url", "")
@@ -352,19 +352,19 @@ func clearing(t *testing.T, b *tab, w *env, addr, key string) {
 	b.see(text("messages"), "Saved.")
 	b.see(text("auth-state"), "not set")
 	b.see("'.' + "+value("click_url")+" + '.'", "..")
-	if got, want := webhooks(t, addr, key), w.recv.URL("/dlr/42")+" <nil> <nil> <nil> false"; got != want {
+	if got, want := webhooks(t, addr, key), e.recv.URL("/dlr/42")+" <nil> <nil> <nil> false"; got != want {
 		t.Errorf("the API says %s, want %s", got, want)
 	}
-	b.fill("inbound_url", w.recv.URL("/inbound/42"))
+	b.fill("inbound_url", e.recv.URL("/inbound/42"))
 	b.save()
 	b.see(text("messages"), "Saved.")
 }
 
 // testEvents: each result is shown when it is there, without waiting for the slowest.
-func testEvents(t *testing.T, b *tab, w *env) {
+func testEvents(t *testing.T, b *tab, e *env) {
 	t.Helper()
 	answer := make(chan struct{})
-	w.recv.On("/inbound/42", func(w httpWriter, r *httpRequest, _ harness.Request) {
+	e.recv.On("/inbound/42", func(w httpWriter, r *httpRequest, _ harness.Request) {
 		select {
 		case <-answer:
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -378,23 +378,23 @@ func testEvents(t *testing.T, b *tab, w *env) {
 	close(answer)
 	b.see(text("result-inbound"), "HTTP 503 in ")
 	b.see(text("test-status"), "1 of 2 succeeded.")
-	if got := w.recv.Requests("/dlr/42"); len(got) != 1 || !strings.HasPrefix(got[0].Header.Get("Webhook-Id"), "test_dlr_") {
+	if got := e.recv.Requests("/dlr/42"); len(got) != 1 || !strings.HasPrefix(got[0].Header.Get("Webhook-Id"), "test_dlr_") {
 		t.Errorf("%d requests", len(got))
 	}
-	w.recv.Forget()
+	e.recv.Forget()
 }
 
 // history: real events are delivered or given up, the page shows them, and one is sent again.
-func history(t *testing.T, b *tab, w *env) {
+func history(t *testing.T, b *tab, e *env) {
 	t.Helper()
 	settle(t) // until the last change counts everywhere
-	w.recv.On("/inbound/42", harness.Status(500))
+	e.recv.On("/inbound/42", harness.Status(500))
 	for sms := range int64(12) {
-		w.emit(t, w.dlr(42, sms))
+		e.emit(t, e.dlr(42, sms))
 	}
-	inbound := w.emit(t, harness.Event(w.topics.Inbound, 42, harness.InboundValue(42, 1)))[0]
-	w.recv.WaitCount(t, "/dlr/42", 12, 10*time.Second)
-	w.dead(t, 42, 1, 15*time.Second)
+	inbound := e.emit(t, harness.Event(e.topics.Inbound, 42, harness.InboundValue(42, 1)))[0]
+	e.recv.WaitCount(t, "/dlr/42", 12, 10*time.Second)
+	e.dead(t, 42, 1, 15*time.Second)
 
 	b.fill("click_url", "https://not.saved.example/") // stays while the lists are read
 	b.choose("status", "failed")
@@ -410,11 +410,11 @@ func history(t *testing.T, b *tab, w *env) {
 	b.press("#show-letters")
 	b.see(text("dead-letters"), "every attempt failed")
 	b.see(text("dead-letters"), identity(inbound))
-	w.recv.On("/inbound/42", harness.Status(200))
+	e.recv.On("/inbound/42", harness.Status(200))
 	b.press(`#dead-letters [name="only"]`)
 	b.see(text("messages"), "1 event is being sent again.")
 	b.see(value("click_url"), "https://not.saved.example/")
-	again := w.recv.WaitCount(t, "/inbound/42", 4, 10*time.Second)[3]
+	again := e.recv.WaitCount(t, "/inbound/42", 4, 10*time.Second)[3]
 	if id, n := again.Header.Get("Webhook-Id"), again.Header.Get("Webhook-Attempt"); id != identity(inbound) || n != "1" {
 		t.Errorf("sent again as %s, attempt %s; want %s, attempt 1", id, n, identity(inbound))
 	}
@@ -422,10 +422,10 @@ func history(t *testing.T, b *tab, w *env) {
 }
 
 // pictures shows the page in light, dark and on a phone.
-func pictures(t *testing.T, b *tab, w *env) {
+func pictures(t *testing.T, b *tab, e *env) {
 	t.Helper()
 	if os.Getenv("SMSHOOKS_TEST_SCREENSHOTS") != "" {
-		traffic(t, b, w)
+		traffic(t, b, e)
 	}
 	b.choose("status", "")
 	b.press("#deliveries .filters button")
@@ -443,26 +443,26 @@ func pictures(t *testing.T, b *tab, w *env) {
 }
 
 // traffic makes something to look at: events over a while, a few of which fail at first.
-func traffic(t *testing.T, b *tab, w *env) {
+func traffic(t *testing.T, b *tab, e *env) {
 	t.Helper()
-	b.fill("click_url", w.recv.URL("/click/42"))
-	b.fill("revoke_click_url", w.recv.URL("/revoke_click/42"))
+	b.fill("click_url", e.recv.URL("/click/42"))
+	b.fill("revoke_click_url", e.recv.URL("/revoke_click/42"))
 	b.fill("auth", "me:secret")
 	b.save()
 	b.see(text("messages"), "Saved.")
-	w.recv.On("/dlr/42", func(w httpWriter, _ *httpRequest, r harness.Request) {
+	e.recv.On("/dlr/42", func(w httpWriter, _ *httpRequest, r harness.Request) {
 		if r.N%7 == 3 {
 			w.WriteHeader(http.StatusBadGateway)
 		}
 	})
 	for sms := int64(100); sms < 180; sms++ {
-		w.emit(t, w.dlr(42, sms))
+		e.emit(t, e.dlr(42, sms))
 		if sms%5 == 0 {
-			w.emit(t, w.click(42, sms), w.revocation(42, []int64{sms}, nil))
+			e.emit(t, e.click(42, sms), e.revocation(42, []int64{sms}, nil))
 		}
 		harness.Pass(time.Duration(200+sms%9*100) * time.Millisecond)
 	}
-	w.recv.On("/dlr/42", harness.Status(200))
+	e.recv.On("/dlr/42", harness.Status(200))
 	b.press("#test-button")
 	b.see(text("test-status"), "4 of 4 succeeded.")
 	b.press("#show-letters")
@@ -470,17 +470,17 @@ func traffic(t *testing.T, b *tab, w *env) {
 }
 
 // withoutScripts: reading, saving, testing and sending again work without any.
-func withoutScripts(t *testing.T, b *tab, w *env, page, key string) {
+func withoutScripts(t *testing.T, b *tab, e *env, page, key string) {
 	t.Helper()
-	before := w.recv.Count("/inbound/42")
+	before := e.recv.Count("/inbound/42")
 	b.scripts(false)
 	defer b.scripts(true)
 	b.press("header button")
 	b.see("document.body.innerText", "You are signed out.")
 	b.fill("key", key)
 	b.press("form button")
-	b.see(value("dlr_url"), w.recv.URL("/dlr/42"))
-	b.fill("revoke_click_url", w.recv.URL("/revoke/42"))
+	b.see(value("dlr_url"), e.recv.URL("/dlr/42"))
+	b.fill("revoke_click_url", e.recv.URL("/revoke/42"))
 	b.save()
 	b.see(text("messages"), "Saved.")
 	b.press("#test-button")
@@ -491,5 +491,5 @@ func withoutScripts(t *testing.T, b *tab, w *env, page, key string) {
 	b.press(`#dead-letters [name="ids"]`)
 	b.press(`#dead-letters .actions button`)
 	b.see(text("messages"), "1 event is being sent again.")
-	w.recv.WaitCount(t, "/inbound/42", before+2, 10*time.Second) // the test's and this one
+	e.recv.WaitCount(t, "/inbound/42", before+2, 10*time.Second) // the test's and this one
 }

@@ -206,8 +206,8 @@ func lineWith(text, topic, what string) bool {
 // TestKeys: keys create prints the key alone, which is stored as its hash; revoke writes a tombstone.
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	out, stderr, code := harness.Run(t, w.options(), "keys", "create", "--user", "42", "--name", "back office")
+	e := newEnv(t)
+	out, stderr, code := harness.Run(t, e.options(), "keys", "create", "--user", "42", "--name", "back office")
 	key := strings.TrimSuffix(out, "\n")
 	if code != 0 || key == "" || strings.ContainsAny(key, " \n\t") {
 		t.Fatalf("keys create: exit code %d, %q %s", code, out, stderr)
@@ -217,7 +217,7 @@ func TestKeys(t *testing.T) {
 	}
 	sum := sha256.Sum256([]byte(key))
 	hash := hex.EncodeToString(sum[:])
-	records := harness.Consume(t, w.kafka.Addr, w.topics.Keys)
+	records := harness.Consume(t, e.kafka.Addr, e.topics.Keys)
 	if len(records) != 1 || string(records[0].Key) != hash {
 		t.Fatalf("records %v", records)
 	}
@@ -229,11 +229,11 @@ func TestKeys(t *testing.T) {
 		t.Error("the key is stored in clear")
 	}
 	for range 2 {
-		_, stderr, code = harness.Run(t, w.options(), "keys", "revoke", key)
+		_, stderr, code = harness.Run(t, e.options(), "keys", "revoke", key)
 		if strings.Contains(stderr, key) {
 			t.Errorf("stderr shows the key: %s", stderr)
 		}
-		if len(harness.Consume(t, w.kafka.Addr, w.topics.Keys)) != 2 {
+		if len(harness.Consume(t, e.kafka.Addr, e.topics.Keys)) != 2 {
 			t.Error("want one tombstone")
 		}
 		t.Logf("revoke: exit code %d %s", code, stderr)
@@ -241,11 +241,11 @@ func TestKeys(t *testing.T) {
 	if code != 1 {
 		t.Errorf("revoking a revoked key: exit code %d, want 1", code)
 	}
-	records = harness.Consume(t, w.kafka.Addr, w.topics.Keys)
+	records = harness.Consume(t, e.kafka.Addr, e.topics.Keys)
 	if last := records[len(records)-1]; string(last.Key) != hash || last.Value != nil {
 		t.Errorf("last record %s=%s", last.Key, last.Value)
 	}
-	if _, stderr, code = harness.Run(t, w.options(), "keys", "revoke", "no-such-key"); code != 1 || strings.Contains(stderr, "no-such-key") {
+	if _, stderr, code = harness.Run(t, e.options(), "keys", "revoke", "no-such-key"); code != 1 || strings.Contains(stderr, "no-such-key") {
 		t.Errorf("unknown key: exit code %d: %s", code, stderr)
 	}
 }
@@ -253,32 +253,32 @@ func TestKeys(t *testing.T) {
 // TestStop: a stop in order lets requests end within the grace; a second signal ends at once.
 func TestStop(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	w.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
-	w.recv.On("/dlr/2", harness.Hang())
-	p := w.serve(t)
-	w.emit(t, w.dlr(1, 1), w.dlr(1, 2), w.dlr(1, 3))
-	w.recv.WaitCount(t, "/dlr/1", 3, 5*time.Second)
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
+	e.recv.On("/dlr/2", harness.Hang())
+	p := e.serve(t)
+	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(1, 3))
+	e.recv.WaitCount(t, "/dlr/1", 3, 5*time.Second)
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	for _, r := range w.recv.Requests("/dlr/1") {
+	for _, r := range e.recv.Requests("/dlr/1") {
 		if took := r.End.Sub(r.Start); took < 1900*time.Millisecond {
 			t.Errorf("a request was cut after %v", took)
 		}
 	}
-	p = w.serve(t)
+	p = e.serve(t)
 	// what ended in the stop isn't sent again
-	w.emit(t, w.dlr(1, 4))
-	w.recv.WaitCount(t, "/dlr/1", 4, 5*time.Second)
-	w.recv.Quiet(t, 2500*time.Millisecond, 10*time.Second)
-	if n := w.recv.Count("/dlr/1"); n != 4 {
+	e.emit(t, e.dlr(1, 4))
+	e.recv.WaitCount(t, "/dlr/1", 4, 5*time.Second)
+	e.recv.Quiet(t, 2500*time.Millisecond, 10*time.Second)
+	if n := e.recv.Count("/dlr/1"); n != 4 {
 		t.Errorf("%d requests, want 4", n)
 	}
 	// one request outlasts the grace: it is made again under its number
-	w.emit(t, w.dlr(2, 1))
-	w.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
+	e.emit(t, e.dlr(2, 1))
+	e.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
 	p.Signal(t, syscall.SIGINT)
 	harness.Pass(500 * time.Millisecond)
 	if !p.Running() {
@@ -288,16 +288,16 @@ func TestStop(t *testing.T) {
 	p.Signal(t, syscall.SIGINT)
 	code := p.Wait(t, 2*time.Second)
 	t.Logf("second signal: exit code %d after %v", code, time.Since(began))
-	p = w.serve(t, "--shutdown.grace=1s")
-	w.recv.WaitCount(t, "/dlr/2", 2, 10*time.Second)
+	p = e.serve(t, "--shutdown.grace=1s")
+	e.recv.WaitCount(t, "/dlr/2", 2, 10*time.Second)
 	began = time.Now()
 	code = p.Term(t)
 	if took := time.Since(began); took > 2*time.Second+harness.Slack(began) {
 		t.Errorf("the stop took %v, the grace is 1 s", took)
 	}
 	t.Logf("a request outlasts the grace: exit code %d", code)
-	w.serve(t)
-	for i, r := range w.recv.WaitCount(t, "/dlr/2", 3, 10*time.Second) {
+	e.serve(t)
+	for i, r := range e.recv.WaitCount(t, "/dlr/2", 3, 10*time.Second) {
 		if n := r.Header.Get("Webhook-Attempt"); n != "1" {
 			t.Errorf("request %d has attempt %s, want 1", i+1, n)
 		}

@@ -21,35 +21,35 @@ const soonFor = 2 * time.Second
 // delivered at their first attempt, and soon.
 func TestHungEndpointsAndDescriptors(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--overflow.delays=10s")
+	e := newEnv(t, "--overflow.delays=10s")
 	const hung, healthy = 351, 20
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= hung+healthy; user++ {
-		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
+		users[user] = harness.Webhook{DLR: e.recv.URL(path("dlr", user))}
 		if user <= hung {
-			w.recv.On(path("dlr", user), harness.Hang())
+			e.recv.On(path("dlr", user), harness.Hang())
 		}
 	}
-	w.configure(t, users)
-	o := w.options()
+	e.configure(t, users)
+	o := e.options()
 	o.OpenFiles = 1024
 	p := harness.StartReady(t, o)
 	p.WaitLog(t, 10*time.Second, `"limit":1024`)
 	var load []*kgo.Record
 	for user := int64(1); user <= hung; user++ {
 		for i := range int64(3) {
-			load = append(load, w.dlr(user, i))
+			load = append(load, e.dlr(user, i))
 		}
 	}
-	w.emit(t, load...)
+	e.emit(t, load...)
 	// All that is left to those that hang is taken.
 	most := p.WaitMetric(t, 30*time.Second, harness.AtLeast(300), "smshooks_in_flight_requests")
 	for user := int64(hung + 1); user <= hung+healthy; user++ {
 		began := time.Now()
-		records := w.emit(t, w.dlr(user, 1))
-		harness.Eventually(t, soonFor+5*time.Second+harness.Slack(began), func() bool { return len(w.recv.Requests(path("dlr", user))) > 0 },
+		records := e.emit(t, e.dlr(user, 1))
+		harness.Eventually(t, soonFor+5*time.Second+harness.Slack(began), func() bool { return len(e.recv.Requests(path("dlr", user))) > 0 },
 			"user %d's receipt is delivered while %v requests hang", user, most)
-		if got := w.recv.Requests(path("dlr", user))[0]; got.Header.Get("Webhook-Attempt") != "1" || got.Header.Get("Webhook-Id") != identity(records[0]) {
+		if got := e.recv.Requests(path("dlr", user))[0]; got.Header.Get("Webhook-Attempt") != "1" || got.Header.Get("Webhook-Id") != identity(records[0]) {
 			t.Errorf("user %d: attempt %s of %s", user, got.Header.Get("Webhook-Attempt"), got.Header.Get("Webhook-Id"))
 		}
 	}
@@ -66,38 +66,38 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 // new one is made within a second all the same.
 func TestFirstCallsAfterRestart(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--overflow.delays=10s", "--shutdown.grace=1s")
+	e := newEnv(t, "--overflow.delays=10s", "--shutdown.grace=1s")
 	const hung, healthy = 3000, 60
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= hung+healthy; user++ {
-		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
+		users[user] = harness.Webhook{DLR: e.recv.URL(path("dlr", user))}
 		if user <= hung {
-			w.recv.On(path("dlr", user), harness.Hang())
+			e.recv.On(path("dlr", user), harness.Hang())
 		}
 	}
-	w.configure(t, users)
+	e.configure(t, users)
 	var load []*kgo.Record
 	for i := range int64(2) {
 		for user := int64(1); user <= hung; user++ {
-			load = append(load, w.dlr(user, i))
+			load = append(load, e.dlr(user, i))
 		}
 	}
-	w.emit(t, load...)
+	e.emit(t, load...)
 	full := harness.AtLeast(1000)
-	p := w.serve(t)
+	p := e.serve(t)
 	p.WaitMetric(t, time.Minute, full, "smshooks_in_flight_requests")
 	p.Term(t)
-	p = w.serve(t)
+	p = e.serve(t)
 	p.WaitMetric(t, time.Minute, full, "smshooks_in_flight_requests")
 	began := time.Now()
 	sent := map[int64]time.Time{}
 	for user := int64(hung + 1); user <= hung+healthy; user++ {
 		sent[user] = time.Now()
-		w.emit(t, w.dlr(user, 1))
+		e.emit(t, e.dlr(user, 1))
 	}
 	slack := harness.Slack(began)
 	for user, at := range sent {
-		got := w.recv.WaitCount(t, path("dlr", user), 1, 30*time.Second)[0]
+		got := e.recv.WaitCount(t, path("dlr", user), 1, 30*time.Second)[0]
 		if after := got.Start.Sub(at); after > soonFor+slack {
 			t.Errorf("user %d's first call %v after its event, want at most %v and %v for the machine", user, after, soonFor, slack)
 		}
@@ -108,13 +108,13 @@ func TestFirstCallsAfterRestart(t *testing.T) {
 // other clients of the API.
 func TestIdleConnectionsToTheAPI(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 40; user++ {
-		users[user] = harness.Webhook{DLR: w.recv.URL(path("dlr", user))}
+		users[user] = harness.Webhook{DLR: e.recv.URL(path("dlr", user))}
 	}
-	w.configure(t, users)
-	o := w.options()
+	e.configure(t, users)
+	o := e.options()
 	o.OpenFiles = 300
 	p := harness.StartReady(t, o)
 	for range 400 {
@@ -126,9 +126,9 @@ func TestIdleConnectionsToTheAPI(t *testing.T) {
 	}
 	var load []*kgo.Record
 	for user := int64(1); user <= 40; user++ {
-		load = append(load, w.dlr(user, 1), w.dlr(user, 2))
+		load = append(load, e.dlr(user, 1), e.dlr(user, 2))
 	}
-	w.emit(t, load...)
+	e.emit(t, load...)
 	p.WaitMetric(t, 20*time.Second, harness.Exactly(80), "smshooks_settled_total", "fate", "delivered")
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for range 5 {
@@ -152,7 +152,7 @@ func TestIdleConnectionsToTheAPI(t *testing.T) {
 // TestServerThatClosesKeptConnections: a server that closes each connection 5 ms after its reply, unannounced, costs no attempt.
 func TestServerThatClosesKeptConnections(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--retry.schedule=1h,1h")
+	e := newEnv(t, "--retry.schedule=1h,1h")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -168,13 +168,13 @@ func TestServerThatClosesKeptConnections(t *testing.T) {
 	})}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close() })
-	w.configure(t, map[int64]harness.Webhook{1: {DLR: "http://" + l.Addr().String() + "/"}})
-	p := w.serve(t)
+	e.configure(t, map[int64]harness.Webhook{1: {DLR: "http://" + l.Addr().String() + "/"}})
+	p := e.serve(t)
 	var load []*kgo.Record
 	for i := range int64(400) {
-		load = append(load, w.dlr(1, i))
+		load = append(load, e.dlr(1, i))
 	}
-	w.emit(t, load...)
+	e.emit(t, load...)
 	p.WaitMetric(t, 30*time.Second, harness.Exactly(400), "smshooks_settled_total", "kind", "dlr", "fate", "delivered")
 	if n := p.Metrics(t).Sum("smshooks_attempts_total", "result", "error"); n != 0 {
 		t.Errorf("%v attempts failed", n)

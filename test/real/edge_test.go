@@ -16,11 +16,11 @@ import (
 // and all.
 func TestLargeRecords(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	w.recv.On("/dlr/1", harness.Codes(500, 200))
-	p := w.serve(t)
-	cl := harness.Client(t, w.kafka.Addr, kgo.ProducerBatchMaxBytes(1<<20), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.recv.On("/dlr/1", harness.Codes(500, 200))
+	p := e.serve(t)
+	cl := harness.Client(t, e.kafka.Addr, kgo.ProducerBatchMaxBytes(1<<20), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	const most = 1048588 - 120 // max.message.bytes as it is by default, less what a batch adds
 	value := harness.DLRValue(1, 1)
 	pad := func(value string) []byte {
@@ -29,19 +29,19 @@ func TestLargeRecords(t *testing.T) {
 		noise := base64.StdEncoding.EncodeToString(random)
 		return []byte(strings.Replace(value, `"text":"Hi`, `"text":"`+noise, 1))
 	}
-	poison := &kgo.Record{Topic: w.topics.DLR, Key: []byte("1"), Value: append(pad(value), 'x')}
-	large := &kgo.Record{Topic: w.topics.DLR, Key: []byte("1"), Value: pad(value)}
-	good := &kgo.Record{Topic: w.topics.DLR, Key: []byte("2"), Value: []byte(harness.DLRValue(2, 1))}
+	poison := &kgo.Record{Topic: e.topics.DLR, Key: []byte("1"), Value: append(pad(value), 'x')}
+	large := &kgo.Record{Topic: e.topics.DLR, Key: []byte("1"), Value: pad(value)}
+	good := &kgo.Record{Topic: e.topics.DLR, Key: []byte("2"), Value: []byte(harness.DLRValue(2, 1))}
 	if err := cl.ProduceSync(t.Context(), poison, large, good).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	w.recv.WaitCount(t, "/dlr/2", 1, 10*time.Second)
-	w.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
-	d := w.dead(t, 1, 1, 10*time.Second)[0]
+	e.recv.WaitCount(t, "/dlr/2", 1, 10*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
+	d := e.dead(t, 1, 1, 10*time.Second)[0]
 	if string(d.Value) != string(poison.Value) {
 		t.Error("the dead letter is not the record")
 	}
-	got := w.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second)
+	got := e.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second)
 	if string(got[1].Body) != string(got[0].Body) {
 		t.Error("the second body is not the first")
 	}
@@ -52,51 +52,51 @@ func TestLargeRecords(t *testing.T) {
 func TestStaticMember(t *testing.T) {
 	t.Parallel()
 	const users = 20
-	w := newEnv(t, "--topics.partitions=4", "--kafka.session_timeout=45s")
-	crowd(t, w, users)
-	a, b := w.serve(t, "--kafka.instance_id=a"), w.serve(t, "--kafka.instance_id=b")
-	l := startLoad(t, w, users, 100*time.Millisecond)
-	w.recv.WaitCount(t, "", 500, 20*time.Second)
+	e := newEnv(t, "--topics.partitions=4", "--kafka.session_timeout=45s")
+	crowd(t, e, users)
+	a, b := e.serve(t, "--kafka.instance_id=a"), e.serve(t, "--kafka.instance_id=b")
+	l := startLoad(t, e, users, 100*time.Millisecond)
+	e.recv.WaitCount(t, "", 500, 20*time.Second)
 	a.Kill()
 	began := time.Now()
-	a = w.serve(t, "--kafka.instance_id=a")
+	a = e.serve(t, "--kafka.instance_id=a")
 	if took := time.Since(began); took > 10*time.Second+harness.Slack(began) {
 		t.Errorf("ready again after %v", took)
 	}
-	w.recv.WaitCount(t, "", w.recv.Count("")+500, 20*time.Second)
+	e.recv.WaitCount(t, "", e.recv.Count("")+500, 20*time.Second)
 	// a restart in order keeps its partitions too
 	if code := b.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	b = w.serve(t, "--kafka.instance_id=b")
-	w.recv.WaitCount(t, "", w.recv.Count("")+500, 20*time.Second)
+	b = e.serve(t, "--kafka.instance_id=b")
+	e.recv.WaitCount(t, "", e.recv.Count("")+500, 20*time.Second)
 	events := l.end()
-	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
 	a.WaitBalanced(t, 1, 10*time.Second)
 	b.WaitBalanced(t, 1, 10*time.Second)
-	wantNarrow(t, w, users)
+	wantNarrow(t, e, users)
 }
 
 // TestClickFlood: first clicks that go by way of the overflow topics stay first clicks.
 func TestClickFlood(t *testing.T) {
 	t.Parallel()
 	const clicks = 300
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-	w.recv.On("/click/1", harness.Slow(15*time.Millisecond, 200))
-	p := w.serve(t, "--dispatch.queue_per_endpoint=20")
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+	e.recv.On("/click/1", harness.Slow(15*time.Millisecond, 200))
+	p := e.serve(t, "--dispatch.queue_per_endpoint=20")
 	var records []*kgo.Record
 	for i := range int64(clicks) {
-		records = append(records, w.click(1, i), w.click(1, i))
+		records = append(records, e.click(1, i), e.click(1, i))
 	}
-	w.emit(t, records...)
+	e.emit(t, records...)
 	began := time.Now()
-	w.recv.WaitCount(t, "/click/1", clicks, 60*time.Second)
+	e.recv.WaitCount(t, "/click/1", clicks, 60*time.Second)
 	t.Logf("%d clicks at 200/s took %v; settled so far: %v overflow", clicks, time.Since(began), p.Metrics(t).Sum("smshooks_settled_total", "fate", "overflow"))
 	m := p.WaitBalanced(t, 2*clicks, 20*time.Second)
-	w.recv.Quiet(t, time.Second, 5*time.Second)
-	if n := w.recv.Count("/click/1"); n != clicks || w.recv.Widest("/click/1") > 3 {
-		t.Errorf("%d requests, %d wide", n, w.recv.Widest("/click/1"))
+	e.recv.Quiet(t, time.Second, 5*time.Second)
+	if n := e.recv.Count("/click/1"); n != clicks || e.recv.Widest("/click/1") > 3 {
+		t.Errorf("%d requests, %d wide", n, e.recv.Widest("/click/1"))
 	}
 	if n := m.Sum("smshooks_settled_total", "kind", "click", "fate", "duplicate"); n != clicks {
 		t.Errorf("%v duplicates, want %d", n, clicks)
@@ -105,7 +105,7 @@ func TestClickFlood(t *testing.T) {
 		t.Error("nothing overflowed: the test shows nothing")
 	}
 	seen := map[string]int{}
-	for _, r := range w.recv.Requests("/click/1") {
+	for _, r := range e.recv.Requests("/click/1") {
 		seen[field(t, r.Body, "id")]++
 		if r.Header.Get("Webhook-Attempt") != "1" {
 			t.Errorf("attempt %s", r.Header.Get("Webhook-Attempt"))
@@ -119,23 +119,23 @@ func TestClickFlood(t *testing.T) {
 // TestRevocationRebalance: members join and leave in order around ticks: each id is sent exactly once.
 func TestRevocationRebalance(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--topics.partitions=4")
+	e := newEnv(t, "--topics.partitions=4")
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 12; user++ {
-		users[user] = w.all(user, "")
-		w.recv.On(path("revoke", user), harness.Slow(time.Duration(user*25)*time.Millisecond, 200))
+		users[user] = e.all(user, "")
+		e.recv.On(path("revoke", user), harness.Slow(time.Duration(user*25)*time.Millisecond, 200))
 	}
-	w.configure(t, users)
-	a, b := w.serve(t), w.serve(t)
+	e.configure(t, users)
+	a, b := e.serve(t), e.serve(t)
 	sent := int64(0)
 	for round := range 5 {
 		afterTick()
 		for range 8 { // until some moment before, at or after the next tick
 			var records []*kgo.Record
 			for user := range users {
-				records = append(records, w.revocation(user, []int64{sent}, nil))
+				records = append(records, e.revocation(user, []int64{sent}, nil))
 			}
-			w.emit(t, records...)
+			e.emit(t, records...)
 			sent++
 			harness.Pass(180 * time.Millisecond)
 		}
@@ -143,21 +143,21 @@ func TestRevocationRebalance(t *testing.T) {
 		if code := a.Term(t); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
-		a, b = b, w.serve(t)
+		a, b = b, e.serve(t)
 	}
 	complete := func() bool {
 		for user := range users {
-			if len(seen(t, w, user)) < int(sent) {
+			if len(seen(t, e, user)) < int(sent) {
 				return false
 			}
 		}
 		return true
 	}
 	harness.Eventually(t, 15*time.Second, complete, "all %d ids of each user", sent)
-	w.recv.Quiet(t, interval+time.Second, 10*time.Second)
+	e.recv.Quiet(t, interval+time.Second, 10*time.Second)
 	for user := range users {
 		times := map[int64]int{}
-		for _, r := range w.recv.Requests(path("revoke", user)) {
+		for _, r := range e.recv.Requests(path("revoke", user)) {
 			for _, id := range batchOf(t, r).API {
 				times[id]++
 			}

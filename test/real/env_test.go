@@ -54,70 +54,70 @@ type env struct {
 // newEnv returns an env on the shared servers and creates its topics for the quick settings and flags.
 func newEnv(t testing.TB, flags ...string) *env {
 	t.Helper()
-	w := &env{kafka: harness.Kafka(t), redis: harness.Redis(t), topics: harness.TopicsFor(t)}
-	w.begin(t, flags)
-	return w
+	e := &env{kafka: harness.Kafka(t), redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	e.begin(t, flags)
+	return e
 }
 
-func (w *env) begin(t testing.TB, flags []string) {
+func (e *env) begin(t testing.TB, flags []string) {
 	t.Helper()
-	w.flags = append([]string{"--topics.partitions=" + strconv.Itoa(partitions)}, flags...)
-	w.recv = harness.NewReceiver(t)
-	w.ensure(t)
+	e.flags = append([]string{"--topics.partitions=" + strconv.Itoa(partitions)}, flags...)
+	e.recv = harness.NewReceiver(t)
+	e.ensure(t)
 }
 
-func (w *env) ensure(t testing.TB) string {
+func (e *env) ensure(t testing.TB) string {
 	t.Helper()
-	return harness.Ensure(t, w.options())
+	return harness.Ensure(t, e.options())
 }
 
 // options are those of a member, its own flags last.
-func (w *env) options(flags ...string) harness.Options {
-	args := append(append([]string(nil), w.flags...), flags...)
-	return harness.Options{Brokers: w.kafka.Addr, RedisAddr: w.redis.Addr, Topics: w.topics, Args: args, Env: quick()}
+func (e *env) options(flags ...string) harness.Options {
+	args := append(append([]string(nil), e.flags...), flags...)
+	return harness.Options{Brokers: e.kafka.Addr, RedisAddr: e.redis.Addr, Topics: e.topics, Args: args, Env: quick()}
 }
 
 // serve starts a member and waits until it is ready.
-func (w *env) serve(t testing.TB, flags ...string) *harness.Proc {
+func (e *env) serve(t testing.TB, flags ...string) *harness.Proc {
 	t.Helper()
-	return harness.StartReady(t, w.options(flags...))
+	return harness.StartReady(t, e.options(flags...))
 }
 
 // configure writes settings of users; it doesn't wait until they count.
-func (w *env) configure(t testing.TB, users map[int64]harness.Webhook) {
+func (e *env) configure(t testing.TB, users map[int64]harness.Webhook) {
 	t.Helper()
 	var records []*kgo.Record
 	for id, hooks := range users {
-		records = append(records, harness.WebhookRecord(t, w.topics.Config, id, hooks))
+		records = append(records, harness.WebhookRecord(t, e.topics.Config, id, hooks))
 	}
-	harness.ProduceMany(t, w.kafka.Addr, records)
+	harness.ProduceMany(t, e.kafka.Addr, records)
 }
 
 // all gives a user one URL per kind: /dlr, /click, /inbound, /revoke and the user's id after it.
-func (w *env) all(user int64, auth string) harness.Webhook {
-	at := func(kind string) string { return w.recv.URL(path(kind, user)) }
+func (e *env) all(user int64, auth string) harness.Webhook {
+	at := func(kind string) string { return e.recv.URL(path(kind, user)) }
 	return harness.Webhook{DLR: at("dlr"), Click: at("click"), Inbound: at("inbound"), Revoke: at("revoke"), Auth: auth}
 }
 
 func path(kind string, user int64) string { return fmt.Sprintf("/%s/%d", kind, user) }
 
 // emit writes events and gives them with their offsets.
-func (w *env) emit(t testing.TB, records ...*kgo.Record) []*kgo.Record {
+func (e *env) emit(t testing.TB, records ...*kgo.Record) []*kgo.Record {
 	t.Helper()
-	harness.ProduceMany(t, w.kafka.Addr, records)
+	harness.ProduceMany(t, e.kafka.Addr, records)
 	return records
 }
 
-func (w *env) dlr(user, sms int64) *kgo.Record {
-	return harness.Event(w.topics.DLR, user, harness.DLRValue(user, sms))
+func (e *env) dlr(user, sms int64) *kgo.Record {
+	return harness.Event(e.topics.DLR, user, harness.DLRValue(user, sms))
 }
 
-func (w *env) click(user, sms int64) *kgo.Record {
-	return harness.Event(w.topics.Click, user, harness.ClickValue(user, sms))
+func (e *env) click(user, sms int64) *kgo.Record {
+	return harness.Event(e.topics.Click, user, harness.ClickValue(user, sms))
 }
 
-func (w *env) revocation(user int64, api, campaign []int64) *kgo.Record {
-	return harness.Event(w.topics.Revocation, user, harness.RevocationValue(user, api, campaign))
+func (e *env) revocation(user int64, api, campaign []int64) *kgo.Record {
+	return harness.Event(e.topics.Revocation, user, harness.RevocationValue(user, api, campaign))
 }
 
 // identity is the stable identity of the event of a source record.
@@ -166,15 +166,15 @@ func settle(t testing.TB) {
 }
 
 // waitCommitted waits until all records of topics are settled and that is committed.
-func (w *env) waitCommitted(t testing.TB, topics ...string) {
+func (e *env) waitCommitted(t testing.TB, topics ...string) {
 	t.Helper()
-	adm := kadm.NewClient(harness.Client(t, w.kafka.Addr))
+	adm := kadm.NewClient(harness.Client(t, e.kafka.Addr))
 	harness.Eventually(t, 10*time.Second, func() bool {
 		ends, err := adm.ListEndOffsets(t.Context(), topics...)
 		if err != nil || ends.Error() != nil {
 			return false
 		}
-		committed, err := adm.FetchOffsets(t.Context(), w.topics.Group)
+		committed, err := adm.FetchOffsets(t.Context(), e.topics.Group)
 		if err != nil {
 			return false
 		}
@@ -199,11 +199,11 @@ func of(records []*kgo.Record, user int64) []*kgo.Record {
 }
 
 // waitStored waits until a topic holds n records of a user, and gives them.
-func (w *env) waitStored(t testing.TB, topic string, user int64, n int, timeout time.Duration) []*kgo.Record {
+func (e *env) waitStored(t testing.TB, topic string, user int64, n int, timeout time.Duration) []*kgo.Record {
 	t.Helper()
 	var mine []*kgo.Record
 	harness.Eventually(t, timeout, func() bool {
-		mine = of(harness.Consume(t, w.kafka.Addr, topic), user)
+		mine = of(harness.Consume(t, e.kafka.Addr, topic), user)
 		return len(mine) >= n
 	}, "%d records of user %d in %s", n, user, topic)
 	if len(mine) > n {
@@ -213,9 +213,9 @@ func (w *env) waitStored(t testing.TB, topic string, user int64, n int, timeout 
 }
 
 // dead waits for a user's dead letters.
-func (w *env) dead(t testing.TB, user int64, n int, timeout time.Duration) []*kgo.Record {
+func (e *env) dead(t testing.TB, user int64, n int, timeout time.Duration) []*kgo.Record {
 	t.Helper()
-	return w.waitStored(t, w.topics.DeadLetter, user, n, timeout)
+	return e.waitStored(t, e.topics.DeadLetter, user, n, timeout)
 }
 
 // wantHeaders compares smshooks' headers of a record; "" wants an absent one.

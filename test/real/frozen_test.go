@@ -13,37 +13,37 @@ import (
 // partitions, and lets it go on: it sends nothing that the other one sends, too, and joins again.
 func TestFrozenMember(t *testing.T) {
 	const users = 20
-	w := newEnv(t, "--kafka.session_timeout=3s", "--dispatch.timeout=2s")
+	e := newEnv(t, "--kafka.session_timeout=3s", "--dispatch.timeout=2s")
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
-		hooks[user] = w.all(user, "")
-		w.recv.On(path("dlr", user), harness.Slow(300*time.Millisecond, 200))
+		hooks[user] = e.all(user, "")
+		e.recv.On(path("dlr", user), harness.Slow(300*time.Millisecond, 200))
 	}
-	w.configure(t, hooks)
-	frozen := w.options()
+	e.configure(t, hooks)
+	frozen := e.options()
 	frozen.Binary = harness.BinaryOf(t, "frozen")
 	first := harness.StartReady(t, frozen)
-	l := startLoad(t, w, users, 100*time.Millisecond)
-	w.recv.WaitCount(t, "", 2*users, 20*time.Second)
-	second := harness.Start(t, w.options())
+	l := startLoad(t, e, users, 100*time.Millisecond)
+	e.recv.WaitCount(t, "", 2*users, 20*time.Second)
+	second := harness.Start(t, e.options())
 	first.Signal(t, syscall.SIGSTOP)
-	stopped := w.recv.Count("")
+	stopped := e.recv.Count("")
 	second.WaitReady(t, 30*time.Second)
-	n := w.recv.Count("")
-	w.recv.WaitCount(t, "", n+10*users, 20*time.Second) // by the other one
-	before := w.recv.Count("")
+	n := e.recv.Count("")
+	e.recv.WaitCount(t, "", n+10*users, 20*time.Second) // by the other one
+	before := e.recv.Count("")
 	first.Signal(t, syscall.SIGCONT)
-	w.recv.WaitCount(t, "", before+10*users, 20*time.Second)
+	e.recv.WaitCount(t, "", before+10*users, 20*time.Second)
 	first.WaitReady(t, 30*time.Second)
 	events := l.end()
-	harness.Eventually(t, 30*time.Second, func() bool { return len(requestsOf(w)) >= len(events) }, "all %d events delivered", len(events))
-	wantNarrow(t, w, users)
+	harness.Eventually(t, 30*time.Second, func() bool { return len(requestsOf(e)) >= len(events) }, "all %d events delivered", len(events))
+	wantNarrow(t, e, users)
 	if !strings.Contains(first.Log(), "the process was suspended") {
 		t.Error("the stop was not noticed")
 	}
 	// Repeated is what was in flight, or not committed, when the member was stopped.
 	again := 0
-	for _, n := range requestsOf(w) {
+	for _, n := range requestsOf(e) {
 		again += n - 1
 	}
 	t.Logf("%d events, %d requests again", len(events), again)
@@ -53,9 +53,9 @@ func TestFrozenMember(t *testing.T) {
 }
 
 // requestsOf counts the requests of each event.
-func requestsOf(w *env) map[string]int {
+func requestsOf(e *env) map[string]int {
 	n := map[string]int{}
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		n[r.Header.Get("Webhook-Id")]++
 	}
 	return n

@@ -22,16 +22,16 @@ type load struct {
 }
 
 // startLoad writes a batch of one event for each user every pause, until it is stopped.
-func startLoad(t testing.TB, w *env, users int64, pause time.Duration) *load {
+func startLoad(t testing.TB, e *env, users int64, pause time.Duration) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, done: make(chan struct{})}
-	cl := harness.Client(t, w.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.AlwaysRetryEOF())
+	cl := harness.Client(t, e.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.AlwaysRetryEOF())
 	go func() {
 		defer close(l.done)
 		for sms := int64(0); ctx.Err() == nil; sms++ {
 			for user := int64(1); user <= users; user++ {
-				r := harness.Event(w.topics.DLR, user, harness.DLRValue(user, sms))
+				r := harness.Event(e.topics.DLR, user, harness.DLRValue(user, sms))
 				cl.Produce(context.Background(), r, func(r *kgo.Record, err error) {
 					if err != nil {
 						t.Errorf("produce: %v", err)
@@ -64,17 +64,17 @@ func (l *load) end() []string {
 
 // crowd configures users whose endpoints take some milliseconds. Those of every tenth user fail on the first attempt of
 // each event.
-func crowd(t testing.TB, w *env, users int64) {
+func crowd(t testing.TB, e *env, users int64) {
 	t.Helper()
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
-		hooks[user] = w.all(user, "")
-		w.recv.On(path("dlr", user), harness.Slow(time.Duration(user%5)*3*time.Millisecond, 200))
+		hooks[user] = e.all(user, "")
+		e.recv.On(path("dlr", user), harness.Slow(time.Duration(user%5)*3*time.Millisecond, 200))
 		if user%10 == 0 {
-			w.recv.On(path("dlr", user), firstFails())
+			e.recv.On(path("dlr", user), firstFails())
 		}
 	}
-	w.configure(t, hooks)
+	e.configure(t, hooks)
 }
 
 // firstFails answers first attempts with 500.
@@ -100,18 +100,18 @@ func sums(t testing.TB, members ...*harness.Proc) (consumed, settled, buffered f
 }
 
 // count tells how often each attempt of each event was received: "identity attempt".
-func count(w *env) map[string]int {
+func count(e *env) map[string]int {
 	n := map[string]int{}
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		n[r.Header.Get("Webhook-Id")+" "+r.Header.Get("Webhook-Attempt")]++
 	}
 	return n
 }
 
 // succeeded tells how often each event got a 200.
-func succeeded(w *env) map[string]int {
+func succeeded(e *env) map[string]int {
 	n := map[string]int{}
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		user, _ := strconv.Atoi(r.Path[len("/dlr/"):])
 		if !r.End.IsZero() && !(user%10 == 0 && r.Header.Get("Webhook-Attempt") == "1") {
 			n[r.Header.Get("Webhook-Id")]++
@@ -120,10 +120,10 @@ func succeeded(w *env) map[string]int {
 	return n
 }
 
-func wantNarrow(t *testing.T, w *env, users int64) {
+func wantNarrow(t *testing.T, e *env, users int64) {
 	t.Helper()
 	for user := int64(1); user <= users; user++ {
-		if n := w.recv.Widest(path("dlr", user)); n > 3 {
+		if n := e.recv.Widest(path("dlr", user)); n > 3 {
 			t.Errorf("user %d: %d requests at once over the whole group", user, n)
 		}
 	}
@@ -134,14 +134,14 @@ func wantNarrow(t *testing.T, w *env, users int64) {
 func TestGroupRebalance(t *testing.T) {
 	t.Parallel()
 	const users = 60
-	w := newEnv(t, "--topics.partitions=6")
-	crowd(t, w, users)
-	a, b := w.serve(t), w.serve(t)
-	l := startLoad(t, w, users, 100*time.Millisecond)
-	w.recv.WaitCount(t, "", 1000, 20*time.Second)
-	c := w.serve(t)
-	from := w.recv.Count("")
-	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	e := newEnv(t, "--topics.partitions=6")
+	crowd(t, e, users)
+	a, b := e.serve(t), e.serve(t)
+	l := startLoad(t, e, users, 100*time.Millisecond)
+	e.recv.WaitCount(t, "", 1000, 20*time.Second)
+	c := e.serve(t)
+	from := e.recv.Count("")
+	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
 	c.WaitMetric(t, 20*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
 	// the ledger over all three, when all is settled
 	events := l.end()
@@ -151,39 +151,39 @@ func TestGroupRebalance(t *testing.T) {
 	}
 	harness.Eventually(t, 15*time.Second, settledAll, "%d records and %d retries consumed and settled", len(events), len(events)/10)
 
-	l = startLoad(t, w, users, 100*time.Millisecond)
-	from = w.recv.Count("")
-	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	l = startLoad(t, e, users, 100*time.Millisecond)
+	from = e.recv.Count("")
+	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
 	if code := b.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	from = w.recv.Count("")
-	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
-	d := w.serve(t)
+	from = e.recv.Count("")
+	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	d := e.serve(t)
 	if code := a.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	from = w.recv.Count("")
-	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	from = e.recv.Count("")
+	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
 	events = append(events, l.end()...)
-	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
-	w.recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
+	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
+	e.recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
 	twice := 0
-	for what, n := range count(w) {
+	for what, n := range count(e) {
 		if n > 1 {
 			if twice++; twice < 10 {
 				t.Errorf("%s came %d times", what, n)
 			}
 		}
 	}
-	ok := succeeded(w)
+	ok := succeeded(e)
 	for _, id := range events {
 		if ok[id] != 1 {
 			t.Errorf("%s was delivered %d times", id, ok[id])
 		}
 	}
-	t.Logf("%d events, %d requests, %d twice", len(events), w.recv.Count(""), twice)
-	wantNarrow(t, w, users)
+	t.Logf("%d events, %d requests, %d twice", len(events), e.recv.Count(""), twice)
+	wantNarrow(t, e, users)
 	for _, p := range []*harness.Proc{c, d} {
 		p.WaitBalanced(t, 1, 5*time.Second)
 	}
@@ -194,22 +194,22 @@ func TestGroupRebalance(t *testing.T) {
 func TestGroupFrozen(t *testing.T) {
 	t.Parallel()
 	const users = 30
-	w := newEnv(t, "--topics.partitions=6", "--kafka.session_timeout=2s")
-	crowd(t, w, users)
-	a, b := w.serve(t), w.serve(t)
-	l := startLoad(t, w, users, 100*time.Millisecond)
-	w.recv.WaitCount(t, "", 500, 20*time.Second)
+	e := newEnv(t, "--topics.partitions=6", "--kafka.session_timeout=2s")
+	crowd(t, e, users)
+	a, b := e.serve(t), e.serve(t)
+	l := startLoad(t, e, users, 100*time.Millisecond)
+	e.recv.WaitCount(t, "", 500, 20*time.Second)
 	a.Signal(t, sigStop)
 	harness.Pass(4 * time.Second)
 	a.Signal(t, sigCont)
-	from := w.recv.Count("")
-	w.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	from := e.recv.Count("")
+	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
 	events := l.end()
-	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
 	a.WaitBalanced(t, 0, 10*time.Second)
 	b.WaitBalanced(t, 0, 10*time.Second)
 	again := 0
-	for _, n := range count(w) {
+	for _, n := range count(e) {
 		again += n - 1
 	}
 	t.Logf("%d events, %d requests again", len(events), again)

@@ -20,35 +20,35 @@ const healthy = 400
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	const hung, slow, hungEvents, slowEvents = 1000, 1001, 1500, 600
-	w := newEnv(t, "--retry.schedule=2s,2s")
-	users := map[int64]harness.Webhook{hung: w.all(hung, ""), slow: w.all(slow, "")}
+	e := newEnv(t, "--retry.schedule=2s,2s")
+	users := map[int64]harness.Webhook{hung: e.all(hung, ""), slow: e.all(slow, "")}
 	for user := int64(1); user <= healthy; user++ {
-		users[user] = w.all(user, "")
+		users[user] = e.all(user, "")
 	}
-	w.configure(t, users)
-	w.recv.On(path("dlr", hung), harness.Hang())
-	w.recv.On(path("dlr", slow), harness.Slow(20*time.Millisecond, 200))
-	p := w.serve(t, "--dispatch.timeout=4s", "--dispatch.max_buffered_bytes=4MiB")
+	e.configure(t, users)
+	e.recv.On(path("dlr", hung), harness.Hang())
+	e.recv.On(path("dlr", slow), harness.Slow(20*time.Millisecond, 200))
+	p := e.serve(t, "--dispatch.timeout=4s", "--dispatch.max_buffered_bytes=4MiB")
 
 	var flood []*kgo.Record
 	for i := range int64(hungEvents) {
-		flood = append(flood, w.dlr(hung, i))
+		flood = append(flood, e.dlr(hung, i))
 	}
 	for i := range int64(slowEvents) {
-		flood = append(flood, w.dlr(slow, i))
+		flood = append(flood, e.dlr(slow, i))
 	}
-	w.emit(t, flood...)
-	w.recv.WaitCount(t, path("dlr", hung), 3, 10*time.Second)
+	e.emit(t, flood...)
+	e.recv.WaitCount(t, path("dlr", hung), 3, 10*time.Second)
 
 	// ten seconds of a hundred healthy events a second, each timed
 	began := time.Now()
 	produced := &times{at: map[string]time.Time{}}
-	cl := harness.Client(t, w.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()))
+	cl := harness.Client(t, e.kafka.Addr, kgo.RequiredAcks(kgo.AllISRAcks()))
 	var most float64
 	for round := range int64(100) {
 		for i := range int64(10) {
 			user := (round*10+i)%healthy + 1
-			r := harness.Event(w.topics.DLR, user, harness.DLRValue(user, 10_000+round*10+i))
+			r := harness.Event(e.topics.DLR, user, harness.DLRValue(user, 10_000+round*10+i))
 			cl.Produce(t.Context(), r, func(r *kgo.Record, err error) {
 				if err != nil {
 					t.Errorf("produce: %v", err)
@@ -61,9 +61,9 @@ func TestIsolation(t *testing.T) {
 		}
 		harness.Pass(100 * time.Millisecond)
 	}
-	harness.Eventually(t, 10*time.Second, func() bool { return len(healthyRequests(w)) >= 1000 }, "1000 healthy events")
+	harness.Eventually(t, 10*time.Second, func() bool { return len(healthyRequests(e)) >= 1000 }, "1000 healthy events")
 	var delays []time.Duration
-	for _, r := range healthyRequests(w) {
+	for _, r := range healthyRequests(e) {
 		delays = append(delays, r.Start.Sub(produced.get(r.Header.Get("Webhook-Id"))))
 	}
 	slices.Sort(delays)
@@ -76,23 +76,23 @@ func TestIsolation(t *testing.T) {
 	if most > 5<<20 {
 		t.Errorf("%v bytes buffered, the limit is 4 MiB", most)
 	}
-	harness.Eventually(t, 30*time.Second, func() bool { return answered(w, path("dlr", slow)) >= slowEvents }, "all events of the slow endpoint")
-	if n := w.recv.Widest(path("dlr", slow)); n > 3 {
+	harness.Eventually(t, 30*time.Second, func() bool { return answered(e, path("dlr", slow)) >= slowEvents }, "all events of the slow endpoint")
+	if n := e.recv.Widest(path("dlr", slow)); n > 3 {
 		t.Errorf("%d requests at once to the slow endpoint", n)
 	}
-	checkOverflow(t, w, hung, began)
+	checkOverflow(t, e, hung, began)
 
 	// the endpoint comes back: every event that is not dead gets through, none under a number above 3
-	w.recv.On(path("dlr", hung), harness.Status(200))
-	harness.Eventually(t, 60*time.Second, func() bool { return len(delivered(w, path("dlr", hung))) >= hungEvents }, "all events of the endpoint that hung")
-	for _, r := range w.recv.Requests(path("dlr", hung)) {
+	e.recv.On(path("dlr", hung), harness.Status(200))
+	harness.Eventually(t, 60*time.Second, func() bool { return len(delivered(e, path("dlr", hung))) >= hungEvents }, "all events of the endpoint that hung")
+	for _, r := range e.recv.Requests(path("dlr", hung)) {
 		if n, _ := strconv.Atoi(r.Header.Get("Webhook-Attempt")); n < 1 || n > 3 {
 			t.Errorf("attempt %d", n)
 		}
 	}
-	wantNoOverlap(t, w.recv.Requests(path("dlr", hung)))
-	wantNumbered(t, w.recv.Requests(path("dlr", hung)))
-	if n := widest(w.recv.Requests(path("dlr", hung))); n > 3 {
+	wantNoOverlap(t, e.recv.Requests(path("dlr", hung)))
+	wantNumbered(t, e.recv.Requests(path("dlr", hung)))
+	if n := widest(e.recv.Requests(path("dlr", hung))); n > 3 {
 		t.Errorf("%d requests at once", n)
 	}
 	p.WaitBalanced(t, 1, 30*time.Second)
@@ -149,15 +149,15 @@ func (s *times) get(id string) time.Time {
 	return s.at[id]
 }
 
-func healthyRequests(w *env) []harness.Request {
-	return slices.DeleteFunc(w.recv.Requests(""), func(r harness.Request) bool {
+func healthyRequests(e *env) []harness.Request {
+	return slices.DeleteFunc(e.recv.Requests(""), func(r harness.Request) bool {
 		return strings.HasPrefix(r.Path, "/dlr/100") && len(r.Path) > len("/dlr/100")
 	})
 }
 
-func answered(w *env, at string) int {
+func answered(e *env, at string) int {
 	n := 0
-	for _, r := range w.recv.Requests(at) {
+	for _, r := range e.recv.Requests(at) {
 		if !r.End.IsZero() {
 			n++
 		}
@@ -166,9 +166,9 @@ func answered(w *env, at string) int {
 }
 
 // delivered gives how often each event got an answer in time.
-func delivered(w *env, at string) map[string]int {
+func delivered(e *env, at string) map[string]int {
 	ids := map[string]int{}
-	for _, r := range w.recv.Requests(at) {
+	for _, r := range e.recv.Requests(at) {
 		if !r.End.IsZero() && r.End.Sub(r.Start) < 3*time.Second {
 			ids[r.Header.Get("Webhook-Id")]++
 		}
@@ -177,11 +177,11 @@ func delivered(w *env, at string) map[string]int {
 }
 
 // checkOverflow: what an endpoint's queue could not hold is in overflow topics, no attempt counted.
-func checkOverflow(t *testing.T, w *env, user int64, began time.Time) {
+func checkOverflow(t *testing.T, e *env, user int64, began time.Time) {
 	t.Helper()
 	n := 0
 	for _, tier := range []string{"1s", "3s", "10s"} {
-		mine := of(harness.Consume(t, w.kafka.Addr, harness.Overflow(w.topics.DLR, tier)), user)
+		mine := of(harness.Consume(t, e.kafka.Addr, harness.Overflow(e.topics.DLR, tier)), user)
 		stored := time.Duration(0)
 		for _, r := range mine {
 			wantHeaders(t, r, map[string]string{"kind": "dlr", "reason": ""})
@@ -190,7 +190,7 @@ func checkOverflow(t *testing.T, w *env, user int64, began time.Time) {
 			}
 			delay, _ := time.ParseDuration(tier)
 			stored = max(stored, r.Timestamp.Add(delay).Sub(headerTime(t, r, "due")))
-			if origin := harness.Header(r, "smshooks-origin"); !strings.HasPrefix(origin, w.topics.DLR+"/"+strconv.Itoa(int(r.Partition))+"/") {
+			if origin := harness.Header(r, "smshooks-origin"); !strings.HasPrefix(origin, e.topics.DLR+"/"+strconv.Itoa(int(r.Partition))+"/") {
 				t.Errorf("origin %s in partition %d", origin, r.Partition)
 			}
 		}
@@ -235,32 +235,32 @@ func wantNumbered(t *testing.T, requests []harness.Request) {
 // and also while the user is not known in memory yet.
 func TestOrder(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	const users, messages, each = 20, 5, 20
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
-		hooks[user] = w.all(user, "")
-		w.recv.On(path("dlr", user), harness.Slow(time.Duration(user%4)*time.Millisecond, 200))
+		hooks[user] = e.all(user, "")
+		e.recv.On(path("dlr", user), harness.Slow(time.Duration(user%4)*time.Millisecond, 200))
 	}
-	w.configure(t, hooks)
-	p := w.serve(t)
+	e.configure(t, hooks)
+	p := e.serve(t)
 	var records []*kgo.Record
 	for n := range each {
 		for user := int64(1); user <= users; user++ {
 			for m := range int64(messages) {
-				r := w.dlr(user, m)
+				r := e.dlr(user, m)
 				r.Value = []byte(strings.Replace(string(r.Value), `"reference":null`, `"reference":`+strconv.Itoa(n), 1))
 				records = append(records, r)
 			}
 		}
 	}
-	w.emit(t, records...)
-	w.recv.WaitCount(t, "", len(records), 30*time.Second)
+	e.emit(t, records...)
+	e.recv.WaitCount(t, "", len(records), 30*time.Second)
 	p.WaitBalanced(t, float64(len(records)), 10*time.Second)
 	for user := int64(1); user <= users; user++ {
-		requests := w.recv.Requests(path("dlr", user))
+		requests := e.recv.Requests(path("dlr", user))
 		wantNoOverlap(t, requests)
-		if n := w.recv.Widest(path("dlr", user)); n > 3 {
+		if n := e.recv.Widest(path("dlr", user)); n > 3 {
 			t.Errorf("user %d: %d requests at once", user, n)
 		}
 		next := map[string]int{}
@@ -277,30 +277,30 @@ func TestOrder(t *testing.T) {
 // TestManyHang: a tenth of a thousand endpoints hangs; each gets its attempts, and the others their events at once.
 func TestManyHang(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--retry.schedule=1s")
+	e := newEnv(t, "--retry.schedule=1s")
 	const users = 600
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
-		hooks[user] = w.all(user, "")
+		hooks[user] = e.all(user, "")
 		if user%10 == 0 {
-			w.recv.On(path("dlr", user), harness.Hang())
+			e.recv.On(path("dlr", user), harness.Hang())
 		}
 	}
-	w.configure(t, hooks)
-	p := w.serve(t, "--dispatch.timeout=1s", "--dispatch.max_in_flight=200")
+	e.configure(t, hooks)
+	p := e.serve(t, "--dispatch.timeout=1s", "--dispatch.max_in_flight=200")
 	began := time.Now()
 	var records []*kgo.Record
 	for i := range int64(6) {
 		for user := int64(1); user <= users; user++ {
-			records = append(records, w.dlr(user, i))
+			records = append(records, e.dlr(user, i))
 		}
 	}
-	w.emit(t, records...)
+	e.emit(t, records...)
 	good := users * 9 / 10 * 6
 	count := func() (n int) {
 		for user := int64(1); user <= users; user++ {
 			if user%10 != 0 {
-				n += w.recv.Count(path("dlr", user))
+				n += e.recv.Count(path("dlr", user))
 			}
 		}
 		return n
@@ -308,15 +308,15 @@ func TestManyHang(t *testing.T) {
 	harness.Eventually(t, 10*time.Second, func() bool { return count() >= good }, "%d events of healthy endpoints", good)
 	t.Logf("healthy endpoints done after %v", time.Since(began))
 	harness.Eventually(t, 60*time.Second, func() bool {
-		return len(harness.Consume(t, w.kafka.Addr, w.topics.DeadLetter)) >= users/10*6
+		return len(harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter)) >= users/10*6
 	}, "a dead letter for every event of a hung endpoint")
-	for _, d := range harness.Consume(t, w.kafka.Addr, w.topics.DeadLetter) {
+	for _, d := range harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter) {
 		wantHeaders(t, d, map[string]string{"attempts": "2", "reason": "attempts_exhausted", "error": "timeout"})
 	}
 	for user := int64(10); user <= users; user += 10 {
-		requests := w.recv.Requests(path("dlr", user))
-		if len(requests) != 12 || w.recv.Widest(path("dlr", user)) > 3 {
-			t.Errorf("user %d: %d requests, %d at once, want 12 and 3", user, len(requests), w.recv.Widest(path("dlr", user)))
+		requests := e.recv.Requests(path("dlr", user))
+		if len(requests) != 12 || e.recv.Widest(path("dlr", user)) > 3 {
+			t.Errorf("user %d: %d requests, %d at once, want 12 and 3", user, len(requests), e.recv.Widest(path("dlr", user)))
 		}
 		wantNumbered(t, requests)
 	}

@@ -17,24 +17,24 @@ import (
 // requests that hang, records that wait and partitions that nothing was ever written to.
 func TestLagAgreesWithKafkasTool(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--retry.schedule=1h,1h", "--overflow.delays=1h", "--dispatch.timeout=2m", "--kafka.session_timeout=6s", "--shutdown.grace=1s")
+	e := newEnv(t, "--retry.schedule=1h,1h", "--overflow.delays=1h", "--dispatch.timeout=2m", "--kafka.session_timeout=6s", "--shutdown.grace=1s")
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 12; user++ {
-		users[user] = w.all(user, "")
+		users[user] = e.all(user, "")
 	}
-	w.configure(t, users)
+	e.configure(t, users)
 	for user := int64(5); user <= 8; user++ {
-		w.recv.On(path("dlr", user), harness.Status(500))
-		w.recv.On(path("click", user), harness.Hang())
+		e.recv.On(path("dlr", user), harness.Status(500))
+		e.recv.On(path("click", user), harness.Hang())
 	}
-	a, b := w.serve(t), w.serve(t)
+	a, b := e.serve(t), e.serve(t)
 	var load []*kgo.Record
 	for i := range int64(40) {
 		for user := int64(1); user <= 12; user++ {
-			load = append(load, w.dlr(user, i), w.click(user, i))
+			load = append(load, e.dlr(user, i), e.click(user, i))
 		}
 	}
-	w.emit(t, load...)
+	e.emit(t, load...)
 	figures := func() map[string]string {
 		lag := map[string]string{}
 		for sample, v := range a.Metrics(t) {
@@ -47,10 +47,10 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 	var before map[string]string
 	harness.Eventually(t, 60*time.Second, func() bool {
 		m, n := a.Metrics(t), b.Metrics(t)
-		return m.Sum("smshooks_group_lag_records", "topic", w.topics.DLR) == 0 && m.Sum("smshooks_group_lag_records", "topic", w.topics.Click) >= 150 &&
-			m.Sum("smshooks_retry_waiting_records", "topic", harness.Retry(w.topics.DLR, "1h")) == 160 &&
+		return m.Sum("smshooks_group_lag_records", "topic", e.topics.DLR) == 0 && m.Sum("smshooks_group_lag_records", "topic", e.topics.Click) >= 150 &&
+			m.Sum("smshooks_retry_waiting_records", "topic", harness.Retry(e.topics.DLR, "1h")) == 160 &&
 			// of 160 that hang 12 are in flight, and the rest does not wait longer than 15 s in a queue
-			m.Sum("smshooks_retry_waiting_records", "topic", harness.Overflow(w.topics.Click, "1h")) == 148 &&
+			m.Sum("smshooks_retry_waiting_records", "topic", harness.Overflow(e.topics.Click, "1h")) == 148 &&
 			n.Sum("smshooks_group_lag_records") == m.Sum("smshooks_group_lag_records")
 	}, "the load is settled, parked or hangs")
 	harness.Eventually(t, 30*time.Second, func() bool {
@@ -60,7 +60,7 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 		return fmt.Sprint(was) == fmt.Sprint(before)
 	}, "the figures stand still")
 
-	told := consumerGroups(t, w)
+	told := consumerGroups(t, e)
 	if len(told) != len(before) || len(told) == 0 {
 		t.Errorf("Kafka's tool shows %d partitions, the metric %d", len(told), len(before))
 	}
@@ -87,14 +87,14 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 
 // consumerGroups runs Kafka's own tool and gives the lag by the metric's labels, as text. The tool runs in a container
 // of its own: inside the broker's the advertised address leads nowhere.
-func consumerGroups(t *testing.T, w *env) map[string]string {
+func consumerGroups(t *testing.T, e *env) map[string]string {
 	t.Helper()
 	image := os.Getenv("SMSHOOKS_TEST_KAFKA_IMAGE")
 	if image == "" {
 		image = "apache/kafka:4.1.1"
 	}
 	cmd := exec.CommandContext(t.Context(), "docker", "run", "--rm", "--network", "host", image, "/opt/kafka/bin/kafka-consumer-groups.sh",
-		"--bootstrap-server", w.kafka.Addr, "--describe", "--offsets", "--group", w.topics.Group)
+		"--bootstrap-server", e.kafka.Addr, "--describe", "--offsets", "--group", e.topics.Group)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("kafka-consumer-groups: %v\n%s", err, out)
@@ -102,7 +102,7 @@ func consumerGroups(t *testing.T, w *env) map[string]string {
 	lag := map[string]string{}
 	for line := range strings.Lines(string(out)) {
 		// GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG …
-		if f := strings.Fields(line); len(f) >= 6 && f[0] == w.topics.Group {
+		if f := strings.Fields(line); len(f) >= 6 && f[0] == e.topics.Group {
 			lag[fmt.Sprintf("partition=%q,topic=%q}", f[2], f[1])] = f[5]
 		}
 	}

@@ -21,14 +21,14 @@ import (
 func TestRecordsOfAnySize(t *testing.T) {
 	t.Parallel()
 	b := harness.Kafka(t)
-	w := &env{kafka: b, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
-	harness.CreateTopic(t, b.Addr, w.topics.DeadLetter, 1) // with the broker's default of max.message.bytes
-	harness.CreateTopic(t, b.Addr, w.topics.DLR, partitions, "max.message.bytes", strconv.Itoa(8<<20))
-	harness.CreateTopic(t, b.Addr, harness.Retry(w.topics.DLR, "1s"), partitions, "retention.ms", "-1", "message.timestamp.type", "LogAppendTime")
-	o := harness.Options{Brokers: b.Addr, RedisAddr: w.redis.Addr, Topics: w.topics, Env: quick(), Args: []string{"--kafka.brokers=" + b.Addr, "--redis.password=hidden"}}
+	e := &env{kafka: b, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
+	harness.CreateTopic(t, b.Addr, e.topics.DeadLetter, 1) // with the broker's default of max.message.bytes
+	harness.CreateTopic(t, b.Addr, e.topics.DLR, partitions, "max.message.bytes", strconv.Itoa(8<<20))
+	harness.CreateTopic(t, b.Addr, harness.Retry(e.topics.DLR, "1s"), partitions, "retention.ms", "-1", "message.timestamp.type", "LogAppendTime")
+	o := harness.Options{Brokers: b.Addr, RedisAddr: e.redis.Addr, Topics: e.topics, Env: quick(), Args: []string{"--kafka.brokers=" + b.Addr, "--redis.password=hidden"}}
 	_, stderr, code := harness.Run(t, o, "topics", "check")
 	need := strconv.Itoa(8<<20 + 16<<10)
-	for _, topic := range []string{w.topics.DeadLetter, harness.Retry(w.topics.DLR, "1s")} {
+	for _, topic := range []string{e.topics.DeadLetter, harness.Retry(e.topics.DLR, "1s")} {
 		if code != 1 || !lineWith(stderr, topic, "max.message.bytes=1048588") || !lineWith(stderr, topic, need) {
 			t.Errorf("check: exit code %d, and it does not say what %s needs:\n%s", code, topic, stderr)
 		}
@@ -36,18 +36,18 @@ func TestRecordsOfAnySize(t *testing.T) {
 	if !strings.Contains(stderr, "type: smshooks topics ensure --kafka.brokers="+b.Addr+"\n") {
 		t.Errorf("the advice does not say where:\n%s", stderr)
 	}
-	w.begin(t, []string{"--overflow.delays=1s"})
-	_, stderr, code = harness.Run(t, w.options(), "topics", "check")
-	if code != 0 || !lineWith(stderr, w.topics.DLR, "replication factor 1") || !lineWith(stderr, w.topics.DLR, "min.insync.replicas=1") {
+	e.begin(t, []string{"--overflow.delays=1s"})
+	_, stderr, code = harness.Run(t, e.options(), "topics", "check")
+	if code != 0 || !lineWith(stderr, e.topics.DLR, "replication factor 1") || !lineWith(stderr, e.topics.DLR, "min.insync.replicas=1") {
 		t.Errorf("check after ensure: exit code %d:\n%s", code, stderr)
 	}
 
-	p := w.serve(t)
+	p := e.serve(t)
 	if !strings.Contains(p.Log(), "replication factor 1") {
 		t.Error("the log does not warn of replication factor 1")
 	}
 	answer := make(chan int, 8) // to the attempts, 200 when none is left
-	w.recv.On("/dlr/1", func(rw http.ResponseWriter, _ *http.Request, _ harness.Request) {
+	e.recv.On("/dlr/1", func(rw http.ResponseWriter, _ *http.Request, _ harness.Request) {
 		select {
 		case status := <-answer:
 			rw.WriteHeader(status)
@@ -55,16 +55,16 @@ func TestRecordsOfAnySize(t *testing.T) {
 			rw.WriteHeader(http.StatusOK)
 		}
 	})
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	answer <- http.StatusServiceUnavailable
 	text := strings.Repeat("0123456789abcdef", 4<<20/16)
-	good := harness.Event(w.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":1,"text":%q}}`, text))
-	unreadable := &kgo.Record{Topic: w.topics.Inbound, Partition: 0, Key: []byte("7"), Value: []byte(strings.Repeat("x", 1_048_400))}
-	larger := &kgo.Record{Topic: w.topics.DLR, Partition: 0, Key: []byte("7"), Value: []byte(text)}
+	good := harness.Event(e.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":1,"text":%q}}`, text))
+	unreadable := &kgo.Record{Topic: e.topics.Inbound, Partition: 0, Key: []byte("7"), Value: []byte(strings.Repeat("x", 1_048_400))}
+	larger := &kgo.Record{Topic: e.topics.DLR, Partition: 0, Key: []byte("7"), Value: []byte(text)}
 	produceLarge(t, b.Addr, good, unreadable, larger)
 	var dead []*kgo.Record
 	harness.Eventually(t, 20*time.Second, func() bool {
-		dead = harness.Consume(t, b.Addr, w.topics.DeadLetter)
+		dead = harness.Consume(t, b.Addr, e.topics.DeadLetter)
 		return len(dead) >= 2
 	}, "the unreadable records among the dead letters")
 	want := map[string]string{harness.Position(unreadable): string(unreadable.Value), harness.Position(larger): string(larger.Value)}
@@ -74,13 +74,13 @@ func TestRecordsOfAnySize(t *testing.T) {
 			t.Errorf("dead letter of %s: %d bytes are not those of its record", harness.Header(d, "smshooks-origin"), len(d.Value))
 		}
 	}
-	got := w.recv.WaitCount(t, "/dlr/1", 2, 20*time.Second)
+	got := e.recv.WaitCount(t, "/dlr/1", 2, 20*time.Second)
 	if got[1].Header.Get("Webhook-Attempt") != "2" || got[1].Header.Get("Webhook-Id") != identity(good) {
 		t.Errorf("the second request: %v", got[1].Header)
 	}
 
 	// Somebody lowers the limit while the service runs.
-	retry := harness.Retry(w.topics.DLR, "1s")
+	retry := harness.Retry(e.topics.DLR, "1s")
 	limit(t, b.Addr, retry, 1_048_588)
 	answer <- http.StatusServiceUnavailable
 	noise := make([]byte, 3<<20) // of letters that do not compress below the limit
@@ -88,7 +88,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 		x = x*1664525 + 1013904223
 		noise[i] = 'A' + byte(x>>24)%32
 	}
-	produceLarge(t, b.Addr, harness.Event(w.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":2,"text":%q}}`, noise)))
+	produceLarge(t, b.Addr, harness.Event(e.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":2,"text":%q}}`, noise)))
 	harness.Eventually(t, 20*time.Second, func() bool {
 		status, body := p.Readyz()
 		return status == http.StatusServiceUnavailable && lineWith(body, retry, "max.message.bytes")
@@ -96,8 +96,8 @@ func TestRecordsOfAnySize(t *testing.T) {
 	if !lineWith(p.Log(), retry, "max.message.bytes") {
 		t.Error("the log does not name the topic and the setting")
 	}
-	w.ensure(t)
-	w.recv.WaitCount(t, "/dlr/1", 4, 20*time.Second)
+	e.ensure(t)
+	e.recv.WaitCount(t, "/dlr/1", 4, 20*time.Second)
 	harness.Eventually(t, 10*time.Second, func() bool { status, _ := p.Readyz(); return status == http.StatusOK }, "ready again")
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)

@@ -10,11 +10,11 @@ import (
 // TestMetrics: every metric of the contract is there from the start, and says what it should.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	w.recv.On("/dlr/1", harness.Slow(1500*time.Millisecond, 500))
-	w.recv.On("/dlr/2", harness.Hang())
-	p := w.serve(t, "--dispatch.timeout=4s")
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.recv.On("/dlr/1", harness.Slow(1500*time.Millisecond, 500))
+	e.recv.On("/dlr/2", harness.Hang())
+	p := e.serve(t, "--dispatch.timeout=4s")
 	m := p.Metrics(t)
 	for _, kind := range []string{"dlr", "click", "inbound", "revoke_click"} {
 		for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched"} {
@@ -26,7 +26,7 @@ func TestMetrics(t *testing.T) {
 		wantSample(t, m, "smshooks_attempt_seconds_count", "kind", kind)
 		wantSample(t, m, "smshooks_event_to_delivery_seconds_count", "kind", kind)
 	}
-	for _, source := range []string{w.topics.DLR, w.topics.Click, w.topics.Inbound, w.topics.Revocation} {
+	for _, source := range []string{e.topics.DLR, e.topics.Click, e.topics.Inbound, e.topics.Revocation} {
 		wantSample(t, m, "smshooks_records_consumed_total", "topic", source)
 		for _, waiting := range []string{harness.Retry(source, "1s"), harness.Retry(source, "2s"), harness.Overflow(source, "1s"), harness.Overflow(source, "10s")} {
 			wantSample(t, m, "smshooks_records_consumed_total", "topic", waiting)
@@ -51,8 +51,8 @@ func TestMetrics(t *testing.T) {
 	// It is measured every five seconds, and the settings may have come just after.
 	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_config_lag_records") == 0 }, "no config records behind")
 
-	w.emit(t, w.dlr(1, 1), w.dlr(1, 2), w.dlr(2, 1), w.dlr(2, 2), w.dlr(2, 3), w.dlr(2, 4))
-	w.recv.WaitCount(t, "", 5, 5*time.Second)
+	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(2, 1), e.dlr(2, 2), e.dlr(2, 3), e.dlr(2, 4))
+	e.recv.WaitCount(t, "", 5, 5*time.Second)
 	m = p.Metrics(t)
 	if n := m.Sum("smshooks_in_flight_requests"); n != 5 {
 		t.Errorf("%v requests in flight, want 5", n)
@@ -60,12 +60,12 @@ func TestMetrics(t *testing.T) {
 	if n, b := m.Sum("smshooks_buffered_records"), m.Sum("smshooks_buffered_bytes"); n != 6 || b < 6*400 {
 		t.Errorf("%v records and %v bytes buffered, want 6 and some thousand", n, b)
 	}
-	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_group_lag_records", "topic", w.topics.DLR) >= 4 }, "a lag of the events that hang")
+	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_group_lag_records", "topic", e.topics.DLR) >= 4 }, "a lag of the events that hang")
 	harness.Eventually(t, 5*time.Second, func() bool {
-		return p.Metrics(t).Sum("smshooks_retry_waiting_records", "topic", harness.Retry(w.topics.DLR, "2s")) > 0
+		return p.Metrics(t).Sum("smshooks_retry_waiting_records", "topic", harness.Retry(e.topics.DLR, "2s")) > 0
 	}, "waiting records")
-	w.recv.On("/dlr/2", harness.Status(200))
-	w.dead(t, 1, 2, 20*time.Second)
+	e.recv.On("/dlr/2", harness.Status(200))
+	e.dead(t, 1, 2, 20*time.Second)
 	harness.Eventually(t, 15*time.Second, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "dlr", "fate", "delivered") == 4
 	}, "the events that hung are delivered")

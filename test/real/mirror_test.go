@@ -78,18 +78,18 @@ func TestMirror(t *testing.T) {
 // mirrorGateway writes events, each with a number of its own. Odd ones have an id of the gateway's.
 type mirrorGateway struct{ events atomic.Int64 }
 
-func (g *mirrorGateway) write(t *testing.T, w *env, n int) {
+func (g *mirrorGateway) write(t *testing.T, e *env, n int) {
 	t.Helper()
 	var records []*kgo.Record
 	for range n {
 		number := g.events.Add(1)
 		user := int64(mirrorHealthy)
-		topic := w.topics.DLR
+		topic := e.topics.DLR
 		switch number % 4 {
 		case 1, 2:
 			user = mirrorFailing
 		case 3:
-			user, topic = mirrorClicks, w.topics.Click
+			user, topic = mirrorClicks, e.topics.Click
 		}
 		add := func(text, id string) {
 			r := harness.Event(topic, user, fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d,"text":%q}}`, user, number, text))
@@ -103,7 +103,7 @@ func (g *mirrorGateway) write(t *testing.T, w *env, n int) {
 			add("second", gatewayID(number)+"/second")
 		}
 	}
-	w.emit(t, records...)
+	e.emit(t, records...)
 }
 
 func gatewayID(number int64) string { return "gw-" + strconv.FormatInt(number, 10) }
@@ -316,14 +316,14 @@ func (m *mirror) translate(t *testing.T) {
 }
 
 // committed is how many records of the sources the group has committed.
-func (w *env) committed(t *testing.T) (n int64) {
+func (e *env) committed(t *testing.T) (n int64) {
 	t.Helper()
-	offsets, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).FetchOffsets(t.Context(), w.topics.Group)
+	offsets, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).FetchOffsets(t.Context(), e.topics.Group)
 	if err != nil {
 		return 0
 	}
 	offsets.Each(func(o kadm.OffsetResponse) {
-		if o.Topic == w.topics.DLR || o.Topic == w.topics.Click {
+		if o.Topic == e.topics.DLR || o.Topic == e.topics.Click {
 			n += max(o.At, 0)
 		}
 	})
@@ -331,9 +331,9 @@ func (w *env) committed(t *testing.T) (n int64) {
 }
 
 // allTopics are those that the service reads and writes.
-func allTopics(t *testing.T, w *env) (topics []string) {
+func allTopics(t *testing.T, e *env) (topics []string) {
 	t.Helper()
-	for line := range strings.Lines(harness.Ensure(t, w.options())) {
+	for line := range strings.Lines(harness.Ensure(t, e.options())) {
 		topic, _, _ := strings.Cut(line, ": ")
 		topics = append(topics, topic)
 	}
@@ -341,15 +341,15 @@ func allTopics(t *testing.T, w *env) (topics []string) {
 }
 
 // precede writes a record into each partition of the sources, so that the offsets of copies are others.
-func (w *env) precede(t *testing.T) {
+func (e *env) precede(t *testing.T) {
 	t.Helper()
 	var records []*kgo.Record
-	for _, topic := range []string{w.topics.DLR, w.topics.Click} {
+	for _, topic := range []string{e.topics.DLR, e.topics.Click} {
 		for p := range int32(partitions) {
 			r := harness.Event(topic, mirrorNobody, harness.DLRValue(mirrorNobody, 1))
 			r.Partition = p
 			records = append(records, r)
 		}
 	}
-	w.emit(t, records...)
+	e.emit(t, records...)
 }

@@ -43,31 +43,31 @@ func spansOf(c *collector.Collector, trace string) map[string]*spans.Span {
 // customer.
 func TestTracing(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: {DLR: w.recv.URL("/dlr/1") + "?key=hush", Auth: "user:hush"}, 2: w.all(2, "")})
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: {DLR: e.recv.URL("/dlr/1") + "?key=hush", Auth: "user:hush"}, 2: e.all(2, "")})
 	settle(t)
-	w.recv.On("/dlr/1", harness.Codes(503, 200))
+	e.recv.On("/dlr/1", harness.Codes(503, 200))
 	c := collector.New(t)
-	p := w.serve(t, "--tracing.endpoint="+c.URL, "--tracing.sample=0")
+	p := e.serve(t, "--tracing.endpoint="+c.URL, "--tracing.sample=0")
 	const trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-	traced := w.dlr(1, 1)
+	traced := e.dlr(1, 1)
 	traced.Headers = []kgo.RecordHeader{{Key: "traceparent", Value: []byte("00-" + trace + "-" + parent + "-01")}}
-	w.emit(t, traced, w.dlr(2, 2))
-	for _, r := range w.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second) {
+	e.emit(t, traced, e.dlr(2, 2))
+	for _, r := range e.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second) {
 		if r.Header.Get("Traceparent") != "" || r.Header.Get("Tracestate") != "" {
 			t.Errorf("the customer receives trace headers: %v", r.Header)
 		}
 	}
-	w.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
-	retry := harness.Retry(w.topics.DLR, "1s")
-	if stored := w.waitStored(t, retry, 1, 1, 5*time.Second); !strings.HasPrefix(harness.Header(stored[0], "traceparent"), "00-"+trace+"-") {
+	e.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
+	retry := harness.Retry(e.topics.DLR, "1s")
+	if stored := e.waitStored(t, retry, 1, 1, 5*time.Second); !strings.HasPrefix(harness.Header(stored[0], "traceparent"), "00-"+trace+"-") {
 		t.Errorf("the waiting record has traceparent %q", harness.Header(stored[0], "traceparent"))
 	}
 	if code := p.Term(t); code != 0 { // sends the last spans
 		t.Errorf("exit code %d", code)
 	}
 	got := spansOf(c, trace)
-	record1, attempt1, record2, attempt2 := got[w.topics.DLR+" process"], got["POST 1"], got[retry+" process"], got["POST 2"]
+	record1, attempt1, record2, attempt2 := got[e.topics.DLR+" process"], got["POST 1"], got[retry+" process"], got["POST 2"]
 	if len(got) != 4 || record1 == nil || attempt1 == nil || record2 == nil || attempt2 == nil {
 		t.Fatalf("spans: %v", got)
 	}
@@ -121,23 +121,23 @@ func TestLogLevel(t *testing.T) {
 // TestTopicsCheckExplains: topics check prints what to type, and names orphaned delay topics.
 func TestTopicsCheckExplains(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	_, stderr, code := harness.Run(t, w.options("--retry.window=2000h"), "topics", "check")
-	retry := harness.Retry(w.topics.DLR, "1s")
+	e := newEnv(t)
+	_, stderr, code := harness.Run(t, e.options("--retry.window=2000h"), "topics", "check")
+	retry := harness.Retry(e.topics.DLR, "1s")
 	if code != 1 || !lineWith(stderr, retry, "retention.ms") || !lineWith(stderr, "type: smshooks topics ensure", "") ||
-		!lineWith(stderr, "kafka-configs.sh --bootstrap-server "+w.kafka.Addr, "--entity-name "+retry+" --add-config retention.ms=") || !lineWith(stderr, "why: ", "") {
+		!lineWith(stderr, "kafka-configs.sh --bootstrap-server "+e.kafka.Addr, "--entity-name "+retry+" --add-config retention.ms=") || !lineWith(stderr, "why: ", "") {
 		t.Errorf("exit code %d:\n%s", code, stderr)
 	}
-	w.emit(t, harness.Event(retry, 1, harness.DLRValue(1, 1)))
-	out, stderr, code := harness.Run(t, w.options("--retry.schedule=2s", "--retry.drain=9s", "--topics.ensure=true"), "topics", "ensure")
+	e.emit(t, harness.Event(retry, 1, harness.DLRValue(1, 1)))
+	out, stderr, code := harness.Run(t, e.options("--retry.schedule=2s", "--retry.drain=9s", "--topics.ensure=true"), "topics", "ensure")
 	if code != 0 {
 		t.Fatalf("ensure: %s%s", out, stderr)
 	}
-	out, stderr, code = harness.Run(t, w.options("--retry.schedule=2s", "--retry.drain=9s"), "topics", "check")
+	out, stderr, code = harness.Run(t, e.options("--retry.schedule=2s", "--retry.drain=9s"), "topics", "check")
 	if code != 0 || !lineWith(stderr, retry, "holds 1 records that are not read") || !lineWith(stderr, "type: smshooks serve --topics.partitions=2 --retry.schedule=2s --retry.drain=1s,9s (", "") || !strings.Contains(out, "orphaned delay topics") {
 		t.Errorf("exit code %d: %s\n%s", code, out, stderr)
 	}
-	out, stderr, code = harness.Run(t, w.options("--retry.schedule=2s", "--retry.drain=1s,9s"), "topics", "check")
+	out, stderr, code = harness.Run(t, e.options("--retry.schedule=2s", "--retry.drain=1s,9s"), "topics", "check")
 	if code != 0 || strings.Contains(stderr, "orphaned") || !strings.Contains(out, "all topics are correct") {
 		t.Errorf("drained: exit code %d: %s\n%s", code, out, stderr)
 	}
@@ -146,23 +146,23 @@ func TestTopicsCheckExplains(t *testing.T) {
 // TestDeadletterCommands: a replay is tried out, interrupted and resumed.
 func TestDeadletterCommands(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	const letters = 6_000
 	records := make([]*kgo.Record, letters)
 	for i := range records {
-		r := harness.Event(w.topics.DeadLetter, int64(i%50+1), harness.DLRValue(int64(i%50+1), int64(i)))
+		r := harness.Event(e.topics.DeadLetter, int64(i%50+1), harness.DLRValue(int64(i%50+1), int64(i)))
 		for name, value := range map[string]string{
-			"id": fmt.Sprintf("%s/%d/%d", w.topics.DLR, i%2, i), "kind": "dlr", "event-time": "2026-02-27T11:00:00.000Z",
+			"id": fmt.Sprintf("%s/%d/%d", e.topics.DLR, i%2, i), "kind": "dlr", "event-time": "2026-02-27T11:00:00.000Z",
 			"attempts": "3", "error": "http 503", "reason": "attempts_exhausted",
 		} {
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: "smshooks-" + name, Value: []byte(value)})
 		}
 		records[i] = r
 	}
-	w.emit(t, records...)
-	overflow := harness.Overflow(w.topics.DLR, "1s")
+	e.emit(t, records...)
+	overflow := harness.Overflow(e.topics.DLR, "1s")
 
-	out, stderr, code := harness.Run(t, w.options(), "deadletter", "replay", "--user", "7", "--dry-run")
+	out, stderr, code := harness.Run(t, e.options(), "deadletter", "replay", "--user", "7", "--dry-run")
 	if code != 0 || strings.Count(out, "\n") != letters/50 || !strings.Contains(stderr, fmt.Sprintf("%d would be replayed", letters/50)) {
 		t.Errorf("dry run: exit code %d, %d lines, stderr %q", code, strings.Count(out, "\n"), stderr)
 	}
@@ -172,22 +172,22 @@ func TestDeadletterCommands(t *testing.T) {
 			t.Fatalf("dry run prints %s: %v", line, err)
 		}
 	}
-	if n := len(harness.Consume(t, w.kafka.Addr, overflow)); n != 0 {
+	if n := len(harness.Consume(t, e.kafka.Addr, overflow)); n != 0 {
 		t.Errorf("a dry run sent %d", n)
 	}
 
 	file := filepath.Join(t.TempDir(), "position.json")
-	command := append([]string{"deadletter", "replay", "--since", "24h", "--position", file, "--kafka.brokers=" + w.kafka.Addr, "--overflow.delays=1s,3s,10s"}, w.topics.Flags()...)
+	command := append([]string{"deadletter", "replay", "--since", "24h", "--position", file, "--kafka.brokers=" + e.kafka.Addr, "--overflow.delays=1s,3s,10s"}, e.topics.Flags()...)
 	interrupted := interruptReplay(t, command, file)
-	if _, stderr, code := harness.Run(t, w.options(), "deadletter", "replay", "--since", "23h", "--position", file); code != 2 || !strings.Contains(stderr, "--since=24h") {
+	if _, stderr, code := harness.Run(t, e.options(), "deadletter", "replay", "--since", "23h", "--position", file); code != 2 || !strings.Contains(stderr, "--since=24h") {
 		t.Errorf("a position of another replay: exit code %d: %s", code, stderr)
 	}
-	out, stderr, code = harness.Run(t, w.options(), append([]string{"deadletter", "replay"}, command[2:]...)...)
+	out, stderr, code = harness.Run(t, e.options(), append([]string{"deadletter", "replay"}, command[2:]...)...)
 	if want := fmt.Sprintf("%d replayed\n", letters-interrupted); code != 0 || out != want || stderr != "" {
 		t.Errorf("resumed: exit code %d, %q, want %q; stderr %q", code, out, want, stderr)
 	}
 	sent := map[string]int{}
-	for _, r := range harness.Consume(t, w.kafka.Addr, overflow) {
+	for _, r := range harness.Consume(t, e.kafka.Addr, overflow) {
 		sent[harness.Header(r, "smshooks-id")]++
 	}
 	for id, n := range sent {
@@ -200,7 +200,7 @@ func TestDeadletterCommands(t *testing.T) {
 	}
 
 	// On a terminal there is a bar, elsewhere none (stderr above is empty).
-	list := append([]string{harness.Binary(t), "deadletter", "list", "--user", "7", "--kafka.brokers=" + w.kafka.Addr}, w.topics.Flags()...)
+	list := append([]string{harness.Binary(t), "deadletter", "list", "--user", "7", "--kafka.brokers=" + e.kafka.Addr}, e.topics.Flags()...)
 	seen, err := exec.CommandContext(t.Context(), "script", "-qec", strings.Join(list, " ")+" >/dev/null", "/dev/null").CombinedOutput()
 	if err != nil || !strings.Contains(string(seen), "reading") {
 		t.Errorf("no progress on a terminal: %v: %q", err, seen)

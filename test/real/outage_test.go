@@ -13,19 +13,19 @@ import (
 // ownEnv returns an env whose servers the test may stop; false means the shared one.
 func ownEnv(t testing.TB, kafka, redis bool, flags ...string) *env {
 	t.Helper()
-	w := &env{topics: harness.TopicsFor(t)}
+	e := &env{topics: harness.TopicsFor(t)}
 	if kafka {
-		w.kafka = harness.OwnKafka(t)
+		e.kafka = harness.OwnKafka(t)
 	} else {
-		w.kafka = harness.Kafka(t)
+		e.kafka = harness.Kafka(t)
 	}
 	if redis {
-		w.redis = harness.OwnRedis(t)
+		e.redis = harness.OwnRedis(t)
 	} else {
-		w.redis = harness.Redis(t)
+		e.redis = harness.Redis(t)
 	}
-	w.begin(t, flags)
-	return w
+	e.begin(t, flags)
+	return e
 }
 
 func notConfigured(t testing.TB, p *harness.Proc) float64 {
@@ -42,22 +42,22 @@ func TestKafkaRestart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const users = 30
-			w := ownEnv(t, true, false, "--kafka.session_timeout=45s")
-			crowd(t, w, users)
-			p := w.serve(t)
-			l := startLoad(t, w, users, 100*time.Millisecond)
-			w.recv.WaitCount(t, "", 500, 20*time.Second)
-			away(w.kafka)
+			e := ownEnv(t, true, false, "--kafka.session_timeout=45s")
+			crowd(t, e, users)
+			p := e.serve(t)
+			l := startLoad(t, e, users, 100*time.Millisecond)
+			e.recv.WaitCount(t, "", 500, 20*time.Second)
+			away(e.kafka)
 			gone := time.Now()
 			harness.Eventually(t, 15*time.Second, func() bool { return !p.Ready() }, "not ready without Kafka")
 			harness.Pass(2 * time.Second)
-			w.kafka.Start(t)
+			e.kafka.Start(t)
 			p.WaitReady(t, 30*time.Second)
 			t.Logf("ready %v after Kafka went away", time.Since(gone).Round(time.Millisecond))
-			from := w.recv.Count("")
-			w.recv.WaitCount(t, "", from+500, 30*time.Second)
+			from := e.recv.Count("")
+			e.recv.WaitCount(t, "", from+500, 30*time.Second)
 			events := l.end()
-			harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events delivered", len(events))
+			harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
 			if !p.Running() {
 				t.Fatal("the service ended")
 			}
@@ -68,13 +68,13 @@ func TestKafkaRestart(t *testing.T) {
 			// what was answered is finished, whatever the group makes of the outage; what failed just then may be
 			// in its retry topic without the service having heard so
 			again := map[string]int{}
-			for what, n := range count(w) {
+			for what, n := range count(e) {
 				if n > 1 {
 					again[what] = n
 				}
 			}
 			t.Logf("%d events, %d requests again", len(events), len(again))
-			for _, r := range w.recv.Requests("") {
+			for _, r := range e.recv.Requests("") {
 				what := r.Header.Get("Webhook-Id") + " " + r.Header.Get("Webhook-Attempt")
 				if user, _ := strconv.Atoi(r.Path[len("/dlr/"):]); again[what] > 1 && user%10 != 0 {
 					t.Errorf("%s to %s came %d times though the service did not crash", what, r.Path, again[what])
@@ -87,12 +87,12 @@ func TestKafkaRestart(t *testing.T) {
 // TestAwayAtStart: the service waits for Kafka and for Redis, not ready, and becomes ready by itself.
 func TestAwayAtStart(t *testing.T) {
 	t.Parallel()
-	w := ownEnv(t, true, true)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-	w.emit(t, w.dlr(1, 1), w.click(1, 2))
-	w.kafka.Stop(t)
-	w.redis.Stop(t)
-	p := harness.Start(t, w.options())
+	e := ownEnv(t, true, true)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+	e.emit(t, e.dlr(1, 1), e.click(1, 2))
+	e.kafka.Stop(t)
+	e.redis.Stop(t)
+	p := harness.Start(t, e.options())
 	wantUnready := func(reason string) {
 		t.Helper()
 		harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
@@ -107,21 +107,21 @@ func TestAwayAtStart(t *testing.T) {
 		}
 	}
 	wantUnready("Kafka and Redis")
-	w.kafka.Start(t)
+	e.kafka.Start(t)
 	wantUnready("Redis")
-	if n := w.recv.Count("/click/1"); n != 0 {
+	if n := e.recv.Count("/click/1"); n != 0 {
 		t.Errorf("%d clicks without Redis", n)
 	}
-	w.redis.Start(t)
+	e.redis.Start(t)
 	p.WaitReady(t, 20*time.Second)
-	w.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
-	w.recv.WaitCount(t, "/click/1", 1, 10*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
+	e.recv.WaitCount(t, "/click/1", 1, 10*time.Second)
 	if n := notConfigured(t, p); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
 	// and a stop while both are away is a stop in order
-	w.kafka.Stop(t)
-	w.redis.Stop(t)
+	e.kafka.Stop(t)
+	e.redis.Stop(t)
 	began := time.Now()
 	code := p.Term(t)
 	t.Logf("stopped with exit code %d after %v without Kafka and Redis", code, time.Since(began).Round(time.Millisecond))
@@ -129,7 +129,7 @@ func TestAwayAtStart(t *testing.T) {
 		t.Errorf("the stop took %v, the grace is 15 s", took)
 	}
 	// also before it was ever ready
-	p = harness.Start(t, w.options())
+	p = harness.Start(t, e.options())
 	harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
 	if code := p.Term(t); code != 0 {
 		t.Errorf("stop while waiting for Kafka: exit code %d", code)
@@ -140,44 +140,44 @@ func TestAwayAtStart(t *testing.T) {
 // configured.
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
-	w := ownEnv(t, false, true)
+	e := ownEnv(t, false, true)
 	const known, late = 1, 2
-	w.configure(t, map[int64]harness.Webhook{known: w.all(known, ""), late: w.all(late, "")})
-	p := w.serve(t)
-	w.emit(t, w.dlr(known, 1), w.click(known, 1))
-	w.recv.WaitCount(t, "", 2, 10*time.Second)
+	e.configure(t, map[int64]harness.Webhook{known: e.all(known, ""), late: e.all(late, "")})
+	p := e.serve(t)
+	e.emit(t, e.dlr(known, 1), e.click(known, 1))
+	e.recv.WaitCount(t, "", 2, 10*time.Second)
 
-	w.redis.Stop(t)
+	e.redis.Stop(t)
 	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready without Redis")
 	began := time.Now()
-	w.emit(t, w.click(known, 1), w.click(known, 2), w.dlr(known, 2), harness.Event(w.topics.Inbound, known, harness.InboundValue(known, 2)),
-		w.revocation(known, numbers(1, 1), nil), w.dlr(999, 1)) // nobody knows 999
-	w.recv.WaitCount(t, "/dlr/1", 2, 3*time.Second)
-	w.recv.WaitCount(t, "/inbound/1", 1, 3*time.Second)
-	w.recv.WaitCount(t, "/revoke/1", 1, 5*time.Second)
+	e.emit(t, e.click(known, 1), e.click(known, 2), e.dlr(known, 2), harness.Event(e.topics.Inbound, known, harness.InboundValue(known, 2)),
+		e.revocation(known, numbers(1, 1), nil), e.dlr(999, 1)) // nobody knows 999
+	e.recv.WaitCount(t, "/dlr/1", 2, 3*time.Second)
+	e.recv.WaitCount(t, "/inbound/1", 1, 3*time.Second)
+	e.recv.WaitCount(t, "/revoke/1", 1, 5*time.Second)
 	// settings that change meanwhile count, as they come from the topic
-	w.configure(t, map[int64]harness.Webhook{3: w.all(3, ""), known: {DLR: w.recv.URL("/dlr/1/new"), Click: w.recv.URL("/click/1")}})
+	e.configure(t, map[int64]harness.Webhook{3: e.all(3, ""), known: {DLR: e.recv.URL("/dlr/1/new"), Click: e.recv.URL("/click/1")}})
 	settle(t)
-	w.emit(t, w.dlr(known, 3), w.dlr(3, 1))
-	w.recv.WaitCount(t, "/dlr/1/new", 1, 3*time.Second)
-	w.recv.WaitCount(t, "/dlr/3", 1, 3*time.Second)
+	e.emit(t, e.dlr(known, 3), e.dlr(3, 1))
+	e.recv.WaitCount(t, "/dlr/1/new", 1, 3*time.Second)
+	e.recv.WaitCount(t, "/dlr/3", 1, 3*time.Second)
 	// longer than anything waits in memory
 	harness.Pass(time.Until(began.Add(18 * time.Second)))
-	if n := w.recv.Count("/click/1"); n != 1 {
+	if n := e.recv.Count("/click/1"); n != 1 {
 		t.Errorf("%d clicks without Redis, want the one before", n)
 	}
 	if n := notConfigured(t, p); n != 0 {
 		t.Errorf("%v events not configured while Redis is away", n)
 	}
-	w.redis.Start(t)
+	e.redis.Start(t)
 	p.WaitReady(t, 15*time.Second)
-	w.recv.WaitCount(t, "/click/1", 2, 20*time.Second)
+	e.recv.WaitCount(t, "/click/1", 2, 20*time.Second)
 	harness.Eventually(t, 20*time.Second, func() bool {
 		m := p.Metrics(t)
 		return m.Sum("smshooks_settled_total", "fate", "not_configured") == 1 && m.Sum("smshooks_settled_total", "fate", "duplicate") == 1
 	}, "the unknown user's event is settled, and the second click of a message")
 	p.WaitBalanced(t, 11, 10*time.Second)
-	if n := w.recv.Count("/click/1"); n != 2 {
+	if n := e.recv.Count("/click/1"); n != 2 {
 		t.Errorf("%d clicks, want 2", n)
 	}
 }
@@ -186,43 +186,43 @@ func TestRedisAway(t *testing.T) {
 func TestFlushAll(t *testing.T) {
 	t.Parallel()
 	const users = 2000
-	w := ownEnv(t, false, true)
+	e := ownEnv(t, false, true)
 	hooks := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
-		hooks[user] = harness.Webhook{DLR: w.recv.URL("/dlr/all"), Click: w.recv.URL("/click/all")}
+		hooks[user] = harness.Webhook{DLR: e.recv.URL("/dlr/all"), Click: e.recv.URL("/click/all")}
 	}
-	w.configure(t, hooks)
-	p := w.serve(t)
-	w.emit(t, w.click(1, 1))
-	w.recv.WaitCount(t, "/click/all", 1, 5*time.Second)
-	rdb := w.redis.Client(t)
+	e.configure(t, hooks)
+	p := e.serve(t)
+	e.emit(t, e.click(1, 1))
+	e.recv.WaitCount(t, "/click/all", 1, 5*time.Second)
+	rdb := e.redis.Client(t)
 	keys := rdb.DBSize(t.Context()).Val()
 	for round := range int64(3) {
-		w.redis.FlushAll(t)
+		e.redis.FlushAll(t)
 		flushed := time.Now()
 		var records []*kgo.Record
 		for user := int64(1); user <= users; user += 10 {
-			records = append(records, w.dlr(user, round), w.click(user, 100+round))
+			records = append(records, e.dlr(user, round), e.click(user, 100+round))
 		}
-		w.emit(t, records...)
+		e.emit(t, records...)
 		harness.Eventually(t, time.Until(flushed.Add(5*time.Second)), func() bool { return rdb.DBSize(t.Context()).Val() >= users }, "settings are back (%d keys before)", keys)
 		t.Logf("settings back %v after FLUSHALL", time.Since(flushed).Round(time.Millisecond))
 	}
-	w.recv.WaitCount(t, "/dlr/all", 600, 15*time.Second)
-	w.recv.WaitCount(t, "/click/all", 601, 15*time.Second)
+	e.recv.WaitCount(t, "/dlr/all", 600, 15*time.Second)
+	e.recv.WaitCount(t, "/click/all", 601, 15*time.Second)
 	m := p.WaitBalanced(t, 1201, 5*time.Second)
 	if n := m.Sum("smshooks_settled_total", "fate", "not_configured"); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
 	// the memory of clicks was lost, and only that
-	w.emit(t, w.click(1, 1))
-	w.recv.WaitCount(t, "/click/all", 602, 5*time.Second)
+	e.emit(t, e.click(1, 1))
+	e.recv.WaitCount(t, "/click/all", 602, 5*time.Second)
 
 	// a member that starts on an empty Redis
-	w.redis.FlushAll(t)
-	q := w.serve(t)
-	w.emit(t, w.dlr(5, 77), w.dlr(6, 77), w.dlr(7, 77))
-	w.recv.WaitCount(t, "/dlr/all", 603, 10*time.Second)
+	e.redis.FlushAll(t)
+	q := e.serve(t)
+	e.emit(t, e.dlr(5, 77), e.dlr(6, 77), e.dlr(7, 77))
+	e.recv.WaitCount(t, "/dlr/all", 603, 10*time.Second)
 	if n := notConfigured(t, p) + notConfigured(t, q); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
@@ -231,25 +231,25 @@ func TestFlushAll(t *testing.T) {
 // TestPaused: a Redis and a Kafka that hang instead of refusing.
 func TestPaused(t *testing.T) {
 	t.Parallel()
-	w := ownEnv(t, true, true)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-	p := w.serve(t)
-	w.emit(t, w.dlr(1, 1))
-	w.recv.WaitCount(t, "/dlr/1", 1, 5*time.Second)
-	w.redis.Pause(t)
+	e := ownEnv(t, true, true)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+	p := e.serve(t)
+	e.emit(t, e.dlr(1, 1))
+	e.recv.WaitCount(t, "/dlr/1", 1, 5*time.Second)
+	e.redis.Pause(t)
 	for i := range int64(20) {
-		w.emit(t, w.dlr(1, 10+i), w.click(1, 10+i))
+		e.emit(t, e.dlr(1, 10+i), e.click(1, 10+i))
 	}
-	w.recv.WaitCount(t, "/dlr/1", 21, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 21, 5*time.Second)
 	harness.Eventually(t, 5*time.Second, func() bool { return !p.Ready() }, "not ready")
-	w.redis.Unpause(t)
-	w.recv.WaitCount(t, "/click/1", 20, 15*time.Second)
-	w.kafka.Pause(t)
+	e.redis.Unpause(t)
+	e.recv.WaitCount(t, "/click/1", 20, 15*time.Second)
+	e.kafka.Pause(t)
 	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready")
 	harness.Pass(8 * time.Second) // longer than the session
-	w.kafka.Unpause(t)
-	w.emit(t, w.dlr(1, 99))
-	w.recv.WaitCount(t, "/dlr/1", 22, 30*time.Second)
+	e.kafka.Unpause(t)
+	e.emit(t, e.dlr(1, 99))
+	e.recv.WaitCount(t, "/dlr/1", 22, 30*time.Second)
 	p.WaitReady(t, 20*time.Second)
 	p.WaitBalanced(t, 42, 15*time.Second)
 }

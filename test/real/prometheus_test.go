@@ -32,11 +32,11 @@ var mayBeZero = []string{
 // alert rule: none may fail or be empty.
 func TestDashboards(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--retry.schedule=1s,1s", "--dispatch.queue_per_endpoint=8", "--dispatch.timeout=1s")
-	p := w.serve(t)
+	e := newEnv(t, "--retry.schedule=1s,1s", "--dispatch.queue_per_endpoint=8", "--dispatch.timeout=1s")
+	p := e.serve(t)
 	prom := startPrometheus(t, p.OpsAddr)
 	began := time.Now()
-	w.allFates(t)
+	e.allFates(t)
 	m := p.Metrics(t)
 	for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched"} {
 		if m.Sum("smshooks_settled_total", "fate", fate) == 0 {
@@ -54,35 +54,35 @@ func TestDashboards(t *testing.T) {
 }
 
 // allFates loads the service for some seconds so that every fate and every result is there.
-func (w *env) allFates(t *testing.T) {
+func (e *env) allFates(t *testing.T) {
 	t.Helper()
 	const ok, failing, hanging, slow, blocked, refused, none = 1, 2, 3, 4, 5, 6, 7
 	gone := "http://" + harness.FreeAddr(t) + "/"
-	w.configure(t, map[int64]harness.Webhook{
-		ok: w.all(ok, "user:pass"), failing: w.all(failing, ""), hanging: w.all(hanging, ""), slow: w.all(slow, ""),
+	e.configure(t, map[int64]harness.Webhook{
+		ok: e.all(ok, "user:pass"), failing: e.all(failing, ""), hanging: e.all(hanging, ""), slow: e.all(slow, ""),
 		blocked: {DLR: "http://169.254.169.254/", Click: "http://169.254.169.254/", Inbound: "http://169.254.169.254/", Revoke: "http://169.254.169.254/"},
 		refused: {DLR: gone, Click: gone, Inbound: gone, Revoke: gone},
 	})
 	for _, kind := range []string{"dlr", "click", "inbound", "revoke"} {
-		w.recv.On(path(kind, failing), harness.Status(503))
-		w.recv.On(path(kind, hanging), harness.Hang())
-		w.recv.On(path(kind, slow), harness.Slow(200*time.Millisecond, 200))
+		e.recv.On(path(kind, failing), harness.Status(503))
+		e.recv.On(path(kind, hanging), harness.Hang())
+		e.recv.On(path(kind, slow), harness.Slow(200*time.Millisecond, 200))
 	}
 	sms := int64(0)
 	for round := range 20 {
 		var load []*kgo.Record
 		for i := range int64(100) { // more than the queue of an endpoint holds
-			if kind := []string{w.topics.DLR, w.topics.Click}; round%5 == 0 {
+			if kind := []string{e.topics.DLR, e.topics.Click}; round%5 == 0 {
 				load = append(load, harness.Event(kind[i%2], slow, harness.DLRValue(slow, 10_000_000+int64(round)*100+i)))
 			}
 		}
 		for _, user := range []int64{ok, ok, ok, failing, hanging, slow, slow, slow, slow, blocked, refused, none} {
 			sms++
 			bot := strings.TrimSuffix(harness.ClickValue(user, sms+1_000_000), "}") + `,"bot":true}`
-			load = append(load, w.dlr(user, sms), w.click(user, sms), w.click(user, sms), harness.Event(w.topics.Inbound, user, harness.InboundValue(user, sms)),
-				harness.Event(w.topics.Click, user, bot), w.revocation(user, []int64{sms}, nil))
+			load = append(load, e.dlr(user, sms), e.click(user, sms), e.click(user, sms), harness.Event(e.topics.Inbound, user, harness.InboundValue(user, sms)),
+				harness.Event(e.topics.Click, user, bot), e.revocation(user, []int64{sms}, nil))
 		}
-		w.emit(t, load...)
+		e.emit(t, load...)
 		harness.Pass(time.Second)
 	}
 }

@@ -22,10 +22,10 @@ type transaction struct {
 }
 
 // begin begins a transaction and writes records to it.
-func (w *env) beginTransaction(t testing.TB, records ...*kgo.Record) *transaction {
+func (e *env) beginTransaction(t testing.TB, records ...*kgo.Record) *transaction {
 	t.Helper()
-	id := fmt.Sprintf("%s-%d", w.topics.Group, time.Now().UnixNano())
-	cl := harness.Client(t, w.kafka.Addr, kgo.TransactionalID(id), kgo.TransactionTimeout(time.Minute))
+	id := fmt.Sprintf("%s-%d", e.topics.Group, time.Now().UnixNano())
+	cl := harness.Client(t, e.kafka.Addr, kgo.TransactionalID(id), kgo.TransactionTimeout(time.Minute))
 	if err := cl.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
@@ -46,73 +46,73 @@ func (x *transaction) end(try kgo.TransactionEndTry) {
 // neither the start nor, as lag, the figures.
 func TestTransactions(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	config := func(user int64, hooks harness.Webhook) *kgo.Record {
-		return harness.WebhookRecord(t, w.topics.Config, user, hooks)
+		return harness.WebhookRecord(t, e.topics.Config, user, hooks)
 	}
-	w.beginTransaction(t, config(3, w.all(3, ""))).end(kgo.TryCommit)
-	w.beginTransaction(t, config(1, w.all(99, "")), config(4, w.all(4, ""))).end(kgo.TryAbort)
-	open := w.beginTransaction(t, config(2, w.all(2, "")))
+	e.beginTransaction(t, config(3, e.all(3, ""))).end(kgo.TryCommit)
+	e.beginTransaction(t, config(1, e.all(99, "")), config(4, e.all(4, ""))).end(kgo.TryAbort)
+	open := e.beginTransaction(t, config(2, e.all(2, "")))
 
-	p := w.serve(t) // with an open transaction in the config topic
-	w.beginTransaction(t, w.dlr(1, 101), w.dlr(3, 301)).end(kgo.TryCommit)
-	aborted := w.beginTransaction(t, w.dlr(1, 102), w.dlr(3, 302))
-	w.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
-	w.recv.WaitCount(t, path("dlr", 3), 1, 10*time.Second)
-	p.WaitMetric(t, 10*time.Second, harness.Exactly(0), "smshooks_group_lag_records", "topic", w.topics.DLR) // the end is where it is open
+	p := e.serve(t) // with an open transaction in the config topic
+	e.beginTransaction(t, e.dlr(1, 101), e.dlr(3, 301)).end(kgo.TryCommit)
+	aborted := e.beginTransaction(t, e.dlr(1, 102), e.dlr(3, 302))
+	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
+	e.recv.WaitCount(t, path("dlr", 3), 1, 10*time.Second)
+	p.WaitMetric(t, 10*time.Second, harness.Exactly(0), "smshooks_group_lag_records", "topic", e.topics.DLR) // the end is where it is open
 	aborted.end(kgo.TryAbort)
-	w.waitCommitted(t, w.topics.DLR) // the end is behind the abort marker
+	e.waitCommitted(t, e.topics.DLR) // the end is behind the abort marker
 
 	// Aborted records right below an open transaction are the end, and no marker follows.
-	below := w.beginTransaction(t, w.dlr(1, 103))
-	hangs := w.beginTransaction(t, w.dlr(1, 104))
+	below := e.beginTransaction(t, e.dlr(1, 103))
+	hangs := e.beginTransaction(t, e.dlr(1, 104))
 	below.end(kgo.TryAbort)
-	stable := endOf(t, w, w.topics.DLR)
-	harness.Eventually(t, 15*time.Second, func() bool { return committedOf(t, w, w.topics.DLR) == stable }, "the committed offsets reach the last stable ones")
-	p.WaitMetric(t, 10*time.Second, harness.Exactly(0), "smshooks_group_lag_records", "topic", w.topics.DLR)
+	stable := endOf(t, e, e.topics.DLR)
+	harness.Eventually(t, 15*time.Second, func() bool { return committedOf(t, e, e.topics.DLR) == stable }, "the committed offsets reach the last stable ones")
+	p.WaitMetric(t, 10*time.Second, harness.Exactly(0), "smshooks_group_lag_records", "topic", e.topics.DLR)
 
-	dead := harness.Event(w.topics.DeadLetter, 1, harness.DLRValue(1, 500))
+	dead := harness.Event(e.topics.DeadLetter, 1, harness.DLRValue(1, 500))
 	for _, h := range [][2]string{{"smshooks-id", "evt_aborted"}, {"smshooks-kind", "dlr"}, {"smshooks-reason", "attempts_exhausted"}} {
 		dead.Headers = append(dead.Headers, kgo.RecordHeader{Key: h[0], Value: []byte(h[1])})
 	}
-	w.beginTransaction(t, dead).end(kgo.TryAbort)
-	if out, stderr, code := harness.Run(t, w.options(), "deadletter", "list"); code != 0 || out != "" {
+	e.beginTransaction(t, dead).end(kgo.TryAbort)
+	if out, stderr, code := harness.Run(t, e.options(), "deadletter", "list"); code != 0 || out != "" {
 		t.Errorf("deadletter list: exit code %d, %q %q, want nothing", code, out, stderr)
 	}
 
 	hangs.end(kgo.TryCommit)
 	open.end(kgo.TryCommit)
 	settle(t)
-	w.emit(t, w.dlr(2, 201), w.dlr(4, 401))
-	w.recv.WaitCount(t, path("dlr", 2), 1, 10*time.Second)
-	got := w.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
+	e.emit(t, e.dlr(2, 201), e.dlr(4, 401))
+	e.recv.WaitCount(t, path("dlr", 2), 1, 10*time.Second)
+	got := e.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
 	for i, want := range []string{"101", "104"} {
 		if id := field(t, got[i].Body, "id"); id != want {
 			t.Errorf("request %d is of message %s, want %s", i, id, want)
 		}
 	}
-	w.waitCommitted(t, w.topics.DLR)
+	e.waitCommitted(t, e.topics.DLR)
 	for path, want := range map[string]int{path("dlr", 1): 2, path("dlr", 3): 1, path("dlr", 4): 0, path("dlr", 99): 0} {
-		if n := w.recv.Count(path); n != want {
+		if n := e.recv.Count(path); n != want {
 			t.Errorf("%s: %d requests, want %d", path, n, want)
 		}
 	}
 
 	// The other reading is a setting.
-	again := w.beginTransaction(t, w.dlr(3, 303))
+	again := e.beginTransaction(t, e.dlr(3, 303))
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	w.serve(t, "--kafka.isolation=read_uncommitted")
-	w.recv.WaitCount(t, path("dlr", 3), 2, 10*time.Second)
+	e.serve(t, "--kafka.isolation=read_uncommitted")
+	e.recv.WaitCount(t, path("dlr", 3), 2, 10*time.Second)
 	again.end(kgo.TryAbort)
 }
 
 // endOf is the sum of a topic's last stable offsets.
-func endOf(t testing.TB, w *env, topic string) (sum int64) {
+func endOf(t testing.TB, e *env, topic string) (sum int64) {
 	t.Helper()
-	ends, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).ListCommittedOffsets(t.Context(), topic)
+	ends, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).ListCommittedOffsets(t.Context(), topic)
 	if err = errors.Join(err, ends.Error()); err != nil {
 		t.Fatal(err)
 	}
@@ -121,9 +121,9 @@ func endOf(t testing.TB, w *env, topic string) (sum int64) {
 }
 
 // committedOf is the sum of the offsets that the group has committed of a topic.
-func committedOf(t testing.TB, w *env, topic string) (sum int64) {
+func committedOf(t testing.TB, e *env, topic string) (sum int64) {
 	t.Helper()
-	committed, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).FetchOffsets(t.Context(), w.topics.Group)
+	committed, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).FetchOffsets(t.Context(), e.topics.Group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,11 +136,11 @@ func committedOf(t testing.TB, w *env, topic string) (sum int64) {
 }
 
 // largeBatch writes one batch of n records of size zero bytes to a partition.
-func largeBatch(t testing.TB, w *env, topic string, partition int32, key string, n, size int) {
+func largeBatch(t testing.TB, e *env, topic string, partition int32, key string, n, size int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cl := harness.Client(t, w.kafka.Addr, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ManualFlushing(),
+	cl := harness.Client(t, e.kafka.Addr, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ManualFlushing(),
 		kgo.ProducerBatchCompression(kgo.ZstdCompression()), kgo.ProducerBatchMaxBytes(99<<20))
 	var stored kgo.FirstErrPromise
 	for range n {
@@ -160,33 +160,33 @@ func TestLargeBatches(t *testing.T) {
 		fits    = 80  // records: 20 MiB
 		tooMany = 280 // records: 70 MiB
 	)
-	w := newEnv(t)
-	for _, topic := range []string{w.topics.Config, w.topics.Keys, w.topics.DeadLetter} {
+	e := newEnv(t)
+	for _, topic := range []string{e.topics.Config, e.topics.Keys, e.topics.DeadLetter} {
 		for p := range int32(partitions) {
-			largeBatch(t, w, topic, p, "1", fits, record)
-			largeBatch(t, w, topic, p, "1", tooMany, record)
+			largeBatch(t, e, topic, p, "1", fits, record)
+			largeBatch(t, e, topic, p, "1", tooMany, record)
 		}
 	}
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	p := w.serve(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	p := e.serve(t)
 	var good []*kgo.Record
 	for sms := range int64(8) {
-		good = append(good, w.dlr(1+sms%2, sms))
+		good = append(good, e.dlr(1+sms%2, sms))
 	}
 	for partition := range int32(partitions) {
-		largeBatch(t, w, w.topics.DLR, partition, "none", fits, record)
-		largeBatch(t, w, w.topics.DLR, partition, "none", tooMany, record)
+		largeBatch(t, e, e.topics.DLR, partition, "none", fits, record)
+		largeBatch(t, e, e.topics.DLR, partition, "none", tooMany, record)
 	}
-	w.emit(t, good...)
+	e.emit(t, good...)
 	for _, user := range []int64{1, 2} {
-		w.recv.WaitCount(t, path("dlr", user), 4, 30*time.Second)
+		e.recv.WaitCount(t, path("dlr", user), 4, 30*time.Second)
 	}
-	w.waitCommitted(t, w.topics.DLR)
+	e.waitCommitted(t, e.topics.DLR)
 	m := p.Metrics(t)
 	if n := m.Sum("smshooks_settled_total", "kind", "dlr", "fate", "dead"); n != partitions*fits {
 		t.Errorf("%v records of the batches that fit became dead letters, want %d", n, partitions*fits)
 	}
-	for _, topic := range []string{w.topics.DLR, w.topics.Config, w.topics.Keys} {
+	for _, topic := range []string{e.topics.DLR, e.topics.Config, e.topics.Keys} {
 		if n := m.Sum("smshooks_skipped_batches_total", "topic", topic); n != partitions {
 			t.Errorf("%s: %v batches skipped, want %d", topic, n, partitions)
 		}
@@ -198,7 +198,7 @@ func TestLargeBatches(t *testing.T) {
 			Partition    *int32
 			From, To     int64
 		}
-		if json.Unmarshal([]byte(line), &said) == nil && strings.Contains(line, "skipped") && said.Topic == w.topics.DLR {
+		if json.Unmarshal([]byte(line), &said) == nil && strings.Contains(line, "skipped") && said.Topic == e.topics.DLR {
 			named++
 			if said.Level != "error" || said.Partition == nil || said.From != fits || said.To != fits+tooMany-1 {
 				t.Errorf("the batch's line is %s", line)
@@ -206,19 +206,19 @@ func TestLargeBatches(t *testing.T) {
 		}
 	}
 	if named != partitions {
-		t.Errorf("%d error lines name the skipped batches of %s, want %d", named, w.topics.DLR, partitions)
+		t.Errorf("%d error lines name the skipped batches of %s, want %d", named, e.topics.DLR, partitions)
 	}
 
-	out, stderr, code := harness.Run(t, w.options(), "deadletter", "list", "--reason", "invalid_record", "--user", "1")
-	if code != 0 || out != "" || !strings.Contains(stderr, "skipped") || !strings.Contains(stderr, w.topics.DeadLetter) {
+	out, stderr, code := harness.Run(t, e.options(), "deadletter", "list", "--reason", "invalid_record", "--user", "1")
+	if code != 0 || out != "" || !strings.Contains(stderr, "skipped") || !strings.Contains(stderr, e.topics.DeadLetter) {
 		t.Errorf("deadletter list: exit code %d, %.200q, %s", code, out, stderr)
 	}
-	key, stderr, code := harness.Run(t, w.options(), "keys", "create", "--user", "1", "--name", "n")
+	key, stderr, code := harness.Run(t, e.options(), "keys", "create", "--user", "1", "--name", "n")
 	if code != 0 {
 		t.Fatalf("keys create: %s", stderr)
 	}
 	harness.Secret(strings.TrimSpace(key))
-	if _, stderr, code := harness.Run(t, w.options(), "keys", "revoke", strings.TrimSpace(key)); code != 0 {
+	if _, stderr, code := harness.Run(t, e.options(), "keys", "revoke", strings.TrimSpace(key)); code != 0 {
 		t.Errorf("keys revoke: exit code %d, %s", code, stderr)
 	}
 }

@@ -19,9 +19,9 @@ import (
 const noticed = 30 * time.Second
 
 // deleteTopics deletes topics and waits until the broker does not know them any more.
-func deleteTopics(t testing.TB, w *env, topics ...string) {
+func deleteTopics(t testing.TB, e *env, topics ...string) {
 	t.Helper()
-	adm := kadm.NewClient(harness.Client(t, w.kafka.Addr))
+	adm := kadm.NewClient(harness.Client(t, e.kafka.Addr))
 	deleted, err := adm.DeleteTopics(t.Context(), topics...)
 	if err == nil {
 		err = deleted.Error()
@@ -46,23 +46,23 @@ func deleteTopics(t testing.TB, w *env, topics ...string) {
 // TestRecreatedTopics deletes a source, a delay topic and the dead-letter topic under a running service. They are named
 // by /readyz, and read and written again when they were created again, without a restart.
 func TestRecreatedTopics(t *testing.T) {
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	w.recv.On(path("dlr", 2), harness.Status(500))
-	p := w.serve(t)
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.recv.On(path("dlr", 2), harness.Status(500))
+	p := e.serve(t)
 	// Offsets that the new topic does not reach at first: they must not count for it.
 	var records []int64
 	for sms := range int64(20) {
 		records = append(records, sms)
-		w.emit(t, w.dlr(1, sms))
+		e.emit(t, e.dlr(1, sms))
 	}
-	w.emit(t, w.dlr(2, 100))
-	w.recv.WaitCount(t, path("dlr", 1), len(records), 20*time.Second)
-	w.dead(t, 2, 1, 20*time.Second)
-	w.recv.Forget()
+	e.emit(t, e.dlr(2, 100))
+	e.recv.WaitCount(t, path("dlr", 1), len(records), 20*time.Second)
+	e.dead(t, 2, 1, 20*time.Second)
+	e.recv.Forget()
 
-	topics := []string{w.topics.DLR, w.topics.DLR + "-retry-1s", w.topics.DLR + "-retry-2s", w.topics.DeadLetter}
-	deleteTopics(t, w, topics...)
+	topics := []string{e.topics.DLR, e.topics.DLR + "-retry-1s", e.topics.DLR + "-retry-2s", e.topics.DeadLetter}
+	deleteTopics(t, e, topics...)
 	gone := time.Now()
 	harness.Eventually(t, noticed, func() bool {
 		text := readyz(p)
@@ -74,19 +74,19 @@ func TestRecreatedTopics(t *testing.T) {
 		return true
 	}, "/readyz names the topics that are gone")
 	t.Logf("named after %v", time.Since(gone).Round(time.Millisecond))
-	w.ensure(t)
+	e.ensure(t)
 	created := time.Now()
 	want := []int64{}
 	for sms := range int64(30) { // more than before, the first ones while the new topic is not read yet
 		want = append(want, 1000+sms)
-		w.emit(t, w.dlr(1, 1000+sms))
+		e.emit(t, e.dlr(1, 1000+sms))
 	}
-	w.emit(t, w.dlr(2, 2000))
-	w.recv.WaitCount(t, path("dlr", 1), len(want), noticed)
+	e.emit(t, e.dlr(2, 2000))
+	e.recv.WaitCount(t, path("dlr", 1), len(want), noticed)
 	t.Logf("read after %v", time.Since(created).Round(time.Millisecond))
 	p.WaitReady(t, noticed-time.Since(created))
 	got := map[string]int{}
-	for _, r := range w.recv.Requests(path("dlr", 1)) {
+	for _, r := range e.recv.Requests(path("dlr", 1)) {
 		got[field(t, r.Body, "id")]++
 	}
 	for _, sms := range want {
@@ -94,8 +94,8 @@ func TestRecreatedTopics(t *testing.T) {
 			t.Errorf("message %d was received %d times, want once", sms, n)
 		}
 	}
-	w.recv.WaitCount(t, path("dlr", 2), 3, noticed)
-	w.dead(t, 2, 1, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", 2), 3, noticed)
+	e.dead(t, 2, 1, 20*time.Second)
 	p.WaitBalanced(t, 1, 10*time.Second)
 	for _, line := range []string{"cannot fetch", "cannot store a record", "cannot commit"} {
 		if n := strings.Count(p.Log(), line); n > 2*len(topics) {
@@ -114,7 +114,7 @@ type steady struct {
 	acked map[int64]time.Time
 }
 
-func startSteady(t *testing.T, w *env, users int64) *steady {
+func startSteady(t *testing.T, e *env, users int64) *steady {
 	s := &steady{stop: make(chan struct{}), done: make(chan struct{}), acked: map[int64]time.Time{}}
 	go func() {
 		defer close(s.done)
@@ -125,7 +125,7 @@ func startSteady(t *testing.T, w *env, users int64) *steady {
 			case <-time.After(50 * time.Millisecond):
 			}
 			at := time.Now()
-			cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Addr), kgo.RecordDeliveryTimeout(2*time.Second), kgo.ProducerLinger(0))
+			cl, err := kgo.NewClient(kgo.SeedBrokers(e.kafka.Addr), kgo.RecordDeliveryTimeout(2*time.Second), kgo.ProducerLinger(0))
 			if err != nil {
 				t.Error(err)
 				return
@@ -133,7 +133,7 @@ func startSteady(t *testing.T, w *env, users int64) *steady {
 			first := sms
 			var records []*kgo.Record
 			for user := int64(1); user <= users; user++ {
-				records = append(records, w.dlr(user, sms))
+				records = append(records, e.dlr(user, sms))
 				sms++
 			}
 			for i, result := range cl.ProduceSync(context.Background(), records...) {
@@ -165,21 +165,21 @@ func (s *steady) since(at time.Time) (messages []int64) {
 // more partitions: what is written from then on is delivered, failed attempts included.
 func TestRecreatedUnderLoad(t *testing.T) {
 	const users = 10 // the first attempts of user 10 fail
-	w := newEnv(t)
-	crowd(t, w, users)
-	members := []*harness.Proc{harness.Start(t, w.options()), harness.Start(t, w.options())}
+	e := newEnv(t)
+	crowd(t, e, users)
+	members := []*harness.Proc{harness.Start(t, e.options()), harness.Start(t, e.options())}
 	for _, p := range members {
 		p.WaitReady(t, 30*time.Second)
 	}
-	l := startSteady(t, w, users)
-	w.recv.WaitCount(t, "", 10*users, 30*time.Second)
-	topics := []string{w.topics.DLR, w.topics.DLR + "-retry-1s", w.topics.DLR + "-retry-2s", w.topics.DLR + "-overflow-1s"}
-	deleteTopics(t, w, topics...)
-	w.flags[0] = "--topics.partitions=" + fmt.Sprint(partitions+1)
-	w.ensure(t)
+	l := startSteady(t, e, users)
+	e.recv.WaitCount(t, "", 10*users, 30*time.Second)
+	topics := []string{e.topics.DLR, e.topics.DLR + "-retry-1s", e.topics.DLR + "-retry-2s", e.topics.DLR + "-overflow-1s"}
+	deleteTopics(t, e, topics...)
+	e.flags[0] = "--topics.partitions=" + fmt.Sprint(partitions+1)
+	e.ensure(t)
 	created := time.Now()
-	before := w.recv.Count("")
-	w.recv.WaitCount(t, "", before+20*users, noticed)
+	before := e.recv.Count("")
+	e.recv.WaitCount(t, "", before+20*users, noticed)
 	t.Logf("read again after %v", time.Since(created).Round(time.Millisecond))
 	for _, p := range members {
 		p.WaitReady(t, noticed)
@@ -187,7 +187,7 @@ func TestRecreatedUnderLoad(t *testing.T) {
 	messages := l.since(created)
 	delivered := func() map[int64]int {
 		n := map[int64]int{}
-		for _, r := range w.recv.Requests("") {
+		for _, r := range e.recv.Requests("") {
 			if r.Path != path("dlr", users) || r.Header.Get("Webhook-Attempt") != "1" {
 				sms, _ := strconv.ParseInt(field(t, r.Body, "id"), 10, 64)
 				n[sms]++

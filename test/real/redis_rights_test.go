@@ -21,29 +21,29 @@ const leastRights = "resetchannels -@all +ping +info +time +exists +type +get +s
 // The service runs as a user with the least rights, none of which it may lack, and uses no other.
 func TestRedisNotWritable(t *testing.T) {
 	t.Parallel()
-	w := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--enable-protected-configs", "yes", "--save", "3600 1000000"), topics: harness.TopicsFor(t)}
-	admin := w.redis.Client(t)
+	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--enable-protected-configs", "yes", "--save", "3600 1000000"), topics: harness.TopicsFor(t)}
+	admin := e.redis.Client(t)
 	ask := func(args ...any) {
 		t.Helper()
 		if err := admin.Do(t.Context(), args...).Err(); err != nil {
 			t.Fatalf("%v: %v", args, err)
 		}
 	}
-	prefix := w.topics.KeyPrefix
+	prefix := e.topics.KeyPrefix
 	ask(words("ACL SETUSER smshooks on >hush-redis resetkeys ~" + prefix + "* " + leastRights)...)
 	harness.Secret("hush-redis")
-	w.begin(t, []string{"--redis.username=smshooks", "--redis.password=hush-redis"})
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "u:p")})
-	p := w.serve(t)
-	w.emit(t, w.dlr(1, 1), w.click(1, 1), w.click(1, 1), w.revocation(1, numbers(1, 2), nil))
-	w.recv.WaitCount(t, "", 3, 15*time.Second)
-	key := w.newKey(t, 1)
+	e.begin(t, []string{"--redis.username=smshooks", "--redis.password=hush-redis"})
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "u:p")})
+	p := e.serve(t)
+	e.emit(t, e.dlr(1, 1), e.click(1, 1), e.click(1, 1), e.revocation(1, numbers(1, 2), nil))
+	e.recv.WaitCount(t, "", 3, 15*time.Second)
+	key := e.newKey(t, 1)
 	harness.Eventually(t, 5*time.Second, func() bool {
-		return post(t, p.Addr, key, "/v1/user/set-webhook", "inbound_url="+w.recv.URL("/in")) == http.StatusOK
+		return post(t, p.Addr, key, "/v1/user/set-webhook", "inbound_url="+e.recv.URL("/in")) == http.StatusOK
 	}, "set-webhook works")
 	harness.Eventually(t, 5*time.Second, func() bool { return strings.Contains(deliveries(t, p.Addr, key), `"dlr"`) }, "the delivery is in the log")
 	// A second instance reads what the first one wrote.
-	q := w.serve(t)
+	q := e.serve(t)
 	if got := webhooks(t, q.Addr, key); !strings.Contains(got, "/in") {
 		t.Errorf("get-webhook answers %s", got)
 	}
@@ -87,15 +87,15 @@ func TestRedisNotWritable(t *testing.T) {
 // TestRedisEvicts: a policy that evicts is told of, and keeps nobody from being ready.
 func TestRedisEvicts(t *testing.T) {
 	t.Parallel()
-	w := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
-	w.begin(t, nil)
-	p := w.serve(t)
+	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
+	e.begin(t, nil)
+	p := e.serve(t)
 	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 1 }, "smshooks_redis_evicts")
 	if status, text := p.Readyz(); status != http.StatusOK || !strings.HasPrefix(text, "ready\n") || !strings.Contains(text, "maxmemory-policy is allkeys-lru") {
 		t.Errorf("/readyz says %d %q", status, text)
 	}
 	p.WaitLog(t, 5*time.Second, "Redis may evict keys")
-	if err := w.redis.Client(t).(*redis.Client).ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err(); err != nil {
+	if err := e.redis.Client(t).(*redis.Client).ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err(); err != nil {
 		t.Fatal(err)
 	}
 	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 0 }, "smshooks_redis_evicts")

@@ -47,12 +47,12 @@ func TestRedisTLS(t *testing.T) {
 	writePair(t, ca.Issue(t, clientOnly), file("client.pem"), file("client.key"))
 	r := harness.TLSRedis(t, file("ca.pem"), file("server.pem"), file("server.key"))
 
-	w := &env{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}
-	w.begin(t, []string{"--redis.tls.enabled", "--redis.tls.ca_file=" + file("ca.pem"), "--redis.tls.cert_file=" + file("client.pem"), "--redis.tls.key_file=" + file("client.key")})
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-	p := w.serve(t)
-	w.emit(t, w.click(1, 1))
-	w.recv.WaitCount(t, "/click/1", 1, 15*time.Second)
+	e := &env{kafka: harness.Kafka(t), redis: r, topics: harness.TopicsFor(t)}
+	e.begin(t, []string{"--redis.tls.enabled", "--redis.tls.ca_file=" + file("ca.pem"), "--redis.tls.cert_file=" + file("client.pem"), "--redis.tls.key_file=" + file("client.key")})
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+	p := e.serve(t)
+	e.emit(t, e.click(1, 1))
+	e.recv.WaitCount(t, "/click/1", 1, 15*time.Second)
 
 	// Without a certificate of its own, and without the authority: the log says which settings to look at.
 	for _, c := range []struct {
@@ -62,7 +62,7 @@ func TestRedisTLS(t *testing.T) {
 		{"no certificate", "redis.tls", []string{"--redis.tls.cert_file=", "--redis.tls.key_file="}},
 		{"no authority", "redis.tls", []string{"--redis.tls.ca_file="}},
 	} {
-		q := harness.Start(t, w.options(c.flags...))
+		q := harness.Start(t, e.options(c.flags...))
 		q.WaitUnready(t, 20*time.Second, "redis: ")
 		q.WaitLog(t, 20*time.Second, c.want)
 		q.Kill()
@@ -80,11 +80,11 @@ func TestRedisTLS(t *testing.T) {
 	writePair(t, ca.Issue(t, clientOnly), file("client.pem"), file("client.key"))
 	p.Signal(t, syscall.SIGHUP)
 	p.WaitReady(t, 15*time.Second)
-	w.emit(t, w.click(1, 2))
-	w.recv.WaitCount(t, "/click/1", 2, 15*time.Second)
+	e.emit(t, e.click(1, 2))
+	e.recv.WaitCount(t, "/click/1", 2, 15*time.Second)
 
 	// Files without TLS are no connection in clear by mistake.
-	_, stderr, code := harness.Run(t, w.options("--redis.tls.enabled=false"), "config", "print")
+	_, stderr, code := harness.Run(t, e.options("--redis.tls.enabled=false"), "config", "print")
 	if code != 2 || !strings.Contains(stderr, "redis.tls.ca_file: is set, but redis.tls.enabled is not") {
 		t.Errorf("files without redis.tls.enabled: exit code %d, %s", code, stderr)
 	}

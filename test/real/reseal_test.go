@@ -20,17 +20,17 @@ func TestReseal(t *testing.T) {
 	before, after := key("o"), key("n")
 	harness.Secret(before)
 	harness.Secret(after)
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "u1:hush"), 2: w.all(2, "")})
-	apiKey := w.newKey(t, 3)
-	p := w.serve(t, "--secrets.key="+before)
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "u1:hush"), 2: e.all(2, "")})
+	apiKey := e.newKey(t, 3)
+	p := e.serve(t, "--secrets.key="+before)
 	harness.Eventually(t, 5*time.Second, func() bool {
-		return post(t, p.Addr, apiKey, "/v1/user/set-webhook", "dlr_url="+w.recv.URL("/dlr/3")+"&auth=u3:hush") == 200
+		return post(t, p.Addr, apiKey, "/v1/user/set-webhook", "dlr_url="+e.recv.URL("/dlr/3")+"&auth=u3:hush") == 200
 	}, "user 3 has credentials")
 	p.Kill()
 
 	both := []string{"--secrets.key=" + after, "--secrets.previous_keys=" + before}
-	w.serve(t, both...)
+	e.serve(t, both...)
 	for _, c := range []struct {
 		name, want string
 		flags      []string
@@ -40,18 +40,18 @@ func TestReseal(t *testing.T) {
 		{"again", "3 documents: 0 resealed, 2 already current, 1 without credentials, 0 sealed with", both},
 		{"another key", "3 documents: 0 resealed, 0 already current, 1 without credentials, 2 sealed with", []string{"--secrets.key=" + key("x")}},
 	} {
-		out, stderr, code := harness.Run(t, w.options(c.flags...), "secrets", "reseal")
+		out, stderr, code := harness.Run(t, e.options(c.flags...), "secrets", "reseal")
 		if code != 0 || !strings.HasPrefix(out, c.want) {
 			t.Errorf("%s: exit code %d, %q, want %q; %s", c.name, code, out, c.want, stderr)
 		}
 	}
-	if _, stderr, code := harness.Run(t, w.options(), "secrets", "reseal"); code != 2 || !strings.Contains(stderr, "secrets.key") {
+	if _, stderr, code := harness.Run(t, e.options(), "secrets", "reseal"); code != 2 || !strings.Contains(stderr, "secrets.key") {
 		t.Errorf("without a key: exit code %d, %s", code, stderr)
 	}
-	alone := w.serve(t, "--secrets.key="+after)
-	w.emit(t, w.dlr(1, 1), w.dlr(3, 1))
+	alone := e.serve(t, "--secrets.key="+after)
+	e.emit(t, e.dlr(1, 1), e.dlr(3, 1))
 	for _, user := range []int64{1, 3} {
-		got := w.recv.WaitCount(t, path("dlr", user), 1, 15*time.Second)[0]
+		got := e.recv.WaitCount(t, path("dlr", user), 1, 15*time.Second)[0]
 		name, password, ok := parseBasic(got.Header.Get("Authorization"))
 		if !ok || name != fmt.Sprint("u", user) || password != "hush" {
 			t.Errorf("user %d: Authorization %q", user, got.Header.Get("Authorization"))

@@ -37,13 +37,13 @@ func wantAttempts(t *testing.T, got []harness.Request, schedule ...time.Duration
 // TestRetry follows failing events through their attempts, retry records and dead letters.
 func TestRetry(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 9; user++ {
-		users[user] = w.all(user, "")
+		users[user] = e.all(user, "")
 	}
-	w.configure(t, users)
-	p := w.serve(t, "--dispatch.timeout=700ms")
+	e.configure(t, users)
+	p := e.serve(t, "--dispatch.timeout=700ms")
 	t.Run("case", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *env){
 			"third attempt":   testThirdAttempt,
@@ -56,7 +56,7 @@ func TestRetry(t *testing.T) {
 			"url goes":        testURLGoes,
 			"endpoint's down": testEndpointDown,
 		} {
-			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, w) })
+			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, e) })
 		}
 	})
 	p.WaitBalanced(t, 1, 10*time.Second)
@@ -64,22 +64,22 @@ func TestRetry(t *testing.T) {
 	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_retry_waiting_records") == 0 }, "no record waits")
 }
 
-func testThirdAttempt(t *testing.T, w *env) {
-	w.recv.On("/dlr/1", harness.Codes(500, 503, 200))
+func testThirdAttempt(t *testing.T, e *env) {
+	e.recv.On("/dlr/1", harness.Codes(500, 503, 200))
 	at := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
-	r := &kgo.Record{Topic: w.topics.DLR, Partition: harness.ByKey, Key: []byte("1"), Value: []byte(harness.DLRValue(1, 1)), Timestamp: at,
+	r := &kgo.Record{Topic: e.topics.DLR, Partition: harness.ByKey, Key: []byte("1"), Value: []byte(harness.DLRValue(1, 1)), Timestamp: at,
 		Headers: []kgo.RecordHeader{{Key: "smshooks-attempts", Value: []byte("2")}, {Key: "trace", Value: []byte("x")}}}
-	w.emit(t, r)
-	got := w.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
+	e.emit(t, r)
+	got := e.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
 	wantAttempts(t, got, time.Second, 2*time.Second)
-	for i, topic := range []string{harness.Retry(w.topics.DLR, "1s"), harness.Retry(w.topics.DLR, "2s")} {
-		stored := w.waitStored(t, topic, 1, 1, 5*time.Second)[0]
+	for i, topic := range []string{harness.Retry(e.topics.DLR, "1s"), harness.Retry(e.topics.DLR, "2s")} {
+		stored := e.waitStored(t, topic, 1, 1, 5*time.Second)[0]
 		if string(stored.Value) != string(r.Value) || stored.Partition != r.Partition {
 			t.Errorf("%s: partition %d value %s", topic, stored.Partition, stored.Value)
 		}
 		wantHeaders(t, stored, map[string]string{"id": identity(r), "origin": harness.Position(r), "kind": "dlr", "attempts": strconv.Itoa(i + 1), "error": []string{"http 500", "http 503"}[i], "reason": ""})
-		if e := headerTime(t, stored, "event-time"); !e.Equal(at) {
-			t.Errorf("event time %v, want %v", e, at)
+		if got := headerTime(t, stored, "event-time"); !got.Equal(at) {
+			t.Errorf("event time %v, want %v", got, at)
 		}
 		due := headerTime(t, stored, "due")
 		if wait := due.Sub(got[i].End); wait < time.Duration(i+1)*time.Second-harness.Clocks || wait > time.Duration(i+1)*time.Second+300*time.Millisecond+harness.Slack(got[i].End) {
@@ -91,24 +91,24 @@ func testThirdAttempt(t *testing.T, w *env) {
 	}
 }
 
-func testExhausted(t *testing.T, w *env) {
-	w.recv.On("/click/2", harness.Codes(500, 503, 404))
-	r := w.emit(t, w.click(2, 1))[0]
-	d := w.dead(t, 2, 1, 10*time.Second)[0]
+func testExhausted(t *testing.T, e *env) {
+	e.recv.On("/click/2", harness.Codes(500, 503, 404))
+	r := e.emit(t, e.click(2, 1))[0]
+	d := e.dead(t, 2, 1, 10*time.Second)[0]
 	if string(d.Value) != string(r.Value) {
 		t.Errorf("value %s", d.Value)
 	}
 	wantHeaders(t, d, map[string]string{"id": identity(r), "origin": harness.Position(r), "kind": "click", "attempts": "3", "error": "http 404", "reason": "attempts_exhausted", "due": ""})
 	headerTime(t, d, "event-time")
 	harness.Pass(2500 * time.Millisecond)
-	wantAttempts(t, w.recv.Requests("/click/2"), time.Second, 2*time.Second)
+	wantAttempts(t, e.recv.Requests("/click/2"), time.Second, 2*time.Second)
 }
 
-func testTimeout(t *testing.T, w *env) {
-	w.recv.On("/dlr/3", harness.Hang())
-	w.emit(t, w.dlr(3, 1))
-	wantHeaders(t, w.dead(t, 3, 1, 12*time.Second)[0], map[string]string{"error": "timeout", "attempts": "3"})
-	for _, r := range w.recv.Requests("/dlr/3") {
+func testTimeout(t *testing.T, e *env) {
+	e.recv.On("/dlr/3", harness.Hang())
+	e.emit(t, e.dlr(3, 1))
+	wantHeaders(t, e.dead(t, 3, 1, 12*time.Second)[0], map[string]string{"error": "timeout", "attempts": "3"})
+	for _, r := range e.recv.Requests("/dlr/3") {
 		if took := r.End.Sub(r.Start); took < 500*time.Millisecond || took > time.Second+harness.Slack(r.Start) {
 			t.Errorf("a request took %v, want about the timeout of 700 ms", took)
 		}
@@ -116,44 +116,44 @@ func testTimeout(t *testing.T, w *env) {
 }
 
 // testTooOld: a record past its window at its first attempt. A revocation has no window.
-func testTooOld(t *testing.T, w *env) {
+func testTooOld(t *testing.T, e *env) {
 	old := time.Now().Add(-25 * time.Hour).Truncate(time.Millisecond)
-	r := w.dlr(4, 1)
-	rev := w.revocation(4, numbers(1, 2), nil)
+	r := e.dlr(4, 1)
+	rev := e.revocation(4, numbers(1, 2), nil)
 	r.Timestamp, rev.Timestamp = old, old
-	w.emit(t, r, rev)
-	d := w.dead(t, 4, 1, 5*time.Second)[0]
+	e.emit(t, r, rev)
+	d := e.dead(t, 4, 1, 5*time.Second)[0]
 	wantHeaders(t, d, map[string]string{"id": identity(r), "attempts": "0", "reason": "window_expired", "error": "", "due": ""})
-	if e := headerTime(t, d, "event-time"); !e.Equal(old) {
-		t.Errorf("event time %v, want %v", e, old)
+	if got := headerTime(t, d, "event-time"); !got.Equal(old) {
+		t.Errorf("event time %v, want %v", got, old)
 	}
-	w.recv.WaitCount(t, "/revoke/4", 1, 5*time.Second)
-	if n := w.recv.Count("/dlr/4"); n != 0 {
+	e.recv.WaitCount(t, "/revoke/4", 1, 5*time.Second)
+	if n := e.recv.Count("/dlr/4"); n != 0 {
 		t.Errorf("%d requests", n)
 	}
 }
 
 // testWindowEnds: the next due time is past the window, so the event is dead at once.
-func testWindowEnds(t *testing.T, w *env) {
-	w.recv.On("/dlr/5", harness.Status(500))
+func testWindowEnds(t *testing.T, e *env) {
+	e.recv.On("/dlr/5", harness.Status(500))
 	const window = 24 * time.Hour
 	// One may be tried again after 1 s, not after 2 s more; the other not even after 1 s. A busy machine may make fewer
 	// attempts of each.
 	for i, left := range []time.Duration{2500 * time.Millisecond, 500 * time.Millisecond} {
-		r := w.dlr(5, int64(i))
+		r := e.dlr(5, int64(i))
 		r.Timestamp = time.Now().Add(-window + left).Truncate(time.Millisecond)
-		before := w.recv.Count("/dlr/5")
-		w.emit(t, r)
+		before := e.recv.Count("/dlr/5")
+		e.emit(t, r)
 		var d *kgo.Record
 		harness.Eventually(t, 5*time.Second, func() bool {
-			for _, letter := range of(harness.Consume(t, w.kafka.Addr, w.topics.DeadLetter), 5) {
+			for _, letter := range of(harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter), 5) {
 				if harness.Header(letter, "smshooks-id") == identity(r) {
 					d = letter
 				}
 			}
 			return d != nil
 		}, "a dead letter when the window has %v left", left)
-		wantWindow(t, d, w.recv.Requests("/dlr/5")[before:], r.Timestamp.Add(window), time.Second, 2*time.Second)
+		wantWindow(t, d, e.recv.Requests("/dlr/5")[before:], r.Timestamp.Add(window), time.Second, 2*time.Second)
 	}
 }
 
@@ -180,29 +180,29 @@ func wantWindow(t *testing.T, dead *kgo.Record, got []harness.Request, end time.
 	}
 }
 
-func testManyInARow(t *testing.T, w *env) {
-	w.recv.On("/dlr/6", firstFails())
+func testManyInARow(t *testing.T, e *env) {
+	e.recv.On("/dlr/6", firstFails())
 	var records []*kgo.Record
 	for i := range int64(300) {
-		records = append(records, w.dlr(6, i))
+		records = append(records, e.dlr(6, i))
 	}
-	w.emit(t, records...)
+	e.emit(t, records...)
 	byID := map[string][]harness.Request{}
-	for _, r := range w.recv.WaitCount(t, "/dlr/6", 600, 15*time.Second) {
+	for _, r := range e.recv.WaitCount(t, "/dlr/6", 600, 15*time.Second) {
 		byID[r.Header.Get("Webhook-Id")] = append(byID[r.Header.Get("Webhook-Id")], r)
 	}
 	for _, r := range records {
 		wantAttempts(t, byID[identity(r)], time.Second)
 	}
-	if n := w.recv.Widest("/dlr/6"); n > 3 {
+	if n := e.recv.Widest("/dlr/6"); n > 3 {
 		t.Errorf("%d requests at once", n)
 	}
 }
 
-func testInboundRetry(t *testing.T, w *env) {
-	w.recv.On("/inbound/7", harness.Codes(500, 200))
-	w.emit(t, harness.Event(w.topics.Inbound, 7, harness.InboundValue(7, 1)))
-	got := w.recv.WaitCount(t, "/inbound/7", 2, 5*time.Second)
+func testInboundRetry(t *testing.T, e *env) {
+	e.recv.On("/inbound/7", harness.Codes(500, 200))
+	e.emit(t, harness.Event(e.topics.Inbound, 7, harness.InboundValue(7, 1)))
+	got := e.recv.WaitCount(t, "/inbound/7", 2, 5*time.Second)
 	wantAttempts(t, got, time.Second)
 	if string(got[0].Body) != string(got[1].Body) {
 		t.Errorf("the second body is %s, the first %s", got[1].Body, got[0].Body)
@@ -210,29 +210,29 @@ func testInboundRetry(t *testing.T, w *env) {
 }
 
 // testURLGoes: an event whose URL goes while it waits is settled as not_configured, not dead.
-func testURLGoes(t *testing.T, w *env) {
-	w.recv.On("/dlr/8", harness.Codes(500, 500, 200))
-	w.emit(t, w.dlr(8, 1))
-	w.recv.WaitCount(t, "/dlr/8", 2, 5*time.Second)
+func testURLGoes(t *testing.T, e *env) {
+	e.recv.On("/dlr/8", harness.Codes(500, 500, 200))
+	e.emit(t, e.dlr(8, 1))
+	e.recv.WaitCount(t, "/dlr/8", 2, 5*time.Second)
 	changed := time.Now()
-	w.configure(t, map[int64]harness.Webhook{8: {}}) // counts within 1 s, the third attempt is 2 s away
+	e.configure(t, map[int64]harness.Webhook{8: {}}) // counts within 1 s, the third attempt is 2 s away
 	harness.Pass(4 * time.Second)
-	if n := w.recv.Count("/dlr/8"); n != 2 && harness.Slack(changed) < time.Second {
+	if n := e.recv.Count("/dlr/8"); n != 2 && harness.Slack(changed) < time.Second {
 		t.Errorf("%d requests, want 2", n)
 	}
-	if n := len(of(harness.Consume(t, w.kafka.Addr, w.topics.DeadLetter), 8)); n != 0 {
+	if n := len(of(harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter), 8)); n != 0 {
 		t.Errorf("%d dead letters", n)
 	}
 }
 
 // testEndpointDown: idle connections that an endpoint closed are no failures.
-func testEndpointDown(t *testing.T, w *env) {
+func testEndpointDown(t *testing.T, e *env) {
 	for i := range int64(5) {
-		w.emit(t, w.dlr(9, i))
-		w.recv.WaitCount(t, "/dlr/9", int(i)+1, 5*time.Second)
+		e.emit(t, e.dlr(9, i))
+		e.recv.WaitCount(t, "/dlr/9", int(i)+1, 5*time.Second)
 		harness.Pass(300 * time.Millisecond)
 	}
-	for _, r := range w.recv.Requests("/dlr/9") {
+	for _, r := range e.recv.Requests("/dlr/9") {
 		if n := r.Header.Get("Webhook-Attempt"); n != "1" {
 			t.Errorf("attempt %s", n)
 		}
@@ -244,23 +244,23 @@ func TestRestartWhileParked(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(fmt.Sprint(signal), func(t *testing.T) {
 			t.Parallel()
-			w := newEnv(t, "--retry.schedule=3s,2s")
-			w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-			w.recv.On("/dlr/1", harness.Status(500))
-			w.recv.On("/click/2", harness.Codes(500, 500, 500, 500, 500, 200))
-			p := w.serve(t)
+			e := newEnv(t, "--retry.schedule=3s,2s")
+			e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+			e.recv.On("/dlr/1", harness.Status(500))
+			e.recv.On("/click/2", harness.Codes(500, 500, 500, 500, 500, 200))
+			p := e.serve(t)
 			var records []*kgo.Record
 			for i := range int64(20) {
-				records = append(records, w.dlr(1, i))
+				records = append(records, e.dlr(1, i))
 			}
 			for i := range int64(5) {
-				records = append(records, w.click(2, i))
+				records = append(records, e.click(2, i))
 			}
-			w.emit(t, records...)
-			w.recv.WaitCount(t, "", 25, 10*time.Second)
-			w.waitStored(t, harness.Retry(w.topics.DLR, "3s"), 1, 20, 5*time.Second)
-			w.waitStored(t, harness.Retry(w.topics.Click, "3s"), 2, 5, 5*time.Second)
-			w.waitCommitted(t, w.topics.DLR, w.topics.Click)
+			e.emit(t, records...)
+			e.recv.WaitCount(t, "", 25, 10*time.Second)
+			e.waitStored(t, harness.Retry(e.topics.DLR, "3s"), 1, 20, 5*time.Second)
+			e.waitStored(t, harness.Retry(e.topics.Click, "3s"), 2, 5, 5*time.Second)
+			e.waitCommitted(t, e.topics.DLR, e.topics.Click)
 			if signal == syscall.SIGTERM {
 				if code := p.Term(t); code != 0 {
 					t.Errorf("exit code %d", code)
@@ -268,18 +268,18 @@ func TestRestartWhileParked(t *testing.T) {
 			} else {
 				p.Kill()
 			}
-			p = w.serve(t)
-			w.recv.WaitCount(t, "/dlr/1", 60, 25*time.Second)
-			w.recv.WaitCount(t, "/click/2", 10, 5*time.Second)
-			w.dead(t, 1, 20, 5*time.Second)
+			p = e.serve(t)
+			e.recv.WaitCount(t, "/dlr/1", 60, 25*time.Second)
+			e.recv.WaitCount(t, "/click/2", 10, 5*time.Second)
+			e.dead(t, 1, 20, 5*time.Second)
 			p.WaitBalanced(t, 1, 10*time.Second)
 			byID := map[string]int{}
-			for _, r := range w.recv.Requests("") {
+			for _, r := range e.recv.Requests("") {
 				byID[r.Header.Get("Webhook-Id")+" "+r.Header.Get("Webhook-Attempt")]++
 			}
 			for _, r := range records {
 				want := 3
-				if r.Topic == w.topics.Click {
+				if r.Topic == e.topics.Click {
 					want = 2
 				}
 				for n := 1; n <= 3; n++ {

@@ -49,35 +49,35 @@ func afterTick() {
 
 func TestRevocation(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
+	e := newEnv(t)
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 9; user++ {
-		users[user] = w.all(user, "u:p")
+		users[user] = e.all(user, "u:p")
 	}
-	users[8] = harness.Webhook{DLR: w.recv.URL("/dlr/8")}
-	w.configure(t, users)
-	p := w.serve(t, "--revocation.max_ids=5")
+	users[8] = harness.Webhook{DLR: e.recv.URL("/dlr/8")}
+	e.configure(t, users)
+	p := e.serve(t, "--revocation.max_ids=5")
 	afterTick()
 
-	w.recv.On("/revoke/3", harness.Codes(500, 200))
-	w.recv.On("/revoke/4", harness.Status(500))
-	records := w.emit(t,
-		w.revocation(1, []int64{3, 1, 3}, nil), w.revocation(1, []int64{1, 2}, []int64{3, 9}), // one batch of five, in the order first seen
-		w.revocation(2, numbers(10, 8), numbers(100, 4)),           // 5 + 3,2 + 2
-		w.revocation(3, []int64{7}, []int64{8}),                    // fails once
-		w.revocation(4, []int64{7}, nil),                           // fails for good
-		w.revocation(5, nil, nil), w.revocation(5, []int64{}, nil), // empty: never sent
-		w.revocation(8, []int64{1}, nil), // no URL
-		harness.Event(w.topics.Revocation, 6, `{"user_id":6,"api_sms_ids":9007199254740993,"campaign_sms_ids":null}`),
+	e.recv.On("/revoke/3", harness.Codes(500, 200))
+	e.recv.On("/revoke/4", harness.Status(500))
+	records := e.emit(t,
+		e.revocation(1, []int64{3, 1, 3}, nil), e.revocation(1, []int64{1, 2}, []int64{3, 9}), // one batch of five, in the order first seen
+		e.revocation(2, numbers(10, 8), numbers(100, 4)),           // 5 + 3,2 + 2
+		e.revocation(3, []int64{7}, []int64{8}),                    // fails once
+		e.revocation(4, []int64{7}, nil),                           // fails for good
+		e.revocation(5, nil, nil), e.revocation(5, []int64{}, nil), // empty: never sent
+		e.revocation(8, []int64{1}, nil), // no URL
+		harness.Event(e.topics.Revocation, 6, `{"user_id":6,"api_sms_ids":9007199254740993,"campaign_sms_ids":null}`),
 	)
-	w.recv.WaitCount(t, "/revoke/1", 1, interval+2*time.Second)
-	chunks := w.recv.WaitCount(t, "/revoke/2", 3, 2*time.Second)
-	w.recv.WaitCount(t, "/revoke/3", 2, 5*time.Second)
-	dead := w.dead(t, 4, 1, 10*time.Second)[0]
-	if got := string(w.recv.WaitCount(t, "/revoke/6", 1, time.Second)[0].Body); got != `{"event":"clicks_revoked","count":1,"api_sms_ids":[9007199254740993],"campaign_sms_ids":[]}` {
+	e.recv.WaitCount(t, "/revoke/1", 1, interval+2*time.Second)
+	chunks := e.recv.WaitCount(t, "/revoke/2", 3, 2*time.Second)
+	e.recv.WaitCount(t, "/revoke/3", 2, 5*time.Second)
+	dead := e.dead(t, 4, 1, 10*time.Second)[0]
+	if got := string(e.recv.WaitCount(t, "/revoke/6", 1, time.Second)[0].Body); got != `{"event":"clicks_revoked","count":1,"api_sms_ids":[9007199254740993],"campaign_sms_ids":[]}` {
 		t.Errorf("single id: %s", got)
 	}
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		batchOf(t, r)
 		if r.Header.Get("Webhook-Attempt") == "1" && !onTick(r) {
 			t.Errorf("%s began %v after a tick", r.Path, time.Duration(r.Start.UnixNano())%interval)
@@ -86,7 +86,7 @@ func TestRevocation(t *testing.T) {
 			t.Errorf("%s has an Authorization", r.Path)
 		}
 	}
-	one := w.recv.Requests("/revoke/1")[0]
+	one := e.recv.Requests("/revoke/1")[0]
 	if b := batchOf(t, one); !slices.Equal(b.API, []int64{3, 1, 2}) || !slices.Equal(b.Campaign, []int64{3, 9}) {
 		t.Errorf("batch %s", one.Body)
 	}
@@ -113,8 +113,8 @@ func TestRevocation(t *testing.T) {
 	if len(ids) != 3 || !slices.Equal(api, numbers(10, 8)) || !slices.Equal(campaign, numbers(100, 4)) {
 		t.Errorf("ids %v, api %v, campaign %v", ids, api, campaign)
 	}
-	wantAttempts(t, w.recv.Requests("/revoke/3"), time.Second)
-	stored := w.waitStored(t, harness.Retry(w.topics.Revocation, "1s"), 4, 1, time.Second)[0]
+	wantAttempts(t, e.recv.Requests("/revoke/3"), time.Second)
+	stored := e.waitStored(t, harness.Retry(e.topics.Revocation, "1s"), 4, 1, time.Second)[0]
 	if string(stored.Value) != `{"user_id":4,"api_sms_ids":[7],"campaign_sms_ids":[]}` {
 		t.Errorf("batch in the retry topic: %s", stored.Value)
 	}
@@ -125,7 +125,7 @@ func TestRevocation(t *testing.T) {
 	}
 	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": harness.BatchIdentity(records[4], 0), "origin": harness.Position(records[4])})
 	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
-	if n := w.recv.Count("/revoke/5") + w.recv.Count("/revoke/8"); n != 0 {
+	if n := e.recv.Count("/revoke/5") + e.recv.Count("/revoke/8"); n != 0 {
 		t.Errorf("%d batches too many", n)
 	}
 	for fate, want := range map[string]float64{"batched": 8, "not_configured": 1, "retry": 1, "delivered": 1, "dead": 1} {
@@ -138,25 +138,25 @@ func TestRevocation(t *testing.T) {
 // TestRevocationTicks: a user's records all through some ticks make one batch per tick.
 func TestRevocationTicks(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	p := w.serve(t)
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	p := e.serve(t)
 	afterTick()
 	began := time.Now()
 	next := int64(0)
 	for time.Since(began) < 3*interval {
-		w.emit(t, w.revocation(1, []int64{next}, nil), w.revocation(2, nil, []int64{next}))
+		e.emit(t, e.revocation(1, []int64{next}, nil), e.revocation(2, nil, []int64{next}))
 		next++
 		harness.Pass(50 * time.Millisecond)
 	}
 	ended := time.Now()
-	last := w.recv.Count("")
-	harness.Eventually(t, 2*interval, func() bool { return w.recv.Count("") > last }, "the batch of the last tick")
+	last := e.recv.Count("")
+	harness.Eventually(t, 2*interval, func() bool { return e.recv.Count("") > last }, "the batch of the last tick")
 	p.WaitBalanced(t, float64(2*next), 2*interval)
 	for _, at := range []string{"/revoke/1", "/revoke/2"} {
 		var got []int64
 		batches := 0
-		for _, r := range w.recv.Requests(at) {
+		for _, r := range e.recv.Requests(at) {
 			b := batchOf(t, r)
 			got = append(append(got, b.API...), b.Campaign...)
 			batches++
@@ -177,33 +177,33 @@ func TestRevocationTicks(t *testing.T) {
 // is sent again has the same id and content.
 func TestRevocationCrash(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--kafka.session_timeout=2s")
+	e := newEnv(t, "--kafka.session_timeout=2s")
 	users := map[int64]harness.Webhook{}
 	for user := int64(1); user <= 8; user++ {
-		users[user] = w.all(user, "")
+		users[user] = e.all(user, "")
 	}
-	w.configure(t, users)
-	w.recv.On("/revoke/8", harness.Slow(400*time.Millisecond, 200))
-	p := w.serve(t)
+	e.configure(t, users)
+	e.recv.On("/revoke/8", harness.Slow(400*time.Millisecond, 200))
+	p := e.serve(t)
 	sent := int64(0)
 	for round := range 6 {
 		var records []*kgo.Record
 		for range 20 {
 			for user := range users {
-				records = append(records, w.revocation(user, []int64{sent}, []int64{sent}))
+				records = append(records, e.revocation(user, []int64{sent}, []int64{sent}))
 			}
 			sent++
 		}
-		w.emit(t, records...)
+		e.emit(t, records...)
 		now := time.Duration(time.Now().UnixNano())
 		// kill from 300 ms before the tick to 600 ms after it
 		harness.Pass(interval - now%interval + time.Duration(round*180-300)*time.Millisecond)
 		p.Kill()
-		p = w.serve(t)
+		p = e.serve(t)
 	}
 	harness.Eventually(t, 20*time.Second, func() bool {
 		for user := range users {
-			if len(seen(t, w, user)) < int(sent) {
+			if len(seen(t, e, user)) < int(sent) {
 				return false
 			}
 		}
@@ -213,7 +213,7 @@ func TestRevocationCrash(t *testing.T) {
 	t.Logf("settled by the last member: %v", m.Sum("smshooks_settled_total"))
 	bodies := map[string]string{}
 	again, differ := 0, 0
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		batchOf(t, r)
 		id := r.Header.Get("Webhook-Id")
 		if body, ok := bodies[id]; ok {
@@ -231,9 +231,9 @@ func TestRevocationCrash(t *testing.T) {
 }
 
 // seen gives the ids a user's endpoint was told of, each once.
-func seen(t testing.TB, w *env, user int64) map[int64]bool {
+func seen(t testing.TB, e *env, user int64) map[int64]bool {
 	ids := map[int64]bool{}
-	for _, r := range w.recv.Requests(fmt.Sprintf("/revoke/%d", user)) {
+	for _, r := range e.recv.Requests(fmt.Sprintf("/revoke/%d", user)) {
 		if r.End.IsZero() {
 			continue
 		}

@@ -16,9 +16,9 @@ import (
 func TestRightsTakenAway(t *testing.T) {
 	t.Parallel()
 	b := harness.GuardedKafka(t)
-	w := &env{topics: harness.TopicsFor(t), kafka: b.Broker, redis: harness.Redis(t)}
-	w.begin(t, nil)
-	n := w.topics
+	e := &env{topics: harness.TopicsFor(t), kafka: b.Broker, redis: harness.Redis(t)}
+	e.begin(t, nil)
+	n := e.topics
 	sources := []string{n.DLR, n.Click, n.Inbound, n.Revocation}
 	var delays []string
 	for _, source := range sources {
@@ -29,11 +29,11 @@ func TestRightsTakenAway(t *testing.T) {
 	b.Grant(t, append(sources, n.Keys), kadm.OpRead, kadm.OpDescribeConfigs)
 	b.Grant(t, append(delays, n.Config, n.DeadLetter), kadm.OpRead, kadm.OpWrite, kadm.OpDescribeConfigs)
 	b.GrantGroup(t, n.Group)
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
-	w.recv.On(path("dlr", 2), firstFails())
-	p := w.serve(t, b.Flags()...)
-	w.emit(t, w.dlr(1, 1))
-	w.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.recv.On(path("dlr", 2), firstFails())
+	p := e.serve(t, b.Flags()...)
+	e.emit(t, e.dlr(1, 1))
+	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
 
 	for _, c := range []struct {
 		topic string
@@ -43,18 +43,18 @@ func TestRightsTakenAway(t *testing.T) {
 		path  string
 		want  int
 	}{
-		{n.DLR + "-retry-1s", kadm.OpWrite, "lacks the Write right", w.dlr(2, 2), path("dlr", 2), 2},
-		{n.DLR, kadm.OpRead, "lacks the Read right", w.dlr(1, 3), path("dlr", 1), 2},
+		{n.DLR + "-retry-1s", kadm.OpWrite, "lacks the Write right", e.dlr(2, 2), path("dlr", 2), 2},
+		{n.DLR, kadm.OpRead, "lacks the Read right", e.dlr(1, 3), path("dlr", 1), 2},
 	} {
 		b.Deprive(t, []string{c.topic}, c.right)
 		harness.Eventually(t, 15*time.Second, func() bool {
 			return strings.Contains(readyz(p), "topics: topic "+c.topic+": this user "+c.says)
 		}, "/readyz names %s and its right", c.topic)
-		w.emit(t, c.emit)
+		e.emit(t, c.emit)
 		harness.Pass(6 * time.Second) // for it to fail more than once
 		b.Grant(t, []string{c.topic}, c.right)
 		p.WaitReady(t, 20*time.Second)
-		w.recv.WaitCount(t, c.path, c.want, 20*time.Second)
+		e.recv.WaitCount(t, c.path, c.want, 20*time.Second)
 	}
 	for _, line := range []string{"cannot fetch", "cannot store a record", `"not ready","check":"topics"`} {
 		if n := strings.Count(p.Log(), line); n > 2 {
@@ -67,24 +67,24 @@ func TestRightsTakenAway(t *testing.T) {
 // TestAddedPartitions adds partitions to a source under a running service: after topics ensure the retries of their
 // events are stored within half a minute, and before it there is no flood of lines.
 func TestAddedPartitions(t *testing.T) {
-	w := newEnv(t)
-	w.configure(t, map[int64]harness.Webhook{2: w.all(2, "")})
-	w.recv.On(path("dlr", 2), firstFails())
-	p := w.serve(t)
-	adm := kadm.NewClient(harness.Client(t, w.kafka.Addr))
-	if _, err := adm.UpdatePartitions(t.Context(), 2*partitions, w.topics.DLR); err != nil {
+	e := newEnv(t)
+	e.configure(t, map[int64]harness.Webhook{2: e.all(2, "")})
+	e.recv.On(path("dlr", 2), firstFails())
+	p := e.serve(t)
+	adm := kadm.NewClient(harness.Client(t, e.kafka.Addr))
+	if _, err := adm.UpdatePartitions(t.Context(), 2*partitions, e.topics.DLR); err != nil {
 		t.Fatal(err)
 	}
 	harness.Eventually(t, 20*time.Second, func() bool {
-		listed, err := adm.ListTopics(t.Context(), w.topics.DLR)
-		return err == nil && len(listed[w.topics.DLR].Partitions) == 2*partitions
+		listed, err := adm.ListTopics(t.Context(), e.topics.DLR)
+		return err == nil && len(listed[e.topics.DLR].Partitions) == 2*partitions
 	}, "the partitions are there")
 	const added = 2*partitions - 1
-	harness.Produce(t, w.kafka.Addr, w.topics.DLR, added, "2", harness.DLRValue(2, 1))
-	w.recv.WaitCount(t, path("dlr", 2), 1, noticed) // the group has found the partition; its retry has no place yet
-	w.ensure(t)
+	harness.Produce(t, e.kafka.Addr, e.topics.DLR, added, "2", harness.DLRValue(2, 1))
+	e.recv.WaitCount(t, path("dlr", 2), 1, noticed) // the group has found the partition; its retry has no place yet
+	e.ensure(t)
 	at := time.Now()
-	w.recv.WaitCount(t, path("dlr", 2), 2, noticed)
+	e.recv.WaitCount(t, path("dlr", 2), 2, noticed)
 	t.Logf("retried %v after topics ensure", time.Since(at).Round(time.Millisecond))
 	p.WaitBalanced(t, 2, 10*time.Second)
 	if n := strings.Count(p.Log(), "cannot store a record"); n != 1 {

@@ -17,32 +17,32 @@ import (
 // stranger might, which must show, then as the runbook says, and every event gets the attempts it is due, in time.
 func TestScheduleChange(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t, "--retry.schedule=7s,1s")
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, ""), 2: w.all(2, "")})
+	e := newEnv(t, "--retry.schedule=7s,1s")
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	// The third attempt of one event may come before the second of another.
-	w.recv.On("/dlr/1", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
+	e.recv.On("/dlr/1", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
 		if r.Header.Get("Webhook-Attempt") != "3" {
 			rw.WriteHeader(http.StatusInternalServerError)
 		}
 	})
-	w.recv.On("/revoke/2", harness.Codes(500, 200))
-	p := w.serve(t)
+	e.recv.On("/revoke/2", harness.Codes(500, 200))
+	p := e.serve(t)
 	for i := range int64(5) {
-		w.emit(t, w.dlr(1, i))
+		e.emit(t, e.dlr(1, i))
 	}
-	w.emit(t, w.revocation(2, numbers(1, 3), nil))
-	first := w.recv.WaitCount(t, "", 6, 10*time.Second)
-	old := harness.Retry(w.topics.DLR, "7s")
-	w.waitStored(t, old, 1, 5, 5*time.Second)
-	w.waitStored(t, harness.Retry(w.topics.Revocation, "7s"), 2, 1, 5*time.Second)
+	e.emit(t, e.revocation(2, numbers(1, 3), nil))
+	first := e.recv.WaitCount(t, "", 6, 10*time.Second)
+	old := harness.Retry(e.topics.DLR, "7s")
+	e.waitStored(t, old, 1, 5, 5*time.Second)
+	e.waitStored(t, harness.Retry(e.topics.Revocation, "7s"), 2, 1, 5*time.Second)
 	if code := p.Term(t); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
 
 	// the old delay is simply gone
-	w.flags[len(w.flags)-1] = "--retry.schedule=2s,1s"
-	w.ensure(t)
-	p = w.serve(t)
+	e.flags[len(e.flags)-1] = "--retry.schedule=2s,1s"
+	e.ensure(t)
+	p = e.serve(t)
 	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_unread_waiting_records") == 6 }, "6 records in orphaned delay topics")
 	if log := p.Log(); !strings.Contains(log, old) || !strings.Contains(log, "retry.drain=7s") {
 		t.Errorf("the log does not name %s and retry.drain=7s", old)
@@ -51,13 +51,13 @@ func TestScheduleChange(t *testing.T) {
 		t.Fatalf("exit code %d", code)
 	}
 
-	p = w.serve(t, "--retry.drain=7s")
-	w.recv.WaitCount(t, "/dlr/1", 15, 15*time.Second)
-	w.recv.WaitCount(t, "/revoke/2", 2, 5*time.Second)
+	p = e.serve(t, "--retry.drain=7s")
+	e.recv.WaitCount(t, "/dlr/1", 15, 15*time.Second)
+	e.recv.WaitCount(t, "/revoke/2", 2, 5*time.Second)
 	p.WaitBalanced(t, 6, 10*time.Second)
 	due := first[0].End.Add(7 * time.Second)
 	byID := map[string][]harness.Request{}
-	for _, r := range w.recv.Requests("/dlr/1") {
+	for _, r := range e.recv.Requests("/dlr/1") {
 		id := r.Header.Get("Webhook-Id")
 		byID[id] = append(byID[id], r)
 	}
@@ -86,10 +86,10 @@ func TestScheduleChange(t *testing.T) {
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	p = w.serve(t) // empty: the setting may go
+	p = e.serve(t) // empty: the setting may go
 	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Has("smshooks_unread_waiting_records") }, "a scrape")
-	w.emit(t, w.dlr(1, 99))
-	w.recv.WaitCount(t, "/dlr/1", 16, 5*time.Second)
+	e.emit(t, e.dlr(1, 99))
+	e.recv.WaitCount(t, "/dlr/1", 16, 5*time.Second)
 }
 
 // TestPartitionsGrow follows docs/upgrade.md: the source's partitions are raised while the service runs and events
@@ -97,48 +97,48 @@ func TestScheduleChange(t *testing.T) {
 func TestPartitionsGrow(t *testing.T) {
 	t.Parallel()
 	const users, more = 24, 2 * partitions
-	w := newEnv(t)
+	e := newEnv(t)
 	settings := map[int64]harness.Webhook{}
 	for user := int64(1); user <= users; user++ {
-		settings[user] = w.all(user, "")
-		w.recv.On(path("dlr", user), firstFails())
+		settings[user] = e.all(user, "")
+		e.recv.On(path("dlr", user), firstFails())
 	}
-	w.configure(t, settings)
-	p := w.serve(t)
+	e.configure(t, settings)
+	p := e.serve(t)
 	emit := func(sms int64) (partitionsUsed map[int32]bool) {
 		var load []*kgo.Record
 		for user := int64(1); user <= users; user++ {
-			load = append(load, w.dlr(user, sms))
+			load = append(load, e.dlr(user, sms))
 		}
 		partitionsUsed = map[int32]bool{}
-		for _, r := range w.emit(t, load...) {
+		for _, r := range e.emit(t, load...) {
 			partitionsUsed[r.Partition] = true
 		}
 		return partitionsUsed
 	}
 	emit(1)
-	if _, err := kadm.NewClient(harness.Client(t, w.kafka.Addr)).UpdatePartitions(t.Context(), more, w.topics.DLR); err != nil {
+	if _, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).UpdatePartitions(t.Context(), more, e.topics.DLR); err != nil {
 		t.Fatal(err)
 	}
 	harness.Eventually(t, 10*time.Second, func() bool {
-		_, _, code := harness.Run(t, w.options(), "topics", "check")
+		_, _, code := harness.Run(t, e.options(), "topics", "check")
 		return code == 1
 	}, "topics check objects to unequal counts")
-	w.ensure(t)
+	e.ensure(t)
 	harness.Eventually(t, 20*time.Second, func() bool { return len(emit(2)) == more }, "events in all %d partitions", more)
-	stored := len(harness.Consume(t, w.kafka.Addr, w.topics.DLR))
+	stored := len(harness.Consume(t, e.kafka.Addr, e.topics.DLR))
 	harness.Eventually(t, 60*time.Second, func() bool {
 		m := p.Metrics(t)
-		return has(m, "smshooks_group_lag_records", "topic", w.topics.DLR, "partition", strconv.Itoa(more-1)) &&
+		return has(m, "smshooks_group_lag_records", "topic", e.topics.DLR, "partition", strconv.Itoa(more-1)) &&
 			m.Sum("smshooks_group_lag_records") == 0 && m.Sum("smshooks_retry_waiting_records") == 0 && m.Sum("smshooks_settled_total", "fate", "delivered") >= float64(stored)
 	}, "the added partitions are read to their end")
 	attempts := map[string]int{}
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		attempts[r.Header.Get("Webhook-Id")]++
 	}
 	events := 0
 	for partition := range int32(more) {
-		for r := (&kgo.Record{Topic: w.topics.DLR, Partition: partition}); attempts[identity(r)] > 0; r.Offset++ {
+		for r := (&kgo.Record{Topic: e.topics.DLR, Partition: partition}); attempts[identity(r)] > 0; r.Offset++ {
 			if n := attempts[identity(r)]; n != 2 {
 				t.Errorf("%s: %d attempts, want 2", harness.Position(r), n)
 			}

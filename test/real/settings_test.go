@@ -37,21 +37,21 @@ type shownSettings struct {
 }
 
 // accounts gives users 1 to n four URLs, credentials, a key that this version does not know, and an API key each.
-func accounts(t testing.TB, w *env, n int) []account {
+func accounts(t testing.TB, e *env, n int) []account {
 	t.Helper()
 	var records []*kgo.Record
 	var all []account
 	for user := int64(1); user <= int64(n); user++ {
-		hooks := w.all(user, "u:p")
-		r := harness.WebhookRecord(t, w.topics.Config, user, hooks)
+		hooks := e.all(user, "u:p")
+		r := harness.WebhookRecord(t, e.topics.Config, user, hooks)
 		r.Value = []byte(strings.TrimSuffix(string(r.Value), "}") + `,"plan":{"n":[ 1.50,[] ],"big":9007199254740993}}`)
 		records = append(records, r)
 		// Keys are made as the CLI makes them: the topic has the hash.
 		key := fmt.Sprintf("smsh_test%d", user)
-		records = append(records, &kgo.Record{Topic: w.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(key)), Value: []byte(fmt.Sprintf(`{"user_id":%d}`, user))})
+		records = append(records, &kgo.Record{Topic: e.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(key)), Value: []byte(fmt.Sprintf(`{"user_id":%d}`, user))})
 		all = append(all, account{user, key})
 	}
-	harness.ProduceMany(t, w.kafka.Addr, records)
+	harness.ProduceMany(t, e.kafka.Addr, records)
 	return all
 }
 
@@ -92,13 +92,13 @@ func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shown
 
 // wantWhole reports whether the API answers what the user has, all of it, with dlr as the first URL. It fails on every
 // other answer but 503, or one with a former URL where an instance answers that may not have read the change yet.
-func wantWhole(t testing.TB, w *env, p *harness.Proc, a account, dlr string, form url.Values, former ...string) bool {
+func wantWhole(t testing.TB, e *env, p *harness.Proc, a account, dlr string, form url.Values, former ...string) bool {
 	t.Helper()
 	status, s := call(t, p, a, form)
 	if status == http.StatusServiceUnavailable {
 		return false
 	}
-	hooks := w.all(a.user, "")
+	hooks := e.all(a.user, "")
 	is := func(got *string, want string) bool { return got != nil && *got == want }
 	if status == http.StatusOK && s.DLR != nil && slices.Contains(former, *s.DLR) {
 		return false
@@ -111,15 +111,15 @@ func wantWhole(t testing.TB, w *env, p *harness.Proc, a account, dlr string, for
 }
 
 // wantDocument fails unless the newest document of a user in Kafka has dlr, all the rest, and the unknown key verbatim.
-func wantDocument(t testing.TB, w *env, a account, dlr string) {
+func wantDocument(t testing.TB, e *env, a account, dlr string) {
 	t.Helper()
 	var last string
-	for _, r := range harness.Consume(t, w.kafka.Addr, w.topics.Config) {
+	for _, r := range harness.Consume(t, e.kafka.Addr, e.topics.Config) {
 		if string(r.Key) == strconv.FormatInt(a.user, 10) {
 			last = string(r.Value)
 		}
 	}
-	hooks := w.all(a.user, "u:p")
+	hooks := e.all(a.user, "u:p")
 	want := fmt.Sprintf(`{"user_id":%d,"dlr_url":"%s","click_url":"%s","inbound_url":"%s","revoke_click_url":"%s","auth":"u:p","plan":{"n":[ 1.50,[] ],"big":9007199254740993}}`,
 		a.user, dlr, hooks.Click, hooks.Inbound, hooks.Revoke)
 	if last != want {
@@ -128,9 +128,9 @@ func wantDocument(t testing.TB, w *env, a account, dlr string) {
 }
 
 // rows finds the user's keys of this env in one server.
-func rows(t testing.TB, w *env, cl redis.Cmdable, a account) []string {
+func rows(t testing.TB, e *env, cl redis.Cmdable, a account) []string {
 	t.Helper()
-	found, err := cl.Keys(t.Context(), w.topics.KeyPrefix+"????????????????:user:"+strconv.FormatInt(a.user, 10)).Result()
+	found, err := cl.Keys(t.Context(), e.topics.KeyPrefix+"????????????????:user:"+strconv.FormatInt(a.user, 10)).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,13 +141,13 @@ func rows(t testing.TB, w *env, cl redis.Cmdable, a account) []string {
 // nothing, and they come back, also those that nobody asks for.
 func TestDeletedRedisKeys(t *testing.T) {
 	t.Parallel()
-	w := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
-	w.begin(t, nil)
-	all := accounts(t, w, 20)
-	p, q := w.serve(t), w.serve(t)
-	cl := w.redis.Client(t)
+	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
+	e.begin(t, nil)
+	all := accounts(t, e, 20)
+	p, q := e.serve(t), e.serve(t)
+	cl := e.redis.Client(t)
 	lose := func(a account) (n int) {
-		for _, name := range rows(t, w, cl, a) {
+		for _, name := range rows(t, e, cl, a) {
 			if err := cl.Del(t.Context(), name).Err(); err != nil {
 				t.Fatal(err)
 			}
@@ -161,21 +161,21 @@ func TestDeletedRedisKeys(t *testing.T) {
 		}
 	}
 	for i, a := range all[:10] {
-		dlr := w.all(a.user, "").DLR
+		dlr := e.all(a.user, "").DLR
 		served := []*harness.Proc{p, q}[i%2]
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, served, a, dlr, nil) }, "an answer for user %d", a.user)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, served, a, dlr, nil) }, "an answer for user %d", a.user)
 		lose(a)
 		changed := dlr + "?changed"
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
 		lose(a)
 		other := []*harness.Proc{q, p}[i%2]
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, other, a, changed, nil, dlr) }, "an answer of the other for user %d", a.user)
-		wantDocument(t, w, a, changed)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, other, a, changed, nil, dlr) }, "an answer of the other for user %d", a.user)
+		wantDocument(t, e, a, changed)
 	}
 	lost := time.Now()
 	harness.Eventually(t, 10*time.Second, func() bool {
 		for _, a := range all[10:] {
-			if len(rows(t, w, cl, a)) < 1 {
+			if len(rows(t, e, cl, a)) < 1 {
 				return false
 			}
 		}
@@ -183,9 +183,9 @@ func TestDeletedRedisKeys(t *testing.T) {
 	}, "the keys that nobody asked for are in Redis again")
 	t.Logf("repaired %v after the last look", time.Since(lost).Round(time.Millisecond))
 	for _, a := range all {
-		w.emit(t, w.dlr(a.user, a.user))
+		e.emit(t, e.dlr(a.user, a.user))
 	}
-	w.recv.WaitCount(t, "", len(all), 20*time.Second)
+	e.recv.WaitCount(t, "", len(all), 20*time.Second)
 	for _, member := range []*harness.Proc{p, q} {
 		if n := notConfigured(t, member); n != 0 {
 			t.Errorf("%v events not configured", n)
@@ -200,36 +200,36 @@ const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get
 // itself.
 func TestOldRedisSnapshot(t *testing.T) {
 	t.Parallel()
-	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
-	w.begin(t, []string{"--redis.username=app", "--redis.password=secret"})
-	all := accounts(t, w, 10)
-	p := w.serve(t)
-	cl := w.redis.Client(t)
+	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
+	e.begin(t, []string{"--redis.username=app", "--redis.password=secret"})
+	all := accounts(t, e, 10)
+	p := e.serve(t)
+	cl := e.redis.Client(t)
 	if err := cl.Do(t.Context(), "SAVE").Err(); err != nil {
 		t.Fatal(err)
 	}
-	changed := func(a account) string { return w.all(a.user, "").DLR + "?changed" }
+	changed := func(a account) string { return e.all(a.user, "").DLR + "?changed" }
 	for _, a := range all {
-		if !wantWhole(t, w, p, a, changed(a), url.Values{"dlr_url": {changed(a)}}) {
+		if !wantWhole(t, e, p, a, changed(a), url.Values{"dlr_url": {changed(a)}}) {
 			t.Fatal("refused with Redis running")
 		}
 	}
-	w.redis.Kill(t)
-	w.redis.Start(t)
-	if old := cl.HGet(t.Context(), rows(t, w, cl, all[9])[0], "d").Val(); strings.Contains(old, "?changed") {
+	e.redis.Kill(t)
+	e.redis.Start(t)
+	if old := cl.HGet(t.Context(), rows(t, e, cl, all[9])[0], "d").Val(); strings.Contains(old, "?changed") {
 		t.Log("the snapshot was repaired before the test could look at it")
 	}
 	for i, a := range all[:5] {
 		if i%2 == 0 {
-			harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, p, a, changed(a), nil) }, "an answer for user %d", a.user)
+			harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, p, a, changed(a), nil) }, "an answer for user %d", a.user)
 		}
 		again := changed(a) + "again"
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, p, a, again, url.Values{"dlr_url": {again}}) }, "a change for user %d", a.user)
-		wantDocument(t, w, a, again)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, p, a, again, url.Values{"dlr_url": {again}}) }, "a change for user %d", a.user)
+		wantDocument(t, e, a, again)
 	}
 	harness.Eventually(t, 10*time.Second, func() bool {
 		for _, a := range all[5:] {
-			if !strings.Contains(cl.HGet(t.Context(), rows(t, w, cl, a)[0], "d").Val(), changed(a)) {
+			if !strings.Contains(cl.HGet(t.Context(), rows(t, e, cl, a)[0], "d").Val(), changed(a)) {
 				return false
 			}
 		}
@@ -241,10 +241,10 @@ func TestOldRedisSnapshot(t *testing.T) {
 func TestRedisClusterNodeFlushed(t *testing.T) {
 	t.Parallel()
 	cluster := harness.OwnRedisCluster(t)
-	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: &cluster.RedisServer}
-	w.begin(t, nil)
-	all := accounts(t, w, 60)
-	p := w.serve(t)
+	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: &cluster.RedisServer}
+	e.begin(t, nil)
+	all := accounts(t, e, 60)
+	p := e.serve(t)
 	node := cluster.Nodes[0].Client(t)
 	before, err := node.DBSize(t.Context()).Result()
 	if err != nil || before < 20 {
@@ -252,40 +252,40 @@ func TestRedisClusterNodeFlushed(t *testing.T) {
 	}
 	mine := 0 // of the accounts
 	for _, a := range all {
-		mine += len(rows(t, w, node, a))
+		mine += len(rows(t, e, node, a))
 	}
 	if err := node.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
 	flushed := time.Now()
 	for i, a := range all {
-		dlr := w.all(a.user, "").DLR
+		dlr := e.all(a.user, "").DLR
 		if i%2 == 0 {
-			harness.Eventually(t, 5*time.Second, func() bool { return wantWhole(t, w, p, a, dlr, nil) }, "an answer for user %d", a.user)
+			harness.Eventually(t, 5*time.Second, func() bool { return wantWhole(t, e, p, a, dlr, nil) }, "an answer for user %d", a.user)
 			continue
 		}
 		changed := dlr + "?changed"
-		harness.Eventually(t, 5*time.Second, func() bool { return wantWhole(t, w, p, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
+		harness.Eventually(t, 5*time.Second, func() bool { return wantWhole(t, e, p, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
 	}
 	harness.Eventually(t, 5*time.Second-time.Since(flushed), func() bool {
 		n := 0
 		for _, a := range all {
-			n += len(rows(t, w, node, a))
+			n += len(rows(t, e, node, a))
 		}
 		return n >= mine
 	}, "all %d keys are on the node again", mine)
 	t.Logf("back after %v", time.Since(flushed).Round(time.Millisecond))
-	wantDocument(t, w, all[1], w.all(all[1].user, "").DLR+"?changed")
+	wantDocument(t, e, all[1], e.all(all[1].user, "").DLR+"?changed")
 }
 
 // TestEvictedSettings: Redis evicts whatever it likes, all the time.
 func TestEvictedSettings(t *testing.T) {
 	t.Parallel()
-	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
-	w.begin(t, nil)
-	all := accounts(t, w, 100)
-	p, q := w.serve(t), w.serve(t)
-	cl := w.redis.Client(t)
+	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
+	e.begin(t, nil)
+	all := accounts(t, e, 100)
+	p, q := e.serve(t), e.serve(t)
+	cl := e.redis.Client(t)
 	evicting, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -305,32 +305,32 @@ func TestEvictedSettings(t *testing.T) {
 		if i%2 == 1 {
 			served, other = q, p
 		}
-		changed := w.all(a.user, "").DLR + "?changed"
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, w, other, a, changed, nil, w.all(a.user, "").DLR) }, "an answer for user %d", a.user)
+		changed := e.all(a.user, "").DLR + "?changed"
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, other, a, changed, nil, e.all(a.user, "").DLR) }, "an answer for user %d", a.user)
 	}
 	for _, a := range all {
-		w.emit(t, w.dlr(a.user, a.user))
+		e.emit(t, e.dlr(a.user, a.user))
 	}
-	w.recv.WaitCount(t, "", len(all), 20*time.Second)
+	e.recv.WaitCount(t, "", len(all), 20*time.Second)
 	if n := notConfigured(t, p) + notConfigured(t, q); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
-	wantDocument(t, w, all[0], w.all(all[0].user, "").DLR+"?changed")
+	wantDocument(t, e, all[0], e.all(all[0].user, "").DLR+"?changed")
 }
 
 // TestGoneWhileStopped: what Redis holds of a user and a key that the topics do not hold (their tombstones were
 // compacted away) is gone before the first event is sent.
 func TestGoneWhileStopped(t *testing.T) {
 	t.Parallel()
-	w := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
-	w.begin(t, nil)
-	a := accounts(t, w, 1)[0]
-	p := w.serve(t)
-	cl := w.redis.Client(t)
+	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
+	e.begin(t, nil)
+	a := accounts(t, e, 1)[0]
+	p := e.serve(t)
+	cl := e.redis.Client(t)
 	p.Term(t)
 	gone := account{777, "smsh_gone"}
-	for _, name := range rows(t, w, cl, a) {
+	for _, name := range rows(t, e, cl, a) {
 		fields := cl.HGetAll(t.Context(), name).Val()
 		fields["d"] = strings.Replace(strings.Replace(fields["d"], `"user_id":1,`, `"user_id":777,`, 1), "/dlr/1", "/dlr/777", 1)
 		err := cl.HSet(t.Context(), name[:strings.LastIndex(name, ":")+1]+"777", fields).Err()
@@ -339,20 +339,20 @@ func TestGoneWhileStopped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(rows(t, w, cl, gone)); n != 1 {
+	if n := len(rows(t, e, cl, gone)); n != 1 {
 		t.Fatalf("%d keys of the user are in Redis, want 1", n)
 	}
-	w.emit(t, w.dlr(gone.user, 1), w.dlr(a.user, 2))
-	p = w.serve(t)
-	if n := len(rows(t, w, cl, gone)); n != 0 {
+	e.emit(t, e.dlr(gone.user, 1), e.dlr(a.user, 2))
+	p = e.serve(t)
+	if n := len(rows(t, e, cl, gone)); n != 0 {
 		t.Errorf("%d keys of the user are still in Redis", n)
 	}
 	if status, _ := call(t, p, gone, nil); status != http.StatusUnauthorized {
 		t.Errorf("a key that its topic does not hold is answered %d", status)
 	}
-	w.recv.WaitCount(t, path("dlr", a.user), 1, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", a.user), 1, 20*time.Second)
 	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of the removed user is not configured")
-	if n := w.recv.Count(path("dlr", gone.user)); n != 0 {
+	if n := e.recv.Count(path("dlr", gone.user)); n != 0 {
 		t.Errorf("%d requests for a user who was removed", n)
 	}
 }
@@ -360,23 +360,23 @@ func TestGoneWhileStopped(t *testing.T) {
 // TestRecreatedConfigTopic deletes the topics of settings and keys under a running service.
 func TestRecreatedConfigTopic(t *testing.T) {
 	t.Parallel()
-	w := newEnv(t)
-	all := accounts(t, w, 3)
-	p := w.serve(t)
+	e := newEnv(t)
+	all := accounts(t, e, 3)
+	p := e.serve(t)
 	for range 5 { // offsets that the new topic does not reach
-		w.configure(t, map[int64]harness.Webhook{1: w.all(1, "u:p")})
+		e.configure(t, map[int64]harness.Webhook{1: e.all(1, "u:p")})
 	}
-	deleteTopics(t, w, w.topics.Config, w.topics.Keys)
+	deleteTopics(t, e, e.topics.Config, e.topics.Keys)
 	harness.Eventually(t, noticed, func() bool {
 		status, text := p.Readyz()
-		return status == http.StatusServiceUnavailable && strings.Contains(text, w.topics.Config) && strings.Contains(text, w.topics.Keys)
+		return status == http.StatusServiceUnavailable && strings.Contains(text, e.topics.Config) && strings.Contains(text, e.topics.Keys)
 	}, "/readyz names the topics that are gone")
-	w.ensure(t)
+	e.ensure(t)
 	created := time.Now()
-	hooks := w.all(1, "")
+	hooks := e.all(1, "")
 	hooks.DLR += "/new"
-	w.configure(t, map[int64]harness.Webhook{1: hooks})
-	harness.ProduceMany(t, w.kafka.Addr, []*kgo.Record{{Topic: w.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(all[0].key)), Value: []byte(`{"user_id":1}`)}})
+	e.configure(t, map[int64]harness.Webhook{1: hooks})
+	harness.ProduceMany(t, e.kafka.Addr, []*kgo.Record{{Topic: e.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(all[0].key)), Value: []byte(`{"user_id":1}`)}})
 	harness.Eventually(t, noticed, func() bool {
 		status, s := call(t, p, all[0], nil)
 		return status == http.StatusOK && s.DLR != nil && *s.DLR == hooks.DLR && p.Ready()
@@ -388,8 +388,8 @@ func TestRecreatedConfigTopic(t *testing.T) {
 	if status, s := call(t, p, all[0], url.Values{"click_url": {hooks.Click + "/new"}}); status != http.StatusOK || s.DLR == nil || *s.DLR != hooks.DLR {
 		t.Errorf("a change in the new topic is answered %d", status)
 	}
-	w.emit(t, w.dlr(1, 1), w.dlr(2, 2))
-	w.recv.WaitCount(t, path("dlr", 1)+"/new", 1, 20*time.Second)
+	e.emit(t, e.dlr(1, 1), e.dlr(2, 2))
+	e.recv.WaitCount(t, path("dlr", 1)+"/new", 1, 20*time.Second)
 	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of a user whom the new topic does not hold is not configured")
 }
 

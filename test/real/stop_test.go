@@ -44,12 +44,12 @@ func readyz(p *harness.Proc) string {
 // and a stop does not wait for it.
 func TestStopWhileJoining(t *testing.T) {
 	const grace = 5 * time.Second
-	w := newEnv(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
-	w.serve(t).Kill()
-	p := harness.Start(t, w.options())
+	e := newEnv(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
+	e.serve(t).Kill()
+	p := harness.Start(t, e.options())
 	const line = "waiting for members of the group that do not answer"
 	harness.Eventually(t, 20*time.Second, func() bool { return strings.Contains(p.Log(), line) }, "the log says what the start waits for")
-	if text := readyz(p); !strings.Contains(text, "group: waiting for members of group "+w.topics.Group) || !strings.Contains(text, "at most 2") {
+	if text := readyz(p); !strings.Contains(text, "group: waiting for members of group "+e.topics.Group) || !strings.Contains(text, "at most 2") {
 		t.Errorf("/readyz says %q, want who is waited for and how long at most", text)
 	}
 	if n := strings.Count(p.Log(), line); n != 1 {
@@ -64,7 +64,7 @@ func TestStopWhileJoining(t *testing.T) {
 // TestStopAtStart stops the service while each of the things that a start needs is missing.
 func TestStopAtStart(t *testing.T) {
 	const grace = 3 * time.Second
-	w := newEnv(t, "--shutdown.grace="+grace.String())
+	e := newEnv(t, "--shutdown.grace="+grace.String())
 	silent := silentServer(t)
 	for name, flags := range map[string][]string{
 		"no Kafka":     {"--kafka.brokers=" + harness.FreeAddr(t)},
@@ -74,7 +74,7 @@ func TestStopAtStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := harness.Start(t, w.options(flags...))
+			p := harness.Start(t, e.options(flags...))
 			harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
 			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(readyz(p), "config: ") }, "the settings are not loaded")
 			stopInTime(t, p, grace)
@@ -92,13 +92,13 @@ func TestStopWithoutKafka(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := ownEnv(t, true, false, "--shutdown.grace="+grace.String())
-			w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-			w.recv.On(path("dlr", 1), harness.Slow(2*time.Second, 500))
-			p := w.serve(t)
-			w.emit(t, w.dlr(1, 1), w.dlr(1, 2))
-			w.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
-			away(t, w.kafka)
+			e := ownEnv(t, true, false, "--shutdown.grace="+grace.String())
+			e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+			e.recv.On(path("dlr", 1), harness.Slow(2*time.Second, 500))
+			p := e.serve(t)
+			e.emit(t, e.dlr(1, 1), e.dlr(1, 2))
+			e.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
+			away(t, e.kafka)
 			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(p.Log(), "attempt failed") }, "an attempt failed")
 			stopInTime(t, p, grace)
 		})
@@ -127,14 +127,14 @@ func silentServer(t *testing.T) string {
 
 // TestFenced starts a second process under the kafka.instance_id of the first, which ends at once and says why.
 func TestFenced(t *testing.T) {
-	w := newEnv(t, "--kafka.instance_id=one")
-	w.configure(t, map[int64]harness.Webhook{1: w.all(1, "")})
-	o := w.options()
+	e := newEnv(t, "--kafka.instance_id=one")
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+	o := e.options()
 	o.Binary = harness.BinaryOf(t, "first")
 	first := harness.StartReady(t, o)
-	l := startLoad(t, w, 1, 20*time.Millisecond)
-	w.recv.WaitCount(t, "", 20, 20*time.Second)
-	second := harness.Start(t, w.options())
+	l := startLoad(t, e, 1, 20*time.Millisecond)
+	e.recv.WaitCount(t, "", 20, 20*time.Second)
+	second := harness.Start(t, e.options())
 	if code := first.Wait(t, 20*time.Second); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
@@ -145,9 +145,9 @@ func TestFenced(t *testing.T) {
 	second.WaitReady(t, 30*time.Second)
 	events := l.end()
 	second.WaitBalanced(t, 1, 30*time.Second)
-	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(w)) >= len(events) }, "all %d events are received", len(events))
+	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events are received", len(events))
 	seen, last := map[string]bool{}, time.Time{}
-	for _, r := range w.recv.Requests("") {
+	for _, r := range e.recv.Requests("") {
 		seen[r.Header.Get("Webhook-Id")] = true
 		if r.Header.Get("User-Agent") == "smshooks/first" {
 			last = r.Start
@@ -157,7 +157,7 @@ func TestFenced(t *testing.T) {
 		t.Errorf("%d of %d events were received", len(seen), len(events))
 	}
 	refused := refusedAt(t, first.Log())
-	t.Logf("%d events, %d requests; refused %v and last attempt %v before the process ended", len(events), w.recv.Count(""), ended.Sub(refused), ended.Sub(last))
+	t.Logf("%d events, %d requests; refused %v and last attempt %v before the process ended", len(events), e.recv.Count(""), ended.Sub(refused), ended.Sub(last))
 	if last.Sub(refused) > 200*time.Millisecond+harness.Slack(refused) {
 		t.Errorf("an attempt started %v after the group had refused the member", last.Sub(refused))
 	}

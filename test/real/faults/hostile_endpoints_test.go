@@ -41,12 +41,12 @@ func TestHostileEndpoints(t *testing.T) {
 	inTurn(t)
 	const firstVice, timeout = 1001, time.Second
 	healthyUsers, rate, each := int64(100), pick(200, 500), pick(4, 30)
-	v := newFaultyServer()
-	v.addr = v.listen(t, outside+":0")
+	f := newFaultyServer()
+	f.addr = f.listen(t, outside+":0")
 	dir := t.TempDir()
-	faults := append(v.faults(), secureFaults(t, v, filepath.Join(dir, "ca.pem"))...)
+	faults := append(f.faults(), secureFaults(t, f, filepath.Join(dir, "ca.pem"))...)
 	faults = append(faults, silentFaults(t)...)
-	byName, wrapper := namedFaults(t, v, dir)
+	byName, wrapper := namedFaults(t, f, dir)
 	faults = append(faults, byName...)
 
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 1,
@@ -54,7 +54,7 @@ func TestHostileEndpoints(t *testing.T) {
 	rec := newCase(t, "7", "hostile endpoints beside healthy ones", fmt.Sprintf("%d faults × %d events, %s", len(faults), each, loadRate(rate, pick(10*time.Second, time.Minute))))
 	rec.did("%d users' endpoints hang, drip, flood, cut, lie, smuggle, redirect, have wrong certificates or names (%d by DNS); %d healthy users share their host",
 		len(faults), len(byName), healthyUsers)
-	s.configureFaults(t, v, faults, firstVice, healthyUsers)
+	s.configureFaults(t, f, faults, firstVice, healthyUsers)
 	o := s.options()
 	o.Binary = wrapper
 	o.Env = append(o.Env, "SSL_CERT_FILE="+filepath.Join(dir, "ca.pem"), "SSL_CERT_DIR="+dir)
@@ -70,7 +70,7 @@ func TestHostileEndpoints(t *testing.T) {
 	}
 	harness.ProduceMany(t, s.brokers, bad)
 	good, most := s.healthyLoad(t, p, healthyUsers, rate, pick(10*time.Second, time.Minute))
-	b := s.waitFaults(t, v, faults, firstVice, bad, good, pick(90*time.Second, 4*time.Minute))
+	b := s.waitFaults(t, f, faults, firstVice, bad, good, pick(90*time.Second, 4*time.Minute))
 	wantDurations(t, p, len(faults), firstVice, timeout, began)
 	p.WaitBalanced(t, float64(len(bad)+len(good)), 20*time.Second)
 	waitRequestsEnd(t, p, before)
@@ -83,7 +83,7 @@ func TestHostileEndpoints(t *testing.T) {
 		t.Errorf("healthy events: p50 %v, p99 %v from Kafka to the request", p50, p99)
 	}
 	rec.note("healthy events: p50 %v, p99 %v from Kafka to the request", p50.Round(100*time.Microsecond), p99.Round(100*time.Microsecond))
-	rec.note("at most %.0f MiB resident; %.0f MiB of floods were taken", most/(1<<20), float64(v.flooded.Load())/(1<<20))
+	rec.note("at most %.0f MiB resident; %.0f MiB of floods were taken", most/(1<<20), float64(f.flooded.Load())/(1<<20))
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = len(bad)+len(good), b.delivered, b.dead, b.missing
 		r.Duplicates, r.Unexplained, r.Beyond, r.Early = b.again, b.again, b.beyond, b.early
@@ -109,7 +109,7 @@ func waitRequestsEnd(t *testing.T, p *harness.Proc, before harness.Metrics) {
 }
 
 // secureFaults are TLS peers that are not to be trusted, and one that is, by the authority written to file.
-func secureFaults(t *testing.T, v *faultyServer, file string) []fault {
+func secureFaults(t *testing.T, f *faultyServer, file string) []fault {
 	t.Helper()
 	authority, err := certs.New()
 	if err != nil {
@@ -120,22 +120,22 @@ func secureFaults(t *testing.T, v *faultyServer, file string) []fault {
 	}
 	there := func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP(outside)} }
 	at := func(cert tls.Certificate, alpn ...string) string {
-		return "https://" + v.listenTLS(t, outside+":0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: alpn})
+		return "https://" + f.listenTLS(t, outside+":0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: alpn})
 	}
-	v.answers["/h2"] = sayAndClose("\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64")
+	f.answers["/h2"] = sayAndClose("\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64")
 	return []fault{
 		{"good TLS", at(authority.Issue(t, there)) + "/tls", ""},
 		{"an expired certificate", at(authority.Issue(t, func(c *x509.Certificate) { there(c); c.NotAfter = time.Now().Add(-time.Minute) })) + "/tls", "tls"},
 		{"a self-signed certificate", at(certs.SelfSigned(t, there)) + "/tls", "tls"},
 		{"a certificate of another host", at(authority.Issue(t, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{"other.example"}, nil })) + "/tls", "tls"},
 		{"HTTP/2 only", at(authority.Issue(t, there), "h2") + "/h2", "*"},
-		{"a reply too many in TLS", at(authority.Issue(t, there)) + smuggler(v), "http 418"},
-		{"plain HTTP on a TLS port", "https://" + v.addr + "/tls", "connection reset"},
+		{"a reply too many in TLS", at(authority.Issue(t, there)) + smuggler(f), "http 418"},
+		{"plain HTTP on a TLS port", "https://" + f.addr + "/tls", "connection reset"},
 	}
 }
 
-func smuggler(v *faultyServer) string {
-	v.answers["/smuggle"] = say("HTTP/1.1 418 Mine\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n")
+func smuggler(f *faultyServer) string {
+	f.answers["/smuggle"] = say("HTTP/1.1 418 Mine\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n")
 	return "/smuggle"
 }
 
@@ -164,7 +164,7 @@ func silentFaults(t *testing.T) []fault {
 
 // namedFaults are names in a DNS of the test's own. The program asks the one in /etc/resolv.conf, so it runs in a mount
 // namespace with another such file, by way of the binary returned. Without root there are no such faults.
-func namedFaults(t *testing.T, v *faultyServer, dir string) (faults []fault, binary string) {
+func namedFaults(t *testing.T, f *faultyServer, dir string) (faults []fault, binary string) {
 	t.Helper()
 	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
 		if os.Getuid() == 0 || os.Getenv("CI") != "" {
@@ -175,7 +175,7 @@ func namedFaults(t *testing.T, v *faultyServer, dir string) (faults []fault, bin
 	}
 	const nameserver = "127.0.0.99"
 	dns := names.Serve(t, nameserver+":53")
-	_, port, _ := net.SplitHostPort(v.addr)
+	_, port, _ := net.SplitHostPort(f.addr)
 	late := func(d time.Duration) names.Answer {
 		return func(int) names.Reply {
 			return names.Reply{Addresses: []netip.Addr{netip.MustParseAddr(outside)}, After: d}
@@ -189,7 +189,7 @@ func namedFaults(t *testing.T, v *faultyServer, dir string) (faults []fault, bin
 	dns.On("within.example", names.Always(within))
 	dns.On("both.example", names.Always(deaf, within))
 	dns.On("flips.example", names.Turns(outside, within))
-	v.answers["/flip"] = sayAndClose("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+	f.answers["/flip"] = sayAndClose("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
 	resolv, wrapper := filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "smshooks")
 	script := fmt.Sprintf("#!/bin/sh\nexec unshare --mount sh -c 'mount --bind %s /etc/resolv.conf && exec \"$@\"' sh %s \"$@\"\n", resolv, harness.Binary(t))
 	for file, text := range map[string]string{resolv: "nameserver " + nameserver + "\n", wrapper: script} {
@@ -226,7 +226,7 @@ func namedFaults(t *testing.T, v *faultyServer, dir string) (faults []fault, bin
 func apiKey(user int64) string { return fmt.Sprintf("key-of-user-%d", user) }
 
 // configureFaults creates a user and a key for each fault, and configures the healthy users.
-func (s *env) configureFaults(t *testing.T, v *faultyServer, faults []fault, first, healthy int64) {
+func (s *env) configureFaults(t *testing.T, f *faultyServer, faults []fault, first, healthy int64) {
 	t.Helper()
 	var records []*kgo.Record
 	for i, b := range faults {
@@ -239,7 +239,7 @@ func (s *env) configureFaults(t *testing.T, v *faultyServer, faults []fault, fir
 		records = append(records, key)
 	}
 	for user := int64(1); user <= healthy; user++ {
-		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/healthy/%d", v.addr, user)}))
+		records = append(records, harness.WebhookRecord(t, s.topics.Config, user, harness.Webhook{DLR: fmt.Sprintf("http://%s/healthy/%d", f.addr, user)}))
 	}
 	harness.ProduceMany(t, s.brokers, records)
 }
@@ -280,7 +280,7 @@ type faultLedger struct {
 }
 
 // waitFaults waits for the fate of every event and compares it with the one its fault calls for.
-func (s *env) waitFaults(t *testing.T, v *faultyServer, faults []fault, first int64, bad, good []*kgo.Record, timeout time.Duration) faultLedger {
+func (s *env) waitFaults(t *testing.T, f *faultyServer, faults []fault, first int64, bad, good []*kgo.Record, timeout time.Duration) faultLedger {
 	t.Helper()
 	wants := func(r *kgo.Record) fault {
 		user, _ := strconv.ParseInt(string(r.Key), 10, 64)
@@ -293,12 +293,12 @@ func (s *env) waitFaults(t *testing.T, v *faultyServer, faults []fault, first in
 			dead[harness.Header(r, "smshooks-id")] = r
 		}
 		for _, r := range bad {
-			if dead[identity(r)] == nil && (wants(r).failure != "" || len(v.hits(identity(r))) == 0) {
+			if dead[identity(r)] == nil && (wants(r).failure != "" || len(f.hits(identity(r))) == 0) {
 				n++
 			}
 		}
 		for _, r := range good {
-			if len(v.hits(identity(r))) == 0 {
+			if len(f.hits(identity(r))) == 0 {
 				n++
 			}
 		}
@@ -310,7 +310,7 @@ func (s *env) waitFaults(t *testing.T, v *faultyServer, faults []fault, first in
 	b.missing = open()
 	for _, r := range bad {
 		d, want := dead[identity(r)], wants(r)
-		b.repeats(t, v.hits(identity(r)))
+		b.repeats(t, f.hits(identity(r)))
 		switch got := ""; {
 		case d == nil && want.failure == "":
 			b.delivered++
@@ -326,7 +326,7 @@ func (s *env) waitFaults(t *testing.T, v *faultyServer, faults []fault, first in
 		}
 	}
 	for _, r := range good {
-		hits := v.hits(identity(r))
+		hits := f.hits(identity(r))
 		b.repeats(t, hits)
 		if len(hits) == 0 {
 			t.Errorf("healthy event %s is missing", identity(r))

@@ -40,17 +40,17 @@ func newFaultyServer() *faultyServer {
 	return &faultyServer{answers: map[string]func(net.Conn, int) bool{}, silent: map[string]bool{}, requests: map[string][]faultyServerHit{}}
 }
 
-func (v *faultyServer) listen(t testing.TB, address string) string {
+func (f *faultyServer) listen(t testing.TB, address string) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.serve(t, l)
+	f.serve(t, l)
 	return l.Addr().String()
 }
 
-func (v *faultyServer) serve(t testing.TB, l net.Listener) {
+func (f *faultyServer) serve(t testing.TB, l net.Listener) {
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -58,23 +58,23 @@ func (v *faultyServer) serve(t testing.TB, l net.Listener) {
 			if err != nil {
 				return
 			}
-			go v.talk(c)
+			go f.talk(c)
 		}
 	}()
 }
 
 // listenTLS is listen behind TLS.
-func (v *faultyServer) listenTLS(t testing.TB, address string, cfg *tls.Config) string {
+func (f *faultyServer) listenTLS(t testing.TB, address string, cfg *tls.Config) string {
 	t.Helper()
 	l, err := tls.Listen("tcp4", address, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.serve(t, l)
+	f.serve(t, l)
 	return l.Addr().String()
 }
 
-func (v *faultyServer) talk(c net.Conn) {
+func (f *faultyServer) talk(c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReader(c)
 	for kept := false; ; kept = true {
@@ -87,10 +87,10 @@ func (v *faultyServer) talk(c net.Conn) {
 		}
 		attempt, _ := strconv.Atoi(req.Header.Get("Webhook-Attempt"))
 		id := req.Header.Get("Webhook-Id")
-		v.mu.Lock()
-		v.requests[id] = append(v.requests[id], faultyServerHit{req.URL.Path, attempt, time.Now(), kept, v.silent[req.URL.Path]})
-		v.mu.Unlock()
-		answer := v.answers[req.URL.Path]
+		f.mu.Lock()
+		f.requests[id] = append(f.requests[id], faultyServerHit{req.URL.Path, attempt, time.Now(), kept, f.silent[req.URL.Path]})
+		f.mu.Unlock()
+		answer := f.answers[req.URL.Path]
 		if answer == nil {
 			answer = say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
@@ -101,10 +101,10 @@ func (v *faultyServer) talk(c net.Conn) {
 }
 
 // hits gives the requests of an identity.
-func (v *faultyServer) hits(id string) []faultyServerHit {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return append([]faultyServerHit(nil), v.requests[id]...)
+func (f *faultyServer) hits(id string) []faultyServerHit {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]faultyServerHit(nil), f.requests[id]...)
 }
 
 func say(text string) func(net.Conn, int) bool {
@@ -149,13 +149,13 @@ func drip(first, text string, d time.Duration) func(net.Conn, int) bool {
 }
 
 // flood says first, then piece until 10 GB are said or the peer is gone.
-func (v *faultyServer) flood(first, piece string) func(net.Conn, int) bool {
+func (f *faultyServer) flood(first, piece string) func(net.Conn, int) bool {
 	block := []byte(strings.Repeat(piece, 1+(64<<10)/len(piece)))
 	return func(c net.Conn, _ int) bool {
 		_, _ = io.WriteString(c, first)
 		for sent := 0; sent < 10<<30; sent += len(block) {
 			n, err := c.Write(block)
-			v.flooded.Add(int64(n))
+			f.flooded.Add(int64(n))
 			if err != nil {
 				return false
 			}
@@ -172,23 +172,23 @@ type fault struct {
 }
 
 // faults are those of plain connections at v's address.
-func (v *faultyServer) faults() []fault {
+func (f *faultyServer) faults() []fault {
 	const ok = "HTTP/1.1 200 OK\r\n"
 	var all []fault
 	add := func(name, failure string, answer func(net.Conn, int) bool) {
-		path := "/fault/" + strconv.Itoa(len(v.answers))
-		v.answers[path] = answer
-		v.silent[path] = strings.HasSuffix(name, "without a word")
-		all = append(all, fault{name, "http://" + v.addr + path, failure})
+		path := "/fault/" + strconv.Itoa(len(f.answers))
+		f.answers[path] = answer
+		f.silent[path] = strings.HasSuffix(name, "without a word")
+		all = append(all, fault{name, "http://" + f.addr + path, failure})
 	}
 	add("hangs before its reply", "timeout", sayAndHang(""))
 	add("hangs after headers", "timeout", sayAndHang(ok+"Content-Length: 5\r\n\r\n"))
 	add("hangs after an error's headers", "http 500", sayAndHang("HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\n"))
 	add("drips a body", "timeout", drip(ok+"Content-Length: 100000\r\n\r\n", ".", pick(100*time.Millisecond, time.Second)))
 	add("drips headers", "timeout", drip(ok, "X-Drip: 1\r\n", pick(100*time.Millisecond, time.Second)))
-	add("10 GB of success", "", v.flood(ok+"Content-Length: 10737418240\r\n\r\n", strings.Repeat("x", 1000)))
-	add("10 GB of failure", "http 502", v.flood("HTTP/1.1 502 No\r\nContent-Length: 10737418240\r\n\r\n", strings.Repeat("x", 1000)))
-	add("10 GB in chunks", "", v.flood(ok+"Transfer-Encoding: chunked\r\n\r\n", "400\r\n"+strings.Repeat("x", 1024)+"\r\n"))
+	add("10 GB of success", "", f.flood(ok+"Content-Length: 10737418240\r\n\r\n", strings.Repeat("x", 1000)))
+	add("10 GB of failure", "http 502", f.flood("HTTP/1.1 502 No\r\nContent-Length: 10737418240\r\n\r\n", strings.Repeat("x", 1000)))
+	add("10 GB in chunks", "", f.flood(ok+"Transfer-Encoding: chunked\r\n\r\n", "400\r\n"+strings.Repeat("x", 1024)+"\r\n"))
 	add("1 MB of headers", "*", say(ok+strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 1000)+"Content-Length: 0\r\n\r\n"))
 	add("a header of 1 MB", "*", say(ok+"X: "+strings.Repeat("y", 1<<20)+"\r\nContent-Length: 0\r\n\r\n"))
 	add("closes in the middle of a body", "connection reset", sayAndClose(ok+"Content-Length: 100\r\n\r\nok"))
@@ -198,13 +198,13 @@ func (v *faultyServer) faults() []fault {
 	for _, line := range []string{"garbage", "HTTP/1.1 OK", "HTTP/1.1 2000 OK", "SSH-2.0-OpenSSH_9.9", "\x00\x00\x12\x04\x00"} {
 		add(fmt.Sprintf("status line %q", line), "*", sayAndClose(line+"\r\n\r\n"))
 	}
-	add("1xx without end", "*", v.flood("", "HTTP/1.1 100 Continue\r\n\r\n"))
+	add("1xx without end", "*", f.flood("", "HTTP/1.1 100 Continue\r\n\r\n"))
 	add("drips 103", "timeout", drip("", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 20*time.Millisecond))
 	add("Content-Length too large", "connection reset", sayAndClose(ok+"Content-Length: 3\r\n\r\nok"))
 	add("Content-Length too small", "", say(ok+"Content-Length: 1\r\n\r\nok"))
 	add("two Content-Lengths", "*", sayAndClose(ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nok"))
 	add("a negative Content-Length", "*", sayAndClose(ok+"Content-Length: -2\r\n\r\nok"))
-	itself := "/fault/" + strconv.Itoa(len(v.answers))
+	itself := "/fault/" + strconv.Itoa(len(f.answers))
 	add("redirects to itself", "http 302", say("HTTP/1.1 302 Found\r\nLocation: "+itself+"\r\nContent-Length: 0\r\n\r\n"))
 	add("redirects to metadata", "http 307", say("HTTP/1.1 307 Moved\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"))
 	bomb := gzipBomb()
