@@ -21,7 +21,7 @@ type told struct{ attempts []event.Attempt }
 func (f *told) Attempt(a event.Attempt)  { f.attempts = append(f.attempts, a) }
 func (f *told) End(*event.Event, string) {}
 
-// An event that is followed has its attempts told, and the customer is told nothing of it.
+// The attempts of a sampled event are recorded as spans; the customer's request has no trace headers.
 func TestAttemptIsTold(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		sent := make(chan http.Header, 2) // both requests run at once

@@ -70,7 +70,7 @@ func TestLogLinesLostAreCounted(t *testing.T) {
 	}
 }
 
-// The level is told and changed over HTTP, at once for loggers that are in use.
+// The level can be read and changed over HTTP. A change applies at once to loggers that are in use.
 func TestLogLevelChanges(t *testing.T) {
 	out, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {

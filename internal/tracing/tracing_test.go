@@ -177,7 +177,7 @@ func TestSampling(t *testing.T) {
 	}
 }
 
-// A collector that is away holds nobody up, and is told of once.
+// An unreachable collector delays nothing and is logged once.
 func TestCollectorAway(t *testing.T) {
 	core, lines := observer.New(zap.InfoLevel)
 	tracer, err := New(t.Context(), Config{Endpoint: "http://127.0.0.1:1", Sample: 1}, zap.New(core))

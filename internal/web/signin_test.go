@@ -153,7 +153,7 @@ func TestSignOut(t *testing.T) {
 	want(t, b.get(""), http.StatusUnauthorized)
 }
 
-// TestSignOutAway: a user who cannot be signed out everywhere is told so, and stays signed in in the browser.
+// TestSignOutAway: a user who cannot be signed out everywhere sees an error and stays signed in in the browser.
 func TestSignOutAway(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)

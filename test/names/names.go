@@ -1,4 +1,4 @@
-// Package names is a DNS server for tests: it answers as it is told, late, differently each time, or not at all.
+// Package names is a DNS server for tests. It can answer late, differently each time, or not at all.
 package names
 
 import (

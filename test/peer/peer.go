@@ -1,4 +1,4 @@
-// Package peer is a web server for tests that says exactly what it is told to, be it HTTP or not.
+// Package peer is a web server for tests that sends exactly the bytes it is given, valid HTTP or not.
 package peer
 
 import (

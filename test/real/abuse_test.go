@@ -95,7 +95,7 @@ func TestConnectionErrors(t *testing.T) {
 }
 
 // TestReplayOnceWhileUnderWay: however often replay is called, an event is on its way once; a user who calls it too
-// often at once is told to wait, and others are not.
+// often at once gets 429, and others do not.
 func TestReplayOnceWhileUnderWay(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestLargeRecords: what a source topic takes must find room in the waiting topics and among the dead letters, headers
+// TestLargeRecords: a record that a source topic accepts must fit into the delay topics and the dead-letter topic, headers
 // and all.
 func TestLargeRecords(t *testing.T) {
 	t.Parallel()

@@ -84,7 +84,7 @@ func TestRedisNotWritable(t *testing.T) {
 	}
 }
 
-// TestRedisEvicts: a policy that evicts is told of, and keeps nobody from being ready.
+// TestRedisEvicts: an evicting policy is reported, and the service stays ready.
 func TestRedisEvicts(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}

@@ -58,7 +58,7 @@ func TestRightsTakenAway(t *testing.T) {
 	}
 	for _, line := range []string{"cannot fetch", "cannot store a record", `"not ready","check":"topics"`} {
 		if n := strings.Count(p.Log(), line); n > 2 {
-			t.Errorf("%d lines %q, want one per trouble", n, line)
+			t.Errorf("%d lines %q, want one per outage", n, line)
 		}
 	}
 	p.WaitBalanced(t, 4, 10*time.Second)

@@ -160,7 +160,7 @@ func outage(ctx context.Context, b *bench, s *result.Scenario) error {
 	return nil
 }
 
-// closedPort gives host:port where nobody listens: one below those the kernel gives away, so that nobody will.
+// closedPort returns a host:port without a listener, below the kernel's ephemeral range so that it stays so.
 func closedPort() (string, error) {
 	for port := 1; port < 1024; port++ {
 		addr := "127.0.0.1:" + strconv.Itoa(port)

@@ -106,7 +106,7 @@ func TestStorm(t *testing.T) {
 	inTurn(t)
 	rate, lasts, n := pick(300, 2000), pick(5*time.Second, time.Minute), pick(4, 8)
 	rec := newCase(t, "5", "rebalance storm", loadRate(rate, lasts))
-	rec.did("%d members; for %v, each second one of them, by chance, is told to stop by SIGTERM and another one started", n, lasts)
+	rec.did("%d members; for %v, each second one of them, chosen by chance, receives SIGTERM and another one is started", n, lasts)
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--topics.partitions="+pick("8", "16"), "--shutdown.grace=15s")
 	members := s.members(t, n)
 	l := s.load(t, rate)
@@ -160,7 +160,7 @@ func TestSigterm(t *testing.T) {
 	inTurn(t)
 	rate, rounds := pick(500, 3000), pick(2, 6)
 	rec := newCase(t, "10", "SIGTERM under load", loadRate(rate, time.Duration(rounds)*2*time.Second)+", requests of up to 2 s")
-	rec.did("the only instance is told to stop by SIGTERM in the middle of its work and started again, %d times; shutdown.grace is 15 s", rounds)
+	rec.did("the only instance receives SIGTERM in the middle of its work and is started again, %d times; shutdown.grace is 15 s", rounds)
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500)
 	s.judge.behave(func(kind string, user int64, attempt int) (int, time.Duration) {
 		status, after := usual(kind, user, attempt)

@@ -409,7 +409,7 @@ func (b *ledger) explained(h hit, faults []span) bool {
 	})
 }
 
-// storedTwice tells whether an event was stored in a waiting topic, with so many attempts made, so shortly before a fault
+// storedTwice reports whether an event was stored in a delay topic, with so many attempts made, so shortly before a fault
 // that its offset may not have been committed: it is then both in that topic and read again, and made twice later.
 // attempts -1 stands for any number of them. The instance that stored it is the one that made its last attempt.
 func (b *ledger) storedTwice(id string, attempts int, faults []span) bool {

@@ -8,19 +8,19 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// trouble is one way a connection goes wrong.
-type trouble struct {
+// disturbance is one way a connection goes wrong.
+type disturbance struct {
 	name, what string
 	begin      func(t testing.TB, p *harness.Proxy)
 	lives      bool // events go on meanwhile
 }
 
 var (
-	cut = trouble{"cut", "all connections are closed and new ones refused",
+	cut = disturbance{"cut", "all connections are closed and new ones refused",
 		func(t testing.TB, p *harness.Proxy) { p.Cut(t) }, false}
-	late = trouble{"slow", "each piece of an answer comes 300 ms later, give or take 100",
+	late = disturbance{"slow", "each piece of an answer comes 300 ms later, give or take 100",
 		func(t testing.TB, p *harness.Proxy) { p.Delay(t, 300, 100) }, true}
-	halfOpen = trouble{"half-open", "connections stay open and can be made, but nothing passes in either direction",
+	halfOpen = disturbance{"half-open", "connections stay open and can be made, but nothing passes in either direction",
 		func(t testing.TB, p *harness.Proxy) { p.Swallow(t) }, false}
 )
 
@@ -28,10 +28,10 @@ var (
 // after the other in one case.
 func TestLinkKafka(t *testing.T) {
 	inTurn(t)
-	each := func(t *testing.T, point, name string, troubles ...trouble) {
+	each := func(t *testing.T, point, name string, disturbances ...disturbance) {
 		k, proxy := harness.ProxiedKafka(t)
 		link(t, linkCase{
-			point: point, to: name, brokers: k.Addr, serve: proxy.Addr, redis: harness.Redis(t).Addr, proxy: proxy, troubles: troubles,
+			point: point, to: name, brokers: k.Addr, serve: proxy.Addr, redis: harness.Redis(t).Addr, proxy: proxy, disturbances: disturbances,
 			why: whyKafka,
 		})
 	}
@@ -39,25 +39,25 @@ func TestLinkKafka(t *testing.T) {
 		each(t, "3a", "Kafka", cut, late, halfOpen)
 		return
 	}
-	for i, trouble := range []trouble{cut, late, halfOpen} {
-		t.Run(trouble.name, func(t *testing.T) { each(t, "3"+string(rune('a'+i)), "Kafka "+trouble.name, trouble) })
+	for i, disturbance := range []disturbance{cut, late, halfOpen} {
+		t.Run(disturbance.name, func(t *testing.T) { each(t, "3"+string(rune('a'+i)), "Kafka "+disturbance.name, disturbance) })
 	}
 }
 
 // TestLinkRedis: the same with Redis. Nobody's crash: nothing may be sent twice.
 func TestLinkRedis(t *testing.T) {
 	inTurn(t)
-	each := func(t *testing.T, point, name string, troubles ...trouble) {
+	each := func(t *testing.T, point, name string, disturbances ...disturbance) {
 		proxy := harness.NewProxy(t, harness.SingleRedis(t).Addr)
 		addr := harness.Kafka(t).Addr
-		link(t, linkCase{point: point, to: name, brokers: addr, serve: addr, redis: proxy.Addr, proxy: proxy, troubles: troubles, known: true})
+		link(t, linkCase{point: point, to: name, brokers: addr, serve: addr, redis: proxy.Addr, proxy: proxy, disturbances: disturbances, known: true})
 	}
 	if !long() {
 		each(t, "3d", "Redis", cut, late, halfOpen)
 		return
 	}
-	for i, trouble := range []trouble{cut, late, halfOpen} {
-		t.Run(trouble.name, func(t *testing.T) { each(t, "3"+string(rune('d'+i)), "Redis "+trouble.name, trouble) })
+	for i, disturbance := range []disturbance{cut, late, halfOpen} {
+		t.Run(disturbance.name, func(t *testing.T) { each(t, "3"+string(rune('d'+i)), "Redis "+disturbance.name, disturbance) })
 	}
 }
 
@@ -65,7 +65,7 @@ type linkCase struct {
 	point, to             string
 	brokers, serve, redis string
 	proxy                 *harness.Proxy
-	troubles              []trouble
+	disturbances          []disturbance
 	why                   string // duplicates are allowed, because; "" if they are not
 	known                 bool   // known users' events go on meanwhile
 }
@@ -73,9 +73,9 @@ type linkCase struct {
 func link(t *testing.T, c linkCase) {
 	t.Helper()
 	rate, lasts := pick(300, 2000), pick(2*time.Second, 20*time.Second)
-	rec := newCase(t, c.point, "connection to "+c.to, loadRate(rate, time.Duration(len(c.troubles))*(lasts+5*time.Second)))
+	rec := newCase(t, c.point, "connection to "+c.to, loadRate(rate, time.Duration(len(c.disturbances))*(lasts+5*time.Second)))
 	did := ""
-	for _, tr := range c.troubles {
+	for _, tr := range c.disturbances {
 		did += tr.name + ": " + tr.what + "; "
 	}
 	rec.did("%s for %v each, by toxiproxy between two instances and the server", strings.TrimSuffix(did, "; "), lasts)
@@ -86,7 +86,7 @@ func link(t *testing.T, c linkCase) {
 	s.judge.wait(t, 3*rate, patience)
 	var faults []span
 	var healed time.Time
-	for _, tr := range c.troubles {
+	for _, tr := range c.disturbances {
 		began := time.Now()
 		tr.begin(t, c.proxy)
 		before := s.judge.count()

@@ -116,7 +116,7 @@ func odd(topics harness.Topics, user, n int64) []*kgo.Record {
 	}
 }
 
-// wrongHeaders are records of waiting topics whose headers are not as smshooks writes them, and what becomes of each:
+// wrongHeaders are records of delay topics whose headers are not as smshooks writes them, and what becomes of each:
 // the dead letter's reason, "" for a delivery.
 func wrongHeaders(topics harness.Topics, user int64) (records []*kgo.Record, reasons []string) {
 	add := func(topic, reason string, headers ...string) {

@@ -57,7 +57,7 @@ func Hang() Behaviour {
 	return func(_ http.ResponseWriter, r *http.Request, _ Request) { <-r.Context().Done() }
 }
 
-// Receiver is a tenant's web server on loopback. Paths without a behaviour answer 200.
+// Receiver is a user's web server on loopback. Paths without a behaviour answer 200.
 type Receiver struct {
 	addr string
 

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// identity is what the receiver is told.
+// identity is what the receiver sees of the client.
 type identity struct{ Cert, Key []byte }
 
 // addresses is what the receiver tells of itself.
