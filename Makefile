@@ -24,14 +24,14 @@ export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto go version >/dev/null 2>&1 && ech
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build the static binary bin/smshooks
 	CGO_ENABLED=0 go build $(BUILD) -o bin/smshooks ./cmd/smshooks
 
 .PHONY: demo
-demo: ## see the whole service at work, with no Kafka and no Redis needed
+demo: ## run the whole service in one process; needs neither Kafka nor Redis
 	go run ./cmd/smshooks demo
 
 .PHONY: test
@@ -67,7 +67,7 @@ faults: ## run the fault suite with its full loads, some 3 1/2 hours (FAULTS=Tes
 	go -C test/real test -count=1 -timeout 5h -run '$(FAULTS)' ./faults
 
 .PHONY: check
-check: vet build arch compose-check spec-lint dashboards-check rules-check manifests-check unit-check lint ## everything that is checked without running the service
+check: vet build arch compose-check spec-lint dashboards-check rules-check manifests-check unit-check lint ## run all checks that do not run the service
 
 .PHONY: lint
 lint: ## run golangci-lint, pinned in tools/go.mod (the first run compiles it: some minutes)
@@ -87,7 +87,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), two at a time
 	FUZZTIME=$(FUZZTIME) xargs -P 2 -L 1 tools/fuzz.sh
 
 .PHONY: vuln
-vuln: ## look for known weaknesses in what the code calls; SMSHOOKS_VULNDB names another database (https://vuln.go.dev)
+vuln: ## look for known vulnerabilities in the code that is called; SMSHOOKS_VULNDB names another database (https://vuln.go.dev)
 	@db=$${SMSHOOKS_VULNDB:-}; \
 	[ -n "$$db" ] || db=file://$$(go mod download -json golang.org/x/vulndb@latest | sed -n 's/.*"Dir": "\(.*\)",*$$/\1/p')/data/osv; \
 	$(call each,$(VULN) -db "$$db" ./...)
@@ -107,7 +107,7 @@ bench-diff: ## compare the hot path's micro-benchmarks with the baseline in test
 	@now=$$(mktemp) && trap 'rm -f "$$now"' EXIT && $(HOTBENCH) >"$$now" && $(BENCHSTAT) test/bench/baseline.txt "$$now"
 
 .PHONY: bench-baseline
-bench-baseline: ## take what the micro-benchmarks say now as the baseline
+bench-baseline: ## store the current results of the micro-benchmarks as the baseline
 	$(HOTBENCH) >test/bench/baseline.txt.new && mv test/bench/baseline.txt.new test/bench/baseline.txt
 
 .PHONY: man
@@ -120,7 +120,7 @@ image: build ## build the container image (FROM scratch) around bin/smshooks
 	docker build -t "$(IMAGE)" -t smshooks:latest .
 
 .PHONY: compose-check
-compose-check: ## check that docker-compose.yml can be read
+compose-check: ## check that docker-compose.yml is valid
 	@if docker compose version >/dev/null 2>&1; then docker compose -f docker-compose.yml config -q; \
 	elif command -v docker-compose >/dev/null; then docker-compose -f docker-compose.yml config -q; \
 	else echo "compose-check: neither 'docker compose' nor docker-compose is installed" >&2; exit 1; fi
@@ -134,7 +134,7 @@ dashboards: ## generate the Grafana dashboards
 	go -C tools/dashboards run . -out ../../deploy/grafana/dashboards
 
 .PHONY: dashboards-check
-dashboards-check: ## check that the dashboards are what is generated
+dashboards-check: ## check that the generated dashboards are up to date
 	go -C tools/dashboards run . -out ../../deploy/grafana/dashboards -check
 
 .PHONY: rules-check
@@ -147,14 +147,14 @@ manifests-check: ## check the Kubernetes manifests against the schemas of Kubern
 	tools/deploy/manifests.sh
 
 .PHONY: unit-check
-unit-check: build ## check the systemd unit and how hardened it is (needs systemd-analyze)
+unit-check: build ## check the systemd unit and its hardening (needs systemd-analyze)
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	sed "s|/usr/local/bin/smshooks|$(CURDIR)/bin/smshooks|" deploy/systemd/smshooks.service >"$$dir/smshooks.service" && \
 	systemd-analyze verify "$$dir/smshooks.service" && \
 	systemd-analyze security --offline=true --threshold=20 "$$dir/smshooks.service" | tail -1
 
 .PHONY: compose-test
-compose-test: ## bring up docker-compose.yml and see an event of Kafka's console producer arrive (part of test-real)
+compose-test: ## start docker-compose.yml and check that an event from Kafka's console producer is delivered (part of test-real)
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
 	SMSHOOKS_TEST_REAL=1 go -C test/real test -p 1 -count=1 -timeout 10m -run TestCompose .
 
@@ -167,5 +167,5 @@ release-check: ## build the release twice, in two places, and compare the bytes
 	tools/deploy/release-check.sh
 
 .PHONY: clean
-clean: ## remove what was built
+clean: ## remove build outputs
 	rm -rf bin dist coverage.out
