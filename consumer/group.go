@@ -118,8 +118,8 @@ func (c *Consumer) owned(partitions map[string][]int32) []*assignment {
 
 // release ends the assignments of partitions; nil means all. No more events are acquired and buffered ones are
 // purged. Events in progress may end within wait and are cancelled then. Finished records are committed. The next
-// owner repeats a cancelled attempt under the same number. A rebalance and a shutdown take turns. The commit loop
-// goes on meanwhile.
+// owner repeats a cancelled attempt under the same number. A rebalance and a shutdown exclude each other. The
+// commit loop keeps running.
 func (c *Consumer) release(partitions map[string][]int32, wait time.Duration) {
 	c.releasing <- struct{}{}
 	defer func() { <-c.releasing }()

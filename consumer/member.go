@@ -112,7 +112,7 @@ func (c *Consumer) maxJoinTime(since time.Time) time.Duration {
 
 func (c *Consumer) joinText(since time.Time) string {
 	return fmt.Sprintf("waiting for members of group %s that do not answer, at most %v more: "+
-		"a member that is gone counts until its kafka.session_timeout is over",
+		"a vanished member counts until its kafka.session_timeout expires",
 		c.cfg.Group, c.maxJoinTime(since).Round(time.Second))
 }
 
@@ -136,7 +136,7 @@ func (c *Consumer) joinLoop(ctx context.Context) {
 		case waits && waiting.IsZero():
 			waiting = since
 			c.log.Warn("waiting for members of the group that do not answer: "+
-				"one that is gone counts until its kafka.session_timeout is over",
+				"a vanished member counts until its kafka.session_timeout expires",
 				zap.String("group", c.cfg.Group), zap.Duration("at_most", c.maxJoinTime(since).Round(time.Second)))
 		case !waits && !waiting.IsZero() && c.membership.joining.Load() == 0:
 			c.log.Info("the group no longer waits for members",

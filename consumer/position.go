@@ -61,7 +61,7 @@ func (a *assignment) finishNow(offset int64) {
 }
 
 // sawEpoch stores the leader epoch of the record at offset. If it is newer than that of the committed metadata, the
-// log may have been truncated and written anew: records from here on are not those that the metadata calls finished.
+// log may have been truncated and written again: records from here on are not those that the metadata calls finished.
 func (a *assignment) sawEpoch(epoch int32, offset int64) {
 	known := a.epoch.Load()
 	if epoch <= known {

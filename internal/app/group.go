@@ -75,7 +75,7 @@ func (g *group) wait(b budget, cutOff func()) error {
 		select {
 		case <-m.done:
 		case <-late.Done():
-			g.fail(fmt.Errorf("shutdown.grace (%v) is over: %s has not stopped", b.grace, m.name))
+			g.fail(fmt.Errorf("shutdown.grace (%v) has passed: %s has not stopped", b.grace, m.name))
 		}
 	}
 	select {

@@ -107,7 +107,7 @@ func TestGroupDoesNotWaitForEver(t *testing.T) {
 		stop()
 		began, cutOff := time.Now(), make(chan time.Duration, 1)
 		err := g.wait(budgetOf(2*time.Second), func() { cutOff <- time.Since(began) })
-		if err == nil || !strings.Contains(err.Error(), "shutdown.grace (2s) is over: pipeline has not stopped") {
+		if err == nil || !strings.Contains(err.Error(), "shutdown.grace (2s) has passed: pipeline has not stopped") {
 			t.Error(err)
 		}
 		if took, cut := time.Since(began), <-cutOff; took != 7*time.Second || cut != 1900*time.Millisecond {

@@ -17,7 +17,7 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// redisQuiet is how long no command must fail before an outage is over: one node of a cluster may fail while the others
+// redisQuiet is how long no command may fail before an outage counts as ended: one node of a cluster may fail while the others
 // answer.
 const redisQuiet = 3 * time.Second
 

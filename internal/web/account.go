@@ -134,7 +134,7 @@ func notice(q url.Values) string {
 		return "You have signed out."
 	case "replayed":
 		if err != nil || n < 1 {
-			return "Nothing was sent again: these events are no longer stored, or they are being sent again already."
+			return "No event was sent again: the events are no longer stored, or they are already being sent again."
 		}
 		if n == 1 {
 			return "1 event is being sent again. See Recent deliveries for the result."

@@ -301,7 +301,7 @@ func TestReplay(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	want(t, b.post("/replay", "period", "30d"), http.StatusUnprocessableEntity, "select at least one", "sms-click/1/0")
-	want(t, b.get("?done=replayed&n=0"), http.StatusOK, "Nothing was sent again")
+	want(t, b.get("?done=replayed&n=0"), http.StatusOK, "No event was sent again")
 	if len(s.replayed) != 2 {
 		t.Errorf("%d replays", len(s.replayed))
 	}
