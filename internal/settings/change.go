@@ -87,15 +87,15 @@ func (s *Store) reportLocked(records map[int64]compacted.Version) {
 // cheaper.
 const queueLimit = 20_000
 
-// queue holds changes on their way to Redis: what was written to the topic after the reader began. The rest is written by
-// a rebuild.
+// queue holds the changes for Redis that were written to the topic after the reader started. A rebuild writes the older
+// ones.
 type queue struct {
 	wake    chan struct{}
 	mu      sync.Mutex
 	waiting []change
 	busy    bool // a batch is out of the queue but not yet written
 	drops   int  // how often changes were dropped
-	healed  int  // the value of drops that a rebuild has made good
+	healed  int  // the value of drops up to which a rebuild has restored them
 }
 
 // push appends a change, or drops everything when the queue is full.

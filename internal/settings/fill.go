@@ -27,7 +27,7 @@ const (
 	maxHold = 3 * time.Second
 )
 
-// begin prepares for reading the topic from its start. If void, what is in memory does not count any more.
+// begin prepares for reading the topic from its start. If void, the contents of memory are void too.
 func (s *Store) begin(void bool, r *compacted.Reader) {
 	if void {
 		s.filled.Store(false)
@@ -41,8 +41,8 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 	s.queue.reset()
 }
 
-// take brings a record into memory and passes it on to Redis if it came after the reading began; the rebuild,
-// which begins later and so sees a later end, writes what was there before.
+// take brings a record into memory. It also queues it for Redis if it was written after the reader started. The
+// rebuild, which starts later and so sees a later end, writes the older ones.
 func (s *Store) take(r *kgo.Record, fresh bool) error {
 	c, err := s.decode(r)
 	if err != nil {

@@ -28,7 +28,7 @@ type updates struct {
 // record of another program has none: it means every field that it has.
 const changedHeader = "smshooks-changed"
 
-// witness holds what was read of a user since an update began.
+// witness holds the records of a user that were read since an update began.
 type witness struct {
 	userID int64
 	seen   []intervening

@@ -190,13 +190,13 @@ func (d *database) write(ctx context.Context, changes []change, count *tally) (d
 		if redis.HasErrorPrefix(err, "NOSCRIPT") {
 			// Redis is new or was flushed with its scripts.
 			if err := d.apply.Load(ctx, d.rdb).Err(); err != nil {
-				return done, fmt.Errorf("loading a script into Redis: %w", err)
+				return done, fmt.Errorf("load a script into Redis: %w", err)
 			}
 			err = d.writeOnce(ctx, part, count)
 		}
 		if err != nil {
 			d.size.Store(max(size/2, 1))
-			return done, fmt.Errorf("writing settings to Redis: %w", err)
+			return done, fmt.Errorf("write settings to Redis: %w", err)
 		}
 		d.size.Store(min(size+size/8+1, batchSize))
 		done += len(part)
@@ -253,7 +253,7 @@ func (d *database) remove(ctx context.Context, removals []removal) error {
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("removing settings from Redis: %w", err)
+			return fmt.Errorf("remove settings from Redis: %w", err)
 		}
 	}
 	return nil
@@ -277,7 +277,7 @@ func (d *database) lost(ctx context.Context) (lost bool, err error) {
 	for i, cmd := range cmds {
 		text, e := cmd.Result()
 		if e != nil && !errors.Is(e, redis.Nil) {
-			err = fmt.Errorf("watching Redis: %w", e)
+			err = fmt.Errorf("watch Redis: %w", e)
 			continue
 		}
 		found, _ := strconv.Atoi(text) // 0 where there is none
@@ -293,24 +293,24 @@ func (d *database) claim(ctx context.Context, name string, kept time.Duration) (
 	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
 }
 
-// former returns the id of the topic of this name that was current when
-// replaced was called last, "" if it is the present one or none is known. Other
-// topics may share the Redis and the prefix: what they keep there is theirs.
+// former returns the id that the topic of this name had when replaced was last
+// called, or "" if it is the current id or unknown. Topics of other names may
+// share Redis and the prefix; their entries are left alone.
 func (d *database) former(ctx context.Context, topic string) (string, error) {
 	id, err := d.rdb.Get(ctx, d.prefix+"topics:"+topic).Result()
 	switch {
 	case errors.Is(err, redis.Nil) || id == *d.id.Load():
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("looking for settings of a former topic in Redis: %w", err)
+		return "", fmt.Errorf("look for settings of a deleted topic in Redis: %w", err)
 	}
 	return id, nil
 }
 
-// replaced notes that nothing is left in Redis of the topic's former id.
+// replaced records that Redis holds nothing of the topic's previous id any more.
 func (d *database) replaced(ctx context.Context, topic string) error {
 	if err := d.rdb.Set(ctx, d.prefix+"topics:"+topic, *d.id.Load(), 0).Err(); err != nil {
-		return fmt.Errorf("noting the topic's id in Redis: %w", err)
+		return fmt.Errorf("store the topic's id in Redis: %w", err)
 	}
 	return nil
 }
@@ -324,7 +324,7 @@ func (d *database) scan(ctx context.Context, id string, take func(ctx context.Co
 		for cursor := uint64(0); ; {
 			keys, next, err := c.Scan(ctx, cursor, pattern, scanCount).Result()
 			if err != nil {
-				return fmt.Errorf("looking through Redis: %w", err)
+				return fmt.Errorf("scan Redis: %w", err)
 			}
 			for i := range keys {
 				keys[i] = strings.TrimPrefix(keys[i], prefix)
@@ -357,7 +357,7 @@ func (d *database) discard(ctx context.Context, id string) (n int64, err error) 
 		return err
 	})
 	if err != nil {
-		return count.Load(), fmt.Errorf("removing settings of a former topic from Redis: %w", err)
+		return count.Load(), fmt.Errorf("remove settings of a deleted topic from Redis: %w", err)
 	}
 	return count.Load(), nil
 }

@@ -167,9 +167,10 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 }
 
 // Load brings the users' settings from Redis into memory, in one round trip, so that Lookup finds each of them until it
-// is evicted. After an error, nothing is known of the users that Lookup does not find: Redis is not reachable or has lost
-// them, and Load must be called again later. A user of whom the topic has no document has none, whatever Redis holds. But
-// while Redis is not reachable such users wait, as all users do who are not in memory (contract, section 4).
+// is evicted. After an error, the settings of users that Lookup does not find are unknown: Redis is unreachable or has lost
+// them, and Load must be called again later. A user without a document in the topic has no settings, whatever Redis
+// holds. But while Redis is unreachable, events of such users wait, like those of all users who are not in memory
+// (contract, section 4).
 func (s *Store) Load(ctx context.Context, users []int64) error {
 	if !s.ready() {
 		return ErrNotReady

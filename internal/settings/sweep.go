@@ -24,8 +24,8 @@ const (
 	// muchLost is how many keys are repaired one by one in one sweep. Beyond it
 	// Redis is filled again.
 	muchLost = 1000
-	// purgeWait bounds how long a start waits for what is gone to be removed from
-	// Redis. It is never an answer in any case.
+	// purgeWait bounds how long a start waits for outdated entries to be removed
+	// from Redis. They are never used as an answer anyway.
 	purgeWait = 10 * time.Second
 )
 
@@ -166,7 +166,7 @@ func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
 	return n, s.rdb.replaced(ctx, s.cfg.Topic)
 }
 
-// foreign returns which of the users, of whom the topic has no record, must be removed from Redis.
+// foreign returns those of the users that must be removed from Redis, because the topic has no record of them.
 func (s *Store) foreign(ctx context.Context, users []int64) ([]removal, error) {
 	if len(users) == 0 {
 		return nil, nil
