@@ -37,12 +37,12 @@ type Hooks struct {
 	// the topic is read for the first time, was created again or has lost records. Otherwise every record that was
 	// taken may be taken again.
 	Begin func(void bool, r *Reader)
-	// Take is called with each record. fresh: it was written after the reading from the start began. A record that it
-	// returns an error for is skipped; the error must not repeat what is in the record.
+	// Take is called with each record. fresh means that it was written after the reader started. If Take returns an
+	// error, the record is skipped; the error must not contain parts of the record.
 	Take func(r *kgo.Record, fresh bool) error
-	// End is called when everything was read that the topic held at the beginning; once for each void beginning.
+	// End is called when all records that the topic held at the start were read, once for each void Begin.
 	End func()
-	// Beside, if not nil, runs while a reader reads, until ctx ends. An error of it makes the reading start again.
+	// Beside, if not nil, runs while a reader reads, until ctx ends. If it returns an error, reading starts again.
 	Beside func(ctx context.Context, r *Reader) error
 }
 

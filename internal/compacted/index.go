@@ -53,7 +53,7 @@ func NewIndex[K comparable, V any](hash func(K) uint64) *Index[K, V] {
 
 func (x *Index[K, V]) shard(key K) *indexShard[K, V] { return &x.shards[x.hash(key)%Shards] }
 
-// Get returns what is known of a key: the zero Version if there is no record of it.
+// Get returns the value and the version of a key. The version is zero if no record with that key was read.
 func (x *Index[K, V]) Get(key K) (value V, v Version, removed bool) {
 	s := x.shard(key)
 	s.mu.RLock()

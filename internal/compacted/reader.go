@@ -135,7 +135,7 @@ func (r *Reader) ReadAll(ctx context.Context, polled func(), take func(*kgo.Reco
 }
 
 // poll waits for records, at most wait long, and calls take with each. Errors of partitions are returned after the
-// records of the others were taken; the client continues by itself after all of them except ErrRecreated.
+// records of the others were passed to take; the client continues by itself after all of them except ErrRecreated.
 func (r *Reader) poll(ctx context.Context, wait time.Duration, take func(*kgo.Record)) error {
 	fetches := kafka.Poll(ctx, r.client, wait, 0, func(_ string, partition int32) int64 {
 		r.mu.Lock()

@@ -39,7 +39,7 @@ var (
 	errLater = errors.New("the response unpacks to too much, its rest is fetched again")
 )
 
-// Skipped is the error of a partition in which [Poll] skipped a batch that cannot be read. The partition goes on at
+// Skipped is the error of a partition in which [Poll] skipped a batch that cannot be read. The partition continues at
 // Next. The batch has already been logged and counted.
 type Skipped struct {
 	From, Next int64 // the offsets skipped are From ≤ o < Next
@@ -96,8 +96,8 @@ func (s *Skips) report(topic string, partition int32, b *Skipped) {
 	}
 }
 
-// unpacker is a client's decompressor. It bounds what the client unpacks by itself and knows the bound for batches
-// that are read one by one. It is also a hook: the client's budget starts anew with each response.
+// unpacker is a client's decompressor. It limits what the client unpacks by itself, and knows the limit for batches
+// that are read one by one. It is also a hook: each response gets a new budget.
 type unpacker struct {
 	inline, whole kgo.Decompressor
 	skips         *Skips
@@ -159,9 +159,10 @@ func (u *unpacker) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byt
 	return out, err
 }
 
-// Poll waits for records, at most wait long (0: until ctx ends), and returns at most most (0: all that came). A batch that cl cannot unpack is read by itself,
-// at most one in a poll, so that there is never more than one in memory: use up or copy the records before the next
-// Poll. If it cannot be read at all its partition has the error [Skipped] and goes on behind it.
+// Poll waits for records for at most wait (0: until ctx ends) and returns at most most of them (0: no limit). A batch
+// that cl cannot unpack is read separately, at most one in a poll, so that there is never more than one in memory: use
+// or copy the records before the next Poll. If it cannot be read at all, its partition has the error [Skipped] and
+// continues behind it.
 //
 // next returns the offset after the last record polled of a partition, or a negative number if there is none yet.
 func Poll(ctx context.Context, cl *kgo.Client, wait time.Duration, most int, next func(topic string, partition int32) int64) kgo.Fetches {
@@ -399,8 +400,8 @@ func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32
 // and end if there is none: batches without records (emptied by compaction, aborted, control) are passed over.
 // Clients do not report how far they passed over such batches.
 //
-// Of a compacted topic an empty answer says that no batch is left before end. Of others it says nothing: a broker also
-// answers so while it waits for its remote storage. NextRecord returns from then.
+// For a compacted topic, an empty answer means that no batch is left before end. For other topics it means nothing: a
+// broker also returns it while it waits for its remote storage. NextRecord then returns from.
 func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64, compacted bool) (int64, error) {
 	for from < end {
 		answer, err := fetchBatch(ctx, cl, topic, partition, from)

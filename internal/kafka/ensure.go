@@ -57,8 +57,8 @@ func EnsureTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Lin
 		return nil, err
 	}
 	done := make(map[string][]string)
-	// Sources first: one that somebody made a moment ago, which this broker had not heard of, still
-	// decides how many partitions the rest of its kind gets.
+	// Sources first: a source that was created a moment ago, and that this broker did not know yet, still
+	// decides how many partitions the other topics of its kind get.
 	for _, delayed := range []bool{false, true} {
 		made, err := s.create(ctx, cl, delayed, done)
 		if err != nil {
@@ -151,8 +151,8 @@ func (s survey) settings(topic string) [][2]string {
 	size := [2]string{maxMessage, strconv.FormatInt(max(need, maxMessageBytes), 10)}
 	switch {
 	case topic == s.Config, topic == s.Keys:
-		// Without "delete" in its policy a topic's retention means nothing to Kafka; -1 says so to
-		// brokers that look at it all the same.
+		// Kafka ignores the retention of a topic whose policy does not contain "delete". -1 is for
+		// brokers that apply it anyway.
 		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
 	case topic == s.DeadLetter:
 		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, size}

@@ -11,8 +11,8 @@ import (
 )
 
 // IsUnavailable reports whether err means that Kafka, or the part of it that was asked, cannot serve
-// now: unreachable, no leader, no quorum of replicas, a timeout. Trying again later is right.
-// It is false for nil, for a refusal that stays one until somebody changes something (credentials,
+// now: unreachable, no leader, no quorum of replicas, a timeout. A later try may succeed.
+// It is false for nil, for a refusal that lasts until somebody changes something (credentials,
 // permissions, certificates, a topic that does not exist, a record that is too large), and for a
 // client or context that was closed on purpose.
 func IsUnavailable(err error) bool {

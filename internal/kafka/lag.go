@@ -25,8 +25,8 @@ type PartitionLag struct {
 	Unknown   bool  // the partition has no leader now; Lag and Records are 0
 }
 
-// ReadGroupLag reads what a group has committed, and where the topics begin and end for cl. What is committed is read
-// first: read last, it could be ahead of the ends.
+// ReadGroupLag reads a group's committed offsets, and the start and end offsets of topics as cl sees them. It reads the
+// committed offsets first: if read last, they could be ahead of the ends.
 func ReadGroupLag(ctx context.Context, cl *kgo.Client, group string, names ...string) (l GroupLag, err error) {
 	admin := kadm.NewClient(cl)
 	l.committed, err = admin.FetchOffsets(ctx, group)

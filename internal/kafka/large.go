@@ -7,13 +7,14 @@ import (
 )
 
 const (
-	maxLargeBatch  = 1 << 30   // the client takes no more
-	largeRequest   = 100 << 20 // the client's own bound of a request
+	maxLargeBatch  = 1 << 30   // the client accepts no more
+	largeRequest   = 100 << 20 // the client's limit for a request
 	requestHeading = 1 << 20   // of a request, besides its batch
 )
 
-// LargeProducer produces records that do not fit into a usual batch. Each is a batch by itself, so that the topic's
-// max.message.bytes decides about each alone, and is compressed well: a source counts the bytes of compressed batches.
+// LargeProducer produces records that do not fit into a usual batch. Each record is a batch of its own, so that the
+// topic's max.message.bytes applies to each alone. Batches are compressed well, since max.message.bytes counts the bytes
+// of compressed batches.
 type LargeProducer struct{ *kgo.Client }
 
 // NewLargeProducer returns a producer of records of up to [Config.MaxBatchBytes] and their headers.

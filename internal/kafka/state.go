@@ -87,7 +87,7 @@ func (s state) limit(key string) (value int64, ok bool) {
 	return value, err == nil
 }
 
-// keepsLess reports whether records may be gone before d is over.
+// keepsLess reports whether records may be deleted before d has passed.
 func (s state) keepsLess(d time.Duration) (retention time.Duration, less bool) {
 	ms, ok := s.limit("retention.ms")
 	if !ok || ms < 0 {

@@ -34,7 +34,7 @@ const (
 	adoptTimeout  = 25 * time.Second
 )
 
-// Watcher looks every few seconds which of the service's topics exist, under which id, and with which rights. A topic
+// Watcher checks every few seconds which of the service's topics exist, their ids, and the rights on them. A topic
 // that was deleted and created again has another id. A client never uses it by itself: the functions of OnRecreated
 // make the clients forget the old one.
 type Watcher struct {
