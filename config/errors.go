@@ -6,8 +6,8 @@ import (
 	"unicode"
 )
 
-// Error says everything that is wrong with the settings, one line each. It is
-// a mistake of whoever started the program, not a failure of the program.
+// Error lists all problems of the settings, one per line. The operator can fix
+// them: they are not failures of the program.
 type Error struct {
 	Problems []Problem
 }

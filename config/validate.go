@@ -67,7 +67,7 @@ func (v *validator) kafka() {
 			v.fail(s.name, "must not be empty with "+mechanism+" "+sasl.Mechanism, mechanism)
 		}
 	}
-	// The client takes no less.
+	// The client rejects less.
 	if least := 100 * time.Millisecond; v.c.Kafka.SessionTimeout < least {
 		v.fail("kafka.session_timeout", fmt.Sprintf("%v is less than %v", v.c.Kafka.SessionTimeout, least))
 	}
@@ -75,7 +75,7 @@ func (v *validator) kafka() {
 }
 
 // tls checks a section of TLS settings. Files without TLS would be ignored and
-// the connection be in clear, which nobody who names them wants.
+// the connection would not be encrypted.
 func (v *validator) tls(section string, t TLS) {
 	enabled, ca, cert, key := section+".enabled", section+".ca_file", section+".cert_file", section+".key_file"
 	switch {
@@ -112,8 +112,8 @@ func (v *validator) redis() {
 	}
 }
 
-// secrets wants a current key beside former ones: without it credentials would
-// be written in clear from now on.
+// secrets checks that previous keys are set only with a current key: without it,
+// credentials would be written in clear text from then on.
 func (v *validator) secrets() {
 	if len(v.c.Secrets.PreviousKeys) > 0 && v.c.Secrets.Key == nil {
 		v.fail("secrets.previous_keys", "is set, but secrets.key is not", "secrets.key")

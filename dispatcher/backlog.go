@@ -44,7 +44,7 @@ func unresolvedBacklog(kind webhook.Kind) backlogKey {
 	return backlogKey{endpoint: endpoint{kind: kind}, unresolved: true}
 }
 
-// tier is what is known of one backlog in one tier.
+// tier is the estimate of one backlog in one tier.
 type tier struct {
 	events int
 	last   time.Time // when the newest was stored

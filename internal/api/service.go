@@ -377,7 +377,7 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 		return 0, s.cannotScan(askReplay, userID, err)
 	}
 	defer done()
-	// A replay does not need the settings. It fails without them all the same: then the whole API answers 503.
+	// A replay does not need the settings. It fails without them anyway, so that the whole API answers 503.
 	if _, _, err := s.Documents.Document(ctx, userID); err != nil {
 		return 0, s.unavailable(askReplay, userID, err)
 	}

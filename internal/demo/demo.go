@@ -69,7 +69,7 @@ func (s *setup) play(ctx context.Context, view *screen, spare time.Duration) err
 	return verdict(checks, f)
 }
 
-// emit runs the gateway until its time is over or ctx ends.
+// emit runs the gateway until its time has passed or ctx ends.
 func (s *setup) emit(ctx context.Context, view *screen) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()

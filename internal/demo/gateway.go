@@ -41,7 +41,7 @@ func newGateway(client *kgo.Client, topics [webhook.NumKinds]string, users []*us
 	return &gateway{client: client, topics: topics, users: users, lastID: 1_000_000, clicks: map[int64]*clickSequence{}}
 }
 
-// run emits until every user's time is over or ctx ends, and returns when all records are acknowledged.
+// run emits until every user's time has passed or ctx ends, and returns when all records are acknowledged.
 func (g *gateway) run(ctx context.Context, began time.Time) error {
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()

@@ -61,7 +61,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.asked[id]++
 	status := r.answer(r.asked[id])
 	r.mu.Unlock()
-	// The server notices that the caller has gone only after the body was read to its end.
+	// The server notices that the client has disconnected only after the whole body was read.
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody))
 	if status == hang {
 		begun := time.Now()

@@ -118,7 +118,7 @@ func (e *Embedded) startRedis(addr string) error {
 	return nil
 }
 
-// tick advances the clock of Redis, which does not run by itself. (Its own ClockTTL visits every key at
+// tick advances the clock of Redis, which does not run by itself. (The ClockTTL of miniredis visits every key at
 // every command, which is too slow with one key per click.)
 func (e *Embedded) tick() {
 	ticker := time.NewTicker(redisTick)

@@ -1,4 +1,4 @@
-// Package event holds one record on its way through the service: what was read from Kafka, what is known of its
+// Package event represents one record on its way through the service: the data read from Kafka, the state of its
 // delivery, and the lease on its partition.
 package event
 
@@ -64,7 +64,7 @@ type Record struct {
 	Generation uint32 // of the partition's tracker
 }
 
-// Delivery is what is known of an event's delivery.
+// Delivery is the state of an event's delivery.
 type Delivery struct {
 	ID     string // "" until Identity has derived it
 	Kind   webhook.Kind

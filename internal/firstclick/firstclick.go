@@ -173,7 +173,7 @@ func (m *Memory) move(ctx context.Context, moved map[string]string) error {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) { // a key that has gone meanwhile is forgotten
+	if err != nil && !errors.Is(err, redis.Nil) { // a key that has expired meanwhile is ignored
 		return fmt.Errorf("claim clicks in Redis: %w", err)
 	}
 	return nil

@@ -32,7 +32,7 @@ type Config struct {
 	// MaxIdle is the number of idle connections to all hosts together.
 	MaxIdle int
 	// MaxConns is the number of connections to all hosts together, dials included, beyond which each new connection
-	// closes the longest idle one. 0 is no bound.
+	// closes the longest idle one. 0 means no bound.
 	MaxConns int
 	// MaxHead is the number of bytes of a reply's head, interim replies included.
 	MaxHead int

@@ -42,7 +42,7 @@ type hostPool struct {
 	distrustEnded time.Time     // when the last distrust ended
 }
 
-// endDistrust ends a distrust whose time is over.
+// endDistrust ends a distrust that has expired.
 func (h *hostPool) endDistrust(now time.Time) {
 	if !h.distrustUntil.IsZero() && !now.Before(h.distrustUntil) {
 		h.distrustUntil, h.distrustEnded = time.Time{}, now

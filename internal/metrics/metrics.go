@@ -77,7 +77,7 @@ var readings = [numReadings][2]string{
 	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed."},
 	CommitStalled: {"smshooks_commit_stalled_seconds",
 		"Longest time in seconds that a source partition of this instance has had unsettled records without its committed offset moving."},
-	LedgerGap: {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; 0 except for moments."},
+	LedgerGap: {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
 }
 
 // LogLinesDropped registers and returns the counter of log lines that were not written. Logging begins before [New].

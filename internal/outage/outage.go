@@ -22,7 +22,7 @@ type Outage struct {
 }
 
 // New returns an outage that has not begun. begins is the message of the warning when it begins, ends the message when
-// it is over.
+// it ends.
 func New(log *zap.Logger, begins, ends string) *Outage {
 	return &Outage{log: log, begins: begins, ends: ends}
 }

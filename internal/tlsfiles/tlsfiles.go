@@ -66,7 +66,7 @@ func Open(section string, settings Settings, report func(error)) (*Files, error)
 	return f, nil
 }
 
-// Reload reads the files anew, whether or not they seem to have changed. Connections that are open stay as they are.
+// Reload reads the files again, whether or not they seem to have changed. Open connections are not affected.
 func (f *Files) Reload() error {
 	if f == nil {
 		return nil
@@ -162,7 +162,7 @@ func same(a, b []fs.FileInfo) bool {
 	return true
 }
 
-// read builds the configuration from the files; seen is their state just before. After an error the former
+// read builds the configuration from the files; seen is their state just before. After an error the previous
 // configuration stays, and the next connection tries again.
 func (f *Files) read(seen []fs.FileInfo) error {
 	s := f.settings

@@ -12,7 +12,7 @@ const (
 	leastDuration = 1e-6 // seconds; keeps the average latency of a called group above 0
 )
 
-// state is what is known of a group. It decides which slots the group's items may take.
+// state classifies a group by its past calls. It decides which slots the group's items may take.
 type state uint8
 
 const (

@@ -35,10 +35,10 @@ type Config struct {
 	// MaxWait is the longest time that an item should be queued.
 	MaxWait time.Duration
 	// MaxUnhealthyQueue is the number of items that may be queued for all unhealthy groups together. Overdue returns
-	// the excess. 0 is no bound.
+	// the excess. 0 means no bound.
 	MaxUnhealthyQueue int
 	// Burst is the number of running items that may have started within the last BurstWindow. Items that end fast never
-	// reach it. When the machine itself is slow, starting more at a time would only slow it further. 0 is no bound.
+	// reach it. When the machine itself is slow, starting more at a time would only slow it further. 0 means no bound.
 	Burst int
 	// BurstWindow is the window of Burst. It grows while the machine lags behind. Needed if Burst is set.
 	BurstWindow time.Duration
