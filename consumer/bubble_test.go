@@ -25,7 +25,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// The topics of these tests: a source and a delay topic of one kind, and revocations, which have notes.
+// The topics of these tests: a source and a delay topic of one kind, and the revocations, whose commits carry notes.
 const (
 	source      = "sms-dlr"
 	delayed     = "sms-dlr-retry-10m"
@@ -106,7 +106,7 @@ func (w *env) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return c, err
 }
 
-// cut parts the consumers from Kafka, or joins them again.
+// cut disconnects the consumers from Kafka, or connects them again.
 func (w *env) cut(down bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +119,7 @@ func (w *env) cut(down bool) {
 	}
 }
 
-// write produces n records to a partition; those of the delay topic are due then.
+// write produces n records to a partition; those of the delay topic are due immediately.
 func (w *env) write(topic string, partition int32, n int, due time.Time) {
 	w.t.Helper()
 	for i := range n {
@@ -133,7 +133,7 @@ func (w *env) write(topic string, partition int32, n int, due time.Time) {
 	}
 }
 
-// committed is what the group has stored of a partition, without the topic's mark.
+// committed returns what the group has committed for a partition, without the topic's mark.
 func (w *env) committed(topic string, partition int32) (int64, string) {
 	w.t.Helper()
 	all, err := w.admin.FetchOffsets(context.Background(), "group")
@@ -148,7 +148,7 @@ func (w *env) committed(topic string, partition int32) (int64, string) {
 	return o.At, state
 }
 
-// member is a consumer with a handler that does what the test says.
+// member is a consumer with a handler that the test controls.
 type member struct {
 	*Consumer
 	w       *env
@@ -172,7 +172,7 @@ type got struct {
 	at time.Time
 }
 
-// join starts a member whose events stay open but for those that settle takes.
+// join starts a member. Its events stay open, except those that settle accepts.
 func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *member {
 	w.t.Helper()
 	m := &member{w: w, settle: settle, stopped: make(chan error, 1), registry: prometheus.NewRegistry()}
@@ -191,7 +191,7 @@ func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *mem
 	return m
 }
 
-// leave stops the member and waits for it; it tells how long that took.
+// leave stops the member, waits for it, and returns how long that took.
 func (m *member) leave() time.Duration {
 	at := time.Now()
 	m.stop()
@@ -277,7 +277,7 @@ func (m *member) Forget(string, int32) {
 	m.forgot++
 }
 
-// ids are the events of a topic dispatched so far, without its name.
+// ids returns the events of a topic that were dispatched so far, without the topic's name.
 func (m *member) ids(topic string) (ids []string) {
 	synctest.Wait()
 	m.mu.Lock()

@@ -7,7 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestPlausible: a due time far beyond what the topic's delay allows, by the broker's clock, is brought back.
+// TestPlausible checks that a due time is lowered if the topic's delay and the broker's clock do not allow it.
 func TestPlausible(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, c := range map[string]struct {

@@ -19,13 +19,13 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// rest lets time pass, and lets everything come to rest then.
+// rest lets time pass, and then waits until all goroutines are blocked.
 func rest(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// What is finished above an open record is stored with the offset, at least once a second, and not dispatched again.
+// Offsets finished above an open record are committed with the offset, at least once a second, and not dispatched again.
 func TestOutOfOrder(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 10, time.Time{})
@@ -187,7 +187,7 @@ func TestRebalanceCancels(t *testing.T) {
 	})
 }
 
-// Kafka is away for longer than the session: what was finished meanwhile is finished.
+// Kafka is unreachable for longer than the session: records finished meanwhile stay finished.
 func TestLostPartitions(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 6, time.Time{})
@@ -258,7 +258,7 @@ func TestRefusedCommits(t *testing.T) {
 	})
 }
 
-// What was finished before the first commit is finished, too.
+// Records finished before the first commit stay finished.
 func TestLostBeforeTheFirstCommit(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 6, time.Time{})
@@ -330,7 +330,7 @@ func TestGate(t *testing.T) {
 	})
 }
 
-// What a gate holds goes to the next owner, who waits as long.
+// The records of a gate go to the next owner, who delays them until the same time.
 func TestGateIsHandedOn(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		first := w.join(all)
@@ -355,8 +355,8 @@ func TestGateIsHandedOn(t *testing.T) {
 	})
 }
 
-// Of a delayed partition only what came with the head is held. That is so for a head that is due later than what
-// follows it, too, which it holds up: events that are replayed go into the first overflow topic, due at once.
+// Of a delayed partition, only the records polled with the head are held. That also holds if the head is due later than
+// the records behind it, and delays them: replayed events go to the first overflow topic and are due at once.
 func TestGateHoldsFew(t *testing.T) {
 	for name, head := range map[string]int{"all due later": 3000, "the head due later": 1} {
 		t.Run(name, func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestGateHoldsFew(t *testing.T) {
 	}
 }
 
-// While the buffer is full nothing more is fetched.
+// While the buffer is full, nothing is fetched.
 func TestFullBuffer(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 300, time.Time{})

@@ -10,7 +10,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// The figures that every member shows are those of the whole group, read from Kafka, whoever holds a partition.
+// Every member reports the metrics of the whole group, read from Kafka, whichever member owns a partition.
 func TestLagIsTheGroups(t *testing.T) {
 	withEnv(t, 4, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
@@ -41,7 +41,7 @@ func TestLagIsTheGroups(t *testing.T) {
 	})
 }
 
-// A record that nobody settles shows, whatever else is delivered.
+// A record that is never settled shows in the metrics, whatever else is delivered.
 func TestStalledAndGap(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
@@ -72,7 +72,7 @@ func TestStalledAndGap(t *testing.T) {
 	})
 }
 
-// value reads a figure of the member; labels are the values of its labels, in any order.
+// value returns a metric of the member; labels are the values of its labels, in any order.
 func (m *member) value(t *testing.T, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := m.registry.Gather()

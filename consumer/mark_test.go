@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// An offset that was committed for a topic that is deleted says nothing about the new topic of that name. One of
-// another cluster's topic, as mirrors translate them, or without a mark is taken.
+// An offset committed for a deleted topic does not apply to the new topic of that name. An offset of another cluster's
+// topic, as mirrors translate them, or without a mark is accepted.
 func TestOffsetOfADeletedTopic(t *testing.T) {
 	for _, c := range []struct {
 		name          string

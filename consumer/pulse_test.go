@@ -7,8 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A process that was held up begins nothing until the group has confirmed that it is still its member, and is cut
-// off if it is not.
+// A process that was stopped starts no attempt until the group has confirmed its membership. If the group has removed
+// it, its requests are cut.
 func TestHeldUp(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 2, time.Time{})
@@ -52,7 +52,7 @@ func TestHeldUp(t *testing.T) {
 	})
 }
 
-// Nothing is missed while nothing beats.
+// No beat is missed while the pulse is at rest.
 func TestPulseRests(t *testing.T) {
 	p := newPulse(0)
 	if p.missed() {

@@ -90,7 +90,7 @@ func TestBufferWait(t *testing.T) {
 	})
 }
 
-// No wake-up is lost and nobody blocks, whoever releases when.
+// No wake-up is lost and no goroutine blocks, in whatever order releases happen.
 func TestBufferRace(t *testing.T) {
 	b := newBuffer(4, 1<<40)
 	events := make(chan *event.Event, 1000)
@@ -115,7 +115,7 @@ func TestBufferRace(t *testing.T) {
 	}
 }
 
-// handler keeps what it gets.
+// handler stores the events it receives.
 type handler struct{ events []*event.Event }
 
 func (h *handler) Handle(events []*event.Event) { h.events = append(h.events, events...) }
@@ -179,7 +179,7 @@ func TestRewind(t *testing.T) {
 	}
 }
 
-// What an earlier assignment finished is finished, unless the log was cut back between.
+// Offsets that an earlier assignment finished stay finished, unless the log was truncated in between.
 func TestFinishedByAnEarlierAssignment(t *testing.T) {
 	for epoch, want := range map[int32]int{1: 1, 2: 3} {
 		h := &handler{}
@@ -205,8 +205,8 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 	}
 }
 
-// Of a topic of which nothing is committed, which may be a new one of the same name, an earlier assignment says
-// something only if the topic has the same id.
+// If nothing is committed for a topic, it may be a new one of the same name. An earlier assignment then counts only if
+// the topic has the same id.
 func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 	one, other, none := [16]byte{1}, [16]byte{2}, [16]byte{}
 	for _, tc := range []struct {
@@ -243,7 +243,7 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 	}
 }
 
-// Assignments that read nothing, of a group that does not settle, do not push out what earlier ones know.
+// Assignments that read nothing, in a group that keeps rebalancing, do not displace the state of earlier ones.
 func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
@@ -288,7 +288,7 @@ func TestLateCommits(t *testing.T) {
 	}
 }
 
-// What the committed metadata calls finished is finished, unless the log was cut back above the committed offset.
+// Offsets that the committed metadata lists stay finished, unless the log was truncated above the committed offset.
 func TestFinishedByTheCommittedMetadata(t *testing.T) {
 	former := offsets.New(5, "")
 	for o := range int64(4) {
@@ -327,7 +327,7 @@ func TestFinishedByTheCommittedMetadata(t *testing.T) {
 	}
 }
 
-// A skipped batch and lost records move the position.
+// Skipped batches and lost records advance the position.
 func TestSkippedAndLost(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)

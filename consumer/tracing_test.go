@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// settler ends what it is given at once.
+// settler settles each event at once.
 type settler struct{}
 
 func (settler) Handle(events []*event.Event) {
@@ -63,7 +63,7 @@ func dispatched(t *testing.T, tracer Tracer) (once func()) {
 	}
 }
 
-// A record that the tracer follows is followed from its header to its fate.
+// A sampled record is traced from its header to its fate.
 func TestTracerFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &follower{}

@@ -182,7 +182,7 @@ func TestThreeWideAndOrderPerMessage(t *testing.T) {
 	})
 }
 
-// Unknown users wait while Redis is away, in order; the others go on.
+// Events of unknown users wait in order while Redis is unreachable; those of other users are delivered.
 func TestUnknownUsersWait(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
@@ -270,7 +270,7 @@ func TestURLSetWhileAClickWaits(t *testing.T) {
 	})
 }
 
-// A user that is pushed out of memory while an event is in its lane is looked up again.
+// A user who is evicted from memory while an event is in its lane is looked up again.
 func TestUserPushedOutOfMemory(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(time.Second))
@@ -301,7 +301,7 @@ func TestRedisAwayForLong(t *testing.T) {
 		if got := s.counts(); got["overflow 0"] != 20 || len(got) != 1 {
 			t.Errorf("ends after 18s: %v, want 20 in the shortest tier", got)
 		}
-		// They come back, and wait in memory again.
+		// They come back, and are queued in memory again.
 		s.redis(false)
 		back := s.newEvent(webhook.Click, 3, 1, "3")
 		back.Class = topics.Overflow
@@ -311,7 +311,8 @@ func TestRedisAwayForLong(t *testing.T) {
 	})
 }
 
-// TestLockedUsers: events of users whose settings can't be had do not hold up those of others who wait for Redis.
+// TestLockedUsers checks that events of users whose settings cannot be opened do not delay those of others who wait for
+// Redis.
 func TestLockedUsers(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		var events []*event.Event
@@ -331,7 +332,8 @@ func TestLockedUsers(t *testing.T) {
 	})
 }
 
-// TestLookupQueueKeepsOrder: what could not be looked up goes behind the others, but not behind later events of its endpoint.
+// TestLookupQueueKeepsOrder checks that an event that could not be looked up goes behind the others, but not behind later
+// events of its endpoint.
 func TestLookupQueueKeepsOrder(t *testing.T) {
 	p := newLookupQueue()
 	for i, user := range []int64{1, 2, 1, 3, 2} {
@@ -351,7 +353,7 @@ func TestLookupQueueKeepsOrder(t *testing.T) {
 	}
 }
 
-// parted is a lease that several events share, one of which is in progress.
+// parted is a lease shared by several events, one of which is in progress.
 type parted struct {
 	event.Lease
 	leaves atomic.Bool
@@ -364,7 +366,8 @@ func (p *parted) State() event.State {
 	return event.Held
 }
 
-// TestPurgeStoresParts: an event that shares its lease with one in progress is stored when the partition is revoked.
+// TestPurgeStoresParts checks that an event that shares its lease with one in progress is stored when the partition is
+// revoked.
 func TestPurgeStoresParts(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Second) })
@@ -427,7 +430,7 @@ func TestFullLookupQueue(t *testing.T) {
 		if waits < maxLookups || waits > maxLookups+lookupBatch {
 			t.Errorf("%d wait in memory, want %d", waits, maxLookups)
 		}
-		// As if 500 a second were worked off: 10s hold 5,000, one minute 30,000.
+		// At 500 events a second, the 10s tier may hold 5,000 and the 1m tier 30,000.
 		if got["overflow 0"] != 5000 || got["overflow 1"] == 0 || len(got) != 2 {
 			t.Errorf("ends %v, want 5000 in the shortest tier and the rest in the next", got)
 		}
@@ -445,7 +448,7 @@ func TestFullLookupQueue(t *testing.T) {
 }
 
 // An endpoint that hangs takes its three slots and a short queue; the rest goes to tiers by its rate. The others are
-// not held up.
+// not delayed.
 func TestEndpointThatHangs(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(w http.ResponseWriter, r *http.Request) {
@@ -462,7 +465,7 @@ func TestEndpointThatHangs(t *testing.T) {
 		s.rest(10 * time.Millisecond)
 		s.want("dlr/0/5000", "delivered")
 		got := s.counts()
-		// Nothing is known of its rate: 100 a second, so 10s hold 1,000.
+		// Its rate is unknown, so 100 a second are assumed: the 10s tier may hold 1,000.
 		want := map[string]int{"delivered": 1, "overflow 0": 1000, "overflow 1": 3000 - 3 - 1024 - 1000}
 		if !maps.Equal(got, want) {
 			t.Errorf("ends %v, want %v", got, want)
@@ -574,7 +577,7 @@ func TestRevokedPartition(t *testing.T) {
 	})
 }
 
-// A quarter of the slots is kept for endpoints that work and another for first calls, whatever hangs.
+// A quarter of the slots is reserved for healthy endpoints and another for first calls, whatever hangs.
 func TestManyEndpointsThatHang(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.Handle(s.dlrs(0, 1, 1)) // proves itself

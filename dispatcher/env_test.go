@@ -26,7 +26,7 @@ import (
 
 var errRedisDown = errors.New("redis is down")
 
-// env is a dispatcher in a synctest bubble, with fakes for all that it works with.
+// env is a dispatcher in a synctest bubble, with fakes for all its collaborators.
 type env struct {
 	*Dispatcher
 	t        *testing.T
@@ -53,7 +53,7 @@ type env struct {
 	noDial   error // of every dial
 }
 
-// lease is that of all events of an env.
+// lease is the lease shared by all events of an env.
 type lease struct {
 	s      *env
 	ctx    context.Context
@@ -97,7 +97,7 @@ func (s *env) Lookup(userID int64) (*webhook.Settings, bool) {
 	return found, known
 }
 
-// locked is the first user whose settings can't be opened.
+// locked is the first user whose settings cannot be opened.
 const locked = 1_000_000
 
 func (s *env) Load(_ context.Context, userIDs []int64) error {
@@ -256,13 +256,13 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 	})
 }
 
-// settings with all URLs, at a host of the user's own.
+// settings have all URLs, on a host that only this user has.
 func settings(userID int64) *webhook.Settings {
 	at := fmt.Sprintf("http://user%d/", userID)
 	return webhook.NewSettings(userID, [4]string{at, at, at, at}, "user:pass")
 }
 
-// newEvent is a source record; its identity is kind/0/offset.
+// newEvent returns the event of a source record; its identity is kind/0/offset.
 func (s *env) newEvent(kind webhook.Kind, offset, userID int64, sms string) *event.Event {
 	value := fmt.Sprintf(`{"user_id":%d,"sms":{"id":%s}}`, userID, sms)
 	if kind == webhook.RevokeClick {
@@ -275,7 +275,7 @@ func (s *env) newEvent(kind webhook.Kind, offset, userID int64, sms string) *eve
 	}
 }
 
-// dlrs gives events of messages of their own.
+// dlrs returns events of different messages.
 func (s *env) dlrs(from, n, userID int64) (events []*event.Event) {
 	for i := range n {
 		events = append(events, s.newEvent(webhook.DLR, from+i, userID, fmt.Sprint(from+i)))
@@ -300,7 +300,7 @@ func (s *env) rest(d time.Duration) {
 	synctest.Wait()
 }
 
-// endOf is how the event ended, "" if it has not.
+// endOf returns how the event ended, or "" if it has not.
 func (s *env) endOf(identity string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -314,7 +314,7 @@ func (s *env) want(identity, end string) {
 	}
 }
 
-// counts is how many events ended how.
+// counts returns the number of events by how they ended.
 func (s *env) counts() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// TestExhaustedProcess: what the process itself lacks is no attempt. The event keeps its number and goes to the nearest
-// tier, whatever its endpoint's backlog.
+// TestExhaustedProcess checks that exhaustion of the process is not an attempt. The event keeps its number and
+// goes to the shortest tier, whatever its endpoint's backlog.
 func TestExhaustedProcess(t *testing.T) {
 	full := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
 	for name, err := range map[string]error{

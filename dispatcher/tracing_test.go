@@ -46,14 +46,14 @@ func TestAttemptIsTold(t *testing.T) {
 	})
 }
 
-// still is a lease without an end.
+// still is a lease that is never revoked.
 type still struct{ event.Lease }
 
 func (still) Context() context.Context          { return context.Background() }
 func (still) Acquire() bool                     { return true }
 func (still) Settle(*event.Event, webhook.Fate) {}
 
-// An attempt that nobody follows allocates nothing for those who might.
+// An attempt that is not sampled allocates nothing for tracing.
 func TestTracingIsFreeWhenOff(t *testing.T) {
 	d := New(Config{Parallel: 3, MaxInFlight: 10, QueuePerEndpoint: 10, Tiers: []time.Duration{time.Second}},
 		Parts{Metrics: metrics.New(prometheus.NewRegistry(), metrics.Topics{}), Log: zap.NewNop()})

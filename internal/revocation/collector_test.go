@@ -24,7 +24,7 @@ const (
 	interval = time.Minute
 )
 
-// lease notes how records end.
+// lease records how records end.
 type lease struct {
 	mu       sync.Mutex
 	closed   bool
@@ -84,7 +84,7 @@ func (l *lease) want(t *testing.T, want map[int64]string) {
 	}
 }
 
-// rec is a source record of partition 3; ids are comma-separated.
+// rec returns a source record of partition 3; ids are comma-separated.
 func rec(l event.Lease, offset, userID int64, api, campaign string) *event.Event {
 	value := fmt.Sprintf(`{"user_id":%d,"api_sms_ids":[%s],"campaign_sms_ids":[%s]}`, userID, api, campaign)
 	e := &event.Event{
@@ -105,7 +105,7 @@ type sent struct {
 	Value string
 }
 
-// env is a collector with its source, and what it did.
+// env is a collector with its source, and a record of its actions.
 type env struct {
 	*Collector
 	began   time.Time
@@ -416,7 +416,7 @@ func TestPause(t *testing.T) {
 	})
 }
 
-// A cut that cannot be stored costs half a second, and no revocation.
+// A cut that cannot be stored delays a batch by half a second, and loses no revocation.
 func TestCommitThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, l := newEnv(usual(), func(ctx context.Context) { <-ctx.Done() }), newLease()
@@ -428,7 +428,7 @@ func TestCommitThatHangs(t *testing.T) {
 	})
 }
 
-// What arrives while the cuts are stored belongs to the next tick.
+// Records that arrive while the cuts are stored belong to the next tick.
 func TestRecordsWhileTheCutsAreStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLease()
@@ -447,7 +447,7 @@ func TestRecordsWhileTheCutsAreStored(t *testing.T) {
 	})
 }
 
-// Batches are cut by the length of their ids, too, so that each fits into a topic.
+// Batches are also split by the length of their ids, so that each fits into a topic.
 func TestChunksOfLongIDs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, l := newEnv(usual(), nil), newLease()

@@ -62,7 +62,7 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// After a crash, what lay below the cut makes the same batch with the same id, though more records follow now.
+// After a crash, the records below the cut make the same batch with the same id, although more records follow now.
 func TestSameBatchAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, note := newLease(), ""
@@ -95,7 +95,7 @@ func TestSameBatchAfterACrash(t *testing.T) {
 	})
 }
 
-// A segment of a former owner waits until all of it has been read again, but not for ever.
+// A segment of a previous owner waits until all of it has been read again, but not indefinitely.
 func TestSegmentReadAgainInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, l := newEnv(usual(), nil), newLease()
@@ -131,7 +131,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// history is one partition over many owners that crash: whatever happens, an id stands for one content only, and
+// history is one partition with a series of owners that crash. Whatever happens, a batch id names one content only, and
 // every id of every record is in a batch that was settled.
 type history struct {
 	t       *testing.T
@@ -163,7 +163,7 @@ func (h *history) commit(context.Context) {
 	h.stored.note = h.Note(topic, 3, h.stored.next, 1024)
 }
 
-// start is a new owner, which reads what is there.
+// start makes a new owner, which reads the partition.
 func (h *history) start() {
 	cfg := usual()
 	cfg.MaxIDs = 2
@@ -181,7 +181,7 @@ func (h *history) read(offset int64) {
 	h.Add(rec(h.lease, offset, h.records[offset][0], fmt.Sprint(h.records[offset][1]), ""))
 }
 
-// settle ends some of the batches that are out, in any order.
+// settle ends some of the batches in progress, in any order.
 func (h *history) settle(all bool) {
 	h.random.Shuffle(len(h.batches), func(i, j int) { h.batches[i], h.batches[j] = h.batches[j], h.batches[i] })
 	var left []*event.Event

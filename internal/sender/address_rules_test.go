@@ -17,8 +17,8 @@ func prefixes(texts string) (all []netip.Prefix) {
 	return all
 }
 
-// TestDenyAndNAT64: what is denied is refused in every form, and an address in a NAT64 prefix is judged by what is
-// in it.
+// TestDenyAndNAT64 checks that a denied address is refused in every form, and that an address in a NAT64 prefix is
+// judged by the IPv4 address in it.
 func TestDenyAndNAT64(t *testing.T) {
 	tests := []struct {
 		allow, deny, nat64 string
@@ -69,7 +69,7 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-// The sender refuses what is denied, and never connects to it.
+// The sender refuses denied addresses, and never connects to them.
 func TestDeniedIsNotDialled(t *testing.T) {
 	for name, change := range map[string]func(*Addresses){
 		"network": func(a *Addresses) { a.Deny = prefixes("127.0.0.0/30") },

@@ -55,7 +55,7 @@ func readRows(t *testing.T) []row {
 	return rows
 }
 
-// door counts who comes in at a port of loopback, IPv4 and, if there is one, IPv6.
+// door counts connections to a loopback port, on IPv4 and, if available, IPv6.
 type door struct {
 	port    string
 	entered atomic.Int32
@@ -92,7 +92,7 @@ func (d *door) open(t *testing.T, l net.Listener) {
 	}()
 }
 
-// resolveBy has all names of the process resolved by a server of the test's own.
+// resolveBy makes the process resolve all names with a server of the test.
 func resolveBy(t *testing.T) *names.Server {
 	t.Helper()
 	s := names.Serve(t, "127.0.0.1:0")
@@ -101,7 +101,7 @@ func resolveBy(t *testing.T) *names.Server {
 	return s
 }
 
-// resolver is the one that a test put in, nil = the system's.
+// resolver is the resolver that a test set; nil means the system's.
 var resolver atomic.Pointer[net.Resolver]
 
 // switchResolvers has the process resolve by resolver. It is called once, before the tests: look-ups go on in the
@@ -116,12 +116,12 @@ func switchResolvers() {
 	}}
 }
 
-// stored is the endpoint of a URL as settings hold it.
+// stored returns the endpoint of a URL as the settings store it.
 func stored(raw string) *webhook.Endpoint {
 	return webhook.NewSettings(1, [webhook.NumKinds]string{webhook.DLR: raw}, "").Endpoints[webhook.DLR]
 }
 
-// TestAddressTable: where each spelling of an address may go, by the URL's check and by a real dial.
+// TestAddressTable checks, for each notation of an address, the validation of the URL and a real dial.
 func TestAddressTable(t *testing.T) {
 	rows := readRows(t)
 	if len(rows) < 160 {
@@ -162,7 +162,7 @@ func TestAddressTable(t *testing.T) {
 	if n := d.entered.Load(); n > 0 {
 		t.Errorf("%d connections were made", n)
 	}
-	// The door can be found: the same sender with loopback opened gets in by address and by name.
+	// The door is reachable: the same sender with loopback allowed connects by address and by name.
 	open := newSender(t, func(c *Config) { c.Timeout = 5 * time.Second })
 	for _, host := range []string{"127.0.0.1", "[::ffff:127.0.0.1]", "flips.example", "localhost"} {
 		open.Send(t.Context(), request(t, "http://"+host+":"+d.port+"/hook"))
@@ -172,8 +172,9 @@ func TestAddressTable(t *testing.T) {
 	}
 }
 
-// TestNamesThatFlip: a name that was harmless when it was asked first gets nowhere when its answer changes.
-// 127.0.0.2 stands for a public address, 127.0.0.1 for one within.
+// TestNamesThatFlip checks that a name that resolved to an allowed address first cannot be used once it resolves to a
+// blocked one.
+// 127.0.0.2 stands for a public address, 127.0.0.1 for an internal one.
 func TestNamesThatFlip(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -219,7 +220,7 @@ func TestNamesThatFlip(t *testing.T) {
 	}
 }
 
-// TestNamesThatFail: a name server's failures have their names, and cost no more than the time-out.
+// TestNamesThatFail checks that failures of a name server are classified, and take no longer than the time-out.
 func TestNamesThatFail(t *testing.T) {
 	const timeout = 800 * time.Millisecond
 	tests := []struct {

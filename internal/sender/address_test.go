@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// blocked are addresses that no webhook may reach unless they are allowed, by what they are.
+// blocked lists addresses that no webhook may reach unless they are allowed, by class.
 var blocked = map[string][]string{
 	"loopback":             {"127.0.0.1", "127.1.2.3", "127.255.255.255", "::1"},
 	"this network":         {"0.0.0.0", "0.1.2.3", "::"},
@@ -38,7 +38,7 @@ var public = []string{
 	"2606:4700:4700::1111", "2001:4860:4860::8888", "2a00:1450:4001:800::200e", "2400:cb00::1",
 }
 
-// dial asks the policy as a dialler does.
+// dial checks an address as a dialler does.
 func dial(p addressPolicy, address string) error {
 	network := "tcp4"
 	if strings.Contains(address, ":") {

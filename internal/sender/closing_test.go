@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/test/peer"
 )
 
-// farAway is a proxy to a server that is so far away, one way.
+// farAway is a proxy that delays data by a one-way latency.
 func farAway(t *testing.T, to string, away time.Duration) (url string) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -37,7 +37,7 @@ func farAway(t *testing.T, to string, away time.Duration) (url string) {
 	return "http://" + l.Addr().String() + "/hook"
 }
 
-// carry brings what comes from a to b, and a's end, each so much later.
+// carry copies the data of a, and its end, to b with that delay.
 func carry(b, a net.Conn, later time.Duration) {
 	type piece struct {
 		data []byte

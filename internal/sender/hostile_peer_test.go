@@ -22,8 +22,8 @@ import (
 	"github.com/smshooks/smshooks/test/peer"
 )
 
-// TestMain has the tests trust one authority, that of test: the system's certificates are read once per process, from
-// the file that is named here.
+// TestMain makes the tests trust one authority only: the system's certificates are read once per process, from the file
+// that is set here.
 func TestMain(m *testing.M) { os.Exit(trusting(m)) }
 
 func trusting(m *testing.M) int {
@@ -44,7 +44,7 @@ func trusting(m *testing.M) int {
 	return m.Run()
 }
 
-// authority is the one TestMain makes.
+// authority is created by TestMain.
 var authority *certs.Authority
 
 func TestCertificates(t *testing.T) {
@@ -89,7 +89,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestTLSNames: the certificate is asked for by the URL's name, not by the address it resolves to.
+// TestTLSNames checks that the certificate is verified for the URL's name, not for the address it resolves to.
 func TestTLSNames(t *testing.T) {
 	dns := resolveBy(t)
 	for _, name := range []string{"hook.example", "other.example", "xn--bcher-kva.example"} {
@@ -124,7 +124,7 @@ func TestTLSNames(t *testing.T) {
 	}
 }
 
-// TestTLSPeers: peers whose TLS is good and what they say in it is not.
+// TestTLSPeers covers peers with valid TLS that send invalid data in it.
 func TestTLSPeers(t *testing.T) {
 	cert := authority.Issue(t, nil)
 	frames := "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64" // SETTINGS
@@ -159,7 +159,7 @@ func TestTLSPeers(t *testing.T) {
 	}
 }
 
-// TestTLSSmuggling: surplus bytes in an idle TLS connection are no reply either.
+// TestTLSSmuggling checks that surplus bytes on an idle TLS connection do not become a reply.
 func TestTLSSmuggling(t *testing.T) {
 	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
 		for when, later := range map[string]bool{"at once": false, "later": true} {
@@ -195,7 +195,7 @@ func TestTLSSmuggling(t *testing.T) {
 	}
 }
 
-// TestPeersThatDoNotListen: a port whose backlog is full, one that never accepts, and a handshake that drips.
+// TestPeersThatDoNotListen covers a port whose backlog is full, one that never accepts, and a very slow handshake.
 func TestPeersThatDoNotListen(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -234,7 +234,7 @@ func TestPeersThatDoNotListen(t *testing.T) {
 	}
 }
 
-// TestHostileIdentity: an identity out of a record's header cannot add to the request's head.
+// TestHostileIdentity checks that an identity from a record's header cannot inject anything into the request's head.
 func TestHostileIdentity(t *testing.T) {
 	for _, id := range []string{"a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\r\n\r\nPOST /evil HTTP/1.1\r\nHost: x\r\n\r\n", "a\x00b", "a\x7fb", "\r", "\n"} {
 		var evilSeen atomic.Bool
@@ -259,7 +259,7 @@ func TestHostileIdentity(t *testing.T) {
 	}
 }
 
-// TestInternationalHost: a name of another alphabet is asked for, and sent as Host, in its ASCII form.
+// TestInternationalHost checks that an internationalised name is resolved, and sent as Host, in its ASCII form.
 func TestInternationalHost(t *testing.T) {
 	resolveBy(t).On("xn--bcher-kva.example", names.Always("127.0.0.1"))
 	host := make(chan string, 1)

@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/test/peer"
 )
 
-// These tests judge the sender by what a raw TCP server sees and by its Outcome: whatever client it is made of.
+// These tests judge the sender by what a raw TCP server receives and by its Outcome, independently of the HTTP client.
 
 const (
 	// late is how long after its time-out a request may return on a busy machine.
@@ -34,7 +34,7 @@ const (
 	bad        = "*" // any failure of the closed list
 )
 
-// floods writes piece after first until the sender goes away, and counts the bytes.
+// floods writes first, then piece repeatedly until the sender disconnects, and counts the bytes.
 func floods(first, piece string, wrote *atomic.Int64) func(net.Conn, int32) bool {
 	return func(c net.Conn, _ int32) bool {
 		_, _ = io.WriteString(c, first)
@@ -49,7 +49,7 @@ func floods(first, piece string, wrote *atomic.Int64) func(net.Conn, int32) bool
 	}
 }
 
-// dripsBytes says text a byte at a time, for ever again.
+// dripsBytes sends text one byte at a time, in an endless loop.
 func dripsBytes(first, text string) func(net.Conn, int32) bool {
 	return func(c net.Conn, _ int32) bool {
 		_, _ = io.WriteString(c, first)
@@ -101,7 +101,7 @@ func hostiles(t *testing.T, wrote *atomic.Int64) []hostile {
 		{"drips the body", dripsBytes("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", "."), webhook.Timeout, false},
 		{"drips chunks", dripsBytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\n.\r\n"), webhook.Timeout, false},
 		{"drips 100s", dripsBytes("", "HTTP/1.1 100 Continue\r\n\r\n"), webhook.Timeout, false},
-		// too much
+		// beyond a limit
 		{"10 GB", floods("HTTP/1.1 200 OK\r\nContent-Length: 10737418240\r\n\r\n", long, wrote), "", true},
 		{"10 GB of an error", floods("HTTP/1.1 503 No\r\nContent-Length: 10737418240\r\n\r\n", long, wrote), "http 503", true},
 		{"10 GB without a length", floods("HTTP/1.1 200 OK\r\n\r\n", long, wrote), "", true},
@@ -192,7 +192,7 @@ func TestHostileReplies(t *testing.T) {
 	}
 }
 
-// wantOutcome holds an outcome against the failure wanted: bad is any of the closed list, "?" any of it or success.
+// wantOutcome compares an outcome with the failure wanted: bad means any of the closed list, "?" any of it or success.
 func wantOutcome(t *testing.T, out Outcome, want webhook.Failure) {
 	t.Helper()
 	known := out.Failure == ""
@@ -214,7 +214,7 @@ func wantOutcome(t *testing.T, out Outcome, want webhook.Failure) {
 	}
 }
 
-// allocated gives the bytes f had allocated, by it and whoever else runs.
+// allocated returns the bytes allocated while f ran, by f and by other goroutines.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -223,7 +223,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// eventually polls until ok or the time is over.
+// eventually polls until ok returns true or the time has passed.
 func eventually(within time.Duration, ok func() bool) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -237,7 +237,7 @@ func eventually(within time.Duration, ok func() bool) bool {
 
 const evil = "HTTP/1.1 200 Evil\r\nContent-Length: 0\r\n\r\n"
 
-// TestSmuggledReplies: what a peer says beyond its reply is never taken for the reply to another request, be it sent
+// TestSmuggledReplies checks that surplus data of a peer never becomes the reply to another request, whether it is sent
 // with the reply or later, while the connection is idle.
 func TestSmuggledReplies(t *testing.T) {
 	tests := map[string]string{
@@ -324,7 +324,7 @@ func smuggle(t *testing.T, mine, extra string, later bool) {
 	}
 }
 
-// TestLateReply: the reply to a request that timed out, or was called off, is not the next one's.
+// TestLateReply checks that the reply to a request that timed out or was cancelled does not become the next one's.
 func TestLateReply(t *testing.T) {
 	for name, timeout := range map[string]bool{"after a time-out": true, "after an end": false} {
 		t.Run(name, func(t *testing.T) {
@@ -352,9 +352,9 @@ func TestLateReply(t *testing.T) {
 	}
 }
 
-// TestSharedHost: hundreds of requests of many users to one host, a part of which misbehaves: each gets its own
-// reply and is made once, or once more where its connection was used before and ended without a reply. The status
-// tells which request the reply was made for.
+// TestSharedHost sends hundreds of requests of many users to one host, which misbehaves for some of them. Each request
+// gets its own reply and is sent once, or twice if its connection was used before and ended without a reply. The status
+// identifies the request that the reply belongs to.
 func TestSharedHost(t *testing.T) {
 	var wrote atomic.Int64
 	mean := hostiles(t, &wrote)
@@ -435,8 +435,8 @@ func sharedHost(c net.Conn, mean []hostile, made *sync.Map) {
 		}
 		reply := fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s", statusOf(id), len(id), id)
 		if statusOf(id)%8 == 0 {
-			// And a reply nobody asked for, in the same write: one that comes when the connection carries the next request
-			// already is that request's reply, by all that HTTP/1.1 says.
+			// And an unsolicited reply in the same write. If it came when the connection already carries the next
+			// request, it would be that request's reply by the rules of HTTP/1.1.
 			reply += evil
 		}
 		if _, err := io.WriteString(c, reply); err != nil {

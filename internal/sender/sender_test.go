@@ -310,8 +310,8 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 }
 
-// A request that meets the closing of a connection that was used before is made once more, on a new connection, and no
-// more than once; on a new connection it is not made again.
+// A request that fails because a reused connection is being closed is repeated exactly once, on a new connection. On a
+// new connection it is not repeated.
 func TestReusedConnectionThatIsClosed(t *testing.T) {
 	for name, end := range map[string]func(net.Conn, int32) bool{"closed": peer.SaysAndCloses(""), "reset": resets} {
 		for _, test := range []struct {
@@ -402,7 +402,7 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// What was answered before the context ended is an attempt.
+// A request that was answered before the context ended is an attempt.
 func TestReplyBeforeTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

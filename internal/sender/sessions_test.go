@@ -10,13 +10,13 @@ import (
 	"github.com/smshooks/smshooks/test/certs"
 )
 
-// kept counts what a cache was given.
+// kept counts the sessions that a cache received.
 type kept struct{ puts int }
 
 func (k *kept) Get(string) (*tls.ClientSessionState, bool)    { return nil, false }
 func (k *kept) Put(_ string, session *tls.ClientSessionState) { k.puts++ }
 
-// sockets are the ends of a connection. Unlike a net.Pipe it takes what nobody reads yet.
+// sockets are the ends of a connection. Unlike a net.Pipe it buffers data that is not read yet.
 func sockets(t *testing.T) (near, far net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -34,7 +34,7 @@ func sockets(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
-// TestSessions: what a server has kept for it is bounded: no large certificates, no large tickets.
+// TestSessions checks that the data kept for a server is bounded: no large certificates, no large tickets.
 func TestSessions(t *testing.T) {
 	authority, err := certs.New()
 	if err != nil {
