@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -108,30 +107,22 @@ func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 		kprom.Gatherer(a.Registry)))
 }
 
-// run consumes until ctx ends. Then it lets events in progress end and commits, within grace.
-func (p *pipeline) run(ctx context.Context, grace time.Duration) error {
-	var background sync.WaitGroup
-	running, stop := context.WithCancel(context.Background())
-	logging, stopLog := context.WithCancel(context.Background())
-	logged := make(chan struct{})
-	go func() {
-		defer close(logged)
-		p.log.Run(logging)
-	}()
-	background.Go(func() { p.dispatcher.Run(running) })
-	background.Go(func() { p.collector.Run(running, p.consumer, p.dispatcher.Submit) })
-	background.Go(func() { p.replays.Run(running) })
-	err := p.consumer.Run(ctx, grace)
-	stop()
-	background.Wait()
-	stopLog()
-	<-logged
-	p.producer.Close()
-	p.large.Close()
-	if err != nil {
-		return fmt.Errorf("consumer: %w", err)
-	}
-	return nil
+// start adds the parts of the pipeline to g. They begin once started is closed. The consumer stops first: it lets events
+// in progress end and commits, within grace. What these events need stops after it.
+func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration) {
+	g.serve("producers", noError(func(ctx context.Context) { <-ctx.Done(); p.producer.Close(); p.large.Close() }))
+	g.serve("delivery log", after(started, noError(p.log.Run)))
+	g.serve("replays", after(started, noError(p.replays.Run)))
+	g.serve("dispatcher", after(started, noError(p.dispatcher.Run)))
+	g.serve("revocations", after(started, noError(func(ctx context.Context) {
+		p.collector.Run(ctx, p.consumer, p.dispatcher.Submit)
+	})))
+	g.work("consumer", after(started, func(ctx context.Context) error {
+		if err := p.consumer.Run(ctx, grace); err != nil {
+			return fmt.Errorf("consumer: %w", err)
+		}
+		return nil
+	}))
 }
 
 // firstClicks asks the memory of first clicks about events.

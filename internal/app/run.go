@@ -46,7 +46,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	if a.pipeline != nil {
 		g.work("orphaned topics", after(started, noError(a.watchOrphaned)))
-		g.work("pipeline", after(started, func(ctx context.Context) error { return a.pipeline.run(ctx, b.pipeline) }))
+		a.pipeline.start(g, started, b.pipeline)
 	}
 	return g.wait(b, a.cutOffKafka)
 }
