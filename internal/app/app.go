@@ -90,7 +90,7 @@ func New(opts Options) (*App, error) {
 	a.metrics = a.newMetrics()
 	a.share = a.limits()
 	for _, wire := range []func() error{
-		a.wireKafka, a.wireRedis, a.wireSettings, a.wireHistory, a.wireSender, a.wireCustomers, a.wireTracing, a.wireRoad,
+		a.wireKafka, a.wireRedis, a.wireSettings, a.wireHistory, a.wireSender, a.wireCustomers, a.wireTracing, a.wirePipeline,
 	} {
 		if err := wire(); err != nil {
 			return nil, err
@@ -182,7 +182,7 @@ func (a *App) wireTracing() (err error) {
 	return err
 }
 
-func (a *App) wireRoad() (err error) {
+func (a *App) wirePipeline() (err error) {
 	if !a.plays(Consume) {
 		return nil
 	}
