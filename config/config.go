@@ -202,8 +202,9 @@ func Defaults() *Config {
 func (c *Config) TopicPlan() *topics.Plan {
 	t := c.Topics
 	return topics.New(topics.Settings{
-		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation, Config: t.Config, Keys: t.Keys, DeadLetter: t.DeadLetter,
-		Schedule: c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
+		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation, Config: t.Config, Keys: t.Keys,
+		DeadLetter: t.DeadLetter,
+		Schedule:   c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
 		Window: c.Retry.Window, Partitions: int32(t.Partitions), Replication: int16(t.Replication),
 	})
 }

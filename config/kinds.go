@@ -70,13 +70,14 @@ func choice(words ...string) kind[string] {
 }
 
 func boolean() kind[bool] {
-	return kind[bool]{word: "boolean", words: []string{"true", "false"}, format: strconv.FormatBool, parse: func(s string) (bool, error) {
-		b, err := strconv.ParseBool(strings.TrimSpace(s))
-		if err != nil {
-			return false, fmt.Errorf("%q is neither true nor false", s)
-		}
-		return b, nil
-	}}
+	return kind[bool]{word: "boolean", words: []string{"true", "false"}, format: strconv.FormatBool,
+		parse: func(s string) (bool, error) {
+			b, err := strconv.ParseBool(strings.TrimSpace(s))
+			if err != nil {
+				return false, fmt.Errorf("%q is neither true nor false", s)
+			}
+			return b, nil
+		}}
 }
 
 func number(least, most int) kind[int] {
@@ -243,7 +244,8 @@ func collector() kind[string] {
 
 // legalName is what Kafka takes as a topic's name and as an instance id.
 func legalName() kind[string] {
-	return kind[string]{word: "name", parse: func(s string) (string, error) { return s, topics.CheckName(s) }, format: same}
+	return kind[string]{word: "name", parse: func(s string) (string, error) { return s, topics.CheckName(s) },
+		format: same}
 }
 
 // network is a CIDR, or one address.
@@ -274,7 +276,8 @@ func nat64() kind[netip.Prefix] {
 	return kind[netip.Prefix]{word: "CIDR", parse: func(s string) (netip.Prefix, error) {
 		p, err := netip.ParsePrefix(s)
 		if err != nil || !p.Addr().Is6() || !slices.Contains([]int{32, 40, 48, 56, 64, 96}, p.Bits()) {
-			return netip.Prefix{}, fmt.Errorf("%q is not a NAT64 prefix (an IPv6 network of length 32, 40, 48, 56, 64 or 96, as in 2001:db8:64::/96)", s)
+			return netip.Prefix{}, fmt.Errorf("%q is not a NAT64 prefix (an IPv6 network of length 32, 40, 48, 56, 64 or 96, "+
+				"as in 2001:db8:64::/96)", s)
 		}
 		return p.Masked(), nil
 	}, format: netip.Prefix.String}
@@ -314,7 +317,8 @@ func key() kind[[]byte] {
 			return nil, fmt.Errorf("is not base64 (make one with `openssl rand -base64 %d`)", keyBytes)
 		}
 		if len(b) != keyBytes {
-			return nil, fmt.Errorf("is %d bytes long, not %d (make one with `openssl rand -base64 %d`)", len(b), keyBytes, keyBytes)
+			return nil, fmt.Errorf("is %d bytes long, not %d (make one with `openssl rand -base64 %d`)", len(b), keyBytes,
+				keyBytes)
 		}
 		return b, nil
 	}, format: base64.StdEncoding.EncodeToString}

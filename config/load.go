@@ -125,7 +125,8 @@ func readEnv(environ []string, settings []setting) (map[string]given, []Problem)
 		from := origin{source: "environment variable " + name}
 		s, ok := known[name]
 		if on, isSection := known[name+"_ENABLED"]; !ok && isSection {
-			problems = append(problems, Problem{name, "names a section, not a setting: set " + on.env() + " (" + on.name + ")", from.place()})
+			problems = append(problems, Problem{name, "names a section, not a setting: set " + on.env() + " (" + on.name + ")",
+				from.place()})
 			continue
 		}
 		if !ok {

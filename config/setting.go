@@ -49,7 +49,8 @@ func one[T any](name string, k kind[T], def string, at func(*Config) *T, usage s
 }
 
 // many makes a list setting; check looks at the list as a whole and may be nil.
-func many[T any](name string, k kind[T], def string, at func(*Config) *[]T, check func([]T) error, usage string) setting {
+func many[T any](name string, k kind[T], def string, at func(*Config) *[]T, check func([]T) error,
+	usage string) setting {
 	return setting{
 		name: name, def: def, usage: usage, word: k.word + ",...", list: true, words: k.words,
 		set: func(c *Config, texts []string) error {

@@ -96,7 +96,8 @@ func (v *validator) redis() {
 	if r.Cluster && r.MasterName != "" {
 		v.fail("redis.master_name", "is set together with redis.cluster: Redis is one or the other", "redis.cluster")
 	}
-	for _, s := range []struct{ name, value string }{{"redis.sentinel.username", r.Sentinel.Username}, {"redis.sentinel.password", r.Sentinel.Password}} {
+	for _, s := range []struct{ name, value string }{{"redis.sentinel.username", r.Sentinel.Username},
+		{"redis.sentinel.password", r.Sentinel.Password}} {
 		if s.value != "" && r.MasterName == "" {
 			v.fail(s.name, "is set, but redis.master_name is not: only Sentinels need it", "redis.master_name")
 		}

@@ -58,7 +58,9 @@ func topicsCommand() *cobra.Command {
 		&cobra.Command{Use: "check", Short: "Report what is wrong with the topics and how to fix it", Args: arguments(0),
 			Example: "  smshooks topics check --config smshooks.yaml",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error { return checkTopics(ctx, cmd, admin) })
+				return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
+					return checkTopics(ctx, cmd, admin)
+				})
 			}},
 	)
 }

@@ -206,7 +206,8 @@ func (f *letterFlags) asked() string {
 	if f.user != 0 {
 		text = fmt.Sprintf(" --user=%d", f.user)
 	}
-	for _, flag := range []struct{ name, value string }{{"kind", f.kind}, {"since", f.since}, {"until", f.until}, {"reason", f.reason}} {
+	for _, flag := range []struct{ name, value string }{{"kind", f.kind}, {"since", f.since}, {"until", f.until},
+		{"reason", f.reason}} {
 		if flag.value != "" {
 			text += " --" + flag.name + "=" + flag.value
 		}

@@ -42,7 +42,8 @@ func main() {
 }
 
 func serve(ctx context.Context, addr string, r *receiver) error {
-	server := &http.Server{Addr: addr, Handler: r.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	server := &http.Server{Addr: addr, Handler: r.handler(), ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout: 10 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ListenAndServe() }()
 	fmt.Fprintf(os.Stderr, "listening; set the webhook URLs to http://%s/dlr, /click, /inbound and /revoke_click\n", addr)
@@ -99,7 +100,8 @@ func (r *receiver) authorised(req *http.Request) bool {
 }
 
 // take reads an event, prints it unless it was received before, and answers 200.
-func (r *receiver) take(w http.ResponseWriter, req *http.Request, describe func(contentType string, body []byte) (string, error)) {
+func (r *receiver) take(w http.ResponseWriter, req *http.Request,
+	describe func(contentType string, body []byte) (string, error)) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 	if err != nil {
 		http.Error(w, "cannot read the body", http.StatusBadRequest)
@@ -112,7 +114,8 @@ func (r *receiver) take(w http.ResponseWriter, req *http.Request, describe func(
 	}
 	id := req.Header.Get("Webhook-Id")
 	if err := r.once(id, func() error {
-		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s, of %s\n", text, id, req.Header.Get("Webhook-Attempt"), req.Header.Get("Webhook-Event-Time"))
+		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s, of %s\n", text, id, req.Header.Get("Webhook-Attempt"),
+			req.Header.Get("Webhook-Event-Time"))
 		return err
 	}); err != nil {
 		http.Error(w, "cannot store the event", http.StatusInternalServerError) // the service retries

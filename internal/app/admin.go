@@ -84,7 +84,8 @@ func withOrigin(cfg *config.Config, err error) error {
 	if !errors.As(err, &wrong) {
 		return err
 	}
-	return &config.Error{Problems: []config.Problem{{Setting: wrong.Setting, Text: wrong.Err.Error(), Origin: cfg.Origin(wrong.Setting)}}}
+	return &config.Error{Problems: []config.Problem{{Setting: wrong.Setting, Text: wrong.Err.Error(),
+		Origin: cfg.Origin(wrong.Setting)}}}
 }
 
 // Connection returns the settings with which Kafka was reached.
@@ -182,7 +183,8 @@ func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 }
 
 // DeadLetters calls each for the dead letters that match f. progress may be nil.
-func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress deadletter.Progress, each func(*deadletter.Letter) error) error {
+func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress deadletter.Progress,
+	each func(*deadletter.Letter) error) error {
 	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
 	if err != nil {
 		return err

@@ -42,11 +42,15 @@ func (a *App) newCustomers() (*customers, error) {
 		return nil, err
 	}
 	service := api.New(api.Parts{
-		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: userReplays{letters, a.replays}, Log: a.Log.Named("api"),
-		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests, Turns: a.replays, ReplayLimit: a.Config.API.ReplayLimit,
+		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: userReplays{letters, a.replays},
+		Log:            a.Log.Named("api"),
+		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests, Turns: a.replays,
+		ReplayLimit: a.Config.API.ReplayLimit,
 	})
-	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix, Log: a.Log.Named("page")})
-	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})}, nil
+	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix,
+		Log: a.Log.Named("page")})
+	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})},
+		nil
 }
 
 // newDeadLetters returns the store that reads and replays dead letters.

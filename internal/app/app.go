@@ -120,7 +120,8 @@ func (a *App) wireKafka() (err error) {
 	if a.admin, err = a.kafka.NewClient(); err != nil {
 		return err
 	}
-	a.watcher = kafka.NewWatcher(a.admin, kafka.NeededRights(a.plan, a.plays(Consume), a.plays(API)), a.Log.Named("topics"))
+	a.watcher = kafka.NewWatcher(a.admin, kafka.NeededRights(a.plan, a.plays(Consume), a.plays(API)),
+		a.Log.Named("topics"))
 	return nil
 }
 

@@ -19,9 +19,10 @@ func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, 
 	return kafka.Config{
 		Brokers: cfg.Kafka.Brokers,
 		TLS:     files,
-		SASL:    kafka.SASLConfig{Mechanism: cfg.Kafka.SASL.Mechanism, Username: cfg.Kafka.SASL.Username, Password: cfg.Kafka.SASL.Password},
-		Dial:    dial,
-		Log:     log.Named("kafka"),
+		SASL: kafka.SASLConfig{Mechanism: cfg.Kafka.SASL.Mechanism, Username: cfg.Kafka.SASL.Username,
+			Password: cfg.Kafka.SASL.Password},
+		Dial: dial,
+		Log:  log.Named("kafka"),
 
 		ReadUncommitted: cfg.Kafka.Isolation == "read_uncommitted",
 		MaxBatchBytes:   cfg.Kafka.MaxBatchBytes,

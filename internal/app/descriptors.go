@@ -39,7 +39,8 @@ type allotment struct {
 // allot divides limit descriptors. If there are too few, requests and API connections share what is left.
 func allot(limit uint64, cfg *config.Config) allotment {
 	a := allotment{inFlight: cfg.Dispatch.MaxInFlight, api: cfg.API.MaxConnections, tests: mostTests}
-	own := ownDescriptors + perBroker*max(leastBrokers, len(cfg.Kafka.Brokers)) + redisPerCPU*runtime.GOMAXPROCS(0)*max(1, len(cfg.Redis.Addrs))
+	own := ownDescriptors + perBroker*max(leastBrokers, len(cfg.Kafka.Brokers)) +
+		redisPerCPU*runtime.GOMAXPROCS(0)*max(1, len(cfg.Redis.Addrs))
 	a.needed = (uint64(own)+uint64(a.inFlight)+uint64(a.api)+uint64(perTest*a.tests))*10/9 + 1
 	left := int(min(limit-limit/10, math.MaxInt32)) - own
 	if limit < a.needed {
@@ -57,7 +58,8 @@ func (a *App) limits() allotment {
 	limit := descriptorLimit()
 	share := allot(limit, a.Config)
 	if limit < share.needed {
-		a.Log.Warn("open file limit is too low for the settings; raise it (ulimit -n, LimitNOFILE) or accept the lower figures",
+		a.Log.Warn("open file limit is too low for the settings; raise it (ulimit -n, LimitNOFILE) "+
+			"or accept the lower figures",
 			zap.Uint64("limit", limit), zap.Uint64("needed", share.needed),
 			zap.Int("dispatch.max_in_flight", a.Config.Dispatch.MaxInFlight), zap.Int("requests_in_flight", share.inFlight),
 			zap.Int("api.max_connections", a.Config.API.MaxConnections), zap.Int("api_connections", share.api))

@@ -20,7 +20,8 @@ import (
 
 // NewLogger returns a logger that writes JSON to out, or readable lines to a terminal. Repeated lines are sampled.
 func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
-	log, _, err := newLogger(cfg, output{out, func() {}}, isTerminal(out), func(zapcore.Entry, zapcore.SamplingDecision) {})
+	log, _, err := newLogger(cfg, output{out, func() {}}, isTerminal(out),
+		func(zapcore.Entry, zapcore.SamplingDecision) {})
 	return log, err
 }
 
@@ -28,11 +29,12 @@ func NewLogger(cfg config.Log, out *os.File) (*zap.Logger, error) {
 // changed at any time.
 func NewServiceLogger(cfg config.Log, out *os.File, reg prometheus.Registerer) (*zap.Logger, *zap.AtomicLevel, error) {
 	dropped := metrics.LogLinesDropped(reg)
-	return newLogger(cfg, output{out, dropped.Inc}, isTerminal(out), func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
-		if decision&zapcore.LogDropped != 0 {
-			dropped.Inc()
-		}
-	})
+	return newLogger(cfg, output{out, dropped.Inc}, isTerminal(out),
+		func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
+			if decision&zapcore.LogDropped != 0 {
+				dropped.Inc()
+			}
+		})
 }
 
 // output writes log lines. A line that cannot be written, because the reader of stderr has ended, is dropped and
@@ -52,7 +54,8 @@ func (o output) Write(line []byte) (int, error) {
 // Sync does nothing: lines are not buffered.
 func (o output) Sync() error { return nil }
 
-func newLogger(cfg config.Log, out zapcore.WriteSyncer, terminal bool, sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, *zap.AtomicLevel, error) {
+func newLogger(cfg config.Log, out zapcore.WriteSyncer, terminal bool,
+	sampled func(zapcore.Entry, zapcore.SamplingDecision)) (*zap.Logger, *zap.AtomicLevel, error) {
 	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
 		return nil, nil, fmt.Errorf("log.level: %w", err)

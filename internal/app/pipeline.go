@@ -107,8 +107,8 @@ func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 		kprom.Gatherer(a.Registry)))
 }
 
-// start adds the parts of the pipeline to g. They begin once started is closed. The consumer stops first: it lets events
-// in progress end and commits, within grace. What these events need stops after it.
+// start adds the parts of the pipeline to g. They begin once started is closed. The consumer stops first: it lets
+// events in progress end and commits, within grace. What these events need stops after it.
 func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration) {
 	g.serve("producers", noError(func(ctx context.Context) { <-ctx.Done(); p.producer.Close(); p.large.Close() }))
 	g.serve("delivery log", after(started, noError(p.log.Run)))

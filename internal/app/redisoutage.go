@@ -99,7 +99,8 @@ func explainRedis(err error) error {
 		return explain("redis.tls", "Redis rejects the client certificate: check redis.tls.cert_file and redis.tls.key_file")
 	case errors.As(err, &dns):
 		return explain("redis.addrs", "check the host name")
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
 		return explain("redis.addrs", "no answer in time: check that Redis runs at this address and port")
 	case strings.HasPrefix(err.Error(), "redis: invalid reply"), strings.HasPrefix(err.Error(), "redis: can't parse"):
 		return explain("redis.addrs", "the server at this address is not Redis: check the port")

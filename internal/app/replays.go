@@ -19,7 +19,8 @@ func replayConfig(cfg *config.Config) replay.Config {
 	for _, d := range cfg.Retry.Schedule {
 		delays += d
 	}
-	return replay.Config{KeyPrefix: cfg.Redis.KeyPrefix, Keep: max(cfg.Retry.Window, delays) + replayMargin, Limit: cfg.API.ReplayLimit}
+	return replay.Config{KeyPrefix: cfg.Redis.KeyPrefix, Keep: max(cfg.Retry.Window, delays) + replayMargin,
+		Limit: cfg.API.ReplayLimit}
 }
 
 // userReplays are the dead letters that users may replay.

@@ -1,7 +1,7 @@
 // Package clock returns the time of day, and does not follow a machine's clock that is set to a wrong time.
 //
-// An attempt is never early, and its window does not close early either: so a clock that jumps while the service runs, by an
-// operator's hand or a bad time server, must not count as time that has passed. What passed is known from the
+// An attempt is never early, and its window does not close early either: so a clock that jumps while the service runs,
+// by an operator's hand or a bad time server, must not count as time that has passed. What passed is known from the
 // monotonic clock; whether the jump put the machine's clock right or wrong, a clock elsewhere is asked.
 package clock
 
@@ -97,13 +97,15 @@ func (c *Clock) look(ctx context.Context, witness Witness) {
 	}
 	c.asking.Recover()
 	if here := there.Sub(c.Now()); (here - off).Abs() < here.Abs() {
-		c.log.Warn("the machine's clock was changed to the right time according to Redis: following it", zap.Duration("set_by", off))
+		c.log.Warn("the machine's clock was changed to the right time according to Redis: following it",
+			zap.Duration("set_by", off))
 		c.off = 0
 		c.follow(c.machine())
 		return
 	}
 	if !near(off, c.off) {
-		c.log.Error("the machine's clock was changed to a wrong time according to Redis: not following it; correct it before starting other processes",
+		c.log.Error("the machine's clock was changed to a wrong time according to Redis: "+
+			"not following it; correct it before starting other processes",
 			zap.Duration("off", off))
 		c.off = off
 	}

@@ -260,7 +260,8 @@ func (r *Reader) skip(ctx context.Context, spans map[int32]Span) error {
 	}
 	for partition, s := range spans {
 		was := r.Position(partition)
-		to, err := kafka.NextRecord(ctx, r.client, r.topic, partition, max(was, now.Spans[partition].Start), s.End, !r.deletes)
+		to, err := kafka.NextRecord(ctx, r.client, r.topic, partition, max(was, now.Spans[partition].Start), s.End,
+			!r.deletes)
 		if err != nil {
 			return fmt.Errorf("find the next record of %s/%d: %w", r.topic, partition, err)
 		}

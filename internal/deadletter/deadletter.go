@@ -4,8 +4,8 @@
 // letter stays: after the replay has ended, the event can be replayed again.
 //
 // internal/api lists and replays a user's dead letters, the commands under deadletter those of all users. Every call
-// reads the topic in the caller's goroutine with a client of its own. A replay starts one more goroutine per chunk, since
-// producing blocks while the client's buffer is full. The package holds no locks.
+// reads the topic in the caller's goroutine with a client of its own. A replay starts one more goroutine per chunk,
+// since producing blocks while the client's buffer is full. The package holds no locks.
 package deadletter
 
 import (
@@ -53,8 +53,8 @@ type Store struct {
 	admin     *kadm.Client
 }
 
-// New returns a store and dials nothing yet. newClient returns a Kafka client without a group that has the given options
-// as well.
+// New returns a store and dials nothing yet. newClient returns a Kafka client without a group that has the given
+// options as well.
 func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*Store, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 4 * time.Second
@@ -78,7 +78,8 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 		return nil, fmt.Errorf("client for large dead letters: %w", err)
 	}
 	return &Store{
-		cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large}, admin: kadm.NewClient(client),
+		cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large},
+		admin: kadm.NewClient(client),
 	}, nil
 }
 
@@ -116,7 +117,8 @@ func (s *Store) ListWatched(ctx context.Context, f Filter, progress Progress, ea
 }
 
 // read calls each for the selected records of the spans.
-func (s *Store) read(ctx context.Context, spans map[int32]compacted.Span, m *matcher, progress Progress, each func(*Letter) error) error {
+func (s *Store) read(ctx context.Context, spans map[int32]compacted.Span, m *matcher, progress Progress,
+	each func(*Letter) error) error {
 	if len(spans) == 0 {
 		return nil
 	}
@@ -150,7 +152,8 @@ func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]compacted
 	if since.IsZero() {
 		starts, err = s.admin.ListStartOffsets(ctx, s.cfg.Topic)
 	} else {
-		starts, err = s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), s.cfg.Topic) // negative times have other meanings in the protocol
+		// Negative times have other meanings in the protocol.
+		starts, err = s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), s.cfg.Topic)
 	}
 	if err = errors.Join(err, starts.Error()); err != nil {
 		return nil, fmt.Errorf("read the offsets of topic %s: %w", s.cfg.Topic, err)

@@ -50,7 +50,8 @@ func (l *Letter) MarshalJSON() ([]byte, error) {
 		EventTime *string `json:"event_time"`
 		Value     string  `json:"value"`
 		Base64    []byte  `json:"value_base64,omitempty"`
-	}{ID: orNull(l.ID), Kind: orNull(l.Kind), Reason: orNull(l.Reason), Attempts: l.Attempts, Error: orNull(l.Error), Value: string(l.Value)}
+	}{ID: orNull(l.ID), Kind: orNull(l.Kind), Reason: orNull(l.Reason), Attempts: l.Attempts, Error: orNull(l.Error),
+		Value: string(l.Value)}
 	if l.UserID > 0 {
 		out.UserID = &l.UserID
 	}

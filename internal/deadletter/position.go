@@ -55,7 +55,8 @@ func (r *running) begin(spans map[int32]compacted.Span) (map[int32]compacted.Spa
 	for partition, s := range spans {
 		former := p.Partitions[partition]
 		if s.End < former.End {
-			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: the topic was created again, start with a new position", former.End, partition, p.Topic, s.End)
+			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: "+
+				"the topic was created again, start with a new position", former.End, partition, p.Topic, s.End)
 		}
 		if s.End = former.End; s.Start < s.End {
 			spans[partition] = s

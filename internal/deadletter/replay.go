@@ -90,7 +90,8 @@ func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err = s.read(ctx, spans, newMatcher(r.Filter), r.Progress, func(l *Letter) error { return run.take(ctx, l) }); err != nil {
+	if err = s.read(ctx, spans, newMatcher(r.Filter), r.Progress,
+		func(l *Letter) error { return run.take(ctx, l) }); err != nil {
 		return run.sent, err
 	}
 	if err = run.flush(ctx); err != nil {
@@ -176,8 +177,8 @@ func (r *running) flush(ctx context.Context) error {
 	return r.save()
 }
 
-// toItsEnd returns a context for a chunk that was begun. The chunk continues even if the caller has left, because it must
-// be known which events were stored.
+// toItsEnd returns a context for a chunk that was begun. The chunk continues even if the caller has left, because it
+// must be known which events were stored.
 func (r *running) toItsEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	ctx = context.WithoutCancel(ctx)
@@ -260,8 +261,8 @@ func place(r *kgo.Record, origin, source string, partitions int) int32 {
 	return int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, partitions))
 }
 
-// produce stores the records and waits for all acknowledgements, at most Patience for each. It returns the indices of the
-// stored ones.
+// produce stores the records and waits for all acknowledgements, at most Patience for each. It returns the indices of
+// the stored ones.
 func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored []int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -297,7 +298,8 @@ func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored []in
 		case <-ctx.Done():
 			return stored, fmt.Errorf("replay dead letters: %w", ctx.Err())
 		case <-silence.C:
-			return stored, fmt.Errorf("replay dead letters: no acknowledgement for %v: %w", s.cfg.Patience, context.DeadlineExceeded)
+			return stored, fmt.Errorf("replay dead letters: no acknowledgement for %v: %w", s.cfg.Patience,
+				context.DeadlineExceeded)
 		}
 	}
 	if failed != nil {

@@ -45,10 +45,11 @@ type Log struct {
 	pending chan event.Attempt
 }
 
-// New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number of
-// attempts that were dropped, and must not block.
+// New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number
+// of attempts that were dropped, and must not block.
 func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap.Logger) *Log {
-	return &Log{rdb: rdb, prefix: prefix + "deliveries:", dropped: dropped, log: log, pending: make(chan event.Attempt, room)}
+	return &Log{rdb: rdb, prefix: prefix + "deliveries:", dropped: dropped, log: log,
+		pending: make(chan event.Attempt, room)}
 }
 
 // Add queues an attempt. It never blocks: if the queue is full, the attempt is dropped and counted.
@@ -219,8 +220,8 @@ func (f *Filter) matches(a *event.Attempt) bool {
 		(f.Before.IsZero() || a.Time.Before(f.Before))
 }
 
-// setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at most
-// shift in all: a user with more attempts than that sees pages of less than a second anyway.
+// setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at
+// most shift in all: a user with more attempts than that sees pages of less than a second anyway.
 func setApart(attempts []event.Attempt) {
 	const shift = 100 * time.Millisecond
 	var last time.Time

@@ -91,7 +91,8 @@ func (g *gateway) emit(u *user, k webhook.Kind) {
 		value = inboundRecord(u.id, g.lastID)
 	case webhook.RevokeClick:
 		g.lastID += 3
-		value = fmt.Appendf(nil, `{"user_id":%d,"api_sms_ids":[%d,%d],"campaign_sms_ids":[%d]}`, u.id, g.lastID-2, g.lastID-1, g.lastID)
+		value = fmt.Appendf(nil, `{"user_id":%d,"api_sms_ids":[%d,%d],"campaign_sms_ids":[%d]}`, u.id, g.lastID-2, g.lastID-1,
+			g.lastID)
 	}
 	r := &kgo.Record{Topic: g.topics[k], Key: strconv.AppendInt(nil, u.id, 10), Value: value}
 	g.client.Produce(context.Background(), r, func(_ *kgo.Record, err error) {

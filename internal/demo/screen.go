@@ -70,10 +70,15 @@ func (v *screen) introduce(s *setup) {
 	v.line("")
 	v.line("  Retries      " + schedule(s.Config))
 	if s.longest() > s.Length+spareTime {
-		v.line("               " + v.paint(yellow, "Retries take longer than this demo: delayed events will be missing in the ledger."))
-		v.line("               " + v.paint(yellow, "Use a longer --for, or shorten retry.schedule, dispatch.timeout or revocation.interval."))
+		v.line("               " + v.paint(yellow,
+			"Retries take longer than this demo: "+
+				"delayed events will be missing in the ledger."))
+		v.line("               " + v.paint(yellow,
+			"Use a longer --for, or shorten "+
+				"retry.schedule, dispatch.timeout or revocation.interval."))
 	}
-	v.line("  Revocations  one batch per user every " + delay.Name(s.Config.Revocation.Interval) + shortened(config.Defaults().Revocation.Interval, s.Config.Revocation.Interval))
+	v.line("  Revocations  one batch per user every " + delay.Name(s.Config.Revocation.Interval) +
+		shortened(config.Defaults().Revocation.Interval, s.Config.Revocation.Interval))
 	v.line("  Operations   http://" + s.opsAddr + "/metrics  /healthz  /readyz")
 	if s.apiUp {
 		v.line("  API          " + s.page())
@@ -161,7 +166,8 @@ func (r *row) add(o row) {
 
 func (s *setup) row(u *user) row {
 	t := u.receiver.tally()
-	r := row{sent: u.sent.Load(), delivered: t.records, dead: s.letters.of(string(u.key())), skipped: u.skipped.Load(), last: t.last}
+	r := row{sent: u.sent.Load(), delivered: t.records, dead: s.letters.of(string(u.key())), skipped: u.skipped.Load(),
+		last: t.last}
 	for _, n := range t.requests {
 		r.requests += n
 	}
@@ -173,21 +179,27 @@ func (s *setup) row(u *user) row {
 func (v *screen) table(s *setup, f figures, phase string, elapsed time.Duration) []string {
 	filled := min(int(elapsed*barWidth/s.Length), barWidth)
 	lines := []string{
-		fmt.Sprintf("  %s%s %5.1fs of about %s  %s", v.paint(green, strings.Repeat("█", filled)), v.paint(dim, strings.Repeat("░", barWidth-filled)),
+		fmt.Sprintf("  %s%s %5.1fs of about %s  %s", v.paint(green, strings.Repeat("█", filled)),
+			v.paint(dim, strings.Repeat("░", barWidth-filled)),
 			elapsed.Seconds(), delay.Name(s.Length), v.paint(bold, phase)),
 		"",
-		v.paint(dim, fmt.Sprintf("  %-12s %6s %9s %7s %5s %7s %8s  %s", "user", "sent", "delivered", "pending", "dead", "skipped", "requests", "last reply")),
+		v.paint(dim, fmt.Sprintf("  %-12s %6s %9s %7s %5s %7s %8s  %s", "user", "sent", "delivered", "pending", "dead",
+			"skipped", "requests", "last reply")),
 	}
 	for _, u := range s.users {
 		r := s.row(u)
 		lines = append(lines, fmt.Sprintf("  %-12s %6d %s %s %s %7d %8d  %s", fmt.Sprintf("%d %s", u.id, u.name), r.sent,
-			v.count(green, 9, r.delivered), v.count(yellow, 7, r.pending), v.count(red, 5, r.dead), r.skipped, r.requests, v.reply(r.last)))
+			v.count(green, 9, r.delivered), v.count(yellow, 7, r.pending), v.count(red, 5, r.dead), r.skipped, r.requests,
+			v.reply(r.last)))
 	}
-	lines = append(lines, "", v.paint(dim, fmt.Sprintf("  %-13s %9s %6s %8s %5s %7s %8s %9s", "fates", "delivered", "retry", "overflow", "dead", "batched", "filtered", "duplicate")))
+	lines = append(lines, "", v.paint(dim, fmt.Sprintf("  %-13s %9s %6s %8s %5s %7s %8s %9s", "fates", "delivered",
+		"retry", "overflow", "dead", "batched", "filtered", "duplicate")))
 	for _, k := range webhook.Kinds() {
 		n := f.settled[k]
-		lines = append(lines, fmt.Sprintf("  %-13s %s %s %s %s %7d %8d %9d", k, v.count(green, 9, n[webhook.Delivered]), v.count(yellow, 6, n[webhook.Retry]),
-			v.count(yellow, 8, n[webhook.Overflow]), v.count(red, 5, n[webhook.Dead]), n[webhook.Batched], n[webhook.Filtered], n[webhook.Duplicate]))
+		lines = append(lines, fmt.Sprintf("  %-13s %s %s %s %s %7d %8d %9d", k, v.count(green, 9, n[webhook.Delivered]),
+			v.count(yellow, 6, n[webhook.Retry]),
+			v.count(yellow, 8, n[webhook.Overflow]), v.count(red, 5, n[webhook.Dead]), n[webhook.Batched], n[webhook.Filtered],
+			n[webhook.Duplicate]))
 	}
 	return lines
 }
@@ -214,7 +226,8 @@ func (v *screen) reply(last string) string {
 // ledger prints the rows of the ledger and the verdict.
 func (v *screen) ledger(checks []check, f facts, deadLetters string) {
 	v.line("")
-	v.line(v.paint(bold, "The ledger") + "  compares what the gateway, Kafka and the receivers counted with the service's metrics")
+	v.line(v.paint(bold, "The ledger") + "  compares what the gateway, Kafka and " +
+		"the receivers counted with the service's metrics")
 	about := ""
 	for _, c := range checks {
 		if c.about != about {

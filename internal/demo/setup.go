@@ -51,7 +51,8 @@ type setup struct {
 
 // start starts everything except the gateway's traffic. After an error nothing is left running.
 func start(ctx context.Context, o Options) (_ *setup, err error) {
-	s := &setup{Options: o, registry: prometheus.NewRegistry(), http: &http.Client{Timeout: 2 * time.Second}, ended: make(chan error, 1)}
+	s := &setup{Options: o, registry: prometheus.NewRegistry(), http: &http.Client{Timeout: 2 * time.Second},
+		ended: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			_ = s.close() // the first error is returned
@@ -103,7 +104,8 @@ func (s *setup) prepare(ctx context.Context) (err error) {
 	}
 	var records []*kgo.Record
 	for _, u := range s.users {
-		records = append(records, &kgo.Record{Topic: s.Config.Topics.Config, Key: u.key(), Value: u.document().AppendJSON(nil, sealer)})
+		records = append(records, &kgo.Record{Topic: s.Config.Topics.Config, Key: u.key(),
+			Value: u.document().AppendJSON(nil, sealer)})
 	}
 	if err := s.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		return fmt.Errorf("write settings of the demo's users: %w", err)
@@ -111,7 +113,8 @@ func (s *setup) prepare(ctx context.Context) (err error) {
 	if s.apiKey, err = apikey.Create(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {
 		return err
 	}
-	reading, err := kafkaConfig.NewClient(kgo.ConsumeTopics(s.Config.Topics.DeadLetter), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	reading, err := kafkaConfig.NewClient(kgo.ConsumeTopics(s.Config.Topics.DeadLetter),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		return err
 	}
@@ -143,7 +146,8 @@ func (s *setup) serve(ctx context.Context) error {
 	if s.Config.API.Addr, err = freeAddr(s.Config.API.Addr); err != nil {
 		return fmt.Errorf("api.addr: %w", errors.Join(err, ops.Close()))
 	}
-	service, err := app.New(app.Options{Config: s.Config, Version: s.Version, Log: s.Log, Registry: s.registry, OpsListener: ops, Embedded: true})
+	service, err := app.New(app.Options{Config: s.Config, Version: s.Version, Log: s.Log, Registry: s.registry,
+		OpsListener: ops, Embedded: true})
 	if err != nil {
 		return errors.Join(err, ops.Close())
 	}

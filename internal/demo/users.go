@@ -29,7 +29,8 @@ func (u *user) document() settings.Document {
 		s := u.receiver.url(k)
 		return &s
 	}
-	return settings.Document{UserID: u.id, DLRURL: url(webhook.DLR), ClickURL: url(webhook.Click), InboundURL: url(webhook.Inbound), RevokeClickURL: url(webhook.RevokeClick)}
+	return settings.Document{UserID: u.id, DLRURL: url(webhook.DLR), ClickURL: url(webhook.Click),
+		InboundURL: url(webhook.Inbound), RevokeClickURL: url(webhook.RevokeClick)}
 }
 
 // newUsers returns the users of the demo.
@@ -43,12 +44,15 @@ func newUsers(cfg *config.Config, length time.Duration) []*user {
 	brief := cfg.Revocation.Interval + some
 	// Slow enough for its slots, each of which is in use for the whole timeout.
 	slow := attempts * cfg.Dispatch.Timeout * 3 / 2 / time.Duration(cfg.Dispatch.Parallel)
-	lively := [webhook.NumKinds]time.Duration{40 * time.Millisecond, 130 * time.Millisecond, 200 * time.Millisecond, 600 * time.Millisecond}
-	calm := [webhook.NumKinds]time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 1300 * time.Millisecond}
+	lively := [webhook.NumKinds]time.Duration{40 * time.Millisecond, 130 * time.Millisecond, 200 * time.Millisecond,
+		600 * time.Millisecond}
+	calm := [webhook.NumKinds]time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second,
+		1300 * time.Millisecond}
 	users := []*user{
 		{id: 101, name: "healthy", manners: "answers 200 at once", pace: lively, longest: brief,
 			receiver: &receiver{answer: func(int) int { return 200 }}},
-		{id: 102, name: "recovers", manners: "fails twice, accepts the third attempt of each event", pace: calm, longest: brief + pauses,
+		{id: 102, name: "recovers", manners: "fails twice, accepts the third attempt of each event", pace: calm,
+			longest: brief + pauses,
 			receiver: &receiver{answer: func(n int) int {
 				if n <= 2 {
 					return 500
@@ -56,7 +60,8 @@ func newUsers(cfg *config.Config, length time.Duration) []*user {
 				return 200
 			}}},
 		{id: 103, name: "hangs", manners: "never answers; times out after " + delay.Name(cfg.Dispatch.Timeout),
-			pace: [webhook.NumKinds]time.Duration{slow, slow, slow, slow}, longest: brief + pauses + attempts*cfg.Dispatch.Timeout,
+			pace: [webhook.NumKinds]time.Duration{slow, slow, slow, slow}, longest: brief + pauses +
+				attempts*cfg.Dispatch.Timeout,
 			receiver: &receiver{answer: func(int) int { return hang }}},
 		{id: 104, name: "down", manners: "always answers 503", pace: calm, longest: brief + pauses,
 			receiver: &receiver{answer: func(int) int { return 503 }}},

@@ -147,7 +147,8 @@ func (e *Embedded) Lost() string {
 	if e.dir == "" {
 		return "all data: topics, records, offsets, settings, API keys, first clicks and the log of deliveries"
 	}
-	return "first clicks (a message's next click counts as its first again) and the log of deliveries. Topics, records, offsets, " +
+	return "first clicks (a message's next click counts as its first again) and the log of deliveries. " +
+		"Topics, records, offsets, " +
 		"settings and API keys are stored in " + e.dir + "; a crash of the machine may lose the latest records"
 }
 
@@ -184,7 +185,8 @@ func loopback(what, addr string) (string, error) {
 		return "", fmt.Errorf("embedded %s address %q: %w", what, addr, err)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return "", fmt.Errorf("embedded %s address %q: must be a loopback address, since it has no authentication", what, addr)
+		return "", fmt.Errorf("embedded %s address %q: must be a loopback address, since it has no authentication", what,
+			addr)
 	}
 	return addr, nil
 }

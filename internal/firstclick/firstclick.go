@@ -1,7 +1,7 @@
 // Package firstclick knows the first click of each message.
 //
-// There is one Redis key per user and message. Its value names the event that was the first, so that a redelivery of that
-// event is not taken for a second click.
+// There is one Redis key per user and message. Its value names the event that was the first, so that a redelivery of
+// that event is not taken for a second click.
 //
 // The dispatcher claims clicks in batches. The package runs no goroutines and holds no locks.
 package firstclick
@@ -134,7 +134,8 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 		switch {
 		case redis.HasErrorPrefix(err, "WRONGTYPE"):
 			// Another program wrote it. It is deleted, or all claims of the same call would fail forever.
-			return fmt.Errorf("claim clicks in Redis: %w", errors.Join(err, m.drop.Run(ctx, m.rdb, []string{m.key(&claims[i])}).Err()))
+			return fmt.Errorf("claim clicks in Redis: %w",
+				errors.Join(err, m.drop.Run(ctx, m.rdb, []string{m.key(&claims[i])}).Err()))
 		case errors.Is(err, redis.Nil):
 			first[i] = true
 		case err != nil:
@@ -148,8 +149,8 @@ func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error 
 	return m.move(ctx, moved)
 }
 
-// take reports whether the claim's event is a copy of the one that was the first, and takes its place. An equal click of
-// the same millisecond looks like a copy, too: the one that takes the place is the first of them.
+// take reports whether the claim's event is a copy of the one that was the first, and takes its place. An equal click
+// of the same millisecond looks like a copy, too: the one that takes the place is the first of them.
 func (m *Memory) take(c *Claim, owner string, moved map[string]string) bool {
 	if !c.copies(owner) {
 		return false

@@ -89,7 +89,8 @@ func (s *Skips) report(topic string, partition int32, b *Skipped) {
 	if known {
 		return
 	}
-	s.log.Error("batch cannot be read, its records are skipped", zap.String("topic", topic), zap.Int32("partition", partition),
+	s.log.Error("batch cannot be read, its records are skipped", zap.String("topic", topic),
+		zap.Int32("partition", partition),
 		zap.Int64("from", b.From), zap.Int64("to", b.Next-1), zap.Error(b.Err))
 	if s.count != nil {
 		s.count(topic)
@@ -165,7 +166,8 @@ func (u *unpacker) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byt
 // continues behind it.
 //
 // next returns the offset after the last record polled of a partition, or a negative number if there is none yet.
-func Poll(ctx context.Context, cl *kgo.Client, wait time.Duration, most int, next func(topic string, partition int32) int64) kgo.Fetches {
+func Poll(ctx context.Context, cl *kgo.Client, wait time.Duration, most int,
+	next func(topic string, partition int32) int64) kgo.Fetches {
 	u := unpackerOf(cl)
 	if u.release {
 		debug.FreeOSMemory()
@@ -212,12 +214,14 @@ func isBatchError(err error) bool {
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return false
 	}
-	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, kgo.ErrClientClosed) &&
+	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) &&
+		!errors.Is(err, kgo.ErrClientClosed) &&
 		!kgo.IsRetryableBrokerErr(err)
 }
 
 // readAside reads the batch at an offset, at which the client failed, and moves the client behind it.
-func (u *unpacker) readAside(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64, failed error) ([]*kgo.Record, error) {
+func (u *unpacker) readAside(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64,
+	failed error) ([]*kgo.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	moveTo := func(b *batch) {
@@ -274,7 +278,8 @@ func readBatch(ctx context.Context, cl *kgo.Client, topic string, partition int3
 }
 
 // fetchBatch fetches the one batch that holds offset, or the next one, in its wire form.
-func fetchBatch(ctx context.Context, cl *kgo.Client, topic string, partition int32, offset int64) (*kmsg.FetchResponseTopicPartition, error) {
+func fetchBatch(ctx context.Context, cl *kgo.Client, topic string, partition int32,
+	offset int64) (*kmsg.FetchResponseTopicPartition, error) {
 	leader, id, err := leaderOf(ctx, cl, topic, partition)
 	if err != nil {
 		return nil, err
@@ -305,7 +310,8 @@ func fetchBatch(ctx context.Context, cl *kgo.Client, topic string, partition int
 	return answer, nil
 }
 
-// findBatch finds the first batch of a response that reaches offset. wire is nil if there is none, or only a part of it.
+// findBatch finds the first batch of a response that reaches offset. wire is nil if there is none, or only a part of
+// it.
 func findBatch(answer *kmsg.FetchResponseTopicPartition, offset int64) (b *batch, wire []byte) {
 	const (
 		lengthAt, epochAt, magicAt, attributesAt, lastDeltaAt, producerAt, countAt, header = 8, 12, 16, 21, 23, 43, 57, 61
@@ -352,7 +358,8 @@ func aborted(answer *kmsg.FetchResponseTopicPartition, producer, first int64) bo
 var errTooLarge = errors.New("it unpacks to more than kafka.max_batch_bytes")
 
 // unpack reads the records of b.
-func (b *batch) unpack(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string, answer *kmsg.FetchResponseTopicPartition, wire []byte, offset int64) {
+func (b *batch) unpack(level kgo.IsolationLevel, unpack kgo.Decompressor, topic string,
+	answer *kmsg.FetchResponseTopicPartition, wire []byte, offset int64) {
 	one := *answer
 	one.RecordBatches = wire
 	fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
@@ -380,14 +387,17 @@ func ReadAt(ctx context.Context, cl *kgo.Client, topic string, partition int32, 
 	return b.records, b.bad
 }
 
-func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32) (leader int32, id [16]byte, err error) {
+func leaderOf(ctx context.Context, cl *kgo.Client, topic string,
+	partition int32) (leader int32, id [16]byte, err error) {
 	found, err := TopicMetadata(ctx, cl, topic)
 	t := found[topic]
 	if err == nil {
 		err = kerr.ErrorForCode(t.ErrorCode)
 	}
 	if err == nil {
-		i := slices.IndexFunc(t.Partitions, func(p kmsg.MetadataResponseTopicPartition) bool { return p.Partition == partition && p.Leader >= 0 })
+		i := slices.IndexFunc(t.Partitions, func(p kmsg.MetadataResponseTopicPartition) bool {
+			return p.Partition == partition && p.Leader >= 0
+		})
 		if i >= 0 {
 			return t.Partitions[i].Leader, t.TopicID, nil
 		}
@@ -402,7 +412,8 @@ func leaderOf(ctx context.Context, cl *kgo.Client, topic string, partition int32
 //
 // For a compacted topic, an empty answer means that no batch is left before end. For other topics it means nothing: a
 // broker also returns it while it waits for its remote storage. NextRecord then returns from.
-func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64, compacted bool) (int64, error) {
+func NextRecord(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, end int64,
+	compacted bool) (int64, error) {
 	for from < end {
 		answer, err := fetchBatch(ctx, cl, topic, partition, from)
 		if err != nil {

@@ -113,7 +113,8 @@ func (s survey) problems() (problems []Problem) {
 			})
 			continue
 		}
-		for _, check := range []func(string, state) []Problem{s.countProblems, s.policyProblems, s.sizeProblems, s.retentionProblems} {
+		for _, check := range []func(string, state) []Problem{s.countProblems, s.policyProblems, s.sizeProblems,
+			s.retentionProblems} {
 			problems = append(problems, check(topic, t)...)
 		}
 	}
@@ -129,15 +130,18 @@ func (s survey) countProblems(topic string, t state) []Problem {
 	}
 	p := Problem{
 		Topic: topic, What: fmt.Sprintf("has %d partitions, but its source %s has %d", t.partitions, name, source.partitions),
-		Why: "a group member is assigned the same partition numbers of both; otherwise a user's records are split among members, and limits and order hold only per process",
+		Why: "a group member is assigned the same partition numbers of both; " +
+			"otherwise a user's records are split among members, and limits and order hold only per process",
 	}
 	if t.partitions < source.partitions {
 		p.Fix = "run `smshooks topics ensure`, which adds the missing partitions"
 		p.Type = []string{ensureLine, addPartitionsLine(topic, source.partitions)}
-		p.repair = repair{partitions: source.partitions, done: fmt.Sprintf("partitions raised from %d to %d", t.partitions, source.partitions)}
+		p.repair = repair{partitions: source.partitions, done: fmt.Sprintf("partitions raised from %d to %d", t.partitions,
+			source.partitions)}
 	} else {
 		p.Fix = fmt.Sprintf("add partitions to %s until it has %d, then run `smshooks topics ensure`", name, t.partitions)
-		p.Why += "; partitions cannot be removed, and adding some to a source moves users to other partitions: see docs/upgrade.md"
+		p.Why += "; partitions cannot be removed, and adding some to a source moves users to other partitions: " +
+			"see docs/upgrade.md"
 		p.Type = []string{addPartitionsLine(name, t.partitions) + " && " + ensureLine}
 	}
 	return []Problem{p}
@@ -168,11 +172,13 @@ func (s survey) retentionProblems(topic string, t state) (problems []Problem) {
 	least := s.MinRetention(topic)
 	if retention, less := t.keepsLess(least); less {
 		problems = append(problems, raise(topic, t, "retention.ms", millis(least+retentionSlack),
-			fmt.Sprintf(" (%s), below its delay + retry.window (%s + %s = %d ms)", delay.Name(retention), delay.Name(s.Describe(topic).Delay),
+			fmt.Sprintf(" (%s), below its delay + retry.window (%s + %s = %d ms)", delay.Name(retention),
+				delay.Name(s.Describe(topic).Delay),
 				delay.Name(s.Window), least.Milliseconds()), "which raises it; otherwise delayed records would be lost", why))
 	}
 	if limit, ok := t.limit("retention.bytes"); ok && limit >= 0 {
-		problems = append(problems, raise(topic, t, "retention.bytes", "-1", " instead of -1", "which lifts it; otherwise delayed records would be lost", why))
+		problems = append(problems, raise(topic, t, "retention.bytes", "-1", " instead of -1",
+			"which lifts it; otherwise delayed records would be lost", why))
 	}
 	return problems
 }
@@ -191,7 +197,8 @@ func (s survey) sizeProblems(topic string, t state) []Problem {
 // raise is the problem of a setting that is too low. EnsureTopics sets it to value.
 func raise(topic string, t state, key, value, tooLow, how, why string) Problem {
 	return Problem{
-		Topic: topic, What: "has " + key + "=" + t.configs[key] + tooLow, Fix: "run `smshooks topics ensure`, " + how, Why: why,
+		Topic: topic, What: "has " + key + "=" + t.configs[key] + tooLow, Fix: "run `smshooks topics ensure`, " + how,
+		Why:    why,
 		Type:   []string{ensureLine, setLine(topic, key, value)},
 		repair: repair{key: key, value: value, done: fmt.Sprintf("%s raised from %s to %s", key, t.configs[key], value)},
 	}

@@ -72,8 +72,8 @@ type SASLConfig struct {
 	Username, Password string
 }
 
-// NewClient builds a client from c; extra options come last and win. It dials nothing: a broker that is away shows at the first request (see [IsUnavailable]).
-// An error names the setting that is wrong.
+// NewClient builds a client from c; extra options come last and win. It dials nothing: a broker that is away shows at
+// the first request (see [IsUnavailable]). An error names the setting that is wrong.
 func (c Config) NewClient(extra ...kgo.Opt) (*kgo.Client, error) {
 	opts, err := c.options()
 	if err != nil {
@@ -174,7 +174,8 @@ func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
 	case name == "" && s.Username == "" && s.Password == "":
 		return nil, nil
 	case name == "":
-		return nil, errors.New("kafka.sasl.mechanism: must be set with a username or password (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)")
+		return nil, errors.New("kafka.sasl.mechanism: must be set with a username or password " +
+			"(PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)")
 	case s.Username == "":
 		return nil, fmt.Errorf("kafka.sasl.username: must be set with mechanism %s", name)
 	}

@@ -83,7 +83,8 @@ func EnsureTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Lin
 }
 
 // create makes the missing topics in one request: the delay topics, or all others. made is whether any was missing.
-func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool, done map[string][]string) (made bool, err error) {
+func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool,
+	done map[string][]string) (made bool, err error) {
 	req := kmsg.NewCreateTopicsRequest()
 	req.TimeoutMillis = int32((15 * time.Second).Milliseconds())
 	count := make(map[string]int32)
@@ -127,7 +128,8 @@ func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool, done m
 // fenced reports whether the brokers are fenced: they have just started or missed heartbeats. Kafka returns the code of
 // a wrong number of replicas; only the message differs.
 func fenced(t kmsg.CreateTopicsResponseTopic) bool {
-	return t.ErrorCode == kerr.InvalidReplicationFactor.Code && t.ErrorMessage != nil && strings.Contains(*t.ErrorMessage, "fenced")
+	return t.ErrorCode == kerr.InvalidReplicationFactor.Code && t.ErrorMessage != nil &&
+		strings.Contains(*t.ErrorMessage, "fenced")
 }
 
 // count returns how many partitions a missing topic gets: as many as the rest of its kind.
@@ -169,7 +171,8 @@ func (s survey) settings(topic string) [][2]string {
 	}
 }
 
-// repair brings existing topics up to their source's partitions, and to the retention and the size of records they need.
+// repair brings existing topics up to their source's partitions, and to the retention and the size of records they
+// need.
 func (s survey) repair(ctx context.Context, cl *kgo.Client, done map[string][]string) (changed bool, err error) {
 	admin := kadm.NewClient(cl)
 	for _, p := range s.problems() {
@@ -203,7 +206,8 @@ func addPartitions(ctx context.Context, admin *kadm.Client, topic string, want i
 }
 
 func alterTopic(ctx context.Context, admin *kadm.Client, topic, key, value string) error {
-	responses, err := admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
+	responses, err := admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}},
+		topic)
 	if err != nil {
 		return fmt.Errorf("raise settings of topic %s: %w", topic, err)
 	}

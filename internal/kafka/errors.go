@@ -25,7 +25,8 @@ func IsUnavailable(err error) bool {
 	if reply, ok := errors.AsType[*kerr.Error](err); ok {
 		return isUnavailableReply(reply)
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrRecordTimeout) || errors.Is(err, kgo.ErrRecordRetries) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrRecordTimeout) ||
+		errors.Is(err, kgo.ErrRecordRetries) {
 		return true
 	}
 	// A connection that is closed at once may be a broker without the TLS or SASL that we speak, but

@@ -56,17 +56,20 @@ func Explain(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		return err
 	case errors.As(err, &eof), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
-		return &explained{brokers, "the server closed the connection: it is starting, is not Kafka, or expects other settings of kafka.tls and kafka.sasl", err}
+		return &explained{brokers, "the server closed the connection: " +
+			"it is starting, is not Kafka, or expects other settings of kafka.tls and kafka.sasl", err}
 	case errors.As(err, &dns):
 		return &explained{brokers, "check the name; brokers announce other names in advertised.listeners", err}
 	case errors.As(err, &address):
 		return &explained{brokers, "give host:port", err}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return &explained{brokers, "check that Kafka is running there and that the port is right", err}
-	case strings.Contains(err.Error(), "invalid large response size"), strings.Contains(err.Error(), "correlation ID mismatch"),
+	case strings.Contains(err.Error(), "invalid large response size"),
+		strings.Contains(err.Error(), "correlation ID mismatch"),
 		strings.Contains(err.Error(), "short response"): // the client has no type for these
 		return &explained{brokers, "the server is not Kafka: check the port", err}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
 		return &explained{brokers, "no answer in time: check that Kafka is running there, the port, and firewalls", err}
 	}
 	return err
@@ -100,7 +103,8 @@ func explainReply(reply *kerr.Error, err error) error {
 	case kerr.UnsupportedSaslMechanism.Code, kerr.IllegalSaslState.Code:
 		return &explained{"kafka.sasl.mechanism", "the broker expects another mechanism", err}
 	case kerr.InvalidSessionTimeout.Code:
-		return &explained{"kafka.session_timeout", "must be between the broker's group.min.session.timeout.ms and its group.max.session.timeout.ms", err}
+		return &explained{"kafka.session_timeout",
+			"must be between the broker's group.min.session.timeout.ms and its group.max.session.timeout.ms", err}
 	case kerr.FencedInstanceID.Code:
 		return &explained{"kafka.instance_id", "another process uses the same id: give each process its own", err}
 	case kerr.InvalidGroupID.Code:

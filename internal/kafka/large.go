@@ -33,7 +33,8 @@ func LargeOptions(most int64) []kgo.Opt {
 	}
 	batch := int32(min(most+headerRoom, maxLargeBatch))
 	return []kgo.Opt{
-		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(1), kgo.ProducerBatchMaxBytes(batch), kgo.BrokerMaxWriteBytes(max(batch+requestHeading, largeRequest)),
+		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(1), kgo.ProducerBatchMaxBytes(batch),
+		kgo.BrokerMaxWriteBytes(max(batch+requestHeading, largeRequest)),
 		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.SnappyCompression(), kgo.NoCompression()),
 	}
 }

@@ -36,7 +36,8 @@ func (o *Outages) broker(addr string) *outage.Outage {
 	defer o.mu.Unlock()
 	t := o.of[addr]
 	if t == nil {
-		t = outage.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker, trying again", "the Kafka broker can be used again")
+		t = outage.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker, trying again",
+			"the Kafka broker can be used again")
 		o.of[addr] = t
 	}
 	return t
@@ -65,8 +66,10 @@ func (h connectHook) OnBrokerConnect(meta kgo.BrokerMetadata, _ time.Duration, _
 // reported are the beginnings of those messages of the client that come again and again while something fails, and that
 // are reported elsewhere, once: by Outages, by the group's hooks, by the poll or by who asked.
 var reported = []string{
-	"unable to open connection to broker", "read from broker", "unable to request api versions", "unable to initialize sasl",
-	"group manage loop errored", "join group failed", "sync group failed", "fetch offsets", "received an OffsetCommitResponse",
+	"unable to open connection to broker", "read from broker", "unable to request api versions",
+	"unable to initialize sasl",
+	"group manage loop errored", "join group failed", "sync group failed", "fetch offsets",
+	"received an OffsetCommitResponse",
 	"unable to load producer ID", "random error while producing", "produce partition load error", "metadata has a new ID",
 	"batch decompresses larger", "unable to commit offset", "fetch response has unexpected top-level error",
 }

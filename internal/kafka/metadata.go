@@ -8,10 +8,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TopicMetadata asks a broker for topics by name, and which rights the user has on them. It asks the broker itself, never
-// the client's cache, which may be seconds old. The request cannot create a topic, whatever auto.create.topics.enable
-// says.
-func TopicMetadata(ctx context.Context, cl *kgo.Client, names ...string) (map[string]kmsg.MetadataResponseTopic, error) {
+// TopicMetadata asks a broker for topics by name, and which rights the user has on them. It asks the broker itself,
+// never the client's cache, which may be seconds old. The request cannot create a topic, whatever
+// auto.create.topics.enable says.
+func TopicMetadata(ctx context.Context, cl *kgo.Client,
+	names ...string) (map[string]kmsg.MetadataResponseTopic, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.IncludeTopicAuthorizedOperations = true
 	for _, name := range names {

@@ -30,7 +30,8 @@ func (r Risk) String() string {
 	return r.What + ": " + noun + strings.Join(r.Topics, ", ") + "; " + r.Why
 }
 
-// TopicRisks looks at the replicas and the durability settings of the topics that exist, the brokers' defaults included.
+// TopicRisks looks at the replicas and the durability settings of the topics that exist, the brokers' defaults
+// included.
 func TopicRisks(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Risk, error) {
 	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {
@@ -53,8 +54,10 @@ func (s survey) risks() []Risk {
 			"a record counts as stored when one replica has it: set min.insync.replicas=2 with 3 replicas",
 		},
 		{
-			func(s state) bool { return s.configs["unclean.leader.election.enable"] == "true" }, "unclean.leader.election.enable=true",
-			"a replica that lags behind may become leader, and the records that it lacks are lost: set unclean.leader.election.enable=false",
+			func(s state) bool { return s.configs["unclean.leader.election.enable"] == "true" },
+			"unclean.leader.election.enable=true",
+			"a replica that lags behind may become leader, and the records that it lacks are lost: " +
+				"set unclean.leader.election.enable=false",
 		},
 	}
 	var risks []Risk

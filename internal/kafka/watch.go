@@ -51,8 +51,8 @@ type Watcher struct {
 	problems []string
 }
 
-// NeededRights returns what an instance does with each topic: one that consumes, one that serves the API, or both. Every
-// instance reads the settings.
+// NeededRights returns what an instance does with each topic: one that consumes, one that serves the API, or both.
+// Every instance reads the settings.
 func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
 	rights := map[string]Rights{plan.Config: Read, plan.Keys: Read}
 	if consumes {
@@ -148,7 +148,8 @@ func (w *Watcher) look(ctx context.Context) {
 	for _, adopt := range w.adopt {
 		if err := adopt(adopting, slices.Clone(recreated)); err != nil {
 			if ctx.Err() == nil {
-				w.log.Warn("cannot switch to topics that were created again, trying again", zap.Strings("topics", recreated), zap.Error(err))
+				w.log.Warn("cannot switch to topics that were created again, trying again", zap.Strings("topics", recreated),
+					zap.Error(err))
 			}
 			return
 		}

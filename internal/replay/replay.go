@@ -1,8 +1,8 @@
 // Package replay records in Redis, for all instances, which replays are under way and how many events each user has
 // replayed within the last hour.
 //
-// A replay is under way from the time its record is stored until the event is settled with a final fate. Ended removes it
-// then. If that fails, for example because Redis is not reachable, it expires.
+// A replay is under way from the time its record is stored until the event is settled with a final fate. Ended removes
+// it then. If that fails, for example because Redis is not reachable, it expires.
 //
 // internal/app calls it for the API's replays and for those of the command, and calls Ended for settled events. Run
 // removes ended replays in the caller's goroutine.
@@ -180,7 +180,8 @@ return {granted, oldest}`)
 
 // Spend takes up to wanted events of a user's budget. It returns how many may be replayed, and if these are fewer, the
 // time until there are more.
-func (m *Memory) Spend(ctx context.Context, userID int64, wanted int, now time.Time) (granted int, after time.Duration, err error) {
+func (m *Memory) Spend(ctx context.Context, userID int64, wanted int,
+	now time.Time) (granted int, after time.Duration, err error) {
 	if m.cfg.Limit == 0 || wanted == 0 {
 		return wanted, 0, nil
 	}
@@ -206,7 +207,8 @@ func (m *Memory) Ended(userID int64, id string) {
 
 // Run removes ended replays until ctx ends.
 func (m *Memory) Run(ctx context.Context) {
-	unforgotten := outage.New(m.log, "cannot remove ended replays from Redis, trying again", "ended replays are removed from Redis again")
+	unforgotten := outage.New(m.log, "cannot remove ended replays from Redis, trying again",
+		"ended replays are removed from Redis again")
 	for {
 		var keys []string
 		select {

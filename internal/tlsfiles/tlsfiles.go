@@ -50,8 +50,8 @@ type Files struct {
 }
 
 // Open reads the files. section is the dotted name of the settings, which errors begin with. report may be nil; it
-// receives the error when renewed files cannot be used, in which case the previous ones stay in use, and nil once they can.
-// Open returns nil when TLS is off.
+// receives the error when renewed files cannot be used, in which case the previous ones stay in use, and nil once they
+// can. Open returns nil when TLS is off.
 func Open(section string, settings Settings, report func(error)) (*Files, error) {
 	if !settings.Enabled {
 		return nil, nil
@@ -92,8 +92,8 @@ func (e *HandshakeError) Error() string {
 // Unwrap returns what went wrong.
 func (e *HandshakeError) Unwrap() error { return e.err }
 
-// Over returns dial with TLS on top, or dial itself if f is nil. Files that have changed are read before a connection is
-// made. ctx bounds the handshake, too.
+// Over returns dial with TLS on top, or dial itself if f is nil. Files that have changed are read before a connection
+// is made. ctx bounds the handshake, too.
 func (f *Files) Over(dial Dial) Dial {
 	if f == nil {
 		return dial
@@ -205,7 +205,8 @@ func (f *Files) pair() (tls.Certificate, error) {
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return tls.Certificate{}, f.wrong("cert_file", fmt.Errorf("%s with %s (%s.key_file): %w", s.CertFile, s.KeyFile, f.section, err))
+		return tls.Certificate{}, f.wrong("cert_file", fmt.Errorf("%s with %s (%s.key_file): %w", s.CertFile, s.KeyFile,
+			f.section, err))
 	}
 	return cert, nil
 }

@@ -158,8 +158,8 @@ func (p *Plan) Delays(kind webhook.Kind) (names []string) {
 	return names
 }
 
-// MinRetention returns how long a delay topic must keep its records: an event that is read late, because the service was
-// down, still counts until its window closes.
+// MinRetention returns how long a delay topic must keep its records: an event that is read late, because the service
+// was down, still counts until its window closes.
 func (p *Plan) MinRetention(topic string) time.Duration { return p.info[topic].Delay + p.Window }
 
 // Drain returns the setting that would add topic to the plan as one that is drained, "retry.drain=6h". It returns ""
@@ -226,7 +226,8 @@ func (p *Plan) Problems() (problems []Problem) {
 		setting := names[kind].setting
 		for _, topic := range p.Delays(webhook.Kind(kind)) {
 			if len(topic) > maxName {
-				problems = append(problems, Problem{setting, "", fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source, topic, maxName)})
+				problems = append(problems, Problem{setting, "",
+					fmt.Sprintf("%q is too long: its topic %q has more than %d characters", source, topic, maxName)})
 				break
 			}
 			if other := owner[normal.Replace(topic)]; other != "" {

@@ -57,7 +57,8 @@ func New(ctx context.Context, cfg Config, log *zap.Logger) (*Tracer, error) {
 		return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0) // once a minute, not for every batch
 	}))
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("sending spans failed", zap.Error(err)) }))
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()), otlptracehttp.WithTimeout(5*time.Second))
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()),
+		otlptracehttp.WithTimeout(5*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("tracing.endpoint: %w", err)
 	}
@@ -66,7 +67,8 @@ func New(ctx context.Context, cfg Config, log *zap.Logger) (*Tracer, error) {
 
 func newTracer(ctx context.Context, cfg Config, processor sdk.SpanProcessor) (*Tracer, error) {
 	of, err := resource.New(ctx,
-		resource.WithAttributes(attribute.String("service.name", "smshooks"), attribute.String("service.version", cfg.Version)),
+		resource.WithAttributes(attribute.String("service.name", "smshooks"),
+			attribute.String("service.version", cfg.Version)),
 		resource.WithFromEnv())
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
@@ -95,8 +97,10 @@ func (t *Tracer) Follow(e *event.Event) event.Trace {
 	}
 	span.SetAttributes(
 		attribute.String("messaging.system", "kafka"), attribute.String("messaging.destination.name", e.Topic),
-		attribute.Int("messaging.destination.partition.id", int(e.Partition)), attribute.Int64("messaging.kafka.offset", e.Offset),
-		attribute.String("smshooks.id", e.Identity()), attribute.String("smshooks.record", e.SourcePosition()), attribute.String("smshooks.kind", e.Kind.String()))
+		attribute.Int("messaging.destination.partition.id", int(e.Partition)),
+		attribute.Int64("messaging.kafka.offset", e.Offset),
+		attribute.String("smshooks.id", e.Identity()), attribute.String("smshooks.record", e.SourcePosition()),
+		attribute.String("smshooks.kind", e.Kind.String()))
 	return &record{t.tracer, span, e.SourcePosition()}
 }
 
@@ -112,7 +116,8 @@ func (r *record) Attempt(a event.Attempt) {
 	ctx := trace.ContextWithSpan(context.Background(), r.span)
 	_, span := r.tracer.Start(ctx, "POST", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(a.Time))
 	span.SetAttributes(
-		attribute.String("smshooks.id", a.ID), attribute.String("smshooks.record", r.origin), attribute.String("smshooks.kind", a.Kind.String()), attribute.Int("smshooks.attempt", a.Number),
+		attribute.String("smshooks.id", a.ID), attribute.String("smshooks.record", r.origin),
+		attribute.String("smshooks.kind", a.Kind.String()), attribute.Int("smshooks.attempt", a.Number),
 		attribute.String("smshooks.outcome", a.Failure.Result().String()), attribute.Int64("smshooks.user_id", a.UserID),
 		attribute.String("http.request.method", "POST"), attribute.String("server.address", a.Host))
 	if a.Status != 0 {
@@ -127,7 +132,8 @@ func (r *record) Attempt(a event.Attempt) {
 
 // End implements event.Trace.
 func (r *record) End(e *event.Event, how string) {
-	r.span.SetAttributes(attribute.String("smshooks.fate", how), attribute.Int("smshooks.attempts", e.Attempts), attribute.Int64("smshooks.user_id", e.UserID))
+	r.span.SetAttributes(attribute.String("smshooks.fate", how), attribute.Int("smshooks.attempts", e.Attempts),
+		attribute.Int64("smshooks.user_id", e.UserID))
 	r.span.End()
 }
 

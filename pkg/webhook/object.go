@@ -15,8 +15,8 @@ type Member struct {
 	Value []byte
 }
 
-// AppendMembers appends the members of text, which must be a JSON object in UTF-8, in their order. They share memory with
-// text. The error does not contain any part of text.
+// AppendMembers appends the members of text, which must be a JSON object in UTF-8, in their order. They share memory
+// with text. The error does not contain any part of text.
 func AppendMembers(dst []Member, text []byte) ([]Member, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("not UTF-8")

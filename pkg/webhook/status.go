@@ -11,9 +11,11 @@ type Statuses uint8
 // statusNames are the statuses of a receipt.
 var statusNames = [...]string{"Delivered", "Pending", "Failed", "Rejected", "Expired", "Unknown"}
 
-var errNotStatus = errors.New("must be a list of " + strings.Join(statusNames[:len(statusNames)-1], ", ") + " or Unknown")
+var errNotStatus = errors.New("must be a list of " + strings.Join(statusNames[:len(statusNames)-1], ", ") +
+	" or Unknown")
 
-// ParseStatuses returns the set of at least one status. The error's text starts with "must" and does not contain a name.
+// ParseStatuses returns the set of at least one status. The error's text starts with "must" and does not contain a
+// name.
 func ParseStatuses(names []string) (set Statuses, err error) {
 	for _, name := range names {
 		one := statusOf([]byte(name))
