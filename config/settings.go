@@ -180,7 +180,7 @@ func processTable() []setting {
 		one("tracing.sample", ratio(), "0.01", func(c *Config) *float64 { return &c.Tracing.Sample },
 			"share of records without a traceparent header that are traced, from 0 to 1; with the header, its sampled flag decides"),
 		hidden(one("secrets.key", key(), "", func(c *Config) *[]byte { return &c.Secrets.Key },
-			"base64 of 32 bytes that encrypt users' credentials at rest; empty to store them in clear text")),
+			"base64 of 32 bytes that encrypt users' credentials and signing secrets at rest; empty to store them in clear text")),
 		hidden(many("secrets.previous_keys", key(), "", func(c *Config) *[][]byte { return &c.Secrets.PreviousKeys }, noEmptyKey,
 			"former values of secrets.key, still used for reading; not needed after `smshooks secrets reseal`")),
 		one("embedded.dir", filled(), "smshooks-data", func(c *Config) *string { return &c.Embedded.Dir },

@@ -1,14 +1,16 @@
 // Command receiver is an example of a webhook receiver. It prints one line per event.
 //
-// It does the three things that every receiver should do. It checks the Basic Auth of delivery reports in constant
-// time. It answers 200 quickly, and only after it has stored the event. It remembers the Webhook-Id of each event: a
-// webhook may arrive twice, and the second one must have no effect.
+// It does the four things that every receiver should do. It checks the signature of every request and the Basic Auth of
+// delivery reports, both in constant time. It answers 200 quickly, and only after it has stored the event. It remembers
+// the Webhook-Id of each event: a webhook may arrive twice, and the second one must have no effect.
 package main
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -19,6 +21,8 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,15 +31,23 @@ import (
 const (
 	maxBody  = 1 << 20
 	remember = 100_000 // ids; a real receiver stores them with the events
+	// tolerance is how far the time of a signed request may be off. An older request may be a recorded one.
+	tolerance = 5 * time.Minute
 )
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8090", "host:port to listen on")
 	auth := flag.String("auth", "", "user:pass that delivery reports must have; empty for none")
+	secret := flag.String("secret", "", "whsec_…, the secret that signs requests; empty for none")
 	flag.Parse()
+	key, err := parseSecret(*secret)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "receiver: -secret: %v\n", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := serve(ctx, *addr, newReceiver(*auth, os.Stdout)); err != nil {
+	if err := serve(ctx, *addr, newReceiver(*auth, key, os.Stdout)); err != nil {
 		fmt.Fprintf(os.Stderr, "receiver: %v\n", err)
 		os.Exit(1)
 	}
@@ -60,6 +72,7 @@ func serve(ctx context.Context, addr string, r *receiver) error {
 // receiver prints events to out.
 type receiver struct {
 	auth string
+	key  []byte // of signatures; nil = they are not checked
 	out  io.Writer
 
 	mu    sync.Mutex
@@ -68,8 +81,8 @@ type receiver struct {
 	next  int
 }
 
-func newReceiver(auth string, out io.Writer) *receiver {
-	return &receiver{auth: auth, out: out, seen: map[string]bool{}, order: make([]string, remember)}
+func newReceiver(auth string, key []byte, out io.Writer) *receiver {
+	return &receiver{auth: auth, key: key, out: out, seen: map[string]bool{}, order: make([]string, remember)}
 }
 
 // handler returns a handler with one path per kind.
@@ -99,12 +112,49 @@ func (r *receiver) authorised(req *http.Request) bool {
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && ok
 }
 
+// parseSecret returns the key of a secret, nil if there is none.
+func parseSecret(secret string) ([]byte, error) {
+	if secret == "" {
+		return nil, nil
+	}
+	encoded, ok := strings.CutPrefix(secret, "whsec_")
+	key, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil {
+		return nil, errors.New("must be whsec_ and base64")
+	}
+	return key, nil
+}
+
+// signed reports whether one of the signatures is of this id, time and body, and the time is not far off.
+func (r *receiver) signed(h http.Header, body []byte, now time.Time) bool {
+	if r.key == nil {
+		return true
+	}
+	seconds, err := strconv.ParseInt(h.Get("Webhook-Timestamp"), 10, 64)
+	if err != nil || now.Sub(time.Unix(seconds, 0)).Abs() > tolerance {
+		return false
+	}
+	mac := hmac.New(sha256.New, r.key)
+	fmt.Fprintf(mac, "%s.%d.%s", h.Get("Webhook-Id"), seconds, body)
+	want := []byte("v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	for signature := range strings.FieldsSeq(h.Get("Webhook-Signature")) {
+		if hmac.Equal([]byte(signature), want) {
+			return true
+		}
+	}
+	return false
+}
+
 // take reads an event, prints it unless it was received before, and answers 200.
 func (r *receiver) take(w http.ResponseWriter, req *http.Request,
 	describe func(contentType string, body []byte) (string, error)) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 	if err != nil {
 		http.Error(w, "cannot read the body", http.StatusBadRequest)
+		return
+	}
+	if !r.signed(req.Header, body, time.Now()) {
+		http.Error(w, "wrong signature", http.StatusUnauthorized)
 		return
 	}
 	text, err := describe(req.Header.Get("Content-Type"), body)

@@ -3,12 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 const form = "application/x-www-form-urlencoded"
@@ -46,7 +51,7 @@ func TestEvents(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
-			h := newReceiver("", &out).handler()
+			h := newReceiver("", nil, &out).handler()
 			if got := send(h, tc.path, tc.contentType, tc.body, "Webhook-Id", "x/0/1", "Webhook-Attempt", "1",
 				"Webhook-Event-Time", "2026-02-27T14:30:00.123Z"); got != tc.status {
 				t.Errorf("status %d, want %d", got, tc.status)
@@ -64,7 +69,7 @@ func TestEvents(t *testing.T) {
 
 func TestPrintsAnEventOnce(t *testing.T) {
 	var out bytes.Buffer
-	r := newReceiver("", &out)
+	r := newReceiver("", nil, &out)
 	r.order = make([]string, 2)
 	h := r.handler()
 	for i, tc := range []struct {
@@ -96,7 +101,7 @@ func (b *brokenOnce) Write(p []byte) (int, error) {
 // What could not be kept must come again, and is kept then.
 func TestAnswersOnlyForWhatIsKept(t *testing.T) {
 	var out brokenOnce
-	h := newReceiver("", &out).handler()
+	h := newReceiver("", nil, &out).handler()
 	for _, want := range []int{500, 200} {
 		if got := send(h, "/dlr", form, sms(`{"id":1}`), "Webhook-Id", "a"); got != want {
 			t.Errorf("status %d, want %d", got, want)
@@ -123,9 +128,53 @@ func TestAuth(t *testing.T) {
 			req.SetBasicAuth(tc.user, tc.pass)
 		}
 		w := httptest.NewRecorder()
-		newReceiver("ann:s3:cret", &bytes.Buffer{}).handler().ServeHTTP(w, req)
+		newReceiver("ann:s3:cret", nil, &bytes.Buffer{}).handler().ServeHTTP(w, req)
 		if w.Code != tc.status {
 			t.Errorf("%s as %q: status %d, want %d", tc.path, tc.user, w.Code, tc.status)
+		}
+	}
+}
+
+// TestSignature sends signed, forged, unsigned, replayed and old requests.
+func TestSignature(t *testing.T) {
+	key, err := parseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!"} {
+		if _, err := parseSecret(bad); err == nil {
+			t.Errorf("%s was accepted as a secret", bad)
+		}
+	}
+	body := sms(`{"id":1}`)
+	now := strconv.FormatInt(time.Now().Unix(), 10)
+	hourAgo := strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10)
+	sign := func(key []byte, text string) string {
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(text))
+		return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	}
+	right := sign(key, "a."+now+"."+body)
+	var out bytes.Buffer
+	h := newReceiver("", key, &out).handler()
+	for _, tc := range []struct {
+		name, id, at, signature string
+		status, lines           int
+	}{
+		{"signed", "a", now, right, 200, 1},
+		{"replayed", "a", now, right, 200, 1},
+		{"unsigned", "b", now, "", 401, 1},
+		{"another id", "b", now, right, 401, 1},
+		{"another key", "b", now, sign([]byte("other"), "b."+now+"."+body), 401, 1},
+		{"another body", "b", now, sign(key, "b."+now+".x"), 401, 1},
+		{"old", "b", hourAgo, sign(key, "b."+hourAgo+"."+body), 401, 1},
+		{"another time", "b", now, sign(key, "b."+hourAgo+"."+body), 401, 1},
+		{"no time", "b", "", sign(key, "b.."+body), 401, 1},
+		{"one of two", "b", now, sign([]byte("new"), "b."+now+"."+body) + " " + sign(key, "b."+now+"."+body), 200, 2},
+	} {
+		got := send(h, "/dlr", form, body, "Webhook-Id", tc.id, "Webhook-Timestamp", tc.at, "Webhook-Signature", tc.signature)
+		if lines := strings.Count(out.String(), "\n"); got != tc.status || lines != tc.lines {
+			t.Errorf("%s: status %d, %d lines; want %d, %d", tc.name, got, lines, tc.status, tc.lines)
 		}
 	}
 }
@@ -133,10 +182,10 @@ func TestAuth(t *testing.T) {
 func TestServeEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := serve(ctx, "127.0.0.1:0", newReceiver("", &bytes.Buffer{})); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(ctx, "127.0.0.1:0", newReceiver("", nil, &bytes.Buffer{})); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		t.Errorf("serve: %v", err)
 	}
-	if err := serve(t.Context(), "127.0.0.1:http-none", newReceiver("", &bytes.Buffer{})); err == nil {
+	if err := serve(t.Context(), "127.0.0.1:http-none", newReceiver("", nil, &bytes.Buffer{})); err == nil {
 		t.Error("a wrong address is no error")
 	}
 }

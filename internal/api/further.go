@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/smshooks/smshooks/internal/api/form"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -20,7 +21,7 @@ type Further struct {
 }
 
 func furtherOf(d *settings.Document) Further {
-	f := Further{Order: settings.OrderAll, Statuses: d.StatusNames()}
+	f := Further{Order: settings.OrderAll, Statuses: d.StatusNames(), Signing: d.Signing(time.Now())}
 	for _, kind := range webhook.Kinds() {
 		if url := d.FailoverURLs[kind]; url != nil && *url != "" {
 			f.FailoverURLs[kind] = url

@@ -60,13 +60,15 @@ type request struct {
 func Handler(service *Service, options Options) http.Handler {
 	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
 	return &handler{service: service, options: options, limit: limit.New(float64(options.Rate), options.Rate), routes: map[string]route{
-		"/v1/user/set-webhook":      {allow: post, serve: (*handler).setWebhook},
-		"/v1/user/get-webhook":      {allow: get, serve: (*handler).getWebhook},
-		"/v1/user/test-webhook":     {allow: post, serve: (*handler).testWebhook},
-		"/v1/user/deliveries":       {allow: get, serve: (*handler).deliveries},
-		"/v1/user/replay":           {allow: post, serve: (*handler).replay},
-		"/v1/user/webhook-settings": {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
-		"/openapi.yaml":             {allow: get},
+		"/v1/user/set-webhook":           {allow: post, serve: (*handler).setWebhook},
+		"/v1/user/get-webhook":           {allow: get, serve: (*handler).getWebhook},
+		"/v1/user/test-webhook":          {allow: post, serve: (*handler).testWebhook},
+		"/v1/user/deliveries":            {allow: get, serve: (*handler).deliveries},
+		"/v1/user/replay":                {allow: post, serve: (*handler).replay},
+		"/v1/user/webhook-settings":      {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
+		"/v1/user/webhook-secret/rotate": {allow: post, serve: (*handler).rotateSecret},
+		"/v1/user/webhook-secret/clear":  {allow: post, serve: (*handler).clearSecret},
+		"/openapi.yaml":                  {allow: get},
 	}}
 }
 

@@ -113,6 +113,15 @@ func newFurtherReply(f Further) furtherReply {
 	}
 }
 
+type rotateReply struct {
+	Secret             string  `json:"secret"`
+	PreviousValidUntil *string `json:"previous_valid_until"`
+}
+
+type clearReply struct {
+	Signing bool `json:"signing"`
+}
+
 type testReply struct {
 	Status   string   `json:"status"`
 	HTTPCode int      `json:"http_code,omitempty"`

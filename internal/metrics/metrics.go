@@ -149,7 +149,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header is invalid and was ignored.")
 	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are retried.")
 	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts missing in the delivery log because Redis was unreachable or slow.")
-	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped.", "topic")
+	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped, or hold a secret that cannot be used.", "topic")
 	for _, t := range topics.Settings {
 		m.unreadable.WithLabelValues(t)
 	}

@@ -72,7 +72,10 @@ type Bytes []byte
 func (b Bytes) AppendBody(dst []byte) []byte { return append(dst, b...) }
 
 // scratch has the buffers in which a request is built.
-type scratch struct{ body, message []byte }
+type scratch struct {
+	body, message []byte
+	signer        webhook.Signer
+}
 
 // Outcome is the outcome of an attempt.
 type Outcome struct {
@@ -103,7 +106,7 @@ func New(cfg Config) *Sender {
 			MaxHead:  maxReplyHead,
 			MaxBody:  maxReplyBody,
 		}),
-		scratches: sync.Pool{New: func() any { return &scratch{make([]byte, 0, 2<<10), make([]byte, 0, 3<<10)} }},
+		scratches: sync.Pool{New: func() any { return &scratch{body: make([]byte, 0, 2<<10), message: make([]byte, 0, 3<<10)} }},
 	}
 }
 
@@ -122,7 +125,7 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	}
 	p := s.scratches.Get().(*scratch)
 	p.body = r.Body.AppendBody(p.body[:0])
-	p.message = s.appendMessage(p.message[:0], &r, p.body)
+	p.message = s.appendMessage(p.message[:0], &r, p)
 	deadline := started.Add(s.timeout)
 	host := http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}
 	status, err := s.client.Post(ctx, deadline, host, p.message)
@@ -151,8 +154,8 @@ func (s *Sender) failure(status int, err error, deadline time.Time) webhook.Fail
 	return ""
 }
 
-// appendMessage appends the whole request.
-func (s *Sender) appendMessage(b []byte, r *Request, body []byte) []byte {
+// appendMessage appends the whole request to b. Its body is p.body.
+func (s *Sender) appendMessage(b []byte, r *Request, p *scratch) []byte {
 	b = append(b, "POST "...)
 	b = append(b, r.Endpoint.Target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
@@ -166,7 +169,7 @@ func (s *Sender) appendMessage(b []byte, r *Request, body []byte) []byte {
 	b = append(b, "\r\nContent-Type: "...)
 	b = append(b, r.Kind.ContentType()...)
 	b = append(b, "\r\nContent-Length: "...)
-	b = strconv.AppendInt(b, int64(len(body)), 10)
+	b = strconv.AppendInt(b, int64(len(p.body)), 10)
 	b = append(b, "\r\nWebhook-Id: "...)
 	b = append(b, r.ID...)
 	b = append(b, "\r\nWebhook-Timestamp: "...)
@@ -175,8 +178,16 @@ func (s *Sender) appendMessage(b []byte, r *Request, body []byte) []byte {
 	b = strconv.AppendInt(b, int64(r.Attempt), 10)
 	b = append(b, "\r\nWebhook-Event-Time: "...)
 	b = webhook.AppendTime(b, r.EventTime)
+	if secrets := r.Endpoint.Secrets; secrets != nil {
+		before := len(b)
+		b = append(b, "\r\nWebhook-Signature: "...)
+		name := len(b)
+		if b = p.signer.AppendSignatures(b, *secrets, r.ID, r.Time, p.body); len(b) == name {
+			b = b[:before] // no secret is valid any more
+		}
+	}
 	b = append(b, "\r\n\r\n"...)
-	return append(b, body...)
+	return append(b, p.body...)
 }
 
 // Close closes the idle connections.

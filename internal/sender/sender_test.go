@@ -1,7 +1,11 @@
 package sender
 
 import (
+	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"log"
@@ -276,6 +280,51 @@ func TestWhatIsSent(t *testing.T) {
 	newSender(t, nil).Send(t.Context(), r)
 	if one := <-got; one.Header.Get("Content-Type") != "application/json" || one.Header.Get("Authorization") != "" {
 		t.Errorf("a revocation's headers: %v", one.Header)
+	}
+}
+
+// TestSignedRequest checks the signature over what arrives, with crypto/hmac. Without a valid secret there is no header.
+func TestSignedRequest(t *testing.T) {
+	got := make(chan *http.Request, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		got <- r
+	}))
+	defer server.Close()
+	keys := [][]byte{bytes.Repeat([]byte("n"), 32), bytes.Repeat([]byte("o"), 24)}
+	secrets := make(webhook.Secrets, 2)
+	for i, end := range []time.Duration{time.Hour, 0} { // the older secret ends now
+		var err error
+		if secrets[i], err = webhook.ParseSecret(webhook.NewSecret(keys[i]), time.Now().Add(end)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ago := time.Now().Add(-time.Minute)
+	for _, test := range []struct {
+		secrets webhook.Secrets
+		at      time.Time
+		by      []int
+	}{{secrets, ago, []int{0, 1}}, {secrets, time.Now(), []int{0}}, {secrets[1:], time.Now(), nil}, {nil, time.Now(), nil}} {
+		r := request(t, server.URL+"/hook")
+		r.Time, r.Body = test.at, Bytes(strings.Repeat("%7B", 1000))
+		if test.secrets != nil {
+			r.Endpoint.Secrets = &test.secrets
+		}
+		if out := newSender(t, nil).Send(t.Context(), r); out.Failure != "" {
+			t.Fatalf("%+v", out)
+		}
+		one := <-got
+		body, _ := io.ReadAll(one.Body)
+		var want []string
+		for _, i := range test.by {
+			mac := hmac.New(sha256.New, keys[i])
+			fmt.Fprintf(mac, "%s.%s.%s", one.Header.Get("Webhook-Id"), one.Header.Get("Webhook-Timestamp"), body)
+			want = append(want, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		}
+		if signature := one.Header.Get("Webhook-Signature"); signature != strings.Join(want, " ") || len(one.Header["Webhook-Signature"]) != min(len(want), 1) {
+			t.Errorf("signature %q, want %q", one.Header["Webhook-Signature"], want)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ type change struct {
 	removed  bool // a tombstone
 	document Document
 	locked   []byte // the record's value, if its auth is sealed with an unknown key
+	unsigned bool   // a signing secret that counts cannot be used
 }
 
 // decode reads a record. An error names what is unreadable without repeating it.
@@ -32,6 +33,10 @@ func (s *Store) decode(r *kgo.Record) (c change, err error) {
 		// The record is valid, this instance lacks the key. The record before it does not count any more: the user has
 		// neither settings nor none until the right key is set, and nothing is lost.
 		c.locked, err = bytes.Clone(r.Value), nil
+	}
+	if c.document.SigningSecrets != nil {
+		_, all := c.document.usable()
+		c.unsigned = !all
 	}
 	return c, err
 }
@@ -70,16 +75,27 @@ func (s *Store) apply(c *change) {
 	}
 }
 
-// reportLocked counts and logs the records, by their users, that this instance has no key for. Superseded ones do not
-// matter: after a rotation they stay in the topic until it is compacted.
-func (s *Store) reportLocked(records map[int64]compacted.Version) {
-	for userID, ver := range records {
-		if newest, _ := s.newest(userID); !newest.Is(ver) {
+// unusable is what this instance cannot use of a record.
+type unusable struct {
+	ver    compacted.Version
+	locked bool // the whole document; false: a signing secret
+}
+
+// reportUnusable counts and logs records, by their users, of which this instance cannot use something. Superseded ones do
+// not matter: after a rotation of keys they stay in the topic until it is compacted.
+func (s *Store) reportUnusable(records map[int64]unusable) {
+	for userID, r := range records {
+		if newest, _ := s.newest(userID); !newest.Is(r.ver) {
 			continue
 		}
 		s.obs.UnreadableRecord(s.cfg.Topic)
-		s.sampled.Error("credentials are sealed with an unknown key: the user's events are delayed until secrets.key or "+
-			"secrets.previous_keys has it", zap.Int64("user_id", userID))
+		text := "a signing secret cannot be used and signs nothing: set the key it was sealed with in secrets.key or " +
+			"secrets.previous_keys, or rotate the secret"
+		if r.locked {
+			text = "credentials are sealed with an unknown key: the user's events are delayed until secrets.key or " +
+				"secrets.previous_keys has it"
+		}
+		s.sampled.Error(text, zap.Int64("user_id", userID))
 	}
 }
 

@@ -24,12 +24,15 @@ type Document struct {
 	Paused       [webhook.NumKinds]*string // true or false
 	Order        *string                   // of receipts: "all" or "latest"
 	Statuses     *string                   // a list of the receipts' statuses that are sent
+	// SigningSecrets is a list in JSON, in clear, and a secret.
+	SigningSecrets *string
 
 	// unknown holds the members that this version does not know, as they were in
 	// the record, each with a comma before it. Every write keeps them.
 	unknown string
-	// sealed: auth was sealed with the current key in the record.
-	sealed bool
+	// outdated: in the record, auth or a signing secret was not sealed with the
+	// current key.
+	outdated bool
 }
 
 // field is one member of a document.
@@ -48,9 +51,10 @@ const (
 	asFlag                 // a boolean
 	asOrder                // "all" or "latest"
 	asStatuses             // a list of statuses
+	asSecrets              // a list of signing secrets
 )
 
-const numFields = 5 + 2*webhook.NumKinds + 2
+const numFields = 5 + 2*webhook.NumKinds + 3
 
 // fields lists the document's fields in the contract's order.
 func (d *Document) fields() [numFields]field {
@@ -70,10 +74,11 @@ func (d *Document) fields() [numFields]field {
 		{"revoke_click_paused", &d.Paused[webhook.RevokeClick], asFlag},
 		{"dlr_order", &d.Order, asOrder},
 		{"dlr_statuses", &d.Statuses, asStatuses},
+		{"signing_secrets", &d.SigningSecrets, asSecrets},
 	}
 }
 
-// parse reads the value of a field, nil if it is absent.
+// parse reads the value of a field, nil if it is absent. Secrets have parseSecrets.
 func (f form) parse(raw []byte) (*string, error) {
 	switch f {
 	case asFlag:
@@ -160,17 +165,28 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	}
 	d := Document{UserID: userID}
 	for _, f := range d.fields() {
+		if f.form == asSecrets {
+			continue
+		}
 		if *f.value, err = f.form.parse(last(members, f.name)); err != nil {
 			return Document{}, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
-	d.unknown = d.unknownMembers(members)
+	d.unknown = unknownMembers(members, d.knows)
 	if d.Auth != nil {
 		plain, current, err := sealer.open(userID, *d.Auth)
 		if err != nil {
 			return Document{}, fmt.Errorf("auth: %w", err)
 		}
-		d.Auth, d.sealed = &plain, current
+		d.Auth, d.outdated = &plain, !current && plain != ""
+	}
+	secrets, outdated, err := parseSecrets(userID, last(members, "signing_secrets"), sealer)
+	if err != nil {
+		return Document{}, fmt.Errorf("signing_secrets: %w", err)
+	}
+	if len(secrets) > 0 {
+		text := secretsText(secrets, inClear)
+		d.SigningSecrets, d.outdated = &text, d.outdated || outdated
 	}
 	return d, nil
 }
@@ -185,13 +201,13 @@ func last(members []webhook.Member, name string) []byte {
 	return nil
 }
 
-// unknownMembers returns the text of the members that are not fields of d, in
-// their order, of a repeated one the last.
-func (d *Document) unknownMembers(members []webhook.Member) string {
+// unknownMembers returns the text of the members that are not known, in their
+// order, of a repeated one the last.
+func unknownMembers(members []webhook.Member, known func(name string) bool) string {
 	var keep []webhook.Member
 	var seen map[string]bool
 	for _, m := range slices.Backward(members) {
-		if d.knows(m.Name) || seen[m.Name] {
+		if known(m.Name) || seen[m.Name] {
 			continue
 		}
 		if seen == nil {
@@ -228,7 +244,7 @@ func parseUserKey(key []byte) (int64, error) {
 // AppendJSON appends the whole document in compact JSON: the fields in the
 // contract's order, no HTML characters escaped, then the unknown
 // members. URLs and auth are null if they are not set, the further
-// settings absent. With a sealer, auth is sealed.
+// settings absent. With a sealer, auth and the signing secrets are sealed.
 func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 	dst = strconv.AppendInt(append(dst, `{"user_id":`...), d.UserID, 10)
 	for _, f := range d.fields() {
@@ -242,6 +258,8 @@ func (d Document) AppendJSON(dst []byte, sealer *Sealer) []byte {
 			dst = append(dst, "null"...)
 		case f.value == &d.Auth && *to != "" && sealer != nil: // "" counts as not set
 			dst = appendString(dst, sealer.Seal(d.UserID, *to))
+		case f.form == asSecrets:
+			dst = append(dst, sealSecrets(d.UserID, *to, sealer)...)
 		case f.form == asFlag || f.form == asStatuses:
 			dst = append(dst, *to...)
 		default:
@@ -259,6 +277,9 @@ func (d Document) Settings() *webhook.Settings {
 	urls[webhook.Inbound] = value(d.InboundURL)
 	urls[webhook.RevokeClick] = value(d.RevokeClickURL)
 	s := webhook.NewSettings(d.UserID, urls, value(d.Auth))
+	if usable, _ := d.usable(); len(usable) > 0 {
+		s.Sign(&usable)
+	}
 	if dlr := s.Endpoints[webhook.DLR]; dlr != nil {
 		dlr.Statuses, _ = webhook.ParseStatuses(d.StatusNames()) // all if there is no list
 	}

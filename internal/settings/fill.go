@@ -36,7 +36,7 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 		id := r.ID()
 		s.rdb.use(hex.EncodeToString(id[:8])) // as unique as is needed here, and the keys of Redis stay short
 		s.closeProducer()                     // it would continue with the topic as it was
-		s.locked = map[int64]compacted.Version{}
+		s.unusable = map[int64]unusable{}
 	}
 	s.queue.reset()
 }
@@ -49,11 +49,12 @@ func (s *Store) take(r *kgo.Record, fresh bool) error {
 		return err
 	}
 	s.apply(&c)
-	if c.locked != nil {
+	if c.locked != nil || c.unsigned {
+		found := unusable{c.ver, c.locked != nil}
 		if s.topic.Read() {
-			s.reportLocked(map[int64]compacted.Version{c.userID: c.ver})
+			s.reportUnusable(map[int64]unusable{c.userID: found})
 		} else {
-			s.locked[c.userID] = c.ver
+			s.unusable[c.userID] = found
 		}
 	}
 	s.updates.witness(&c, r)
@@ -68,8 +69,8 @@ func (s *Store) end() {
 	users := s.users.count()
 	s.obs.ConfigUsers(users)
 	s.log.Info("config topic read to its end", zap.Int("users_in_memory", users))
-	s.reportLocked(s.locked)
-	s.locked = nil
+	s.reportUnusable(s.unusable)
+	s.unusable = nil
 	s.becameReady()
 }
 

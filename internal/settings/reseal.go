@@ -54,7 +54,7 @@ func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 			return found, nil
 		}
 		if len(toDo) == 0 {
-			found.Current -= resealed
+			found.Current = max(found.Current-resealed, 0) // a rewritten document may also have a locked secret
 			return found, nil
 		}
 		n, err := s.rewriteAll(ctx, toDo)
@@ -85,12 +85,17 @@ func (s *Store) sealingOf(userID int64, value []byte) (sealing, error) {
 		return sealedUnknown, nil
 	case err != nil:
 		return 0, err
-	case d.Auth == nil || *d.Auth == "":
+	case d.outdated:
+		return sealedBefore, nil
+	case (d.Auth == nil || *d.Auth == "") && d.SigningSecrets == nil:
 		return sealedNone, nil
-	case d.sealed:
-		return sealedCurrent, nil
 	}
-	return sealedBefore, nil
+	for _, secret := range d.secrets() {
+		if _, err := (*Sealer)(nil).Open(userID, secret.text); err != nil {
+			return sealedUnknown, nil
+		}
+	}
+	return sealedCurrent, nil
 }
 
 // examine reads the topic and returns what it holds, and the documents that are to be rewritten.

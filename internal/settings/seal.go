@@ -19,9 +19,9 @@ const sealPrefix = "enc:v1:"
 const sealOverhead = 12 + 16
 
 // errSealed is the error of a sealed text that cannot be opened.
-var errSealed = errors.New("sealed auth cannot be opened: check secrets.key and secrets.previous_keys")
+var errSealed = errors.New("a sealed text cannot be opened: check secrets.key and secrets.previous_keys")
 
-// Sealer encrypts auth at rest with AES-256-GCM. A sealed text belongs to one
+// Sealer encrypts auth and signing secrets at rest with AES-256-GCM. A sealed text belongs to one
 // user: copied into another user's document it cannot be opened. A key can be
 // replaced: a Sealer opens what its previous keys sealed, too.
 type Sealer struct {

@@ -76,11 +76,11 @@ type Store struct {
 	index *compacted.Index[int64, struct{}]
 	users *cache[int64, *webhook.Settings]
 
-	filled  atomic.Bool // this instance has filled Redis once
-	loaded  chan struct{}
-	onReady sync.Once
-	queue   queue
-	locked  map[int64]compacted.Version // records that cannot be decrypted; nil once the topic was read to its end
+	filled   atomic.Bool // this instance has filled Redis once
+	loaded   chan struct{}
+	onReady  sync.Once
+	queue    queue
+	unusable map[int64]unusable // found before the topic's end, which shows which records are the newest
 
 	repairs   repairs
 	sweepNow  chan struct{}

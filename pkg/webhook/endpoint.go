@@ -36,6 +36,8 @@ type Endpoint struct {
 	Authorization string
 	// Statuses are the statuses of the receipts that are sent.
 	Statuses Statuses
+	// Secrets sign its requests, nil for none. All endpoints of a user share them.
+	Secrets *Secrets
 }
 
 // Settings holds the endpoints of one user.
@@ -61,6 +63,15 @@ func NewSettings(userID int64, urls [NumKinds]string, auth string) *Settings {
 		dlr.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(auth))
 	}
 	return s
+}
+
+// Sign makes all requests carry signatures of secrets.
+func (s *Settings) Sign(secrets *Secrets) {
+	for _, endpoint := range s.Endpoints {
+		if endpoint != nil {
+			endpoint.Secrets = secrets
+		}
+	}
 }
 
 // NewEndpoint parses a URL. It is more lenient than [ValidateURL]: it drops a fragment and credentials.

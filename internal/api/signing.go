@@ -1,0 +1,63 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+const (
+	newSecretBytes = 32
+	// How long the secret before a new one stays valid.
+	defaultGrace = 24 * time.Hour
+	maxGrace     = 168 * time.Hour
+)
+
+// RotateSecret gives the user a new signing secret and returns it, and until when the one before it is valid, nil if
+// there is none. The secret is not shown again.
+func (s *Service) RotateSecret(ctx context.Context, userID int64, grace time.Duration) (secret string, previousUntil *string, err error) {
+	key := make([]byte, newSecretBytes)
+	rand.Read(key) // never fails: see crypto/rand
+	secret = webhook.NewSecret(key)
+	now := time.Now()
+	d, err := s.update(ctx, userID, func(d settings.Document) settings.Document { return d.Rotate(secret, now, grace) })
+	if err != nil {
+		return "", nil, err
+	}
+	return secret, d.PreviousUntil(), nil
+}
+
+// ClearSecret ends the signing of the user's requests.
+func (s *Service) ClearSecret(ctx context.Context, userID int64) error {
+	_, err := s.update(ctx, userID, func(d settings.Document) settings.Document { d.SigningSecrets = nil; return d })
+	return err
+}
+
+func (h *handler) rotateSecret(r *request) (any, error) {
+	grace := defaultGrace
+	text, problem := r.params.Text("grace")
+	if text != nil && *text != "" {
+		var err error
+		if grace, err = time.ParseDuration(*text); err != nil || grace < 0 || grace > maxGrace {
+			problem = "must be a duration from 0s to 168h, as in 24h or 1h30m"
+		}
+	}
+	if problem != "" {
+		return nil, &InvalidError{[]FieldError{{"grace", problem}}}
+	}
+	secret, until, err := h.service.RotateSecret(r.quick, r.userID, grace)
+	if err != nil {
+		return nil, err
+	}
+	return rotateReply{secret, until}, nil
+}
+
+func (h *handler) clearSecret(r *request) (any, error) {
+	if err := h.service.ClearSecret(r.quick, r.userID); err != nil {
+		return nil, err
+	}
+	return clearReply{}, nil
+}
