@@ -20,7 +20,7 @@ func Rows() []Row {
 	return rows
 }
 
-// Markdown returns the table as docs/configuration.md shows it, a part per section.
+// Markdown returns the table as in docs/configuration.md, one part per section.
 func Markdown() string {
 	var b strings.Builder
 	section := ""

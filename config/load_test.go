@@ -23,7 +23,7 @@ const (
 
 func describe(v reflect.Value) string { return fmt.Sprintf("%+v", v.Interface()) }
 
-// write puts text into a file of its own and returns its path.
+// write writes text to a new file and returns its path.
 func write(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "smshooks.yaml")
@@ -88,7 +88,7 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// Every setting is reachable from each source: its own default is good there.
+// Every setting is reachable from each source: its own default is valid there.
 func TestEverySource(t *testing.T) {
 	for _, row := range config.Rows() {
 		if c, err := config.Load("", []string{row.Env + "=" + row.Default}, nil); err != nil {
@@ -110,7 +110,7 @@ func TestEverySource(t *testing.T) {
 	}
 }
 
-// Values that are good, as a variable, and what becomes of them.
+// Valid values of variables, and the parsed results.
 func TestGoodValues(t *testing.T) {
 	for _, tc := range []struct {
 		variable string
@@ -209,7 +209,7 @@ func lines(t *testing.T, file string, env []string, fs *pflag.FlagSet) []string 
 	return strings.Split(err.Error(), "\n")
 }
 
-// TestFlags: what another command needs to have the same settings, without secrets.
+// TestFlags checks that Flags returns what another command needs for the same settings, without secrets.
 func TestFlags(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "it's.yaml")
 	if err := os.WriteFile(file, []byte("topics: {dlr: x}\n"), 0o600); err != nil {

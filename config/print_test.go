@@ -90,7 +90,7 @@ func TestWriteYAMLReportsItsWriter(t *testing.T) {
 	}
 }
 
-// What is printed with origins says where each value came from, and stays a settings file.
+// The output with origins says where each value came from, and is a valid settings file.
 func TestWriteOrigins(t *testing.T) {
 	file := write(t, "retry:\n  window: 20h\nredis:\n  key_prefix: \"a # b\"\n")
 	c, err := config.Load(file, []string{"SMSHOOKS_KAFKA_GROUP=of-the-environment"}, parsed(t, "--log.level=warn", "--redis.master_name=é\n'# x", "--retry.schedule="))

@@ -231,7 +231,7 @@ func TestEveryProblemIsReported(t *testing.T) {
 	}
 }
 
-// A bad value that a later source replaces does no harm.
+// A bad value is ignored if a later source replaces it.
 func TestReplacedValueIsNotJudged(t *testing.T) {
 	if _, err := config.Load("", []string{"SMSHOOKS_RETRY_WINDOW=abc"}, parsed(t, "--retry.window=1h")); err != nil {
 		t.Error(err)
@@ -260,7 +260,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 	}
 }
 
-// delays gives n of them.
+// delays returns n delays.
 func delays(n int) string {
 	var all []string
 	for i := range n {

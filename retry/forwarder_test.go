@@ -30,7 +30,7 @@ func (delayTopics) Overflow(kind webhook.Kind, tier int) string {
 	return fmt.Sprintf("overflow-%d-%d", kind, tier)
 }
 
-// broker takes records, or refuses the next ones with errs.
+// broker accepts records, or refuses the next ones with errs.
 type broker struct {
 	mu      sync.Mutex
 	errs    []error
@@ -62,7 +62,7 @@ func (b *broker) take(ctx context.Context, r *kgo.Record, promise func(*kgo.Reco
 	return err, !b.hold
 }
 
-// lease notes how events end.
+// lease records how events end.
 type lease struct {
 	ctx    context.Context
 	closed bool
@@ -112,7 +112,7 @@ func newEvent(l *lease) *event.Event {
 	}
 }
 
-// record is what matters of a kgo.Record.
+// record holds the relevant fields of a kgo.Record.
 type record struct {
 	Topic     string
 	Partition int32
@@ -144,7 +144,7 @@ func newForwarderWith(b, large *broker) forwarder {
 	return forwarder{retry.NewForwarder(retry.Names{Topics: delayTopics{}, DeadLetter: "dead"}, b, large, zap.NewNop())}
 }
 
-// forwarder stores acquired events where the usual policy wants them.
+// forwarder stores acquired events according to the default policy.
 type forwarder struct{ *retry.Forwarder }
 
 func (f forwarder) afterFailure(e *event.Event, now time.Time) {
@@ -261,7 +261,7 @@ func TestInvalidRecord(t *testing.T) {
 	}
 }
 
-// A record that is refused is produced again, whole, until it is taken; only then is the event settled.
+// A refused record is produced again, unchanged, until it is accepted; only then is the event settled.
 func TestRefusedRecordIsProducedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("message too large")
@@ -284,7 +284,7 @@ func TestRefusedRecordIsProducedAgain(t *testing.T) {
 	})
 }
 
-// A record that is too large, or whose batch was, goes alone; if it is refused again it is kept and tried on.
+// A record that is too large, or whose batch was, is produced alone. If it is refused again, it is kept and retried.
 func TestLargeRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, large, l := &broker{errs: []error{kerr.MessageTooLarge}}, &broker{errs: []error{kerr.MessageTooLarge}}, newLease()
@@ -301,7 +301,7 @@ func TestLargeRecord(t *testing.T) {
 	})
 }
 
-// again is how long a refused record rests.
+// again is the delay before a refused record is produced again.
 const again = time.Second
 
 func TestNothingIsSettledBeforeItIsStored(t *testing.T) {
@@ -366,13 +366,13 @@ func TestPartitioner(t *testing.T) {
 			t.Errorf("the dead letter of key %s goes to %d, Kafka's clients take %d", key, got, want)
 		}
 	}
-	// murmur2 as the Java client has it: user 42 of 12 partitions.
+	// murmur2 as in the Java client: user 42 of 12 partitions.
 	if got := dead.Partition(&kgo.Record{Key: []byte("42")}, 12); got != int(murmur2([]byte("42"))&0x7fffffff)%12 {
 		t.Errorf("key 42 goes to %d", got)
 	}
 }
 
-// murmur2 is Kafka's hash, written after its description.
+// murmur2 is Kafka's hash, implemented from its description.
 func murmur2(data []byte) uint32 {
 	const m, r = 0x5bd1e995, 24
 	h := uint32(0x9747b28c) ^ uint32(len(data))

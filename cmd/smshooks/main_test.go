@@ -21,7 +21,7 @@ func output(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-// every calls f for each visible command of ours.
+// every calls f for each visible command, except those that cobra adds.
 func every(cmd *cobra.Command, f func(*cobra.Command)) {
 	if cmd.Hidden {
 		return

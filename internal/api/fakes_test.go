@@ -150,7 +150,7 @@ func newServer(t *testing.T, options Options) *server {
 	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}
 }
 
-// do makes a request and holds the answer against the specification.
+// do makes a request and checks the reply against the specification.
 func (s *server) do(t *testing.T, method, target, key, contentType, body string, headers ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequest(method, target, strings.NewReader(body))

@@ -70,7 +70,7 @@ func TestFurther(t *testing.T) {
 	}
 }
 
-// What another program wrote is shown, and can be reset, though the service does not act on it.
+// Settings of another program are shown and can be reset, although the service does not act on them.
 func TestFurtherOfAnotherProgram(t *testing.T) {
 	s := newServer(t, Options{})
 	url, yes, latest := "http://f", "true", settings.OrderLatest

@@ -101,8 +101,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestUnknownKeys: a client that tries many keys is limited, and nobody else, not even a right key behind the same
-// address.
+// TestUnknownKeys checks that a client that tries many keys is limited, and nobody else: not even a valid key from the
+// same address.
 func TestUnknownKeys(t *testing.T) {
 	s := newServer(t, Options{})
 	from := func(remote, key string) *httptest.ResponseRecorder {
@@ -254,7 +254,7 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// What cannot be answered for a while is a line when it begins and one when it ends, however many ask.
+// An outage of the API is one log line when it begins and one when it ends, however many requests fail.
 func TestUnavailableIsLoggedOnce(t *testing.T) {
 	s := newServer(t, Options{})
 	s.kafkaAway = true
@@ -307,7 +307,7 @@ func TestTestWebhook(t *testing.T) {
 			t.Errorf("%v: credentials %v", r.Kind, hasAuth)
 		}
 	}
-	// A reply that broke off has a status and is an error all the same.
+	// A truncated reply has a status and is an error nevertheless.
 	s.outcomes[webhook.DLR] = sender.Outcome{Status: 200, Failure: webhook.Timeout, Took: 10 * time.Second}
 	if w := s.post(t, "test-webhook", ""); !strings.Contains(w.Body.String(), `"dlr":{"status":"error","reason":"timeout","time":10}`) {
 		t.Errorf("%s", w.Body)
@@ -330,7 +330,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestTooManyTests: tests hold connections, so there are only so many of a user and of all at once.
+// TestTooManyTests checks that tests, which hold connections, are limited per user and in total.
 func TestTooManyTests(t *testing.T) {
 	s := newServer(t, Options{})
 	for range testsOfUser {
@@ -443,7 +443,7 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// TestOverTheWire: what a recorder does not show.
+// TestOverTheWire checks what a recorder does not show.
 func TestOverTheWire(t *testing.T) {
 	s := newServer(t, Options{})
 	server := httptest.NewServer(s.handler)

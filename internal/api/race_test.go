@@ -25,7 +25,7 @@ func (noObserver) ConfigLag(string, int64) {}
 func (noObserver) ConfigUsers(int)         {}
 func (noObserver) UnreadableRecord(string) {}
 
-// instances starts n APIs, each with a store of its own, on one Kafka and one Redis.
+// instances starts n APIs, each with its own store, on one Kafka and one Redis.
 func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfake.Cluster, mini *miniredis.Miniredis) {
 	t.Helper()
 	mini = miniredis.RunT(t)
@@ -76,7 +76,8 @@ func (s *server) with(t *testing.T, key, method, path, body string) *httptest.Re
 	return s.do(t, method, "/v1/user/"+path, key, formType, body)
 }
 
-// TestRacingUpdates: partial updates on two instances lose no field, and each answer is what all answer next.
+// TestRacingUpdates checks that concurrent partial updates on two instances lose no field, and that every instance
+// returns the result of an update once it was answered.
 func TestRacingUpdates(t *testing.T) {
 	servers, key, _, _ := instances(t, 2)
 	fields := []string{"dlr_url", "click_url", "inbound_url", "revoke_click_url"}
@@ -100,7 +101,8 @@ func TestRacingUpdates(t *testing.T) {
 	}
 }
 
-// TestAway: with Kafka or Redis away an answer comes within 5 s, nothing is changed, and the same request works later.
+// TestAway checks that without Kafka or Redis a reply comes within 5 s and nothing is changed, and that the same
+// request works later.
 func TestAway(t *testing.T) {
 	t.Run("redis", func(t *testing.T) {
 		servers, key, _, mini := instances(t, 1)

@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deadletter"
 )
 
-// slowLetters replays only when the test lets it.
+// slowLetters replays only when the test allows it.
 type slowLetters struct {
 	fakeLetters
 	began  chan int64 // users
@@ -23,7 +23,7 @@ func (s *slowLetters) Replay(_ context.Context, f deadletter.Filter) (int, error
 	return 0, s.limit
 }
 
-// TestScansOfUsers: one at a time for each user, and users do not wait for each other.
+// TestScansOfUsers checks that each user has one scan at a time, and that users do not wait for each other.
 func TestScansOfUsers(t *testing.T) {
 	s := newServer(t, Options{})
 	slow := &slowLetters{fakeLetters{s.fakes}, make(chan int64, 10), make(chan struct{}), nil}

@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// loadSpec reads the specification once; tests that hold replies against it share it.
+// loadSpec reads the specification once; tests that check replies against it share it.
 var loadSpec = sync.OnceValues(func() (validator.Validator, []string) {
 	document, err := libopenapi.NewDocument(specification)
 	if err != nil {
@@ -35,7 +35,7 @@ var loadSpec = sync.OnceValues(func() (validator.Validator, []string) {
 	return v, problems
 })
 
-// TestSpecification lints the document: it is valid OpenAPI 3.1, and names nothing it does not describe.
+// TestSpecification checks that the document is valid OpenAPI 3.1, and that all references in it resolve.
 func TestSpecification(t *testing.T) {
 	v, problems := loadSpec()
 	for _, p := range problems {
@@ -61,7 +61,7 @@ func TestSpecification(t *testing.T) {
 	}
 }
 
-// lintOperations: each has an id of its own, a summary, known tags and the answers that all can have.
+// lintOperations checks that each operation has a unique id, a summary, known tags, and the replies common to all.
 func lintOperations(t *testing.T, document map[string]any) {
 	ids, tags := map[any]bool{}, map[any]bool{}
 	for _, tag := range document["tags"].([]any) {
@@ -105,7 +105,7 @@ func readYAML(t *testing.T, text []byte) map[string]any {
 	return document
 }
 
-// lintReferences: every $ref leads somewhere.
+// lintReferences checks that every $ref resolves.
 func lintReferences(t *testing.T, root, at any) {
 	switch v := at.(type) {
 	case map[string]any:
@@ -133,7 +133,7 @@ func lintReference(t *testing.T, root any, ref string) {
 	}
 }
 
-// follow goes down a path of names; nil: there is nothing.
+// follow returns the value at a path of names, or nil if there is none.
 func follow(at any, path string) any {
 	for name := range strings.SplitSeq(path, "/") {
 		object, _ := at.(map[string]any)
@@ -142,7 +142,7 @@ func follow(at any, path string) any {
 	return at
 }
 
-// checkReply holds a reply against the specification.
+// checkReply checks a reply against the specification.
 func checkReply(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 	t.Helper()
 	if w.Header().Get("Content-Type") != "application/json" {
@@ -180,7 +180,7 @@ func checkReply(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 	}
 }
 
-// TestCheckReply shows that the check can say no.
+// TestCheckReply checks that checkReply can fail.
 func TestCheckReply(t *testing.T) {
 	v, problems := loadSpec()
 	if len(problems) > 0 {
@@ -200,7 +200,7 @@ func TestCheckReply(t *testing.T) {
 	}
 }
 
-// TestAsyncAPI lints docs/asyncapi.yaml, and holds it against the topics and headers there are.
+// TestAsyncAPI lints docs/asyncapi.yaml, and compares it with the topics and headers of the service.
 func TestAsyncAPI(t *testing.T) {
 	text, err := os.ReadFile("../../docs/asyncapi.yaml")
 	if err != nil {
@@ -256,7 +256,7 @@ func TestAsyncAPI(t *testing.T) {
 
 var braces = regexp.MustCompile(`\{([^}]*)\}`)
 
-// addresses writes an address with all values of its parameters.
+// addresses expands an address with all values of its parameters.
 func addresses(t *testing.T, document map[string]any, name, address string) []string {
 	all := []string{address}
 	for _, m := range braces.FindAllStringSubmatch(address, -1) {

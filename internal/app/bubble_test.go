@@ -71,7 +71,7 @@ func newRedis(t *testing.T) *miniredis.Miniredis {
 		t.Fatal(err)
 	}
 	_ = c.Close()
-	// The goroutine that served it must have ended before the bubble begins: the server counts both in one WaitGroup.
+	// The goroutine that served it must have ended before the bubble starts: the server counts both in one WaitGroup.
 	stacks := make([]byte, 1<<20)
 	for bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("miniredis/v2/server.(*Server).ServeConn")) {
 		time.Sleep(time.Millisecond)
@@ -140,7 +140,7 @@ func (c *env) serve(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-// answers says what endpoints reply from now on.
+// answers sets what endpoints reply from now on.
 func (c *env) answers(answer func(http.ResponseWriter, *http.Request)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,7 +181,7 @@ func (c *env) start() {
 	c.t.Fatalf("not ready after a minute: %s", why)
 }
 
-// ops asks the operations listener.
+// ops sends a request to the operations listener.
 func (c *env) ops(path string) (int, string) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return c.network.DialContext(ctx, network, "localhost:9464")
@@ -195,7 +195,7 @@ func (c *env) ops(path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// halt tells the service to stop, as SIGTERM does, and returns how that ended and how long it took.
+// halt stops the service as SIGTERM does, and returns the result and how long it took.
 func (c *env) halt() (time.Duration, error) {
 	at := time.Now()
 	c.stop()
@@ -204,7 +204,7 @@ func (c *env) halt() (time.Duration, error) {
 	return time.Since(at), err
 }
 
-// now is the time since the bubble's beginning.
+// now returns the time since the bubble started.
 func (c *env) now() time.Duration { return time.Since(c.began) }
 
 // awayUntil stops the service and starts it again so that it is ready by then.
@@ -239,7 +239,7 @@ func message(userID int64, id string) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%s}}`, userID, id)
 }
 
-// seen are the calls so far.
+// seen returns the calls so far.
 func (c *env) seen() []call {
 	synctest.Wait()
 	c.mu.Lock()
@@ -253,7 +253,7 @@ type stored struct {
 	Header     map[string]string
 }
 
-// idOf is the identity of the event that a source record is.
+// idOf returns the identity of a source record's event.
 func (c *env) idOf(topic, value string) (id string) {
 	c.t.Helper()
 	details, err := kadm.NewClient(c.gateway).ListTopics(context.Background(), topic)
@@ -269,7 +269,7 @@ func (c *env) idOf(topic, value string) (id string) {
 	return id
 }
 
-// records reads what a topic holds.
+// records reads all records of a topic.
 func (c *env) records(topic string) (all []stored) {
 	c.t.Helper()
 	c.read(topic, func(r *kgo.Record) {

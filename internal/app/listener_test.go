@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// serveLimited serves on loopback with at most so many connections. A request for /slow sends to
+// serveLimited serves on loopback with a limited number of connections. A request for /slow sends to
 // entered and waits until slow is closed.
 func serveLimited(t *testing.T, most int) (addr string, entered, slow chan struct{}) {
 	t.Helper()
@@ -37,7 +37,7 @@ func serveLimited(t *testing.T, most int) (addr string, entered, slow chan struc
 	return l.Addr().String(), entered, slow
 }
 
-// open opens a connection from an address of its own on loopback.
+// open opens a connection from a separate loopback address.
 func open(t *testing.T, from, to string) net.Conn {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
@@ -63,8 +63,8 @@ func answered(c net.Conn) error {
 	return resp.Body.Close()
 }
 
-// TestIdleConnectionsGiveWay: connections that carry no request lock nobody out, and those of the client with the most
-// go first.
+// TestIdleConnectionsGiveWay checks that idle connections keep no client out, and that those of the client with the
+// most connections are closed first.
 func TestIdleConnectionsGiveWay(t *testing.T) {
 	addr, _, _ := serveLimited(t, 8)
 	modest := open(t, "127.0.0.2", addr)
@@ -95,8 +95,8 @@ func isReset(err error) bool {
 	return ok && !op.Timeout()
 }
 
-// TestBusyConnectionsAreKept: new connections of a client wait while all that it has carry requests; those of another
-// take the place of the oldest.
+// TestBusyConnectionsAreKept checks that a client's new connections wait while all of its connections carry requests,
+// and that another client's replace the oldest.
 func TestBusyConnectionsAreKept(t *testing.T) {
 	addr, entered, slow := serveLimited(t, 3)
 	var busy []net.Conn

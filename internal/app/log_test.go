@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// Of a line that repeats within a second some are left out, and counted.
+// A line that repeats within a second is sampled; omitted lines are counted.
 func TestLogLinesDroppedAreCounted(t *testing.T) {
 	out, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
@@ -45,7 +45,7 @@ func TestLogLinesDroppedAreCounted(t *testing.T) {
 	}
 }
 
-// Lines for which stderr takes no more are counted, and stop nothing.
+// Lines that stderr does not accept any more are counted. The process continues.
 func TestLogLinesLostAreCounted(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	if err != nil {

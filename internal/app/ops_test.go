@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// A condition that fails is logged once, and once more when it is fulfilled again.
+// A failing condition is logged once, and once more when it holds again.
 func TestWatchReadiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, lines := observer.New(zapcore.InfoLevel)

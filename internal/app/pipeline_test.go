@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// bubble runs a test with a env whose service is ready and whose user 42 is configured.
+// bubble runs a test with an env whose service is ready and whose user 42 is configured.
 func bubble(t *testing.T, test func(t *testing.T, c *env)) {
 	t.Helper()
 	redis := newRedis(t)
@@ -28,7 +28,7 @@ func TestThreeAttemptsThenDeadLetter(t *testing.T) {
 		c.answers(status(http.StatusServiceUnavailable))
 		at := c.now()
 		c.write("sms-dlr", 42, message(42, "7"))
-		// The service is away for most of the hours, which is no attempt, and cheaper than to run them.
+		// The service is stopped for most of the time, which uses up no attempt and is cheaper than running.
 		for i := range 3 {
 			time.Sleep(10 * time.Second)
 			if n := len(c.seen()); n != i+1 {
@@ -117,7 +117,7 @@ func TestSecondAttemptDelivers(t *testing.T) {
 	})
 }
 
-// After an outage of 30 h everything is too old, but for the revocations, which have no window.
+// After an outage of 30 h all events are too old, except revocations, which have no window.
 func TestOutageOf30Hours(t *testing.T) {
 	bubble(t, func(t *testing.T, c *env) {
 		c.answers(status(http.StatusServiceUnavailable))
@@ -242,7 +242,7 @@ func TestRevocationsOfAMinute(t *testing.T) {
 	})
 }
 
-// A stop lets a request in flight come to its end, and a restart sends nothing twice and forgets nothing.
+// A stop lets requests in flight end, and a restart neither repeats nor loses an event.
 func TestStopDrains(t *testing.T) {
 	bubble(t, func(t *testing.T, c *env) {
 		c.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(8 * time.Second) })
@@ -278,7 +278,7 @@ func TestStopDrains(t *testing.T) {
 	})
 }
 
-// What outlasts the grace is cut off, and made again under the same number.
+// A request that outlasts the grace is cut and repeated under the same number.
 func TestStopCutsOffWhatHangs(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// TestNewRedis: the settings choose the kind of client, and a cluster's map of slots is read anew soon: on a real
-// cluster other calls renew it, too, so that only the setting shows it.
+// TestNewRedis checks that the settings choose the kind of client, and that a cluster's slot map is refreshed often.
+// Only the setting can show the latter: on a real cluster other calls refresh the map too.
 func TestNewRedis(t *testing.T) {
 	for _, c := range []struct {
 		name    string

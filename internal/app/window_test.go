@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// An outage that ends within the window: what came due meanwhile is attempted at once, and its next attempt, due past
-// the window, is not made: dead at once, not when it would have come due.
+// After an outage that ends within the window, overdue events are attempted at once. If the next attempt is due after
+// the window, the event becomes a dead letter at once, and not when that attempt would be due.
 func TestOutageOf20Hours(t *testing.T) {
 	bubble(t, func(t *testing.T, c *env) {
 		c.answers(status(http.StatusServiceUnavailable))

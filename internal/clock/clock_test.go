@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestClock: time passes as it does, whatever the machine's clock is set to, unless the witness has it so, too.
+// TestClock checks that time is continuous, whatever the machine's clock is set to, unless the witness agrees with it.
 func TestClock(t *testing.T) {
 	const hour = time.Hour
 	for name, c := range map[string]struct {
@@ -77,8 +77,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestOneReading checks that an instance that stands still while it looks does not fall behind the others: a due time it
-// writes then would be early by theirs.
+// TestOneReading checks that an instance that is stopped during a reading does not fall behind the others: the due
+// times that it writes would then be early by their clocks.
 func TestOneReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(zap.NewNop())
@@ -96,7 +96,7 @@ func TestOneReading(t *testing.T) {
 	})
 }
 
-// BenchmarkNow: what a reading costs.
+// BenchmarkNow measures the cost of a reading.
 func BenchmarkNow(b *testing.B) {
 	c := New(zap.NewNop())
 	for b.Loop() {

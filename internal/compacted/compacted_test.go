@@ -178,7 +178,7 @@ func TestAwaitAndExists(t *testing.T) {
 	}
 }
 
-// followed is what a follower told.
+// followed records the calls of a follower.
 type followed struct {
 	mu         sync.Mutex
 	values     map[string]bool
@@ -264,7 +264,7 @@ func TestFollow(t *testing.T) {
 	k.eventually("what came later", func() bool { return f.has("0", "1", "2", "3") && f.fresh == 1 })
 }
 
-// TestFollowRecreated checks that nothing counts of a topic that was deleted, as soon as the new one is read.
+// TestFollowRecreated checks that the records of a deleted topic are void as soon as the new one is read.
 func TestFollowRecreated(t *testing.T) {
 	k := newEnv(t)
 	k.write(k.client, 0, 5)
@@ -284,7 +284,7 @@ func TestFollowRecreated(t *testing.T) {
 	}
 }
 
-// TestFollowAgain checks that what was read stays valid while the same topic is read again, and that nothing counts if
+// TestFollowAgain checks that the records read stay valid while the same topic is read again, and that they are void if
 // the topic has lost records.
 func TestFollowAgain(t *testing.T) {
 	k := newEnv(t)
@@ -376,7 +376,7 @@ func TestIndex(t *testing.T) {
 
 func spread(n int64) uint64 { return uint64(n) * 0x9e3779b97f4a7c15 >> 32 }
 
-// TestIndexSize: every instance holds a million users and as many API keys.
+// TestIndexSize measures an index of a million users and as many API keys, which every instance holds.
 func TestIndexSize(t *testing.T) {
 	const n = 1_000_000
 	heap := func() uint64 {

@@ -66,7 +66,7 @@ func (k *fakeKafka) store() *Store {
 
 var noon = time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
 
-// letter is a dead letter given up after so many hours.
+// letter returns a dead letter that was given up after that many hours.
 type letter struct {
 	id, kind, reason, failure string
 	user                      int64
@@ -214,7 +214,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// leaving is a guard that admits everything, after whoever asked for the replay has left.
+// leaving is a guard that admits everything after the caller of the replay has left.
 type leaving struct {
 	leave  context.CancelFunc
 	stored int
@@ -235,7 +235,7 @@ func (g *leaving) Stored(ctx context.Context, events []*Candidate) {
 	}
 }
 
-// TestReplayOutlastsCaller: what becomes of the events that were admitted is known even if whoever asked for them leaves.
+// TestReplayOutlastsCaller checks that the fate of admitted events is recorded even if the caller leaves.
 func TestReplayOutlastsCaller(t *testing.T) {
 	k := newKafka(t)
 	k.fill()
@@ -310,7 +310,7 @@ func TestTopicMissing(t *testing.T) {
 	}
 }
 
-// TestLargeLetter: one that does not fit into a usual batch is sent again, too, with its origin.
+// TestLargeLetter checks that a dead letter that does not fit into a usual batch is replayed too, with its origin.
 func TestLargeLetter(t *testing.T) {
 	k := newKafka(t)
 	value := `{"user_id":42,"sms":{"id":1,"text":"` + strings.Repeat("x", 3<<20) + `"}}`

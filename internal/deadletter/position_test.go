@@ -113,7 +113,7 @@ func TestReplayTriedOut(t *testing.T) {
 	}
 }
 
-// ends tells what the overflow topics hold.
+// ends returns the end offsets of the overflow topics.
 func (k *fakeKafka) ends() string {
 	k.t.Helper()
 	s := k.store()

@@ -129,7 +129,7 @@ func TestKeepsTheLatest(t *testing.T) {
 	}
 }
 
-// A list expires although its expiry is rarely set: again after Redis was emptied, too.
+// A list expires although its expiry is rarely set, also after Redis was emptied.
 func TestExpires(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, _, stop := start(t, mini)
@@ -227,7 +227,7 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// A key of another type is nothing of ours, and goes.
+// A key of another type was not written by the service, and is deleted.
 func TestForeignKey(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)

@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// quick gives the options of a show of about two seconds, and what it has written so far.
+// quick returns the options of a demo of about two seconds, and its output so far.
 func quick(t *testing.T, flags ...string) (Options, func() string) {
 	t.Helper()
 	environ := append([]string{"SMSHOOKS_DISPATCH_TIMEOUT=500ms", "SMSHOOKS_RETRY_SCHEDULE=100ms,100ms", "SMSHOOKS_REVOCATION_INTERVAL=500ms"}, flags...)
@@ -62,7 +62,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// Each of these is a fault that only an independent count can show.
+// Each of these is a fault that only an independent count can reveal.
 func TestRunSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

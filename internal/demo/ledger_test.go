@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// balanced gives facts as a demo leaves them.
+// balanced returns facts as they are after a demo.
 func balanced() facts {
 	var f facts
 	for _, k := range webhook.Kinds() {

@@ -28,7 +28,7 @@ func TestShorten(t *testing.T) {
 	}
 }
 
-// Whatever the length, an event of the slowest user fits in, and its slots keep up with it.
+// For any length of the demo, an event of the slowest user fits in, and that user's slots keep up.
 func TestCast(t *testing.T) {
 	for _, length := range []time.Duration{8 * time.Second, 15 * time.Second, 30 * time.Second, 5 * time.Minute} {
 		cfg := config.Defaults()
@@ -44,7 +44,7 @@ func TestCast(t *testing.T) {
 	}
 }
 
-// The records are good ones, and of each sort there are clicks.
+// The records are valid, and there are clicks of each sort.
 func TestRecords(t *testing.T) {
 	var m webhook.Message
 	if err := webhook.Decode(webhook.DLR, dlrRecord(101, 7), &m); err != nil || m.UserID != 101 {

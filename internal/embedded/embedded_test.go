@@ -61,7 +61,7 @@ func fill(t *testing.T, e *Embedded) {
 	}
 }
 
-// partitionOf is where the key went.
+// partitionOf returns the partition of the key.
 func partitionOf(t *testing.T, admin *kadm.Client) int32 {
 	t.Helper()
 	ends, err := admin.ListEndOffsets(t.Context(), "events")
@@ -276,7 +276,7 @@ func TestAddresses(t *testing.T) {
 			}
 		})
 	}
-	// A failed start lets go of the directory.
+	// A failed start releases the directory.
 	start(t, Options{Dir: dir})
 }
 

@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// FuzzSetHeader: whatever a header holds, the event stays one that can be handled and written again.
+// FuzzSetHeader checks that no header makes an event that cannot be processed and written again.
 func FuzzSetHeader(f *testing.F) {
 	for _, name := range []string{
 		event.HeaderID, event.HeaderKind, event.HeaderTime, event.HeaderAttempts, event.HeaderDue, event.HeaderError, event.HeaderReason,

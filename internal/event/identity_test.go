@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// derived is the contract's formula in other words.
+// derived is another implementation of the contract's formula.
 func derived(seed string, partition int32, offset int64, batch ...int32) string {
 	h := sha256.New()
 	h.Write([]byte(seed))
@@ -42,7 +42,7 @@ func TestDerivedIdentity(t *testing.T) {
 			t.Fatalf("BatchIdentity = %s, want %s", got, want)
 		}
 	}
-	// A value that does not change with the code: ids are kept by receivers for ever.
+	// A fixed value, which must never change: receivers store ids permanently.
 	fixed := &event.Event{
 		Record: event.Record{Namespace: event.NamespaceOf([16]byte{0: 0xab, 15: 0xcd}, "", ""), Partition: 3, Offset: 1 << 40},
 	}
@@ -51,7 +51,7 @@ func TestDerivedIdentity(t *testing.T) {
 	}
 }
 
-// TestNamespaces: topics that differ in id, name or epoch give different ids.
+// TestNamespaces checks that topics that differ in id, name or epoch give different ids.
 func TestNamespaces(t *testing.T) {
 	none := [16]byte{}
 	tests := []struct {

@@ -15,7 +15,7 @@ import (
 
 const remember = 30 * 24 * time.Hour
 
-// start returns a memory on a Redis of its own.
+// start returns a memory with its own Redis.
 func start(t testing.TB) (*Memory, *miniredis.Miniredis) {
 	t.Helper()
 	mini := miniredis.RunT(t)
@@ -122,7 +122,7 @@ func BenchmarkClaim(b *testing.B) {
 	}
 }
 
-// A key of another type is nothing of ours: it goes, and the claims that came with it are asked for again.
+// A key of another type was not written by the service: it is deleted, and the claims of that batch are repeated.
 func TestForeignKey(t *testing.T) {
 	m, mini := start(t)
 	if _, err := mini.Lpush("p:click:1:a", "x"); err != nil {
@@ -137,7 +137,7 @@ func TestForeignKey(t *testing.T) {
 	}
 }
 
-// TestOwners: which other records are the event that was the first.
+// TestOwners checks which other records count as the event of the first click.
 func TestOwners(t *testing.T) {
 	here, there := event.NamespaceOf([16]byte{1}, "", ""), event.NamespaceOf([16]byte{2}, "", "")
 	record := func(space event.Namespace, offset, at int64) event.Event {
@@ -177,7 +177,7 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// TestOwnersOfEarlierVersions: they wrote the position of the record.
+// TestOwnersOfEarlierVersions checks the same for earlier versions, which stored the position of the record.
 func TestOwnersOfEarlierVersions(t *testing.T) {
 	m, mini := start(t)
 	if err := mini.Set("p:click:1:a", "sms-click/3/7"); err != nil {
@@ -200,7 +200,8 @@ func TestOwnersOfEarlierVersions(t *testing.T) {
 	}
 }
 
-// TestCopiesOfOneMillisecond: two clicks of one millisecond look like copies of the first. Only the first of them is one.
+// TestCopiesOfOneMillisecond checks that, of two clicks in the same millisecond that look like copies of the first,
+// only the earlier one counts as a copy.
 func TestCopiesOfOneMillisecond(t *testing.T) {
 	record := func(topic byte, offset int64) *event.Event {
 		return &event.Event{

@@ -21,7 +21,7 @@ import (
 
 const batchTopic = "batches"
 
-// batchCluster returns a broker with one topic of so many partitions.
+// batchCluster returns a broker with one topic of that many partitions.
 func batchCluster(t *testing.T, partitions int32) *kfake.Cluster {
 	t.Helper()
 	cluster := newCluster(t, kfake.SeedTopics(partitions, batchTopic))
@@ -61,7 +61,7 @@ func wireBatch(records int, attributes int16, content []byte) []byte {
 	return wire
 }
 
-// produceWire stores a batch as it is.
+// produceWire stores a batch without changing it.
 func produceWire(t *testing.T, cluster *kfake.Cluster, partition int32, wire []byte) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
@@ -180,7 +180,7 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// A response of many batches that each unpack to much is read bit by bit.
+// A response of many batches that are large when unpacked is read in several steps.
 func TestBatchesOfOneResponse(t *testing.T) {
 	t.Parallel()
 	const partitions, batches = 3, 6
@@ -255,8 +255,8 @@ func TestFindBatch(t *testing.T) {
 	}
 }
 
-// A broker answers without records while it waits for its remote storage: only of a compacted topic that says that there
-// are none.
+// A broker answers without records while it waits for its remote storage. Only for a compacted topic does such an
+// answer mean that there are none.
 func TestNextRecordOfAnEmptyAnswer(t *testing.T) {
 	cluster := batchCluster(t, 1)
 	produceBatch(t, cluster, 0, 3, 10)

@@ -86,7 +86,7 @@ func TestSASL(t *testing.T) {
 				t.Errorf("right password: %v", err)
 			}
 			cfg.SASL.Password = "wrong-hush"
-			// kfake hangs up on a wrong password; Kafka says SASL_AUTHENTICATION_FAILED.
+			// kfake closes the connection on a wrong password; Kafka returns SASL_AUTHENTICATION_FAILED.
 			if err := ping(t, cfg); err == nil {
 				t.Error("a wrong password works")
 			}
@@ -99,7 +99,7 @@ func TestSASL(t *testing.T) {
 	}
 }
 
-// writeCert makes a certificate that signs itself, for 127.0.0.1, and returns the PEM files.
+// writeCert makes a self-signed certificate for 127.0.0.1 and returns the PEM files.
 func writeCert(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// What to type is complete: it can be pasted.
+// The suggested command is complete: it can be pasted.
 func TestExplain(t *testing.T) {
 	settings := defaults
 	settings.Schedule, settings.Tiers, settings.Replication = []time.Duration{time.Hour}, []time.Duration{time.Minute}, 3
@@ -81,7 +81,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestRisks: what a broker that fails may lose, of the topics that have it.
+// TestRisks checks the warnings about settings with which a failing broker loses records.
 func TestRisks(t *testing.T) {
 	safe := map[string]string{"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
 	states := map[string]state{}

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Records of orphaned delay topics are found, and the setting that has them read is named.
+// Records of orphaned delay topics are found, and the setting to add is named.
 func TestOrphaned(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)

@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// answering listens and does to every connection what serve does.
+// answering listens and calls serve for every connection.
 func answering(t *testing.T, serve func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +43,7 @@ func answering(t *testing.T, serve func(net.Conn)) string {
 
 func readSome(conn net.Conn) { _, _ = conn.Read(make([]byte, 1024)) }
 
-// TestProbe: whatever is wrong, an error comes within seconds and names the setting.
+// TestProbe checks that every misconfiguration is an error within seconds that names the setting.
 func TestProbe(t *testing.T) {
 	cluster := newCluster(t)
 	kafka := cluster.ListenAddrs()[0]
@@ -119,7 +119,8 @@ func TestExplainErrors(t *testing.T) {
 	}
 }
 
-// TestOutages: a line when a broker is gone and one when it is back, whatever the number of clients and attempts.
+// TestOutages checks that an outage of a broker is one line when it begins and one when it ends, whatever the number of
+// clients and attempts.
 func TestOutages(t *testing.T) {
 	core, seen := observer.New(zapcore.InfoLevel)
 	c := Config{Brokers: []string{freeAddr(t)}, Log: zap.New(core), Outages: NewOutages(zap.New(core))}

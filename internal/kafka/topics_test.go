@@ -16,7 +16,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// newBroker returns a client and names nobody else uses. SMSHOOKS_TEST_KAFKA_BROKERS (comma-separated)
+// newBroker returns a client and unique names. SMSHOOKS_TEST_KAFKA_BROKERS (comma-separated)
 // runs the same tests against a real Kafka.
 func newBroker(t *testing.T) (*kgo.Client, topics.Settings) {
 	t.Helper()
@@ -97,7 +97,7 @@ func byTopic(t *testing.T, p *topics.Plan, lines []Line) map[string]string {
 	return what
 }
 
-// checkUntil polls, as a real broker shows a change a moment later.
+// checkUntil polls, since a real broker shows a change after a moment.
 func checkUntil(t *testing.T, p *topics.Plan, cl *kgo.Client, want ...string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

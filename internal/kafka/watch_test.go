@@ -17,7 +17,8 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// TestWatcherRecreated deletes a topic and creates it again: it is named until the clients use the new one.
+// TestWatcherRecreated deletes a topic and creates it again, and checks that it is reported until the clients use the
+// new one.
 func TestWatcherRecreated(t *testing.T) {
 	cluster := newCluster(t)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))

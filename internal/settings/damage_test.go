@@ -16,8 +16,8 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 )
 
-// TestDamagedRows: whatever becomes of single keys in Redis, the topic's documents are answered, are the base of
-// updates, and come back.
+// TestDamagedRows damages single keys in Redis in every way. Reads return the topic's documents, updates are based on
+// them, and Redis is repaired.
 func TestDamagedRows(t *testing.T) {
 	k := newEnv(t)
 	const users = 100 // more than memory keeps
@@ -71,7 +71,7 @@ func TestDamagedRows(t *testing.T) {
 				}
 				eventually(t, 5*time.Second, "the settings of an event", func() bool { return host(t, b, id) == want })
 			}
-			// A partial update of one that nobody asked for loses nothing.
+			// A partial update of a user who was not looked up loses nothing.
 			if err := spoil(t.Context(), 2); err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +82,7 @@ func TestDamagedRows(t *testing.T) {
 			if got := string(d.AppendJSON(nil, nil)); err != nil || !strings.Contains(got, `"dlr_url":"http://new2","click_url":"http://c/`) || !strings.HasSuffix(got, `"auth":"u:p","plan":[ 1.50 ]}`) {
 				t.Errorf("updated to %s, %v", got, err)
 			}
-			// Nobody asked for the others, and they come back too.
+			// The others were not looked up, and are repaired too.
 			eventually(t, 10*time.Second, "all of Redis", func() bool {
 				for id := int64(1); id <= users; id++ {
 					rows, err := a.rdb.read(t.Context(), id)
@@ -99,7 +99,7 @@ func TestDamagedRows(t *testing.T) {
 	}
 }
 
-// TestGoneFromTheTopic: Redis holds nothing that the topic doesn't hold, when the first answer is given.
+// TestGoneFromTheTopic checks that Redis holds nothing that the topic does not hold, before the first look-up.
 func TestGoneFromTheTopic(t *testing.T) {
 	k := newEnv(t)
 	for id := int64(1); id <= 5; id++ {
@@ -143,7 +143,7 @@ func TestGoneFromTheTopic(t *testing.T) {
 	if n := k.rdb.Exists(t.Context(), "other"+id+":user:77").Val(); n != 1 {
 		t.Error("a key of another prefix was removed")
 	}
-	// Put there again, it is no answer.
+	// If it is written again, it is not used.
 	if err := k.rdb.HSet(t.Context(), k.prefix+id+":user:77", "v", "0/1/1", "d", `{"user_id":77,"dlr_url":"http://gone"}`).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -153,8 +153,8 @@ func TestGoneFromTheTopic(t *testing.T) {
 	}
 }
 
-// TestRedisAheadOfTheTopics: Redis has versions that the topics lost when they were cut back. They count neither before
-// nor after the start, and are gone then.
+// TestRedisAheadOfTheTopics writes versions to Redis that the topics have lost by truncation. They are used neither
+// before nor after the start, and are removed by it.
 func TestRedisAheadOfTheTopics(t *testing.T) {
 	k := newEnv(t)
 	for id := int64(1); id <= 5; id++ {
@@ -182,7 +182,7 @@ func TestRedisAheadOfTheTopics(t *testing.T) {
 	}
 }
 
-// TestMuchLost: more is lost than is repaired one by one.
+// TestMuchLost loses more keys than are repaired one by one.
 func TestMuchLost(t *testing.T) {
 	k := newEnv(t)
 	const users = muchLost + 500
@@ -203,15 +203,15 @@ func TestMuchLost(t *testing.T) {
 	eventually(t, 20*time.Second, "all are in Redis again", func() bool { return k.rdb.Exists(t.Context(), rows...).Val() == users })
 }
 
-// TestUnreadableAfterCompaction: the record that the index names is not in its topic any more. The user counts as
-// removed, as after a restart, and not before the topic has been read to its end.
+// TestUnreadableAfterCompaction removes the record that the index names from its topic. The user counts as removed, as
+// after a restart, but not before the topic has been read to its end.
 func TestUnreadableAfterCompaction(t *testing.T) {
 	k := newEnv(t)
 	k.set(1, "a")
 	store, _, _ := k.start(small)
 	waitLoaded(t, store)
 	ver, _ := store.newest(1)
-	// As if it had been read at an offset that is not there.
+	// As if it had been read at an offset that no longer exists.
 	ver.Offset += 5
 	store.index.Put(1, struct{}{}, ver, false)
 	store.users.drop(1)
@@ -223,7 +223,7 @@ func TestUnreadableAfterCompaction(t *testing.T) {
 	wantHost(t, store, 1, "")
 }
 
-// TestLostWrites: a node that came back with an older data set is noticed without INFO.
+// TestLostWrites checks that a node that came back with older data is noticed without INFO.
 func TestLostWrites(t *testing.T) {
 	k := newEnv(t)
 	mini := k.needMini()
@@ -252,7 +252,7 @@ func TestLostWrites(t *testing.T) {
 	want("answering again", false)
 }
 
-// TestLimitedRights: a Redis user who may neither INFO nor SCAN.
+// TestLimitedRights uses a Redis user who may run neither INFO nor SCAN.
 func TestLimitedRights(t *testing.T) {
 	k := newEnv(t)
 	mini := k.needMini()
@@ -274,7 +274,7 @@ func TestLimitedRights(t *testing.T) {
 	eventually(t, 5*time.Second, "Redis filled again", func() bool { return mini.Exists(store.rdb.key(userName(1))) })
 }
 
-// TestUpdatesRaceWithoutLock: Redis loses the lock all the time.
+// TestUpdatesRaceWithoutLock runs updates while Redis keeps losing the lock.
 func TestUpdatesRaceWithoutLock(t *testing.T) {
 	k := newEnv(t)
 	a, _, _ := k.start()
@@ -297,8 +297,8 @@ func TestUpdatesRaceWithoutLock(t *testing.T) {
 	evicting.Wait()
 }
 
-// TestRandomDamage is a model: whatever happens to Redis in whatever order, the last value written is what both
-// instances answer.
+// TestRandomDamage checks a model: whatever happens to Redis in whatever order, both instances return the last value
+// written.
 func TestRandomDamage(t *testing.T) {
 	k := newEnv(t)
 	a, _, _ := k.start(small)

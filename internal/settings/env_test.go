@@ -167,7 +167,7 @@ func (k *env) newest() map[string]string {
 	return values
 }
 
-// observed keeps what a store reports.
+// observed records what a store reports.
 type observed struct {
 	mu         sync.Mutex
 	lag        int64
@@ -223,7 +223,7 @@ func waitLoaded(t testing.TB, stores ...*Store) {
 	}
 }
 
-// small keeps nearly nothing in memory, so that Redis is asked.
+// small keeps almost nothing in memory, so that Redis is read.
 func small(c *Config) { c.MaxUsers = 1 }
 
 func sealedWith(s *Sealer) func(*Config) { return func(c *Config) { c.Secrets = s } }
@@ -260,11 +260,11 @@ func setEach(url string) []func(Document) Document {
 	}
 }
 
-// busy is how much longer than by contract a test waits: other tests, and the race detector, have the machine too. The real
-// floor holds what is promised in seconds.
+// busy is how much longer than the contract's limit a test waits, since other tests and the race detector use the
+// machine too. The real floor checks the limits themselves.
 const busy = 10
 
-// eventually polls until ok, and returns how long it took.
+// eventually polls until ok returns true, and returns how long that took.
 func eventually(t testing.TB, within time.Duration, what string, ok func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -277,8 +277,8 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 	return time.Since(began)
 }
 
-// host is the user's DLR host: "" without a URL, "?" when nothing may be
-// concluded now.
+// host returns the host of the user's DLR URL: "" without a URL, "?" while the
+// settings are unknown.
 func host(t testing.TB, s *Store, userID int64) string {
 	t.Helper()
 	settings, ok := s.Lookup(userID)

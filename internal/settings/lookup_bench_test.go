@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// stopped returns a store that knows users and does not run any more.
+// stopped returns a store that has read users and no longer runs.
 func stopped(t testing.TB, users int64) *Store {
 	t.Helper()
 	store, _, stop := newEnv(t).start()
@@ -20,7 +20,7 @@ func stopped(t testing.TB, users int64) *Store {
 	return store
 }
 
-// TestLookupAllocatesNothing: every event looks its user up at least twice.
+// TestLookupAllocatesNothing checks look-ups, of which every event needs at least two.
 func TestLookupAllocatesNothing(t *testing.T) {
 	s := stopped(t, 100)
 	var id int64

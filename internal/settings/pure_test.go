@@ -180,7 +180,7 @@ func TestCache(t *testing.T) {
 	if e, _ := c.get(1); e.value != "new" {
 		t.Errorf("went back to %q", e.value)
 	}
-	// Two more keys of the same shard throw it out, sooner or later.
+	// Two more keys of the same shard evict it sooner or later.
 	for id := int64(1 + compacted.Shards); ; id += compacted.Shards {
 		apply(id, entry[string]{"x", v(1), true})
 		if _, ok := c.get(1); !ok {
@@ -213,7 +213,7 @@ func TestPuttingBack(t *testing.T) {
 	change := func(d Document) Document { d.DLRURL = text("mine"); return d }
 	between := []intervening{
 		{change: documentOf(Document{DLRURL: text("d1"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":1`}), all: true},
-		// Its writer did not know the one before.
+		// Its writer had not read the previous one.
 		{change: documentOf(Document{DLRURL: text("d0"), ClickURL: text("c0"), InboundURL: text("i2"), unknown: `,"x":1`}), changed: "inbound_url"},
 		{change: documentOf(Document{DLRURL: text("d0"), ClickURL: text("c1"), Auth: text("a:1"), unknown: `,"x":2`}), all: true},
 	}
@@ -222,7 +222,7 @@ func TestPuttingBack(t *testing.T) {
 	if want := `{"user_id":0,"dlr_url":"mine","click_url":"c1","inbound_url":"i2","revoke_click_url":null,"auth":"a:1","x":2}`; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	// What was changed once more meanwhile stays so.
+	// Fields that were changed again meanwhile keep the newer value.
 	if d := again(Document{DLRURL: text("mine"), ClickURL: text("c9")}); value(d.ClickURL) != "c9" {
 		t.Errorf("click_url went back to %s", value(d.ClickURL))
 	}

@@ -35,8 +35,8 @@ func TestSealerWithPreviousKeys(t *testing.T) {
 	}
 }
 
-// TestReseal: what a previous key sealed, what stands in clear, what is current, what nobody can open, and what has
-// nothing to seal.
+// TestReseal covers documents sealed with a previous key, in clear text, sealed with the current key, sealed with an
+// unknown key, and without credentials.
 func TestReseal(t *testing.T) {
 	k := newEnv(t)
 	before, after := rotated(t)
@@ -66,7 +66,7 @@ func TestReseal(t *testing.T) {
 	if got, err = store.Reseal(t.Context(), false); err != nil || got != (Resealing{Documents: 7, Current: 4, Bare: 2, Locked: 1}) {
 		t.Errorf("again: %v, %v", got, err)
 	}
-	// Who has the new key only reads all that could be opened, and what was unknown is still there.
+	// An instance with only the new key can read all documents that could be opened; unknown keys are kept.
 	alone := testSealer(t, "n")
 	for user, value := range k.newest() {
 		if user == "4" {
@@ -95,7 +95,7 @@ func TestReseal(t *testing.T) {
 	}
 }
 
-// TestEmptyAuth: "" counts as not set, and stays so in a document that is sealed.
+// TestEmptyAuth checks that "" counts as not set, also after the document is sealed.
 func TestEmptyAuth(t *testing.T) {
 	_, sealer := rotated(t)
 	d, err := parseDocument(1, []byte(`{"user_id":1,"auth":""}`), sealer)
@@ -107,8 +107,8 @@ func TestEmptyAuth(t *testing.T) {
 	}
 }
 
-// TestLockedReports checks that only a newest record that can't be opened is reported: after a rotation the superseded
-// ones of the old key stay in the topic until it is compacted.
+// TestLockedReports checks that a record that cannot be opened is reported only if it is the user's newest: after a
+// rotation, older records sealed with the old key stay in the topic until it is compacted.
 func TestLockedReports(t *testing.T) {
 	k := newEnv(t)
 	before, _ := rotated(t)
@@ -126,7 +126,7 @@ func TestLockedReports(t *testing.T) {
 	eventually(t, 5*time.Second, "a later record is reported, too", func() bool { return obs.skipped() == 2 })
 }
 
-// TestResealLosesNoChange: settings are changed, by this program and by others, while documents are resealed.
+// TestResealLosesNoChange changes settings, through this program and others, while documents are resealed.
 func TestResealLosesNoChange(t *testing.T) {
 	k := newEnv(t)
 	before, after := rotated(t)

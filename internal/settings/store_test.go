@@ -39,7 +39,7 @@ func TestStoreReadsAndFollows(t *testing.T) {
 		return obs.unreadable == 4 && obs.users == 1 && obs.lag == 0
 	})
 
-	// 99 is a negative in memory by now; it must hear of the change too.
+	// Memory has 99 as a user without settings by now; the change must reach it too.
 	k.set(99, "z")
 	eventually(t, time.Second, "the new user", func() bool { return host(t, store, 99) == "z" })
 	k.write("1", "")
@@ -64,7 +64,7 @@ func TestStoreSmallMemory(t *testing.T) {
 	store, _, _ := k.start(func(c *Config) { c.MaxUsers = 128 })
 	waitLoaded(t, store)
 	for id := int64(1); id <= users; id++ {
-		// Just heard records are not believed to be missing; Redis has them.
+		// Records that were just read do not count as missing; Redis has them.
 		wantHost(t, store, id, fmt.Sprintf("h%d", id))
 	}
 	if n := store.users.count(); n > 128 {
@@ -83,7 +83,7 @@ func TestFlush(t *testing.T) {
 	b, _, _ := k.start(small)
 	waitLoaded(t, a, b)
 	for round := range 5 {
-		// While rounds go on, a flush hits a rebuild too.
+		// While rounds continue, a flush also hits a rebuild.
 		flushed := time.Now()
 		if err := k.rdb.FlushAll(t.Context()).Err(); err != nil {
 			t.Fatal(err)
@@ -169,7 +169,7 @@ func TestOtherPartitioner(t *testing.T) {
 	if err != nil || value(d.DLRURL) != "http://elsewhere" {
 		t.Fatalf("updated: %+v, %v", d, err)
 	}
-	// A store that starts now must come to the same end.
+	// A store that starts now must have the same result.
 	late, _, _ := k.start(func(c *Config) { c.KeyPrefix = "late" + k.prefix })
 	waitLoaded(t, late)
 	for _, s := range []*Store{store, late} {
@@ -193,7 +193,7 @@ func TestUpdatesRace(t *testing.T) {
 	}
 }
 
-// updateEach sets all four URLs of user 1 at once, each by an update of its own, and checks that none is lost.
+// updateEach sets all four URLs of user 1 concurrently, each with its own update, and checks that none is lost.
 func updateEach(t *testing.T, url string, stores ...*Store) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -273,7 +273,7 @@ func TestSealedAtRest(t *testing.T) {
 	if got := k.newest()["2"]; strings.Contains(got, "u:sealed") || !strings.Contains(got, "enc:v1:") {
 		t.Errorf("in Kafka: %s", got)
 	}
-	// An instance without the key concludes nothing.
+	// For an instance without the key the user's settings are unknown.
 	blind, obs, _ := k.start(func(c *Config) { c.Materialise = false })
 	waitLoaded(t, blind)
 	if got := host(t, blind, 2); got != "?" {
@@ -282,7 +282,7 @@ func TestSealedAtRest(t *testing.T) {
 	if n := obs.skipped(); n != 1 {
 		t.Errorf("%d records reported, want 1", n)
 	}
-	// Nor does one that fills an empty Redis with another key; what it writes can be opened with the right one.
+	// The same holds for one with another key that fills an empty Redis. Its entries can be opened with the right key.
 	k.rdb.FlushAll(t.Context())
 	wrong, _, _ := k.start(func(c *Config) { c.Secrets = testSealer(t, "o") })
 	waitLoaded(t, wrong)
@@ -414,7 +414,8 @@ func TestWithoutMaterialiser(t *testing.T) {
 	}
 }
 
-// TestForeignKeys: a key of Redis that nothing here wrote is in nobody else's way, and gives way itself to the next record.
+// TestForeignKeys checks that a Redis key written by another program affects no other user, and that the next record
+// replaces it.
 func TestForeignKeys(t *testing.T) {
 	k := newEnv(t)
 	for id := int64(1); id <= 4; id++ {

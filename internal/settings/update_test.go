@@ -49,8 +49,8 @@ func TestLockOutlivesUnansweredRecord(t *testing.T) {
 	}
 }
 
-// TestUpdatesBehindOpenTransaction checks that updates go on and see each other while an open transaction holds back
-// what can be read of the topic.
+// TestUpdatesBehindOpenTransaction checks that updates continue and see each other while an open transaction holds back
+// the records of the topic.
 func TestUpdatesBehindOpenTransaction(t *testing.T) {
 	k := newEnv(t)
 	k.options = []kgo.Opt{kgo.FetchIsolationLevel(kgo.ReadCommitted())}

@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/test/collector"
 )
 
-// end closes the tracer and gives the spans in the order in which they ended.
+// end closes the tracer and returns the spans in the order in which they ended.
 func end(t *testing.T, c *collector.Collector, tracer *Tracer) []*spans.Span {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -51,8 +51,8 @@ const (
 	theirSpan  = "00f067aa0ba902b7"
 )
 
-// An event that fails, waits and is delivered is one trace: the gateway's span → record → attempt, and from the first
-// record → the record of the delay topic → attempt.
+// An event that fails, is delayed and then delivered is one trace: the gateway's span → record → attempt, and from the
+// first record → the record of the delay topic → attempt.
 func TestChainOverAWaitingTopic(t *testing.T) {
 	c := collector.New(t)
 	tracer := newTest(t, c.URL, 0)
@@ -124,7 +124,7 @@ func wantAttributes(t *testing.T, s *spans.Span, want map[string]string) {
 	}
 }
 
-// Whether a record is followed is decided once, where its trace begins, also if that is here.
+// Whether a record is sampled is decided once, where its trace begins, even if that is here.
 func TestSampling(t *testing.T) {
 	c := collector.New(t)
 	never, always := newTest(t, c.URL, 0), newTest(t, c.URL+"/elsewhere", 1)
@@ -149,7 +149,7 @@ func TestSampling(t *testing.T) {
 		if (following != nil) != test.followed {
 			t.Errorf("%q: followed is %v", test.traceparent, following != nil)
 		}
-		// The next pass decides as this one did, whatever its own share of samples.
+		// The next pass keeps this decision, whatever its own sampling rate.
 		for _, tracer := range []*Tracer{never, always} {
 			next := &event.Event{
 				Record:      event.Record{Topic: "sms-dlr-retry-6h"},

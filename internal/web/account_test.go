@@ -16,7 +16,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// fill gives user 42 something of everything, and user 43 a little.
+// fill stores entries of every kind for user 42, and a few for user 43.
 func (s *site) fill() {
 	failures := []webhook.Failure{"", "", "", "http 503", webhook.Timeout, webhook.ConnectionRefused, webhook.BlockedAddress}
 	for i := range 60 {
@@ -116,7 +116,8 @@ func TestInlineErrors(t *testing.T) {
 	}
 }
 
-// TestAway: nothing that was entered is lost when Kafka or Redis is away, but for the credentials: no page shows any.
+// TestAway checks that input is not lost while Kafka or Redis is unreachable, except the credentials, which no page
+// shows.
 func TestAway(t *testing.T) {
 	entered := []string{"was_dlr_url", "https://was.example/", "dlr_url", "https://now.example/", "auth", "u:typed", "auth_set", "1", "user", "42"}
 	for name, away := range map[string]func(*site, *browser){
@@ -158,7 +159,7 @@ func TestAway(t *testing.T) {
 	}
 }
 
-// exhaust uses the user's costly requests up.
+// exhaust uses up the user's limit of costly requests.
 func (s *site) exhaust(b *browser) {
 	for b.post("/test").Code != http.StatusTooManyRequests {
 		s.sent = nil

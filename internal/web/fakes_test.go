@@ -142,7 +142,7 @@ func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, e
 	return n, nil
 }
 
-// site is a page on fakes.
+// site returns a page on fakes.
 type site struct {
 	*fakes
 	page  *Page
@@ -164,7 +164,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// instance is one more instance of the page, on the same Redis.
+// instance returns another instance of the page on the same Redis.
 func (s *site) instance(t *testing.T) *Page {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{
@@ -181,7 +181,7 @@ func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// form is a form as the page's own browser sends it.
+// form returns a form as the browser on the page sends it.
 func formRequest(path string, values url.Values) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, base+path, strings.NewReader(values.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -189,7 +189,7 @@ func formRequest(path string, values url.Values) *http.Request {
 	return r
 }
 
-// browser is signed in.
+// browser is a signed-in session.
 type browser struct {
 	page   http.Handler
 	cookie *http.Cookie
@@ -232,7 +232,7 @@ func (b *browser) form(path string, pairs ...string) *http.Request {
 	return r
 }
 
-// want compares the status, and looks for texts in the answer; one that begins with "!" must not be there.
+// want compares the status and searches the response for texts. A text that begins with "!" must be absent.
 func want(t *testing.T, w *httptest.ResponseRecorder, status int, texts ...string) {
 	t.Helper()
 	body := w.Body.String()

@@ -183,7 +183,7 @@ func TestInstances(t *testing.T) {
 	want(t, b.get(""), http.StatusServiceUnavailable, "try again in a moment")
 }
 
-// TestNewerKey: a Redis that lost the key and was given another one by a new instance.
+// TestNewerKey covers a Redis that lost the key and received another one from a new instance.
 func TestNewerKey(t *testing.T) {
 	s := newSite(t)
 	old := s.instance(t)

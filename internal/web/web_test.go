@@ -36,7 +36,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestNoInline: the policy blocks inline scripts and styles, so there must be none.
+// TestNoInline checks that there are no inline scripts and styles, which the policy blocks.
 func TestNoInline(t *testing.T) {
 	s := newSite(t)
 	s.fill()
@@ -97,7 +97,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestForeignForms: nothing is changed by a form of another site or another session.
+// TestForeignForms checks that a form of another site or another session changes nothing.
 func TestForeignForms(t *testing.T) {
 	s := newSite(t)
 	b, other := s.signIn(t, key42), s.signIn(t, key42)
@@ -153,7 +153,7 @@ func TestBadForms(t *testing.T) {
 	}
 }
 
-// TestHostileTexts: what users and gateways write is shown as text.
+// TestHostileTexts checks that the page shows input of users and gateways as plain text.
 func TestHostileTexts(t *testing.T) {
 	s := newSite(t)
 	s.fill()

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzJSON holds the parser against encoding/json.
+// FuzzJSON compares the parser with encoding/json.
 func FuzzJSON(f *testing.F) {
 	for _, s := range []string{
 		`{"dlr_url":"http://a","auth":null}`, `{"a":1,"a":"x"}`, `{"a":["x",null]}`, `[]`, `{}`, ` `, `{"a":"\ud800"}`, `{"\u0061":""}`, "{\"a\":\"\xff\"}", `{"a":{}}x`,
@@ -49,7 +49,7 @@ func FuzzJSON(f *testing.F) {
 	})
 }
 
-// FuzzMultipart: what a form of two fields is written with is what is read.
+// FuzzMultipart checks that the two fields written to a form are read back unchanged.
 func FuzzMultipart(f *testing.F) {
 	f.Add("http://a;b&c=d", "user:pass", "XX")
 	f.Add("--XX--", "\r\n--XX\r\n", "XX")

@@ -81,7 +81,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-// FuzzParsePairs holds the parser against net/url's, on what that one takes.
+// FuzzParsePairs compares the parser with that of net/url, on input that the latter accepts.
 func FuzzParsePairs(f *testing.F) {
 	for _, s := range []string{"", "a=1&b=2", "a=%41+%2b&a", "&&=&=", "a=b;c", "%zz=1", "ids=a,b&ids=c", "\xff=\x00"} {
 		f.Add(s)
@@ -101,7 +101,7 @@ func FuzzParsePairs(f *testing.F) {
 	})
 }
 
-// FuzzParse looks for a body that no parser should be given.
+// FuzzParse looks for bodies on which the parser panics.
 func FuzzParse(f *testing.F) {
 	f.Add("application/json", `{"a":[1,null]}`)
 	f.Add("multipart/form-data; boundary=XX", multipartBody)
