@@ -82,6 +82,17 @@ func TestParseSecret(t *testing.T) {
 	}
 }
 
+// TestSignatureAllocatesNothing checks that signing costs a delivery no memory.
+func TestSignatureAllocatesNothing(t *testing.T) {
+	var g Signer
+	secrets := []Secret{mustSecret(t, specSecret, time.Time{}), mustSecret(t, NewSecret(make([]byte, 32)), time.Time{})}
+	dst, body, at := make([]byte, 0, 200), make([]byte, 852), time.Now()
+	g.AppendSignatures(dst, secrets, "evt_2fJ0xq7GvKpZ3mNcR5sTbW", at, body)
+	if n := testing.AllocsPerRun(1000, func() { g.AppendSignatures(dst, secrets, "evt_2fJ0xq7GvKpZ3mNcR5sTbW", at, body) }); n != 0 {
+		t.Errorf("%v allocations a request", n)
+	}
+}
+
 // BenchmarkSignature measures what one secret adds to a request with the body of a receipt.
 func BenchmarkSignature(b *testing.B) {
 	var g Signer
