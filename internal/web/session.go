@@ -230,7 +230,7 @@ func (s *sessions) read(ctx context.Context, known []byte) ([]byte, error) {
 		key, err = s.rdb.Get(ctx, s.name).Bytes() // another instance may have been first
 	}
 	if err == nil && len(key) != keyBytes {
-		err = fmt.Errorf("Redis key %s has %d bytes, want %d: delete it", s.name, len(key), keyBytes)
+		err = fmt.Errorf("read session key %s from Redis: %d bytes, want %d: delete it", s.name, len(key), keyBytes)
 	}
 	return key, err
 }
