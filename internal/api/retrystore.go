@@ -31,7 +31,8 @@ func (p retryingStore) KeyUser(ctx context.Context, hash string) (userID int64, 
 	return userID, found, err
 }
 
-func (p retryingStore) Document(ctx context.Context, userID int64) (d settings.Document, v compacted.Version, err error) {
+func (p retryingStore) Document(ctx context.Context,
+	userID int64) (d settings.Document, v compacted.Version, err error) {
 	err = untilReady(ctx, func() (err error) {
 		d, v, err = p.documents.Document(ctx, userID)
 		return err
@@ -39,7 +40,8 @@ func (p retryingStore) Document(ctx context.Context, userID int64) (d settings.D
 	return d, v, err
 }
 
-func (p retryingStore) Update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error) {
+func (p retryingStore) Update(ctx context.Context, userID int64,
+	change func(settings.Document) settings.Document) (settings.Document, error) {
 	return p.documents.Update(ctx, userID, change) // retries by itself
 }
 

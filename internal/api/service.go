@@ -132,10 +132,12 @@ func New(parts Parts) *Service {
 	}
 	failing := map[string]*outage.Outage{}
 	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askLetters, askReplay} {
-		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "request failed; API answers 503", "request succeeded again")
+		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "request failed; API answers 503",
+			"request succeeded again")
 	}
 	return &Service{
-		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys), failing: failing,
+		Parts: parts, demo: demoBodies(), scanning: make(chan struct{}, scans), unknown: limit.New(unknownKeys, unknownKeys),
+		failing: failing,
 	}
 }
 
@@ -166,7 +168,8 @@ func (s *Service) Authenticate(ctx context.Context, r *http.Request, key string)
 		return userID, ok, err
 	}
 	if wait := s.unknown.Take(limit.Client(r, s.TrustedProxies), time.Now()); wait > 0 {
-		return 0, false, &TooManyError{fmt.Sprintf(keyName+": too many requests with unknown keys; the limit is %d per second", unknownKeys), wait}
+		return 0, false, &TooManyError{
+			fmt.Sprintf(keyName+": too many requests with unknown keys; the limit is %d per second", unknownKeys), wait}
 	}
 	return 0, false, nil
 }
@@ -208,7 +211,8 @@ func webhooksOf(d *settings.Document) Webhooks {
 
 func urlsOf(d *settings.Document) [webhook.NumKinds]**string {
 	return [webhook.NumKinds]**string{
-		webhook.DLR: &d.DLRURL, webhook.Click: &d.ClickURL, webhook.Inbound: &d.InboundURL, webhook.RevokeClick: &d.RevokeClickURL,
+		webhook.DLR: &d.DLRURL, webhook.Click: &d.ClickURL, webhook.Inbound: &d.InboundURL,
+		webhook.RevokeClick: &d.RevokeClickURL,
 	}
 }
 
@@ -303,7 +307,8 @@ func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webho
 }
 
 // update changes a user's document and returns what it is then.
-func (s *Service) update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error) {
+func (s *Service) update(ctx context.Context, userID int64,
+	change func(settings.Document) settings.Document) (settings.Document, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	d, err := s.Documents.Update(ctx, userID, change)
@@ -331,7 +336,8 @@ const maxValue = 8 << 10
 
 // ListDeadLetters returns the user's latest dead letters that match f, newest first, at most limit, with values cut at
 // 8 KiB. It reads the whole topic from f.Since on.
-func (s *Service) ListDeadLetters(ctx context.Context, userID int64, f deadletter.Filter, limit int) ([]deadletter.Letter, error) {
+func (s *Service) ListDeadLetters(ctx context.Context, userID int64, f deadletter.Filter,
+	limit int) ([]deadletter.Letter, error) {
 	ctx, done, err := s.scan(ctx, userID)
 	if err != nil {
 		return nil, s.cannotScan(askLetters, userID, err)
@@ -385,7 +391,8 @@ func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter)
 	n, err := s.DeadLetters.Replay(ctx, f)
 	if limited, is := errors.AsType[*deadletter.LimitError](err); is {
 		if n == 0 {
-			return 0, &TooManyError{fmt.Sprintf("replay: too many events; the limit is %d per hour", s.ReplayLimit), limited.After}
+			return 0, &TooManyError{fmt.Sprintf("replay: too many events; the limit is %d per hour", s.ReplayLimit),
+				limited.After}
 		}
 		err = nil // some were sent; the next request receives the error
 	}

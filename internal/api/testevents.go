@@ -102,7 +102,8 @@ func (t *tests) end(userID int64) {
 // Test sends an example of each kind to the user's URLs, all at the same time, and returns the results. If each is
 // not nil, it is called for each result as soon as it arrives, never concurrently. Nothing is retried or logged as a
 // delivery. With a *TooManyError nothing was sent. ErrUnavailable means that this instance cannot send now.
-func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind, TestResult)) ([webhook.NumKinds]TestResult, error) {
+func (s *Service) Test(ctx context.Context, userID int64,
+	each func(webhook.Kind, TestResult)) ([webhook.NumKinds]TestResult, error) {
 	var results [webhook.NumKinds]TestResult
 	if !s.testing.begin(userID, s.MaxTests) {
 		return results, &TooManyError{"test-webhook: too many tests at once", 10 * time.Second}
@@ -142,7 +143,8 @@ func (s *Service) Test(ctx context.Context, userID int64, each func(webhook.Kind
 }
 
 // try makes one test request. made is false if this process lacked the resources.
-func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Kind, stamp string) (t TestResult, made bool) {
+func (s *Service) try(ctx context.Context, to *webhook.Endpoint, kind webhook.Kind,
+	stamp string) (t TestResult, made bool) {
 	if to == nil {
 		return TestResult{Status: TestSkipped, Reason: "not configured"}, true
 	}

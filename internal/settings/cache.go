@@ -49,11 +49,11 @@ func (c *cache[K, V]) stale(key K, v compacted.Version) bool {
 	return !ok || v.Newer(e.ver)
 }
 
-// put stores a value, unless the entry is as new. It returns false if the topic has a newer value that is not in memory:
-// then nothing is known of the key.
+// put stores a value, unless the entry is as new. It returns false if the topic has a newer value that is not in
+// memory: then nothing is known of the key.
 //
-// The topic is asked under the lock. So a value that was read before a record arrived cannot replace that record's value:
-// either it is refused here, or the record's value is put after it.
+// The topic is asked under the lock. So a value that was read before a record arrived cannot replace that record's
+// value: either it is refused here, or the record's value is put after it.
 func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	s := c.shard(key)
 	s.mu.Lock()

@@ -39,8 +39,8 @@ const (
 	foreign
 )
 
-// versionState compares a version found in Redis with what was read of the topic. It returns an error if Kafka cannot be
-// asked about a version newer than that.
+// versionState compares a version found in Redis with what was read of the topic. It returns an error if Kafka cannot
+// be asked about a version newer than that.
 func (s *Store) versionState(ctx context.Context, userID int64, v compacted.Version) (state, error) {
 	newest, _ := s.newest(userID)
 	if !v.Newer(newest) {
@@ -286,8 +286,8 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 }
 
 // missing deals with a user whose newest record is not in the topic any more. Either a newer one took its place, which
-// has not been read yet, or that one cannot be read (it was skipped), or retention took it. In the latter cases the user
-// has no document, as after a restart.
+// has not been read yet, or that one cannot be read (it was skipped), or retention took it. In the latter cases the
+// user has no document, as after a restart.
 func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version) error {
 	r := s.topic.Reader()
 	now, err := compacted.Describe(ctx, r.Client(), s.cfg.Topic)

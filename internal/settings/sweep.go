@@ -29,8 +29,8 @@ const (
 	purgeWait = 10 * time.Second
 )
 
-// sweepLoop compares Redis with the topic, key by key, until ctx ends: nothing else notices that single keys were evicted
-// or deleted. One instance at a time is enough. A sweep is slow unless a look-up has just found a lost key.
+// sweepLoop compares Redis with the topic, key by key, until ctx ends: nothing else notices that single keys were
+// evicted or deleted. One instance at a time is enough. A sweep is slow unless a look-up has just found a lost key.
 func (s *Store) sweepLoop(ctx context.Context) {
 	for {
 		hurry := false

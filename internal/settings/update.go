@@ -175,8 +175,8 @@ func (s *Store) store(
 	return compacted.VersionOf(record), true, nil
 }
 
-// adopt brings an acknowledged record into memory and Redis. It is durable already: if Redis just failed, the record gets
-// there through the topic, and until then no instance that has read it accepts an older one.
+// adopt brings an acknowledged record into memory and Redis. It is durable already: if Redis just failed, the record
+// gets there through the topic, and until then no instance that has read it accepts an older one.
 func (s *Store) adopt(ctx context.Context, record *kgo.Record) {
 	c, err := s.decode(record)
 	if err != nil {

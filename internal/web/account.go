@@ -26,10 +26,11 @@ type accountView struct {
 
 // kinds are the names of the kinds on the page.
 var kinds = [webhook.NumKinds]struct{ Name, Label, Hint string }{
-	webhook.DLR:         {"dlr", "Delivery reports", "Called when a message is delivered, fails or expires."},
-	webhook.Click:       {"click", "Clicks", "Called when someone opens the link in a message for the first time."},
-	webhook.Inbound:     {"inbound", "Inbound messages", "Called when someone sends a message to one of your numbers."},
-	webhook.RevokeClick: {"revoke_click", "Click revocations", "Called when earlier clicks turn out to be from bots, at most once a minute."},
+	webhook.DLR:     {"dlr", "Delivery reports", "Called when a message is delivered, fails or expires."},
+	webhook.Click:   {"click", "Clicks", "Called when someone opens the link in a message for the first time."},
+	webhook.Inbound: {"inbound", "Inbound messages", "Called when someone sends a message to one of your numbers."},
+	webhook.RevokeClick: {"revoke_click", "Click revocations",
+		"Called when earlier clicks turn out to be from bots, at most once a minute."},
 }
 
 // form contains the settings being edited.
@@ -168,7 +169,8 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 		if settings, err := p.service.Settings(r.Context(), s.userID); err == nil {
 			v.Form = formOf(&settings)
 		} else {
-			status, v.Alert = http.StatusServiceUnavailable, "Your settings are temporarily unavailable. Please try again in a moment."
+			status, v.Alert = http.StatusServiceUnavailable,
+				"Your settings are temporarily unavailable. Please try again in a moment."
 		}
 	}
 	if v.Tests == nil {
@@ -186,14 +188,16 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	// Without the store there is nothing else to show, but the user must not lose what they entered (except secrets).
 	onlyForm := func(status int, alert string) {
 		id, _ := strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
-		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(), Alert: alert})
+		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(),
+			Alert: alert})
 	}
 	s, ok := p.own(w, r, onlyForm)
 	if !ok {
 		return
 	}
 	if f.AuthCleared && f.Auth.Value != "" {
-		f.refuse(&api.InvalidError{Fields: []api.FieldError{{Field: "auth", Message: "must be empty to remove the stored credentials"}}})
+		f.refuse(&api.InvalidError{Fields: []api.FieldError{{Field: "auth",
+			Message: "must be empty to remove the stored credentials"}}})
 		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
 		return
 	}

@@ -34,7 +34,8 @@ type bar struct {
 
 // steps are the possible lengths of an interval.
 var steps = []time.Duration{
-	5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 3 * time.Hour, 6 * time.Hour,
+	5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 3 * time.Hour,
+	6 * time.Hour,
 }
 
 // newChart draws attempts, which are sorted newest first, up to now. It returns nil if there are none.
@@ -68,7 +69,8 @@ func newChart(attempts []event.Attempt, now time.Time) *chart {
 	}
 	c := &chart{Width: chartWidth, Height: chartHeight, Bars: bars, From: shortTime(from), To: shortTime(now)}
 	c.lay(from, step)
-	c.Summary = fmt.Sprintf("%d of the latest %d attempts succeeded (%d %%), since %s UTC.", ok, len(attempts), 100*ok/len(attempts), shortTime(oldest))
+	c.Summary = fmt.Sprintf("%d of the latest %d attempts succeeded (%d %%), since %s UTC.", ok, len(attempts),
+		100*ok/len(attempts), shortTime(oldest))
 	return c
 }
 

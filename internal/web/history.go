@@ -51,12 +51,14 @@ type deliveryView struct {
 }
 
 var statusLabels = [webhook.NumResults]string{
-	webhook.OK: "succeeded", webhook.Failed: "failed", webhook.TimedOut: "timed out", webhook.Errored: "no connection", webhook.Blocked: "URL not allowed",
+	webhook.OK: "succeeded", webhook.Failed: "failed", webhook.TimedOut: "timed out", webhook.Errored: "no connection",
+	webhook.Blocked: "URL not allowed",
 }
 
 // deliveries reads the user's attempts that match q.
 func (p *Page) deliveries(ctx context.Context, userID int64, q url.Values) *deliveriesView {
-	v := &deliveriesView{Kinds: []option{{"", "all events", false}}, Statuses: []option{{"", "all results", false}}, Period: period(q)}
+	v := &deliveriesView{Kinds: []option{{"", "all events", false}}, Statuses: []option{{"", "all results", false}},
+		Period: period(q)}
 	for _, k := range kinds {
 		v.Kinds = append(v.Kinds, option{k.Name, k.Label, q.Get("kind") == k.Name})
 	}
@@ -101,7 +103,8 @@ func (p *Page) deliveries(ctx context.Context, userID int64, q url.Values) *deli
 
 func (v *deliveriesView) address(q url.Values, before string) string {
 	to := url.Values{}
-	for name, value := range map[string]string{"kind": q.Get("kind"), "status": q.Get("status"), "period": v.Period, "before": before} {
+	for name, value := range map[string]string{"kind": q.Get("kind"), "status": q.Get("status"), "period": v.Period,
+		"before": before} {
 		if value != "" {
 			to.Set(name, value)
 		}
@@ -111,8 +114,9 @@ func (v *deliveriesView) address(q url.Values, before string) string {
 
 func deliveryOf(a *event.Attempt) deliveryView {
 	v := deliveryView{
-		Time: shortTime(a.Time), Machine: event.FormatTime(a.Time), Kind: kinds[a.Kind].Label, ID: a.ID, Host: a.Host, Attempt: a.Number,
-		Status: a.Failure.Result().String(), Took: took(a.Took), Result: string(a.Failure),
+		Time: shortTime(a.Time), Machine: event.FormatTime(a.Time), Kind: kinds[a.Kind].Label, ID: a.ID, Host: a.Host,
+		Attempt: a.Number,
+		Status:  a.Failure.Result().String(), Took: took(a.Took), Result: string(a.Failure),
 	}
 	switch a.Failure {
 	case "":
@@ -149,7 +153,8 @@ type letterView struct {
 var periods = []struct {
 	value, label string
 	length       time.Duration
-}{{"1d", "the last 24 hours", 24 * time.Hour}, {"7d", "the last 7 days", 7 * 24 * time.Hour}, {"30d", "the last 30 days", 30 * 24 * time.Hour}}
+}{{"1d", "the last 24 hours", 24 * time.Hour}, {"7d", "the last 7 days", 7 * 24 * time.Hour},
+	{"30d", "the last 30 days", 30 * 24 * time.Hour}}
 
 // period returns the chosen period, or "".
 func period(q url.Values) string {
@@ -197,7 +202,8 @@ func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, q u
 }
 
 func letterOf(l *deadletter.Letter) letterView {
-	v := letterView{ID: l.ID, Kind: l.Kind, Reason: l.Reason, Error: l.Error, Attempts: l.Attempts, Time: shortTime(l.Time), Machine: event.FormatTime(l.Time), CanReplay: l.CanReplay()}
+	v := letterView{ID: l.ID, Kind: l.Kind, Reason: l.Reason, Error: l.Error, Attempts: l.Attempts,
+		Time: shortTime(l.Time), Machine: event.FormatTime(l.Time), CanReplay: l.CanReplay()}
 	if kind, err := webhook.ParseKind(l.Kind); err == nil {
 		v.Kind = kinds[kind].Label
 	}
@@ -259,7 +265,8 @@ func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 	if errors.Is(err, api.ErrUnavailable) {
 		text := textUnavailable
 		if n > 0 {
-			text = "Only " + strconv.Itoa(n) + " of the events are being sent again. Please check Recent deliveries before you try the others."
+			text = "Only " + strconv.Itoa(n) + " of the events are being sent again. " +
+				"Please check Recent deliveries before you try the others."
 		}
 		p.views.message(w, http.StatusServiceUnavailable, text)
 		return

@@ -224,7 +224,8 @@ func (s *sessions) read(ctx context.Context, known []byte) ([]byte, error) {
 			_, _ = rand.Read(known) // never fails
 		}
 		// Not SETNX, which the Redis user may not be allowed to run.
-		if err := s.rdb.SetArgs(ctx, s.name, known, redis.SetArgs{Mode: "NX"}).Err(); err != nil && !errors.Is(err, redis.Nil) {
+		if err := s.rdb.SetArgs(ctx, s.name, known, redis.SetArgs{Mode: "NX"}).Err(); err != nil &&
+			!errors.Is(err, redis.Nil) {
 			return nil, err
 		}
 		key, err = s.rdb.Get(ctx, s.name).Bytes() // another instance may have been first
@@ -245,7 +246,8 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 
 // setCookie sets the session cookie, or deletes it if value is "".
 func setCookie(w http.ResponseWriter, r *http.Request, value string) {
-	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: secure(r)}
+	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		Secure: secure(r)}
 	if value == "" {
 		c.MaxAge = -1
 	}

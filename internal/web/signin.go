@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	textBusy        = "Too many tests are running at the same time. Please try again in a moment."
-	textReplays     = "Nothing was sent: another request of yours is in progress, or you have reached the hourly limit. Please try again later."
+	textBusy    = "Too many tests are running at the same time. Please try again in a moment."
+	textReplays = "Nothing was sent: another request of yours is in progress, or you have reached the hourly limit. " +
+		"Please try again later."
 	textUnavailable = "The service is temporarily unavailable. Nothing was changed. Please try again in a moment."
 	textSignOut     = "Signing out failed. Please try again in a moment."
 	textEnded       = "Your session has ended. Please sign in again."
@@ -34,7 +35,9 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	userID, ok, err := p.service.Authenticate(r.Context(), r, key)
 	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
 		limit.SetRetryAfter(w, tooMany.After)
-		p.views.signIn(w, http.StatusTooManyRequests, signInView{KeyError: "This API key is unknown or revoked. There were too many attempts with unknown keys: please wait a moment and try again."})
+		p.views.signIn(w, http.StatusTooManyRequests,
+			signInView{KeyError: "This API key is unknown or revoked. " +
+				"There were too many attempts with unknown keys: please wait a moment and try again."})
 		return
 	}
 	if err != nil {
@@ -82,7 +85,8 @@ func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 
 // otherSession answers a form that belongs to another session.
 func (p *Page) otherSession(w http.ResponseWriter) {
-	p.views.message(w, http.StatusForbidden, "This form belongs to another session. Nothing was changed. Reload the page and try again.")
+	p.views.message(w, http.StatusForbidden,
+		"This form belongs to another session. Nothing was changed. Reload the page and try again.")
 }
 
 // errUnavailable means that the session cannot be checked now.

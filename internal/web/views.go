@@ -41,7 +41,8 @@ func loadFiles() map[string]file {
 
 // mustAddTypes makes content types independent of the machine's tables.
 func mustAddTypes() {
-	for ext, kind := range map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"} {
+	for ext, kind := range map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+		".svg": "image/svg+xml"} {
 		if err := mime.AddExtensionType(ext, kind); err != nil {
 			panic(err) // they are well-formed
 		}

@@ -123,7 +123,8 @@ func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 			p.views.message(w, http.StatusForbidden, "This form was sent from another site. Nothing was changed.")
 			return
 		}
-		if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
+		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+		if !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
 			p.views.message(w, http.StatusUnsupportedMediaType, "This is not a form of this page. Nothing was changed.")
 			return
 		}
