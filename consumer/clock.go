@@ -11,8 +11,8 @@ const clockSlack = time.Minute
 
 // plausible bounds a due time by the broker's clock: a record of a delay topic is due at most delay after it was
 // appended. A later due time was written by an instance whose clock was ahead, and would delay all records after it
-// as well. If the time of the append is unknown, now is used instead. A delay of 0 means no bound. A record without a due
-// time is due now.
+// as well. If the time of the append is unknown, now is used instead. A delay of 0 means no bound. A record without a
+// due time is due now.
 func plausible(due, appended, now time.Time, delay time.Duration) time.Time {
 	if due.IsZero() {
 		return now

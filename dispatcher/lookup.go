@@ -72,7 +72,8 @@ func (q *lookupQueue) take() []*event.Event {
 }
 
 // putBack puts events that could not be looked up behind the others, together with later events of their endpoints. An
-// event that can never be looked up, such as one of a user whose settings are sealed with another key, blocks no others.
+// event that can never be looked up, such as one of a user whose settings are sealed with another key, blocks no
+// others.
 func (q *lookupQueue) putBack(events []*event.Event) {
 	waits := map[endpoint]bool{}
 	for _, e := range events {

@@ -59,17 +59,18 @@ type request struct {
 // Handler serves the paths of the API and answers 404 for all others.
 func Handler(service *Service, options Options) http.Handler {
 	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
-	return &handler{service: service, options: options, limit: limit.New(float64(options.Rate), options.Rate), routes: map[string]route{
-		"/v1/user/set-webhook":           {allow: post, serve: (*handler).setWebhook},
-		"/v1/user/get-webhook":           {allow: get, serve: (*handler).getWebhook},
-		"/v1/user/test-webhook":          {allow: post, serve: (*handler).testWebhook},
-		"/v1/user/deliveries":            {allow: get, serve: (*handler).deliveries},
-		"/v1/user/replay":                {allow: post, serve: (*handler).replay},
-		"/v1/user/webhook-settings":      {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
-		"/v1/user/webhook-secret/rotate": {allow: post, serve: (*handler).rotateSecret},
-		"/v1/user/webhook-secret/clear":  {allow: post, serve: (*handler).clearSecret},
-		"/openapi.yaml":                  {allow: get},
-	}}
+	return &handler{service: service, options: options, limit: limit.New(float64(options.Rate), options.Rate),
+		routes: map[string]route{
+			"/v1/user/set-webhook":           {allow: post, serve: (*handler).setWebhook},
+			"/v1/user/get-webhook":           {allow: get, serve: (*handler).getWebhook},
+			"/v1/user/test-webhook":          {allow: post, serve: (*handler).testWebhook},
+			"/v1/user/deliveries":            {allow: get, serve: (*handler).deliveries},
+			"/v1/user/replay":                {allow: post, serve: (*handler).replay},
+			"/v1/user/webhook-settings":      {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
+			"/v1/user/webhook-secret/rotate": {allow: post, serve: (*handler).rotateSecret},
+			"/v1/user/webhook-secret/clear":  {allow: post, serve: (*handler).clearSecret},
+			"/openapi.yaml":                  {allow: get},
+		}}
 }
 
 // ServeHTTP checks in this order: path and method (404, 405), key (401), size of the body (413), rate (429), encoding
@@ -127,7 +128,8 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 		}
 	}
 	if wait := h.limit.Take(apikey.Hash(key), time.Now()); wait > 0 {
-		return nil, &TooManyError{keyName + ": too many requests; the limit is " + strconv.Itoa(h.options.Rate) + " per second", wait}
+		return nil, &TooManyError{keyName + ": too many requests; the limit is " + strconv.Itoa(h.options.Rate) +
+			" per second", wait}
 	}
 	req := &request{ctx: r.Context(), quick: quick, userID: userID}
 	if hasBody {

@@ -88,7 +88,8 @@ type webhooksReply struct {
 }
 
 func newWebhooksReply(w Webhooks) webhooksReply {
-	return webhooksReply{w.URLs[webhook.DLR], w.URLs[webhook.Click], w.URLs[webhook.Inbound], w.URLs[webhook.RevokeClick], w.Auth}
+	return webhooksReply{w.URLs[webhook.DLR], w.URLs[webhook.Click], w.URLs[webhook.Inbound], w.URLs[webhook.RevokeClick],
+		w.Auth}
 }
 
 type furtherReply struct {
@@ -107,7 +108,8 @@ type furtherReply struct {
 
 func newFurtherReply(f Further) furtherReply {
 	return furtherReply{
-		f.FailoverURLs[webhook.DLR], f.FailoverURLs[webhook.Click], f.FailoverURLs[webhook.Inbound], f.FailoverURLs[webhook.RevokeClick],
+		f.FailoverURLs[webhook.DLR], f.FailoverURLs[webhook.Click], f.FailoverURLs[webhook.Inbound],
+		f.FailoverURLs[webhook.RevokeClick],
 		f.Paused[webhook.DLR], f.Paused[webhook.Click], f.Paused[webhook.Inbound], f.Paused[webhook.RevokeClick],
 		f.Order, f.Statuses, f.Signing,
 	}

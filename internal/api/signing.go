@@ -18,7 +18,8 @@ const (
 
 // RotateSecret gives the user a new signing secret and returns it, and until when the one before it is valid, nil if
 // there is none. The secret is not shown again.
-func (s *Service) RotateSecret(ctx context.Context, userID int64, grace time.Duration) (secret string, previousUntil *string, err error) {
+func (s *Service) RotateSecret(ctx context.Context, userID int64,
+	grace time.Duration) (secret string, previousUntil *string, err error) {
 	key := make([]byte, newSecretBytes)
 	rand.Read(key) // never fails: see crypto/rand
 	secret = webhook.NewSecret(key)

@@ -17,8 +17,8 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// redisQuiet is how long no command may fail before an outage counts as ended: one node of a cluster may fail while the others
-// answer.
+// redisQuiet is how long no command may fail before an outage counts as ended: one node of a cluster may fail while the
+// others answer.
 const redisQuiet = 3 * time.Second
 
 // redisOutage is a hook of the Redis client that logs when Redis begins to fail and when it has recovered.

@@ -13,8 +13,8 @@ const (
 )
 
 // LargeProducer produces records that do not fit into a usual batch. Each record is a batch of its own, so that the
-// topic's max.message.bytes applies to each alone. Batches are compressed well, since max.message.bytes counts the bytes
-// of compressed batches.
+// topic's max.message.bytes applies to each alone. Batches are compressed well, since max.message.bytes counts the
+// bytes of compressed batches.
 type LargeProducer struct{ *kgo.Client }
 
 // NewLargeProducer returns a producer of records of up to [Config.MaxBatchBytes] and their headers.

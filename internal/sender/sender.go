@@ -106,7 +106,9 @@ func New(cfg Config) *Sender {
 			MaxHead:  maxReplyHead,
 			MaxBody:  maxReplyBody,
 		}),
-		scratches: sync.Pool{New: func() any { return &scratch{body: make([]byte, 0, 2<<10), message: make([]byte, 0, 3<<10)} }},
+		scratches: sync.Pool{New: func() any {
+			return &scratch{body: make([]byte, 0, 2<<10), message: make([]byte, 0, 3<<10)}
+		}},
 	}
 }
 

@@ -81,8 +81,8 @@ type unusable struct {
 	locked bool // the whole document; false: a signing secret
 }
 
-// reportUnusable counts and logs records, by their users, of which this instance cannot use something. Superseded ones do
-// not matter: after a rotation of keys they stay in the topic until it is compacted.
+// reportUnusable counts and logs records, by their users, of which this instance cannot use something. Superseded ones
+// do not matter: after a rotation of keys they stay in the topic until it is compacted.
 func (s *Store) reportUnusable(records map[int64]unusable) {
 	for userID, r := range records {
 		if newest, _ := s.newest(userID); !newest.Is(r.ver) {

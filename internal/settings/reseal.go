@@ -29,10 +29,10 @@ type Resealing struct {
 	Locked    int // sealed with a key that is not known; they are not rewritten
 }
 
-// Reseal rewrites every document whose credentials are not sealed with the current key: those sealed with a previous key
-// and those in clear. It works like Update, so that no concurrent change is lost, and keeps unknown members of documents.
-// Documents sealed with the current key are not rewritten, so calling Reseal again is harmless. With dry it writes
-// nothing. Run must be running.
+// Reseal rewrites every document whose credentials are not sealed with the current key: those sealed with a previous
+// key and those in clear. It works like Update, so that no concurrent change is lost, and keeps unknown members of
+// documents. Documents sealed with the current key are not rewritten, so calling Reseal again is harmless. With dry it
+// writes nothing. Run must be running.
 func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 	if s.cfg.Secrets == nil {
 		return Resealing{}, errors.New("secrets.key: not set; set the key to reseal with")

@@ -63,8 +63,8 @@ func (s *Sealer) Seal(userID int64, plain string) string {
 	return sealPrefix + base64.StdEncoding.EncodeToString(sealed)
 }
 
-// Open is the inverse of Seal. A text that is not a sealed one was written by a program that does not seal; Open returns
-// it unchanged, even if it starts with enc:v1:. A nil Sealer opens only such text.
+// Open is the inverse of Seal. A text that is not a sealed one was written by a program that does not seal; Open
+// returns it unchanged, even if it starts with enc:v1:. A nil Sealer opens only such text.
 func (s *Sealer) Open(userID int64, text string) (string, error) {
 	plain, _, err := s.open(userID, text)
 	return plain, err

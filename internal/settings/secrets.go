@@ -38,7 +38,8 @@ func parseSecrets(userID int64, raw []byte, sealer *Sealer) (secrets []signingSe
 		if err != nil || text == nil {
 			return nil, false, errors.New("secret is not a string")
 		}
-		s := signingSecret{text: *text, unknown: unknownMembers(members, func(name string) bool { return name == "secret" || name == "until" })}
+		s := signingSecret{text: *text, unknown: unknownMembers(members,
+			func(name string) bool { return name == "secret" || name == "until" })}
 		if s.until, err = textOrNull(last(members, "until")); err == nil && s.until != nil {
 			_, err = time.Parse(time.RFC3339, *s.until)
 		}

@@ -94,8 +94,8 @@ type Store struct {
 	producer   *kgo.Client
 }
 
-// New returns a store that answers nothing until Run runs. newClient returns a Kafka client without a group that has the
-// given options as well.
+// New returns a store that answers nothing until Run runs. newClient returns a Kafka client without a group that has
+// the given options as well.
 func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, log *zap.Logger, obs Observer) *Store {
 	if cfg.MaxUsers <= 0 {
 		cfg.MaxUsers = defaultUsers
@@ -110,7 +110,8 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 		sweepNow: make(chan struct{}, 1),
 		orphans:  newOrphans(),
 
-		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued", "settings are written to Redis again"),
+		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued",
+			"settings are written to Redis again"),
 		noFilling: outage.New(log, "cannot fill Redis with settings, trying again", "Redis is filled with settings again"),
 		noRepair: outage.New(log, "cannot read settings that Redis has lost back from Kafka",
 			"settings that Redis has lost are read back from Kafka again"),
@@ -156,8 +157,8 @@ func (s *Store) becameReady() {
 	}
 }
 
-// Lookup returns a user's settings from memory, and false if they are not in memory: call Load. A user without a document
-// has settings without endpoints.
+// Lookup returns a user's settings from memory, and false if they are not in memory: call Load. A user without a
+// document has settings without endpoints.
 func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 	if !s.topic.Read() {
 		return nil, false
@@ -167,9 +168,9 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 }
 
 // Load brings the users' settings from Redis into memory, in one round trip, so that Lookup finds each of them until it
-// is evicted. After an error, the settings of users that Lookup does not find are unknown: Redis is unreachable or has lost
-// them, and Load must be called again later. A user without a document in the topic has no settings, whatever Redis
-// holds. But while Redis is unreachable, events of such users wait, like those of all users who are not in memory
+// is evicted. After an error, the settings of users that Lookup does not find are unknown: Redis is unreachable or has
+// lost them, and Load must be called again later. A user without a document in the topic has no settings, whatever
+// Redis holds. But while Redis is unreachable, events of such users wait, like those of all users who are not in memory
 // (contract, section 4).
 func (s *Store) Load(ctx context.Context, users []int64) error {
 	if !s.ready() {
