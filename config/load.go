@@ -13,7 +13,7 @@ const (
 	testPrefix = "SMSHOOKS_TEST_"
 )
 
-// given is what a source says of a setting.
+// given is the value that a source has for a setting.
 type given struct {
 	texts  []string
 	origin origin
@@ -22,7 +22,7 @@ type given struct {
 // Load returns the settings: the defaults, changed by the YAML file (none if
 // file is empty), by the SMSHOOKS_ variables of environ (as os.Environ gives
 // them) and by the flags of fs that were set (fs may be nil). The error, if
-// any, is an *Error with all that is wrong.
+// any, is an *Error with all problems.
 func Load(file string, environ []string, fs *pflag.FlagSet) (*Config, error) {
 	settings := table()
 	// Names are keys as they stand: the delimiter never occurs in one.

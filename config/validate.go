@@ -14,8 +14,8 @@ type validator struct {
 	problems []Problem
 }
 
-// validate returns what is wrong between settings; rules about a bad one are
-// left out, since they would judge its default.
+// validate returns the conflicts between settings. Rules about a bad setting are
+// skipped, since they would check its default.
 func validate(c *Config, bad map[string]bool) []Problem {
 	v := &validator{c: c, bad: bad}
 	v.dispatch()
@@ -39,7 +39,7 @@ func (v *validator) fail(name, text string, others ...string) {
 			return
 		}
 	}
-	// Of settings that clash the one that was given is at fault, not the other's default.
+	// If two settings conflict, report the one that was set, not the other one's default.
 	for _, other := range others {
 		if v.c.Origin(name) == "default" && v.c.Origin(other) != "default" && !strings.Contains(text, " from ") {
 			text += fmt.Sprintf("; %s is from %s", other, v.c.origins[other].place())

@@ -40,7 +40,7 @@ func (c *Consumer) CommitNow(ctx context.Context) {
 	c.commit(ctx, c.owned(nil))
 }
 
-// snapshot is what is to be committed of a partition.
+// snapshot is the state to commit for a partition.
 type snapshot struct {
 	a     *assignment
 	next  int64
@@ -77,7 +77,7 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	return snapshot{a, next, epoch, mark, state}, next >= 0 && (next != committed || state != committedMetadata)
 }
 
-// commit stores what has changed of as. A failure is logged, counted and repaired by the next commit.
+// commit stores the changed state of as. A failure is logged, counted and repaired by the next commit.
 func (c *Consumer) commit(ctx context.Context, as []*assignment) {
 	if !c.lockCommit(ctx) {
 		return
@@ -86,7 +86,7 @@ func (c *Consumer) commit(ctx context.Context, as []*assignment) {
 	c.commitSnapshots(ctx, as, c.snapshots(as))
 }
 
-// commitLast stores what has changed of partitions that are being revoked. Nothing of them is committed afterwards.
+// commitLast stores the changed state of partitions that are being revoked. They are not committed afterwards.
 func (c *Consumer) commitLast(ctx context.Context, as []*assignment) {
 	defer func() {
 		for _, a := range as {
@@ -114,7 +114,7 @@ func (c *Consumer) lockCommit(ctx context.Context) bool {
 
 func (c *Consumer) unlockCommit() { <-c.committing }
 
-// snapshots returns what has changed of as since it was committed.
+// snapshots returns the state of those of as that changed since their last commit.
 func (c *Consumer) snapshots(as []*assignment) map[topicPartition]snapshot {
 	changed := map[topicPartition]snapshot{}
 	for _, a := range as {

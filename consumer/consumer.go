@@ -35,8 +35,8 @@ const (
 	leaveTimeout   = 2 * time.Second
 	maxLeaveTime   = time.Second // of the grace: for the last commit and for leaving the group
 	maxGateRecords = 16_384      // in the gates of all partitions
-	// While the handler is behind, a poll is delayed by up to maxBehindWaits times behindWait, so that the buffered events
-	// stay in the processor's caches. It is never longer: the next poll may have events of other endpoints.
+	// While the handler is behind, a poll is delayed by up to maxBehindWaits times behindWait, so that the buffered
+	// events stay in the processor's caches. It is never longer: the next poll may have events of other endpoints.
 	maxBehindWaits = 100
 	behindWait     = time.Millisecond
 )
@@ -124,7 +124,7 @@ type Consumer struct {
 	uncommitted  *outage.Outage
 }
 
-// Parts are what a Consumer works with.
+// Parts are the collaborators of a Consumer.
 type Parts struct {
 	Topics    Topics
 	Handler   Handler

@@ -20,7 +20,7 @@ const (
 	lagTimeout  = 5 * time.Second
 )
 
-// lag has the figures of the backlog. Committed and end offsets are read from Kafka for every partition, whoever
+// lag holds the metrics of the backlog. Committed and end offsets are read from Kafka for every partition, whoever
 // owns it, so that the figures are those of Kafka's own tools, the same on every instance, and cover partitions
 // without an owner.
 type lag struct {

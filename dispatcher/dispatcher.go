@@ -1,4 +1,4 @@
-// Package dispatcher decides what becomes of events: it looks settings up, sends, and chooses the fate.
+// Package dispatcher processes events: it looks settings up, sends, and chooses the fate.
 //
 // pipeline.go has the stages of an event in the order in which it passes them, and finish, the one place where it
 // ends. Between the stages an event is in one of two queues: in the lookup queue while Redis is asked about it, and
@@ -27,16 +27,17 @@ const (
 	maxWait = 15 * time.Second
 	// overdueInterval is how often the dispatcher looks for events that were buffered for too long.
 	overdueInterval = 250 * time.Millisecond
-	// maxUnhealthy bounds the buffered events of endpoints that are not healthy. It leaves most of the buffer to others.
+	// maxUnhealthy bounds the buffered events of endpoints that are not healthy. It leaves most of the buffer to
+	// others.
 	maxUnhealthy = 8_000
-	// A request needs a processor in its first 2 ms and waits for the network afterwards. Starting more than burstPerCPU
-	// of them within burstWindow finishes none sooner: they evict each other's connections from the processor's caches
-	// (docs/adr/0006).
+	// A request needs a processor in its first 2 ms and waits for the network afterwards. Starting more than
+	// burstPerCPU of them within burstWindow finishes none sooner: they evict each other's connections from the
+	// processor's caches (docs/adr/0006).
 	burstPerCPU = 32
 	burstWindow = 2 * time.Millisecond
 	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
-	// more events than maxReadyEvents of endpoints that answer at once could. Slow endpoints do not count: their backlog
-	// must not hold up the others.
+	// more events than maxReadyEvents of endpoints that answer at once could. Slow endpoints do not count: their
+	// backlog must not delay the others.
 	maxReadyEndpoints = 256
 	maxReadyEvents    = 512
 )
@@ -102,7 +103,7 @@ type Config struct {
 	Tiers            []time.Duration // delays of the overflow topics, ascending
 }
 
-// Parts are what a Dispatcher works with.
+// Parts are the collaborators of a Dispatcher.
 type Parts struct {
 	Sender      *sender.Sender
 	Policy      Policy
@@ -123,7 +124,7 @@ type endpoint struct {
 
 func endpointOf(e *event.Event) endpoint { return endpoint{e.UserID, e.Kind} }
 
-// Dispatcher decides what becomes of events.
+// Dispatcher takes events from the consumer and ends each with a fate.
 type Dispatcher struct {
 	Parts
 	lanes   *lanes.Lanes[endpoint, *event.Event]

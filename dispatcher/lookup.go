@@ -245,7 +245,7 @@ func (d *Dispatcher) loadUnknown(ctx context.Context, batch []*event.Event) {
 	d.noSettings.Recover()
 }
 
-// expire overflows what was buffered for too long and returns the rest.
+// expire overflows events that were buffered for too long and returns the others.
 func (d *Dispatcher) expire(left []*event.Event) []*event.Event {
 	now := time.Now()
 	rest := left[:0]

@@ -44,7 +44,7 @@ var (
 	}
 )
 
-// verdict is what becomes of an event.
+// verdict says how to continue with an event.
 type verdict struct {
 	kind       verdictKind
 	fate       webhook.Fate // of settled
@@ -267,7 +267,7 @@ func (d *Dispatcher) claimFirstClick(e *event.Event) verdict {
 	return verdict{}
 }
 
-// checkWindow gives up an event that may not be attempted any more.
+// checkWindow gives up an event whose window has closed.
 func (d *Dispatcher) checkWindow(e *event.Event) verdict {
 	e.Started = d.Now()
 	if reason := d.Policy.MayAttempt(e, e.Started); reason != "" {

@@ -1,5 +1,5 @@
-// Package retry knows when an event is attempted again, and stores it until then in a delay topic, or for good as a
-// dead letter.
+// Package retry decides when an event is attempted again. It stores the event in a delay topic until then, or as a dead
+// letter.
 package retry
 
 import (

@@ -53,7 +53,7 @@ func (s *Service) Further(ctx context.Context, userID int64) (Further, error) {
 	return furtherOf(&d), nil
 }
 
-// SetFurther changes a user's further settings, all of c or nothing, and returns what they are then.
+// SetFurther changes a user's further settings, all of c or nothing, and returns the result.
 func (s *Service) SetFurther(ctx context.Context, userID int64, c FurtherChange) (Further, error) {
 	if len(c) == 0 {
 		return s.Further(ctx, userID)
@@ -88,7 +88,7 @@ func (h *handler) setFurther(r *request) (any, error) {
 // notYet is the problem of values that the service stores, but does not act on.
 const notYet = "not available yet"
 
-// parseFurther reads what is to be changed. An error is an *InvalidError.
+// parseFurther reads the requested changes. An error is an *InvalidError.
 func parseFurther(p form.Values) (FurtherChange, error) {
 	var invalid InvalidError
 	change := FurtherChange{}

@@ -306,7 +306,7 @@ func (s *Service) SetWebhook(ctx context.Context, userID int64, c Change) (Webho
 	return webhooksOf(&d), nil
 }
 
-// update changes a user's document and returns what it is then.
+// update changes a user's document and returns the result.
 func (s *Service) update(ctx context.Context, userID int64,
 	change func(settings.Document) settings.Document) (settings.Document, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)

@@ -16,8 +16,8 @@ const (
 	maxGrace     = 168 * time.Hour
 )
 
-// RotateSecret gives the user a new signing secret and returns it, and until when the one before it is valid, nil if
-// there is none. The secret is not shown again.
+// RotateSecret creates a new signing secret for the user. It returns the secret, which is not shown again, and the time
+// until which the previous one is valid, nil if there is none.
 func (s *Service) RotateSecret(ctx context.Context, userID int64,
 	grace time.Duration) (secret string, previousUntil *string, err error) {
 	key := make([]byte, newSecretBytes)

@@ -26,7 +26,8 @@ const (
 	producerLinger = 5 * time.Millisecond
 )
 
-// pipeline is what an event passes through: consumer → dispatcher, and delay topic → consumer if it has to return.
+// pipeline holds the parts that an event passes through: consumer → dispatcher, and delay topic → consumer if it is
+// delayed.
 type pipeline struct {
 	consumer   *consumer.Consumer
 	dispatcher *dispatcher.Dispatcher

@@ -145,7 +145,7 @@ func (a *App) serveOps(ctx context.Context, l net.Listener) {
 	serveHTTP(ctx, l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, opsTimeout)
 }
 
-// serveAPI serves the API until ctx ends, then gives requests in flight so long to end.
+// serveAPI serves the API until ctx ends, and then waits at most wait for requests in flight.
 func (a *App) serveAPI(ctx context.Context, l net.Listener, wait time.Duration) {
 	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
 	serveHTTP(ctx, l, a.api.handler, a.share.api, a.Config.Dispatch.Timeout, wait)

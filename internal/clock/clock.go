@@ -1,8 +1,8 @@
 // Package clock returns the time of day, and does not follow a machine's clock that is set to a wrong time.
 //
-// An attempt is never early, and its window does not close early either: so a clock that jumps while the service runs,
-// by an operator's hand or a bad time server, must not count as time that has passed. What passed is known from the
-// monotonic clock; whether the jump put the machine's clock right or wrong, a clock elsewhere is asked.
+// An attempt is never early, and its window never closes early. So a jump of the machine's clock, made by an operator
+// or a wrong time server, must not count as elapsed time. The monotonic clock says how much time has passed. A clock on
+// another machine decides whether the jump corrected the machine's clock.
 package clock
 
 import (

@@ -23,7 +23,7 @@ const (
 	measurePeriod, measureReading = 5 * time.Second, 500 * time.Millisecond
 )
 
-// Observer receives what is measured. Its methods must not block.
+// Observer receives measurements. Its methods must not block.
 type Observer interface {
 	// ConfigLag receives the number of records of a topic that have not been read.
 	ConfigLag(topic string, records int64)
@@ -31,7 +31,7 @@ type Observer interface {
 	UnreadableRecord(topic string)
 }
 
-// Hooks are what a [Follower] calls. Begin, Take and End are called by one goroutine at a time.
+// Hooks are the callbacks of a [Follower]. Begin, Take and End are called by one goroutine at a time.
 type Hooks struct {
 	// Begin is called before the topic is read from its start. If void is true, nothing counts that was taken before:
 	// the topic is read for the first time, was created again or has lost records. Otherwise every record that was
@@ -113,7 +113,7 @@ func (f *Follower) session(ctx context.Context) error {
 	void := f.cutBack.Swap(false) || old == nil || old.ID() != r.ID()
 	if void {
 		f.read.Store(false)
-	} else if f.read.Load() { // what was taken still counts
+	} else if f.read.Load() { // the records taken are still valid
 		f.failing.Recover()
 	}
 	f.hooks.Begin(void, r)
@@ -135,7 +135,7 @@ func (f *Follower) session(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// follow reads until it cannot go on.
+// follow reads until an error that it cannot recover from.
 func (f *Follower) follow(ctx context.Context, r *Reader) error {
 	wait := pollWait / 2
 	for {
@@ -171,14 +171,14 @@ func (f *Follower) end(r *Reader) {
 	f.hooks.End()
 }
 
-// bear logs an error of reading and waits a little. It returns the errors after which reading cannot go on.
+// bear logs a read error and pauses. It returns errors after which reading cannot continue.
 func (f *Follower) bear(ctx context.Context, err error) error {
 	var lost *kgo.ErrDataLoss
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() == nil && errors.As(err, &lost):
-		// What was read may not be there any more, and other records may have its offsets.
+		// The records that were read may be lost, and others may have their offsets.
 		f.cutBack.Store(true)
 		return fmt.Errorf("%s/%d lost records: %w", lost.Topic, lost.Partition, err)
 	case ctx.Err() != nil, errors.Is(err, ErrRecreated), errors.Is(err, kgo.ErrClientClosed):
@@ -198,7 +198,7 @@ func (f *Follower) measure(ctx context.Context, r *Reader) error {
 		asking, cancel := context.WithTimeout(ctx, measurePeriod)
 		now, err := Describe(asking, r.client, r.topic)
 		cancel()
-		if err == nil { // otherwise Kafka is away, and the lag stays as it was known
+		if err == nil { // otherwise Kafka is unreachable, and the last lag is kept
 			if now.ID != r.ID() {
 				return ErrRecreated
 			}

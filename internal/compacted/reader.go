@@ -41,10 +41,10 @@ type Reader struct {
 	position map[int32]int64 // everything below it was read or does not exist
 	next     map[int32]int64 // the offset after the last record; below position once the topic lost records
 	progress time.Time       // when a position last moved
-	looked   time.Time       // when the reader last asked for the records that do not come
+	looked   time.Time       // when the reader last looked up the next record
 }
 
-// Open returns a reader of what the topic holds now, and of what is written to it later.
+// Open returns a reader of the topic's records and of those written to it later.
 func Open(ctx context.Context, newClient NewClient, topic string) (*Reader, error) {
 	client, err := newClient(append(options(),
 		kgo.ConsumeTopics(topic),
@@ -176,7 +176,7 @@ func (r *Reader) poll(ctx context.Context, wait time.Duration, take func(*kgo.Re
 func (r *Reader) moved(partition int32, next int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// After a reset to the start the position stays: what was read was read.
+	// A reset to the start does not lower the position: those records were read.
 	r.position[partition] = max(r.position[partition], next)
 	r.next[partition] = next
 	r.progress = time.Now()

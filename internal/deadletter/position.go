@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 )
 
-// Position is how far a replay has come. The zero value means that it has not begun.
+// Position is the progress of a replay. The zero value means that it has not started.
 type Position struct {
 	Topic  string `json:"topic"`
 	Asked  string `json:"asked"`  // the flags of the command
@@ -39,7 +39,7 @@ func (p *Position) Done() bool {
 
 func (p *Position) next(partition int32) int64 { return p.Partitions[partition].Next }
 
-// begin stores in the position what a new replay reads, or returns what is left of one that began before.
+// begin stores the range of a new replay in the position, or returns the rest of the range of an interrupted one.
 func (r *running) begin(spans map[int32]compacted.Span) (map[int32]compacted.Span, error) {
 	p := r.Position
 	if p.Partitions == nil {

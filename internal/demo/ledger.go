@@ -34,7 +34,7 @@ func (s side) sum() (n int64) {
 
 // check is one row of the ledger: its sides must be equal.
 type check struct {
-	about string // what is compared; the same for consecutive rows
+	about string // the comparison; the same for consecutive rows
 	kind  webhook.Kind
 	sides []side
 	note  string // breakdown of the last side

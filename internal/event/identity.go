@@ -10,11 +10,11 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// HeaderGatewayID is the header in which the gateway may give a source record an id of its own. An event that is
-// copied to another cluster, where its topic and offset are others, keeps that id.
+// HeaderGatewayID is the header in which the gateway may name the event of a source record. An event that is copied to
+// another cluster, where its topic id and offset differ, keeps that id.
 const HeaderGatewayID = "webhook-id"
 
-// maxGatewayID is the longest id that the gateway may give, in characters.
+// maxGatewayID is the length of the longest id that the gateway may set, in characters.
 const maxGatewayID = 128
 
 // derivedLength is the number of base62 characters that hold 128 bits.
@@ -23,9 +23,9 @@ const derivedLength = 22
 // derivedPrefix marks the ids that are derived from a record's position.
 const derivedPrefix = "evt_"
 
-// Namespace is what sets the ids of one topic apart from those of all others: the topic's id. Kafka gives each topic
-// its own, so a topic that was deleted and created again, or one on another cluster, is another namespace. It is text
-// so that the name can stand in where the broker knows no topic ids.
+// Namespace distinguishes the ids of one topic from those of all others. It is the topic's id, which Kafka makes
+// unique: a topic that was deleted and created again, or one on another cluster, is another namespace. It is text, so
+// that the topic's name can replace the id if the broker does not support topic ids.
 type Namespace string
 
 // NamespaceOf returns the namespace of a topic. A broker that knows no topic ids reports a zero id; the topic's name

@@ -35,9 +35,9 @@ type Claim struct {
 	Event     *event.Event
 }
 
-// owner is the text that says which event was the first: its id, and if that is derived from the record's position a
-// mark of the topic and one of the record. These tell a copy of the record, on another cluster or in a topic that was
-// created again, where it has another id.
+// owner returns the text that identifies the event of the first click: its id and, if that is derived from the record's
+// position, a mark of the topic and one of the record. The marks identify copies of the record that have another id, on
+// another cluster or in a topic that was created again.
 func (c *Claim) owner() string {
 	b := make([]byte, 0, 64)
 	b = append(b, c.Event.Identity()...)
@@ -106,8 +106,8 @@ func New(rdb redis.UniversalClient, prefix string, remember time.Duration) *Memo
 // when another event was first. Of two claims to a message in one call, the
 // earlier one wins. first must be as long as claims.
 //
-// After an error no answer is valid, and the caller makes the whole call again:
-// what it may have taken belongs to the same owners.
+// After an error no result is valid, and the caller repeats the whole call: the
+// claims that were stored belong to the same owners.
 func (m *Memory) Claim(ctx context.Context, claims []Claim, first []bool) error {
 	if len(first) != len(claims) {
 		return fmt.Errorf("claim clicks: %d claims, but room for %d answers", len(claims), len(first))

@@ -183,7 +183,7 @@ func (s survey) retentionProblems(topic string, t state) (problems []Problem) {
 	return problems
 }
 
-// sizeProblems compares what a topic takes with what its sources take.
+// sizeProblems compares the largest record that a topic accepts with that of its sources.
 func (s survey) sizeProblems(topic string, t state) []Problem {
 	need, source := s.largest(topic)
 	if limit, ok := t.limit(maxMessage); !ok || limit >= need {

@@ -23,8 +23,8 @@ const (
 	deadLetterRetention = 30 * 24 * time.Hour
 
 	maxMessage = "max.message.bytes"
-	// maxMessageBytes is the least that topics which smshooks writes are created with: a record as large as brokers take
-	// by default, and its headers.
+	// maxMessageBytes is the smallest max.message.bytes of created topics that smshooks writes: the brokers' default limit
+	// of a record, and its headers.
 	maxMessageBytes = 2 << 20
 	headerRoom      = 16 << 10
 	// largestBatch is the size that a batch of revocations may have, however small the records were: 512 KiB of ids and
@@ -49,8 +49,8 @@ func (l Line) String() string { return l.Topic + ": " + l.What }
 // EnsureTopics creates the topics that are missing, adds partitions to delay topics that have fewer than their source,
 // and raises a retention that would lose delayed records and a size of records that is below the source's. It never
 // deletes, shrinks or changes a cleanup policy, does nothing the second time, and may run in several instances at once.
-// It returns a line per topic, in a stable order, once all of them are visible. An error names what it could not put
-// right (then the lines are still there), or says that Kafka is unavailable ([IsUnavailable]).
+// It returns a line per topic, in a stable order, once all of them are visible. An error names what it could not
+// fix (the lines are returned nevertheless), or says that Kafka is unavailable ([IsUnavailable]).
 func EnsureTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Line, error) {
 	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {

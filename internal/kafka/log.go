@@ -63,8 +63,8 @@ func (h connectHook) OnBrokerConnect(meta kgo.BrokerMetadata, _ time.Duration, _
 	h(meta, err)
 }
 
-// reported are the beginnings of those messages of the client that come again and again while something fails, and that
-// are reported elsewhere, once: by Outages, by the group's hooks, by the poll or by who asked.
+// reported lists prefixes of messages that the client repeats while something fails. They are reported once elsewhere:
+// by Outages, by the group's hooks, by the poll, or by the caller.
 var reported = []string{
 	"unable to open connection to broker", "read from broker", "unable to request api versions",
 	"unable to initialize sasl",

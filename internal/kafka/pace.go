@@ -15,10 +15,10 @@ import (
 // fetchPace is the least time between two fetches of one broker by a client with [Config.PaceFetches].
 const fetchPace = 2 * time.Millisecond
 
-// paced spaces the fetches of one connection. A client asks for more as soon as it has been answered, and the broker
-// answers as soon as it has one record: at a thousand records a second that is a thousand fetches, and they are most of
-// the work. Spaced, each brings what came together meanwhile, and a record after a pause is still answered at once.
-// The client has no setting for it: a longer wait at the broker would have idle clients ask all the time.
+// paced spaces the fetches of one connection. A client fetches again as soon as the broker answers, and the broker
+// answers as soon as it has one record. At a thousand records a second that would be a thousand fetches, which are most
+// of the work. With spacing, each fetch returns all records since the last one, and a record after a pause is still
+// returned at once. The client has no setting for this: a longer minimum wait at the broker would delay single records.
 type paced struct {
 	net.Conn
 	fetches *rate.Limiter

@@ -129,8 +129,8 @@ func (l *sharedLease) end() {
 	}
 }
 
-// State implements event.Lease. Only all batches together settle the records. Once one of them is in progress the
-// others must be stored while that counts, and may go on when it counts no more.
+// State implements event.Lease. Only all batches together settle the records. Once one of them is in progress, the
+// others must be stored while the lease is draining; when it is revoked, they may continue.
 func (l *sharedLease) State() event.State {
 	l.mu.Lock()
 	defer l.mu.Unlock()

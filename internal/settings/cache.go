@@ -10,7 +10,7 @@ import (
 type cache[K comparable, V any] struct {
 	perShard int
 	hash     func(K) uint64
-	newest   func(K) compacted.Version // at least as new as what was read of the topic before the call
+	newest   func(K) compacted.Version // at least as new as every record read before the call
 	shards   [compacted.Shards]shard[K, V]
 }
 
@@ -49,11 +49,11 @@ func (c *cache[K, V]) stale(key K, v compacted.Version) bool {
 	return !ok || v.Newer(e.ver)
 }
 
-// put stores a value, unless the entry is as new. It returns false if the topic has a newer value that is not in
-// memory: then nothing is known of the key.
+// put stores a value, unless the entry is at least as new. It returns false if the topic has a newer value that is not
+// in memory: then the value of the key is unknown.
 //
-// The topic is asked under the lock. So a value that was read before a record arrived cannot replace that record's
-// value: either it is refused here, or the record's value is put after it.
+// newest is called under the lock. So a value that was read before a record arrived cannot replace that record's value:
+// either it is refused here, or the record's value is put after it.
 func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	s := c.shard(key)
 	s.mu.Lock()

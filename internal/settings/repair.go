@@ -29,18 +29,18 @@ func (s *Store) newest(userID int64) (v compacted.Version, removed bool) {
 type state int
 
 const (
-	// current: what the topic says, or an update that has not been read from it yet.
+	// current: the topic's newest, or an update that has not been read from the topic yet.
 	current state = iota
 	// outdated: Redis has lost a newer one (an eviction, a deletion, a restored
 	// snapshot, a replica that was behind) or is about to get it.
 	outdated
-	// foreign: the topic has no such record. It was in a log that has been cut
-	// back, or its tombstone was compacted away while nothing ran.
+	// foreign: the topic has no such record. It was lost by truncation, or its
+	// tombstone was compacted away while no instance ran.
 	foreign
 )
 
-// versionState compares a version found in Redis with what was read of the topic. It returns an error if Kafka cannot
-// be asked about a version newer than that.
+// versionState compares a version found in Redis with the newest one read from the topic. It returns an error if the
+// version is newer and Kafka cannot be reached to check it.
 func (s *Store) versionState(ctx context.Context, userID int64, v compacted.Version) (state, error) {
 	newest, _ := s.newest(userID)
 	if !v.Newer(newest) {
@@ -54,8 +54,8 @@ func (s *Store) versionState(ctx context.Context, userID int64, v compacted.Vers
 		}
 		return older(v, newest), nil
 	}
-	// Not read yet: another instance has just had it acknowledged, or an open transaction holds the reader back. It must
-	// exist.
+	// Not read yet: another instance has just had it acknowledged, or an open transaction holds the reader back. It
+	// must exist.
 	exists, err := r.Exists(ctx, v.Partition, v.Offset)
 	switch {
 	case err != nil:

@@ -1,9 +1,9 @@
 // Package settings holds users' webhook settings: config topic → Redis → memory.
 //
-// The topic is the source of truth. Every instance reads it whole and follows it with a [compacted.Follower]. What it
-// reads goes into memory at once and, if the instance materialises, into Redis, where each row has the version of its
-// document and is replaced only by a newer one. So any number of instances may write in any order. Memory is bounded;
-// for a user who is not in memory, Redis is asked.
+// The topic is the source of truth. Every instance reads all of it and follows it with a [compacted.Follower].
+// Records go into memory at once and, if the instance materialises, into Redis, where each row has the version of its
+// document and is replaced only by a newer one. So any number of instances may write in any order. Memory is bounded.
+// Users who are not in memory are looked up in Redis.
 //
 // An index of all users holds the version of each newest record (ADR 0010). An answer of Redis counts only with that
 // version. Whatever else happened to Redis (eviction, a restored snapshot, a replica that was behind), the record is
@@ -53,17 +53,17 @@ type Config struct {
 	KeyPrefix   string  // of every Redis key, e.g. "smshooks:"
 	MaxUsers    int     // users held in memory; 0: 200,000
 	Secrets     *Sealer // nil: auth is stored in clear
-	Materialise bool    // write to Redis what the topic says
+	Materialise bool    // write the topic's documents to Redis
 }
 
-// Observer receives what is measured. Its methods must not block.
+// Observer receives measurements. Its methods must not block.
 type Observer interface {
 	compacted.Observer
 	// ConfigUsers receives the number of users with settings in memory.
 	ConfigUsers(n int)
 }
 
-// Store answers what a user's settings are. It is safe for concurrent use.
+// Store looks up users' settings. It is safe for concurrent use.
 type Store struct {
 	cfg       Config
 	newClient compacted.NewClient
@@ -202,11 +202,11 @@ func (s *Store) Load(ctx context.Context, users []int64) error {
 	return failed
 }
 
-// errLost is the error of a row that is not what the topic says.
+// errLost is the error of a row that differs from the topic.
 var errLost = fmt.Errorf("%w: Redis has lost settings, they are read back", ErrNotReady)
 
 // documentIn returns the document of a row, nil for a user who was removed or never had one. It returns errLost if the
-// row is not what the topic says.
+// row differs from the topic.
 func (s *Store) documentIn(ctx context.Context, userID int64, r row) (*Document, compacted.Version, error) {
 	is, err := s.rowState(ctx, userID, r)
 	if err != nil {

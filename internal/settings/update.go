@@ -21,14 +21,15 @@ const (
 	// is longer than a record can be under way (deliveryTimeout).
 	lockKept        = 15 * time.Second
 	deliveryTimeout = 10 * time.Second
-	// retryPeriod is the pause between two looks at a lock.
+	// retryPeriod is the pause between two attempts to take a lock.
 	retryPeriod = 10 * time.Millisecond
 )
 
-// Document returns a user's document and its version, not older than anything
-// this instance read or any update was answered with. Redis is asked, and the
-// topic where Redis has not what it must have. A user without one has an empty
-// document and the zero version. After an error nothing may be concluded.
+// Document returns a user's document and its version. The version is at least
+// as new as every record that this instance has read and every acknowledged
+// update. Document reads Redis, and the topic if Redis lacks that version. A
+// user without a document has an empty one and the zero version. After an error
+// the user's settings are unknown.
 func (s *Store) Document(ctx context.Context, userID int64) (Document, compacted.Version, error) {
 	if !s.ready() {
 		return Document{}, compacted.Version{}, ErrNotReady
@@ -42,8 +43,8 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, compacted
 	d, ver, err := s.documentIn(ctx, userID, rows[0])
 	switch {
 	case errors.Is(err, errLost), err == nil && ver.Offset == 0:
-		// What another instance was given acknowledged a moment ago may be what
-		// Redis has lost, and may not have been read yet.
+		// The lost row may be an update that was just acknowledged to another
+		// instance, and that this one has not read yet.
 		if err := s.catchUp(ctx); err != nil {
 			return Document{}, compacted.Version{}, err
 		}
@@ -74,10 +75,10 @@ func (s *Store) readBackDocument(ctx context.Context, userID int64, seen string)
 }
 
 // Update changes a user's document and returns the result. change receives the
-// latest document and must not change what its pointers point to. Updates
-// of one user, by all instances, run one after the other and each sees what the
-// one before did. When Update returns, all in-sync replicas have the record, and
-// every instance's Document answers with it.
+// latest document and must not modify the values behind its pointers. Updates of
+// one user, by all instances, run one after the other, and each starts from the
+// result of the previous one. When Update returns, all in-sync replicas have the
+// record, and Document returns it on every instance.
 //
 // The error is ErrUnavailable, within 4 s, if Kafka or Redis is not reachable or the store
 // is not ready. If Kafka failed in the middle, the record may still arrive.

@@ -206,8 +206,8 @@ type Problem struct {
 	Text    string // what is wrong
 }
 
-// Problems returns what is wrong between the names of topics: each topic needs a name of its own, and Kafka takes names
-// that differ only in '.' and '_' for the same. It takes for granted that each name by itself is legal.
+// Problems returns the conflicts between the names of topics: each topic needs a unique name, and Kafka treats names
+// that differ only in '.' and '_' as the same. It assumes that each single name is legal.
 func (p *Plan) Problems() (problems []Problem) {
 	names := []struct{ setting, topic string }{
 		{"topics.dlr", p.DLR}, {"topics.click", p.Click}, {"topics.inbound", p.Inbound}, {"topics.revocation", p.Revocation},

@@ -76,7 +76,7 @@ func (g *group[G, T]) latency(now time.Time) float64 {
 	return seconds
 }
 
-// learn updates what is known of g from a call.
+// learn updates the state of g from a call.
 func (l *Lanes[G, T]) learn(g *group[G, T], r Report) {
 	g.healthy = r.OK || r.Took.Seconds() < quickFailure
 	if seconds := max(r.Took.Seconds(), leastDuration); g.average == 0 {
@@ -96,7 +96,7 @@ func (l *Lanes[G, T]) countFast(g *group[G, T], n int) {
 	}
 }
 
-// limit returns how many items g may queue: what it can work off within MaxWait.
+// limit returns how many items g may queue: as many as it can run within MaxWait.
 func (l *Lanes[G, T]) limit(g *group[G, T], now time.Time) int {
 	latency, most := g.latency(now), float64(l.cfg.MaxQueue)
 	if latency == 0 {
