@@ -20,7 +20,7 @@ func TestEachEventEndsOnce(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			withEnv(t, func(t *testing.T, s *env) {
-				r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test
+				r := rand.New(rand.NewPCG(seed, 1))
 				var handled []string
 				step := func() {
 					switch r.IntN(8) {
