@@ -225,3 +225,12 @@ func TestFlags(t *testing.T) {
 		t.Errorf("flags %q, want %q", got, want)
 	}
 }
+
+// TestUsage checks that no usage text contains a backquote: pflag prints a backquoted text in place of the value.
+func TestUsage(t *testing.T) {
+	for _, row := range config.Rows() {
+		if strings.Contains(row.Usage, "`") {
+			t.Errorf("%s: %q", row.Name, row.Usage)
+		}
+	}
+}

@@ -48,9 +48,9 @@ func kafkaTable() []setting {
 		one("kafka.sasl.mechanism", choice("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"), "", func(c *Config) *string { return &c.Kafka.SASL.Mechanism },
 			"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty to connect without authentication"),
 		one("kafka.sasl.username", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Username },
-			"user name"),
+			"user name for SASL"),
 		hidden(one("kafka.sasl.password", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Password },
-			"password of that user")),
+			"password of kafka.sasl.username")),
 	})
 }
 
@@ -92,7 +92,7 @@ func redisTable() []setting {
 		one("redis.username", text(), "", func(c *Config) *string { return &c.Redis.Username },
 			"user name; empty for the default user"),
 		hidden(one("redis.password", text(), "", func(c *Config) *string { return &c.Redis.Password },
-			"password of that user; empty for none")),
+			"password of redis.username; empty for none")),
 		one("redis.db", number(0, maxInt32), "0", func(c *Config) *int { return &c.Redis.DB },
 			"database number; 0 in a cluster"),
 		one("redis.key_prefix", text(), "smshooks:", func(c *Config) *string { return &c.Redis.KeyPrefix },
@@ -100,7 +100,7 @@ func redisTable() []setting {
 		one("redis.sentinel.username", text(), "", func(c *Config) *string { return &c.Redis.Sentinel.Username },
 			"user name at the Sentinels; empty for the default user"),
 		hidden(one("redis.sentinel.password", text(), "", func(c *Config) *string { return &c.Redis.Sentinel.Password },
-			"password of that user; empty for none")),
+			"password of redis.sentinel.username; empty for none")),
 	}, tlsTable("redis.tls", "Redis and the Sentinels", func(c *Config) *TLS { return &c.Redis.TLS }))
 }
 
@@ -182,8 +182,8 @@ func processTable() []setting {
 		hidden(one("secrets.key", key(), "", func(c *Config) *[]byte { return &c.Secrets.Key },
 			"base64 of 32 bytes that encrypt users' credentials and signing secrets at rest; empty to store them in clear text")),
 		hidden(many("secrets.previous_keys", key(), "", func(c *Config) *[][]byte { return &c.Secrets.PreviousKeys }, noEmptyKey,
-			"former values of secrets.key, still used for reading; not needed after `smshooks secrets reseal`")),
+			"former values of secrets.key, still used for reading; not needed after smshooks secrets reseal")),
 		one("embedded.dir", filled(), "smshooks-data", func(c *Config) *string { return &c.Embedded.Dir },
-			"directory of the data of `smshooks serve --embedded`"),
+			"directory of the data of smshooks serve --embedded"),
 	}
 }
