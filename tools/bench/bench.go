@@ -98,7 +98,7 @@ func choice(names []string) ([]scenario, error) {
 	all := scenarios()
 	for _, name := range names {
 		if !slices.ContainsFunc(all, func(s scenario) bool { return s.name == name }) {
-			return nil, fmt.Errorf("there is no scenario %q; there are %s", name, strings.Join(scenarioNames(), ", "))
+			return nil, fmt.Errorf("unknown scenario %q (try %s)", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
 	if len(names) == 0 {
@@ -136,7 +136,7 @@ func (b *bench) all(ctx context.Context, chosen []scenario) (*result.Report, err
 	return report, nil
 }
 
-// close ends and removes what was made, even after ctx has ended.
+// close stops and removes everything that was created, even after ctx has ended.
 func (b *bench) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -154,7 +154,7 @@ func (b *bench) close() error {
 	return errors.Join(err, b.kafka.stop(), b.redis.stop())
 }
 
-// say tells of progress.
+// say reports progress.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.Out, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05")}, args...)...)
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/proc"
 )
 
-// child is a process that is measured, or that helps with it. Its standard error goes to a file, as a service's log does.
+// child is a process that is measured, or that helps with it. Its standard error goes to a file, as a service's log
+// does.
 type child struct {
 	name  string
 	cmd   *exec.Cmd
@@ -99,7 +100,7 @@ func (c *child) next(ctx context.Context, event string) (proc.Note, error) {
 	}
 }
 
-// tail gives the end of its log.
+// tail returns the end of its log.
 func (c *child) tail() string {
 	data, err := os.ReadFile(c.log.Name())
 	if err != nil {

@@ -69,13 +69,13 @@ func (w *env) flags() []string {
 func (w *env) topic(kind string) string { return w.name + "-" + kind }
 func (w *env) group() string            { return w.name + "-" + strconv.Itoa(w.groups) }
 
-// again gives the next subject a group of its own, so that it reads the sources from their beginning.
+// again sets a new group for the next subject, so that it reads the sources from their beginning.
 func (w *env) again() { w.groups++ }
 
-// forget gives the next service an empty Redis.
+// forget empties Redis for the next service.
 func (w *env) forget() { w.memories++ }
 
-// skip gives the next subject a group of its own that begins at the end of the DLR topic.
+// skip sets a new group for the next subject, which starts at the end of the DLR topic.
 func (w *env) skip(ctx context.Context) error {
 	w.again()
 	ends, err := w.b.admin.ListEndOffsets(ctx, w.topic("dlr"))
@@ -88,7 +88,7 @@ func (w *env) skip(ctx context.Context) error {
 	return nil
 }
 
-// configure writes the settings of users 1 to n. url gives the DLR URL of one.
+// configure writes the settings of users 1 to n. url returns the DLR URL of one.
 func (w *env) configure(ctx context.Context, n int, url func(user int) string) error {
 	return w.b.produce(ctx, n, func(i int) *kgo.Record {
 		user := strconv.Itoa(i + 1)
@@ -106,7 +106,7 @@ func (w *env) dlr(i, user int, reference string) *kgo.Record {
 	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: newRecord(i, user, reference)}
 }
 
-// newRecord writes a delivery report of about 700 bytes; an empty reference stands for an ordinary one.
+// newRecord writes a delivery report of about 700 bytes; an empty reference means a default one.
 func newRecord(id, user int, reference string) []byte {
 	if reference == "" {
 		reference = "api-0227-abc123xyz-7f3e1c"
@@ -198,7 +198,7 @@ func (w *env) written(ctx context.Context, kind string) (int64, error) {
 
 // topics lists those whose names start with prefix.
 func (b *bench) topics(ctx context.Context, prefix string) ([]string, error) {
-	// Not by the admin client, which may answer from what it knew some seconds ago: a service creates topics, too.
+	// Not by the admin client, whose cache may be some seconds old: a service creates topics, too.
 	all, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, b.client)
 	if err != nil {
 		return nil, fmt.Errorf("listing topics: %w", err)

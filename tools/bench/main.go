@@ -1,4 +1,4 @@
-// Command bench measures the service from outside, beside a hand-written consumer and a bare client.
+// Command bench measures the service from outside, next to a hand-written consumer and a bare client.
 //
 // It starts a Kafka and a Redis (or uses those given), a receiver, and then, one after the other and taking turns, the
 // subjects: `smshooks serve` with everything on, a hand-written consumer, a bare client loop. All are child processes,
@@ -72,8 +72,8 @@ func rootCommand() *cobra.Command {
 		Use: "bench", Short: "Measure the service beside a hand-written consumer and a bare client", Args: noArguments,
 		Long: `Starts a Kafka and a Redis in containers (or uses those given), a receiver, and ` + "`smshooks serve`" + ` as a child process,
 and prints what a delivery costs, side by side with a hand-written consumer and a bare client loop that take turns
-with it. Settings of the service given as flags are handed on to ` + "`serve`" + `. Topics, groups and keys it makes start with
-bench- and are removed again.
+with it. Settings of the service given as flags are passed on to ` + "`serve`" + `. The topics, groups and keys it creates start with
+bench- and are removed afterwards.
 
 Scenarios: ` + strings.Join(scenarioNames(), ", "),
 		Example: `  go run -C tools/bench . --quick                                    does it work here? half a minute
@@ -159,8 +159,8 @@ func given(settings *pflag.FlagSet) []string {
 	return flags
 }
 
-// measureAndWrite runs the benchmark. It writes the figures of finished scenarios even if a later one fails, and the page
-// only if all passed.
+// measureAndWrite runs the benchmark. It writes the figures of finished scenarios even if a later one fails, and the
+// page only if all passed.
 func measureAndWrite(cmd *cobra.Command, o options, file, dir string) error {
 	figures, err := measure(cmd.Context(), o)
 	if figures == nil {

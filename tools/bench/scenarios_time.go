@@ -173,8 +173,8 @@ func closedPort() (string, error) {
 	return "", errors.New("no closed port below 1024 at 127.0.0.1")
 }
 
-// watchParking follows the retry topic until it holds count records. It counts from when the last look that saw none was
-// begun, so that the rate is rather too low than too high: a look can take long on a busy broker.
+// watchParking follows the retry topic until it holds count records. It counts from the start of the last check that
+// saw none, so that the rate is too low rather than too high: a check can take long on a busy broker.
 func (w *env) watchParking(ctx context.Context, c *child, count int64) (result.Figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()

@@ -47,7 +47,7 @@ func docker(ctx context.Context, args ...string) (string, error) {
 	return output(ctx, "docker", args...)
 }
 
-// choose gives the first image that is on the machine, else the last, which docker run pulls.
+// choose returns the first image that is on the machine, else the last, which docker run pulls.
 func choose(ctx context.Context, images []string) string {
 	for _, image := range images {
 		if image == "" {
@@ -60,8 +60,8 @@ func choose(ctx context.Context, images []string) string {
 	return images[len(images)-1]
 }
 
-// freePorts returns n loopback ports on which nobody listens. They lie below the range from which the system picks ports
-// for outgoing connections (32768 and up on Linux), so that none is taken before the server listens.
+// freePorts returns n loopback ports on which nothing listens. They are below the range from which the system picks
+// ports for outgoing connections (32768 and up on Linux), so that none is taken before the server listens.
 func freePorts(n int) ([]string, error) {
 	const lowest, highest, tries = 15_000, 20_000, 100
 	var ports []string
@@ -79,8 +79,8 @@ func freePorts(n int) ([]string, error) {
 	return nil, fmt.Errorf("find %d free ports from %d to %d: all that were tried are taken", n, lowest, highest)
 }
 
-// startContainer starts a container on the host's own network: a published port would go through Docker's proxy, and the
-// proxy would take processor time from what is measured.
+// startContainer starts a container on the host's own network: a published port would go through Docker's proxy, and
+// the proxy would take processor time from what is measured.
 func startContainer(ctx context.Context, images []string, port string, args func(image string) []string) (*server, error) {
 	if _, err := docker(ctx, "version"); err != nil {
 		return nil, fmt.Errorf("docker is missing or does not answer; pass --kafka HOST:PORT and --redis HOST:PORT: %w", err)
@@ -127,7 +127,7 @@ func startRedis(ctx context.Context) (*server, error) {
 	})
 }
 
-// startStack starts what was not given, and waits until both answer.
+// startStack starts the servers that were not given, and waits until both answer.
 func (b *bench) startStack(ctx context.Context) (err error) {
 	b.kafka, b.redis = &server{addr: b.Kafka}, &server{addr: b.Redis}
 	if b.Kafka == "" {

@@ -100,7 +100,7 @@ func (b *bench) hammer(t *target, requests int) (*child, error) {
 // trust makes a child trust the receivers' certificate.
 func (b *bench) trust() []string { return []string{"SSL_CERT_FILE=" + filepath.Join(b.dir, certFile)} }
 
-// watch waits for the first and the last request that the receiver was armed for, and gives what subject did between
+// watch waits for the first and the last request that the receiver was armed for, and returns what subject did between
 // them: deliveries per second, CPU per delivery, and its peak memory so far.
 func (b *bench) watch(ctx context.Context, t *target, subject *child, count int) (result.Figures, proc.Note, error) {
 	fail := func(err error) (result.Figures, proc.Note, error) { return nil, proc.Note{}, err }

@@ -16,7 +16,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Config says what is sent.
+// Config configures a run.
 type Config struct {
 	Addr     string      // host:port of the receiver
 	TLS      *tls.Config // nil = plain HTTP
@@ -25,8 +25,8 @@ type Config struct {
 	Record   []byte      // the DLR record whose body is sent
 }
 
-// Run sends the requests. With a receiver that closes after every reply it dials for every request. The first error ends
-// it.
+// Run sends the requests. With a receiver that closes after every reply it dials for every request. The first error
+// ends it.
 func Run(ctx context.Context, cfg Config) error {
 	request, err := serialise(cfg)
 	if err != nil {
@@ -101,7 +101,7 @@ func loop(ctx context.Context, cfg Config, request []byte, left *atomic.Int64) e
 	return nil
 }
 
-// readReply reads a reply without a body and tells whether the connection can be used again.
+// readReply reads a reply without a body and reports whether the connection can be used again.
 func readReply(conn net.Conn, buf []byte) (again bool, err error) {
 	have := 0
 	for {

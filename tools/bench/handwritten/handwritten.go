@@ -1,5 +1,6 @@
 // Package handwritten is what a good engineer writes in an afternoon, for comparison: franz-go, net/http with enough
-// idle connections, a pool of workers, a commit per batch. It looks nothing up, keeps no order, and forgets what failed.
+// idle connections, a pool of workers, a commit per batch. It looks nothing up, keeps no order, and forgets what
+// failed.
 package handwritten
 
 import (
@@ -23,7 +24,7 @@ const (
 	fetchSize = 8 << 20 // bytes; the client's default of 50 MiB would unpack a whole backlog into memory
 )
 
-// Config says what is consumed and where it goes.
+// Config configures the source and the destination.
 type Config struct {
 	Brokers []string
 	Group   string

@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// Config says what is read.
+// Config configures a reading.
 type Config struct {
 	Brokers []string
 	Topic   string

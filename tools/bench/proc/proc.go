@@ -1,5 +1,5 @@
-// Package proc is the border between the benchmark and its child processes: what they tell, and what the kernel says
-// they cost.
+// Package proc is the interface between the benchmark and its child processes: what they report, and what the kernel
+// reports they cost.
 package proc
 
 import (

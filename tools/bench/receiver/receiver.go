@@ -1,9 +1,9 @@
 // Package receiver is the benchmarks' customer: an HTTP/1.1 server that costs as little as possible, answers 200 to
-// everything, and tells when the first and the last of an announced number of requests came.
+// everything, and reports when the first and the last of an announced number of requests arrived.
 //
-// It runs as a child process and is spoken to in lines: "arm SKIP COUNT" on its input makes it forget what it
-// counted, skip SKIP requests and watch the COUNT that follow. On its output it tells JSON [proc.Note]s: "listening" once,
-// then "armed", "first" and "done" for every arm. It ends with its input.
+// It runs as a child process and is controlled by lines: "arm SKIP COUNT" on its input makes it forget what it counted,
+// skip SKIP requests and watch the COUNT that follow. On its output it writes JSON [proc.Note]s: "listening" once, then
+// "armed", "first" and "done" for every arm. It ends with its input.
 package receiver
 
 import (
@@ -54,7 +54,7 @@ type server struct {
 	out   *json.Encoder
 }
 
-// Run serves until in ends or ctx does. An error says what could not be listened to, or was wrong on the input.
+// Run serves until in ends or ctx does. An error says why it cannot listen, or what is wrong with the input.
 func Run(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *server) accept(l net.Listener) {
 			time.Sleep(time.Millisecond) // out of descriptors, say: some will be closed
 			continue
 		}
-		// 0.0.0.0 is listened to for the sake of 127.x.y.z; nobody else is served.
+		// The listener is on 0.0.0.0 to accept all of 127.x.y.z. No other clients are served.
 		if a, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
 			conn.Close()
 			continue
@@ -117,7 +117,7 @@ func (s *server) accept(l net.Listener) {
 var reply = []byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 var lastReply = []byte("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 
-// serve reads requests and answers them, until the peer closes or says something that is no request.
+// serve reads requests and answers them, until the peer closes the connection or sends an invalid request.
 func (s *server) serve(conn net.Conn) {
 	defer conn.Close()
 	if s.cfg.TLS != nil {
@@ -197,7 +197,7 @@ func (s *server) received(body []byte) {
 	}
 	if n == w.skip+1 {
 		w.first.Store(time.Now().UnixNano())
-		_ = s.tell(proc.Note{Event: "first"}) // a parent that is gone needs no news
+		_ = s.tell(proc.Note{Event: "first"}) // fails only if the parent has exited
 	}
 	if n == w.last {
 		_ = s.tell(w.done(time.Now()))
@@ -213,8 +213,8 @@ func readMark(text []byte) (ns int64, ok bool) {
 	return ns, err == nil
 }
 
-// done gives the figures of what was watched: the latencies from the time in the body to the moment the request had
-// been read, if the bodies had one, and the handshakes since it was armed.
+// done returns the figures of the watched requests: the latencies from the time in the body to the moment the request
+// had been read, if the bodies had one, and the handshakes since it was armed.
 func (w *watch) done(now time.Time) proc.Note {
 	f := result.Figures{}
 	if n := w.handshakes.Load(); n > 0 {

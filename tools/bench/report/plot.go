@@ -104,7 +104,7 @@ func rowsWith(s *result.Scenario, figure string) (rows []*result.Row) {
 	return rows
 }
 
-// limits gives the goals for a figure, each limit once.
+// limits returns the goals for a figure, each limit once.
 func limits(s *result.Scenario, figure string) (goals []result.Goal) {
 	seen := make(map[float64]bool)
 	for _, g := range s.Goals {

@@ -117,7 +117,7 @@ func (s *Scenario) Row(subject, condition string) *Row {
 	return r
 }
 
-// Median gives a median, and whether it was measured.
+// Median returns a median, and whether it was measured.
 func (s *Scenario) Median(subject, condition, figure string) (float64, bool) {
 	for _, r := range s.Rows {
 		if r.Subject == subject && r.Case == condition {
@@ -128,7 +128,7 @@ func (s *Scenario) Median(subject, condition, figure string) (float64, bool) {
 	return 0, false
 }
 
-// Add appends a run and computes the medians anew.
+// Add appends a run and computes the medians again.
 func (r *Row) Add(f Figures) {
 	r.Runs = append(r.Runs, f)
 	values := make(map[string][]float64)

@@ -25,7 +25,7 @@ func Number(v float64, decimals int) string {
 	return sign + digits
 }
 
-// Table gives the scenario's medians as cells, the heads first. A figure that was not measured is "".
+// Table returns the scenario's medians as cells, the heads first. A figure that was not measured is "".
 func (s *Scenario) Table() [][]string {
 	columns := s.Shown()
 	head := []string{"", "case"}
