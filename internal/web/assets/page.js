@@ -69,10 +69,10 @@ async function test(form) {
       throw new Error(page.querySelector("main [role=alert]")?.textContent);
     }
     for await (const line of lines(reply.body)) {
-      const line = JSON.parse(line);
-      result(document.getElementById("result-" + line.kind), line.status, line.text);
-      if (line.status !== "skipped") sent++;
-      if (line.status === "ok") good++;
+      const outcome = JSON.parse(line);
+      result(document.getElementById("result-" + outcome.kind), outcome.status, outcome.text);
+      if (outcome.status !== "skipped") sent++;
+      if (outcome.status === "ok") good++;
     }
     status.textContent = sent ? good + " of " + sent + " succeeded." : "No URL is saved yet.";
   } catch (error) {
