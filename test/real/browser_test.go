@@ -317,12 +317,12 @@ func signIn(t *testing.T, b *tab, page, key string) {
 	b.open(page)
 	b.fill("key", "smsh_wrong")
 	b.press("form button")
-	b.see(text("key-error"), "unknown or was revoked")
+	b.see(text("key-error"), "unknown or revoked")
 	b.see("document.activeElement.id", "key")
 	b.picture("account-sign-in.png")
 	b.fill("key", key)
 	b.press("form button")
-	b.see(text("deliveries"), "Nothing has been sent yet")
+	b.see(text("deliveries"), "No deliveries yet")
 	if got := b.eval("document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage)"); got != "{}{}" {
 		t.Errorf("scripts can read %s", got)
 	}
@@ -476,7 +476,7 @@ func withoutScripts(t *testing.T, b *tab, e *env, page, key string) {
 	b.scripts(false)
 	defer b.scripts(true)
 	b.press("header button")
-	b.see("document.body.innerText", "You are signed out.")
+	b.see("document.body.innerText", "You have signed out.")
 	b.fill("key", key)
 	b.press("form button")
 	b.see(value("dlr_url"), e.recv.URL("/dlr/42"))

@@ -42,7 +42,12 @@ func TestHostileEndpoints(t *testing.T) {
 	const firstVice, timeout = 1001, time.Second
 	healthyUsers, rate, each := int64(100), pick(200, 500), pick(4, 30)
 	f := newFaultyServer()
-	f.addr = f.listen(t, outside+":0")
+	// Its port is one of those that the harness reserves, so that nobody has it at the address of within.
+	_, port, err := net.SplitHostPort(harness.FreeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.addr = f.listen(t, net.JoinHostPort(outside, port))
 	dir := t.TempDir()
 	faults := append(f.faults(), secureFaults(t, f, filepath.Join(dir, "ca.pem"))...)
 	faults = append(faults, silentFaults(t)...)
