@@ -33,7 +33,9 @@ func (a *App) Run(ctx context.Context) error {
 	g.serve("clients", noError(func(ctx context.Context) { <-ctx.Done(); a.close() }))
 	g.serve("clock", noError(func(ctx context.Context) { a.clock.Run(ctx, a.redisTime) }))
 	g.serve("readiness", noError(func(ctx context.Context) { watchReadiness(ctx, a.checks(), a.Log) }))
-	g.serve("Redis health", noError(a.redisHealth.watch))
+	if !a.Embedded { // the Redis inside the process evicts nothing and has no policy to read
+		g.serve("Redis health", noError(a.redisHealth.watch))
+	}
 	g.serve("topics", after(checked, noError(a.watcher.Run)))
 	g.serve("settings", after(checked, a.store.Run))
 	g.serve("API keys", after(checked, a.keys.Run))
