@@ -67,6 +67,12 @@ compiler() {
   packages gcc libc6-dev
 }
 
+# One test has signatures verified by the official JavaScript library of Standard Webhooks.
+javascript() {
+  if have node && have npm; then say "node and npm: there"; return; fi
+  packages nodejs npm
+}
+
 # One test brings up docker-compose.yml.
 compose() {
   if docker compose version >/dev/null 2>&1 || have docker-compose; then say "docker compose: there"; return; fi
@@ -263,6 +269,7 @@ fi
 docker_up
 compose
 compiler
+javascript
 monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
