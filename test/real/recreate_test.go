@@ -3,6 +3,7 @@ package real_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -210,7 +211,10 @@ func TestRecreatedUnderLoad(t *testing.T) {
 		again += n - 1
 	}
 	t.Logf("%d messages written to the new topics, %d requests again", len(messages), again)
-	if again > 0 {
+	// Records that a member has not committed when it loses its partitions are sent again. A machine that is too busy for
+	// heartbeats makes it lose them.
+	lost := slices.ContainsFunc(members, func(p *harness.Proc) bool { return strings.Contains(p.Log(), "partitions lost") })
+	if again > 0 && !lost {
 		t.Errorf("%d messages were delivered more than once", again)
 	}
 	for _, p := range members {
