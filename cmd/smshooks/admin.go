@@ -137,7 +137,7 @@ func keysCommand() *cobra.Command {
 			})
 		}}
 	create.Flags().Int64Var(&user, "user", 0, "user id of the key's owner (required)")
-	create.Flags().StringVar(&name, "name", "", "name that tells the user's keys apart")
+	create.Flags().StringVar(&name, "name", "", "name that distinguishes the user's keys")
 	revoke := &cobra.Command{Use: "revoke KEY", Short: "Revoke an API key", Args: arguments(1),
 		Example: "  smshooks keys revoke KEY",
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -281,7 +281,7 @@ func (d Document) Settings() *webhook.Settings {
 		s.Sign(&usable)
 	}
 	if dlr := s.Endpoints[webhook.DLR]; dlr != nil {
-		dlr.Statuses, _ = webhook.ParseStatuses(d.StatusNames()) // all if there is no list
+		dlr.Statuses, _ = webhook.ParseStatuses(d.StatusNames()) // no list means all
 	}
 	return s
 }

@@ -185,7 +185,7 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 // save stores what the user changed.
 func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	f := sentForm(r.PostForm)
-	// Without the store there is nothing else to show, but the user must not lose what they entered (except secrets).
+	// The page can show nothing else without the store, but the user must not lose what they entered (except secrets).
 	onlyForm := func(status int, alert string) {
 		id, _ := strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
 		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(),
