@@ -1,8 +1,9 @@
 // Command receiver is an example of a webhook receiver. It prints one line per event.
 //
-// It does the four things that every receiver should do. It checks the signature of every request and the Basic Auth of
-// delivery reports, both in constant time. It answers 200 quickly, and only after it has stored the event. It remembers
-// the Webhook-Id of each event: a webhook may arrive twice, and the second one must have no effect.
+// It does what every receiver should do. It checks the signature of every request and the Basic Auth of delivery
+// reports, both in constant time. It answers 200 quickly, and only after it has stored the event. It remembers the
+// Webhook-Id of each event: a webhook may arrive twice, and the second one must have no effect. It remembers the
+// Webhook-Event-Time of each message: an earlier event that arrives late must not replace a later one.
 package main
 
 import (
@@ -30,9 +31,10 @@ import (
 
 const (
 	maxBody  = 1 << 20
-	remember = 100_000 // ids; a real receiver stores them with the events
+	remember = 100_000 // ids, and messages; a real receiver stores them with the events
 	// tolerance is how far the time of a signed request may be off. An older request may be a recorded one.
 	tolerance = 5 * time.Minute
+	eventTime = "2006-01-02T15:04:05.000Z"
 )
 
 func main() {
@@ -76,30 +78,44 @@ type receiver struct {
 	out  io.Writer
 
 	mu    sync.Mutex
-	seen  map[string]bool // Webhook-Ids
-	order []string        // the ids of seen, as a ring
-	next  int
+	seen  *memory // Webhook-Ids
+	times *memory // by kind and message, the time of the latest event
 }
 
 func newReceiver(auth string, key []byte, out io.Writer) *receiver {
-	return &receiver{auth: auth, key: key, out: out, seen: map[string]bool{}, order: make([]string, remember)}
+	return &receiver{auth: auth, key: key, out: out, seen: newMemory(remember), times: newMemory(remember)}
+}
+
+// readers read the body of an event by its kind.
+var readers = map[string]func(contentType string, body []byte) (message, text string, err error){
+	"dlr":          sms(`dlr           message %[1]s is %[2]s`, "dlr_status"),
+	"click":        sms(`click         message %[1]s, %[2]s`, "original_url"),
+	"inbound":      sms(`inbound       message %[1]s from %[2]s: %[3]s`, "from", "message"),
+	"revoke_click": revocation,
 }
 
 // handler returns a handler with one path per kind.
 func (r *receiver) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /dlr", func(w http.ResponseWriter, req *http.Request) {
-		if !r.authorised(req) {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		kind := kindOf(req.URL)
+		switch {
+		case readers[kind] == nil:
+			http.NotFound(w, req)
+		case req.Method != http.MethodPost:
+			http.Error(w, "must be POST", http.StatusMethodNotAllowed)
+		case kind == "dlr" && !r.authorised(req):
 			w.Header().Set("WWW-Authenticate", `Basic realm="webhooks"`)
 			http.Error(w, "wrong user or password", http.StatusUnauthorized)
-			return
+		default:
+			r.take(w, req, kind)
 		}
-		r.take(w, req, message("dlr"))
 	})
-	mux.HandleFunc("POST /click", func(w http.ResponseWriter, req *http.Request) { r.take(w, req, message("click")) })
-	mux.HandleFunc("POST /inbound", func(w http.ResponseWriter, req *http.Request) { r.take(w, req, message("inbound")) })
-	mux.HandleFunc("POST /revoke_click", func(w http.ResponseWriter, req *http.Request) { r.take(w, req, revocation) })
-	return mux
+}
+
+// kindOf returns the last segment of a URL's path: "dlr" for /dlr, /dlr/, /hooks/dlr and /dlr?x=1.
+func kindOf(u *url.URL) string {
+	path := strings.TrimRight(u.Path, "/")
+	return path[strings.LastIndexByte(path, '/')+1:]
 }
 
 // authorised compares in constant time. Hashes hide the length, too.
@@ -145,9 +161,8 @@ func (r *receiver) signed(h http.Header, body []byte, now time.Time) bool {
 	return false
 }
 
-// take reads an event, prints it unless it was received before, and answers 200.
-func (r *receiver) take(w http.ResponseWriter, req *http.Request,
-	describe func(contentType string, body []byte) (string, error)) {
+// take reads an event, prints it unless it was received before or is out of date, and answers 200.
+func (r *receiver) take(w http.ResponseWriter, req *http.Request, kind string) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 	if err != nil {
 		http.Error(w, "cannot read the body", http.StatusBadRequest)
@@ -157,15 +172,21 @@ func (r *receiver) take(w http.ResponseWriter, req *http.Request,
 		http.Error(w, "wrong signature", http.StatusUnauthorized)
 		return
 	}
-	text, err := describe(req.Header.Get("Content-Type"), body)
+	id, at := req.Header.Get("Webhook-Id"), req.Header.Get("Webhook-Event-Time")
+	if _, err := time.Parse(eventTime, at); err != nil || id == "" {
+		http.Error(w, "Webhook-Id or Webhook-Event-Time is missing", http.StatusBadRequest)
+		return
+	}
+	message, text, err := readers[kind](req.Header.Get("Content-Type"), body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	id := req.Header.Get("Webhook-Id")
-	if err := r.once(id, func() error {
-		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s, of %s\n", text, id, req.Header.Get("Webhook-Attempt"),
-			req.Header.Get("Webhook-Event-Time"))
+	if message == "" {
+		message = id // a batch is an event of its own
+	}
+	if err := r.apply(id, kind+" "+message, at, func() error {
+		_, err := fmt.Fprintf(r.out, "%s  id %s, attempt %s, of %s\n", text, id, req.Header.Get("Webhook-Attempt"), at)
 		return err
 	}); err != nil {
 		http.Error(w, "cannot store the event", http.StatusInternalServerError) // the service retries
@@ -174,59 +195,76 @@ func (r *receiver) take(w http.ResponseWriter, req *http.Request,
 	w.WriteHeader(http.StatusOK)
 }
 
-// once calls store unless the id was stored before. An event without an id is always stored.
-func (r *receiver) once(id string, store func() error) error {
+// apply calls store, unless the event was stored before or a later one of the same message was. Times of this form
+// compare as texts.
+func (r *receiver) apply(id, message, at string, store func() error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.seen[id] {
+	if _, seen := r.seen.values[id]; seen {
 		return nil
 	}
-	if err := store(); err != nil {
-		return err
+	if at >= r.times.values[message] {
+		if err := store(); err != nil {
+			return err
+		}
+		r.times.put(message, at)
 	}
-	if id == "" {
-		return nil
-	}
-	delete(r.seen, r.order[r.next])
-	r.order[r.next], r.seen[id] = id, true
-	r.next = (r.next + 1) % len(r.order)
+	r.seen.put(id, "")
 	return nil
 }
 
-// message describes a form whose field sms contains JSON.
-func message(kind string) func(string, []byte) (string, error) {
-	return func(contentType string, body []byte) (string, error) {
+// memory remembers the values of the keys that were added last.
+type memory struct {
+	values map[string]string
+	order  []string // the keys, as a ring
+	next   int
+}
+
+func newMemory(size int) *memory {
+	return &memory{values: map[string]string{}, order: make([]string, size)}
+}
+
+func (m *memory) put(key, value string) {
+	if _, known := m.values[key]; !known {
+		delete(m.values, m.order[m.next])
+		m.order[m.next] = key
+		m.next = (m.next + 1) % len(m.order)
+	}
+	m.values[key] = value
+}
+
+// sms returns a reader of forms whose field sms contains JSON. It describes the event with the message's id and fields.
+func sms(format string, fields ...string) func(contentType string, body []byte) (message, text string, err error) {
+	return func(contentType string, body []byte) (message, text string, err error) {
 		if t, _, err := mime.ParseMediaType(contentType); err != nil || t != "application/x-www-form-urlencoded" {
-			return "", errors.New("not a form")
+			return "", "", errors.New("not a form")
 		}
 		form, err := url.ParseQuery(string(body))
 		if err != nil {
-			return "", errors.New("not a form")
+			return "", "", errors.New("not a form")
 		}
 		// Raw JSON keeps all digits of large ids and contains no control characters.
 		var sms map[string]json.RawMessage
-		if err := json.Unmarshal([]byte(form.Get("sms")), &sms); err != nil || sms == nil {
-			return "", errors.New("sms is not a JSON object")
+		if err := json.Unmarshal([]byte(form.Get("sms")), &sms); err != nil || sms["id"] == nil {
+			return "", "", errors.New("sms is not a JSON object with an id")
 		}
-		switch kind {
-		case "click":
-			return fmt.Sprintf("click         message %s, %s", sms["id"], sms["original_url"]), nil
-		case "inbound":
-			return fmt.Sprintf("inbound       message %s from %s: %s", sms["id"], sms["from"], sms["message"]), nil
+		values := []any{sms["id"]}
+		for _, field := range fields {
+			values = append(values, sms[field])
 		}
-		return fmt.Sprintf("dlr           message %s is %s", sms["id"], sms["dlr_status"]), nil
+		return string(sms["id"]), fmt.Sprintf(format, values...), nil
 	}
 }
 
-// revocation describes a batch of revoked clicks.
-func revocation(_ string, body []byte) (string, error) {
+// revocation reads a batch of revoked clicks.
+func revocation(_ string, body []byte) (message, text string, err error) {
 	var batch struct {
 		Event    string        `json:"event"`
 		API      []json.Number `json:"api_sms_ids"`
 		Campaign []json.Number `json:"campaign_sms_ids"`
 	}
 	if err := json.Unmarshal(body, &batch); err != nil || batch.Event != "clicks_revoked" {
-		return "", errors.New("not a clicks_revoked event")
+		return "", "", errors.New("not a clicks_revoked event")
 	}
-	return fmt.Sprintf("revoke_click  api %v, campaigns %v", batch.API, batch.Campaign), nil
+	return "", fmt.Sprintf("revoke_click  api %v, campaigns %v", batch.API, batch.Campaign), nil
 }

@@ -18,12 +18,15 @@ import (
 
 const form = "application/x-www-form-urlencoded"
 
-func sms(text string) string { return "sms=" + url.QueryEscape(text) }
+const eventAt = "2026-02-27T14:30:00.123Z"
+
+func smsBody(text string) string { return "sms=" + url.QueryEscape(text) }
 
 // send posts body and returns the status of the answer.
 func send(h http.Handler, path, contentType, body string, header ...string) int {
 	req := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Webhook-Event-Time", eventAt)
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
@@ -38,27 +41,27 @@ func TestEvents(t *testing.T) {
 		status                        int
 		line                          string
 	}{
-		{"dlr", "/dlr", form, sms(`{"id":9007199254740993,"dlr_status":"Delivered"}`), 200, `dlr           message 9007199254740993 is "Delivered"`},
-		{"click", "/click", form, sms(`{"id":"a;b","original_url":"https://example.com/?a=1&b=2"}`), 200, `click         message "a;b", "https://example.com/?a=1&b=2"`},
-		{"inbound", "/inbound", form, sms(`{"id":1,"from":15550100,"message":"one\ntwo"}`), 200, `inbound       message 1 from 15550100: "one\ntwo"`},
+		{"dlr", "/dlr", form, smsBody(`{"id":9007199254740993,"dlr_status":"Delivered"}`), 200, `dlr           message 9007199254740993 is "Delivered"`},
+		{"click", "/click", form, smsBody(`{"id":"a;b","original_url":"https://example.com/?a=1&b=2"}`), 200, `click         message "a;b", "https://example.com/?a=1&b=2"`},
+		{"inbound", "/inbound", form, smsBody(`{"id":1,"from":15550100,"message":"one\ntwo"}`), 200, `inbound       message 1 from 15550100: "one\ntwo"`},
 		{"revocation", "/revoke_click", "application/json", `{"event":"clicks_revoked","count":3,"api_sms_ids":[1,2],"campaign_sms_ids":[3]}`, 200, "revoke_click  api [1 2], campaigns [3]"},
 		{"no JSON", "/dlr", form, "sms=%7B", 400, ""},
 		{"no object", "/dlr", form, "sms=null", 400, ""},
+		{"no id of a message", "/dlr", form, "sms={}", 400, ""},
 		{"no form", "/inbound", "application/json", "{}", 400, ""},
 		{"another event", "/revoke_click", "application/json", `{"event":"other"}`, 400, ""},
-		{"too large", "/click", form, sms(strings.Repeat("x", maxBody)), 400, ""},
+		{"too large", "/click", form, smsBody(strings.Repeat("x", maxBody)), 400, ""},
 		{"unknown path", "/other", form, "", 404, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			h := newReceiver("", nil, &out).handler()
-			if got := send(h, tc.path, tc.contentType, tc.body, "Webhook-Id", "x/0/1", "Webhook-Attempt", "1",
-				"Webhook-Event-Time", "2026-02-27T14:30:00.123Z"); got != tc.status {
+			if got := send(h, tc.path, tc.contentType, tc.body, "Webhook-Id", "x/0/1", "Webhook-Attempt", "1"); got != tc.status {
 				t.Errorf("status %d, want %d", got, tc.status)
 			}
 			want := ""
 			if tc.line != "" {
-				want = tc.line + "  id x/0/1, attempt 1, of 2026-02-27T14:30:00.123Z\n"
+				want = tc.line + "  id x/0/1, attempt 1, of " + eventAt + "\n"
 			}
 			if out.String() != want {
 				t.Errorf("printed %q, want %q", out.String(), want)
@@ -70,13 +73,13 @@ func TestEvents(t *testing.T) {
 func TestPrintsAnEventOnce(t *testing.T) {
 	var out bytes.Buffer
 	r := newReceiver("", nil, &out)
-	r.order = make([]string, 2)
+	r.seen = newMemory(2)
 	h := r.handler()
 	for i, tc := range []struct {
 		id    string
 		lines int
-	}{{"a", 1}, {"a", 1}, {"b", 2}, {"a", 2}, {"c", 3}, {"a", 4 /* forgotten meanwhile */}, {"c", 4}, {"", 5}, {"", 6}} {
-		if got := send(h, "/dlr", form, sms(`{"id":1}`), "Webhook-Id", tc.id); got != 200 {
+	}{{"a", 1}, {"a", 1}, {"b", 2}, {"a", 2}, {"c", 3}, {"a", 4 /* forgotten meanwhile */}, {"c", 4}} {
+		if got := send(h, "/dlr", form, smsBody(`{"id":1}`), "Webhook-Id", tc.id); got != 200 {
 			t.Errorf("step %d: status %d", i, got)
 		}
 		if got := strings.Count(out.String(), "\n"); got != tc.lines {
@@ -103,7 +106,7 @@ func TestAnswersOnlyForWhatIsKept(t *testing.T) {
 	var out brokenOnce
 	h := newReceiver("", nil, &out).handler()
 	for _, want := range []int{500, 200} {
-		if got := send(h, "/dlr", form, sms(`{"id":1}`), "Webhook-Id", "a"); got != want {
+		if got := send(h, "/dlr", form, smsBody(`{"id":1}`), "Webhook-Id", "a"); got != want {
 			t.Errorf("status %d, want %d", got, want)
 		}
 	}
@@ -122,8 +125,10 @@ func TestAuth(t *testing.T) {
 		{"/dlr", "", "", 401},
 		{"/click", "", "", 200},
 	} {
-		req := httptest.NewRequest(http.MethodPost, tc.path, strings.NewReader(sms(`{"id":1}`)))
+		req := httptest.NewRequest(http.MethodPost, tc.path, strings.NewReader(smsBody(`{"id":1}`)))
 		req.Header.Set("Content-Type", form)
+		req.Header.Set("Webhook-Id", "a")
+		req.Header.Set("Webhook-Event-Time", eventAt)
 		if tc.user != "" {
 			req.SetBasicAuth(tc.user, tc.pass)
 		}
@@ -146,7 +151,7 @@ func TestSignature(t *testing.T) {
 			t.Errorf("%s was accepted as a secret", bad)
 		}
 	}
-	body := sms(`{"id":1}`)
+	body := smsBody(`{"id":1}`)
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	hourAgo := strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10)
 	sign := func(key []byte, text string) string {
@@ -175,6 +180,47 @@ func TestSignature(t *testing.T) {
 		got := send(h, "/dlr", form, body, "Webhook-Id", tc.id, "Webhook-Timestamp", tc.at, "Webhook-Signature", tc.signature)
 		if lines := strings.Count(out.String(), "\n"); got != tc.status || lines != tc.lines {
 			t.Errorf("%s: status %d, %d lines; want %d, %d", tc.name, got, lines, tc.status, tc.lines)
+		}
+	}
+}
+
+// TestOrder sends a Pending after the Delivered of the same message.
+func TestOrder(t *testing.T) {
+	var out bytes.Buffer
+	h := newReceiver("", nil, &out).handler()
+	for i, tc := range []struct {
+		path, body, id, at string
+		status, lines      int
+	}{
+		{"/dlr", `{"id":1,"dlr_status":"Delivered"}`, "a", "2026-02-27T14:30:00.123Z", 200, 1},
+		{"/dlr", `{"id":1,"dlr_status":"Pending"}`, "b", "2026-02-27T14:30:00.122Z", 200, 1},
+		{"/dlr", `{"id":1,"dlr_status":"Pending"}`, "b", "2026-02-27T14:30:00.122Z", 200, 1},
+		{"/dlr", `{"id":2,"dlr_status":"Pending"}`, "c", "2026-02-27T14:30:00.000Z", 200, 2},
+		{"/click", `{"id":1}`, "d", "2026-02-27T14:29:00.000Z", 200, 3},
+		{"/dlr", `{"id":1,"dlr_status":"Failed"}`, "e", "2026-02-27T14:30:00.123Z", 200, 4},
+		{"/dlr", `{"id":1,"dlr_status":"Failed"}`, "f", "2026-02-27 14:30:00", 400, 4},
+		{"/dlr", `{"id":1,"dlr_status":"Failed"}`, "", "2026-02-27T14:30:00.123Z", 400, 4},
+	} {
+		got := send(h, tc.path, form, smsBody(tc.body), "Webhook-Id", tc.id, "Webhook-Event-Time", tc.at)
+		if lines := strings.Count(out.String(), "\n"); got != tc.status || lines != tc.lines {
+			t.Errorf("step %d: status %d, %d lines; want %d, %d", i, got, lines, tc.status, tc.lines)
+		}
+	}
+}
+
+// TestPaths: credentials are asked for, and genuine events accepted, however the path is written.
+func TestPaths(t *testing.T) {
+	for _, path := range []string{"/dlr", "/dlr/", "/dlr?x=1", "/dlr/?x=1", "//dlr", "/hooks/dlr", "/%64lr", "/DLR", "/dlr;x",
+		"/./dlr", "/dlr/.", "/dlr/..", "/dlr%2f", "/dlr%00", "/x?/dlr"} {
+		var out bytes.Buffer
+		h := newReceiver("ann:secret", nil, &out).handler()
+		body := smsBody(`{"id":1}`)
+		if got := send(h, path, form, body, "Webhook-Id", "a"); got == http.StatusOK || out.Len() > 0 {
+			t.Errorf("%s without credentials: status %d, %q", path, got, out.String())
+		}
+		got := send(h, path, form, body, "Webhook-Id", "a", "Authorization", "Basic YW5uOnNlY3JldA==")
+		if !strings.ContainsAny(path, "D;.") && path != "/dlr%00" && path != "/x?/dlr" && got != http.StatusOK {
+			t.Errorf("%s with credentials: status %d", path, got)
 		}
 	}
 }

@@ -73,6 +73,16 @@ javascript() {
   packages nodejs npm
 }
 
+# The sample receivers are run by one test.
+samples() {
+  local need=()
+  have php || need+=(php-cli)
+  have python3 || need+=(python3)
+  have java || need+=(default-jdk-headless)
+  if [ ${#need[@]} = 0 ]; then say "php, python and java: there"; return; fi
+  packages "${need[@]}"
+}
+
 # One test brings up docker-compose.yml.
 compose() {
   if docker compose version >/dev/null 2>&1 || have docker-compose; then say "docker compose: there"; return; fi
@@ -270,6 +280,7 @@ docker_up
 compose
 compiler
 javascript
+samples
 monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"

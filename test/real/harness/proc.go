@@ -191,6 +191,32 @@ func Start(t testing.TB, o Options) *Proc {
 	return p
 }
 
+// StartProgram runs another program until the test ends, and shows what it printed if the test failed. env is added to
+// the test's own environment.
+func StartProgram(t testing.TB, env []string, command string, args ...string) {
+	t.Helper()
+	Need(t)
+	var out buffer
+	cmd := exec.Command(command, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = append(os.Environ(), env...), &out, &out, diesWithUs()
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", command, err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // ended by the signal
+		if t.Failed() {
+			t.Logf("output of %s:\n%s", command, shown(t, out.String()))
+		}
+	})
+}
+
+// Example builds the program of a directory below examples and returns its path.
+func Example(t testing.TB, name string) string {
+	t.Helper()
+	return build(t, "example-"+name, moduleRoot(t), "./examples/"+name)
+}
+
 // logTail is how much of a log a failed test prints.
 const logTail = 24 << 10
 
