@@ -23,6 +23,7 @@ type Config struct {
 	Dispatch   Dispatch
 	Retry      Retry
 	Overflow   Overflow
+	Paused     Paused
 	Revocation Revocation
 	Click      Click
 	Shutdown   Shutdown
@@ -139,13 +140,18 @@ type PortRange struct{ First, Last uint16 }
 type Retry struct {
 	Schedule []time.Duration // whole milliseconds; empty = one attempt only
 	Drain    []time.Duration // former delays whose topics are still read
-	Window   time.Duration   // from the event time to the start of the last attempt
+	Window   time.Duration   // from the event time to the start of the last attempt; whole milliseconds
 }
 
 // Overflow lists the delays of the overflow topics.
 type Overflow struct {
 	Delays []time.Duration // whole milliseconds, ascending, at least one
 	Drain  []time.Duration // former delays whose topics are still read
+}
+
+// Paused says which paused topics are read besides those of Retry.Window.
+type Paused struct {
+	Drain []time.Duration // former windows whose topics are still read
 }
 
 // Revocation bounds the batches of revoked clicks.
@@ -205,7 +211,8 @@ func (c *Config) TopicPlan() *topics.Plan {
 		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation, Config: t.Config, Keys: t.Keys,
 		DeadLetter: t.DeadLetter,
 		Schedule:   c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
-		Window: c.Retry.Window, Partitions: int32(t.Partitions), Replication: int16(t.Replication),
+		DrainWindows: c.Paused.Drain,
+		Window:       c.Retry.Window, Partitions: int32(t.Partitions), Replication: int16(t.Replication),
 	})
 }
 

@@ -31,6 +31,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Retry:      config.Retry{Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Drain: []time.Duration{}, Window: 24 * time.Hour},
 		Overflow:   config.Overflow{Delays: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}, Drain: []time.Duration{}},
+		Paused:     config.Paused{Drain: []time.Duration{}},
 		Revocation: config.Revocation{Interval: time.Minute, MaxIDs: 10_000},
 		Click:      config.Click{Remember: 30 * 24 * time.Hour},
 		Shutdown:   config.Shutdown{Grace: 15 * time.Second},

@@ -140,7 +140,7 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	if e.Trace != nil {
 		e.Trace.End(e, fate.String())
 	}
-	if e.Replayed != "" && a.owner.replayed != nil && fate != webhook.Retry && fate != webhook.Overflow {
+	if e.Replayed != "" && a.owner.replayed != nil && !fate.Stored() {
 		a.owner.replayed(e.UserID, e.Identity())
 	}
 	a.tracker.Finish(e.Generation, e.Offset)

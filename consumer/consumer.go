@@ -47,7 +47,7 @@ type Config struct {
 	InstanceID       string // for static membership; "" = none
 	SessionTimeout   time.Duration
 	MaxBufferedBytes int64    // of all partitions
-	Topics           []string // source, retry and overflow topics, all with the partition count of their kind
+	Topics           []string // source and delay topics, all with the partition count of their kind
 	Epoch            string   // is part of event ids, with the topic's name, if the broker has no topic ids
 }
 

@@ -28,6 +28,8 @@ type Topics interface {
 	Retry(kind webhook.Kind, step int) string
 	// Overflow returns the topic of an overflow tier.
 	Overflow(kind webhook.Kind, tier int) string
+	// Paused returns the topic of events whose endpoint is paused.
+	Paused(kind webhook.Kind) string
 }
 
 // Producer is the part of a Kafka client that is needed; *kgo.Client is one.
@@ -73,6 +75,11 @@ func (f *Forwarder) Retry(e *event.Event, step int) {
 // Overflow stores e in the overflow topic of a tier, until e.Due.
 func (f *Forwarder) Overflow(e *event.Event, tier int) {
 	f.produce(e, delayRecord(e, f.topics.Overflow(e.Kind, tier)), webhook.Overflow)
+}
+
+// Pause stores e in the paused topic of its kind, until e.Due.
+func (f *Forwarder) Pause(e *event.Event) {
+	f.produce(e, delayRecord(e, f.topics.Paused(e.Kind)), webhook.Paused)
 }
 
 // Dead stores e as a dead letter.

@@ -29,6 +29,7 @@ func (delayTopics) Retry(kind webhook.Kind, step int) string {
 func (delayTopics) Overflow(kind webhook.Kind, tier int) string {
 	return fmt.Sprintf("overflow-%d-%d", kind, tier)
 }
+func (delayTopics) Paused(kind webhook.Kind) string { return fmt.Sprintf("paused-%d", kind) }
 
 // broker accepts records, or refuses the next ones with errs.
 type broker struct {
@@ -239,6 +240,18 @@ func TestOverflowPastTheWindow(t *testing.T) {
 		"smshooks-attempts: 0", "smshooks-reason: window_expired",
 	}})
 	l.want(t, "dead")
+}
+
+func TestPausedRecord(t *testing.T) {
+	b, l := &broker{}, newLease()
+	e := newEvent(l)
+	e.Due = origin.Add(day)
+	newForwarder(b).Pause(e)
+	b.want(t, record{"paused-1", 5, "42", `{"user_id": 42}`, []string{
+		"smshooks-id: evt_click", "smshooks-origin: sms-click/5/77", "smshooks-kind: click", "smshooks-event-time: 2026-03-01T12:00:00.000Z",
+		"smshooks-attempts: 1", "smshooks-error: http 503", "smshooks-due: 2026-03-02T12:00:00.000Z",
+	}})
+	l.want(t, "paused")
 }
 
 func TestInvalidRecord(t *testing.T) {

@@ -112,7 +112,7 @@ func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
 }
 
 // OrphanedTopics returns the orphaned delay topics that hold records, and the flags of serve that make it read them:
-// retry.drain and overflow.drain with what is missing.
+// retry.drain, overflow.drain and paused.drain with what is missing.
 func (a *Admin) OrphanedTopics(ctx context.Context) (orphaned []kafka.Orphaned, flags []string, err error) {
 	if orphaned, err = a.orphaned(ctx); err != nil {
 		return nil, nil, fmt.Errorf("check for orphaned delay topics: %w", err)
@@ -120,7 +120,7 @@ func (a *Admin) OrphanedTopics(ctx context.Context) (orphaned []kafka.Orphaned, 
 	for _, setting := range []struct {
 		name  string
 		drain []time.Duration
-	}{{"retry.drain", a.cfg.Retry.Drain}, {"overflow.drain", a.cfg.Overflow.Drain}} {
+	}{{"retry.drain", a.cfg.Retry.Drain}, {"overflow.drain", a.cfg.Overflow.Drain}, {"paused.drain", a.cfg.Paused.Drain}} {
 		var delays []string
 		for _, o := range orphaned {
 			if d, ok := strings.CutPrefix(o.Setting, setting.name+"="); ok && !slices.Contains(delays, d) {

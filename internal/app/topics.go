@@ -87,8 +87,8 @@ func (a *App) warnOfRisks(ctx context.Context) {
 // orphanedInterval is the pause between checks for orphaned delay topics.
 const orphanedInterval = 30 * time.Second
 
-// watchOrphaned logs, until ctx ends, each orphaned delay topic that holds records. A change of retry.schedule or
-// overflow.delays leaves such topics.
+// watchOrphaned logs, until ctx ends, each orphaned delay topic that holds records. A change of retry.schedule,
+// overflow.delays or retry.window leaves such topics.
 func (a *App) watchOrphaned(ctx context.Context) {
 	var known []string
 	failing := outage.New(a.Log, "check for orphaned delay topics failed; retrying",

@@ -192,13 +192,13 @@ func (v *screen) table(s *setup, f figures, phase string, elapsed time.Duration)
 			v.count(green, 9, r.delivered), v.count(yellow, 7, r.pending), v.count(red, 5, r.dead), r.skipped, r.requests,
 			v.reply(r.last)))
 	}
-	lines = append(lines, "", v.paint(dim, fmt.Sprintf("  %-13s %9s %6s %8s %5s %7s %8s %9s", "fates", "delivered",
-		"retry", "overflow", "dead", "batched", "filtered", "duplicate")))
+	lines = append(lines, "", v.paint(dim, fmt.Sprintf("  %-13s %9s %6s %8s %6s %5s %7s %8s %9s", "fates", "delivered",
+		"retry", "overflow", "paused", "dead", "batched", "filtered", "duplicate")))
 	for _, k := range webhook.Kinds() {
 		n := f.settled[k]
-		lines = append(lines, fmt.Sprintf("  %-13s %s %s %s %s %7d %8d %9d", k, v.count(green, 9, n[webhook.Delivered]),
+		lines = append(lines, fmt.Sprintf("  %-13s %s %s %s %s %s %7d %8d %9d", k, v.count(green, 9, n[webhook.Delivered]),
 			v.count(yellow, 6, n[webhook.Retry]),
-			v.count(yellow, 8, n[webhook.Overflow]), v.count(red, 5, n[webhook.Dead]), n[webhook.Batched], n[webhook.Filtered],
+			v.count(yellow, 8, n[webhook.Overflow]), v.count(yellow, 6, n[webhook.Paused]), v.count(red, 5, n[webhook.Dead]), n[webhook.Batched], n[webhook.Filtered],
 			n[webhook.Duplicate]))
 	}
 	return lines

@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// The headers on retry, overflow and dead-letter records (UTF-8 text).
+// The headers on records of delay topics and dead letters (UTF-8 text).
 const (
 	HeaderID       = "smshooks-id"
 	HeaderOrigin   = "smshooks-origin" // position of the source record

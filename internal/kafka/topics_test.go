@@ -235,7 +235,8 @@ func TestPartitionCounts(t *testing.T) {
 	}
 	checkUntil(t, p, cl,
 		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Retry(webhook.DLR, 0), names.DLR),
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Overflow(webhook.DLR, 0), names.DLR))
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Overflow(webhook.DLR, 0), names.DLR),
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Paused(webhook.DLR), names.DLR))
 	if what := ensure(t, p, cl); what[p.Retry(webhook.DLR, 0)] != "partitions raised from 3 to 4" || what[names.DLR] != "ok" {
 		t.Errorf("lines: %v", what)
 	}
@@ -290,7 +291,8 @@ func TestEnsureRaces(t *testing.T) {
 	checkUntil(t, p, cl,
 		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Retry(webhook.DLR, 0), names.DLR),
 		fmt.Sprintf("%s has retention.ms=1000 (1s), below its delay + retry.window (6h + 24h = 108000000 ms)", p.Retry(webhook.DLR, 0)),
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Overflow(webhook.DLR, 0), names.DLR))
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Overflow(webhook.DLR, 0), names.DLR),
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Paused(webhook.DLR), names.DLR))
 	for range 4 {
 		group.Go(func() {
 			if _, err := EnsureTopics(t.Context(), cl, p); err != nil {
@@ -339,6 +341,8 @@ func TestSettingsOfNewTopics(t *testing.T) {
 		{"sms-dlr-retry-6h", "cleanup.policy=delete retention.ms=367200000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 		// 10 s + 24 h + 72 h
 		{"click-revocation-overflow-10s", "cleanup.policy=delete retention.ms=345610000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
+		// 24 h + 24 h + 72 h
+		{"sms-dlr-paused-24h", "cleanup.policy=delete retention.ms=432000000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 	} {
 		var got []string
 		for _, setting := range s.settings(c.topic) {

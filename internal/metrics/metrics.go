@@ -61,7 +61,7 @@ const (
 
 // Topics are the values that labels may have.
 type Topics struct {
-	Consumed []string // source, retry and overflow topics
+	Consumed []string // source and delay topics
 	Delayed  []string // the delay topics among them
 	Settings []string // config and keys topics
 	Dead     []string // dead letter topic
@@ -121,7 +121,7 @@ func (f factory) histograms(name, help string, buckets []float64, labels ...stri
 func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	f := factory{reg}
 	m := &Metrics{factory: f, consumed: map[string]prometheus.Counter{}}
-	consumed := f.counters("smshooks_records_consumed_total", "Records of source, retry and overflow topics that were settled.", "topic")
+	consumed := f.counters("smshooks_records_consumed_total", "Records of source and delay topics that were settled.", "topic")
 	for _, t := range topics.Consumed {
 		m.consumed[t] = consumed.WithLabelValues(t)
 	}

@@ -21,6 +21,7 @@ const (
 	Source   Class = iota // written by the gateway
 	Retry                 // delay topic of events whose attempt failed
 	Overflow              // delay topic of events that found no room in memory
+	Paused                // delay topic of events of endpoints that their user paused
 )
 
 // String returns the class as it stands in topic names and settings.
@@ -32,6 +33,8 @@ func (c Class) String() string {
 		return "retry"
 	case Overflow:
 		return "overflow"
+	case Paused:
+		return "paused"
 	}
 	return "unknown"
 }
@@ -54,11 +57,13 @@ type Settings struct {
 	Schedule []time.Duration // delays between attempts, in whole milliseconds
 	Tiers    []time.Duration // delays of the overflow topics, in whole milliseconds, ascending
 	// Former delays: their topics are read, checked and kept in step with their source, but not written to.
-	DrainSchedule, DrainTiers []time.Duration
+	DrainSchedule, DrainTiers, DrainWindows []time.Duration
 
-	Window      time.Duration // how long after its event time an event may be attempted
-	Partitions  int32         // of a topic that is created
-	Replication int16         // replicas of a topic that is created; -1 = the broker's default
+	// Window is how long after its event time an event may be attempted, and the delay of the paused topics, in whole
+	// milliseconds.
+	Window      time.Duration
+	Partitions  int32 // of a topic that is created
+	Replication int16 // replicas of a topic that is created; -1 = the broker's default
 }
 
 // Plan is the set of topics that follows from the settings. It does not change and is safe for concurrent use.
@@ -66,6 +71,7 @@ type Plan struct {
 	Settings
 	retry    [webhook.NumKinds][]string // by step, then those that are drained; equal delays repeat a name
 	overflow [webhook.NumKinds][]string // by tier, then those that are drained
+	paused   [webhook.NumKinds][]string // that of the window, then those that are drained
 	consumed []string
 	info     map[string]Info
 }
@@ -80,6 +86,7 @@ func New(s Settings) *Plan {
 	for kind := range sources {
 		p.retry[kind] = p.addDelays(webhook.Kind(kind), Retry, slices.Concat(s.Schedule, s.DrainSchedule))
 		p.overflow[kind] = p.addDelays(webhook.Kind(kind), Overflow, slices.Concat(s.Tiers, s.DrainTiers))
+		p.paused[kind] = p.addDelays(webhook.Kind(kind), Paused, append([]time.Duration{s.Window}, s.DrainWindows...))
 	}
 	return p
 }
@@ -121,14 +128,17 @@ func (p *Plan) Retry(kind webhook.Kind, step int) string { return p.retry[kind][
 // Overflow returns the topic of the overflow tier; 0 is the shortest delay.
 func (p *Plan) Overflow(kind webhook.Kind, tier int) string { return p.overflow[kind][tier] }
 
-// Consumed returns every topic that the consumer group reads, once each: the sources by kind, then each kind's retry
-// and overflow topics. The slice is the caller's own.
+// Paused returns the topic of events whose endpoint is paused.
+func (p *Plan) Paused(kind webhook.Kind) string { return p.paused[kind][0] }
+
+// Consumed returns every topic that the consumer group reads, once each: the sources by kind, then each kind's retry,
+// overflow and paused topics. The slice is the caller's own.
 func (p *Plan) Consumed() []string { return slices.Clone(p.consumed) }
 
 // Written returns the delay topics that events are written to: those that are not drained.
 func (p *Plan) Written() (names []string) {
 	for kind := range p.retry {
-		names = slices.Concat(names, p.retry[kind][:len(p.Schedule)], p.overflow[kind][:len(p.Tiers)])
+		names = slices.Concat(names, p.retry[kind][:len(p.Schedule)], p.overflow[kind][:len(p.Tiers)], p.paused[kind][:1])
 	}
 	return names
 }
@@ -145,12 +155,12 @@ func (p *Plan) Consumes(topic string) bool {
 	return ok
 }
 
-// Delayed reports whether topic is a retry or overflow topic.
+// Delayed reports whether topic is a delay topic: a retry, overflow or paused topic.
 func (p *Plan) Delayed(topic string) bool { return p.info[topic].Class != Source }
 
-// Delays returns the retry and overflow topics of a kind, once each, those that are drained included.
+// Delays returns the delay topics of a kind, once each, those that are drained included.
 func (p *Plan) Delays(kind webhook.Kind) (names []string) {
-	for _, topic := range slices.Concat(p.retry[kind], p.overflow[kind]) {
+	for _, topic := range slices.Concat(p.retry[kind], p.overflow[kind], p.paused[kind]) {
 		if !slices.Contains(names, topic) {
 			names = append(names, topic)
 		}
@@ -169,7 +179,7 @@ func (p *Plan) Drain(topic string) string {
 		return ""
 	}
 	for _, source := range p.Sources() {
-		for _, class := range []Class{Retry, Overflow} {
+		for _, class := range []Class{Retry, Overflow, Paused} {
 			text, ok := strings.CutPrefix(topic, source+"-"+class.String()+"-")
 			if !ok {
 				continue

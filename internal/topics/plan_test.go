@@ -34,6 +34,8 @@ func TestPlanNames(t *testing.T) {
 		{p.Retry(3, 3), "click-revocation-retry-500ms"},
 		{p.Overflow(1, 0), "sms-click-overflow-10s"},
 		{p.Overflow(2, 3), "sms-inbound-overflow-30m"},
+		{p.Paused(0), "sms-dlr-paused-24h"},
+		{p.Paused(3), "click-revocation-paused-24h"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)
@@ -46,10 +48,10 @@ func TestPlanConsumed(t *testing.T) {
 	got := p.Consumed()
 	want := []string{
 		"sms-dlr", "sms-click", "sms-inbound", "click-revocation",
-		"sms-dlr-retry-6h", "sms-dlr-overflow-10s", "sms-dlr-overflow-1m", "sms-dlr-overflow-5m", "sms-dlr-overflow-30m",
-		"sms-click-retry-6h", "sms-click-overflow-10s", "sms-click-overflow-1m", "sms-click-overflow-5m", "sms-click-overflow-30m",
-		"sms-inbound-retry-6h", "sms-inbound-overflow-10s", "sms-inbound-overflow-1m", "sms-inbound-overflow-5m", "sms-inbound-overflow-30m",
-		"click-revocation-retry-6h", "click-revocation-overflow-10s", "click-revocation-overflow-1m", "click-revocation-overflow-5m", "click-revocation-overflow-30m",
+		"sms-dlr-retry-6h", "sms-dlr-overflow-10s", "sms-dlr-overflow-1m", "sms-dlr-overflow-5m", "sms-dlr-overflow-30m", "sms-dlr-paused-24h",
+		"sms-click-retry-6h", "sms-click-overflow-10s", "sms-click-overflow-1m", "sms-click-overflow-5m", "sms-click-overflow-30m", "sms-click-paused-24h",
+		"sms-inbound-retry-6h", "sms-inbound-overflow-10s", "sms-inbound-overflow-1m", "sms-inbound-overflow-5m", "sms-inbound-overflow-30m", "sms-inbound-paused-24h",
+		"click-revocation-retry-6h", "click-revocation-overflow-10s", "click-revocation-overflow-1m", "click-revocation-overflow-5m", "click-revocation-overflow-30m", "click-revocation-paused-24h",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -67,6 +69,7 @@ func TestPlanDescribe(t *testing.T) {
 		"click-revocation":        {Kind: webhook.RevokeClick},
 		"sms-click-retry-6h":      {webhook.Click, Retry, 0, 6 * time.Hour},
 		"sms-inbound-overflow-5m": {webhook.Inbound, Overflow, 2, 5 * time.Minute},
+		"sms-inbound-paused-24h":  {webhook.Inbound, Paused, 0, 24 * time.Hour},
 		"webhook-config":          {},
 		"webhook-dead-letter":     {},
 		"nobody":                  {},
@@ -85,6 +88,7 @@ func TestPlanDrain(t *testing.T) {
 	s := defaults
 	s.Schedule, s.Tiers = []time.Duration{time.Hour}, []time.Duration{time.Minute, time.Hour}
 	s.DrainSchedule, s.DrainTiers = []time.Duration{6 * time.Hour, time.Hour}, []time.Duration{10 * time.Second, 5 * time.Minute, 2 * time.Hour}
+	s.Window, s.DrainWindows = 48*time.Hour, []time.Duration{24 * time.Hour}
 	p := New(s)
 	if problems := p.Problems(); problems != nil {
 		t.Fatal(problems)
@@ -95,6 +99,8 @@ func TestPlanDrain(t *testing.T) {
 		"click-revocation-overflow-10s": {webhook.RevokeClick, Overflow, 0, 10 * time.Second},
 		"sms-click-overflow-5m":         {webhook.Click, Overflow, 0, 5 * time.Minute},
 		"sms-click-overflow-2h":         {webhook.Click, Overflow, 1, 2 * time.Hour},
+		"sms-click-paused-48h":          {webhook.Click, Paused, 0, 48 * time.Hour},
+		"sms-click-paused-24h":          {webhook.Click, Paused, 0, 24 * time.Hour},
 	} {
 		if got := p.Describe(topic); got != want {
 			t.Errorf("%s: got %+v, want %+v", topic, got, want)
@@ -102,15 +108,16 @@ func TestPlanDrain(t *testing.T) {
 		if n := len(slices.DeleteFunc(p.Consumed(), func(c string) bool { return c != topic })); n != 1 {
 			t.Errorf("%s is consumed %d times", topic, n)
 		}
-		if written := slices.Contains(p.Written(), topic); written != (topic == "sms-dlr-retry-1h") {
+		if written := slices.Contains(p.Written(), topic); written != (topic == "sms-dlr-retry-1h" || topic == "sms-click-paused-48h") {
 			t.Errorf("%s: written is %t", topic, written)
 		}
 	}
-	if p.Retry(0, 0) != "sms-dlr-retry-1h" || p.Overflow(0, 0) != "sms-dlr-overflow-1m" {
-		t.Errorf("records are written to %s and %s", p.Retry(0, 0), p.Overflow(0, 0))
+	if p.Retry(0, 0) != "sms-dlr-retry-1h" || p.Overflow(0, 0) != "sms-dlr-overflow-1m" || p.Paused(0) != "sms-dlr-paused-48h" {
+		t.Errorf("records are written to %s, %s and %s", p.Retry(0, 0), p.Overflow(0, 0), p.Paused(0))
 	}
 	for topic, want := range map[string]string{
-		"sms-dlr-retry-2h": "retry.drain=2h", "sms-click-overflow-7m": "overflow.drain=7m", "sms-dlr-retry-6h": "", "sms-dlr-retry-120m": "",
+		"sms-dlr-retry-2h": "retry.drain=2h", "sms-click-overflow-7m": "overflow.drain=7m",
+		"sms-inbound-paused-12h": "paused.drain=12h", "sms-inbound-paused-24h": "", "sms-dlr-retry-6h": "", "sms-dlr-retry-120m": "",
 		"sms-dlr-retry-2x": "", "other-retry-2h": "", "sms-dlr": "", "webhook-keys": "",
 	} {
 		if got := p.Drain(topic); got != want {
@@ -132,6 +139,7 @@ func TestPlanProblems(t *testing.T) {
 			func(s *Settings) { s.Click = "sms-dlr-overflow-1m" },
 			[]Problem{{"topics.click", "topics.dlr", `"sms-dlr-overflow-1m" is also a delay topic of topics.dlr`}},
 		},
+		"paused":  {func(s *Settings) { s.Keys = "sms-click-paused-24h" }, []Problem{{"topics.keys", "topics.click", `"sms-click-paused-24h" is also a delay topic of topics.click`}}},
 		"drained": {func(s *Settings) { s.Keys = "sms-click-retry-7h"; s.DrainSchedule = []time.Duration{7 * time.Hour} }, []Problem{{"topics.keys", "topics.click", `"sms-click-retry-7h" is also a delay topic of topics.click`}}},
 		"too long": {
 			func(s *Settings) { s.DLR = long },

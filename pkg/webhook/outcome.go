@@ -18,10 +18,11 @@ const (
 	Filtered                  // a click by a bot or a preview
 	Duplicate                 // not the first click on the message
 	Batched                   // a revocation record whose batch is settled
+	Paused                    // stored in a paused topic, because its user has paused the endpoint
 )
 
 // NumFates is the number of fates, for arrays that are indexed by fate.
-const NumFates = 8
+const NumFates = 9
 
 // String returns the name of the fate in metrics.
 func (f Fate) String() string {
@@ -42,14 +43,19 @@ func (f Fate) String() string {
 		return "duplicate"
 	case Batched:
 		return "batched"
+	case Paused:
+		return "paused"
 	}
 	return "unknown"
 }
 
 // Fates returns all fates in their order.
 func Fates() [NumFates]Fate {
-	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched}
+	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched, Paused}
 }
+
+// Stored reports whether the record was stored in a delay topic: its event goes on.
+func (f Fate) Stored() bool { return f == Retry || f == Overflow || f == Paused }
 
 // Failure is why an attempt failed: one of the constants below or the result of [HTTPFailure]. "" means success.
 type Failure string

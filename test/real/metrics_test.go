@@ -17,7 +17,7 @@ func TestMetrics(t *testing.T) {
 	p := e.serve(t, "--dispatch.timeout=4s")
 	m := p.Metrics(t)
 	for _, kind := range []string{"dlr", "click", "inbound", "revoke_click"} {
-		for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched"} {
+		for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched", "paused"} {
 			wantSample(t, m, "smshooks_settled_total", "kind", kind, "fate", fate)
 		}
 		for _, result := range []string{"ok", "failed", "timeout", "error", "blocked"} {
@@ -28,7 +28,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, source := range []string{e.topics.DLR, e.topics.Click, e.topics.Inbound, e.topics.Revocation} {
 		wantSample(t, m, "smshooks_records_consumed_total", "topic", source)
-		for _, waiting := range []string{harness.Retry(source, "1s"), harness.Retry(source, "2s"), harness.Overflow(source, "1s"), harness.Overflow(source, "10s")} {
+		for _, waiting := range []string{harness.Retry(source, "1s"), harness.Retry(source, "2s"), harness.Overflow(source, "1s"), harness.Overflow(source, "10s"), harness.Paused(source, "24h")} {
 			wantSample(t, m, "smshooks_records_consumed_total", "topic", waiting)
 			wantSample(t, m, "smshooks_retry_waiting_records", "topic", waiting)
 			wantSample(t, m, "smshooks_retry_overdue_seconds", "topic", waiting)

@@ -8,8 +8,9 @@ const (
 	one     = `job="$job", instance=~"$instance"`
 	retries = one + `, topic=~".+-retry-.+"`
 	spills  = one + `, topic=~".+-overflow-.+"`
-	waiting = one + `, topic=~".+-(retry|overflow)-.+"`
-	sources = one + `, topic!~".+-(retry|overflow)-.+"`
+	pauses  = one + `, topic=~".+-paused-.+"`
+	waiting = one + `, topic=~".+-(retry|overflow|paused)-.+"`
+	sources = one + `, topic!~".+-(retry|overflow|paused)-.+"`
 )
 
 func pipeline() *dashboard.DashboardBuilder {
@@ -87,10 +88,12 @@ func late(b *dashboard.DashboardBuilder) {
 			query{`max by (topic) (smshooks_source_lag_seconds{` + one + `})`, "{{topic}}"})).
 		WithPanel(graph("Overdue", "Now minus the due time of the oldest delayed record; 0 if all is well.", "s", 8,
 			query{`max by (topic) (smshooks_retry_overdue_seconds{` + one + `})`, "{{topic}}"})).
-		WithPanel(graph("Records in retry topics", "Not late: these topics hold records until they are due.", "none", 12,
+		WithPanel(graph("Records in retry topics", "Not late: these topics hold records until they are due.", "none", 8,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + retries + `})`, "{{topic}}"})).
-		WithPanel(graph("Records in overflow topics", "Endpoints that are slower than their traffic.", "none", 12,
-			query{`max by (topic) (smshooks_retry_waiting_records{` + spills + `})`, "{{topic}}"}))
+		WithPanel(graph("Records in overflow topics", "Endpoints that are slower than their traffic.", "none", 8,
+			query{`max by (topic) (smshooks_retry_waiting_records{` + spills + `})`, "{{topic}}"})).
+		WithPanel(graph("Records in paused topics", "Events of endpoints that their users paused.", "none", 8,
+			query{`max by (topic) (smshooks_retry_waiting_records{` + pauses + `})`, "{{topic}}"}))
 }
 
 func rest(b *dashboard.DashboardBuilder) {

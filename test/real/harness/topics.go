@@ -53,6 +53,9 @@ func Retry(source, delay string) string { return source + "-retry-" + delay }
 // Overflow names the overflow topic of a source for a tier ("10s", "1m", "5m", "30m").
 func Overflow(source, tier string) string { return source + "-overflow-" + tier }
 
+// Paused names the topic of a source for the events of paused endpoints; window is retry.window ("24h").
+func Paused(source, window string) string { return source + "-paused-" + window }
+
 // settings gives the names as settings, each under its dotted name.
 func (n Topics) settings() [][2]string {
 	return [][2]string{
