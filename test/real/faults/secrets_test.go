@@ -5,15 +5,18 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -61,8 +64,8 @@ func (v *vault) search(place, text string, may ...string) {
 	}
 }
 
-// TestSecrets: after a life with everything in it that goes wrong, no API key, no credentials, no settings' key and no
-// query of a URL is in a log line at debug level, a metric, an error, a dead letter or a page.
+// TestSecrets: after a life with everything in it that goes wrong, no API key, no credentials, no signing secret, no
+// settings' key and no query of a URL is in a log line at debug level, a metric, a span, an error, a dead letter or a page.
 func TestSecrets(t *testing.T) {
 	harness.Need(t)
 	rec := newCase(t, "16", "secrets", "every way in and out, at log level debug")
@@ -72,7 +75,8 @@ func TestSecrets(t *testing.T) {
 	var sealing [32]byte
 	_, _ = rand.Read(sealing[:])
 	o := s.options()
-	o.Env = append(o.Env, "SMSHOOKS_SECRETS_KEY="+v.has("the sealing key", base64.StdEncoding.EncodeToString(sealing[:])))
+	spans := newCollector(t)
+	o.Env = append(o.Env, "SMSHOOKS_TRACING_ENDPOINT="+spans.URL, "SMSHOOKS_TRACING_SAMPLE=1", "SMSHOOKS_SECRETS_KEY="+v.has("the sealing key", base64.StdEncoding.EncodeToString(sealing[:])))
 	recv := harness.NewReceiver(t)
 	p := harness.StartReady(t, o)
 	key := v.has("the API key", createKey(t, o, 2))
@@ -85,6 +89,7 @@ func TestSecrets(t *testing.T) {
 	hook := func(path string) string { return recv.URL(path) + "?token=" + token }
 	settings := url.Values{"dlr_url": {hook("/dlr")}, "click_url": {hook("/click")}, "inbound_url": {hook("/inbound")}, "revoke_click_url": {hook("/revoke")}, "auth": {auth}}
 	v.callAPI(p, key, revoked, settings, auth)
+	v.rotate(p, key)
 	v.openPage(p, key, settings)
 	if _, stderr, code := harness.Run(t, o, "keys", "revoke", revoked); code != 0 {
 		t.Errorf("keys revoke: %d %s", code, stderr)
@@ -104,6 +109,7 @@ func TestSecrets(t *testing.T) {
 	v.searchReceiver(recv, auth)
 	p.Signal(t, syscall.SIGTERM)
 	p.Wait(t, time.Minute)
+	v.search("spans", spans.received())
 	log := p.Log()
 	v.search("log", log)
 	for _, line := range []string{"API listener", "unreadable", "dead letters sent again"} {
@@ -117,6 +123,33 @@ func TestSecrets(t *testing.T) {
 		}
 		rec.note("%s: %s bytes", place, count(n))
 	}
+}
+
+// collector receives spans.
+type collector struct {
+	*httptest.Server
+	mu     sync.Mutex
+	bodies strings.Builder
+}
+
+func newCollector(t *testing.T) *collector {
+	t.Helper()
+	c := &collector{}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.bodies.Write(body)
+		c.bodies.WriteString(headersOf(&http.Response{Header: r.Header}))
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (c *collector) received() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bodies.String()
 }
 
 func createKey(t *testing.T, o harness.Options, user int64) string {
@@ -222,6 +255,45 @@ func (v *vault) callAPI(p *harness.Proc, key, revoked string, settings url.Value
 	}
 }
 
+// rotate has signing secrets made. The reply that makes one is the only one that shows it.
+func (v *vault) rotate(p *harness.Proc, key string) {
+	v.t.Helper()
+	bad := v.has("a signing secret that is refused", canary("signing"))
+	call := func(method, path, body string) []byte {
+		req, err := http.NewRequestWithContext(context.Background(), method, "http://"+p.Addr+"/v1/user/"+path, strings.NewReader(body))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		req.Header.Set("X-API-KEY", key)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		reply, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode >= 500 {
+			v.t.Errorf("%s %s: %d", method, path, resp.StatusCode)
+		}
+		v.search("API replies", string(reply)+headersOf(resp), "the URL's token")
+		return reply
+	}
+	for i := range 3 { // the third drops the first
+		var reply struct{ Data struct{ Secret string } }
+		if err := json.Unmarshal(call("POST", "webhook-secret/rotate", "grace=1h"), &reply); err != nil {
+			v.t.Fatal(err)
+		}
+		encoded, ok := strings.CutPrefix(reply.Data.Secret, "whsec_")
+		if !ok {
+			v.t.Fatalf("rotate: no secret in the reply")
+		}
+		v.has(fmt.Sprintf("signing secret %d", i+1), encoded)
+	}
+	call("POST", "webhook-secret/rotate", "grace="+bad)
+	call("PATCH", "webhook-settings", "signing="+bad+"&signing_secrets="+bad+"&dlr_statuses="+bad+"&dlr_failover_url="+bad)
+	call("GET", "webhook-settings?x="+bad, "")
+	call("GET", "get-webhook", "")
+}
+
 var formToken = regexp.MustCompile(`name="token" value="([^"]+)"`)
 
 // openPage signs in, wrongly and rightly, and sends the account page's forms.
@@ -287,7 +359,8 @@ func (v *vault) poisonSettings(s *env, auth string) {
 	var records []*kgo.Record
 	for _, value := range []string{
 		`{"user_id":5,"auth":["` + bad + `"]}`, `{"user_id":5,"auth":"` + bad, `{"user_id":"` + bad + `"}`, bad, `{"user_id":5,"dlr_url":{"x":"` + bad + `"}}`,
-		`{"user_id":5,"auth":"enc:v1:` + bad + `"}`,
+		`{"user_id":5,"auth":"enc:v1:` + bad + `"}`, `{"user_id":5,"signing_secrets":"` + bad + `"}`, `{"user_id":5,"signing_secrets":[{"secret":"whsec_` + bad + `"}]}`,
+		`{"user_id":5,"signing_secrets":[{"secret":"enc:v1:` + bad + `"}]}`, `{"user_id":5,"signing_secrets":[{"secret":"x","until":"` + bad + `"}]}`,
 	} {
 		records = append(records, harness.Event(s.topics.Config, 5, value))
 	}
@@ -417,9 +490,12 @@ func dump(t *testing.T, cl redis.UniversalClient, key string) string {
 func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
 	v.t.Helper()
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(auth))
-	carried := 0
+	carried, signed := 0, 0
 	for _, r := range recv.Requests("") {
 		header := r.Header.Clone()
+		if header.Get("Webhook-Signature") != "" {
+			signed++
+		}
 		if header.Get("Authorization") != "" {
 			carried++
 			if header.Get("Authorization") != want {
@@ -432,7 +508,7 @@ func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
 		}
 		v.search("deliveries", r.Path+fmt.Sprint(header)+string(r.Body), "the URL's token")
 	}
-	if carried == 0 {
-		v.t.Error("no delivery report carried credentials: the test shows nothing")
+	if carried == 0 || signed == 0 {
+		v.t.Errorf("%d delivery reports carried credentials, %d requests a signature: the test shows nothing", carried, signed)
 	}
 }
