@@ -77,6 +77,7 @@ type Topics struct {
 	Config      string
 	Keys        string
 	DeadLetter  string
+	Events      string
 	Ensure      bool
 	Partitions  int
 	Replication int // -1 = the broker's default
@@ -209,8 +210,8 @@ func (c *Config) TopicPlan() *topics.Plan {
 	t := c.Topics
 	return topics.New(topics.Settings{
 		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation, Config: t.Config, Keys: t.Keys,
-		DeadLetter: t.DeadLetter,
-		Schedule:   c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
+		DeadLetter: t.DeadLetter, Events: t.Events,
+		Schedule: c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
 		DrainWindows: c.Paused.Drain,
 		Window:       c.Retry.Window, Partitions: int32(t.Partitions), Replication: int16(t.Replication),
 	})

@@ -70,6 +70,8 @@ func topicsTable() []setting {
 			"compacted topic of API keys"),
 		one("topics.dead_letter", legalName(), "webhook-dead-letter", func(c *Config) *string { return &c.Topics.DeadLetter },
 			"dead letter topic: events that were given up"),
+		one("topics.events", legalName(), "webhook-events", func(c *Config) *string { return &c.Topics.Events },
+			"topic of endpoint events: which endpoints fail, which work again"),
 		one("topics.ensure", boolean(), "false", func(c *Config) *bool { return &c.Topics.Ensure },
 			"create missing topics when the service starts"),
 		one("topics.partitions", number(1, maxPartitions), "12", func(c *Config) *int { return &c.Topics.Partitions },

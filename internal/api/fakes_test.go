@@ -18,6 +18,7 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -39,7 +40,9 @@ type fakes struct {
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]sender.Outcome
 
-	keysAway, storeAway, logAway, kafkaAway bool
+	states map[int64][webhook.NumKinds]endpoints.State
+
+	statesAway, keysAway, storeAway, logAway, kafkaAway bool
 
 	updates  int
 	sent     []sender.Request
@@ -85,6 +88,13 @@ func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 	defer f.mu.Unlock()
 	f.sent = append(f.sent, r)
 	return f.outcomes[r.Kind]
+}
+
+func (f *fakes) States(_ context.Context, user int64) ([webhook.NumKinds]endpoints.State, error) {
+	if f.statesAway {
+		return [webhook.NumKinds]endpoints.State{}, errAway
+	}
+	return f.states[user], nil
 }
 
 // log and letters have a List each.
@@ -146,7 +156,7 @@ func newServer(t *testing.T, options Options) *server {
 	t.Helper()
 	f := &fakes{documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]sender.Outcome{}}
 	core, logs := observer.New(zap.DebugLevel)
-	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, DeadLetters: fakeLetters{f}, Log: zap.New(core)})
+	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)})
 	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}
 }
 

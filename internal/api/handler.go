@@ -65,6 +65,7 @@ func Handler(service *Service, options Options) http.Handler {
 			"/v1/user/get-webhook":           {allow: get, serve: (*handler).getWebhook},
 			"/v1/user/test-webhook":          {allow: post, serve: (*handler).testWebhook},
 			"/v1/user/deliveries":            {allow: get, serve: (*handler).deliveries},
+			"/v1/user/endpoints":             {allow: get, serve: (*handler).endpoints},
 			"/v1/user/replay":                {allow: post, serve: (*handler).replay},
 			"/v1/user/webhook-settings":      {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
 			"/v1/user/webhook-secret/rotate": {allow: post, serve: (*handler).rotateSecret},

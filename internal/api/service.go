@@ -24,6 +24,7 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/internal/sender"
@@ -73,6 +74,11 @@ type Deliveries interface {
 	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error)
 }
 
+// EndpointStates knows which endpoints fail.
+type EndpointStates interface {
+	States(ctx context.Context, userID int64) ([webhook.NumKinds]endpoints.State, error)
+}
+
 // DeadLetters are the events that were given up.
 type DeadLetters interface {
 	List(ctx context.Context, f deadletter.Filter, each func(*deadletter.Letter) error) error
@@ -91,6 +97,7 @@ type Parts struct {
 	Documents   Documents
 	Sender      Sender
 	Deliveries  Deliveries
+	States      EndpointStates
 	DeadLetters DeadLetters
 	Log         *zap.Logger
 	// TrustedProxies are the peers whose X-Forwarded-For is trusted.
@@ -119,6 +126,7 @@ const (
 	askSettings   = "settings"
 	askChange     = "change of settings"
 	askDeliveries = "deliveries"
+	askEndpoints  = "endpoints"
 	askLetters    = "dead letters"
 	askReplay     = "replay"
 )
@@ -131,7 +139,7 @@ func New(parts Parts) *Service {
 		parts.MaxTests = testsOfAll
 	}
 	failing := map[string]*outage.Outage{}
-	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askLetters, askReplay} {
+	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askEndpoints, askLetters, askReplay} {
 		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "request failed; API answers 503",
 			"request succeeded again")
 	}

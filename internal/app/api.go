@@ -42,7 +42,8 @@ func (a *App) newCustomers() (*customers, error) {
 		return nil, err
 	}
 	service := api.New(api.Parts{
-		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, DeadLetters: userReplays{letters, a.replays},
+		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, States: a.endpoints,
+		DeadLetters:    userReplays{letters, a.replays},
 		Log:            a.Log.Named("api"),
 		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests, Turns: a.replays,
 		ReplayLimit: a.Config.API.ReplayLimit,

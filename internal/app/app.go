@@ -16,6 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/clock"
 	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
@@ -74,6 +75,7 @@ type App struct {
 	sender      *sender.Sender // nil without the roles consume and api
 	log         *deliverylog.Log
 	replays     *replay.Memory
+	endpoints   *endpoints.Store
 	pipeline    *pipeline
 	api         *customers
 	tracing     *tracing.Tracer // nil = off
@@ -150,9 +152,10 @@ func (a *App) wireSettings() error {
 	return nil
 }
 
-// wireHistory makes the log of attempts and the memory of replays, which are in Redis.
+// wireHistory makes the log of attempts, the memory of replays and the states of endpoints, which are in Redis.
 func (a *App) wireHistory() error {
 	a.log = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
+	a.endpoints = endpoints.NewStore(a.redis, a.Config.Redis.KeyPrefix)
 	a.replays = replay.New(replayConfig(a.Config), a.redis, a.Log.Named("replays"))
 	return nil
 }

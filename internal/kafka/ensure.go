@@ -21,6 +21,7 @@ const (
 	// retentionSlack is added to the retention that a delay topic needs: a long weekend of downtime.
 	retentionSlack      = 72 * time.Hour
 	deadLetterRetention = 30 * 24 * time.Hour
+	eventsRetention     = 7 * 24 * time.Hour
 
 	maxMessage = "max.message.bytes"
 	// maxMessageBytes is the smallest max.message.bytes of created topics that smshooks writes: the brokers' default limit
@@ -158,6 +159,8 @@ func (s survey) settings(topic string) [][2]string {
 		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
 	case topic == s.DeadLetter:
 		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, size}
+	case topic == s.Events:
+		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(eventsRetention)}}
 	case !s.Delayed(topic):
 		return [][2]string{{"cleanup.policy", "delete"}}
 	}

@@ -34,14 +34,14 @@ func newBroker(t *testing.T) (*kgo.Client, topics.Settings) {
 	t.Cleanup(cl.Close)
 	return cl, topics.Settings{
 		DLR: prefix + "dlr", Click: prefix + "click", Inbound: prefix + "inbound", Revocation: prefix + "revocation",
-		Config: prefix + "config", Keys: prefix + "keys", DeadLetter: prefix + "dead",
+		Config: prefix + "config", Keys: prefix + "keys", DeadLetter: prefix + "dead", Events: prefix + "events",
 	}
 }
 
 // defaults are the names of the default topics, and the delays of smallPlan.
 var defaults = topics.Settings{
 	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
-	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter",
+	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events",
 	Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second},
 	Window: 24 * time.Hour, Partitions: 12, Replication: -1,
 }
@@ -337,6 +337,7 @@ func TestSettingsOfNewTopics(t *testing.T) {
 		{"webhook-config", "cleanup.policy=compact retention.ms=-1"},
 		{"webhook-keys", "cleanup.policy=compact retention.ms=-1"},
 		{"webhook-dead-letter", "cleanup.policy=delete retention.ms=2592000000 max.message.bytes=2097152"},
+		{"webhook-events", "cleanup.policy=delete retention.ms=604800000"},
 		// 6 h + 24 h + 72 h
 		{"sms-dlr-retry-6h", "cleanup.policy=delete retention.ms=367200000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 		// 10 s + 24 h + 72 h

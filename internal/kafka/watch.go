@@ -63,6 +63,7 @@ func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
 			rights[topic] |= Write
 		}
 		rights[plan.DeadLetter] |= Write
+		rights[plan.Events] |= Write
 	}
 	if serves {
 		rights[plan.Config] |= Write

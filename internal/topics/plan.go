@@ -51,8 +51,8 @@ type Info struct {
 type Settings struct {
 	// Names of the source topics.
 	DLR, Click, Inbound, Revocation string
-	// Names of the compacted topics and of the dead letter topic.
-	Config, Keys, DeadLetter string
+	// Names of the compacted topics, of the dead letter topic, and of the topic of endpoint events.
+	Config, Keys, DeadLetter, Events string
 
 	Schedule []time.Duration // delays between attempts, in whole milliseconds
 	Tiers    []time.Duration // delays of the overflow topics, in whole milliseconds, ascending
@@ -143,8 +143,8 @@ func (p *Plan) Written() (names []string) {
 	return names
 }
 
-// All returns every topic of the plan, the compacted ones and the dead letter topic last.
-func (p *Plan) All() []string { return append(p.Consumed(), p.Config, p.Keys, p.DeadLetter) }
+// All returns every topic of the plan, those that the consumer group does not read last.
+func (p *Plan) All() []string { return append(p.Consumed(), p.Config, p.Keys, p.DeadLetter, p.Events) }
 
 // Describe returns what a consumed topic is, and the zero Info for any other.
 func (p *Plan) Describe(topic string) Info { return p.info[topic] }
@@ -222,6 +222,7 @@ func (p *Plan) Problems() (problems []Problem) {
 	names := []struct{ setting, topic string }{
 		{"topics.dlr", p.DLR}, {"topics.click", p.Click}, {"topics.inbound", p.Inbound}, {"topics.revocation", p.Revocation},
 		{"topics.config", p.Config}, {"topics.keys", p.Keys}, {"topics.dead_letter", p.DeadLetter},
+		{"topics.events", p.Events},
 	}
 	normal := strings.NewReplacer(".", "_")
 	owner := map[string]string{}

@@ -12,7 +12,7 @@ import (
 
 var defaults = Settings{
 	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
-	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter",
+	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events",
 	Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute},
 	Window: 24 * time.Hour, Partitions: 12, Replication: -1,
 }

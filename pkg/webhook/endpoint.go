@@ -40,6 +40,12 @@ type Endpoint struct {
 	Secrets *Secrets
 }
 
+// Hostname returns the host of the URL without its port, "" if the URL is not usable.
+func (e *Endpoint) Hostname() string { return Hostname(e.Host) }
+
+// Hostname returns a Host header's value without its port.
+func Hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
+
 // Settings holds the endpoints of one user.
 type Settings struct {
 	UserID int64

@@ -113,7 +113,7 @@ func TestTopics(t *testing.T) {
 	if code != 1 {
 		t.Errorf("check without topics: exit code %d", code)
 	}
-	all := []string{n.Config, n.Keys, n.DeadLetter}
+	all := []string{n.Config, n.Keys, n.DeadLetter, n.Events}
 	for _, source := range []string{n.DLR, n.Click, n.Inbound, n.Revocation} {
 		all = append(all, source, harness.Retry(source, "1s"), harness.Retry(source, "2s"))
 		for _, tier := range []string{"1s", "3s", "10s"} {
@@ -164,6 +164,8 @@ func TestTopics(t *testing.T) {
 	want(n.Keys, "cleanup.policy", "compact")
 	want(n.DeadLetter, "cleanup.policy", "delete")
 	want(n.DeadLetter, "retention.ms", millis(30*24*time.Hour))
+	want(n.Events, "cleanup.policy", "delete")
+	want(n.Events, "retention.ms", millis(7*24*time.Hour))
 
 	// a retention that loses parked records, a wrong cleanup policy, unequal partition counts
 	bad := harness.TopicsFor(t)

@@ -27,7 +27,7 @@ func TestRightsTakenAway(t *testing.T) {
 		}
 	}
 	b.Grant(t, append(sources, n.Keys), kadm.OpRead, kadm.OpDescribeConfigs)
-	b.Grant(t, append(delays, n.Config, n.DeadLetter), kadm.OpRead, kadm.OpWrite, kadm.OpDescribeConfigs)
+	b.Grant(t, append(delays, n.Config, n.DeadLetter, n.Events), kadm.OpRead, kadm.OpWrite, kadm.OpDescribeConfigs)
 	b.GrantGroup(t, n.Group)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	e.recv.On(path("dlr", 2), firstFails())
