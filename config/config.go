@@ -44,6 +44,8 @@ type Kafka struct {
 	SessionTimeout time.Duration // after which a silent member loses its partitions
 	Isolation      string        // read_committed or read_uncommitted
 	MaxBatchBytes  int64         // bytes, uncompressed
+	Rack           string        // where this process runs, "" = not known
+	GroupProtocol  string        // classic or consumer
 	TLS            TLS
 	SASL           KafkaSASL
 }
@@ -60,11 +62,22 @@ type TLS struct {
 }
 
 // KafkaSASL says how to authenticate. Username and Password are set exactly
-// when Mechanism is.
+// when Mechanism is PLAIN or SCRAM, and OAuth when it is OAUTHBEARER.
 type KafkaSASL struct {
-	Mechanism string // "", PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+	Mechanism string // "", PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM
 	Username  string
 	Password  string
+	OAuth     KafkaOAuth
+}
+
+// KafkaOAuth says where the token comes from: TokenFile, or TokenURL with a
+// client's id and secret.
+type KafkaOAuth struct {
+	TokenURL     string
+	ClientID     string
+	ClientSecret string
+	Scope        string // scopes separated by blanks, "" = the server's default
+	TokenFile    string
 }
 
 // Topics names the topics that the delay topics derive from, and says how missing

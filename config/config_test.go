@@ -17,7 +17,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatalf("the defaults do not load: %v", err)
 	}
 	want := config.Config{
-		Kafka: config.Kafka{Brokers: []string{"127.0.0.1:9092"}, Group: "smshooks", SessionTimeout: 45 * time.Second, Isolation: "read_committed", MaxBatchBytes: 64 << 20},
+		Kafka: config.Kafka{Brokers: []string{"127.0.0.1:9092"}, Group: "smshooks", SessionTimeout: 45 * time.Second, Isolation: "read_committed", MaxBatchBytes: 64 << 20, GroupProtocol: "classic"},
 		Topics: config.Topics{
 			DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
 			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events", Partitions: 12, Replication: -1,
@@ -87,7 +87,7 @@ func TestTable(t *testing.T) {
 			secrets = append(secrets, row.Name)
 		}
 	}
-	if want := []string{"kafka.sasl.password", "redis.password", "redis.sentinel.password", "secrets.key", "secrets.previous_keys"}; !slices.Equal(secrets, want) {
+	if want := []string{"kafka.sasl.password", "kafka.sasl.oauth.client_secret", "redis.password", "redis.sentinel.password", "secrets.key", "secrets.previous_keys"}; !slices.Equal(secrets, want) {
 		t.Errorf("secrets = %v, want %v", secrets, want)
 	}
 }

@@ -228,15 +228,21 @@ func ratio() kind[float64] {
 	}, format: func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }}
 }
 
-// collector is the URL of an OTLP/HTTP collector. One with credentials or a query is refused, and not repeated.
-func collector() kind[string] {
+// collector is the URL of an OTLP/HTTP collector.
+func collector() kind[string] { return server("http://collector:4318") }
+
+// tokenServer is the URL of an OAuth token server.
+func tokenServer() kind[string] { return server("https://login.example.com/oauth2/token") }
+
+// server is a URL such as example. One with credentials or a query is refused, and not repeated.
+func server(example string) kind[string] {
 	return kind[string]{word: "URL", parse: func(s string) (string, error) {
 		u, err := url.Parse(s)
 		switch {
 		case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-			return "", errors.New("is not a URL, or has a user, a query or a fragment (try http://collector:4318)")
+			return "", fmt.Errorf("is not a URL, or has a user, a query or a fragment (try %s)", example)
 		case (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
-			return "", fmt.Errorf("%q is not an absolute http or https URL (try http://collector:4318)", s)
+			return "", fmt.Errorf("%q is not an absolute http or https URL (try %s)", s, example)
 		}
 		return s, nil
 	}, format: same}

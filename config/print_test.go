@@ -126,7 +126,7 @@ func TestWriteOrigins(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	values := config.Values()
-	for name, want := range map[string]string{"log.level": "debug info warn error", "topics.ensure": "true false", "kafka.sasl.mechanism": "PLAIN SCRAM-SHA-256 SCRAM-SHA-512", "kafka.group": ""} {
+	for name, want := range map[string]string{"log.level": "debug info warn error", "topics.ensure": "true false", "kafka.sasl.mechanism": "PLAIN SCRAM-SHA-256 SCRAM-SHA-512 OAUTHBEARER AWS_MSK_IAM", "kafka.group": ""} {
 		if got := strings.Join(values[name], " "); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}

@@ -57,21 +57,44 @@ func (v *validator) dispatch() {
 }
 
 func (v *validator) kafka() {
-	const mechanism, username, password = "kafka.sasl.mechanism", "kafka.sasl.username", "kafka.sasl.password"
-	sasl := v.c.Kafka.SASL
-	for _, s := range []struct{ name, value string }{{username, sasl.Username}, {password, sasl.Password}} {
-		switch {
-		case sasl.Mechanism == "" && s.value != "":
-			v.fail(s.name, "is set, but "+mechanism+" is not", mechanism)
-		case sasl.Mechanism != "" && s.value == "":
-			v.fail(s.name, "must not be empty with "+mechanism+" "+sasl.Mechanism, mechanism)
-		}
-	}
+	v.sasl()
 	// The client rejects less.
 	if least := 100 * time.Millisecond; v.c.Kafka.SessionTimeout < least {
 		v.fail("kafka.session_timeout", fmt.Sprintf("%v is less than %v", v.c.Kafka.SessionTimeout, least))
 	}
 	v.tls("kafka.tls", v.c.Kafka.TLS)
+}
+
+// sasl checks that the settings of a login belong to its mechanism, and that none is missing.
+func (v *validator) sasl() {
+	const mechanism, section = "kafka.sasl.mechanism", "kafka.sasl."
+	sasl := v.c.Kafka.SASL
+	password, bearer := sasl.Mechanism == "PLAIN" || strings.HasPrefix(sasl.Mechanism, "SCRAM-"), sasl.Mechanism == "OAUTHBEARER"
+	fromURL := bearer && sasl.OAuth.TokenFile == ""
+	for _, s := range []struct {
+		name, value  string
+		used, needed bool
+	}{
+		{"username", sasl.Username, password, password},
+		{"password", sasl.Password, password, password},
+		{"oauth.token_url", sasl.OAuth.TokenURL, fromURL, fromURL},
+		{"oauth.client_id", sasl.OAuth.ClientID, fromURL, fromURL},
+		{"oauth.client_secret", sasl.OAuth.ClientSecret, fromURL, fromURL},
+		{"oauth.scope", sasl.OAuth.Scope, fromURL, false},
+		{"oauth.token_file", sasl.OAuth.TokenFile, bearer, false},
+	} {
+		switch {
+		case s.value == "" && s.needed:
+			v.fail(section+s.name, "must not be empty with "+mechanism+" "+sasl.Mechanism, mechanism)
+		case s.value == "" || s.used:
+		case sasl.Mechanism == "":
+			v.fail(section+s.name, "is set, but "+mechanism+" is not", mechanism)
+		case bearer && s.name != "username" && s.name != "password":
+			v.fail(section+s.name, "is set together with kafka.sasl.oauth.token_file: leave one out", section+"oauth.token_file")
+		default:
+			v.fail(section+s.name, "is set, but "+mechanism+" "+sasl.Mechanism+" does not use it", mechanism)
+		}
+	}
 }
 
 // tls checks a section of TLS settings. Files without TLS would be ignored and

@@ -26,7 +26,7 @@ func TestWrongValues(t *testing.T) {
 		{"kafka.session_timeout", "0s", `"0s" is not above zero`},
 		{"kafka.session_timeout", "50ms", `50ms is less than 100ms`},
 		{"kafka.tls.enabled", "perhaps", `"perhaps" is neither true nor false`},
-		{"kafka.sasl.mechanism", "GSSAPI", `"GSSAPI" is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512`},
+		{"kafka.sasl.mechanism", "GSSAPI", `"GSSAPI" is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, AWS_MSK_IAM`},
 		{"topics.dlr", "", `"" is not a legal name (use letters, digits, '.', '_' and '-')`},
 		{"topics.dlr", "a/b", `"a/b" is not a legal name (use letters, digits, '.', '_' and '-')`},
 		{"topics.dlr", "..", `".." is not a legal name`},
@@ -134,8 +134,25 @@ func TestWrongCombinations(t *testing.T) {
 			},
 		},
 		{
+			"OAUTHBEARER alone", []string{"--kafka.sasl.mechanism=oauthbearer", "--kafka.sasl.username=u"},
+			[]string{
+				"kafka.sasl.username: is set, but kafka.sasl.mechanism OAUTHBEARER does not use it (from flag --kafka.sasl.username)",
+				"kafka.sasl.oauth.token_url: must not be empty with kafka.sasl.mechanism OAUTHBEARER; kafka.sasl.mechanism is from flag --kafka.sasl.mechanism (from default)",
+				"kafka.sasl.oauth.client_id: must not be empty with kafka.sasl.mechanism OAUTHBEARER; kafka.sasl.mechanism is from flag --kafka.sasl.mechanism (from default)",
+				"kafka.sasl.oauth.client_secret: must not be empty with kafka.sasl.mechanism OAUTHBEARER; kafka.sasl.mechanism is from flag --kafka.sasl.mechanism (from default)",
+			},
+		},
+		{
+			"a token from two places", []string{"--kafka.sasl.mechanism=OAUTHBEARER", "--kafka.sasl.oauth.token_file=t", "--kafka.sasl.oauth.scope=s"},
+			[]string{"kafka.sasl.oauth.scope: is set together with kafka.sasl.oauth.token_file: leave one out (from flag --kafka.sasl.oauth.scope)"},
+		},
+		{
+			"a token without need", []string{"--kafka.sasl.mechanism=AWS_MSK_IAM", "--kafka.sasl.oauth.token_file=t"},
+			[]string{"kafka.sasl.oauth.token_file: is set, but kafka.sasl.mechanism AWS_MSK_IAM does not use it (from flag --kafka.sasl.oauth.token_file)"},
+		},
+		{
 			"a bad mechanism says nothing of the user", []string{"--kafka.sasl.mechanism=x", "--kafka.sasl.username=u", "--kafka.sasl.password=p"},
-			[]string{`kafka.sasl.mechanism: "x" is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 (from flag --kafka.sasl.mechanism)`},
+			[]string{`kafka.sasl.mechanism: "x" is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, AWS_MSK_IAM (from flag --kafka.sasl.mechanism)`},
 		},
 		{
 			"half a pair", []string{"--kafka.tls.enabled", "--kafka.tls.cert_file=c", "--redis.tls.enabled", "--redis.tls.key_file=k"},

@@ -43,8 +43,11 @@ const (
 
 // Config of a Consumer.
 type Config struct {
-	Group            string
-	InstanceID       string // for static membership; "" = none
+	Group      string
+	InstanceID string // for static membership; "" = none
+	// ServerAssigned leaves the assignment to the brokers (KIP-848, Kafka 4.0 and later). Their
+	// group.consumer.session.timeout.ms counts then, and SessionTimeout should be the same.
+	ServerAssigned   bool
 	SessionTimeout   time.Duration
 	MaxBufferedBytes int64    // of all partitions
 	Topics           []string // source and delay topics, all with the partition count of their kind
@@ -198,6 +201,9 @@ func (c *Consumer) join() error {
 	}
 	if cfg.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(cfg.InstanceID))
+	}
+	if cfg.ServerAssigned {
+		opts = append(opts, kgo.ServerSideBalancer())
 	}
 	var err error
 	if c.client, err = c.newClient(opts...); err != nil {

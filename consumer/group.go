@@ -29,6 +29,7 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 	}
 	c.joined.Store(true)
 	c.membership.failed.Store(nil)
+	c.membership.refused.Store(0)
 	c.log.Info("partitions assigned", zap.Int("partitions", n))
 }
 

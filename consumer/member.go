@@ -18,6 +18,7 @@ import (
 const (
 	rebalanceTimeout = 60 * time.Second // at least, for a live member to join a rebalance
 	slowJoin         = 3 * time.Second  // a longer join waits for members that do not answer
+	joinSlack        = 5 * time.Second  // after a session timeout, for the group to notice
 	joinInterval     = time.Second
 	withdrawAfter    = 200 * time.Millisecond // a longer leave waits for a join
 )
@@ -42,6 +43,7 @@ func (e *SessionTimeoutError) Error() string {
 type membership struct {
 	joining atomic.Int64          // when the pending JoinGroup was sent, Unix ms; 0 = none is pending
 	failed  atomic.Pointer[error] // why the client is not in the group, nil if it is or has not tried
+	refused atomic.Int64          // when the instance id was first found to be in use, Unix ms; 0 = it was not
 }
 
 // groupHooks observes the client's group requests.
@@ -72,11 +74,22 @@ func (h groupHooks) OnGroupManageError(err error) {
 	h.c.membership.joining.Store(0)
 	h.c.membership.failed.Store(&err)
 	switch {
-	case errors.Is(err, kerr.FencedInstanceID):
+	case errors.Is(err, kerr.FencedInstanceID), h.c.inUse(err):
 		h.c.fence()
 	case errors.Is(err, kerr.InvalidSessionTimeout):
 		h.c.interrupt(&SessionTimeoutError{h.c.cfg.SessionTimeout})
 	}
+}
+
+// inUse reports whether another process keeps this member's kafka.instance_id. With the protocol "consumer" the group
+// refuses the newcomer, also after a crash of the former process, until its session has expired.
+func (c *Consumer) inUse(err error) bool {
+	if !errors.Is(err, kerr.UnreleasedInstanceID) {
+		return false
+	}
+	now := time.Now().UnixMilli()
+	return !c.membership.refused.CompareAndSwap(0, now) &&
+		now-c.membership.refused.Load() > (c.cfg.SessionTimeout+joinSlack).Milliseconds()
 }
 
 // Joined returns nil if the member is in the group and knows its partitions (which may be none), else why not.
@@ -168,12 +181,19 @@ func (c *Consumer) refused(err error, as []*assignment) {
 	switch {
 	case errors.Is(err, kerr.FencedInstanceID):
 		c.fence()
-	case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
+	case expelled(err):
 		for _, a := range as {
 			a.lose()
 			a.drain()
 		}
 	}
+}
+
+// expelled reports whether the group does not know this member any more. A stale epoch is not a reason: the next
+// heartbeat brings the new one (protocol "consumer").
+func expelled(err error) bool {
+	return errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration) ||
+		errors.Is(err, kerr.FencedMemberEpoch)
 }
 
 // leave sends LeaveGroup. If the group is not reachable it drops the member after the session timeout.
@@ -216,7 +236,7 @@ func (c *Consumer) leave() {
 // static member stays in the group, so that it gets its partitions again.
 func (c *Consumer) withdraw(ctx context.Context) {
 	id, _ := c.client.GroupMetadata()
-	if id == "" || c.cfg.InstanceID != "" {
+	if id == "" || c.cfg.InstanceID != "" || c.cfg.ServerAssigned { // which has no joins that wait
 		c.disconnect()
 		return
 	}

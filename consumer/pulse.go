@@ -69,13 +69,13 @@ func (c *Consumer) confirm(ctx context.Context) {
 		as := c.owned(nil) // partitions assigned later are not affected by the answer
 		err := c.heartbeat(ctx)
 		switch {
-		case err == nil, errors.Is(err, kerr.RebalanceInProgress):
+		case err == nil, errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.StaleMemberEpoch):
 			c.log.Info("still a member of the group")
 			return
 		case errors.Is(err, kerr.FencedInstanceID):
 			c.fence()
 			return
-		case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
+		case expelled(err):
 			c.log.Warn("not a member of the group any more; requests in flight are cancelled", zap.Error(err))
 			expel(as)
 			return
@@ -90,9 +90,13 @@ func (c *Consumer) confirm(ctx context.Context) {
 	}
 }
 
+// heartbeat asks the group whether this is a member.
 func (c *Consumer) heartbeat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
+	if c.cfg.ServerAssigned {
+		return c.verify(ctx)
+	}
 	req := kmsg.NewPtrHeartbeatRequest()
 	req.Group = c.cfg.Group
 	req.MemberID, req.Generation = c.client.GroupMetadata()
@@ -102,6 +106,28 @@ func (c *Consumer) heartbeat(ctx context.Context) error {
 	resp, err := req.RequestWith(ctx, c.client)
 	if err != nil {
 		return err
+	}
+	return kerr.ErrorForCode(resp.ErrorCode)
+}
+
+// verify fetches no offsets, which the group allows its members only. A heartbeat of the protocol "consumer" would be
+// answered with an assignment that the client does not see.
+func (c *Consumer) verify(ctx context.Context) error {
+	group := kmsg.NewOffsetFetchRequestGroup()
+	group.Group = c.cfg.Group
+	member, epoch := c.client.GroupMetadata()
+	group.MemberID, group.MemberEpoch = kmsg.StringPtr(member), epoch
+	group.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
+	req := kmsg.NewPtrOffsetFetchRequest()
+	req.Groups = append(req.Groups, group)
+	resp, err := req.RequestWith(ctx, c.client)
+	if err != nil {
+		return err
+	}
+	for _, g := range resp.Groups {
+		if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
+			return err
+		}
 	}
 	return kerr.ErrorForCode(resp.ErrorCode)
 }

@@ -10,19 +10,26 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// KafkaConfig returns how to reach Kafka. dial may be nil. An error is about the TLS files.
+// KafkaConfig returns how to reach Kafka. dial may be nil. An error is about the TLS files or the login.
 func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, error) {
 	files, err := openTLS("kafka.tls", cfg.Kafka.TLS, log)
 	if err != nil {
 		return kafka.Config{}, withOrigin(cfg, err)
 	}
+	login := cfg.Kafka.SASL
+	mechanism, err := kafka.NewSASL(kafka.SASLConfig{
+		Mechanism: login.Mechanism, Username: login.Username, Password: login.Password, OAuth: kafka.OAuthConfig(login.OAuth),
+	})
+	if err != nil {
+		return kafka.Config{}, err
+	}
 	return kafka.Config{
 		Brokers: cfg.Kafka.Brokers,
 		TLS:     files,
-		SASL: kafka.SASLConfig{Mechanism: cfg.Kafka.SASL.Mechanism, Username: cfg.Kafka.SASL.Username,
-			Password: cfg.Kafka.SASL.Password},
-		Dial: dial,
-		Log:  log.Named("kafka"),
+		SASL:    mechanism,
+		Rack:    cfg.Kafka.Rack,
+		Dial:    dial,
+		Log:     log.Named("kafka"),
 
 		ReadUncommitted: cfg.Kafka.Isolation == "read_uncommitted",
 		MaxBatchBytes:   cfg.Kafka.MaxBatchBytes,

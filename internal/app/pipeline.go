@@ -78,6 +78,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 	}
 	p.consumer = consumer.New(consumer.Config{
 		Group: cfg.Kafka.Group, InstanceID: cfg.Kafka.InstanceID, SessionTimeout: cfg.Kafka.SessionTimeout,
+		ServerAssigned:   cfg.Kafka.GroupProtocol == "consumer",
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
 		Topics: a.plan, Handler: p.dispatcher, Notes: p.collector, Tracer: tracer, Replayed: a.replays.Ended,

@@ -16,8 +16,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/tlsfiles"
@@ -44,7 +42,9 @@ type Config struct {
 	// Brokers are host:port pairs (port 9092 if absent); one that answers is enough.
 	Brokers []string
 	TLS     *tlsfiles.Files // nil for connections without TLS
-	SASL    SASLConfig
+	SASL    sasl.Mechanism  // see [NewSASL]; nil for connections without authentication
+	// Rack is where this process runs: consumers then fetch from a replica in the same rack (KIP-392). "" for any.
+	Rack string
 	// Dial opens a plain connection; TLS is put on top of it. nil is a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log takes the client's warnings and errors. nil drops them.
@@ -63,13 +63,6 @@ type Config struct {
 	Skips *Skips
 
 	dialTimeout time.Duration // 0: dialTimeout
-}
-
-// SASLConfig says how the client authenticates. An empty Mechanism means that it does not.
-type SASLConfig struct {
-	// Mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, in any case.
-	Mechanism          string
-	Username, Password string
 }
 
 // NewClient builds a client from c; extra options come last and win. It dials nothing: a broker that is away shows at
@@ -126,12 +119,11 @@ func (c Config) options() ([]kgo.Opt, error) {
 	if c.Context != nil {
 		opts = append(opts, kgo.WithContext(c.Context))
 	}
-	mechanism, err := c.SASL.mechanism()
-	if err != nil {
-		return nil, err
+	if c.SASL != nil {
+		opts = append(opts, kgo.SASL(c.SASL))
 	}
-	if mechanism != nil {
-		opts = append(opts, kgo.SASL(mechanism))
+	if c.Rack != "" {
+		opts = append(opts, kgo.Rack(c.Rack))
 	}
 	if c.Log != nil {
 		opts = append(opts, kgo.WithLogger(newLogger(c.Log)))
@@ -166,28 +158,6 @@ func validBroker(broker string) bool {
 	}
 	number, portErr := strconv.ParseUint(port, 10, 16)
 	return err == nil && portErr == nil && number > 0 && host != "" && !strings.ContainsAny(host, " /@")
-}
-
-func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
-	name := strings.ToUpper(s.Mechanism)
-	switch {
-	case name == "" && s.Username == "" && s.Password == "":
-		return nil, nil
-	case name == "":
-		return nil, errors.New("kafka.sasl.mechanism: must be set with a username or password " +
-			"(PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)")
-	case s.Username == "":
-		return nil, fmt.Errorf("kafka.sasl.username: must be set with mechanism %s", name)
-	}
-	switch name {
-	case "PLAIN":
-		return plain.Auth{User: s.Username, Pass: s.Password}.AsMechanism(), nil
-	case "SCRAM-SHA-256":
-		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha256Mechanism(), nil
-	case "SCRAM-SHA-512":
-		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha512Mechanism(), nil
-	}
-	return nil, fmt.Errorf("kafka.sasl.mechanism: %q is unknown (PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512)", s.Mechanism)
 }
 
 // dialer puts the timeout and TLS on top of the plain dialer, so that a caller's own dialer

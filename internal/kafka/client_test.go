@@ -60,9 +60,6 @@ func TestConfigErrors(t *testing.T) {
 		{"a URL", Config{Brokers: []string{"kafka://a:9092"}}, "kafka.brokers"},
 		{"no host", Config{Brokers: []string{":9092"}}, "kafka.brokers"},
 		{"port 0", Config{Brokers: []string{"a:0"}}, "kafka.brokers"},
-		{"mechanism", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "KERBEROS", Username: "u", Password: "hush"}}, "kafka.sasl.mechanism"},
-		{"no mechanism", Config{Brokers: []string{"a"}, SASL: SASLConfig{Username: "u", Password: "hush"}}, "kafka.sasl.mechanism"},
-		{"no user", Config{Brokers: []string{"a"}, SASL: SASLConfig{Mechanism: "PLAIN", Password: "hush"}}, "kafka.sasl.username"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := c.cfg.NewClient()
@@ -71,29 +68,6 @@ func TestConfigErrors(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "hush") {
 				t.Errorf("the password shows: %v", err)
-			}
-		})
-	}
-}
-
-func TestSASL(t *testing.T) {
-	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
-		t.Run(mechanism, func(t *testing.T) {
-			cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser(mechanism, "ann", "right"))
-			log, seen := observer.New(zapcore.DebugLevel)
-			cfg := Config{Brokers: cluster.ListenAddrs(), Log: zap.New(log), SASL: SASLConfig{Mechanism: strings.ToLower(mechanism), Username: "ann", Password: "right"}}
-			if err := ping(t, cfg); err != nil {
-				t.Errorf("right password: %v", err)
-			}
-			cfg.SASL.Password = "wrong-hush"
-			// kfake closes the connection on a wrong password; Kafka returns SASL_AUTHENTICATION_FAILED.
-			if err := ping(t, cfg); err == nil {
-				t.Error("a wrong password works")
-			}
-			for _, entry := range seen.All() {
-				if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "hush") {
-					t.Errorf("the password is logged: %s", text)
-				}
 			}
 		})
 	}

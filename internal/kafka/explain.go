@@ -42,6 +42,9 @@ func Explain(err error) error {
 	if _, ok := errors.AsType[*tlsfiles.SettingError](err); ok {
 		return err
 	}
+	if login, ok := errors.AsType[*loginError](err); ok {
+		return &explained{login.setting, login.advice, err}
+	}
 	if setting, advice := explainTLS(err); setting != "" {
 		return &explained{setting, advice, err}
 	}
@@ -99,13 +102,14 @@ func explainTLS(err error) (setting, advice string) {
 func explainReply(reply *kerr.Error, err error) error {
 	switch reply.Code {
 	case kerr.SaslAuthenticationFailed.Code:
-		return &explained{"kafka.sasl.username", "the broker refuses the login: check it and kafka.sasl.password", err}
+		return &explained{"kafka.sasl.username", "the broker refuses the login: check it and kafka.sasl.password, or the token of " +
+			"kafka.sasl.oauth", err}
 	case kerr.UnsupportedSaslMechanism.Code, kerr.IllegalSaslState.Code:
 		return &explained{"kafka.sasl.mechanism", "the broker expects another mechanism", err}
 	case kerr.InvalidSessionTimeout.Code:
 		return &explained{"kafka.session_timeout",
 			"must be between the broker's group.min.session.timeout.ms and its group.max.session.timeout.ms", err}
-	case kerr.FencedInstanceID.Code:
+	case kerr.FencedInstanceID.Code, kerr.UnreleasedInstanceID.Code:
 		return &explained{"kafka.instance_id", "another process uses the same id: give each process its own", err}
 	case kerr.InvalidGroupID.Code:
 		return &explained{"kafka.group", "the broker does not accept this name", err}

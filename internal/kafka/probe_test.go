@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -75,7 +76,7 @@ func TestProbe(t *testing.T) {
 		"no such name":       {Config{Brokers: []string{"nowhere.invalid:9092"}}, "kafka.brokers: "},
 		"TLS to plaintext":   {Config{Brokers: []string{kafka}, TLS: tls}, "kafka.tls.enabled: "},
 		"TLS, closes":        {Config{Brokers: []string{closes}, TLS: tls}, "kafka.tls.enabled: "},
-		"login without need": {Config{Brokers: []string{kafka}, SASL: SASLConfig{Mechanism: "PLAIN", Username: "u", Password: "p"}}, "kafka.brokers: "},
+		"login without need": {Config{Brokers: []string{kafka}, SASL: plain.Auth{User: "u", Pass: "p"}.AsMechanism()}, "kafka.brokers: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

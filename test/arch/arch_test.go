@@ -85,7 +85,9 @@ var drivers = map[string][]string{
 	"github.com/Shopify/toxiproxy":       {"test/real"},
 	"github.com/valyala/fasthttp":        {"tools/bench"},
 	"code.dny.dev/ssrf":                  {"internal/sender"},
-	"net/http":                           {"internal/http1", "internal/sender", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "cmd/smshooks", "examples", "test", "tools"},
+	"net/http":                           {"internal/http1", "internal/sender", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "internal/kafka", "cmd/smshooks", "examples", "test", "tools"},
+	"golang.org/x/oauth2":                {"internal/kafka"},
+	"github.com/aws/aws-sdk-go-v2":       {"internal/kafka"},
 }
 
 // within reports whether path is root or lies below it.
