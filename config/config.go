@@ -91,6 +91,7 @@ type Topics struct {
 	Keys        string
 	DeadLetter  string
 	Events      string
+	Releases    string
 	Ensure      bool
 	Partitions  int
 	Replication int // -1 = the broker's default
@@ -223,7 +224,7 @@ func (c *Config) TopicPlan() *topics.Plan {
 	t := c.Topics
 	return topics.New(topics.Settings{
 		DLR: t.DLR, Click: t.Click, Inbound: t.Inbound, Revocation: t.Revocation, Config: t.Config, Keys: t.Keys,
-		DeadLetter: t.DeadLetter, Events: t.Events,
+		DeadLetter: t.DeadLetter, Events: t.Events, Releases: t.Releases,
 		Schedule: c.Retry.Schedule, Tiers: c.Overflow.Delays, DrainSchedule: c.Retry.Drain, DrainTiers: c.Overflow.Drain,
 		DrainWindows: c.Paused.Drain,
 		Window:       c.Retry.Window, Partitions: int32(t.Partitions), Replication: int16(t.Replication),

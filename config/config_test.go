@@ -20,7 +20,7 @@ func TestDefaults(t *testing.T) {
 		Kafka: config.Kafka{Brokers: []string{"127.0.0.1:9092"}, Group: "smshooks", SessionTimeout: 45 * time.Second, Isolation: "read_committed", MaxBatchBytes: 64 << 20, GroupProtocol: "classic"},
 		Topics: config.Topics{
 			DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
-			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events", Partitions: 12, Replication: -1,
+			Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events", Releases: "webhook-releases", Partitions: 12, Replication: -1,
 		},
 		Redis: config.Redis{Addrs: []string{"127.0.0.1:6379"}, KeyPrefix: "smshooks:"},
 		API:   config.API{Addr: "127.0.0.1:8080", Rate: 50, MaxConnections: 1000, ReplayLimit: 10_000, TrustedProxies: []netip.Prefix{}},

@@ -86,6 +86,8 @@ func topicsTable() []setting {
 			"dead letter topic: events that were given up"),
 		one("topics.events", legalName(), "webhook-events", func(c *Config) *string { return &c.Topics.Events },
 			"topic of endpoint events: which endpoints fail, which work again"),
+		one("topics.releases", legalName(), "webhook-releases", func(c *Config) *string { return &c.Topics.Releases },
+			"topic that says which delayed events were released: sent before their delay ended"),
 		one("topics.ensure", boolean(), "false", func(c *Config) *bool { return &c.Topics.Ensure },
 			"create missing topics when the service starts"),
 		one("topics.partitions", number(1, maxPartitions), "12", func(c *Config) *int { return &c.Topics.Partitions },

@@ -163,7 +163,7 @@ func copyTree(t *testing.T, from, to string) {
 func TestTopicsOfTheServiceSurvive(t *testing.T) {
 	dir := t.TempDir()
 	plan := topics.New(topics.Settings{
-		DLR: "dlr", Click: "click", Inbound: "inbound", Revocation: "revocation", Config: "config", Keys: "keys", DeadLetter: "dead", Events: "events",
+		DLR: "dlr", Click: "click", Inbound: "inbound", Revocation: "revocation", Config: "config", Keys: "keys", DeadLetter: "dead", Events: "events", Releases: "releases",
 		Schedule: []time.Duration{6 * time.Hour}, Tiers: []time.Duration{time.Minute}, Window: 24 * time.Hour, Partitions: 12, Replication: -1,
 	})
 	e := start(t, Options{Dir: dir})

@@ -163,22 +163,25 @@ func (s survey) policyProblems(topic string, t state) []Problem {
 	}}
 }
 
-// retentionProblems is about delay topics only: how long sources are kept is the operator's choice.
+// retentionProblems is about delay topics and the releases of their records only: how long sources are kept is the
+// operator's choice.
 func (s survey) retentionProblems(topic string, t state) (problems []Problem) {
-	if !s.Delayed(topic) {
+	why, lost := "Kafka would silently delete records that are not due yet", "delayed records would be lost"
+	switch {
+	case topic == s.Releases:
+		why, lost = "released events would be sent again when their delay ends", "released events would be sent twice"
+	case !s.Delayed(topic):
 		return nil
 	}
-	const why = "Kafka would silently delete records that are not due yet"
 	least := s.MinRetention(topic)
 	if retention, less := t.keepsLess(least); less {
 		problems = append(problems, raise(topic, t, "retention.ms", millis(least+retentionSlack),
 			fmt.Sprintf(" (%s), below its delay + retry.window (%s + %s = %d ms)", delay.Name(retention),
-				delay.Name(s.Describe(topic).Delay),
-				delay.Name(s.Window), least.Milliseconds()), "which raises it; otherwise delayed records would be lost", why))
+				delay.Name(least-s.Window), delay.Name(s.Window), least.Milliseconds()), "which raises it; otherwise "+lost, why))
 	}
 	if limit, ok := t.limit("retention.bytes"); ok && limit >= 0 {
 		problems = append(problems, raise(topic, t, "retention.bytes", "-1", " instead of -1",
-			"which lifts it; otherwise delayed records would be lost", why))
+			"which lifts it; otherwise "+lost, why))
 	}
 	return problems
 }

@@ -157,6 +157,10 @@ func (s survey) settings(topic string) [][2]string {
 		// Kafka ignores the retention of a topic whose policy does not contain "delete". -1 is for
 		// brokers that apply it anyway.
 		return [][2]string{{"cleanup.policy", "compact"}, {"retention.ms", "-1"}}
+	case topic == s.Releases:
+		return [][2]string{{"cleanup.policy", "delete"},
+			{"retention.ms", millis(s.MinRetention(topic) + retentionSlack)}, {"retention.bytes", "-1"},
+			{"message.timestamp.type", "LogAppendTime"}}
 	case topic == s.DeadLetter:
 		return [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", millis(deadLetterRetention)}, size}
 	case topic == s.Events:

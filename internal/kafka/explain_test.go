@@ -60,6 +60,8 @@ func TestExplain(t *testing.T) {
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-inbound-overflow-1m --add-config max.message.bytes=2113536",
 		"topic sms-inbound-paused-24h has max.message.bytes=2097152, less than its source sms-inbound needs with headers (2113536): run `smshooks topics ensure`, which raises it" + full +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-inbound-paused-24h --add-config max.message.bytes=2113536",
+		"topic sms-inbound-overflow-0s has max.message.bytes=2097152, less than its source sms-inbound needs with headers (2113536): run `smshooks topics ensure`, which raises it" + full +
+			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name sms-inbound-overflow-0s --add-config max.message.bytes=2113536",
 		"topic click-revocation-retry-1h has max.message.bytes=1064959, less than its source click-revocation needs with headers (1064960): run `smshooks topics ensure`, which raises it" + full +
 			"\n  type: smshooks topics ensure\n    or: kafka-configs.sh --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name click-revocation-retry-1h --add-config max.message.bytes=2097152",
 		"topic webhook-dead-letter has max.message.bytes=2097152, less than its source sms-inbound needs with headers (2113536): run `smshooks topics ensure`, which raises it" + full +

@@ -34,14 +34,14 @@ func newBroker(t *testing.T) (*kgo.Client, topics.Settings) {
 	t.Cleanup(cl.Close)
 	return cl, topics.Settings{
 		DLR: prefix + "dlr", Click: prefix + "click", Inbound: prefix + "inbound", Revocation: prefix + "revocation",
-		Config: prefix + "config", Keys: prefix + "keys", DeadLetter: prefix + "dead", Events: prefix + "events",
+		Config: prefix + "config", Keys: prefix + "keys", DeadLetter: prefix + "dead", Events: prefix + "events", Releases: prefix + "releases",
 	}
 }
 
 // defaults are the names of the default topics, and the delays of smallPlan.
 var defaults = topics.Settings{
 	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
-	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events",
+	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events", Releases: "webhook-releases",
 	Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second},
 	Window: 24 * time.Hour, Partitions: 12, Replication: -1,
 }
@@ -205,6 +205,9 @@ func TestCheckNamesEachProblem(t *testing.T) {
 		{"retention too short", retry, "retention.ms", "21600000", "367200000",
 			"has retention.ms=21600000 (6h), below its delay + retry.window (6h + 24h = 108000000 ms)"},
 		{"one ms too short", retry, "retention.ms", "107999999", "108000000", "has retention.ms=107999999 (29h59m59.999s), below its delay + retry.window (6h + 24h = 108000000 ms)"},
+		{"releases forgotten too soon", names.Releases, "retention.ms", "172799999", "172800000", "has retention.ms=172799999 (47h59m59.999s), below its delay + retry.window (24h + 24h = 172800000 ms)"},
+		{"releases limited in size", names.Releases, "retention.bytes", "1048576", "-1", "has retention.bytes=1048576 instead of -1"},
+		{"releases compacted", names.Releases, "cleanup.policy", "compact", "delete", "has cleanup.policy=compact instead of delete"},
 		{"size limit", retry, "retention.bytes", "1048576", "-1", "has retention.bytes=1048576 instead of -1"},
 		{"compacted retry", retry, "cleanup.policy", "compact", "delete", "has cleanup.policy=compact instead of delete"},
 		{"compacted source", names.Click, "cleanup.policy", "compact,delete", "delete", "has cleanup.policy=compact,delete instead of delete"},
@@ -236,7 +239,8 @@ func TestPartitionCounts(t *testing.T) {
 	checkUntil(t, p, cl,
 		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Retry(webhook.DLR, 0), names.DLR),
 		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Overflow(webhook.DLR, 0), names.DLR),
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Paused(webhook.DLR), names.DLR))
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Paused(webhook.DLR), names.DLR),
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 4", p.Released(webhook.DLR), names.DLR))
 	if what := ensure(t, p, cl); what[p.Retry(webhook.DLR, 0)] != "partitions raised from 3 to 4" || what[names.DLR] != "ok" {
 		t.Errorf("lines: %v", what)
 	}
@@ -292,7 +296,8 @@ func TestEnsureRaces(t *testing.T) {
 		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Retry(webhook.DLR, 0), names.DLR),
 		fmt.Sprintf("%s has retention.ms=1000 (1s), below its delay + retry.window (6h + 24h = 108000000 ms)", p.Retry(webhook.DLR, 0)),
 		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Overflow(webhook.DLR, 0), names.DLR),
-		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Paused(webhook.DLR), names.DLR))
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Paused(webhook.DLR), names.DLR),
+		fmt.Sprintf("%s has 3 partitions, but its source %s has 6", p.Released(webhook.DLR), names.DLR))
 	for range 4 {
 		group.Go(func() {
 			if _, err := EnsureTopics(t.Context(), cl, p); err != nil {
@@ -336,6 +341,8 @@ func TestSettingsOfNewTopics(t *testing.T) {
 		{"sms-dlr", "cleanup.policy=delete"},
 		{"webhook-config", "cleanup.policy=compact retention.ms=-1"},
 		{"webhook-keys", "cleanup.policy=compact retention.ms=-1"},
+		{"webhook-releases", "cleanup.policy=delete retention.ms=432000000 retention.bytes=-1 message.timestamp.type=LogAppendTime"},
+		{"sms-dlr-overflow-0s", "cleanup.policy=delete retention.ms=345600000 retention.bytes=-1 max.message.bytes=2097152 message.timestamp.type=LogAppendTime"},
 		{"webhook-dead-letter", "cleanup.policy=delete retention.ms=2592000000 max.message.bytes=2097152"},
 		{"webhook-events", "cleanup.policy=delete retention.ms=604800000"},
 		// 6 h + 24 h + 72 h

@@ -54,7 +54,10 @@ type Watcher struct {
 // NeededRights returns what an instance does with each topic: one that consumes, one that serves the API, or both.
 // Every instance reads the settings.
 func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
-	rights := map[string]Rights{plan.Config: Read, plan.Keys: Read}
+	rights := map[string]Rights{plan.Config: Read, plan.Keys: Read, plan.Releases: Read}
+	if consumes || serves {
+		rights[plan.Releases] |= Write
+	}
 	if consumes {
 		for _, topic := range plan.Consumed() {
 			rights[topic] |= Read

@@ -108,7 +108,7 @@ func TestWatcherRights(t *testing.T) {
 
 func TestRightsOfRoles(t *testing.T) {
 	p := topics.New(topics.Settings{
-		DLR: "d", Click: "c", Inbound: "i", Revocation: "r", Config: "config", Keys: "keys", DeadLetter: "dead", Events: "events",
+		DLR: "d", Click: "c", Inbound: "i", Revocation: "r", Config: "config", Keys: "keys", DeadLetter: "dead", Events: "events", Releases: "releases",
 		Schedule: []time.Duration{time.Hour}, Tiers: []time.Duration{time.Second, time.Minute}, DrainSchedule: []time.Duration{2 * time.Hour},
 	})
 	all, api, none := NeededRights(p, true, true), NeededRights(p, false, true), NeededRights(p, false, false)

@@ -39,20 +39,23 @@ func (c Class) String() string {
 	return "unknown"
 }
 
+// NoTier is the Tier of the topic of released events.
+const NoTier = -1
+
 // Info describes a topic that the consumer group reads.
 type Info struct {
 	Kind  webhook.Kind
 	Class Class
-	Tier  int8          // of an overflow topic: the longest of Settings.Tiers that is not longer than its delay
-	Delay time.Duration // of a delay topic, 0 for a source
+	Tier  int8          // of an overflow topic: the longest of Settings.Tiers that is not longer than its delay, or NoTier
+	Delay time.Duration // of a delay topic, 0 for a source and for the topic of released events
 }
 
 // Settings are what all topics follow from.
 type Settings struct {
 	// Names of the source topics.
 	DLR, Click, Inbound, Revocation string
-	// Names of the compacted topics, of the dead letter topic, and of the topic of endpoint events.
-	Config, Keys, DeadLetter, Events string
+	// Names of the compacted topics, of the dead letter topic, and of those of endpoint events and of releases.
+	Config, Keys, DeadLetter, Events, Releases string
 
 	Schedule []time.Duration // delays between attempts, in whole milliseconds
 	Tiers    []time.Duration // delays of the overflow topics, in whole milliseconds, ascending
@@ -72,6 +75,7 @@ type Plan struct {
 	retry    [webhook.NumKinds][]string // by step, then those that are drained; equal delays repeat a name
 	overflow [webhook.NumKinds][]string // by tier, then those that are drained
 	paused   [webhook.NumKinds][]string // that of the window, then those that are drained
+	released [webhook.NumKinds]string   // the overflow topic without a delay
 	consumed []string
 	info     map[string]Info
 }
@@ -87,6 +91,7 @@ func New(s Settings) *Plan {
 		p.retry[kind] = p.addDelays(webhook.Kind(kind), Retry, slices.Concat(s.Schedule, s.DrainSchedule))
 		p.overflow[kind] = p.addDelays(webhook.Kind(kind), Overflow, slices.Concat(s.Tiers, s.DrainTiers))
 		p.paused[kind] = p.addDelays(webhook.Kind(kind), Paused, append([]time.Duration{s.Window}, s.DrainWindows...))
+		p.released[kind] = p.addDelays(webhook.Kind(kind), Overflow, []time.Duration{0})[0]
 	}
 	return p
 }
@@ -95,6 +100,9 @@ func New(s Settings) *Plan {
 func (p *Plan) addDelays(kind webhook.Kind, class Class, delays []time.Duration) (names []string) {
 	for _, d := range delays {
 		info := Info{Kind: kind, Class: class, Delay: d}
+		if class == Overflow && d == 0 {
+			info.Tier = NoTier
+		}
 		for tier, longest := range p.Tiers {
 			if class == Overflow && longest <= d {
 				info.Tier = int8(tier)
@@ -131,20 +139,26 @@ func (p *Plan) Overflow(kind webhook.Kind, tier int) string { return p.overflow[
 // Paused returns the topic of events whose endpoint is paused.
 func (p *Plan) Paused(kind webhook.Kind) string { return p.paused[kind][0] }
 
+// Released returns the topic of the copies of released events of a kind. It is an overflow topic without a delay.
+func (p *Plan) Released(kind webhook.Kind) string { return p.released[kind] }
+
 // Consumed returns every topic that the consumer group reads, once each: the sources by kind, then each kind's retry,
-// overflow and paused topics. The slice is the caller's own.
+// overflow and paused topics, and that of released events. The slice is the caller's own.
 func (p *Plan) Consumed() []string { return slices.Clone(p.consumed) }
 
 // Written returns the delay topics that events are written to: those that are not drained.
 func (p *Plan) Written() (names []string) {
 	for kind := range p.retry {
 		names = slices.Concat(names, p.retry[kind][:len(p.Schedule)], p.overflow[kind][:len(p.Tiers)], p.paused[kind][:1])
+		names = append(names, p.released[kind])
 	}
 	return names
 }
 
-// All returns every topic of the plan, those that the consumer group does not read last.
-func (p *Plan) All() []string { return append(p.Consumed(), p.Config, p.Keys, p.DeadLetter, p.Events) }
+// All returns every topic of the plan: those that the consumer group reads, then the others.
+func (p *Plan) All() []string {
+	return append(p.Consumed(), p.Config, p.Keys, p.DeadLetter, p.Events, p.Releases)
+}
 
 // Describe returns what a consumed topic is, and the zero Info for any other.
 func (p *Plan) Describe(topic string) Info { return p.info[topic] }
@@ -160,7 +174,7 @@ func (p *Plan) Delayed(topic string) bool { return p.info[topic].Class != Source
 
 // Delays returns the delay topics of a kind, once each, those that are drained included.
 func (p *Plan) Delays(kind webhook.Kind) (names []string) {
-	for _, topic := range slices.Concat(p.retry[kind], p.overflow[kind], p.paused[kind]) {
+	for _, topic := range append(slices.Concat(p.retry[kind], p.overflow[kind], p.paused[kind]), p.released[kind]) {
 		if !slices.Contains(names, topic) {
 			names = append(names, topic)
 		}
@@ -168,9 +182,18 @@ func (p *Plan) Delays(kind webhook.Kind) (names []string) {
 	return names
 }
 
-// MinRetention returns how long a delay topic must keep its records: an event that is read late, because the service
-// was down, still counts until its window closes.
-func (p *Plan) MinRetention(topic string) time.Duration { return p.info[topic].Delay + p.Window }
+// MinRetention returns how long a delay topic, or the topic of releases, must keep its records: an event that is read
+// late, because the service was down, still counts until its window closes.
+func (p *Plan) MinRetention(topic string) time.Duration {
+	if topic != p.Releases {
+		return p.info[topic].Delay + p.Window
+	}
+	longest := time.Duration(0) // a release must be known for as long as the records that it covers may be read
+	for _, info := range p.info {
+		longest = max(longest, info.Delay)
+	}
+	return longest + p.Window
+}
 
 // Drain returns the setting that would add topic to the plan as one that is drained, "retry.drain=6h". It returns ""
 // if topic is part of the plan, or not named like a delay topic.
@@ -223,6 +246,7 @@ func (p *Plan) Problems() (problems []Problem) {
 		{"topics.dlr", p.DLR}, {"topics.click", p.Click}, {"topics.inbound", p.Inbound}, {"topics.revocation", p.Revocation},
 		{"topics.config", p.Config}, {"topics.keys", p.Keys}, {"topics.dead_letter", p.DeadLetter},
 		{"topics.events", p.Events},
+		{"topics.releases", p.Releases},
 	}
 	normal := strings.NewReplacer(".", "_")
 	owner := map[string]string{}

@@ -12,7 +12,7 @@ import (
 
 var defaults = Settings{
 	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
-	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events",
+	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events", Releases: "webhook-releases",
 	Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute},
 	Window: 24 * time.Hour, Partitions: 12, Replication: -1,
 }
@@ -36,6 +36,7 @@ func TestPlanNames(t *testing.T) {
 		{p.Overflow(2, 3), "sms-inbound-overflow-30m"},
 		{p.Paused(0), "sms-dlr-paused-24h"},
 		{p.Paused(3), "click-revocation-paused-24h"},
+		{p.Released(2), "sms-inbound-overflow-0s"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)
@@ -48,10 +49,10 @@ func TestPlanConsumed(t *testing.T) {
 	got := p.Consumed()
 	want := []string{
 		"sms-dlr", "sms-click", "sms-inbound", "click-revocation",
-		"sms-dlr-retry-6h", "sms-dlr-overflow-10s", "sms-dlr-overflow-1m", "sms-dlr-overflow-5m", "sms-dlr-overflow-30m", "sms-dlr-paused-24h",
-		"sms-click-retry-6h", "sms-click-overflow-10s", "sms-click-overflow-1m", "sms-click-overflow-5m", "sms-click-overflow-30m", "sms-click-paused-24h",
-		"sms-inbound-retry-6h", "sms-inbound-overflow-10s", "sms-inbound-overflow-1m", "sms-inbound-overflow-5m", "sms-inbound-overflow-30m", "sms-inbound-paused-24h",
-		"click-revocation-retry-6h", "click-revocation-overflow-10s", "click-revocation-overflow-1m", "click-revocation-overflow-5m", "click-revocation-overflow-30m", "click-revocation-paused-24h",
+		"sms-dlr-retry-6h", "sms-dlr-overflow-10s", "sms-dlr-overflow-1m", "sms-dlr-overflow-5m", "sms-dlr-overflow-30m", "sms-dlr-paused-24h", "sms-dlr-overflow-0s",
+		"sms-click-retry-6h", "sms-click-overflow-10s", "sms-click-overflow-1m", "sms-click-overflow-5m", "sms-click-overflow-30m", "sms-click-paused-24h", "sms-click-overflow-0s",
+		"sms-inbound-retry-6h", "sms-inbound-overflow-10s", "sms-inbound-overflow-1m", "sms-inbound-overflow-5m", "sms-inbound-overflow-30m", "sms-inbound-paused-24h", "sms-inbound-overflow-0s",
+		"click-revocation-retry-6h", "click-revocation-overflow-10s", "click-revocation-overflow-1m", "click-revocation-overflow-5m", "click-revocation-overflow-30m", "click-revocation-paused-24h", "click-revocation-overflow-0s",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -70,6 +71,7 @@ func TestPlanDescribe(t *testing.T) {
 		"sms-click-retry-6h":      {webhook.Click, Retry, 0, 6 * time.Hour},
 		"sms-inbound-overflow-5m": {webhook.Inbound, Overflow, 2, 5 * time.Minute},
 		"sms-inbound-paused-24h":  {webhook.Inbound, Paused, 0, 24 * time.Hour},
+		"sms-inbound-overflow-0s": {webhook.Inbound, Overflow, NoTier, 0},
 		"webhook-config":          {},
 		"webhook-dead-letter":     {},
 		"nobody":                  {},

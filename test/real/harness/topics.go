@@ -13,7 +13,7 @@ import (
 
 // Topics are the names one test uses, so that tests share a broker and a Redis without meeting.
 type Topics struct {
-	DLR, Click, Inbound, Revocation, Config, Keys, DeadLetter, Events string
+	DLR, Click, Inbound, Revocation, Config, Keys, DeadLetter, Events, Releases string
 
 	Group     string // consumer group
 	KeyPrefix string // of every Redis key
@@ -30,6 +30,7 @@ func TopicsWith(prefix string) Topics {
 		Keys:       prefix + "-webhook-keys",
 		DeadLetter: prefix + "-webhook-dead-letter",
 		Events:     prefix + "-webhook-events",
+		Releases:   prefix + "-webhook-releases",
 		Group:      prefix,
 		KeyPrefix:  prefix + ":",
 	}
@@ -62,7 +63,7 @@ func (n Topics) settings() [][2]string {
 	return [][2]string{
 		{"topics.dlr", n.DLR}, {"topics.click", n.Click}, {"topics.inbound", n.Inbound}, {"topics.revocation", n.Revocation},
 		{"topics.config", n.Config}, {"topics.keys", n.Keys}, {"topics.dead_letter", n.DeadLetter},
-		{"topics.events", n.Events},
+		{"topics.events", n.Events}, {"topics.releases", n.Releases},
 		{"kafka.group", n.Group}, {"redis.key_prefix", n.KeyPrefix},
 	}
 }
