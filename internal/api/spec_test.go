@@ -238,6 +238,7 @@ func TestAsyncAPI(t *testing.T) {
 	plan := topics.New(topics.Settings{
 		DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
 		Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute},
+		Window: 24 * time.Hour,
 	})
 	for _, topic := range append(plan.Consumed(), "webhook-config", "webhook-keys", "webhook-dead-letter") {
 		if !described[topic] {
