@@ -105,7 +105,10 @@ func rootCommand() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{config.FlagError(err)} })
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(usageTemplate(root))
+	root.Version = version
+	root.SetVersionTemplate("smshooks {{.Version}}\n")
 	root.PersistentFlags().String("config", "", "read settings from this YAML file")
 	config.Flags(root.PersistentFlags())
 	for name, values := range config.Values() {
@@ -142,10 +145,6 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	}
 	c.Example = strings.Join(examples, "\n")
 	return c
-}
-
-func unknownCommand(cmd *cobra.Command, name string) error {
-	return usagef("unknown command %q; see %s --help", name, cmd.CommandPath())
 }
 
 // oneOf checks the value of a flag, "" for none.

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/smshooks/smshooks/config"
+)
+
+// maxSuggestions is the most names that an error proposes.
+const maxSuggestions = 3
+
+func init() {
+	cobra.AddTemplateFunc("ownFlags", ownFlags)
+	cobra.AddTemplateFunc("settingFlags", settingFlags)
+}
+
+// usageTemplate returns cobra's template with the command's own flags first, and the settings by section after them.
+func usageTemplate(cmd *cobra.Command) string {
+	head, rest, _ := strings.Cut(cmd.UsageTemplate(), "{{if .HasAvailableLocalFlags}}")
+	_, tail, _ := strings.Cut(rest, "{{if .HasHelpSubCommands}}")
+	return head + "{{with ownFlags .}}\n\nFlags:\n{{.}}{{end}}{{settingFlags .}}{{if .HasHelpSubCommands}}" + tail
+}
+
+// isSetting reports whether a flag is a setting: their names are dotted.
+func isSetting(f *pflag.Flag) bool { return strings.Contains(f.Name, ".") || f.Name == "config" }
+
+// ownFlags describes the flags of cmd that are not settings.
+func ownFlags(cmd *cobra.Command) string {
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if !isSetting(f) {
+			own.AddFlag(f)
+		}
+	})
+	return strings.TrimRight(own.FlagUsages(), "\n")
+}
+
+// settingFlags describes the settings that cmd reads, by section.
+func settingFlags(cmd *cobra.Command) string {
+	var sections []string
+	flags := map[string]*pflag.FlagSet{}
+	add := func(f *pflag.Flag) {
+		if !isSetting(f) || f.Hidden {
+			return
+		}
+		section, _, dotted := strings.Cut(f.Name, ".")
+		if !dotted {
+			section = ""
+		}
+		if flags[section] == nil {
+			sections, flags[section] = append(sections, section), pflag.NewFlagSet("", pflag.ContinueOnError)
+		}
+		flags[section].AddFlag(f)
+	}
+	cmd.LocalFlags().VisitAll(add)
+	cmd.InheritedFlags().VisitAll(add)
+	slices.Sort(sections)
+	var text strings.Builder
+	for _, section := range sections {
+		heading := "Settings"
+		if section != "" {
+			heading += ", " + section
+		}
+		fmt.Fprintf(&text, "\n\n%s:\n%s", heading, strings.TrimRight(flags[section].FlagUsages(), "\n"))
+	}
+	return text.String()
+}
+
+// flagError adds the flags that may be meant to the error of an unknown one.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return usageError{config.FlagError(err)}
+	}
+	var names []string
+	add := func(f *pflag.Flag) { names = append(names, f.Name) }
+	cmd.LocalFlags().VisitAll(add)
+	cmd.InheritedFlags().VisitAll(add)
+	if explained := config.FlagError(err); explained != err { //nolint:errorlint // whether it was changed
+		return usageError{explained}
+	}
+	return usagef("%w%s", err, meant("--", unknown.GetSpecifiedName(), names))
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	var names []string
+	for _, child := range cmd.Commands() {
+		if child.IsAvailableCommand() {
+			names = append(names, child.Name())
+		}
+	}
+	return usagef("unknown command %q%s; see %s --help", name, meant(cmd.CommandPath()+" ", name, names), cmd.CommandPath())
+}
+
+// meant returns which of names the word may stand for, each behind prefix, and "" if none is near. It judges as cobra
+// does for commands.
+func meant(prefix, word string, names []string) string {
+	choice := &cobra.Command{SuggestionsMinimumDistance: 2}
+	for _, name := range names {
+		choice.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
+	}
+	near := choice.SuggestionsFor(word)
+	if len(near) == 0 || len(near) > maxSuggestions {
+		return ""
+	}
+	return " (did you mean " + prefix + strings.Join(near, " or "+prefix) + "?)"
+}

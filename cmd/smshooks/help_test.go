@@ -1,0 +1,53 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestHelpShowsOwnFlagsFirst(t *testing.T) {
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"serve", "--help"}, &out, &out); code != exitDone {
+		t.Fatalf("exit code %d", code)
+	}
+	_, text, _ := strings.Cut(out.String(), "\nUsage:\n")
+	at := -1
+	for _, part := range []string{"\nFlags:\n", "      --embedded ", "      --roles ", "\nSettings:\n", "      --config ", "\nSettings, api:\n", "--api.addr ",
+		"\nSettings, kafka:\n", "--kafka.brokers ", "\nSettings, topics:\n"} {
+		i := strings.Index(text, part)
+		if i <= at {
+			t.Errorf("%q is not where it belongs", part)
+		}
+		at = i
+	}
+	if strings.Contains(text, "Global Flags") || strings.Count(text, "      --config ") != 1 {
+		t.Errorf("flags are listed twice:\n%s", text)
+	}
+}
+
+func TestSuggestions(t *testing.T) {
+	for line, want := range map[string]string{
+		"servee":                     `unknown command "servee" (did you mean smshooks serve?); see smshooks --help`,
+		"topics ensur":               `unknown command "ensur" (did you mean smshooks topics ensure?); see smshooks topics --help`,
+		"nothing":                    `unknown command "nothing"; see smshooks --help`,
+		"serve --kafka.broker=a":     `unknown flag: --kafka.broker (did you mean --kafka.brokers?)`,
+		"serve --embeded":            `unknown flag: --embeded (did you mean --embedded?)`,
+		"serve --nothing":            `unknown flag: --nothing`,
+		"topics check --kafka.tls=1": `unknown flag: --kafka.tls: it is a section, set --kafka.tls.enabled`,
+	} {
+		var out bytes.Buffer
+		if code := run(t.Context(), strings.Fields(line), &out, &out); code != exitUsage || out.String() != "smshooks: "+want+"\n" {
+			t.Errorf("%s: exit code %d, %s", line, code, out.String())
+		}
+	}
+}
+
+func TestVersionFlag(t *testing.T) {
+	var flag, command bytes.Buffer
+	run(t.Context(), []string{"--version"}, &flag, &flag)
+	run(t.Context(), []string{"version"}, &command, &command)
+	if flag.String() != command.String() || !strings.HasPrefix(flag.String(), "smshooks ") {
+		t.Errorf("--version prints %q, version %q", flag.String(), command.String())
+	}
+}
