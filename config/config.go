@@ -205,7 +205,8 @@ type Secrets struct {
 
 // Embedded is the Kafka and Redis inside the process.
 type Embedded struct {
-	Dir string // of its data
+	KafkaAddr string // loopback host:port; port 0 = any free one
+	Dir       string // of its data
 }
 
 // Defaults returns the default settings.

@@ -217,6 +217,24 @@ func address(least uint64) kind[string] {
 	}, format: same}
 }
 
+// loopback is an address to listen on that other machines cannot reach.
+func loopback() kind[string] {
+	k := address(0)
+	parse := k.parse
+	k.parse = func(s string) (string, error) {
+		s, err := parse(s)
+		if err != nil {
+			return "", err
+		}
+		host, _, _ := net.SplitHostPort(s)
+		if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+			return "", fmt.Errorf("%q is not a loopback address: the embedded Kafka has no authentication", s)
+		}
+		return s, nil
+	}
+	return k
+}
+
 // ratio is a share from 0 to 1.
 func ratio() kind[float64] {
 	return kind[float64]{word: "ratio", parse: func(s string) (float64, error) {

@@ -88,6 +88,7 @@ func TestWrongValues(t *testing.T) {
 		{"tracing.sample", "NaN", `"NaN" is not a number from 0 to 1`},
 		{"log.level", "loud", `"loud" is not one of debug, info, warn, error`},
 		{"log.format", "xml", `"xml" is not one of json, console`},
+		{"embedded.kafka_addr", "0.0.0.0:19092", `"0.0.0.0:19092" is not a loopback address: the embedded Kafka has no authentication`},
 		{"embedded.dir", "", `must not be empty`},
 		{"secrets.key", "!!", "is not base64 (make one with `openssl rand -base64 32`)"},
 		{"secrets.key", badKey, "is 16 bytes long, not 32 (make one with `openssl rand -base64 32`)"},

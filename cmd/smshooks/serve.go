@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -54,6 +55,7 @@ func serveCommand() *cobra.Command {
 					return err
 				}
 				defer stop()
+				fmt.Fprint(cmd.OutOrStdout(), nextSteps(cfg))
 			}
 			return serve(cmd.Context(), app.Options{
 				Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen, Embedded: inProcess,
@@ -61,7 +63,7 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false,
-		"run Kafka and Redis in the process, with data in embedded.dir; not for production")
+		"run Kafka and Redis in the process, with data in embedded.dir, and allow receivers on this machine; not for production")
 	cmd.Flags().StringSliceVar(&roles, "roles", nil, "jobs of this instance: consume, materialise, api (default all)")
 	complete(cmd, "roles", "consume", "materialise", "api")
 	return cmd
@@ -79,13 +81,17 @@ func parseRoles(names []string) ([]app.Role, error) {
 	return roles, nil
 }
 
-// embed starts Kafka and Redis in the process and changes cfg to use them.
+// embed starts Kafka and Redis in the process and changes cfg to use them, and to allow receivers on this machine.
 func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
-	e, err := embedded.Start(embedded.Options{Dir: cfg.Embedded.Dir, Log: log.Named("embedded")})
+	e, err := embedded.Start(embedded.Options{
+		Dir: cfg.Embedded.Dir, KafkaAddr: cfg.Embedded.KafkaAddr, Log: log.Named("embedded"),
+	})
 	if err != nil {
 		return nil, err
 	}
 	cfg.Kafka.Brokers, cfg.Redis.Addrs, cfg.Topics.Ensure = e.Brokers(), []string{e.RedisAddr()}, true
+	cfg.Dispatch.AllowNetworks = append(cfg.Dispatch.AllowNetworks,
+		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	log.Warn("embedded Kafka and Redis are for evaluation, not for production", zap.Strings("kafka", e.Brokers()),
 		zap.String("redis", e.RedisAddr()), zap.String("dir", cfg.Embedded.Dir), zap.String("a_restart_loses", e.Lost()))
 	return func() {
@@ -93,6 +99,16 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 			log.Error("embedded Kafka was not closed cleanly", zap.Error(err))
 		}
 	}, nil
+}
+
+// nextSteps returns the commands that deliver the first webhook of an embedded service.
+func nextSteps(cfg *config.Config) string {
+	broker := "--kafka.brokers=" + cfg.Kafka.Brokers[0]
+	return fmt.Sprintf(`Next, in another terminal (your receiver listens on 127.0.0.1:9000):
+  KEY=$(smshooks keys create --user 42 %s)
+  curl -H "X-API-KEY: $KEY" -d dlr_url=http://127.0.0.1:9000/dlr http://%s/v1/user/set-webhook
+  smshooks send --user 42 --kind dlr %[1]s
+`, broker, cfg.API.Addr)
 }
 
 func serve(ctx context.Context, opts app.Options) error {

@@ -102,7 +102,7 @@ func (e *Embedded) startKafka(addr string) error {
 	}
 	cluster, err := kfake.NewCluster(opts...)
 	if err != nil {
-		return fmt.Errorf("start embedded Kafka on %s: %w", addr, err)
+		return fmt.Errorf("embedded.kafka_addr: start embedded Kafka on %s: %w", addr, err)
 	}
 	e.kafka, e.kafkaAddr = cluster, cluster.ListenAddrs()[0]
 	return nil

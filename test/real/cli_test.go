@@ -312,7 +312,7 @@ func TestEmbedded(t *testing.T) {
 	harness.Need(t)
 	dir := t.TempDir()
 	recv := harness.NewReceiver(t)
-	p := harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.dir=" + dir, "--topics.partitions=2"}})
+	p := harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.dir=" + dir, "--topics.partitions=2"}})
 	broker := embeddedBroker(t, p)
 	harness.SetWebhook(t, broker, "webhook-config", 7, harness.Webhook{DLR: recv.URL("/dlr"), Click: recv.URL("/click"), Revoke: recv.URL("/revoke")})
 	settle(t)
@@ -329,7 +329,7 @@ func TestEmbedded(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	// its data stay
-	p = harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.dir=" + dir, "--topics.partitions=2"}})
+	p = harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.dir=" + dir, "--topics.partitions=2"}})
 	harness.ProduceMany(t, embeddedBroker(t, p), []*kgo.Record{harness.Event("sms-dlr", 7, harness.DLRValue(7, 2))})
 	recv.WaitCount(t, "/dlr", 3, 10*time.Second)
 	recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
