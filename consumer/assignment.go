@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -108,7 +109,7 @@ func (c *Consumer) newAssignment(tp topicPartition) *assignment {
 func (a *assignment) identify(id [16]byte, epoch string) {
 	if a.namespace == "" || id != a.topicID && id != [16]byte{} {
 		a.topicID, a.namespace = id, event.NamespaceOf(id, a.topic, epoch)
-		a.mark.Store(markOf(id))
+		a.mark.Store(kafka.CommitMark(id))
 	}
 }
 

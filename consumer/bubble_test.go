@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -144,7 +145,7 @@ func (w *env) committed(topic string, partition int32) (int64, string) {
 	if !ok {
 		return -1, ""
 	}
-	_, state := unmark(o.Metadata)
+	_, state := kafka.SplitCommit(o.Metadata)
 	return o.At, state
 }
 

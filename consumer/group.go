@@ -11,6 +11,8 @@ import (
 
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
@@ -47,7 +49,7 @@ func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg
 		if metadata != nil && offset >= 0 {
 			text = *metadata
 		}
-		id, text := unmark(text)
+		id, text := kafka.SplitCommit(text)
 		if c.retired(id) {
 			c.outdated[a.topicPartition] = true
 			c.log.Warn("the committed offset is that of a deleted topic; the new topic is read from its start",

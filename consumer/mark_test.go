@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 // An offset committed for a deleted topic does not apply to the new topic of that name. An offset of another cluster's
@@ -31,7 +33,7 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 					t.Fatal(err)
 				}
 				before, _ := stored.Lookup(source, 0)
-				former, _ := unmark(before.Metadata)
+				former, _ := kafka.SplitCommit(before.Metadata)
 				if before.At != 5 || former == [16]byte{} {
 					t.Fatalf("committed %d with %q, want 5 with the topic's mark", before.At, before.Metadata)
 				}
@@ -71,15 +73,15 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 
 func TestMark(t *testing.T) {
 	id := [16]byte{1, 2, 255}
-	if got, state := unmark(*markOf(id) + "1:KQEC;a|b"); got != id || state != "1:KQEC;a|b" {
+	if got, state := kafka.SplitCommit(*kafka.CommitMark(id) + "1:KQEC;a|b"); got != id || state != "1:KQEC;a|b" {
 		t.Errorf("unmark gives %v and %q", got, state)
 	}
 	for _, text := range []string{"", "1:KQEC", "1:KQEC;a|b", "AAAA|x", "|"} {
-		if got, state := unmark(text); got != [16]byte{} || state != text {
-			t.Errorf("unmark(%q) gives %v and %q", text, got, state)
+		if got, state := kafka.SplitCommit(text); got != [16]byte{} || state != text {
+			t.Errorf("kafka.SplitCommit(%q) gives %v and %q", text, got, state)
 		}
 	}
-	if markOf([16]byte{}) != nil {
+	if kafka.CommitMark([16]byte{}) != nil {
 		t.Error("a topic without an id has a mark")
 	}
 }
