@@ -114,7 +114,8 @@ func rootCommand() *cobra.Command {
 	for name, values := range config.Values() {
 		complete(root, name, values...)
 	}
-	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), deadletterCommand(), secretsCommand(),
+	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), sendCommand(), explainCommand(),
+		deadletterCommand(), secretsCommand(),
 		configCommand(), versionCommand(), readyCommand(), manCommand())
 	return root
 }

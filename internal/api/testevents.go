@@ -17,15 +17,21 @@ import (
 //go:embed demo
 var demo embed.FS
 
+// ExampleRecord returns the documented example of a record of a kind.
+func ExampleRecord(kind webhook.Kind) []byte {
+	record, err := demo.ReadFile("demo/" + kind.String() + ".record.json")
+	if err != nil {
+		panic(fmt.Sprintf("example record: %v", err)) // it is part of the program
+	}
+	return record
+}
+
 // demoBodies encodes the examples as the dispatcher does.
 func demoBodies() (bodies [webhook.NumKinds][]byte) {
 	for _, kind := range webhook.Kinds() {
-		record, err := demo.ReadFile("demo/" + kind.String() + ".record.json")
-		if err == nil {
-			bodies[kind], err = demoBody(kind, record)
-		}
-		if err != nil {
-			panic(fmt.Sprintf("example record of kind %s: %v", kind, err)) // the records are part of the program
+		var err error
+		if bodies[kind], err = demoBody(kind, ExampleRecord(kind)); err != nil {
+			panic(fmt.Sprintf("example record of kind %s: %v", kind, err))
 		}
 	}
 	return bodies

@@ -3,6 +3,7 @@ package event
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"math/big"
 	"math/bits"
 	"strconv"
 	"strings"
@@ -43,6 +44,15 @@ func NamespaceOf(id [16]byte, topic, epoch string) Namespace {
 // derive returns evt_ and the first 128 bits of SHA-256 over the position in base62. n is the number of a batch; a
 // negative one stands for the record itself.
 func derive(space Namespace, partition int32, offset int64, n int32) string {
+	sum := positionSum(space, partition, offset, n)
+	var text [len(derivedPrefix) + derivedLength]byte
+	copy(text[:], derivedPrefix)
+	base62(text[len(derivedPrefix):], binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:]))
+	return string(text[:])
+}
+
+// positionSum returns what derive writes in base62.
+func positionSum(space Namespace, partition int32, offset int64, n int32) [sha256.Size]byte {
 	var room [64]byte
 	b := append(room[:0], space...)
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
@@ -50,11 +60,7 @@ func derive(space Namespace, partition int32, offset int64, n int32) string {
 	if n >= 0 {
 		b = binary.BigEndian.AppendUint32(b, uint32(n))
 	}
-	sum := sha256.Sum256(b)
-	var text [len(derivedPrefix) + derivedLength]byte
-	copy(text[:], derivedPrefix)
-	base62(text[len(derivedPrefix):], binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:]))
-	return string(text[:])
+	return sha256.Sum256(b)
 }
 
 // base62 fills text with the number hi·2^64 + lo, padded with zeros on the left.
@@ -159,4 +165,48 @@ func ParseOrigin(origin string) (topic string, partition int32, ok bool) {
 func isNumber(text string, bits int) bool {
 	_, err := strconv.ParseUint(text, 10, bits)
 	return err == nil
+}
+
+// Derivation finds the record of a derived id: it computes the ids of offsets, which costs less than reading records.
+type Derivation struct{ sum [16]byte }
+
+// ParseDerived returns how to find the record of an id; false if the id is not a derived one.
+func ParseDerived(id string) (d Derivation, ok bool) {
+	text, ok := strings.CutPrefix(id, derivedPrefix)
+	if !ok || len(text) != derivedLength || strings.ContainsAny(text, "+-") {
+		return d, false
+	}
+	n, ok := new(big.Int).SetString(swapCase(text), 62)
+	if !ok || n.BitLen() > 8*len(d.sum) {
+		return d, false
+	}
+	n.FillBytes(d.sum[:])
+	return d, true
+}
+
+// swapCase converts between the digits of an id, upper case first, and those of math/big, lower case first.
+func swapCase(text string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case 'a' <= c && c <= 'z':
+			return c - 'a' + 'A'
+		case 'A' <= c && c <= 'Z':
+			return c - 'A' + 'a'
+		}
+		return c
+	}, text)
+}
+
+// Is reports whether the id is that of a record, or of one of the first batches of revocations that begin with it:
+// those with numbers below batches.
+func (d *Derivation) Is(space Namespace, partition int32, offset int64, batches int32) bool {
+	for n := range max(batches, 1) {
+		if batches == 0 {
+			n = -1
+		}
+		if sum := positionSum(space, partition, offset, n); [16]byte(sum[:16]) == d.sum {
+			return true
+		}
+	}
+	return false
 }

@@ -41,6 +41,18 @@ func TestDerivedIdentity(t *testing.T) {
 		if got, want := e.BatchIdentity(int(offset)), derived(string(id), e.Partition, e.Offset, int32(offset)); got != want {
 			t.Fatalf("BatchIdentity = %s, want %s", got, want)
 		}
+		for _, c := range []struct {
+			id      string
+			batches int32
+			want    bool
+		}{
+			{e.Identity(), 0, true}, {e.Identity(), 4, false}, {e.BatchIdentity(3), 4, true}, {e.BatchIdentity(4), 4, false}, {e.BatchIdentity(0), 0, false},
+		} {
+			d, ok := event.ParseDerived(c.id)
+			if got := d.Is(e.Namespace, e.Partition, e.Offset, c.batches); !ok || got != c.want || d.Is(e.Namespace, e.Partition, e.Offset+1, c.batches) {
+				t.Fatalf("%s with %d batches: found %v (%v), want %v", c.id, c.batches, got, ok, c.want)
+			}
+		}
 	}
 	// A fixed value, which must never change: receivers store ids permanently.
 	fixed := &event.Event{
@@ -143,5 +155,16 @@ func BenchmarkIdentity(b *testing.B) {
 	for i := range b.N {
 		e := event.Event{Record: event.Record{Namespace: space, Partition: 3, Offset: int64(i)}}
 		_ = e.Identity()
+	}
+}
+
+func TestParseDerivedRefuses(t *testing.T) {
+	for _, id := range []string{
+		"", "evt_", "evt_65zCzbYEsdPvvuoJ9JsGN", "evt_65zCzbYEsdPvvuoJ9JsGNuu", "evt_-5zCzbYEsdPvvuoJ9JsGNu", "evt_+5zCzbYEsdPvvuoJ9JsGNu",
+		"evt_65zCzbYEsdPvvuoJ9Js_Nu", "evt_zzzzzzzzzzzzzzzzzzzzzz", "EVT_65zCzbYEsdPvvuoJ9JsGNu", "sms-dlr/1/2",
+	} {
+		if _, ok := event.ParseDerived(id); ok {
+			t.Errorf("%q is accepted", id)
+		}
 	}
 }

@@ -190,18 +190,34 @@ func readFlag(value []byte, at span, flag *bool) bool {
 }
 
 // id returns the text of sms.id, still escaped if it is a string.
-func (m *Message) id(value []byte) []byte {
-	id := m.fields[fieldID].of(value)
-	if len(id) > 0 && id[0] == '"' {
-		return id[1 : len(id)-1]
+func (m *Message) id(value []byte) []byte { return m.text(value, fieldID) }
+
+// text returns the text of a field, still escaped if it is a string.
+func (m *Message) text(value []byte, field int) []byte {
+	text := m.fields[field].of(value)
+	if len(text) > 0 && text[0] == '"' {
+		return text[1 : len(text)-1]
 	}
-	return id
+	return text
 }
 
 // ID returns the text of sms.id: the value of a string or the digits of a number. value must be the one that m was
 // decoded from.
 func (m *Message) ID(value []byte) string {
 	return string(appendText(nil, m.id(value)))
+}
+
+// Numbers returns the texts of sms.from and sms.to: phone numbers, or the name of a sender. Each is "" if it is absent
+// or null. value must be the one that m was decoded from.
+func (m *Message) Numbers(value []byte) (from, to string) {
+	names := fieldNames(m.kind)
+	read := func(name string) string {
+		if text := m.text(value, fieldIndex(names, []byte(name))); string(text) != nullText {
+			return string(appendText(nil, text))
+		}
+		return ""
+	}
+	return read("from"), read("to")
 }
 
 // FNV-1a, 64 bits.

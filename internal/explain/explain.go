@@ -1,0 +1,217 @@
+// Package explain finds what became of an event: its copies in the source, delay and dead letter topics, and the state
+// that follows from them.
+//
+// It reads as little as it can. An id that was derived from a position is found by computing the ids of offsets, not by
+// reading records. The copies of an event are in partitions with the number of its source partition, so only these are
+// read. A message is looked for in the partition that the user's key hashes to, and in the others only if nothing is
+// there.
+//
+// The command "smshooks explain" calls it. A search runs in goroutines of its own, which end before it returns.
+package explain
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Config says where to look.
+type Config struct {
+	Plan  *topics.Plan
+	Group string // whose committed offsets say what is finished
+	Epoch string // topics.epoch
+	// NewClient returns a Kafka client without a group that has the given options as well.
+	NewClient func(extra ...kgo.Opt) (*kgo.Client, error)
+	// Attempts returns the user's attempts in the log of deliveries, newest first; nil: the log is not read.
+	Attempts func(ctx context.Context, userID int64) ([]event.Attempt, error)
+	// Warn receives what could not be read and is not needed; nil drops it.
+	Warn func(error)
+}
+
+// Query selects one event by ID, or the events of one message by UserID and MessageID.
+type Query struct {
+	ID        string // of the event, or the position of its source record
+	UserID    int64  // with ID it says where to look first; 0 = unknown
+	MessageID string
+	Kind      *webhook.Kind // nil: all kinds
+	Since     time.Time     // records written before are not read; zero: all
+}
+
+// Event is what was found of one event.
+type Event struct {
+	ID        string
+	UserID    int64 // 0 if unknown
+	Kind      webhook.Kind
+	MessageID string    // "" for revocations
+	From, To  string    // phone numbers; "" if unknown
+	Time      time.Time // of the source record; zero if unknown
+	State     State
+	Attempts  int
+	Next      time.Time       // earliest time of the next attempt; zero if none is planned
+	Failure   webhook.Failure // of the last attempt; "" if it succeeded or none was made
+	Reason    webhook.Reason  // of a dead letter
+	Copies    []Copy          // the source record first, then by time
+	Log       []event.Attempt // the attempts that the log of deliveries still has, oldest first
+}
+
+// Copy is one record of an event.
+type Copy struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Class     string    // source, retry, overflow …, or dead letter
+	Time      time.Time // of the record
+	Due       time.Time // of a delayed record; zero if absent
+	Committed bool      // the group has committed that it is finished; never so for a dead letter
+	attempts  int
+	failure   webhook.Failure
+	reason    webhook.Reason
+	replayed  bool
+}
+
+// DeadLetter is the class of the copies in the dead letter topic.
+const DeadLetter = "dead letter"
+
+// State says what became of an event.
+type State string
+
+// The states. Others are fates from the log of deliveries.
+const (
+	Pending   State = "pending"   // the source record is not finished yet
+	Waiting   State = "waiting"   // a delayed record will be attempted
+	Paused    State = "paused"    // a delayed record is held back until its user ends the pause
+	Dead      State = "dead"      // given up
+	Delivered State = "delivered" // the log of deliveries has a successful attempt
+	Settled   State = "settled"   // finished, and nothing says how: delivered, or settled on purpose
+)
+
+// Find returns the events that q selects, oldest first; none if nothing was found.
+func Find(ctx context.Context, cfg Config, q Query) ([]Event, error) {
+	client, err := cfg.NewClient()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	f := &finder{cfg: cfg, query: q, client: client, found: map[string]*Event{}}
+	if err := f.survey(ctx); err != nil {
+		return nil, err
+	}
+	if q.ID != "" {
+		err = f.byID(ctx)
+	} else {
+		err = f.byMessage(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	events := make([]Event, 0, len(f.found))
+	for _, e := range f.found {
+		f.conclude(ctx, e)
+		events = append(events, *e)
+	}
+	slices.SortFunc(events, func(a, b Event) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
+	return events, nil
+}
+
+// conclude sorts the copies of e and derives its state from them and from the log of deliveries.
+func (f *finder) conclude(ctx context.Context, e *Event) {
+	slices.SortFunc(e.Copies, func(a, b Copy) int {
+		return cmp.Or(order(a.Class)-order(b.Class), a.Time.Compare(b.Time), cmp.Compare(a.Topic, b.Topic))
+	})
+	for i := range e.Copies {
+		c := &e.Copies[i]
+		e.Attempts = max(e.Attempts, c.attempts)
+		if c.failure != "" {
+			e.Failure = c.failure
+		}
+		e.Reason = cmp.Or(c.reason, e.Reason)
+	}
+	f.addLog(ctx, e)
+	e.judge()
+}
+
+// order puts the source first.
+func order(class string) int {
+	if class == topics.Source.String() {
+		return 0
+	}
+	return 1
+}
+
+// addLog adds what the log of deliveries has of e.
+func (f *finder) addLog(ctx context.Context, e *Event) {
+	if f.cfg.Attempts == nil || e.UserID == 0 {
+		return
+	}
+	all, err := f.attempts(ctx, e.UserID)
+	if err != nil {
+		f.warn(fmt.Errorf("the log of deliveries is not shown: %w", err))
+		return
+	}
+	for _, a := range slices.Backward(all) {
+		if a.ID == e.ID {
+			e.Log = append(e.Log, a)
+			e.Attempts = max(e.Attempts, a.Number)
+		}
+	}
+}
+
+// judge sets the state.
+func (e *Event) judge() {
+	var open, dead *Copy // the newest delayed or source record that is not finished; the newest dead letter
+	last := time.Time{}
+	for i := range e.Copies {
+		c := &e.Copies[i]
+		switch {
+		case c.Class == DeadLetter:
+			dead = c
+		case !c.Committed:
+			open = c
+		}
+		if c.Time.After(last) {
+			last = c.Time
+		}
+	}
+	n := len(e.Log)
+	ok := n > 0 && e.Log[n-1].Failure == ""
+	switch {
+	case ok && e.Log[n-1].Time.After(last): // its offset may not be committed yet
+		e.State, e.Failure = Delivered, ""
+	case dead != nil && (open == nil || !open.Time.After(dead.Time)) && !e.replayedAfter(dead):
+		e.State = Dead
+	case open != nil && open.Class == topics.Source.String():
+		e.State = Pending
+	case open != nil:
+		e.State, e.Next = Waiting, open.Due
+		if open.Class == "paused" {
+			e.State = Paused
+		}
+	case ok:
+		e.State, e.Failure = Delivered, ""
+	default:
+		e.State = Settled
+	}
+}
+
+// replayedAfter reports whether a replay followed the dead letter.
+func (e *Event) replayedAfter(dead *Copy) bool {
+	return slices.ContainsFunc(e.Copies, func(c Copy) bool {
+		return c.Class != DeadLetter && c.replayed && c.Time.After(dead.Time)
+	})
+}
+
+// warn reports a failure that does not end the search.
+func (f *finder) warn(err error) {
+	if f.cfg.Warn != nil {
+		f.cfg.Warn(kafka.Explain(err))
+	}
+}

@@ -1,0 +1,305 @@
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/offsets"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+var plan = topics.New(topics.Settings{
+	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation", DeadLetter: "dead",
+	Schedule: []time.Duration{6 * time.Hour}, Tiers: []time.Duration{10 * time.Second},
+})
+
+// env is a Kafka with the topics of plan.
+type env struct {
+	t      *testing.T
+	client *kgo.Client
+	admin  *kadm.Client
+	cfg    Config
+}
+
+func newEnv(t *testing.T) *env {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, append(plan.Consumed(), plan.DeadLetter)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	k := kafka.Config{Brokers: cluster.ListenAddrs()}
+	client, err := k.NewClient(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return &env{t, client, kadm.NewClient(client), Config{Plan: plan, Group: "g", NewClient: k.NewClient}}
+}
+
+// value is a record of a message.
+func value(user int64, message string) []byte {
+	return fmt.Appendf(nil, `{"user_id":%d,"sms":{"id":%s,"from":"Shop","to":4790000000}}`, user, message)
+}
+
+// home is the partition of a user's key.
+func home(user int64) int32 {
+	t := &topic{name: "sms-dlr", partitions: 4}
+	return t.hash(strconv.AppendInt(nil, user, 10))
+}
+
+// write writes a record of a user with headers "key", "value" ….
+func (e *env) write(topic string, partition int32, user int64, value []byte, headers ...string) *kgo.Record {
+	e.t.Helper()
+	r := &kgo.Record{Topic: topic, Partition: partition, Key: strconv.AppendInt(nil, user, 10), Value: value}
+	for i := 0; i < len(headers); i += 2 {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: headers[i], Value: []byte(headers[i+1])})
+	}
+	if err := e.client.ProduceSync(e.t.Context(), r).FirstErr(); err != nil {
+		e.t.Fatal(err)
+	}
+	return r
+}
+
+// id is the identity of a source record.
+func (e *env) id(r *kgo.Record) string {
+	e.t.Helper()
+	return e.event(r).Identity()
+}
+
+func (e *env) event(r *kgo.Record) *event.Event {
+	e.t.Helper()
+	details, err := e.admin.ListTopics(e.t.Context(), r.Topic)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return &event.Event{Record: event.Record{
+		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Namespace: event.NamespaceOf(details[r.Topic].ID, r.Topic, ""),
+	}}
+}
+
+// finish commits that only these records are finished.
+func (e *env) finish(records ...*kgo.Record) {
+	e.t.Helper()
+	type place struct {
+		topic     string
+		partition int32
+	}
+	trackers := map[place]*offsets.Tracker{}
+	for _, r := range records {
+		at := place{r.Topic, r.Partition}
+		if trackers[at] == nil {
+			trackers[at] = offsets.New(0, "")
+		}
+		for next := range r.Offset + 1 {
+			trackers[at].Track(next)
+		}
+	}
+	for _, r := range records {
+		tracker := trackers[place{r.Topic, r.Partition}]
+		gen, _ := tracker.Track(r.Offset + 1)
+		tracker.Finish(gen, r.Offset)
+	}
+	var commit kadm.Offsets
+	for at, tracker := range trackers {
+		next, state := tracker.Snapshot(1000)
+		commit.Add(kadm.Offset{Topic: at.topic, Partition: at.partition, At: next, LeaderEpoch: -1, Metadata: state})
+	}
+	if err := e.admin.CommitAllOffsets(e.t.Context(), "g", commit); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func (e *env) find(q Query) []Event {
+	e.t.Helper()
+	found, err := Find(e.t.Context(), e.cfg, q)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return found
+}
+
+// one returns the only event that is found.
+func (e *env) one(q Query) Event {
+	e.t.Helper()
+	found := e.find(q)
+	if len(found) != 1 {
+		e.t.Fatalf("%+v: found %d events, want 1: %+v", q, len(found), found)
+	}
+	return found[0]
+}
+
+// records returns the positions of the copies; "+" marks those that are committed.
+func (e *Event) records() (list []string) {
+	for _, c := range e.Copies {
+		text := fmt.Sprintf("%s/%d/%d", c.Topic, c.Partition, c.Offset)
+		if c.Committed {
+			text += "+"
+		}
+		list = append(list, text)
+	}
+	return list
+}
+
+func position(r *kgo.Record, suffix string) string {
+	return fmt.Sprintf("%s/%d/%d%s", r.Topic, r.Partition, r.Offset, suffix)
+}
+
+const due = "2027-01-01T06:00:00.000Z"
+
+// An event is followed from its source record to its dead letter.
+func TestFollow(t *testing.T) {
+	e := newEnv(t)
+	p := home(42)
+	for i := range 5 { // other events
+		e.write("sms-dlr", p, 42, value(42, strconv.Itoa(i)))
+	}
+	source := e.write("sms-dlr", p, 42, value(42, "12345"))
+	e.write("sms-dlr", p, 43, value(43, "12345")) // of another user
+	id := e.id(source)
+	byID, byMessage, byPosition := Query{ID: id}, Query{UserID: 42, MessageID: "12345"}, Query{ID: position(source, "")}
+	check := func(state State, attempts int, failure webhook.Failure, records ...string) {
+		t.Helper()
+		for _, q := range []Query{byID, byMessage, byPosition, {ID: id, UserID: 42}, {ID: id, UserID: 7}} {
+			got := e.one(q)
+			if got.ID != id || got.UserID != 42 || got.Kind != webhook.DLR || got.MessageID != "12345" || got.To != "4790000000" || got.From != "Shop" {
+				t.Errorf("%+v: the event is %+v", q, got)
+			}
+			if got.State != state || got.Attempts != attempts || got.Failure != failure || !reflect.DeepEqual(got.records(), records) {
+				t.Errorf("%+v: %s after %d attempts, %q, %v; want %s after %d, %q, %v", q, got.State, got.Attempts, got.Failure, got.records(),
+					state, attempts, failure, records)
+			}
+			if want := map[bool]string{true: due}[state == Waiting]; want != "" && event.FormatTime(got.Next) != want {
+				t.Errorf("%+v: next attempt %v, want %s", q, got.Next, want)
+			}
+		}
+	}
+	check(Pending, 0, "", position(source, ""))
+	headers := []string{"smshooks-id", id, "smshooks-kind", "dlr", "smshooks-error", "http 503", "smshooks-due", due}
+	retry := e.write("sms-dlr-retry-6h", p, 42, source.Value, append(headers, "smshooks-attempts", "1")...)
+	check(Waiting, 1, "http 503", position(source, ""), position(retry, "")) // before the commit
+	e.finish(source)
+	check(Waiting, 1, "http 503", position(source, "+"), position(retry, ""))
+	overflow := e.write("sms-dlr-overflow-10s", p, 42, source.Value, append(headers, "smshooks-attempts", "1")...)
+	e.finish(source, retry)
+	check(Waiting, 1, "http 503", position(source, "+"), position(retry, "+"), position(overflow, ""))
+	dead := e.write("dead", p, 42, source.Value, append(headers, "smshooks-attempts", "2", "smshooks-reason", "attempts_exhausted")...)
+	e.finish(source, retry, overflow)
+	check(Dead, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""))
+	again := e.write("sms-dlr-overflow-10s", p, 42, source.Value, "smshooks-id", id, "smshooks-due", due, "smshooks-replayed", due)
+	check(Waiting, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, ""))
+	e.finish(source, retry, overflow, again)
+	check(Settled, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
+	e.cfg.Attempts = func(context.Context, int64) ([]event.Attempt, error) {
+		return []event.Attempt{{ID: id, Number: 1, Status: 200, Time: time.Now().Add(time.Second)}, {ID: "x", Number: 9}}, nil
+	}
+	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
+}
+
+// Records that are not where they are expected, or not there any more.
+func TestElsewhere(t *testing.T) {
+	e := newEnv(t)
+	p := home(42)
+	other := (p + 1) % 4
+	miskeyed := e.write("sms-inbound", other, 7, value(42, `"m\u00e9ss/1"`), "webhook-id", "gateway:1")
+	for _, q := range []Query{{ID: "gateway:1"}, {ID: "gateway:1", UserID: 42}, {UserID: 42, MessageID: "méss/1"}} {
+		if got := e.one(q); got.ID != "gateway:1" || got.UserID != 42 || got.Kind != webhook.Inbound || got.Copies[0].Offset != miskeyed.Offset {
+			t.Errorf("%+v: %+v", q, got)
+		}
+	}
+	dead := e.write("dead", 3, 42, value(42, "5"), "smshooks-id", "evt_0000000000000000000000", "smshooks-kind", "click", "smshooks-reason", "window_expired")
+	for _, q := range []Query{{ID: "evt_0000000000000000000000"}, {UserID: 42, MessageID: "5"}} {
+		if got := e.one(q); got.State != Dead || got.Kind != webhook.Click || got.Reason != webhook.WindowExpired || got.Copies[0].Offset != dead.Offset {
+			t.Errorf("%+v: %+v", q, got)
+		}
+	}
+	revocation := e.write("click-revocation", p, 42, []byte(`{"user_id":42,"api_sms_ids":[1]}`))
+	batch := e.event(revocation).BatchIdentity(2)
+	for _, q := range []Query{{ID: batch}, {ID: batch, UserID: 42}} {
+		if got := e.one(q); got.ID != batch || got.UserID != 42 || got.Kind != webhook.RevokeClick || got.MessageID != "" {
+			t.Errorf("%+v: %+v", q, got)
+		}
+	}
+	click := webhook.Click
+	for _, q := range []Query{
+		{ID: "evt_0000000000000000000001"}, {ID: "x"}, {ID: "sms-dlr/0/99"}, {UserID: 43, MessageID: "5"}, {UserID: 42, MessageID: "55"},
+		{ID: "gateway:1", Since: time.Now().Add(time.Hour)}, {ID: "gateway:1", Kind: &click},
+	} {
+		if got := e.find(q); len(got) != 0 {
+			t.Errorf("%+v: found %+v", q, got)
+		}
+	}
+}
+
+// The log of deliveries can be missing.
+func TestLogAway(t *testing.T) {
+	e := newEnv(t)
+	r := e.write("sms-dlr", 0, 42, value(42, "1"))
+	e.finish(r)
+	e.cfg.Attempts = func(context.Context, int64) ([]event.Attempt, error) { return nil, errors.New("refused") }
+	var warned []error
+	e.cfg.Warn = func(err error) { warned = append(warned, err) }
+	if got := e.one(Query{ID: e.id(r)}); got.State != Settled || len(warned) != 1 {
+		t.Errorf("state %s with the warnings %v", got.State, warned)
+	}
+}
+
+// A commit that carries the mark of another topic says nothing about this one.
+func TestCommitOfADeletedTopic(t *testing.T) {
+	e := newEnv(t)
+	r := e.write("sms-dlr", 0, 42, value(42, "1"))
+	var commit kadm.Offsets
+	commit.Add(kadm.Offset{Topic: "sms-dlr", Partition: 0, At: 1, LeaderEpoch: -1, Metadata: *kafka.CommitMark([16]byte{1})})
+	if err := e.admin.CommitAllOffsets(t.Context(), "g", commit); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.one(Query{ID: e.id(r)}); got.State != Pending || got.Copies[0].Committed {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestManyReaders reads a partition by more readers than one.
+func TestManyReaders(t *testing.T) {
+	e := newEnv(t)
+	f := &finder{cfg: e.cfg, client: e.client, found: map[string]*Event{}}
+	const n = 3000
+	records := make([]*kgo.Record, n)
+	for i := range records {
+		records[i] = &kgo.Record{Topic: "sms-dlr", Partition: 1, Value: value(42, strconv.Itoa(i))}
+	}
+	if err := e.client.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.survey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var parts []part
+	for _, source := range f.sources() {
+		parts = append(parts, source.parts()...)
+	}
+	if err := f.readIn(t.Context(), parts, 700, func(*topic) matcher { return eventOf }); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.found) != n {
+		t.Errorf("%d events, want %d", len(f.found), n)
+	}
+}
+
+func BenchmarkDerive(b *testing.B) {
+	d, _ := event.ParseDerived("evt_0000000000000000000001")
+	for b.Loop() {
+		d.Is(event.Namespace("0123456789abcdef"), 1, 2, 0)
+	}
+}
