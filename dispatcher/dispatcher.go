@@ -94,6 +94,12 @@ type Revocations interface {
 // Attempts receives every finished attempt. It must not block.
 type Attempts interface{ Add(event.Attempt) }
 
+// Endpoints receives the result of every attempt. It must not block or keep the event.
+type Endpoints interface {
+	// Attempted receives the failure of an attempt at e, "" if it succeeded.
+	Attempted(e *event.Event, failure webhook.Failure)
+}
+
 // Config of a Dispatcher. There are no defaults.
 type Config struct {
 	Parallel         int             // requests to one endpoint at a time
@@ -111,7 +117,8 @@ type Parts struct {
 	Settings    Settings
 	FirstClicks FirstClicks
 	Revocations Revocations
-	Attempts    Attempts // nil = attempts are not logged
+	Attempts    Attempts  // nil = attempts are not logged
+	Endpoints   Endpoints // nil = nobody asks which endpoints fail
 	Metrics     *metrics.Metrics
 	Log         *zap.Logger
 	Now         func() time.Time // the time of day; nil = time.Now

@@ -298,6 +298,9 @@ func (d *Dispatcher) send(e *event.Event) verdict {
 func (d *Dispatcher) conclude(e *event.Event, out sender.Outcome) verdict {
 	e.Attempts++
 	d.record(e, out)
+	if d.Endpoints != nil {
+		d.Endpoints.Attempted(e, out.Failure)
+	}
 	now := d.Now()
 	call := lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
 	if call.OK {

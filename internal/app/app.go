@@ -108,6 +108,7 @@ func (a *App) newMetrics() *metrics.Metrics {
 		Settings:    []string{a.plan.Config, a.plan.Keys},
 		Dead:        []string{a.plan.DeadLetter},
 		Exhaustions: http1.Exhaustions(),
+		Events:      endpoints.Types(),
 	})
 	m.Build(a.Version)
 	return m

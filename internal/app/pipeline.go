@@ -12,12 +12,14 @@ import (
 	"github.com/smshooks/smshooks/consumer"
 	"github.com/smshooks/smshooks/dispatcher"
 	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/firstclick"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/revocation"
 	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/retry"
 )
 
@@ -34,6 +36,7 @@ type pipeline struct {
 	collector  *revocation.Collector
 	log        *deliverylog.Log
 	replays    *replay.Memory
+	endpoints  *endpoints.Tracker
 	plan       *topics.Plan
 	producer   *kgo.Client
 	large      *kafka.LargeProducer
@@ -62,13 +65,20 @@ func (a *App) newPipeline() (*pipeline, error) {
 		Topic: cfg.Topics.Revocation, Interval: cfg.Revocation.Interval, MaxIDs: cfg.Revocation.MaxIDs,
 		MaxBytes: cfg.Dispatch.MaxBufferedBytes / 4, Now: a.clock.Now,
 	}, a.Log.Named("revocation"))
-	p.forwarder.Died = func(e *event.Event) { a.metrics.DeadLetter(e.Kind, e.Reason) }
+	p.endpoints = endpoints.New(endpoints.Parts{
+		Store: a.endpoints, Producer: p.producer, Topic: cfg.Topics.Events, Metrics: a.metrics,
+		Log: a.Log.Named("endpoints"), Now: a.clock.Now, Host: a.hostOf,
+	})
+	p.forwarder.Died = func(e *event.Event) {
+		a.metrics.DeadLetter(e.Kind, e.Reason)
+		p.endpoints.Died(e)
+	}
 	p.dispatcher = dispatcher.New(dispatcher.Config{
 		Parallel: cfg.Dispatch.Parallel, MaxInFlight: a.share.inFlight, QueuePerEndpoint: cfg.Dispatch.QueuePerEndpoint,
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Policy: policy, Forwarder: p.forwarder, Settings: a.store, Revocations: p.collector,
-		Attempts:    a.log,
+		Attempts: a.log, Endpoints: p.endpoints,
 		FirstClicks: firstClicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Metrics:     a.metrics, Log: a.Log.Named("dispatcher"), Now: a.clock.Now,
 	})
@@ -114,6 +124,7 @@ func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration) {
 	g.serve("producers", noError(func(ctx context.Context) { <-ctx.Done(); p.producer.Close(); p.large.Close() }))
 	g.serve("delivery log", after(started, noError(p.log.Run)))
+	g.serve("endpoint events", after(started, noError(p.endpoints.Run)))
 	g.serve("replays", after(started, noError(p.replays.Run)))
 	g.serve("dispatcher", after(started, noError(p.dispatcher.Run)))
 	g.serve("revocations", after(started, noError(func(ctx context.Context) {
@@ -125,6 +136,15 @@ func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration)
 		}
 		return nil
 	}))
+}
+
+// hostOf returns the host of a user's URL of a kind, "" if there is none or its settings are not in memory.
+func (a *App) hostOf(userID int64, kind webhook.Kind) string {
+	s, _ := a.store.Lookup(userID)
+	if s == nil || s.Endpoints[kind] == nil {
+		return ""
+	}
+	return s.Endpoints[kind].Hostname()
 }
 
 // firstClicks asks the memory of first clicks about events.

@@ -89,6 +89,9 @@ func (a *App) start(ctx context.Context, checked, started chan<- struct{}) error
 		case <-loaded:
 		}
 	}
+	if a.pipeline != nil {
+		a.pipeline.endpoints.Load(ctx)
+	}
 	a.Log.Info("settings loaded")
 	close(started)
 	return nil

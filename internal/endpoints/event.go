@@ -26,8 +26,8 @@ const (
 	Dead Type = "smshooks.events.dead"
 )
 
-// Types returns all types.
-func Types() []Type { return []Type{Failing, Recovered, Dead} }
+// Types returns the names of all types.
+func Types() []string { return []string{string(Failing), string(Recovered), string(Dead)} }
 
 // Event is one endpoint event.
 type Event struct {

@@ -58,8 +58,8 @@ type note struct {
 	failure webhook.Failure
 }
 
-// apply changes s by a note and returns the events that follow. stored reports whether the change must be stored: counts
-// alone need not be.
+// apply changes s by a note and returns the events that follow. stored reports whether the change must be stored:
+// counts alone need not be.
 func (s *state) apply(n *note, now time.Time) (events []Event, stored bool) {
 	f, d := &s.Failing, &s.Dead
 	switch n.change {
@@ -103,16 +103,10 @@ func within(d time.Duration, since, now time.Time) bool { return now.Sub(since) 
 // onto returns current with what s counts in addition to base. base is the state from which s began, and current the
 // one that another instance has stored in its place.
 func (s state) onto(base, current state) state {
-	if more := s.Failing.Count; !current.Failing.Since.IsZero() {
-		if s.Failing.Since.Equal(base.Failing.Since) {
-			more -= base.Failing.Count
-		}
-		if more > 0 {
-			current.Failing.Count += more
-			current.Failing.Host, current.Failing.Failure = s.Failing.Host, s.Failing.Failure
-		}
-	}
-	if more := s.Dead.Count - base.Dead.Count; more > 0 {
+	current.Failing = s.Failing.onto(base.Failing, current.Failing)
+	if told := s.Dead.Told; told.After(base.Dead.Told) && told.After(current.Dead.Told) { // reported, but not stored
+		current.Dead = s.Dead
+	} else if more := s.Dead.Count - base.Dead.Count; more > 0 {
 		if current.Dead.Count == 0 {
 			current.Dead.Since = s.Dead.Since
 		}
@@ -120,6 +114,27 @@ func (s state) onto(base, current state) state {
 		current.Dead.Host, current.Dead.Failure = s.Dead.Host, s.Dead.Failure
 	}
 	return current
+}
+
+func (f failing) onto(base, current failing) failing {
+	began, ended := base.Since.IsZero() && !f.Since.IsZero(), !base.Since.IsZero() && f.Since.IsZero() // and not stored
+	switch {
+	case current.Since.IsZero() && began:
+		return f
+	case current.Since.IsZero(), ended && current.Since.Equal(base.Since):
+		return failing{}
+	}
+	if more := f.Count - base.Count; more > 0 { // base.Count is 0 if it began
+		current.Count += more
+		current.Host, current.Failure = f.Host, f.Failure
+	}
+	return current
+}
+
+// due reports whether time alone changes s.
+func (s *state) due(now time.Time) bool {
+	return !s.Failing.Since.IsZero() && !within(forget, s.Failing.Told, now) ||
+		s.Dead != (dead{}) && !within(repeat, s.Dead.Told, now)
 }
 
 // text returns s as Redis holds it, "" if it is zero.

@@ -2,7 +2,6 @@ package endpoints
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -121,12 +120,10 @@ func (s *Store) swap(ctx context.Context, swaps []*swap) (first error) {
 			return nil
 		})
 		for i, w := range part {
-			if w.current, w.err = cmds[i].Text(); w.err != nil {
-				first = errors.Join(first, err)
-			}
+			w.current, w.err = cmds[i].Text()
 		}
-		if first != nil {
-			first = fmt.Errorf("store the states of endpoints in Redis: %w", first)
+		if err != nil && first == nil {
+			first = fmt.Errorf("store the states of endpoints in Redis: %w", err)
 		}
 	}
 	return first

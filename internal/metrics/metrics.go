@@ -28,6 +28,8 @@ type Metrics struct {
 	BadIDs       prometheus.Counter
 	CommitErrors prometheus.Counter
 	logDropped   prometheus.Counter
+	events       *prometheus.CounterVec
+	eventDropped prometheus.Counter
 	unreadable   *prometheus.CounterVec
 	localErrors  *prometheus.CounterVec
 	skipped      *prometheus.CounterVec
@@ -56,6 +58,7 @@ const (
 	LagAge
 	CommitStalled
 	LedgerGap
+	FailingEndpoints
 	numReadings
 )
 
@@ -67,6 +70,7 @@ type Topics struct {
 	Dead     []string // dead letter topic
 
 	Exhaustions []string // resources that the process may run out of
+	Events      []string // types of endpoint events
 }
 
 // readings are the names and help texts of the readings.
@@ -77,7 +81,8 @@ var readings = [numReadings][2]string{
 	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed."},
 	CommitStalled: {"smshooks_commit_stalled_seconds",
 		"Longest time in seconds that a source partition of this instance has had unsettled records without its committed offset moving."},
-	LedgerGap: {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
+	LedgerGap:        {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
+	FailingEndpoints: {"smshooks_failing_endpoints", "Endpoints whose last attempt failed; every consuming instance knows all, so aggregate with max."},
 }
 
 // LogLinesDropped registers and returns the counter of log lines that were not written. Logging begins before [New].
@@ -149,6 +154,11 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header is invalid and was ignored.")
 	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are retried.")
 	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts missing in the delivery log because Redis was unreachable or slow.")
+	m.events = f.counters("smshooks_endpoint_events_total", "Endpoint events stored, by type.", "type")
+	for _, t := range topics.Events {
+		m.events.WithLabelValues(t)
+	}
+	m.eventDropped = f.counter("smshooks_endpoint_events_dropped_total", "Endpoint events that could not be stored, and results of attempts that they do not count because too many came at once.")
 	m.unreadable = f.counters("smshooks_unreadable_settings_total", "Records of the config and keys topics that could not be read and were skipped, or hold a secret that cannot be used.", "topic")
 	for _, t := range topics.Settings {
 		m.unreadable.WithLabelValues(t)
@@ -267,6 +277,12 @@ func (m *Metrics) Orphaned(records int64) { m.orphaned.Set(float64(records)) }
 
 // UnreadableRecord counts a skipped record of the config or keys topic.
 func (m *Metrics) UnreadableRecord(topic string) { m.unreadable.WithLabelValues(topic).Inc() }
+
+// EndpointEvent counts an endpoint event that was stored.
+func (m *Metrics) EndpointEvent(eventType string) { m.events.WithLabelValues(eventType).Inc() }
+
+// EndpointEventDropped counts an endpoint event that was not stored, or a result that the events do not count.
+func (m *Metrics) EndpointEventDropped() { m.eventDropped.Inc() }
 
 // LocalError counts a request that was postponed because the process ran out of a resource.
 func (m *Metrics) LocalError(reason string) { m.localErrors.WithLabelValues(reason).Inc() }

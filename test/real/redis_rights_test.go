@@ -15,7 +15,7 @@ import (
 // leastRights are what docs/operations.md says a Redis user needs, besides its password and keys. +info and +time are
 // for the eviction warning and for the time of day, and not asked for by /readyz.
 const leastRights = "resetchannels -@all +ping +info +time +exists +type +get +set +del +expire +pexpire +persist " +
-	"+hget +hmget +hset +hdel +lpush +ltrim +lrange +scan +eval +evalsha +script|load"
+	"+hget +hmget +hset +hdel +hscan +lpush +ltrim +lrange +scan +eval +evalsha +script|load"
 
 // TestRedisNotWritable: a Redis that answers but cannot be written is said so by /readyz, with Redis's own word for why.
 // The service runs as a user with the least rights, none of which it may lack, and uses no other.
