@@ -55,6 +55,8 @@ type Policy interface {
 	AfterFailure(e *event.Event, now time.Time) (dead webhook.Reason, step int, due time.Time)
 	// Overflow returns the overflow tier for an event that should go to tier want, and when it is due.
 	Overflow(e *event.Event, want int, now time.Time) (dead webhook.Reason, tier int, due time.Time)
+	// Pause returns until when an event of a paused endpoint is held back.
+	Pause(now time.Time) time.Time
 }
 
 // Forwarder stores acquired events in other topics. It settles an event once its record is stored.
@@ -63,6 +65,8 @@ type Forwarder interface {
 	Retry(e *event.Event, step int)
 	// Overflow stores e in the overflow topic of a tier, until e.Due.
 	Overflow(e *event.Event, tier int)
+	// Pause stores e in the paused topic of its kind, until e.Due.
+	Pause(e *event.Event)
 	// Dead stores e as a dead letter.
 	Dead(e *event.Event, reason webhook.Reason)
 	// Invalid stores a record that cannot be decoded as a dead letter. what says what is wrong with it.

@@ -86,6 +86,7 @@ func (f forwarder) Retry(e *event.Event, _ int) {
 	f.s.end(e, fmt.Sprintf("retry after %d: %s", e.Attempts, e.Failure))
 }
 func (f forwarder) Overflow(e *event.Event, tier int)          { f.s.end(e, fmt.Sprint("overflow ", tier)) }
+func (f forwarder) Pause(e *event.Event)                       { f.s.end(e, "paused") }
 func (f forwarder) Dead(e *event.Event, reason webhook.Reason) { f.s.end(e, "dead: "+string(reason)) }
 func (f forwarder) Invalid(e *event.Event, what string)        { f.s.end(e, "invalid: "+what) }
 
@@ -154,6 +155,8 @@ func (policy) AfterFailure(e *event.Event, now time.Time) (webhook.Reason, int, 
 func (policy) Overflow(_ *event.Event, want int, now time.Time) (webhook.Reason, int, time.Time) {
 	return "", want, now.Add(tiers[want])
 }
+
+func (policy) Pause(now time.Time) time.Time { return now.Add(24 * time.Hour) }
 
 type revocations struct{ s *env }
 

@@ -176,12 +176,15 @@ func (d *Dispatcher) lookUp(ctx context.Context, batch []*event.Event) (left []*
 	}
 	for _, e := range batch {
 		s, known := d.Settings.Lookup(e.UserID)
+		if known {
+			e.Endpoint = s.Endpoints[e.Kind]
+		}
 		switch {
 		case revoked(e):
 			d.finishLookup(e, d.revoke(e))
 		case !known || behind[endpointOf(e)]:
 			keep(e)
-		case needsClaim(e) && s.Endpoints[e.Kind] != nil:
+		case needsClaim(e) && e.Endpoint != nil:
 			clicks = append(clicks, e)
 		default:
 			ready = append(ready, e)
@@ -200,7 +203,7 @@ func (d *Dispatcher) lookUp(ctx context.Context, batch []*event.Event) (left []*
 	}
 	leaving := endpointsOf(ready) // read before they are enqueued: the memory of a delivered event is reused
 	for _, e := range ready {
-		d.finish(e, d.enqueue(e))
+		d.finish(e, d.run(queueing, e))
 	}
 	d.lookups.leave(leaving...) // not before they are enqueued: a later event must not overtake them
 	return d.expire(left)

@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,17 +29,22 @@ var (
 		(*Dispatcher).filterBots,
 	}
 	// routing is for each decoded event, batches of revocations included.
-	routing = []stage{
+	routing = slices.Concat([]stage{
 		(*Dispatcher).countReturned,
 		(*Dispatcher).requireLookup,
+	}, queueing)
+	// queueing is for each event whose settings were looked up.
+	queueing = []stage{
+		(*Dispatcher).checkPaused,
 		(*Dispatcher).enqueue,
 	}
 	// delivery is for each event that its lane has started.
 	delivery = []stage{
 		(*Dispatcher).acquireLease,
 		(*Dispatcher).resolveEndpoint,
-		(*Dispatcher).filterStatuses,
 		(*Dispatcher).claimFirstClick,
+		(*Dispatcher).checkPaused,
+		(*Dispatcher).filterStatuses,
 		(*Dispatcher).checkWindow,
 		(*Dispatcher).send,
 	}
@@ -64,6 +70,7 @@ const (
 	settled                       // nothing is to be done: its fate says why
 	retried                       // to a retry topic
 	overflowed                    // to an overflow topic
+	parked                        // to a paused topic
 	dead                          // to the dead letter topic
 	invalid                       // to the dead letter topic, byte for byte
 	abandoned                     // to the next owner of its partition
@@ -115,6 +122,8 @@ func (d *Dispatcher) finish(e *event.Event, v verdict) {
 	case overflowed:
 		d.backlog.added(backlogOf(e, v.unresolved), int(v.tier))
 		d.Forwarder.Overflow(e, int(v.tier))
+	case parked:
+		d.Forwarder.Pause(e)
 	case dead:
 		d.Forwarder.Dead(e, webhook.Reason(v.why))
 	case invalid:
@@ -195,12 +204,27 @@ func (d *Dispatcher) requireLookup(e *event.Event) verdict {
 	if !known || needsClaim(e) && s.Endpoints[e.Kind] != nil || d.lookups.holds(endpointOf(e)) {
 		return lookup
 	}
+	e.Endpoint = s.Endpoints[e.Kind]
 	return verdict{}
 }
 
-// needsClaim reports whether e may be a later click of its message. A click that was attempted was the first.
+// needsClaim reports whether e may be a later click of its message. A click that was attempted was the first, and so
+// was one that comes from a paused topic: it was claimed before it was stored there.
 func needsClaim(e *event.Event) bool {
-	return e.Kind == webhook.Click && e.Attempts == 0 && !e.Claimed
+	return e.Kind == webhook.Click && e.Attempts == 0 && !e.Claimed && e.Class != topics.Paused
+}
+
+// checkPaused stores an event whose endpoint is paused, so that it fills no lane. What comes back from there and is
+// still paused is given up. Revocations, which have no window, are stored again.
+func (d *Dispatcher) checkPaused(e *event.Event) verdict {
+	if e.Endpoint == nil || !e.Endpoint.Paused {
+		return verdict{}
+	}
+	if e.Class == topics.Paused && e.Kind.HasWindow() {
+		return deadLetter(webhook.WindowExpired)
+	}
+	e.Due = d.Policy.Pause(d.Now())
+	return verdict{kind: parked}
 }
 
 // enqueue puts an event into the lane of its endpoint. It overflows at once if the lane is full: nothing waits for one

@@ -26,7 +26,7 @@ func furtherOf(d *settings.Document) Further {
 		if url := d.FailoverURLs[kind]; url != nil && *url != "" {
 			f.FailoverURLs[kind] = url
 		}
-		f.Paused[kind] = d.Paused[kind] != nil && *d.Paused[kind] == "true"
+		f.Paused[kind] = d.IsPaused(kind)
 	}
 	if d.Order != nil && *d.Order != "" {
 		f.Order = *d.Order
@@ -137,7 +137,7 @@ func parsePaused(v form.Value) (value *string, problem string) {
 	case text == "", text == "false":
 		return nil, ""
 	case text == "true":
-		return nil, notYet
+		return &text, ""
 	}
 	return nil, "must be true or false"
 }

@@ -43,8 +43,8 @@ func TestFurther(t *testing.T) {
 			`{"dlr_order":"newest","inbound_paused":"yes","click_failover_url":"ftp://x","dlr_statuses":"Expired","revoke_click_paused":1,"dlr_failover_url":["x"]}`, 422,
 			"dlr_failover_url: must be a string or null|click_failover_url: must be an absolute http or https URL|" +
 				"inbound_paused: must be true or false|revoke_click_paused: must be true or false|dlr_order: must be all or latest"},
-		{"not yet", "application/json", `{"dlr_order":"latest","inbound_paused":true,"click_paused":"true","click_failover_url":"http://x"}`, 422,
-			"click_failover_url: not available yet|click_paused: not available yet|inbound_paused: not available yet|dlr_order: not available yet"},
+		{"not yet", "application/json", `{"dlr_order":"latest","inbound_paused":true,"click_failover_url":"http://x"}`, 422,
+			"click_failover_url: not available yet|dlr_order: not available yet"},
 		{"no object", "application/json", `[]`, 422, "body: must be a JSON object"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -66,6 +66,42 @@ func TestFurther(t *testing.T) {
 			want(t, s.do(t, "GET", furtherPath, key42, "", ""), 200, answer)
 			want(t, s.do(t, "GET", furtherPath, key43, "", ""), 200, furtherData("null"))
 			want(t, s.do(t, "GET", "/v1/user/get-webhook", key42, "", ""), 200, strings.Replace(unset, "null", `"http://a"`, 1))
+		})
+	}
+}
+
+func TestPauseKinds(t *testing.T) {
+	for _, tc := range []struct {
+		name, contentType, body string
+		paused                  [webhook.NumKinds]bool
+	}{
+		{"form", formType, "dlr_paused=true&click_paused=false&inbound_paused=true", [4]bool{true, false, true, true}},
+		{"JSON", "application/json", `{"dlr_paused":true,"click_paused":"true","revoke_click_paused":false}`, [4]bool{true, true, false, false}},
+		{"reset", "application/json", `{"revoke_click_paused":null}`, [4]bool{}},
+		{"reset by an empty text", formType, "revoke_click_paused=", [4]bool{}},
+		{"unchanged", formType, "", [4]bool{false, false, false, true}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newServer(t, Options{})
+			url, yes := "http://a", "true"
+			d := settings.Document{DLRURL: &url, RevokeClickURL: &url}
+			d.Paused[webhook.RevokeClick] = &yes
+			s.documents[42] = d
+			answer := furtherData("null")
+			for _, kind := range webhook.Kinds() {
+				if name := `"` + kind.String() + `_paused":`; tc.paused[kind] {
+					answer = strings.Replace(answer, name+"false", name+"true", 1)
+				}
+			}
+			want(t, s.do(t, "PATCH", furtherPath, key42, tc.contentType, tc.body), 200, answer)
+			want(t, s.do(t, "GET", furtherPath, key42, "", ""), 200, answer)
+			d = s.documents[42]
+			for _, kind := range webhook.Kinds() {
+				configured := kind == webhook.DLR || kind == webhook.RevokeClick
+				if got := d.Settings().Paused(kind); got != (tc.paused[kind] && configured) {
+					t.Errorf("%s: the service takes it as paused: %t", kind, got)
+				}
+			}
 		})
 	}
 }

@@ -19,7 +19,8 @@ func replayConfig(cfg *config.Config) replay.Config {
 	for _, d := range cfg.Retry.Schedule {
 		delays += d
 	}
-	return replay.Config{KeyPrefix: cfg.Redis.KeyPrefix, Keep: max(cfg.Retry.Window, delays) + replayMargin,
+	paused := cfg.Retry.Window
+	return replay.Config{KeyPrefix: cfg.Redis.KeyPrefix, Keep: max(cfg.Retry.Window, delays) + paused + replayMargin,
 		Limit: cfg.API.ReplayLimit}
 }
 

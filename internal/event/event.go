@@ -81,8 +81,8 @@ type Delivery struct {
 	Failure  webhook.Failure // of the last attempt; "" = none failed
 	Reason   webhook.Reason  // why it became a dead letter; "" = it did not
 
-	Endpoint *webhook.Endpoint // of the attempt in progress
-	Started  time.Time         // when it started
+	Endpoint *webhook.Endpoint // as it was looked up last; nil = the user has none of the kind
+	Started  time.Time         // when the attempt in progress started
 
 	Claimed  bool   // the click is known to be the first of its message
 	Replayed string // when it was replayed as a dead letter; "" = it was not

@@ -280,11 +280,19 @@ func (d Document) Settings() *webhook.Settings {
 	if usable, _ := d.usable(); len(usable) > 0 {
 		s.Sign(&usable)
 	}
+	for kind, endpoint := range s.Endpoints {
+		if endpoint != nil {
+			endpoint.Paused = d.IsPaused(webhook.Kind(kind))
+		}
+	}
 	if dlr := s.Endpoints[webhook.DLR]; dlr != nil {
 		dlr.Statuses, _ = webhook.ParseStatuses(d.StatusNames()) // no list means all
 	}
 	return s
 }
+
+// IsPaused reports whether the user has paused a kind.
+func (d *Document) IsPaused(kind webhook.Kind) bool { return value(d.Paused[kind]) == "true" }
 
 func value(s *string) string {
 	if s == nil {

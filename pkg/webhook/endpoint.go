@@ -36,6 +36,8 @@ type Endpoint struct {
 	Authorization string
 	// Statuses are the statuses of the receipts that are sent.
 	Statuses Statuses
+	// Paused holds its events back: no attempt starts.
+	Paused bool
 	// Secrets sign its requests, nil for none. All endpoints of a user share them.
 	Secrets *Secrets
 }
@@ -52,6 +54,9 @@ type Settings struct {
 	// Endpoints holds the endpoint of each kind, nil if none is configured.
 	Endpoints [NumKinds]*Endpoint
 }
+
+// Paused reports whether the user has a URL of the kind and has paused it.
+func (s *Settings) Paused(kind Kind) bool { e := s.Endpoints[kind]; return e != nil && e.Paused }
 
 // NewSettings parses a user's settings as they are stored. An empty URL is not configured. auth is "user:pass" or "".
 // It is sent with delivery receipts only.
