@@ -74,7 +74,7 @@ func (h *handler) getFurther(r *request) (any, error) {
 }
 
 func (h *handler) setFurther(r *request) (any, error) {
-	change, err := parseFurther(r.params)
+	change, err := ParseFurther(r.params)
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +88,8 @@ func (h *handler) setFurther(r *request) (any, error) {
 // notYet is the problem of values that the service stores, but does not act on.
 const notYet = "not available yet"
 
-// parseFurther reads the requested changes. An error is an *InvalidError.
-func parseFurther(p form.Values) (FurtherChange, error) {
+// ParseFurther reads the changes that p requests, by the names of the settings. An error is an *InvalidError.
+func ParseFurther(p form.Values) (FurtherChange, error) {
 	var invalid InvalidError
 	change := FurtherChange{}
 	read := func(name string, parse func(form.Value) (*string, string)) {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
@@ -19,6 +20,8 @@ type accountView struct {
 	Alert      string // what failed
 	Notice     string // what was done
 	Form       *form  // nil if the settings could not be read
+	Options    *optionsForm
+	Signing    *signingView
 	Tests      []testView
 	Deliveries *deliveriesView
 	Letters    *lettersView
@@ -106,14 +109,19 @@ func (f *form) refuse(invalid *api.InvalidError) {
 	for i := range f.URLs {
 		fields = append(fields, &f.URLs[i])
 	}
+	f.Invalid = refuse(fields, invalid)
+}
+
+// refuse shows the errors at their fields and focuses the first. It reports whether there was one.
+func refuse(fields []*field, invalid *api.InvalidError) (any bool) {
 	for _, e := range invalid.Fields {
 		for _, field := range fields {
 			if field.Name == e.Field {
-				field.Error, field.Focus = sentence(e.Message), !f.Invalid
-				f.Invalid = true
+				field.Error, field.Focus, any = sentence(e.Message), !any, true
 			}
 		}
 	}
+	return any
 }
 
 // forget drops the entered credentials, which no page shows, and asks the user to enter them again.
@@ -131,6 +139,10 @@ func notice(q url.Values) string {
 	switch n, err := strconv.Atoi(q.Get("n")); q.Get("done") {
 	case "saved":
 		return "Saved. Events are sent to the new URLs from now on."
+	case "options":
+		return "Saved. The options apply from now on."
+	case "unsigned":
+		return "Requests are not signed any more."
 	case "signed-out":
 		return "You have signed out."
 	case "replayed":
@@ -169,8 +181,14 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 		if settings, err := p.service.Settings(r.Context(), s.userID); err == nil {
 			v.Form = formOf(&settings)
 		} else {
-			status, v.Alert = http.StatusServiceUnavailable,
-				"Your settings are temporarily unavailable. Please try again in a moment."
+			status, v.Alert = http.StatusServiceUnavailable, textSettings
+		}
+	}
+	if v.Options == nil || v.Signing == nil {
+		if further, err := p.service.Further(r.Context(), s.userID); err == nil {
+			v.Options, v.Signing = cmp.Or(v.Options, optionsOf(&further)), cmp.Or(v.Signing, &signingView{Signing: further.Signing})
+		} else {
+			status, v.Alert = http.StatusServiceUnavailable, textSettings
 		}
 	}
 	if v.Tests == nil {
@@ -182,15 +200,18 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 	p.views.render(w, status, "account.html", v)
 }
 
+// onlyForm writes the form that the user sent. The page can show nothing else without the store, but the user must not
+// lose what they entered (except secrets).
+func (p *Page) onlyForm(w http.ResponseWriter, r *http.Request, status int, v accountView) {
+	v.UserID, _ = strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
+	v.Token = r.PostForm.Get("token")
+	p.views.render(w, status, "account.html", v)
+}
+
 // save stores what the user changed.
 func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	f := sentForm(r.PostForm)
-	// The page can show nothing else without the store, but the user must not lose what they entered (except secrets).
-	onlyForm := func(status int, alert string) {
-		id, _ := strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
-		p.views.render(w, status, "account.html", accountView{UserID: id, Token: r.PostForm.Get("token"), Form: f.forget(),
-			Alert: alert})
-	}
+	onlyForm := func(status int, alert string) { p.onlyForm(w, r, status, accountView{Form: f.forget(), Alert: alert}) }
 	s, ok := p.own(w, r, onlyForm)
 	if !ok {
 		return

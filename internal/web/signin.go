@@ -20,6 +20,7 @@ const (
 	textReplays = "Nothing was sent: another request of yours is in progress, or you have reached the hourly limit. " +
 		"Please try again later."
 	textUnavailable = "The service is temporarily unavailable. Nothing was changed. Please try again in a moment."
+	textSettings    = "Your settings are temporarily unavailable. Please try again in a moment."
 	textSignOut     = "Signing out failed. Please try again in a moment."
 	textEnded       = "Your session has ended. Please sign in again."
 	textMany        = "Too many requests. Nothing was changed. Please wait a moment and try again."

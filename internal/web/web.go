@@ -71,11 +71,14 @@ func New(o Options) *Page {
 	p.files = loadFiles()
 	p.views = loadViews(p.files)
 	p.routes = map[string]route{
-		"":          {get: p.show, post: p.save},
-		"/sign-in":  {post: p.signIn},
-		"/sign-out": {post: p.signOut},
-		"/test":     {post: p.test},
-		"/replay":   {post: p.replay},
+		"":               {get: p.show, post: p.save},
+		"/options":       {post: p.saveOptions},
+		"/secret/rotate": {post: p.rotateSecret},
+		"/secret/clear":  {post: p.clearSecret},
+		"/sign-in":       {post: p.signIn},
+		"/sign-out":      {post: p.signOut},
+		"/test":          {post: p.test},
+		"/replay":        {post: p.replay},
 	}
 	return p
 }

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -10,6 +11,9 @@ type Statuses uint8
 
 // statusNames are the statuses of a receipt.
 var statusNames = [...]string{"Delivered", "Pending", "Failed", "Rejected", "Expired", "Unknown"}
+
+// StatusNames returns the values that sms.dlr_status may have, in the contract's order.
+func StatusNames() []string { return slices.Clone(statusNames[:]) }
 
 var errNotStatus = errors.New("must be a list of " + strings.Join(statusNames[:len(statusNames)-1], ", ") +
 	" or Unknown")

@@ -50,7 +50,7 @@ func newTab(t testing.TB) *tab {
 	t.Cleanup(end)
 	ctx, closeTab := chromedp.NewContext(ctx)
 	t.Cleanup(closeTab)
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(cancel)
 	b := &tab{t: t, ctx: ctx}
 	if err := chromedp.Listen(ctx, b.hear); err != nil {
@@ -294,6 +294,8 @@ func TestAccountPage(t *testing.T) {
 
 	badAddress(b, e)
 	clearing(t, b, e, p.Addr, key)
+	options(t, b, p, key)
+	signing(t, b, p, page, key)
 	testEvents(t, b, e)
 	history(t, b, e)
 	pictures(t, b, e)
@@ -319,6 +321,7 @@ func signIn(t *testing.T, b *tab, page, key string) {
 	b.press("form button")
 	b.see(text("key-error"), "unknown or revoked")
 	b.see("document.activeElement.id", "key")
+	b.accessible("sign-in")
 	b.picture("account-sign-in.png")
 	b.fill("key", key)
 	b.press("form button")
@@ -339,6 +342,7 @@ func badAddress(b *tab, e *env) {
 	b.see(`document.activeElement.getAttribute("aria-describedby")`, "inbound_url-error")
 	b.see(value("click_url"), "/other")
 	b.see(value("inbound_url"), "ftp://example.com/")
+	b.accessible("errors")
 	b.picture("account-error.png")
 }
 
@@ -431,7 +435,7 @@ func pictures(t *testing.T, b *tab, e *env) {
 	b.press("#deliveries .filters button")
 	b.see(`document.querySelector("[aria-busy]")`, "null")
 	b.see(`document.querySelectorAll("#deliveries tbody tr").length`, "10")
-	b.scheme("light")
+	b.accessible("deliveries and failed events")
 	b.picture("account-light.png")
 	b.scheme("dark")
 	b.picture("account-dark.png")
@@ -486,6 +490,15 @@ func withoutScripts(t *testing.T, b *tab, e *env, page, key string) {
 	b.press("#test-button")
 	b.see(text("messages"), "Test events were sent")
 	b.see(text("result-revoke_click"), "HTTP 200 in ")
+	b.press("#status-Pending")
+	b.press("#save-options")
+	b.see(text("messages"), "The options apply from now on.")
+	b.press("#rotate")
+	b.see(value("secret"), "whsec_")
+	harness.Secret(b.eval(value("secret")))
+	b.press("#signing summary")
+	b.press("#clear-secret")
+	b.see(text("messages"), "Requests are not signed any more.")
 	b.open(page + "?kind=inbound&status=failed&period=1d")
 	b.see(`document.querySelectorAll("#deliveries tbody tr").length`, "3")
 	b.press(`#dead-letters [name="ids"]`)

@@ -33,10 +33,11 @@ async function swap(id, url, options) {
       return say(text ? text.textContent : "The request failed. Please try again.");
     }
     part.replaceWith(fresh);
+    enhance();
     const messages = page.getElementById("messages");
     document.getElementById("messages").replaceWith(messages);
     if (!options && reply.ok) history.replaceState(null, "", url);
-    const first = messages.firstElementChild;
+    const first = fresh.querySelector("[autofocus]") || messages.firstElementChild;
     if (first) first.focus();
     else focusOn(fresh);
   } catch {
@@ -104,9 +105,41 @@ async function* lines(stream) {
   }
 }
 
+// enhance shows the buttons that need this file.
+function enhance() {
+  for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+}
+enhance();
+
+async function copy(button) {
+  const field = document.getElementById(button.dataset.copy);
+  field.select();
+  try {
+    await navigator.clipboard.writeText(field.value);
+  } catch { // not allowed, or not there without https
+    if (!document.execCommand("copy")) return;
+  }
+  button.textContent = "Copied";
+}
+
+// changed reports whether a field of a form differs from what the page showed.
+function changed(form) {
+  return [...form.querySelectorAll("input, option")].some((e) =>
+    e.tagName === "OPTION" ? e.selected !== e.defaultSelected
+      : e.type === "checkbox" ? e.checked !== e.defaultChecked : e.value !== e.defaultValue);
+}
+
+let sent; // the form that leaves the page
+window.addEventListener("beforeunload", (event) => {
+  for (const form of document.querySelectorAll("form[data-guard]")) {
+    if (form !== sent && changed(form)) event.preventDefault();
+  }
+});
+
 document.addEventListener("submit", (event) => {
   const form = event.target;
   const id = form.dataset.swap;
+  sent = form;
   if (form.id === "test-form") {
     event.preventDefault();
     test(form);
@@ -122,6 +155,8 @@ document.addEventListener("submit", (event) => {
 });
 
 document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (button) copy(button);
   const link = event.target.closest("a[data-swap]");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"mime/multipart"
 	"net/http"
@@ -321,7 +322,7 @@ func (v *vault) openPage(p *harness.Proc, key string, settings url.Values) {
 			v.t.Errorf("page %s: %d", path, resp.StatusCode)
 		}
 		text := string(body) + headersOf(resp)
-		v.search("pages", text, "the URL's token")
+		v.search("pages", text+html.UnescapeString(text), "the URL's token")
 		return text
 	}
 	post("/sign-in", url.Values{"key": {v.secrets["a wrong API key"]}})
@@ -342,10 +343,18 @@ func (v *vault) openPage(p *harness.Proc, key string, settings url.Values) {
 	post("", with(url.Values{"auth": {v.secrets["auth that is refused"]}}))
 	post("", with(url.Values{"dlr_url": {"no URL"}, "auth": settings["auth"]}))
 	post("", url.Values{"token": {"foreign"}, "auth": settings["auth"]})
+	rotated := regexp.MustCompile(`whsec_([A-Za-z0-9+/]{43}=)`).FindStringSubmatch(html.UnescapeString(post("/secret/rotate", token)))
+	if rotated == nil {
+		v.t.Fatal("the page shows no new signing secret")
+	}
+	v.has("the page's signing secret", rotated[1])
+	post("/options", with(url.Values{"dlr_statuses": {rotated[1]}, "click_failover_url": {"no URL"}}))
 	post("/test", token)
 	post("/replay", token)
-	v.search("pages", string(get(v.t, cl, page)), "the URL's token")
-	v.search("pages", string(get(v.t, cl, page+"?period=30d&kind=dlr&status=failed")), "the URL's token")
+	for _, query := range []string{"", "?period=30d&kind=dlr&status=failed"} {
+		text := string(get(v.t, cl, page+query))
+		v.search("pages", text+html.UnescapeString(text), "the URL's token")
+	}
 	for _, c := range jar.Cookies(&url.URL{Scheme: "http", Host: p.Addr, Path: "/account/webhooks"}) {
 		v.search("cookies", c.Value)
 	}

@@ -1,0 +1,169 @@
+package web
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/smshooks/smshooks/internal/settings"
+)
+
+// stored returns user 42's settings as they would be stored.
+func (s *site) stored() string {
+	d := s.documents[42]
+	return string(d.AppendJSON(nil, nil))
+}
+
+// keep sends the options form as it was shown, with pairs of names and values changed. "-" stands for a box that is not
+// ticked.
+func (b *browser) keep(t *testing.T, pairs ...string) (sent []string) {
+	t.Helper()
+	_, part, _ := strings.Cut(b.get("").Body.String(), `id="options"`)
+	part, _, _ = strings.Cut(part, "</section>")
+	values := map[string][]string{}
+	for _, input := range regexp.MustCompile(`<input [^>]*>`).FindAllString(part, -1) {
+		attribute := func(name string) string {
+			found := regexp.MustCompile(` ` + name + `="([^"]*)"`).FindStringSubmatch(input)
+			if found == nil {
+				return ""
+			}
+			return found[1]
+		}
+		if attribute("type") != "checkbox" || strings.Contains(input, " checked") {
+			values[attribute("name")] = append(values[attribute("name")], attribute("value"))
+		}
+	}
+	for _, chosen := range regexp.MustCompile(`<option value="(\w+)" selected>`).FindAllStringSubmatch(part, -1) {
+		values["dlr_order"] = chosen[1:]
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		delete(values, pairs[i])
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "-" {
+			values[pairs[i]] = append(values[pairs[i]], pairs[i+1])
+		}
+	}
+	for name, all := range values {
+		for _, value := range all {
+			if name != "token" {
+				sent = append(sent, name, value)
+			}
+		}
+	}
+	return sent
+}
+
+func TestOptions(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change []string
+		want   string // further members of the document
+	}{
+		"nothing":           {nil, `"click_failover_url":"https://spare.example/","dlr_statuses":["Failed","Delivered"]`},
+		"statuses":          {[]string{"dlr_statuses", "Pending", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Pending","Unknown"]`},
+		"all statuses":      {[]string{"dlr_statuses", "Delivered", "dlr_statuses", "Pending", "dlr_statuses", "Failed", "dlr_statuses", "Rejected", "dlr_statuses", "Expired", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/"`},
+		"a URL is cleared":  {[]string{"click_failover_url", " "}, `"dlr_statuses":["Failed","Delivered"]`},
+		"changed meanwhile": {[]string{"was_click_failover_url", "https://older.example/", "click_failover_url", "https://older.example/"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Failed","Delivered"]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			d := settings.Document{UserID: 42, Statuses: ptr(`["Failed","Delivered"]`)}
+			d.Set("click_failover_url", ptr("https://spare.example/"))
+			s.documents[42] = d
+			b := s.signIn(t, key42)
+			w := b.post("/options", b.keep(t, tc.change...)...)
+			if w.Code != http.StatusSeeOther || w.Header().Get("Location") != base+"?done=options#options" {
+				t.Fatalf("%d %v\n%s", w.Code, w.Header(), w.Body)
+			}
+			want(t, b.get("?done=options"), http.StatusOK, "The options apply from now on.")
+			if got := strings.TrimPrefix(strings.TrimSuffix(s.stored(), "}"), `{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":null,`); got != tc.want {
+				t.Errorf("stored %s, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestOptionsRefused(t *testing.T) {
+	s := newSite(t)
+	b := s.signIn(t, key42)
+	w := b.post("/options", b.keep(t, "dlr_failover_url", "ftp://x.example/", "inbound_failover_url", "https://u:p@x.example/", "dlr_statuses", "-")...)
+	want(t, w, http.StatusUnprocessableEntity, "Nothing was saved", `value="ftp://x.example/"`,
+		`id="dlr_failover_url-error">Must be an absolute http or https URL.`, `aria-describedby="dlr_failover_url-error" aria-invalid="true" autofocus`,
+		`id="inbound_failover_url-error">Must not contain credentials.`, `id="dlr_statuses-error">Select at least one status.`, "!click_failover_url-error")
+	if n := strings.Count(w.Body.String(), "autofocus"); n != 1 {
+		t.Errorf("%d fields have the focus", n)
+	}
+	want(t, b.post("/options", b.keep(t, "dlr_order", "any")...), http.StatusUnprocessableEntity, `id="dlr_order-error">Must be all or latest.`)
+	want(t, b.post("/options", b.keep(t, "dlr_statuses", "Sent")...), http.StatusUnprocessableEntity, `id="dlr_statuses-error">Must be a list of`)
+	s.storeAway = true
+	w = b.post("/options", "user", "42", "click_failover_url", "", "was_click_failover_url", "https://was.example/",
+		"dlr_order", "all", "was_dlr_order", "latest", "dlr_statuses", "Failed")
+	want(t, w, http.StatusServiceUnavailable, "Nothing was changed", `name="was_click_failover_url" value="https://was.example/"`, `value="Failed" checked`, "User 42", b.token)
+	if s.changes != 0 {
+		t.Errorf("%d changes", s.changes)
+	}
+	s.storeAway = false
+	s.exhaust(b)
+	want(t, b.post("/options", "click_failover_url", "https://typed.example/"), http.StatusTooManyRequests, "https://typed.example/")
+}
+
+// TestSecret: a secret is shown by the page that creates it and by no other.
+func TestSecret(t *testing.T) {
+	s := newSite(t)
+	b := s.signIn(t, key42)
+	want(t, b.get(""), http.StatusOK, `id="signing-state">not set<`, "Create a secret", "!Stop signing", "!Copy")
+	shown := regexp.MustCompile(`value="(whsec_[A-Za-z0-9+/=]+)" readonly`)
+	rotate := func(pairs ...string) (secret, body string) {
+		t.Helper()
+		w := b.post("/secret/rotate", pairs...)
+		want(t, w, http.StatusOK, `id="signing-state">set<`, "it is not shown again", "Replace the secret", "Stop signing")
+		if w.Header().Get("Cache-Control") != "no-store" {
+			t.Error("the secret may be cached")
+		}
+		found := shown.FindStringSubmatch(strings.ReplaceAll(w.Body.String(), "&#43;", "+"))
+		if found == nil || strings.Count(s.stored(), found[1]) != 1 {
+			t.Fatalf("shown %v, stored %s", found, s.stored())
+		}
+		return found[1], w.Body.String()
+	}
+	first, body := rotate()
+	if !strings.Contains(body, "Requests are signed with it from now on.") {
+		t.Error("the first secret has one before it")
+	}
+	if second, body := rotate("grace", "1h"); second == first || !strings.Contains(body, "is valid until <time") || strings.Contains(body, first) {
+		t.Errorf("the second secret: %s", body)
+	}
+	if _, body := rotate("grace", "0s"); !strings.Contains(body, "Requests are signed with it from now on.") {
+		t.Error("without a grace the one before is valid")
+	}
+	want(t, b.get(""), http.StatusOK, `id="signing-state">set<`, "!whsec_")
+	w := b.post("/secret/clear")
+	if w.Code != http.StatusSeeOther || strings.Contains(s.stored(), "whsec_") {
+		t.Errorf("%d, stored %s", w.Code, s.stored())
+	}
+	want(t, b.get("?done=unsigned"), http.StatusOK, "not signed any more", `id="signing-state">not set<`)
+	changes := s.changes
+	for _, path := range []string{"/secret/rotate", "/secret/clear", "/options"} {
+		own := b.token
+		b.token = "0123456789abcdef0123456789abcdef"
+		want(t, b.post(path), http.StatusForbidden, "another session")
+		b.token = own
+		if w := b.get(path); w.Code != http.StatusSeeOther {
+			t.Errorf("GET %s: %d", path, w.Code)
+		}
+		s.storeAway = true
+		if path != "/options" {
+			want(t, b.post(path), http.StatusServiceUnavailable, "Nothing was changed", "!whsec_")
+		}
+		s.storeAway = false
+	}
+	if s.changes != changes {
+		t.Errorf("%d changes", s.changes-changes)
+	}
+	for _, entry := range s.logs.All() {
+		if strings.Contains(entry.Message, "whsec_") {
+			t.Errorf("the log shows the secret: %s", entry.Message)
+		}
+	}
+}
