@@ -46,14 +46,14 @@ func Load(file string, environ []string, fs *pflag.FlagSet) (*Config, error) {
 	c := Defaults()
 	c.origins = map[string]origin{}
 	if file != "" {
-		c.flags = append(c.flags, quoted("--config="+file))
+		c.flags = append(c.flags, Quote("--config="+file))
 	}
 	bad := map[string]bool{}
 	for _, s := range settings {
 		from := resolve(v, s)
 		c.origins[s.name] = from.origin
 		if from.origin.source == flagOf(s) && !s.secret {
-			c.flags = append(c.flags, quoted("--"+s.name+"="+strings.Join(from.texts, ",")))
+			c.flags = append(c.flags, Quote("--"+s.name+"="+strings.Join(from.texts, ",")))
 		}
 		if err := s.set(c, from.texts); err != nil {
 			bad[s.name] = true
@@ -101,8 +101,8 @@ func resolve(v *viper.Viper, s setting) given {
 
 func flagOf(s setting) string { return "flag --" + s.name }
 
-// quoted returns text as one word of a shell.
-func quoted(text string) string {
+// Quote returns text as one word of a shell.
+func Quote(text string) string {
 	if strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=.,:/@%+") == "" {
 		return text
 	}

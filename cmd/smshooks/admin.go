@@ -43,7 +43,7 @@ func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Con
 }
 
 func topicsCommand() *cobra.Command {
-	return group("topics", "Create or check the topics",
+	return group("topics", "Create or check the topics, and print the rights to them",
 		&cobra.Command{Use: "ensure", Short: "Create missing topics and print a line for each topic", Args: arguments(0),
 			Example: "  smshooks topics ensure --topics.partitions=24 --topics.replication=3",
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -62,6 +62,7 @@ func topicsCommand() *cobra.Command {
 					return checkTopics(ctx, cmd, admin)
 				})
 			}},
+		aclsCommand(),
 	)
 }
 

@@ -104,9 +104,9 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 // nextSteps returns the commands that deliver the first webhook of an embedded service.
 func nextSteps(cfg *config.Config) string {
 	broker := "--kafka.brokers=" + cfg.Kafka.Brokers[0]
-	return fmt.Sprintf(`Next, in another terminal (your receiver listens on 127.0.0.1:9000):
+	return fmt.Sprintf(`Next, in another terminal (your receiver listens on 127.0.0.1:8090):
   KEY=$(smshooks keys create --user 42 %s)
-  curl -H "X-API-KEY: $KEY" -d dlr_url=http://127.0.0.1:9000/dlr http://%s/v1/user/set-webhook
+  curl -H "X-API-KEY: $KEY" -d dlr_url=http://127.0.0.1:8090/dlr http://%s/v1/user/set-webhook
   smshooks send --user 42 --kind dlr %[1]s
 `, broker, cfg.API.Addr)
 }

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/topics"
+)
+
+// The values of --format of topics acls.
+const (
+	kafkaACLs = "kafka-acls"
+	strimzi   = "strimzi"
+)
+
+func aclsCommand() *cobra.Command {
+	var principal, format string
+	cmd := &cobra.Command{
+		Use: "acls --principal User:NAME", Short: "Print the least rights of each command as ACLs", Args: arguments(0),
+		Long: "Print the least rights that each command needs, for the topics and the group of the settings.\n" +
+			"Nothing is asked of Kafka. Delay topics are given as prefixes, so that a changed delay needs no new rights.",
+		Example: "  smshooks topics acls --principal User:smshooks\n" +
+			"  smshooks topics acls --principal User:smshooks --format strimzi --kafka.group=hooks",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if kind, name, ok := strings.Cut(principal, ":"); !ok || kind == "" || name == "" {
+				return usagef("--principal: must be a principal such as User:smshooks")
+			}
+			if err := oneOf("format", format, []string{kafkaACLs, strimzi}); err != nil {
+				return err
+			}
+			cfg, err := settings(cmd)
+			if err != nil {
+				return err
+			}
+			rights := cfg.TopicPlan().Rights(cfg.Kafka.Group)
+			if format == strimzi {
+				return writeStrimzi(cmd.OutOrStdout(), principal, rights)
+			}
+			return writeKafkaACLs(cmd.OutOrStdout(), principal, cfg.Kafka.Brokers, rights)
+		},
+	}
+	cmd.Flags().StringVar(&principal, "principal", "", "who gets the rights, as brokers name it: User:smshooks")
+	cmd.Flags().StringVar(&format, "format", kafkaACLs, "kafka-acls for commands of Kafka's tool, strimzi for a KafkaUser")
+	complete(cmd, "format", kafkaACLs, strimzi)
+	return cmd
+}
+
+// writeKafkaACLs writes a kafka-acls.sh command for each right.
+func writeKafkaACLs(w io.Writer, principal string, brokers []string, commands []topics.CommandRights) error {
+	var text strings.Builder
+	for i, c := range commands {
+		if i > 0 {
+			text.WriteByte('\n')
+		}
+		fmt.Fprintf(&text, "# %s\n", c.Command)
+		for _, r := range c.Rights {
+			fmt.Fprintf(&text, "kafka-acls.sh --bootstrap-server %s --add --allow-principal %s", config.Quote(strings.Join(brokers, ",")),
+				config.Quote(principal))
+			for _, operation := range r.Operations {
+				text.WriteString(" --operation " + operation)
+			}
+			if r.Prefixed {
+				text.WriteString(" --resource-pattern-type prefixed")
+			}
+			fmt.Fprintf(&text, " --%s %s\n", map[string]string{"topic": "topic", "group": "group",
+				"transactionalId": "transactional-id"}[r.Resource], config.Quote(r.Name))
+		}
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// writeStrimzi writes a KafkaUser whose rules stand in the order of the commands that need them.
+func writeStrimzi(w io.Writer, principal string, commands []topics.CommandRights) error {
+	_, user, _ := strings.Cut(principal, ":")
+	acls := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, c := range commands {
+		for i, r := range c.Rights {
+			pattern := "literal"
+			if r.Prefixed {
+				pattern = "prefix"
+			}
+			var rule yaml.Node
+			err := rule.Encode(struct {
+				Resource   strimziResource `yaml:"resource"`
+				Operations []string        `yaml:"operations,flow"`
+			}{strimziResource{r.Resource, r.Name, pattern}, r.Operations})
+			if err != nil {
+				return fmt.Errorf("write a KafkaUser: %w", err)
+			}
+			if i == 0 {
+				rule.HeadComment = c.Command
+			}
+			acls.Content = append(acls.Content, &rule)
+		}
+	}
+	encoder := yaml.NewEncoder(w)
+	encoder.SetIndent(2)
+	return encoder.Encode(struct {
+		APIVersion string            `yaml:"apiVersion"`
+		Kind       string            `yaml:"kind"`
+		Metadata   map[string]string `yaml:"metadata"`
+		Spec       any               `yaml:"spec"`
+	}{"kafka.strimzi.io/v1", "KafkaUser", map[string]string{"name": user}, map[string]any{
+		"authorization": map[string]any{"type": "simple", "acls": acls},
+	}})
+}
+
+// strimziResource names the resource of a rule of a KafkaUser.
+type strimziResource struct {
+	Type        string `yaml:"type"`
+	Name        string `yaml:"name"`
+	PatternType string `yaml:"patternType"`
+}
