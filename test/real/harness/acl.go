@@ -66,6 +66,28 @@ func (b *GuardedBroker) GrantGroup(t testing.TB, group string) {
 	b.create(t, guardedACLs([]kadm.ACLOperation{kadm.OpRead}).AllowHosts().Groups(group))
 }
 
+// GrantACL gives the user the rights of acls.
+func (b *GuardedBroker) GrantACL(t testing.TB, acls *kadm.ACLBuilder) {
+	t.Helper()
+	b.create(t, acls)
+}
+
+// DepriveOfAll takes all rights away.
+func (b *GuardedBroker) DepriveOfAll(t testing.TB) {
+	t.Helper()
+	all := kadm.NewACLs().Allow("User:" + GuardedUser).AllowHosts().AnyResource().Operations(kadm.OpAny).
+		ResourcePatternType(kadm.ACLPatternAny)
+	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, 20*time.Second), all)
+	if err != nil {
+		t.Fatalf("delete ACLs: %v", err)
+	}
+	for _, d := range deleted {
+		if d.Err != nil {
+			t.Fatalf("delete ACLs: %v", d.Err)
+		}
+	}
+}
+
 func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 	t.Helper()
 	created, err := kadm.NewClient(Client(t, b.Addr)).CreateACLs(within(t, 20*time.Second), acls)
