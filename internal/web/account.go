@@ -19,7 +19,8 @@ type accountView struct {
 	Token      string
 	Alert      string // what failed
 	Notice     string // what was done
-	Form       *form  // nil if the settings could not be read
+	Endpoints  *endpointsView
+	Form       *form // nil if the settings could not be read
 	Options    *optionsForm
 	Signing    *signingView
 	Tests      []testView
@@ -194,6 +195,7 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 	if v.Tests == nil {
 		v.Tests = untried()
 	}
+	v.Endpoints = p.endpoints(r.Context(), s.userID)
 	q := r.URL.Query()
 	v.Deliveries = p.deliveries(r.Context(), s.userID, q)
 	v.Letters = p.letters(w, r, s.userID, q)

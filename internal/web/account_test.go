@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -55,6 +56,24 @@ func TestShow(t *testing.T) {
 			t.Errorf("the log tells a URL's query: %s", text)
 		}
 	}
+}
+
+func TestEndpoints(t *testing.T) {
+	s := newSite(t)
+	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example:8443/dlr?token=s"), ClickURL: ptr("https://b.example/"), InboundURL: ptr("https://c.example/"),
+		Paused: [webhook.NumKinds]*string{webhook.Inbound: ptr("true")}}
+	since := time.Date(2026, 2, 27, 14, 30, 0, 0, time.UTC)
+	s.states[webhook.Click] = endpoints.State{Since: since, Failure: "http 503"}
+	s.states[webhook.Inbound] = s.states[webhook.Click]
+	b := s.signIn(t, key42)
+	want(t, b.get(""), http.StatusOK,
+		`<tr id="state-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="detail">a.example</span></td>`,
+		`<tr id="state-click"><th scope="row">Clicks</th><td><span class="badge failed">failing</span> <span class="detail">b.example</span>`+
+			` <span class="detail">since <time datetime="2026-02-27T14:30:00.000Z">2026-02-27 14:30:00</time> UTC: http 503</span></td>`,
+		`<tr id="state-inbound"><th scope="row">Inbound messages</th><td><span class="badge blocked">paused</span> <span class="detail">c.example</span></td>`,
+		`<tr id="state-revoke_click"><th scope="row">Click revocations</th><td><span class="badge none">no URL</span> </td>`)
+	s.logAway = true
+	want(t, b.get(""), http.StatusOK, "The state of your URLs is temporarily unavailable", `name="dlr_url"`)
 }
 
 func TestSave(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deadletter"
 	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -44,6 +45,7 @@ type fakes struct {
 	attempts  []event.Attempt // newest first
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]sender.Outcome
+	states    [webhook.NumKinds]endpoints.State // of user 42
 
 	keysAway, storeAway, readAway, logAway, kafkaAway bool
 
@@ -92,6 +94,16 @@ func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 	defer f.mu.Unlock()
 	f.sent = append(f.sent, r.Kind)
 	return f.outcomes[r.Kind]
+}
+
+func (f *fakes) States(_ context.Context, user int64) (all [webhook.NumKinds]endpoints.State, err error) {
+	if f.logAway {
+		return all, errGone
+	}
+	if user == 42 {
+		all = f.states
+	}
+	return all, nil
 }
 
 type fakeLog struct{ *fakes }
@@ -159,7 +171,7 @@ func newSite(t *testing.T) *site {
 	}
 	core, logs := observer.New(zap.DebugLevel)
 	s := &site{fakes: f, mini: miniredis.RunT(t), logs: logs}
-	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
+	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
 	s.page = s.instance(t)
 	return s
 }

@@ -63,6 +63,7 @@ func TestOptions(t *testing.T) {
 		"nothing":           {nil, `"click_failover_url":"https://spare.example/","dlr_statuses":["Failed","Delivered"]`},
 		"statuses":          {[]string{"dlr_statuses", "Pending", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Pending","Unknown"]`},
 		"all statuses":      {[]string{"dlr_statuses", "Delivered", "dlr_statuses", "Pending", "dlr_statuses", "Failed", "dlr_statuses", "Rejected", "dlr_statuses", "Expired", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/"`},
+		"paused":            {[]string{"inbound_paused", "true"}, `"click_failover_url":"https://spare.example/","inbound_paused":true,"dlr_statuses":["Failed","Delivered"]`},
 		"a URL is cleared":  {[]string{"click_failover_url", " "}, `"dlr_statuses":["Failed","Delivered"]`},
 		"changed meanwhile": {[]string{"was_click_failover_url", "https://older.example/", "click_failover_url", "https://older.example/"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Failed","Delivered"]`},
 	} {
@@ -98,14 +99,28 @@ func TestOptionsRefused(t *testing.T) {
 	want(t, b.post("/options", b.keep(t, "dlr_statuses", "Sent")...), http.StatusUnprocessableEntity, `id="dlr_statuses-error">Must be a list of`)
 	s.storeAway = true
 	w = b.post("/options", "user", "42", "click_failover_url", "", "was_click_failover_url", "https://was.example/",
-		"dlr_order", "all", "was_dlr_order", "latest", "dlr_statuses", "Failed")
-	want(t, w, http.StatusServiceUnavailable, "Nothing was changed", `name="was_click_failover_url" value="https://was.example/"`, `value="Failed" checked`, "User 42", b.token)
+		"dlr_order", "all", "was_dlr_order", "latest", "dlr_statuses", "Failed", "inbound_paused", "true", "was_inbound_paused", "false")
+	want(t, w, http.StatusServiceUnavailable, "Nothing was changed", `name="was_click_failover_url" value="https://was.example/"`, `value="Failed" checked`, `id="inbound_paused" name="inbound_paused" value="true" checked`, "User 42", b.token)
 	if s.changes != 0 {
 		t.Errorf("%d changes", s.changes)
 	}
 	s.storeAway = false
 	s.exhaust(b)
 	want(t, b.post("/options", "click_failover_url", "https://typed.example/"), http.StatusTooManyRequests, "https://typed.example/")
+}
+
+// TestPause: a box that was ticked is not sent once it is not.
+func TestPause(t *testing.T) {
+	s := newSite(t)
+	b := s.signIn(t, key42)
+	for _, step := range []struct{ box, stored string }{{"true", `"dlr_paused":true`}, {"true", `"dlr_paused":true`}, {"-", ""}} {
+		if w := b.post("/options", b.keep(t, "dlr_paused", step.box)...); w.Code != http.StatusSeeOther {
+			t.Fatalf("%d\n%s", w.Code, w.Body)
+		}
+		if got := s.stored(); !strings.Contains(got, step.stored) || step.stored == "" && strings.Contains(got, "paused") {
+			t.Errorf("box %s: stored %s", step.box, got)
+		}
+	}
 }
 
 // TestSecret: a secret is shown by the page that creates it and by no other.

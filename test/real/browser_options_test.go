@@ -84,6 +84,15 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	if got := furtherSettings(t, p, key); got != "<nil> false all [Delivered Failed Rejected Expired Unknown] false" {
 		t.Errorf("the API says %s", got)
 	}
+	b.press("#dlr_paused")
+	b.press("#save-options")
+	b.see(text("state-dlr"), "paused")
+	if got := furtherSettings(t, p, key); !strings.HasPrefix(got, "<nil> true ") {
+		t.Errorf("the API says %s", got)
+	}
+	b.press("#dlr_paused")
+	b.press("#save-options")
+	b.see(text("state-dlr"), "ok")
 	for _, status := range []string{"Delivered", "Failed", "Rejected", "Expired", "Unknown"} {
 		b.press("#status-" + status)
 	}

@@ -403,6 +403,8 @@ func history(t *testing.T, b *tab, e *env) {
 	b.fill("click_url", "https://not.saved.example/") // stays while the lists are read
 	b.choose("status", "failed")
 	b.pressUntil("#deliveries .filters button", `document.querySelectorAll("#deliveries tbody tr").length`, "3")
+	b.see(text("state-inbound"), "failing")
+	b.see(text("state-inbound"), "http 500")
 	b.see(text("deliveries"), identity(inbound))
 	b.see(text("deliveries"), "attempt 3")
 	b.see(text("deliveries"), "12 of the latest 15 attempts succeeded (80 %)")
@@ -422,6 +424,7 @@ func history(t *testing.T, b *tab, e *env) {
 	if id, n := again.Header.Get("Webhook-Id"), again.Header.Get("Webhook-Attempt"); id != identity(inbound) || n != "1" {
 		t.Errorf("sent again as %s, attempt %s; want %s, attempt 1", id, n, identity(inbound))
 	}
+	b.pressUntil("#deliveries .filters button", text("state-inbound"), "ok")
 	b.fill("click_url", "")
 }
 

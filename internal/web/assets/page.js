@@ -19,8 +19,9 @@ function say(text, good) {
   document.getElementById("messages").replaceChildren(p);
 }
 
-// swap loads a page and replaces our part with this id, and the messages, by those of the loaded page.
-async function swap(id, url, options) {
+// swap loads a page and replaces our parts with these ids, and the messages, by those of the loaded page.
+async function swap(ids, url, options) {
+  const [id, ...others] = ids.split(" ");
   const part = document.getElementById(id);
   part.setAttribute("aria-busy", "true");
   try {
@@ -32,10 +33,13 @@ async function swap(id, url, options) {
       const text = page.querySelector("main [role=alert]");
       return say(text ? text.textContent : "The request failed. Please try again.");
     }
-    part.replaceWith(fresh);
-    enhance();
     const messages = page.getElementById("messages");
-    document.getElementById("messages").replaceWith(messages);
+    part.replaceWith(fresh);
+    for (const other of [...others, "messages"]) {
+      const found = page.getElementById(other);
+      if (found) document.getElementById(other).replaceWith(found);
+    }
+    enhance();
     if (!options && reply.ok) history.replaceState(null, "", url);
     const first = fresh.querySelector("[autofocus]") || messages.firstElementChild;
     if (first) first.focus();
