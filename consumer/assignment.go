@@ -28,6 +28,9 @@ type assignment struct {
 	owner   *Consumer
 	tracker *offsets.Tracker
 	next    int64 // offset of the next record, -1 = any; poll loop only
+	first   int64 // offset that was committed at the assignment, -1 = none
+	// decidable: every release that a former owner may have begun is known.
+	decidable atomic.Bool
 	// epoch is the newest leader epoch of the read records, or else the committed one; -1 = unknown. It is committed,
 	// so it is the newest epoch of the records that the commit's metadata calls finished.
 	epoch   atomic.Int32
@@ -71,8 +74,13 @@ const (
 
 // finishedBefore reports whether an earlier assignment finished the record.
 func (a *assignment) finishedBefore(offset int64, epoch int32) bool {
+	return a.finishedIn(a.topicID, offset, epoch)
+}
+
+// finishedIn is finishedBefore for a record of the topic with that id.
+func (a *assignment) finishedIn(topicID [16]byte, offset int64, epoch int32) bool {
 	for _, f := range a.history {
-		if f.topicID == a.topicID && epoch <= f.epoch && f.tracker.Finished(offset) {
+		if f.topicID == topicID && epoch <= f.epoch && f.tracker.Finished(offset) {
 			return true
 		}
 	}
@@ -185,7 +193,7 @@ func (a *assignment) restore(t *offsets.Tracker, committed int64, epoch int32, s
 	a.epoch.Store(epoch)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.tracker, a.next, a.committed, a.committedMetadata = t, committed, committed, state
+	a.tracker, a.next, a.first, a.committed, a.committedMetadata = t, committed, committed, committed, state
 	if committed < 0 { // without an id this may be another topic of the same name
 		a.history = slices.DeleteFunc(a.history, func(f past) bool { return f.topicID == [16]byte{} })
 	}

@@ -85,6 +85,16 @@ type Tracer interface {
 	Follow(e *event.Event) event.Trace
 }
 
+// Releases knows which records of delay topics were released: a copy of such a record is sent instead of it.
+type Releases interface {
+	// Any reports whether Decide must be called.
+	Any() bool
+	// Decide reports whether e was released, or whether that is undecided, so that e must be held.
+	Decide(e *event.Event) (released, undecided bool)
+	// AwaitEnd returns when all releases written by now are known, or when ctx ends.
+	AwaitEnd(ctx context.Context) error
+}
+
 // Consumer is one member of the consumer group.
 type Consumer struct {
 	cfg      Config
@@ -94,6 +104,7 @@ type Consumer struct {
 	tracer   Tracer
 	replayed func(userID int64, id string)
 	retired  func(id [16]byte) bool
+	releases Releases
 	metrics  *metrics.Metrics
 	log      *zap.Logger
 
@@ -141,6 +152,8 @@ type Parts struct {
 	Replayed func(userID int64, id string)
 	// Retired reports whether an id is that of a deleted topic; nil = never.
 	Retired func(id [16]byte) bool
+	// Releases decides about records of delay topics that are due; nil = none was released.
+	Releases Releases
 }
 
 // New returns a Consumer. Run joins the group.
@@ -153,8 +166,9 @@ func New(cfg Config, parts Parts) *Consumer {
 	}
 	c := &Consumer{
 		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
-		tracer: parts.Tracer, replayed: parts.Replayed, retired: parts.Retired, metrics: parts.Metrics, log: parts.Log,
-		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now), mean: overhead,
+		tracer: parts.Tracer, replayed: parts.Replayed, retired: parts.Retired, releases: parts.Releases,
+		metrics: parts.Metrics, log: parts.Log,
+		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now, parts.Releases), mean: overhead,
 		events:      sync.Pool{New: func() any { return new(event.Event) }},
 		assignments: map[topicPartition]*assignment{}, history: map[topicPartition][]past{},
 		outdated:   map[topicPartition]bool{},
@@ -359,7 +373,7 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	*e = event.Event{
 		Record: event.Record{
 			Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
-			Namespace: a.namespace, Generation: generation, Size: int64(len(data)) + overhead, Memory: data,
+			Namespace: a.namespace, Generation: generation, Epoch: r.LeaderEpoch, Size: int64(len(data)) + overhead, Memory: data,
 			Key:   copyPreservingNil(r.Key, data[:len(r.Key):len(r.Key)]),
 			Value: copyPreservingNil(r.Value, data[len(r.Key):]),
 		},

@@ -17,10 +17,11 @@ const ahead = 500 * time.Millisecond
 // time, except for milliseconds. While its head is not due the partition is paused. It costs no CPU then, and only
 // the records that were fetched with the head are in memory.
 type gates struct {
-	now   func() time.Time // the time of day
-	mu    sync.Mutex
-	open  map[topicPartition]*gate
-	bytes int64 // buffered
+	now      func() time.Time // the time of day
+	releases Releases         // nil = none
+	mu       sync.Mutex
+	open     map[topicPartition]*gate
+	bytes    int64 // buffered
 
 	records int
 	paused  int // partitions
@@ -29,7 +30,9 @@ type gates struct {
 
 type gate struct {
 	a          *assignment
-	buffered   []*event.Event
+	buffered   []*event.Event // not due
+	held       []*event.Event // due, but perhaps released
+	next       int64          // offset behind the last record that was passed on or held; -1 = none
 	paused     bool
 	dispatched []dispatchedHead // of which the first may be unsettled
 }
@@ -42,8 +45,8 @@ type dispatchedHead struct {
 
 const maxDispatched = 64 // remembered per partition
 
-func newGates(now func() time.Time) *gates {
-	return &gates{now: now, open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
+func newGates(now func() time.Time, releases Releases) *gates {
+	return &gates{now: now, releases: releases, open: map[topicPartition]*gate{}, kick: make(chan struct{}, 1)}
 }
 
 // admit buffers records polled from a delay topic, and pauses their partition if they are not due soon.
@@ -52,7 +55,7 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	defer gs.mu.Unlock()
 	g := gs.open[a.topicPartition]
 	if g == nil || g.a != a {
-		g = &gate{a: a}
+		g = &gate{a: a, next: -1}
 		gs.open[a.topicPartition] = g
 	}
 	g.buffered = append(g.buffered, events...)
@@ -60,11 +63,16 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 		gs.bytes += e.Size
 	}
 	gs.records += len(events)
-	if !g.paused && g.end().Sub(gs.now()) > ahead {
+	if !g.paused && (g.stuck() || g.end().Sub(gs.now()) > ahead) {
 		cl.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
 		g.paused = true
 		gs.paused++
 	}
+	gs.wake()
+}
+
+// wake makes run look at the gates now.
+func (gs *gates) wake() {
 	select {
 	case gs.kick <- struct{}{}:
 	default:
@@ -90,10 +98,10 @@ func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
 	if g == nil {
 		return
 	}
-	for _, e := range g.buffered {
+	for _, e := range append(g.buffered, g.held...) {
 		gs.bytes -= e.Size
+		gs.records--
 	}
-	gs.records -= len(g.buffered)
 	if g.paused {
 		gs.paused--
 		cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
@@ -112,19 +120,18 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 		}
 	}
 	for tp, g := range gs.open {
-		n := 0
-		for n < len(g.buffered) && !g.buffered[n].Due.After(now) {
-			gs.bytes -= g.buffered[n].Size
-			n++
-		}
-		gs.records -= n
-		if n > 0 {
-			events = append(events, g.buffered[:n]...)
+		if passed := gs.decide(g, now); len(passed) > 0 {
+			events = append(events, passed...)
 			g.settledUpto(g.a.tracker.Committable())
 			if len(g.dispatched) < maxDispatched {
-				g.dispatched = append(g.dispatched, dispatchedHead{g.buffered[0].Offset, g.buffered[0].Due})
+				g.dispatched = append(g.dispatched, dispatchedHead{passed[0].Offset, passed[0].Due})
 			}
-			g.buffered = append([]*event.Event(nil), g.buffered[n:]...)
+		}
+		if len(g.held) > 0 {
+			earliest(now.Add(heldPoll))
+		}
+		if g.stuck() {
+			continue
 		}
 		if len(g.buffered) > 0 {
 			earliest(g.buffered[0].Due)
@@ -186,6 +193,8 @@ func (gs *gates) overdue(now time.Time) map[string]time.Duration {
 		switch {
 		case len(g.dispatched) > 0:
 			late[tp.topic] = max(late[tp.topic], now.Sub(g.dispatched[0].due))
+		case len(g.held) > 0:
+			late[tp.topic] = max(late[tp.topic], now.Sub(g.held[0].Due))
 		case len(g.buffered) > 0:
 			late[tp.topic] = max(late[tp.topic], now.Sub(g.buffered[0].Due))
 		}

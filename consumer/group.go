@@ -19,6 +19,7 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := 0
+	var delayed []*assignment
 	for topic, ps := range partitions {
 		for _, p := range ps {
 			tp := topicPartition{topic, p}
@@ -26,12 +27,14 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 			n++
 			if c.assignments[tp].info.Class != topics.Source {
 				c.delayed.Add(1)
+				delayed = append(delayed, c.assignments[tp])
 			}
 		}
 	}
 	c.joined.Store(true)
 	c.membership.failed.Store(nil)
 	c.membership.refused.Store(0)
+	c.awaitReleases(delayed)
 	c.log.Info("partitions assigned", zap.Int("partitions", n))
 }
 

@@ -31,6 +31,7 @@ var (
 	// routing is for each decoded event, batches of revocations included.
 	routing = slices.Concat([]stage{
 		(*Dispatcher).countReturned,
+		(*Dispatcher).dropReleased,
 		(*Dispatcher).requireLookup,
 	}, queueing)
 	// queueing is for each event whose settings were looked up.
@@ -191,8 +192,16 @@ func (d *Dispatcher) filterBots(e *event.Event) verdict {
 
 // countReturned takes an event that came back from an overflow topic off its endpoint's backlog.
 func (d *Dispatcher) countReturned(e *event.Event) verdict {
-	if e.Class == topics.Overflow {
+	if e.Class == topics.Overflow && e.Tier != topics.NoTier {
 		d.backlog.returned(endpointOf(e), int(e.Tier))
+	}
+	return verdict{}
+}
+
+// dropReleased ends a record that was left behind when its event was released.
+func (d *Dispatcher) dropReleased(e *event.Event) verdict {
+	if e.Released {
+		return settle(webhook.Released)
 	}
 	return verdict{}
 }

@@ -62,6 +62,8 @@ type Record struct {
 
 	Origin     string // position of the source record; "" until SourcePosition has derived it
 	Generation uint32 // of the partition's tracker
+	Epoch      int32  // leader epoch, -1 = unknown
+	Released   bool   // a copy of the record is sent instead
 }
 
 // Delivery is the state of an event's delivery.

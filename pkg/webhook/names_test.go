@@ -9,13 +9,13 @@ func TestNames(t *testing.T) {
 	if got := fmt.Sprint(Kinds()); got != "[dlr click inbound revoke_click]" {
 		t.Errorf("kinds %s", got)
 	}
-	if got := fmt.Sprint(Fates()); got != "[delivered retry overflow dead not_configured filtered duplicate batched paused]" {
+	if got := fmt.Sprint(Fates()); got != "[delivered retry overflow dead not_configured filtered duplicate batched paused released]" {
 		t.Errorf("fates %s", got)
 	}
 	if got := fmt.Sprint(Results()); got != "[ok failed timeout error blocked]" {
 		t.Errorf("results %s", got)
 	}
-	if got := fmt.Sprint(Kind(9), Fate(9), Result(9)); got != "unknown unknown unknown" {
+	if got := fmt.Sprint(Kind(99), Fate(99), Result(99)); got != "unknown unknown unknown" {
 		t.Errorf("out of range: %s", got)
 	}
 }

@@ -19,10 +19,11 @@ const (
 	Duplicate                 // not the first click on the message
 	Batched                   // a revocation record whose batch is settled
 	Paused                    // stored in a paused topic, because its user has paused the endpoint
+	Released                  // left behind in a delay topic: a copy of the record is sent instead
 )
 
 // NumFates is the number of fates, for arrays that are indexed by fate.
-const NumFates = 9
+const NumFates = 10
 
 // String returns the name of the fate in metrics.
 func (f Fate) String() string {
@@ -45,17 +46,19 @@ func (f Fate) String() string {
 		return "batched"
 	case Paused:
 		return "paused"
+	case Released:
+		return "released"
 	}
 	return "unknown"
 }
 
 // Fates returns all fates in their order.
 func Fates() [NumFates]Fate {
-	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched, Paused}
+	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched, Paused, Released}
 }
 
-// Stored reports whether the record was stored in a delay topic: its event goes on.
-func (f Fate) Stored() bool { return f == Retry || f == Overflow || f == Paused }
+// Stored reports whether another record of the event is in a delay topic: its event goes on.
+func (f Fate) Stored() bool { return f == Retry || f == Overflow || f == Paused || f == Released }
 
 // Failure is why an attempt failed: one of the constants below or the result of [HTTPFailure]. "" means success.
 type Failure string

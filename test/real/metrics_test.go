@@ -17,7 +17,7 @@ func TestMetrics(t *testing.T) {
 	p := e.serve(t, "--dispatch.timeout=4s")
 	m := p.Metrics(t)
 	for _, kind := range []string{"dlr", "click", "inbound", "revoke_click"} {
-		for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched", "paused"} {
+		for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched", "paused", "released"} {
 			wantSample(t, m, "smshooks_settled_total", "kind", kind, "fate", fate)
 		}
 		for _, result := range []string{"ok", "failed", "timeout", "error", "blocked"} {

@@ -22,12 +22,12 @@ func TestRightsTakenAway(t *testing.T) {
 	sources := []string{n.DLR, n.Click, n.Inbound, n.Revocation}
 	var delays []string
 	for _, source := range sources {
-		for _, d := range []string{"-retry-1s", "-retry-2s", "-overflow-1s", "-overflow-3s", "-overflow-10s"} {
+		for _, d := range []string{"-retry-1s", "-retry-2s", "-overflow-1s", "-overflow-3s", "-overflow-10s", "-overflow-0s"} {
 			delays = append(delays, source+d)
 		}
 	}
 	b.Grant(t, append(sources, n.Keys), kadm.OpRead, kadm.OpDescribeConfigs)
-	b.Grant(t, append(delays, n.Config, n.DeadLetter, n.Events), kadm.OpRead, kadm.OpWrite, kadm.OpDescribeConfigs)
+	b.Grant(t, append(delays, n.Config, n.DeadLetter, n.Events, n.Releases), kadm.OpRead, kadm.OpWrite, kadm.OpDescribeConfigs)
 	b.GrantGroup(t, n.Group)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	e.recv.On(path("dlr", 2), firstFails())

@@ -1,0 +1,18 @@
+package event
+
+import "github.com/smshooks/smshooks/pkg/webhook"
+
+// Partition is a partition of a delay topic that this member owns, as a recovery needs it.
+type Partition struct {
+	Topic  string
+	Number int32
+	Kind   webhook.Kind
+	// Next is the offset behind the records that the gate has passed on or holds. Records from here on are copied or
+	// passed on, never both.
+	Next int64
+	Held int // records that the gate holds until a recovery has decided about them
+	// Owned reports whether this member still owns the partition.
+	Owned func() bool
+	// Finished reports whether a record of the topic with that id is finished, by its offset and leader epoch.
+	Finished func(topicID [16]byte, offset int64, epoch int32) bool
+}
