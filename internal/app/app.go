@@ -20,6 +20,7 @@ import (
 	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/metrics"
+	"github.com/smshooks/smshooks/internal/release"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -76,6 +77,7 @@ type App struct {
 	log         *deliverylog.Log
 	replays     *replay.Memory
 	endpoints   *endpoints.Store
+	releases    *release.Log // nil without the roles consume and api
 	pipeline    *pipeline
 	api         *customers
 	tracing     *tracing.Tracer // nil = off
@@ -92,7 +94,8 @@ func New(opts Options) (*App, error) {
 	a.metrics = a.newMetrics()
 	a.share = a.limits()
 	for _, wire := range []func() error{
-		a.wireKafka, a.wireRedis, a.wireSettings, a.wireHistory, a.wireSender, a.wireCustomers, a.wireTracing, a.wirePipeline,
+		a.wireKafka, a.wireRedis, a.wireSettings, a.wireHistory, a.wireSender, a.wireReleases,
+		a.wireCustomers, a.wireTracing, a.wirePipeline,
 	} {
 		if err := wire(); err != nil {
 			return nil, err

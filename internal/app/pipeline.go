@@ -16,6 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/firstclick"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/release"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/revocation"
 	"github.com/smshooks/smshooks/internal/topics"
@@ -41,6 +42,7 @@ type pipeline struct {
 	producer   *kgo.Client
 	large      *kafka.LargeProducer
 	forwarder  *retry.Forwarder
+	recoveries *release.Worker
 }
 
 func (a *App) newPipeline() (*pipeline, error) {
@@ -92,13 +94,14 @@ func (a *App) newPipeline() (*pipeline, error) {
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
 		Topics: a.plan, Handler: p.dispatcher, Notes: p.collector, Tracer: tracer, Replayed: a.replays.Ended,
-		Retired: a.watcher.Retired, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now,
+		Retired: a.watcher.Retired, Releases: a.releases, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			paced := a.kafka
 			paced.PaceFetches = true
 			return paced.NewClient(append(opts, a.kafkaMetrics("consumer"))...)
 		},
 	})
+	p.recoveries = a.newRecoveries(p)
 	return p, nil
 }
 
@@ -136,6 +139,7 @@ func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration)
 		}
 		return nil
 	}))
+	g.work("recoveries", after(started, noError(p.recoveries.Run)))
 }
 
 // hostOf returns the host of a user's URL of a kind, "" if there is none or its settings are not in memory.

@@ -39,6 +39,9 @@ func (a *App) Run(ctx context.Context) error {
 	g.serve("topics", after(checked, noError(a.watcher.Run)))
 	g.serve("settings", after(checked, a.store.Run))
 	g.serve("API keys", after(checked, a.keys.Run))
+	if a.releases != nil {
+		g.serve("releases", after(checked, a.releases.Run))
+	}
 	if a.api != nil {
 		g.work("API", noError(func(ctx context.Context) { a.serveAPI(ctx, public, b.api) }))
 	}
@@ -164,6 +167,9 @@ func (a *App) checks() []check {
 		{"topics", func(context.Context) error { return a.watcher.Problem() }},
 		{"redis", a.redisHealth.ready},
 		{"config", func(context.Context) error { return cmp.Or(a.store.Err(), a.keys.Err()) }},
+	}
+	if a.releases != nil {
+		checks = append(checks, check{"releases", a.checkReleases})
 	}
 	if a.pipeline != nil {
 		checks = append(checks, check{"group", func(context.Context) error { return a.pipeline.consumer.Joined() }},

@@ -59,6 +59,7 @@ const (
 	CommitStalled
 	LedgerGap
 	FailingEndpoints
+	RunningRecoveries
 	numReadings
 )
 
@@ -81,8 +82,9 @@ var readings = [numReadings][2]string{
 	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed."},
 	CommitStalled: {"smshooks_commit_stalled_seconds",
 		"Longest time in seconds that a source partition of this instance has had unsettled records without its committed offset moving."},
-	LedgerGap:        {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
-	FailingEndpoints: {"smshooks_failing_endpoints", "Endpoints whose last attempt failed; every consuming instance knows all, so aggregate with max."},
+	LedgerGap:         {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
+	FailingEndpoints:  {"smshooks_failing_endpoints", "Endpoints whose last attempt failed; every consuming instance knows all, so aggregate with max."},
+	RunningRecoveries: {"smshooks_running_recoveries", "Recoveries that have delayed events left to release, of all instances; every instance knows all, so aggregate with max."},
 }
 
 // LogLinesDropped registers and returns the counter of log lines that were not written. Logging begins before [New].

@@ -46,6 +46,7 @@ var floors = map[string]int{
 	"internal/deadletter":  4,
 	"internal/explain":     4,
 	"internal/replay":      4,
+	"internal/release":     4,
 	"internal/endpoints":   4,
 	"internal/tracing":     4,
 	"internal/clock":       4,
@@ -71,7 +72,7 @@ var outside = []string{"test", "tools", "examples"}
 // drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
 // up. Floor 0 imports the standard library and golang.org/x only.
 var drivers = map[string][]string{
-	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/compacted", "internal/settings", "internal/apikey", "internal/deadletter", "internal/explain", "internal/endpoints", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test", "tools"},
+	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/compacted", "internal/settings", "internal/apikey", "internal/deadletter", "internal/explain", "internal/endpoints", "internal/release", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test", "tools"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
 	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
 	"github.com/redis/go-redis":          {"internal/settings", "internal/firstclick", "internal/app", "internal/api", "internal/deliverylog", "internal/replay", "internal/endpoints", "internal/web", "test", "tools"},

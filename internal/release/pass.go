@@ -1,0 +1,314 @@
+package release
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/compacted"
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
+)
+
+const (
+	examineChunk = 512 // records between two looks at the clock
+	// maxCopies, maxCopyBytes and maxAge bound a transaction. While one is open, records behind it in its topics cannot
+	// be read.
+	maxCopies    = 2_000
+	maxCopyBytes = 8 << 20
+	maxAge       = 500 * time.Millisecond // of the oldest copy
+	// maxProduce is the size of what is produced at once: what fits into one batch. A larger record is a batch of its own.
+	maxProduce = 512 << 10
+
+	transactionTimeout = 10 * time.Second
+	commitTimeout      = 8 * time.Second
+	readPatience       = 10 * time.Second
+)
+
+// errRevoked ends a pass because the partition was revoked. The next owner continues.
+var errRevoked = errors.New("the partition was revoked")
+
+// errChanged ends a pass because a former owner had come further than was known. The next round continues there.
+var errChanged = errors.New("another owner has worked on the partition")
+
+// pass does one task: it reads the task's span and copies the records that its recoveries select.
+type pass struct {
+	*Worker
+	*task
+	client *kgo.Client // of transactions; nil until the first record is to be copied
+
+	copies []*kgo.Record
+	of     []string // recoveries, one for each copy
+	bytes  int
+	since  time.Time // of the first of copies
+	seen   int       // records since the last look at the clock
+}
+
+// run does a task.
+func (w *Worker) run(ctx context.Context, t *task) error {
+	p := &pass{Worker: w, task: t}
+	defer p.close()
+	began := time.Now()
+	err := p.work(ctx)
+	if errors.Is(err, errChanged) {
+		return nil
+	}
+	if err == nil {
+		w.zap.Info("delayed events released", zap.String("topic", t.topic), zap.Int32("partition", t.partition),
+			zap.Int("recoveries", len(t.ids)), zap.Int64("records", t.span.End-t.span.Start),
+			zap.Int64("released", p.total()), zap.Duration("took", time.Since(began)))
+	}
+	return err
+}
+
+func (p *pass) total() (n int64) {
+	for _, released := range p.released {
+		n += released
+	}
+	return n
+}
+
+func (p *pass) work(ctx context.Context) error {
+	if p.begun || p.owned.Held > 0 { // a former owner's transaction may be open
+		if err := p.fence(ctx); err != nil {
+			return err
+		}
+	}
+	if p.span.Next < p.span.End && !p.gone {
+		spans := map[int32]compacted.Span{p.partition: {Start: p.span.Next, End: p.span.End}}
+		r, err := compacted.OpenSpans(p.log.newClient, p.topic, spans, readPatience)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if err = r.ReadAll(ctx, nil, func(r *kgo.Record) error { return p.examine(ctx, r) }); err != nil {
+			return err
+		}
+	}
+	p.span.Next = p.span.End
+	if p.client == nil { // nothing was copied, by nobody
+		units := map[string]map[string][]int32{}
+		for _, id := range p.ids {
+			units[id] = map[string][]int32{p.topic: {p.partition}}
+		}
+		return p.end(ctx, units)
+	}
+	return p.flush(ctx, true)
+}
+
+// examine copies a record if one of the recoveries selects it and nothing else was decided about it.
+func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
+	if p.seen++; p.seen%examineChunk == 0 {
+		if err := p.examining.WaitN(ctx, examineChunk); err != nil {
+			return err
+		}
+		if !p.owned.Owned() {
+			return errRevoked
+		}
+	}
+	if len(p.copies) > 0 && time.Since(p.since) > maxAge {
+		if err := p.flush(ctx, false); err != nil {
+			return err
+		}
+	}
+	e := eventOf(r, p.owned, p.space)
+	id := p.log.choose(p.job, e)
+	if id != "" && !p.owned.Finished(p.id, r.Offset, r.LeaderEpoch) {
+		if err := p.fence(ctx); err != nil {
+			return err
+		}
+		if len(p.copies) == 0 {
+			p.since = time.Now()
+		}
+		p.copies, p.of = append(p.copies, p.copyOf(r)), append(p.of, id)
+		p.bytes += size(r)
+	}
+	p.span.Next, p.span.Epoch = r.Offset+1, max(p.span.Epoch, r.LeaderEpoch)
+	if len(p.copies) >= maxCopies || p.bytes >= maxCopyBytes {
+		return p.flush(ctx, false)
+	}
+	return nil
+}
+
+// eventOf returns what decides about a delayed record, as the consumer reads it.
+func eventOf(r *kgo.Record, p event.Partition, space event.Namespace) *event.Event {
+	e := &event.Event{
+		Record: event.Record{
+			Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Epoch: r.LeaderEpoch, Namespace: space, Key: r.Key,
+			Class: topics.Retry,
+		},
+		Delivery: event.Delivery{Kind: p.Kind, Time: r.Timestamp},
+	}
+	for _, h := range r.Headers {
+		e.SetHeader(h.Key, h.Value)
+	}
+	return e
+}
+
+// copyOf returns the record that is sent instead of r: due now, and otherwise the same.
+func (p *pass) copyOf(r *kgo.Record) *kgo.Record {
+	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(p.now()))}
+	c := &kgo.Record{Topic: p.cfg.Released(p.owned.Kind), Partition: r.Partition, Key: r.Key, Value: r.Value}
+	for _, h := range r.Headers {
+		if h.Key != event.HeaderDue {
+			c.Headers = append(c.Headers, h)
+		}
+	}
+	c.Headers = append(c.Headers, due)
+	return c
+}
+
+func size(r *kgo.Record) (n int) {
+	n = len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+// fence ends the transactions of former owners of the partition and keeps them from beginning others. If they had come
+// further than the task says, it returns errChanged.
+func (p *pass) fence(ctx context.Context) error {
+	if p.client != nil {
+		return nil
+	}
+	if !p.owned.Owned() {
+		return errRevoked
+	}
+	id := p.cfg.Group + "-release-" + p.topic + "-" + strconv.Itoa(int(p.partition))
+	options := append(kafka.LargeOptions(p.cfg.MaxBatch),
+		kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(partitioner{p.log.cfg.Topic}), kgo.MaxBufferedRecords(10*maxCopies), kgo.WithCompressor(compressor()),
+		kgo.MetadataMinAge(250*time.Millisecond))
+	client, err := p.log.newClient(options...)
+	if err != nil {
+		return fmt.Errorf("client for transactions: %w", err)
+	}
+	p.client = client
+	asking, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	if _, _, err := client.ProducerID(asking); err != nil {
+		return fmt.Errorf("begin transactions as %s (the right to this TransactionalId is needed): %w", id, err)
+	}
+	if err := p.log.CatchUp(ctx); err != nil {
+		return err
+	}
+	if !p.log.stands(p.job) {
+		return errChanged
+	}
+	return nil
+}
+
+// partitioner places copies on the partition that they name, and records of the topic of releases by their key.
+type partitioner struct{ releases string }
+
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	if topic == p.releases {
+		return kgo.StickyKeyPartitioner(nil).ForTopic(topic)
+	}
+	return kgo.ManualPartitioner().ForTopic(topic)
+}
+
+// bySize compresses usual batches fast, and those of one large record well: max.message.bytes counts the bytes of
+// compressed batches.
+type bySize struct{ fast, well kgo.Compressor }
+
+var compressor = sync.OnceValue(func() kgo.Compressor {
+	fast, _ := kgo.DefaultCompressor(kgo.SnappyCompression()) // both codecs exist
+	well, _ := kgo.DefaultCompressor(kgo.ZstdCompression())
+	return bySize{fast, well}
+})
+
+// Compress implements kgo.Compressor.
+func (c bySize) Compress(
+	dst *bytes.Buffer, src []byte, flags ...kgo.CompressFlag,
+) ([]byte, kgo.CompressionCodecType) {
+	if len(src) > maxProduce {
+		return c.well.Compress(dst, src, flags...)
+	}
+	return c.fast.Compress(dst, src, flags...)
+}
+
+// flush stores the copies and how far the pass has come in one transaction. done says that the pass has come to its
+// end.
+func (p *pass) flush(ctx context.Context, done bool) error {
+	if err := p.copying.WaitN(ctx, max(len(p.copies), 1)); err != nil {
+		return err
+	}
+	for _, id := range p.of {
+		p.released[id]++
+	}
+	progress := &progress{
+		Topic: p.topic, Partition: p.partition, Span: p.span, Released: p.released, Done: done, Time: p.now(),
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	key := p.topic + "/" + strconv.Itoa(int(p.partition))
+	if err := p.commit(ctx, record(p.log.cfg.Topic, key, entry{Progress: progress})); err != nil {
+		return err
+	}
+	p.copies, p.of, p.bytes = nil, nil, 0
+	return nil
+}
+
+// commit stores the copies and a record of the topic of releases in one transaction. After an error the client must
+// not be used any more: to begin again, it would end the transactions of the next owner.
+func (p *pass) commit(ctx context.Context, progress *kgo.Record) error {
+	if err := p.client.BeginTransaction(); err != nil {
+		return fmt.Errorf("begin a transaction: %w", err)
+	}
+	err := p.produce(ctx, progress)
+	if err == nil && !p.owned.Owned() {
+		err = errRevoked
+	}
+	if err != nil {
+		p.abort(ctx)
+		return err
+	}
+	if err := p.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return fmt.Errorf("commit a transaction: %w", err)
+	}
+	return nil
+}
+
+// abort ends the transaction at once, so that it does not hold back records behind it until it times out.
+func (p *pass) abort(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if p.owned.Owned() && p.client.AbortBufferedRecords(ctx) == nil {
+		_ = p.client.EndTransaction(ctx, kgo.TryAbort) // else the next owner ends it, or the broker
+	}
+}
+
+// produce stores the copies, and the record of the topic of releases last.
+func (p *pass) produce(ctx context.Context, progress *kgo.Record) error {
+	for from, bytes := 0, 0; from < len(p.copies); bytes = 0 {
+		to := from
+		for to < len(p.copies) && (to == from || bytes+size(p.copies[to]) <= maxProduce) {
+			bytes += size(p.copies[to])
+			to++
+		}
+		if err := p.client.ProduceSync(ctx, p.copies[from:to]...).FirstErr(); err != nil {
+			return fmt.Errorf("copy to topic %s: %w", p.copies[from].Topic, err)
+		}
+		from = to
+	}
+	if err := p.client.ProduceSync(ctx, progress).FirstErr(); err != nil {
+		return fmt.Errorf("write to topic %s: %w", progress.Topic, err)
+	}
+	return nil
+}
+
+func (p *pass) close() {
+	if p.client != nil {
+		p.client.Close()
+	}
+}

@@ -1,0 +1,381 @@
+package release
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+)
+
+// State holds the recoveries and how far each has come. It is safe for concurrent use.
+type State struct {
+	known atomic.Int64 // markers
+
+	mu     sync.RWMutex
+	byID   map[string]*recovery
+	byUser map[int64][]*recovery // in the order in which they were read
+	ofAll  []*recovery           // that select the events of all users
+	open   map[string]*recovery  // that have work left
+}
+
+// recovery is a marker and what was done about it.
+type recovery struct {
+	*Marker                 // nil if only its progress was read so far
+	ids     map[string]bool // nil = all
+	seen    time.Time       // when its first record was read
+	units   map[unit]*done
+	left    int // units that are not done, once the marker is known
+	moved   int64
+	ended   time.Time
+}
+
+// done is what a recovery has done in a unit.
+type done struct {
+	spans    []Span // the last one is the present one
+	all      bool   // nothing is left to do
+	released int64
+}
+
+func newState() *State {
+	return &State{byID: map[string]*recovery{}, byUser: map[int64][]*recovery{}, open: map[string]*recovery{}}
+}
+
+// Any reports whether there are recoveries at all.
+func (s *State) Any() bool { return s.known.Load() > 0 }
+
+// apply adds what a record of the topic says. It may be called twice with the same record.
+func (s *State) apply(e entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case e.Marker != nil:
+		s.addMarker(e.Marker)
+	case e.Progress != nil:
+		for id, released := range e.Progress.Released {
+			r := s.recovery(id)
+			r.progress(e.Progress, released)
+			s.close(id, r)
+		}
+	case e.Empty != nil:
+		r := s.recovery(e.Empty.ID)
+		if r.Marker != nil && r.left == 0 {
+			return // its empty units are forgotten
+		}
+		for topic, partitions := range e.Empty.Units {
+			for _, p := range partitions {
+				r.finish(r.unit(unit{topic, p}), e.Empty.Time)
+			}
+		}
+		s.close(e.Empty.ID, r)
+	}
+}
+
+// close ends a recovery that has no work left. What remains are the spans.
+func (s *State) close(id string, r *recovery) {
+	if r.Marker == nil || r.left > 0 {
+		return
+	}
+	delete(s.open, id)
+	maps.DeleteFunc(r.units, func(_ unit, d *done) bool { return len(d.spans) == 0 })
+}
+
+// recovery returns the recovery with that id, and begins it if it is unknown: the records of a topic's partitions are
+// read in any order.
+func (s *State) recovery(id string) *recovery {
+	r := s.byID[id]
+	if r == nil {
+		r = &recovery{seen: time.Now(), units: map[unit]*done{}}
+		s.byID[id] = r
+	}
+	return r
+}
+
+func (s *State) addMarker(m *Marker) {
+	r := s.recovery(m.ID)
+	if r.Marker != nil {
+		return // written by several instances: the first one counts
+	}
+	r.Marker = m
+	if len(m.IDs) > 0 {
+		r.ids = make(map[string]bool, len(m.IDs))
+		for _, id := range m.IDs {
+			r.ids[id] = true
+		}
+	}
+	for _, partitions := range m.Topics {
+		r.left += int(partitions)
+	}
+	for u, d := range r.units {
+		if d.all && m.examines(u) {
+			r.left--
+		}
+	}
+	switch {
+	case m.User != 0:
+		s.byUser[m.User] = append(s.byUser[m.User], r)
+	case m.Users != nil:
+		for userID := range m.Users {
+			s.byUser[userID] = append(s.byUser[userID], r)
+		}
+	default:
+		s.ofAll = append(s.ofAll, r)
+	}
+	s.known.Add(1)
+	s.open[m.ID] = r
+	s.close(m.ID, r)
+}
+
+func (r *recovery) unit(u unit) *done {
+	d := r.units[u]
+	if d == nil {
+		d = &done{}
+		r.units[u] = d
+	}
+	return d
+}
+
+func (r *recovery) progress(p *progress, released int64) {
+	d := r.unit(unit{p.Topic, p.Partition})
+	n := len(d.spans)
+	if n > 0 && d.spans[n-1].Start == p.Span.Start && string(d.spans[n-1].Space) == string(p.Span.Space) {
+		last := &d.spans[n-1]
+		last.Next, last.Epoch = max(last.Next, p.Span.Next), max(last.Epoch, p.Span.Epoch)
+	} else {
+		d.spans = append(d.spans, p.Span)
+	}
+	if released > d.released {
+		r.moved += released - d.released
+		d.released = released
+	}
+	if p.Done {
+		r.finish(d, p.Time)
+	}
+}
+
+// finish records that nothing is left to do in a unit.
+func (r *recovery) finish(d *done, at time.Time) {
+	if d.all {
+		return
+	}
+	d.all = true
+	if at.After(r.ended) {
+		r.ended = at
+	}
+	if r.left--; r.Marker == nil {
+		r.left = 0
+	}
+}
+
+// selects reports whether the recovery selects a delayed record.
+func (r *recovery) selects(e *event.Event, userID int64) bool {
+	return r.Marker != nil && (r.ids == nil || r.ids[e.ID]) && r.Marker.selects(e, userID)
+}
+
+// released reports whether the recovery has copied a record that it selects, and whether it may still do so.
+func (r *recovery) released(e *event.Event) (copied, undecided bool) {
+	d := r.units[unitOf(e)]
+	if d == nil {
+		return false, r.left > 0
+	}
+	if slices.ContainsFunc(d.spans, func(s Span) bool { return s.covers(e) }) {
+		return true, false
+	}
+	return false, !d.all && (len(d.spans) == 0 || d.spans[len(d.spans)-1].awaits(e))
+}
+
+// Decide reports whether a delayed record was released: a copy of it exists, or whether a recovery may still copy it.
+func (s *State) Decide(e *event.Event) (released, undecided bool) {
+	userID := userOf(e)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, rs := range [][]*recovery{s.byUser[userID], s.ofAll} {
+		for _, r := range rs {
+			if !r.selects(e, userID) {
+				continue
+			}
+			copied, open := r.released(e)
+			if copied {
+				return true, false
+			}
+			undecided = undecided || open
+		}
+	}
+	return false, undecided
+}
+
+// Status is how far a recovery has come.
+type Status struct {
+	ID       string
+	Cause    Cause
+	Started  time.Time
+	Ended    time.Time // zero while it is running
+	Released int64     // records that were moved
+}
+
+func (r *recovery) status() Status {
+	s := Status{ID: r.ID, Cause: r.Cause, Started: r.Created, Released: r.moved}
+	if r.left == 0 {
+		if s.Ended = r.ended; s.Ended.Before(s.Started) {
+			s.Ended = s.Started
+		}
+	}
+	return s
+}
+
+// Status returns how far a recovery has come; ok is false if it is unknown.
+func (s *State) Status(id string) (status Status, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.byID[id]
+	if r == nil || r.Marker == nil {
+		return Status{}, false
+	}
+	return r.status(), true
+}
+
+// Latest returns the user's latest recovery, of those that the user or an operator began for that user alone; ok is
+// false if there is none.
+func (s *State) Latest(userID int64) (latest Status, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, r := range s.byUser[userID] {
+		if r.User == 0 || r.Cause == Resume {
+			continue
+		}
+		if !ok || !r.Created.Before(latest.Started) {
+			latest, ok = r.status(), true
+		}
+	}
+	return latest, ok
+}
+
+// Running returns how many recoveries have work left.
+func (s *State) Running() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.open)
+}
+
+// forget drops recoveries that began before a time: the records that they select have expired.
+func (s *State) forget(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := func(r *recovery) bool {
+		if r.Marker == nil {
+			return r.seen.Before(before)
+		}
+		return r.Created.Before(before)
+	}
+	for id, r := range s.byID {
+		if old(r) {
+			delete(s.byID, id)
+			delete(s.open, id)
+			if r.Marker != nil {
+				s.known.Add(-1)
+			}
+		}
+	}
+	for userID, rs := range s.byUser {
+		if s.byUser[userID] = slices.DeleteFunc(rs, old); len(s.byUser[userID]) == 0 {
+			delete(s.byUser, userID)
+		}
+	}
+	s.ofAll = slices.DeleteFunc(s.ofAll, old)
+}
+
+// job is work of running recoveries in a unit: those that have come equally far.
+type job struct {
+	unit
+	ids      []string // of the recoveries, sorted
+	begun    bool     // span is where a former owner, or an earlier pass, has come
+	span     Span
+	released map[string]int64
+	users    []int64 // whose events are selected; 0: of many
+	// partitions is the number of the topic's partitions.
+	partitions int32
+}
+
+// stands reports whether the recoveries of a job have come no further since.
+func (s *State) stands(j *job) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return !slices.ContainsFunc(j.ids, func(id string) bool {
+		r := s.open[id]
+		if r == nil {
+			return true
+		}
+		d := r.units[j.unit]
+		if d == nil || len(d.spans) == 0 {
+			return j.begun || d != nil && d.all
+		}
+		last := d.spans[len(d.spans)-1]
+		return d.all || !j.begun || last.Start != j.span.Start || last.Next != j.span.Next
+	})
+}
+
+// jobs returns the work of the running recoveries in a unit.
+func (s *State) jobs(u unit) (jobs []*job) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	type point struct {
+		begun       bool
+		start, next int64
+	}
+	at := map[point]*job{}
+	for id, r := range s.open {
+		if !r.examines(u) {
+			continue
+		}
+		d := r.units[u]
+		if d != nil && d.all {
+			continue
+		}
+		p, span := point{}, Span{}
+		if d != nil && len(d.spans) > 0 {
+			span = d.spans[len(d.spans)-1]
+			p = point{true, span.Start, span.Next}
+		}
+		j := at[p]
+		if j == nil {
+			j = &job{unit: u, begun: p.begun, span: span, released: map[string]int64{}}
+			at[p], jobs = j, append(jobs, j)
+		}
+		j.ids, j.partitions = append(j.ids, id), r.Topics[u.topic]
+		j.released[id] = 0
+		if d != nil {
+			j.released[id] = d.released
+		}
+		j.users = append(j.users, r.User)
+	}
+	for _, j := range jobs {
+		slices.Sort(j.ids)
+	}
+	slices.SortFunc(jobs, func(a, b *job) int { return strings.Compare(a.ids[0], b.ids[0]) })
+	return jobs
+}
+
+// choose returns which of a job's recoveries selects a record, "" if none does or another has copied it already. More
+// than one may; the record is copied once.
+func (s *State) choose(j *job, e *event.Event) (id string) {
+	userID := userOf(e)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, rs := range [][]*recovery{s.byUser[userID], s.ofAll} {
+		for _, r := range rs {
+			if !r.selects(e, userID) {
+				continue
+			}
+			if copied, _ := r.released(e); copied {
+				return ""
+			}
+			if _, mine := j.released[r.ID]; mine && id == "" {
+				id = r.ID
+			}
+		}
+	}
+	return id
+}
