@@ -98,6 +98,14 @@ type Revocations interface {
 // Attempts receives every finished attempt. It must not block.
 type Attempts interface{ Add(event.Attempt) }
 
+// Receipts remembers which receipt of each message was delivered last, for users who want the latest one only.
+type Receipts interface {
+	// Delivered stores that receipt e was delivered. It waits until that is stored, for a moment at most.
+	Delivered(e *event.Event)
+	// Superseded reports whether a later receipt of e's message was delivered; false if that is not known.
+	Superseded(e *event.Event) bool
+}
+
 // Endpoints receives the result of every attempt. It must not block or keep the event.
 type Endpoints interface {
 	// Attempted receives the failure of an attempt at e, "" if it succeeded.
@@ -120,6 +128,7 @@ type Parts struct {
 	Forwarder   Forwarder
 	Settings    Settings
 	FirstClicks FirstClicks
+	Receipts    Receipts
 	Revocations Revocations
 	Attempts    Attempts  // nil = attempts are not logged
 	Endpoints   Endpoints // nil = nobody asks which endpoints fail

@@ -33,6 +33,14 @@ func wants(status, value string) func(*env, *event.Event) {
 	}
 }
 
+// latest returns a change: the user wants the latest receipt of each message, and a later one than the event's was
+// delivered.
+func latest(class topics.Class) func(*env, *event.Event) {
+	return func(s *env, e *event.Event) {
+		s.newer, e.Class, s.memory[1].Endpoints[webhook.DLR].Latest = true, class, true
+	}
+}
+
 func TestFates(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -80,6 +88,16 @@ func TestFates(t *testing.T) {
 			wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Delivered"}}`)(s, e)
 			s.dead[e.Identity()] = webhook.WindowExpired
 		}, webhook.DLR, 1, "filtered", false},
+		{"superseded retry", latest(topics.Retry), webhook.DLR, 1, "superseded", false},
+		{"superseded overflow", latest(topics.Overflow), webhook.DLR, 1, "superseded", false},
+		{"receipt that did not wait", latest(topics.Source), webhook.DLR, 1, "delivered", true},
+		{"superseded dead letter", func(s *env, e *event.Event) { latest(topics.Overflow)(s, e); e.Replayed = "now" }, webhook.DLR, 1, "delivered", true},
+		{"superseded, too old", func(s *env, e *event.Event) {
+			latest(topics.Retry)(s, e)
+			s.dead[e.Identity()] = webhook.WindowExpired
+		}, webhook.DLR, 1, "superseded", false},
+		{"superseded, all wanted", func(s *env, e *event.Event) { s.newer, e.Class = true, topics.Retry }, webhook.DLR, 1, "delivered", true},
+		{"inbound is never superseded", latest(topics.Retry), webhook.Inbound, 1, "delivered", true},
 		{"inbound has no status", wants("Failed", `{"user_id":1,"sms":{"id":1}}`), webhook.Inbound, 1, "delivered", true},
 		{"URL that is none", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
 	}
@@ -99,6 +117,21 @@ func TestFates(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLatestIsStored: a delivered receipt is stored before it ends, for users who want the latest alone.
+func TestLatestIsStored(t *testing.T) {
+	withEnv(t, func(t *testing.T, s *env) {
+		s.memory[1].Endpoints[webhook.DLR].Latest = true
+		s.Handle([]*event.Event{s.newEvent(webhook.DLR, 1, 1, "1"), s.newEvent(webhook.DLR, 2, 2, "2"), s.newEvent(webhook.Inbound, 3, 1, "3")})
+		s.rest(time.Second)
+		s.answers(status(503))
+		s.Handle([]*event.Event{s.newEvent(webhook.DLR, 4, 1, "4")})
+		s.rest(time.Second)
+		if !slices.Equal(s.receipts, []string{"dlr/0/1"}) {
+			t.Errorf("stored %v", s.receipts)
+		}
+	})
 }
 
 func TestRevocationsAreCollected(t *testing.T) {

@@ -47,6 +47,8 @@ type env struct {
 	loads    int
 	dead     map[string]webhook.Reason // what the policy says, by identity
 	batches  []*event.Event
+	newer    bool     // a later receipt of every message was delivered
+	receipts []string // identities that were delivered, of users who want the latest
 	purged   int
 	attempts []event.Attempt
 	answer   func(w http.ResponseWriter, r *http.Request)
@@ -180,6 +182,19 @@ func (a attempts) Add(one event.Attempt) {
 	a.s.attempts = append(a.s.attempts, one)
 }
 
+type receipts struct{ s *env }
+
+func (r receipts) Delivered(e *event.Event) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if len(r.s.ends[e.Identity()]) > 0 {
+		r.s.t.Errorf("%s has ended before it was stored as delivered", e.Identity())
+	}
+	r.s.receipts = append(r.s.receipts, e.Identity())
+}
+
+func (r receipts) Superseded(*event.Event) bool { return r.s.newer }
+
 func (s *env) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	s.mu.Lock()
@@ -237,7 +252,7 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 				return near, nil
 			}})
 		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, Timeout: 10 * time.Second, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
-			Sender: sending, Policy: policy{s}, Forwarder: forwarder{s}, Settings: s, FirstClicks: s, Revocations: revocations{s}, Attempts: attempts{s},
+			Sender: sending, Policy: policy{s}, Forwarder: forwarder{s}, Settings: s, FirstClicks: s, Receipts: receipts{s}, Revocations: revocations{s}, Attempts: attempts{s},
 			Metrics: metrics.New(s.registry, metrics.Topics{}), Log: zap.NewNop(),
 		})
 		var ctx context.Context

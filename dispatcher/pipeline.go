@@ -46,6 +46,7 @@ var (
 		(*Dispatcher).claimFirstClick,
 		(*Dispatcher).checkPaused,
 		(*Dispatcher).filterStatuses,
+		(*Dispatcher).checkSuperseded,
 		(*Dispatcher).checkWindow,
 		(*Dispatcher).send,
 	}
@@ -300,6 +301,15 @@ func (d *Dispatcher) claimFirstClick(e *event.Event) verdict {
 	return verdict{}
 }
 
+// checkSuperseded ends a receipt if a later one of its message was delivered while it waited. A dead letter that is
+// replayed is sent all the same: it was asked for.
+func (d *Dispatcher) checkSuperseded(e *event.Event) verdict {
+	if e.Endpoint.Latest && e.Class != topics.Source && e.Replayed == "" && d.Receipts.Superseded(e) {
+		return settle(webhook.Superseded)
+	}
+	return verdict{}
+}
+
 // checkWindow gives up an event whose window has closed.
 func (d *Dispatcher) checkWindow(e *event.Event) verdict {
 	e.Started = d.Now()
@@ -338,6 +348,9 @@ func (d *Dispatcher) conclude(e *event.Event, out sender.Outcome) verdict {
 	call := lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
 	if call.OK {
 		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
+		if e.Endpoint.Latest { // before the slot is free for an earlier receipt of the message
+			d.Receipts.Delivered(e)
+		}
 		return verdict{kind: delivered, call: call}
 	}
 	e.Failure = out.Failure

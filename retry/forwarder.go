@@ -2,6 +2,7 @@ package retry
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -98,12 +99,17 @@ func (f *Forwarder) Invalid(e *event.Event, what string) {
 // member that owns the one owns the other, whichever partitioner the gateway uses.
 func delayRecord(e *event.Event, topic string) *kgo.Record {
 	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(e.Due))}
+	hs := append(headers(e, string(e.Failure)), due)
+	if source, known := e.Source(); known && e.Kind == webhook.DLR {
+		id := base64.RawURLEncoding.AppendEncode(nil, []byte(source.Topic))
+		hs = append(hs, kgo.RecordHeader{Key: event.HeaderTopicID, Value: id})
+	}
 	return &kgo.Record{
 		Topic:     topic,
 		Partition: e.Partition,
 		Key:       strconv.AppendInt(nil, e.UserID, 10),
 		Value:     e.Value,
-		Headers:   append(headers(e, string(e.Failure)), due),
+		Headers:   hs,
 	}
 }
 
@@ -115,7 +121,7 @@ func (f *Forwarder) deadRecord(e *event.Event, failure string) *kgo.Record {
 
 // headers returns the headers that all stored records have.
 func headers(e *event.Event, failure string) []kgo.RecordHeader {
-	hs := append(make([]kgo.RecordHeader, 0, 9),
+	hs := append(make([]kgo.RecordHeader, 0, 10),
 		kgo.RecordHeader{Key: event.HeaderID, Value: []byte(e.Identity())},
 		kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte(e.SourcePosition())},
 		kgo.RecordHeader{Key: event.HeaderKind, Value: []byte(e.Kind.String())},

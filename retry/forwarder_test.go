@@ -113,6 +113,36 @@ func newEvent(l *lease) *event.Event {
 	}
 }
 
+// TestTopicID: delayed receipts name the topic whose offsets theirs compares with, and nothing else does.
+func TestTopicID(t *testing.T) {
+	id := func(e *event.Event) (id string, again event.Event) {
+		b := &broker{}
+		newForwarder(b).Overflow(e, 0)
+		again.Class = topics.Overflow
+		for _, h := range b.records[0].Headers {
+			if again.SetHeader(h.Key, h.Value); h.Key == event.HeaderTopicID {
+				id = string(h.Value)
+			}
+		}
+		return id, again
+	}
+	e := newEvent(newLease())
+	e.Namespace = "0123456789abcdef"
+	if got, _ := id(e); got != "" {
+		t.Errorf("a click: %q", got)
+	}
+	e.Kind = webhook.DLR
+	got, delayed := id(e)
+	want := event.Place{Topic: e.Namespace, Partition: 5, Offset: 77}
+	if source, known := delayed.Source(); got != "MDEyMzQ1Njc4OWFiY2RlZg" || !known || source != want {
+		t.Errorf("%q, %v %v", got, source, known)
+	}
+	delayed.Kind, delayed.Namespace, delayed.Offset, delayed.Lease = webhook.DLR, "of the delay topic", 3, newLease()
+	if again, _ := id(&delayed); again != got {
+		t.Errorf("delayed again: %q", again)
+	}
+}
+
 // record holds the relevant fields of a kgo.Record.
 type record struct {
 	Topic     string

@@ -149,7 +149,7 @@ func parseOrder(v form.Value) (value *string, problem string) {
 	case text == "", text == settings.OrderAll:
 		return nil, ""
 	case text == settings.OrderLatest:
-		return nil, notYet
+		return &text, ""
 	}
 	return nil, "must be all or latest"
 }

@@ -43,8 +43,8 @@ func TestFurther(t *testing.T) {
 			`{"dlr_order":"newest","inbound_paused":"yes","click_failover_url":"ftp://x","dlr_statuses":"Expired","revoke_click_paused":1,"dlr_failover_url":["x"]}`, 422,
 			"dlr_failover_url: must be a string or null|click_failover_url: must be an absolute http or https URL|" +
 				"inbound_paused: must be true or false|revoke_click_paused: must be true or false|dlr_order: must be all or latest"},
-		{"not yet", "application/json", `{"dlr_order":"latest","inbound_paused":true,"click_failover_url":"http://x"}`, 422,
-			"click_failover_url: not available yet|dlr_order: not available yet"},
+		{"not yet", "application/json", `{"dlr_order":"newest","inbound_paused":true,"click_failover_url":"http://x"}`, 422,
+			"click_failover_url: not available yet|dlr_order: must be all or latest"},
 		{"no object", "application/json", `[]`, 422, "body: must be a JSON object"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -117,6 +117,21 @@ func TestFurtherOfAnotherProgram(t *testing.T) {
 		`"inbound_failover_url":"http://f","revoke_click_failover_url":null,"dlr_paused":false,"click_paused":true,"inbound_paused":false,`+
 		`"revoke_click_paused":false,"dlr_order":"latest","dlr_statuses":null,"signing":false}}`)
 	want(t, s.do(t, "PATCH", furtherPath, key42, formType, "click_paused=false&dlr_order=&inbound_failover_url="), 200, furtherData("null"))
+}
+
+func TestOrder(t *testing.T) {
+	s := newServer(t, Options{})
+	latest := strings.Replace(furtherData("null"), `"dlr_order":"all"`, `"dlr_order":"latest"`, 1)
+	for _, c := range []struct{ contentType, body, want string }{
+		{formType, "dlr_order=latest", latest},
+		{formType, "dlr_statuses=", latest},
+		{formType, "dlr_order=all", furtherData("null")},
+		{"application/json", `{"dlr_order":"latest"}`, latest},
+		{"application/json", `{"dlr_order":null}`, furtherData("null")},
+	} {
+		want(t, s.do(t, "PATCH", furtherPath, key42, c.contentType, c.body), 200, c.want)
+		want(t, s.do(t, "GET", furtherPath, key42, "", ""), 200, c.want)
+	}
 }
 
 func TestFurtherUnavailable(t *testing.T) {

@@ -247,7 +247,7 @@ func TestAsyncAPI(t *testing.T) {
 	}
 	for _, header := range []string{
 		event.HeaderID, event.HeaderKind, event.HeaderTime, event.HeaderAttempts, event.HeaderDue, event.HeaderError,
-		event.HeaderReason, event.HeaderReplayed, event.HeaderOrigin, event.HeaderGatewayID,
+		event.HeaderReason, event.HeaderReplayed, event.HeaderOrigin, event.HeaderTopicID, event.HeaderGatewayID,
 	} {
 		if !strings.Contains(string(text), "\n          "+header+":") {
 			t.Errorf("header %s is not described", header)

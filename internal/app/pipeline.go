@@ -16,6 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/firstclick"
 	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/latest"
 	"github.com/smshooks/smshooks/internal/release"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/revocation"
@@ -38,6 +39,7 @@ type pipeline struct {
 	log        *deliverylog.Log
 	replays    *replay.Memory
 	endpoints  *endpoints.Tracker
+	receipts   *latest.Memory
 	plan       *topics.Plan
 	producer   *kgo.Client
 	large      *kafka.LargeProducer
@@ -71,6 +73,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 		Store: a.endpoints, Producer: p.producer, Topic: cfg.Topics.Events, Metrics: a.metrics,
 		Log: a.Log.Named("endpoints"), Now: a.clock.Now, Host: a.hostOf,
 	})
+	p.receipts = latest.New(a.redis, cfg.Redis.KeyPrefix, a.plan.LongestWait(), a.Log.Named("receipts"))
 	p.forwarder.Died = func(e *event.Event) {
 		a.metrics.DeadLetter(e.Kind, e.Reason)
 		p.endpoints.Died(e)
@@ -80,7 +83,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Policy: policy, Forwarder: p.forwarder, Settings: a.store, Revocations: p.collector,
-		Attempts: a.log, Endpoints: p.endpoints,
+		Attempts: a.log, Endpoints: p.endpoints, Receipts: p.receipts,
 		FirstClicks: firstClicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Metrics:     a.metrics, Log: a.Log.Named("dispatcher"), Now: a.clock.Now,
 	})
@@ -127,6 +130,7 @@ func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration) {
 	g.serve("producers", noError(func(ctx context.Context) { <-ctx.Done(); p.producer.Close(); p.large.Close() }))
 	g.serve("delivery log", after(started, noError(p.log.Run)))
+	g.serve("latest receipts", after(started, noError(p.receipts.Run)))
 	g.serve("endpoint events", after(started, noError(p.endpoints.Run)))
 	g.serve("replays", after(started, noError(p.replays.Run)))
 	g.serve("dispatcher", after(started, noError(p.dispatcher.Run)))

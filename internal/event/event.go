@@ -60,10 +60,11 @@ type Record struct {
 	Memory    []byte // backs Key and Value; reused once the event has ended
 	Size      int64  // bytes that count towards the buffer's limit
 
-	Origin     string // position of the source record; "" until SourcePosition has derived it
-	Generation uint32 // of the partition's tracker
-	Epoch      int32  // leader epoch, -1 = unknown
-	Released   bool   // a copy of the record is sent instead
+	Origin      string    // position of the source record; "" until SourcePosition has derived it
+	SourceTopic Namespace // of a record from a delay topic: that of its source; "" = unknown
+	Generation  uint32    // of the partition's tracker
+	Epoch       int32     // leader epoch, -1 = unknown
+	Released    bool      // a copy of the record is sent instead
 }
 
 // Delivery is the state of an event's delivery.

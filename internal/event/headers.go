@@ -1,6 +1,7 @@
 package event
 
 import (
+	"encoding/base64"
 	"strconv"
 	"time"
 
@@ -10,7 +11,8 @@ import (
 // The headers on records of delay topics and dead letters (UTF-8 text).
 const (
 	HeaderID       = "smshooks-id"
-	HeaderOrigin   = "smshooks-origin" // position of the source record
+	HeaderOrigin   = "smshooks-origin"   // position of the source record
+	HeaderTopicID  = "smshooks-topic-id" // of the source topic, in base64 as Kafka prints it
 	HeaderKind     = "smshooks-kind"
 	HeaderTime     = "smshooks-event-time"
 	HeaderAttempts = "smshooks-attempts"
@@ -54,6 +56,10 @@ func (e *Event) SetHeader(key string, value []byte) {
 	case HeaderOrigin:
 		if origin := string(value); isOrigin(origin) {
 			e.Origin = origin
+		}
+	case HeaderTopicID:
+		if id, err := base64.RawURLEncoding.DecodeString(string(value)); err == nil {
+			e.SourceTopic = Namespace(id)
 		}
 	case HeaderTime:
 		if t, ok := parseTime(value); ok {

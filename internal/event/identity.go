@@ -3,6 +3,7 @@ package event
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"math/big"
 	"math/bits"
 	"strconv"
@@ -112,6 +113,42 @@ func (e *Event) SourcePosition() string {
 		e.Origin = string(b)
 	}
 	return e.Origin
+}
+
+// Place is the position of a source record. Offsets compare within one partition of one topic.
+type Place struct {
+	Topic     Namespace
+	Partition int32
+	Offset    int64
+}
+
+// Source returns the place of the source record that the event began as; false if it is not known, because the event
+// was stored by a version that wrote no smshooks-topic-id.
+func (e *Event) Source() (p Place, ok bool) {
+	if e.Class == topics.Source {
+		return Place{e.Namespace, e.Partition, e.Offset}, true
+	}
+	_, p.Partition, ok = ParseOrigin(e.Origin)
+	if p.Topic = e.SourceTopic; !ok || p.Topic == "" {
+		return p, false
+	}
+	p.Offset, _ = strconv.ParseInt(e.Origin[strings.LastIndexByte(e.Origin, '/')+1:], 10, 64)
+	return p, true
+}
+
+// maxMessageID is the longest message id, in bytes, that is part of a key unchanged. A longer one is replaced by '#'
+// and its SHA-256 in hex, 65 bytes: more than maxMessageID, so no unchanged id looks like a hash.
+const maxMessageID = 64
+
+// AppendMessageKey appends the key under which Redis knows a message of a user: <user id>:<message id>. The id is as
+// in the record: any text of any length.
+func AppendMessageKey(dst []byte, userID int64, id string) []byte {
+	dst = append(strconv.AppendInt(dst, userID, 10), ':')
+	if len(id) <= maxMessageID {
+		return append(dst, id...)
+	}
+	sum := sha256.Sum256([]byte(id))
+	return hex.AppendEncode(append(dst, '#'), sum[:])
 }
 
 // SetGatewayID takes the id that the gateway gave a source record; false if it does not fit and is ignored.

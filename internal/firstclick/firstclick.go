@@ -8,9 +8,7 @@ package firstclick
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -23,10 +21,6 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 )
-
-// maxID is the longest message id, in bytes, that is part of its key unchanged. A longer one is replaced by '#' and its
-// SHA-256 in hex, 65 bytes: more than maxID, so no unchanged id looks like a hash.
-const maxID = 64
 
 // Claim asks whether one click is the first of its message.
 type Claim struct {
@@ -181,13 +175,5 @@ func (m *Memory) move(ctx context.Context, moved map[string]string) error {
 }
 
 func (m *Memory) key(c *Claim) string {
-	b := make([]byte, 0, len(m.prefix)+21+maxID+1)
-	b = append(b, m.prefix...)
-	b = strconv.AppendInt(b, c.UserID, 10)
-	b = append(b, ':')
-	if len(c.MessageID) <= maxID {
-		return string(append(b, c.MessageID...))
-	}
-	sum := sha256.Sum256([]byte(c.MessageID))
-	return string(hex.AppendEncode(append(b, '#'), sum[:]))
+	return string(event.AppendMessageKey([]byte(m.prefix), c.UserID, c.MessageID))
 }

@@ -286,6 +286,7 @@ func (d Document) Settings() *webhook.Settings {
 		}
 	}
 	if dlr := s.Endpoints[webhook.DLR]; dlr != nil {
+		dlr.Latest = value(d.Order) == OrderLatest
 		dlr.Statuses, _ = webhook.ParseStatuses(d.StatusNames()) // no list means all
 	}
 	return s

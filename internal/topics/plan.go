@@ -195,6 +195,15 @@ func (p *Plan) MinRetention(topic string) time.Duration {
 	return longest + p.Window
 }
 
+// LongestWait returns how long after its event time an event may still come due: the window, in which it may be stored
+// in a delay topic, and the longest delay.
+func (p *Plan) LongestWait() (wait time.Duration) {
+	for _, info := range p.info {
+		wait = max(wait, info.Delay)
+	}
+	return wait + p.Window
+}
+
 // Drain returns the setting that would add topic to the plan as one that is drained, "retry.drain=6h". It returns ""
 // if topic is part of the plan, or not named like a delay topic.
 func (p *Plan) Drain(topic string) string {

@@ -38,6 +38,8 @@ type Endpoint struct {
 	Statuses Statuses
 	// Paused holds its events back: no attempt starts.
 	Paused bool
+	// Latest says that a receipt which waited is not sent if a later one of its message was delivered.
+	Latest bool
 	// Secrets sign its requests, nil for none. All endpoints of a user share them.
 	Secrets *Secrets
 }

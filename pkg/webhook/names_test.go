@@ -9,7 +9,7 @@ func TestNames(t *testing.T) {
 	if got := fmt.Sprint(Kinds()); got != "[dlr click inbound revoke_click]" {
 		t.Errorf("kinds %s", got)
 	}
-	if got := fmt.Sprint(Fates()); got != "[delivered retry overflow dead not_configured filtered duplicate batched paused released]" {
+	if got := fmt.Sprint(Fates()); got != "[delivered retry overflow dead not_configured filtered duplicate batched paused released superseded]" {
 		t.Errorf("fates %s", got)
 	}
 	if got := fmt.Sprint(Results()); got != "[ok failed timeout error blocked]" {

@@ -20,10 +20,11 @@ const (
 	Batched                   // a revocation record whose batch is settled
 	Paused                    // stored in a paused topic, because its user has paused the endpoint
 	Released                  // left behind in a delay topic: a copy of the record is sent instead
+	Superseded                // a receipt that waited while a later one of its message was delivered
 )
 
 // NumFates is the number of fates, for arrays that are indexed by fate.
-const NumFates = 10
+const NumFates = 11
 
 // String returns the name of the fate in metrics.
 func (f Fate) String() string {
@@ -48,13 +49,16 @@ func (f Fate) String() string {
 		return "paused"
 	case Released:
 		return "released"
+	case Superseded:
+		return "superseded"
 	}
 	return "unknown"
 }
 
 // Fates returns all fates in their order.
 func Fates() [NumFates]Fate {
-	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched, Paused, Released}
+	return [NumFates]Fate{Delivered, Retry, Overflow, Dead, NotConfigured, Filtered, Duplicate, Batched, Paused, Released,
+		Superseded}
 }
 
 // Stored reports whether another record of the event is in a delay topic: its event goes on.
