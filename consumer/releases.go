@@ -44,7 +44,7 @@ func (c *Consumer) Delayed() []event.Partition {
 			continue
 		}
 		p := event.Partition{
-			Topic: a.topic, Number: a.partition, Kind: a.info.Kind,
+			Topic: a.topic, Number: a.partition, Kind: a.info.Kind, Class: a.info.Class, Lease: a,
 			Owned:    func() bool { return a.confirmed() && a.State() == event.Held },
 			Finished: a.finished,
 		}

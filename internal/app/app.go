@@ -150,7 +150,7 @@ func (a *App) wireSettings() error {
 	}
 	a.store = settings.New(settings.Config{
 		Topic: a.Config.Topics.Config, KeyPrefix: a.Config.Redis.KeyPrefix,
-		Secrets: sealer, Materialise: a.plays(Materialise),
+		Secrets: sealer, Materialise: a.plays(Materialise), Resumed: a.resumed,
 	}, a.kafka.NewClient, a.redis, a.Log.Named("settings"), a.metrics)
 	a.keys = apikey.New(a.Config.Topics.Keys, a.kafka.NewClient, a.Log.Named("keys"), a.metrics)
 	return nil

@@ -3,11 +3,16 @@ package app
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"go.uber.org/zap"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/release"
+	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 // wireReleases makes the log of recoveries, which consumers obey and the API writes.
@@ -31,8 +36,36 @@ func newReleases(a *App, log *zap.Logger) *release.Log {
 func (a *App) newRecoveries(p *pipeline) *release.Worker {
 	return release.NewWorker(release.WorkerConfig{
 		Group: a.Config.Kafka.Group, Epoch: a.Config.Topics.Epoch, Released: a.plan.Released, Now: a.clock.Now,
-		MaxBatch: a.Config.Kafka.MaxBatchBytes, Client: a.admin,
+		MaxBatch: a.Config.Kafka.MaxBatchBytes, Client: a.admin, Pauses: pauses{a.store},
 	}, a.releases, p.consumer, a.Log.Named("releases"))
+}
+
+// resumed releases the paused events of a user whose pause of a kind has ended.
+func (a *App) resumed(userID int64, kind webhook.Kind, at compacted.Version) {
+	if a.releases == nil {
+		return
+	}
+	a.releases.Resume(userID, kind, at, slices.DeleteFunc(a.plan.Delays(kind), func(topic string) bool {
+		return a.plan.Describe(topic).Class != topics.Paused
+	}))
+}
+
+// pauses says which endpoints are paused, by the settings.
+type pauses struct{ store *settings.Store }
+
+// Paused implements release.Pauses.
+func (p pauses) Paused(ctx context.Context, userID int64, kind webhook.Kind) (bool, error) {
+	s, known := p.store.Lookup(userID)
+	if !known {
+		if err := p.store.Load(ctx, []int64{userID}); err != nil {
+			return false, err
+		}
+		if s, known = p.store.Lookup(userID); !known {
+			return false, settings.ErrNotReady
+		}
+	}
+	endpoint := s.Endpoints[kind]
+	return endpoint != nil && endpoint.Paused, nil
 }
 
 // checkReleases returns why delayed events wait, nil if they do not.

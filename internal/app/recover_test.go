@@ -85,3 +85,57 @@ func TestRecover(t *testing.T) {
 		c.wantBalance()
 	})
 }
+
+// TestResume: the end of a pause releases what is paused, also if it ends while the service is stopped, and also what
+// another program's document ends. Another user's pause goes on.
+func TestResume(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		redis := newRedis(t)
+		synctest.Test(t, func(t *testing.T) {
+			c := newEnv(t, redis)
+			c.cfg.Retry.Window = window
+			defer c.tearDown()
+			c.start()
+			c.pause(42, webhook.DLR, webhook.Click)
+			c.pause(43, webhook.DLR)
+			c.write("sms-dlr", 42, message(42, "1"), message(42, "2"))
+			c.write("sms-dlr", 43, message(43, "3"))
+			c.write("sms-click", 42, message(42, "4"))
+			time.Sleep(5 * time.Second)
+			if n := c.metric("smshooks_settled_total", "fate=paused"); n != 4 || len(c.seen()) != 0 {
+				t.Fatalf("%v records paused, requests %v", n, c.seen())
+			}
+			if stopped {
+				if _, err := c.halt(); err != nil {
+					t.Fatal(err)
+				}
+				c.pause(42, webhook.Click)
+				c.start()
+			} else {
+				c.pause(42, webhook.Click)
+			}
+			ended := c.now()
+			time.Sleep(10 * time.Second)
+			calls := c.seen()
+			if len(calls) != 2 || calls[0].Attempt != "1" || calls[0].ID == calls[1].ID || calls[0].Host != "dlr.example" {
+				t.Fatalf("after the end of the pause: %+v", calls)
+			}
+			t.Logf("first attempt %v after the end of the pause", calls[0].At-ended)
+			if !stopped {
+				c.pause(42) // while nothing of dlr is left
+				time.Sleep(10 * time.Second)
+				if calls = c.seen(); len(calls) != 3 || calls[2].Host != "click.example" {
+					t.Errorf("after the end of the other pause: %+v", calls)
+				}
+			}
+			time.Sleep(window)
+			if n := len(c.seen()); n != len(calls) {
+				t.Errorf("%d requests when the delay ended", n-len(calls))
+			}
+			if n := c.metric("smshooks_settled_total", "fate=released"); n != float64(len(calls)) {
+				t.Errorf("%v records released, want %d", n, len(calls))
+			}
+			c.wantBalance()
+		})
+	}
+}

@@ -1,12 +1,17 @@
 package event
 
-import "github.com/smshooks/smshooks/pkg/webhook"
+import (
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
 
 // Partition is a partition of a delay topic that this member owns, as a recovery needs it.
 type Partition struct {
 	Topic  string
 	Number int32
 	Kind   webhook.Kind
+	Class  topics.Class
+	Lease  Lease // of this assignment
 	// Next is the offset behind the records that the gate has passed on or holds. Records from here on are copied or
 	// passed on, never both.
 	Next int64

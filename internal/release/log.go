@@ -51,6 +51,8 @@ type Log struct {
 	loaded    chan struct{} // closed when the topic was read to its end
 	changed   chan struct{} // receives when a record was read
 	unread    *outage.Outage
+	unwritten *outage.Outage
+	resumed   resumptions
 	waiting   atomic.Pointer[error] // why AwaitEnd waits; nil = it does not
 
 	mu       sync.Mutex
@@ -63,6 +65,9 @@ func NewLog(cfg Config, newClient NewClient, log *zap.Logger, obs Observer) *Log
 		State: newState(), cfg: cfg, newClient: newClient, loaded: make(chan struct{}), changed: make(chan struct{}, 1),
 		unread: outage.New(log, "cannot read topics.releases to its end: delayed events wait, trying again",
 			"topics.releases was read to its end"),
+		unwritten: outage.New(log, "cannot release events whose pause has ended, trying again",
+			"events whose pause has ended are released again"),
+		resumed: resumptions{wake: make(chan struct{}, 1)},
 	}
 	once := sync.OnceFunc(func() { close(l.loaded) })
 	l.follower = compacted.NewFollower(cfg.Topic, newClient, log, obs, compacted.Hooks{
@@ -93,6 +98,7 @@ func (l *Log) add(e entry) {
 
 // Run follows the topic until ctx ends.
 func (l *Log) Run(ctx context.Context) error {
+	go l.writeResumptions(ctx)
 	go func() {
 		for compacted.Sleep(ctx, forgetInterval) == nil {
 			l.forget(l.cfg.Now().Add(-l.cfg.Keep))

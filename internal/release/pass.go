@@ -49,7 +49,6 @@ type pass struct {
 	of     []string // recoveries, one for each copy
 	bytes  int
 	since  time.Time // of the first of copies
-	seen   int       // records since the last look at the clock
 }
 
 // run does a task.
@@ -83,13 +82,7 @@ func (p *pass) work(ctx context.Context) error {
 		}
 	}
 	if p.span.Next < p.span.End && !p.gone {
-		spans := map[int32]compacted.Span{p.partition: {Start: p.span.Next, End: p.span.End}}
-		r, err := compacted.OpenSpans(p.log.newClient, p.topic, spans, readPatience)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		if err = r.ReadAll(ctx, nil, func(r *kgo.Record) error { return p.examine(ctx, r) }); err != nil {
+		if err := p.read(ctx, p.task, func(r *kgo.Record) error { return p.examine(ctx, r) }); err != nil {
 			return err
 		}
 	}
@@ -104,16 +97,30 @@ func (p *pass) work(ctx context.Context) error {
 	return p.flush(ctx, true)
 }
 
+// read calls take with the records of a task's span, at the pace of maxExamined, while the partition is owned.
+func (w *Worker) read(ctx context.Context, t *task, take func(*kgo.Record) error) error {
+	spans := map[int32]compacted.Span{t.partition: {Start: t.span.Next, End: t.span.End}}
+	r, err := compacted.OpenSpans(w.log.newClient, t.topic, spans, readPatience)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	n := 0
+	return r.ReadAll(ctx, nil, func(r *kgo.Record) error {
+		if n++; n%examineChunk == 0 {
+			if err := w.examining.WaitN(ctx, examineChunk); err != nil {
+				return err
+			}
+			if !t.owned.Owned() {
+				return errRevoked
+			}
+		}
+		return take(r)
+	})
+}
+
 // examine copies a record if one of the recoveries selects it and nothing else was decided about it.
 func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
-	if p.seen++; p.seen%examineChunk == 0 {
-		if err := p.examining.WaitN(ctx, examineChunk); err != nil {
-			return err
-		}
-		if !p.owned.Owned() {
-			return errRevoked
-		}
-	}
 	if len(p.copies) > 0 && time.Since(p.since) > maxAge {
 		if err := p.flush(ctx, false); err != nil {
 			return err
@@ -183,7 +190,7 @@ func (p *pass) fence(ctx context.Context) error {
 	if !p.owned.Owned() {
 		return errRevoked
 	}
-	id := p.cfg.Group + "-release-" + p.topic + "-" + strconv.Itoa(int(p.partition))
+	id := topics.TransactionPrefix(p.cfg.Group) + p.topic + "-" + strconv.Itoa(int(p.partition))
 	options := append(kafka.LargeOptions(p.cfg.MaxBatch),
 		kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(partitioner{p.log.cfg.Topic}), kgo.MaxBufferedRecords(10*maxCopies), kgo.WithCompressor(compressor()),

@@ -11,6 +11,10 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
+// pauseSettles is how long after the end of a pause the paused events are released: until every instance knows of it
+// and stores no more of them.
+const pauseSettles = 2 * time.Second
+
 // State holds the recoveries and how far each has come. It is safe for concurrent use.
 type State struct {
 	known atomic.Int64 // markers
@@ -26,7 +30,7 @@ type State struct {
 type recovery struct {
 	*Marker                 // nil if only its progress was read so far
 	ids     map[string]bool // nil = all
-	seen    time.Time       // when its first record was read
+	seen    time.Time       // when this process read its first record
 	units   map[unit]*done
 	left    int // units that are not done, once the marker is known
 	moved   int64
@@ -327,7 +331,7 @@ func (s *State) jobs(u unit) (jobs []*job) {
 	}
 	at := map[point]*job{}
 	for id, r := range s.open {
-		if !r.examines(u) {
+		if !r.examines(u) || r.Cause == Resume && time.Since(r.seen) < pauseSettles {
 			continue
 		}
 		d := r.units[u]

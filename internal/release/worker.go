@@ -25,8 +25,9 @@ const (
 	// maxExamined and maxCopied are records per second, so that a recovery leaves room for running traffic.
 	maxExamined = 50_000
 	maxCopied   = 5_000
-	// jobInterval is how often the worker looks for work in partitions that were assigned since.
-	jobInterval = 250 * time.Millisecond
+	// jobInterval is how often the worker looks for work in partitions that were assigned since, and idleInterval how
+	// often it looks whether there are such partitions.
+	jobInterval, idleInterval = 250 * time.Millisecond, 2 * time.Second
 	// retryPause is the pause after a failure.
 	retryPause = time.Second
 	askTimeout = 5 * time.Second
@@ -47,6 +48,7 @@ type WorkerConfig struct {
 	Now      func() time.Time               // the time of day
 	MaxBatch int64                          // bytes that the largest record may have
 	Client   *kgo.Client                    // for requests; the worker does not close it
+	Pauses   Pauses
 }
 
 // Worker does the work of running recoveries in the partitions that this member owns, one partition at a time.
@@ -60,12 +62,13 @@ type Worker struct {
 	failing    *outage.Outage
 	failed     atomic.Pointer[failure] // nil after a success
 	avoid      unit                    // that failed last: the others come first
+	swept      map[unit]event.Lease    // partitions of paused topics that were swept, by their assignment
 }
 
 // NewWorker returns a Worker that does nothing until Run runs.
 func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Logger) *Worker {
 	return &Worker{
-		cfg: cfg, log: log, partitions: partitions, zap: logger,
+		cfg: cfg, log: log, partitions: partitions, zap: logger, swept: map[unit]event.Lease{},
 		examining: rate.NewLimiter(maxExamined, examineChunk), copying: rate.NewLimiter(maxCopied, maxCopies),
 		failing: outage.New(logger, "cannot release delayed events: they wait, trying again", "delayed events are released again"),
 	}
@@ -116,14 +119,14 @@ func (w *Worker) Run(ctx context.Context) {
 
 // rest waits until there may be work.
 func (w *Worker) rest(ctx context.Context) {
-	look := (<-chan time.Time)(nil)
+	look := idleInterval
 	if w.log.Running() > 0 {
-		look = time.After(jobInterval)
+		look = jobInterval
 	}
 	select {
 	case <-ctx.Done():
 	case <-w.log.changed:
-	case <-look:
+	case <-time.After(look):
 	}
 }
 
@@ -138,9 +141,10 @@ type task struct {
 
 // round does one task, after those that need none of the partition's records. worked is false if there is none.
 func (w *Worker) round(ctx context.Context) (worked bool, err error) {
+	unswept := w.sweep(ctx)
 	tasks := w.tasks()
 	if len(tasks) == 0 {
-		return false, nil
+		return false, unswept
 	}
 	if err = w.locate(ctx, tasks); err != nil {
 		return true, err
@@ -154,7 +158,10 @@ func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 		w.avoid = tasks[0].unit
 		return true, fmt.Errorf("%s/%d: %w", tasks[0].topic, tasks[0].partition, err)
 	}
-	return true, w.log.AwaitEnd(ctx) // the next pass must know what this one has copied
+	if err = w.log.AwaitEnd(ctx); err != nil { // the next pass must know what this one has copied
+		return true, err
+	}
+	return true, unswept
 }
 
 // tasks returns the work in the partitions of this member.

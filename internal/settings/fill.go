@@ -37,6 +37,7 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 		s.rdb.use(hex.EncodeToString(id[:8])) // as unique as is needed here, and the keys of Redis stay short
 		s.closeProducer()                     // it would continue with the topic as it was
 		s.unusable = map[int64]unusable{}
+		s.pauses = pauses{}
 	}
 	s.queue.reset()
 }
@@ -49,6 +50,7 @@ func (s *Store) take(r *kgo.Record, fresh bool) error {
 		return err
 	}
 	s.apply(&c)
+	s.noteResumed(&c)
 	if c.locked != nil || c.unsigned {
 		found := unusable{c.ver, c.locked != nil}
 		if s.topic.Read() {

@@ -54,6 +54,7 @@ type Config struct {
 	MaxUsers    int     // users held in memory; 0: 200,000
 	Secrets     *Sealer // nil: auth is stored in clear
 	Materialise bool    // write the topic's documents to Redis
+	Resumed     Resumed // nil: nobody is told about ended pauses
 }
 
 // Observer receives measurements. Its methods must not block.
@@ -86,6 +87,7 @@ type Store struct {
 	sweepNow  chan struct{}
 	fillAgain atomic.Bool // too much is lost to be repaired one by one
 	updates   updates
+	pauses    pauses
 	orphans   *orphans
 
 	noWriting, noFilling, noRepair, noSweep *outage.Outage
@@ -109,6 +111,7 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 		repairs:  repairs{wake: make(chan struct{}, 1), known: map[int64]*repair{}},
 		sweepNow: make(chan struct{}, 1),
 		orphans:  newOrphans(),
+		pauses:   pauses{},
 
 		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued",
 			"settings are written to Redis again"),

@@ -1,0 +1,129 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/compacted"
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// resumption is the end of a pause.
+type resumption struct {
+	marker Marker
+	topics []string
+}
+
+// resumptions are ends of pauses whose markers are not stored yet.
+type resumptions struct {
+	wake    chan struct{}
+	mu      sync.Mutex
+	waiting []resumption
+}
+
+// Resume releases what waits in the paused topics of a kind, because the user's pause has ended. at is the version of
+// the settings that ended it. It returns at once. All instances may call it.
+func (l *Log) Resume(userID int64, kind webhook.Kind, at compacted.Version, topics []string) {
+	l.resumed.mu.Lock()
+	l.resumed.waiting = append(l.resumed.waiting, resumption{
+		Marker{ID: ResumeID(userID, kind, at.Partition, at.Offset), Cause: Resume, User: userID}, topics,
+	})
+	l.resumed.mu.Unlock()
+	select {
+	case l.resumed.wake <- struct{}{}:
+	default:
+	}
+}
+
+// writeResumptions stores the markers of ended pauses until ctx ends.
+func (l *Log) writeResumptions(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.resumed.wake:
+		}
+		l.resumed.mu.Lock()
+		waiting := l.resumed.waiting
+		l.resumed.waiting = nil
+		l.resumed.mu.Unlock()
+		for _, r := range waiting {
+			for pause := compacted.NewBackoff(); ; {
+				if _, known := l.Status(r.marker.ID); known {
+					break // another instance was first
+				}
+				_, err := l.Begin(ctx, r.marker, r.topics)
+				if err == nil {
+					l.unwritten.Recover()
+					break
+				}
+				l.unwritten.Fail(kafka.Explain(err))
+				if pause.Wait(ctx) != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Pauses says which endpoints are paused.
+type Pauses interface {
+	Paused(ctx context.Context, userID int64, kind webhook.Kind) (bool, error)
+}
+
+// sweep looks once, after each assignment of a partition of a paused topic, for events of users whose pause ended while
+// no instance ran, and begins recoveries for them.
+func (w *Worker) sweep(ctx context.Context) error {
+	for _, p := range w.partitions.Delayed() {
+		if u := (unit{p.Topic, p.Number}); p.Class == topics.Paused && w.swept[u] != p.Lease {
+			if err := w.sweepPartition(ctx, p); err != nil {
+				return fmt.Errorf("look for paused events in %s/%d: %w", p.Topic, p.Number, err)
+			}
+			w.swept[u] = p.Lease
+		}
+	}
+	return nil
+}
+
+func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) error {
+	t := &task{job: &job{unit: unit{p.Topic, p.Number}}, owned: p}
+	if err := w.locate(ctx, []*task{t}); err != nil {
+		return err
+	}
+	if t.span.Next >= t.span.End {
+		return nil
+	}
+	users := map[int64]bool{}
+	err := w.read(ctx, t, func(r *kgo.Record) error {
+		e := eventOf(r, p, t.space)
+		if released, undecided := w.log.Decide(e); released || undecided || p.Finished(t.id, r.Offset, r.LeaderEpoch) {
+			return nil
+		}
+		if userID := userOf(e); userID > 0 {
+			users[userID] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for userID := range users {
+		paused, err := w.cfg.Pauses.Paused(ctx, userID, p.Kind)
+		if err != nil {
+			return err
+		}
+		if paused {
+			continue
+		}
+		if _, err := w.log.Begin(ctx, Marker{Cause: Resume, User: userID}, []string{p.Topic}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
