@@ -30,6 +30,7 @@ type Config struct {
 	Log        Log
 	Tracing    Tracing
 	Secrets    Secrets
+	Portal     Portal
 	Embedded   Embedded
 
 	origins map[string]origin // by setting; absent = the default
@@ -201,6 +202,11 @@ type Tracing struct {
 type Secrets struct {
 	Key          []byte   // 32 bytes, or nil = credentials are stored in clear
 	PreviousKeys [][]byte // of 32 bytes each: tried for reading
+}
+
+// Portal is the sign-in at the account page from the platform's own site.
+type Portal struct {
+	Secret []byte // at least 32 bytes, or nil = only API keys sign in
 }
 
 // Embedded is the Kafka and Redis inside the process.

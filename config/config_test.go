@@ -87,7 +87,7 @@ func TestTable(t *testing.T) {
 			secrets = append(secrets, row.Name)
 		}
 	}
-	if want := []string{"kafka.sasl.password", "kafka.sasl.oauth.client_secret", "redis.password", "redis.sentinel.password", "secrets.key", "secrets.previous_keys"}; !slices.Equal(secrets, want) {
+	if want := []string{"kafka.sasl.password", "kafka.sasl.oauth.client_secret", "redis.password", "redis.sentinel.password", "secrets.key", "secrets.previous_keys", "portal.secret"}; !slices.Equal(secrets, want) {
 		t.Errorf("secrets = %v, want %v", secrets, want)
 	}
 }

@@ -330,6 +330,26 @@ func portRange() kind[PortRange] {
 
 // key is a secret: its errors never repeat the text.
 func key() kind[[]byte] {
+	return bytesOf(func(n int) string {
+		if n != keyBytes {
+			return fmt.Sprintf("is %d bytes long, not %d", n, keyBytes)
+		}
+		return ""
+	})
+}
+
+// longKey is like key, for keys that may be longer.
+func longKey() kind[[]byte] {
+	return bytesOf(func(n int) string {
+		if n < keyBytes {
+			return fmt.Sprintf("is %d bytes long, not %d or more", n, keyBytes)
+		}
+		return ""
+	})
+}
+
+// bytesOf is bytes in base64, "" for none. problem says what is wrong with their number, "" if nothing is.
+func bytesOf(problem func(n int) string) kind[[]byte] {
 	return kind[[]byte]{word: "base64", parse: func(s string) ([]byte, error) {
 		s = strings.TrimRight(strings.TrimSpace(s), "=")
 		if s == "" {
@@ -340,9 +360,8 @@ func key() kind[[]byte] {
 		if err != nil {
 			return nil, fmt.Errorf("is not base64 (make one with `openssl rand -base64 %d`)", keyBytes)
 		}
-		if len(b) != keyBytes {
-			return nil, fmt.Errorf("is %d bytes long, not %d (make one with `openssl rand -base64 %d`)", len(b), keyBytes,
-				keyBytes)
+		if wrong := problem(len(b)); wrong != "" {
+			return nil, fmt.Errorf("%s (make one with `openssl rand -base64 %d`)", wrong, keyBytes)
 		}
 		return b, nil
 	}, format: base64.StdEncoding.EncodeToString}

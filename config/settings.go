@@ -203,6 +203,8 @@ func processTable() []setting {
 			"base64 of 32 bytes that encrypt users' credentials and signing secrets at rest; empty to store them in clear text")),
 		hidden(many("secrets.previous_keys", key(), "", func(c *Config) *[][]byte { return &c.Secrets.PreviousKeys }, noEmptyKey,
 			"former values of secrets.key, still used for reading; not needed after smshooks secrets reseal")),
+		hidden(one("portal.secret", longKey(), "", func(c *Config) *[]byte { return &c.Portal.Secret },
+			"base64 of 32 bytes or more, with which your own site signs the tokens that open the account page; empty for API keys only")),
 		one("embedded.kafka_addr", loopback(), "127.0.0.1:19092", func(c *Config) *string { return &c.Embedded.KafkaAddr },
 			"loopback address of the Kafka of smshooks serve --embedded; port 0 for any free port"),
 		one("embedded.dir", filled(), "smshooks-data", func(c *Config) *string { return &c.Embedded.Dir },

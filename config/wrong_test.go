@@ -92,6 +92,8 @@ func TestWrongValues(t *testing.T) {
 		{"embedded.dir", "", `must not be empty`},
 		{"secrets.key", "!!", "is not base64 (make one with `openssl rand -base64 32`)"},
 		{"secrets.key", badKey, "is 16 bytes long, not 32 (make one with `openssl rand -base64 32`)"},
+		{"portal.secret", "!!", "is not base64 (make one with `openssl rand -base64 32`)"},
+		{"portal.secret", badKey, "is 16 bytes long, not 32 or more (make one with `openssl rand -base64 32`)"},
 		{"secrets.key", "********", "is the mask that `config print` writes, not the secret itself"},
 		{"kafka.sasl.username", "u", `is set, but kafka.sasl.mechanism is not`},
 		{"kafka.sasl.password", "p", `is set, but kafka.sasl.mechanism is not`},

@@ -49,7 +49,7 @@ func (a *App) newCustomers() (*customers, error) {
 		ReplayLimit: a.Config.API.ReplayLimit,
 	})
 	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix,
-		Log: a.Log.Named("page")})
+		PortalSecret: a.Config.Portal.Secret, Log: a.Log.Named("page")})
 	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})},
 		nil
 }

@@ -160,6 +160,10 @@ func notice(q url.Values) string {
 
 // show writes the page, or the sign-in form.
 func (p *Page) show(w http.ResponseWriter, r *http.Request) {
+	if q := r.URL.Query(); q.Has("token") && r.Method == http.MethodGet {
+		p.signInByToken(w, r, q.Get("token"))
+		return
+	}
 	s, err := p.who(r)
 	switch {
 	case errors.Is(err, errUnavailable):

@@ -161,6 +161,8 @@ type site struct {
 	mini  *miniredis.Miniredis
 	logs  *observer.ObservedLogs
 	parts api.Parts
+
+	portal []byte // portal.secret of the next instance
 }
 
 func newSite(t *testing.T) *site {
@@ -184,7 +186,7 @@ func (s *site) instance(t *testing.T) *Page {
 		DialTimeout: 200 * time.Millisecond, ReadTimeout: 200 * time.Millisecond, WriteTimeout: 200 * time.Millisecond,
 	})
 	t.Cleanup(func() { _ = rdb.Close() })
-	return New(Options{Service: api.New(s.parts), Redis: rdb, KeyPrefix: "smshooks:", Log: s.parts.Log})
+	return New(Options{Service: api.New(s.parts), Redis: rdb, KeyPrefix: "smshooks:", PortalSecret: s.portal, Log: s.parts.Log})
 }
 
 func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {

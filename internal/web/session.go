@@ -47,7 +47,7 @@ const maxSignOuts = 10_000
 // session identifies the signed-in user. It does not contain the API key.
 type session struct {
 	userID  int64
-	keyHash [hashBytes]byte
+	keyHash [hashBytes]byte  // or the portal's mark
 	token   [tokenBytes]byte // in every form of the session
 	expires time.Time        // whole seconds
 }
@@ -245,9 +245,8 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 }
 
 // setCookie sets the session cookie, or deletes it if value is "".
-func setCookie(w http.ResponseWriter, r *http.Request, value string) {
-	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		Secure: secure(r)}
+func setCookie(w http.ResponseWriter, r *http.Request, value string, site http.SameSite) {
+	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: site, Secure: secure(r)}
 	if value == "" {
 		c.MaxAge = -1
 	}

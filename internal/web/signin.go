@@ -22,8 +22,10 @@ const (
 	textUnavailable = "The service is temporarily unavailable. Nothing was changed. Please try again in a moment."
 	textSettings    = "Your settings are temporarily unavailable. Please try again in a moment."
 	textSignOut     = "Signing out failed. Please try again in a moment."
-	textEnded       = "Your session has ended. Please sign in again."
-	textMany        = "Too many requests. Nothing was changed. Please wait a moment and try again."
+	textLink        = "This sign-in link is not valid, or it was used before. Please open it again where you found it, " +
+		"or enter your API key."
+	textEnded = "Your session has ended. Please sign in again."
+	textMany  = "Too many requests. Nothing was changed. Please wait a moment and try again."
 )
 
 // signIn starts a session for a valid key.
@@ -59,7 +61,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
-	setCookie(w, r, cookie)
+	setCookie(w, r, cookie, http.SameSiteStrictMode)
 	http.Redirect(w, r, base, http.StatusSeeOther)
 }
 
@@ -80,7 +82,7 @@ func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	setCookie(w, r, "")
+	setCookie(w, r, "", http.SameSiteStrictMode)
 	http.Redirect(w, r, base+"?done=signed-out", http.StatusSeeOther)
 }
 
@@ -93,7 +95,7 @@ func (p *Page) otherSession(w http.ResponseWriter) {
 // errUnavailable means that the session cannot be checked now.
 var errUnavailable = errors.New("session cannot be checked now")
 
-// who returns the session, after looking its key up again. Errors are errNoSession or errUnavailable.
+// who returns the session, after looking its key up again, if it was started with a key. Errors are errNoSession or errUnavailable.
 func (p *Page) who(r *http.Request) (session, error) {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
@@ -113,6 +115,9 @@ func (p *Page) who(r *http.Request) (session, error) {
 		return session{}, errUnavailable
 	case ended:
 		return session{}, errNoSession
+	}
+	if p.portal.started(&s) {
+		return s, nil
 	}
 	userID, ok, err := p.service.AuthenticateHash(r.Context(), hex.EncodeToString(s.keyHash[:]))
 	switch {
@@ -145,6 +150,6 @@ func (p *Page) own(w http.ResponseWriter, r *http.Request, refuse func(status in
 
 // signedOut shows the sign-in form to a user whose session has ended.
 func (p *Page) signedOut(w http.ResponseWriter, r *http.Request) {
-	setCookie(w, r, "")
+	setCookie(w, r, "", http.SameSiteStrictMode)
 	p.views.signIn(w, http.StatusUnauthorized, signInView{Alert: textEnded})
 }

@@ -1,8 +1,9 @@
 // Package web serves the account page, where users see and change their webhooks in a browser.
 //
 // The HTML is rendered on the server. Everything works without JavaScript, which only avoids reloads. The page uses
-// api.Service, so it always agrees with the JSON API. A user signs in with an API key. The browser stores a sealed
-// session instead of the key, and the hash of the key is looked up again for every request.
+// api.Service, so it always agrees with the JSON API. A user signs in with an API key, or with a token of the platform's
+// own site. The browser stores a sealed session instead of the key, and the hash of the key is looked up again for every
+// request.
 package web
 
 import (
@@ -34,18 +35,20 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 //go:embed assets
 var assets embed.FS
 
-// Options configure a Page. All fields are required.
+// Options configure a Page. All fields but PortalSecret are required.
 type Options struct {
-	Service   *api.Service
-	Redis     redis.UniversalClient // stores the key that seals sessions
-	KeyPrefix string
-	Log       *zap.Logger
+	Service      *api.Service
+	Redis        redis.UniversalClient // stores the key that seals sessions, and which tokens were used
+	KeyPrefix    string
+	PortalSecret []byte // what the platform's own site signs tokens with, at least 32 bytes; nil = it cannot
+	Log          *zap.Logger
 }
 
 // Page serves api.PagePath and all paths below. It is safe for concurrent use.
 type Page struct {
 	service  *api.Service
 	sessions *sessions
+	portal   *portal
 	log      *zap.Logger
 	origins  *http.CrossOriginProtection
 	views    *views
@@ -66,6 +69,7 @@ func New(o Options) *Page {
 	p := &Page{
 		service: o.Service, log: o.Log, origins: http.NewCrossOriginProtection(),
 		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key"},
+		portal:   newPortal(o.PortalSecret, o.Redis, o.KeyPrefix),
 		costly:   limit.New(userRate, userBurst),
 	}
 	p.files = loadFiles()

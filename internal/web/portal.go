@@ -1,0 +1,138 @@
+package web
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"maps"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+// maxTokenAge is how far ahead the expiry of a token may be.
+const maxTokenAge = 10 * time.Minute
+
+// Reasons why a token is refused, as logged. None of them contains a part of the token.
+var (
+	errNoPortal      = errors.New("portal.secret is not set")
+	errNotValid      = errors.New("malformed, expired, or not signed with portal.secret as HS256")
+	errExpiry        = errors.New("exp is more than 10 minutes ahead")
+	errSubject       = errors.New("sub is not a user id above 0 in decimal, as a string")
+	errNoTokenID     = errors.New("jti is missing")
+	errTokenUsed     = errors.New("used before")
+	errUnknownHeader = errors.New("the header has crit")
+)
+
+// portal signs users in who come from the platform's own site, with a token that the site has signed.
+type portal struct {
+	secret []byte // empty = off
+	rdb    redis.UniversalClient
+	prefix string // of the keys in Redis that mark used tokens
+	parser *jwt.Parser
+
+	mu   sync.Mutex
+	used map[string]time.Time // expiry of the tokens used at this instance, in case Redis loses them
+}
+
+func newPortal(secret []byte, rdb redis.UniversalClient, prefix string) *portal {
+	return &portal{secret: secret, rdb: rdb, prefix: prefix + "web:token:", used: map[string]time.Time{},
+		parser: jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithExpirationRequired(),
+			jwt.WithStrictDecoding())}
+}
+
+// mark stands for the hash of an API key in the sessions that a token has started. It depends on the secret, so they
+// end when the secret is changed.
+func (p *portal) mark() [hashBytes]byte {
+	mac := hmac.New(sha256.New, p.secret)
+	mac.Write([]byte("smshooks session from a token"))
+	return [hashBytes]byte(mac.Sum(nil))
+}
+
+// started reports whether a token has started the session.
+func (p *portal) started(s *session) bool { return len(p.secret) > 0 && s.keyHash == p.mark() }
+
+// read checks a token and returns its user, its jti and its expiry.
+func (p *portal) read(token string, now time.Time) (userID int64, claims *jwt.RegisteredClaims, err error) {
+	if len(p.secret) == 0 {
+		return 0, nil, errNoPortal
+	}
+	claims = &jwt.RegisteredClaims{}
+	parsed, err := p.parser.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return p.secret, nil })
+	if err != nil {
+		return 0, nil, errNotValid // its text could contain parts of the token
+	}
+	if _, critical := parsed.Header["crit"]; critical {
+		return 0, nil, errUnknownHeader
+	}
+	if claims.ExpiresAt.Sub(now) > maxTokenAge {
+		return 0, nil, errExpiry
+	}
+	userID, err = strconv.ParseInt(claims.Subject, 10, 64)
+	if err != nil || userID < 1 || strconv.FormatInt(userID, 10) != claims.Subject {
+		return 0, nil, errSubject
+	}
+	if claims.ID == "" {
+		return 0, nil, errNoTokenID
+	}
+	return userID, claims, nil
+}
+
+// use marks a token as used, on every instance. It returns errTokenUsed if it was, and other errors from Redis.
+func (p *portal) use(ctx context.Context, claims *jwt.RegisteredClaims, now time.Time) error {
+	hash := sha256.Sum256([]byte(claims.ID))
+	name := p.prefix + hex.EncodeToString(hash[:])
+	p.mu.Lock()
+	_, used := p.used[name]
+	p.mu.Unlock()
+	if used {
+		return errTokenUsed
+	}
+	// Not SETNX, which the Redis user may not be allowed to run.
+	err := p.rdb.SetArgs(ctx, name, "1", redis.SetArgs{Mode: "NX", TTL: claims.ExpiresAt.Sub(now) + time.Minute}).Err()
+	if errors.Is(err, redis.Nil) {
+		return errTokenUsed
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.used, func(_ string, expires time.Time) bool { return now.After(expires) })
+	p.used[name] = claims.ExpiresAt.Time
+	return nil
+}
+
+// signInByToken starts a session for the user of a token. The redirect takes the token out of the address bar.
+func (p *Page) signInByToken(w http.ResponseWriter, r *http.Request, token string) {
+	now := time.Now()
+	userID, claims, err := p.portal.read(token, now)
+	if err == nil {
+		s := session{userID: userID, keyHash: p.portal.mark(), expires: now.Add(sessionLasts)}
+		_, _ = rand.Read(s.token[:]) // never fails
+		var cookie string
+		if cookie, err = p.sessions.seal(r.Context(), &s); err == nil { // first, so that a failure does not use the token up
+			err = p.portal.use(r.Context(), claims, now)
+		}
+		if err == nil {
+			setCookie(w, r, cookie, http.SameSiteLaxMode) // Strict is not sent with the redirect if the link is on another site
+			http.Redirect(w, r, base, http.StatusSeeOther)
+			return
+		}
+		if !errors.Is(err, errTokenUsed) {
+			p.log.Warn("starting a session failed", zap.Int64("user_id", userID), zap.Error(err))
+			p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
+			return
+		}
+	}
+	p.log.Debug("sign-in with a token refused", zap.Error(err))
+	p.views.signIn(w, http.StatusUnauthorized, signInView{Alert: textLink})
+}
