@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// afterTimeout is how long a slot stays taken after its request timed out.
+	// afterTimeout is how long a slot stays taken if a request of its attempt timed out.
 	afterTimeout = 50 * time.Millisecond
 	// maxWait is how long an event is buffered before it goes to an overflow topic.
 	maxWait = 15 * time.Second
@@ -170,10 +170,16 @@ func New(cfg Config, parts Parts) *Dispatcher {
 	}
 	d.lanes = lanes.New[endpoint](lanes.Config{
 		Parallel: cfg.Parallel, MaxRunning: cfg.MaxInFlight, HealthySlots: cfg.MaxInFlight / 4,
-		FirstCallSlots: firstCalls(cfg.MaxInFlight), MaxCall: cfg.Timeout + afterTimeout, MaxUnhealthyQueue: maxUnhealthy,
+		FirstCallSlots: firstCalls(cfg.MaxInFlight), MaxUnhealthyQueue: maxUnhealthy,
 		MaxQueue: cfg.QueuePerEndpoint, MaxWait: maxWait,
 		Burst: burstPerCPU * runtime.GOMAXPROCS(0), BurstWindow: burstWindow,
 	}, d.attempt)
+	d.lanes.Pace(func(e *event.Event) time.Duration {
+		if e.Endpoint != nil && e.Endpoint.Failover != nil {
+			return 2*cfg.Timeout + afterTimeout
+		}
+		return cfg.Timeout + afterTimeout
+	})
 	parts.Metrics.Read(metrics.InFlight, func() float64 { return float64(d.lanes.Running()) })
 	return d
 }

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,8 @@ type env struct {
 	purged   int
 	attempts []event.Attempt
 	answer   func(w http.ResponseWriter, r *http.Request)
-	noDial   error // of every dial
+	noDial   error            // of every dial
+	noDialTo map[string]error // by address
 }
 
 // lease is the lease shared by all events of an env.
@@ -230,7 +232,7 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &env{t: t, began: time.Now(), registry: prometheus.NewRegistry(), running: map[string]int{}, most: map[string]int{},
 			ends: map[string][]string{}, memory: map[int64]*webhook.Settings{}, stored: map[int64]*webhook.Settings{},
-			owners: map[string]string{}, dead: map[string]webhook.Reason{}, answer: func(http.ResponseWriter, *http.Request) {}}
+			owners: map[string]string{}, noDialTo: map[string]error{}, dead: map[string]webhook.Reason{}, answer: func(http.ResponseWriter, *http.Request) {}}
 		s.lease = &lease{s: s}
 		s.lease.ctx, s.lease.cancel = context.WithCancel(context.Background())
 		for id := range int64(10) {
@@ -240,9 +242,9 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 		pipes := make(chan net.Conn)
 		go func() { _ = (&http.Server{Handler: s, ReadHeaderTimeout: time.Minute}).Serve(pipeListener{pipes}) }()
 		sending := sender.New(sender.Config{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
-			Dial: func(context.Context, string, string) (net.Conn, error) {
+			Dial: func(_ context.Context, _, address string) (net.Conn, error) {
 				s.mu.Lock()
-				err := s.noDial
+				err := cmp.Or(s.noDial, s.noDialTo[address])
 				s.mu.Unlock()
 				if err != nil {
 					return nil, err

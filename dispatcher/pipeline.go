@@ -60,6 +60,7 @@ type verdict struct {
 	unresolved bool         // of overflowed: the lookup failed, so the endpoint's backlog does not count
 	why        string       // of dead: the reason; of invalid: what is wrong with the record
 	call       lanes.Report // of the attempt, if one was made
+	hung       bool         // a request of the attempt timed out
 }
 
 type verdictKind uint8
@@ -253,9 +254,8 @@ func (d *Dispatcher) enqueue(e *event.Event) verdict {
 // attempt runs the delivery stages. A lane calls it when it starts e, and frees the slot when it returns.
 func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 	v := d.run(delivery, e)
-	timedOut := v.call.Called && !v.call.OK && e.Failure == webhook.Timeout
 	d.finish(e, v)
-	if timedOut {
+	if v.hung {
 		// The slot stays taken until the endpoint has seen the request end, so that it never sees more than it is due.
 		time.Sleep(afterTimeout)
 	}
@@ -319,67 +319,105 @@ func (d *Dispatcher) checkWindow(e *event.Event) verdict {
 	return verdict{}
 }
 
-// send makes the request.
-func (d *Dispatcher) send(e *event.Event) verdict {
-	out := d.Sender.Send(e.Context(), sender.Request{
-		Kind: e.Kind, Endpoint: e.Endpoint, ID: e.Identity(), Attempt: e.Attempts + 1, Time: e.Started, EventTime: e.Time,
-		Body: (*body)(e),
-	})
-	switch {
-	case out.Aborted:
-		return abandon
-	case out.Local != "": // this process lacked the means: not an attempt
-		d.Metrics.LocalError(out.Local)
-		d.exhausted.Fail(errors.New(out.Local))
-		return d.overflowTo(e, 0, false)
-	}
-	d.exhausted.Recover()
-	return d.conclude(e, out)
+// request is one request of an attempt.
+type request struct {
+	to      *webhook.Endpoint
+	started time.Time
+	after   webhook.Failure // of the first request, if this one is to the failover URL; else ""
+	sender.Outcome
 }
 
-// conclude counts a finished attempt and returns what follows from it.
-func (d *Dispatcher) conclude(e *event.Event, out sender.Outcome) verdict {
+// send makes the attempt: a request to the URL, and if it fails, one to the failover URL.
+func (d *Dispatcher) send(e *event.Event) verdict {
+	first := request{to: e.Endpoint, started: e.Started}
+	d.call(e, &first)
+	switch {
+	case first.Aborted:
+		return abandon
+	case first.Local != "": // this process lacked the means: not an attempt
+		return d.overflowTo(e, 0, false)
+	case first.Failure == "" || e.Endpoint.Failover == nil:
+		return d.conclude(e, first)
+	}
+	second := request{to: e.Endpoint.Failover, started: d.Now(), after: first.Failure}
+	d.call(e, &second)
+	switch {
+	case second.Aborted: // the next owner makes both requests again, under the same number
+		return verdict{kind: abandoned, hung: first.Failure == webhook.Timeout}
+	case second.Local != "": // the first request was made, so the attempt was
+		return d.conclude(e, first)
+	}
+	d.Metrics.Failover(e.Kind, second.Failure.Result())
+	return d.conclude(e, first, second)
+}
+
+// call makes a request.
+func (d *Dispatcher) call(e *event.Event, r *request) {
+	r.Outcome = d.Sender.Send(e.Context(), sender.Request{
+		Kind: e.Kind, Endpoint: r.to, ID: e.Identity(), Attempt: e.Attempts + 1, Time: r.started, EventTime: e.Time,
+		Failover: r.after, Body: (*body)(e),
+	})
+	switch {
+	case r.Aborted:
+	case r.Local != "":
+		d.Metrics.LocalError(r.Local)
+		d.exhausted.Fail(errors.New(r.Local))
+	default:
+		d.exhausted.Recover()
+	}
+}
+
+// conclude counts a finished attempt and returns what follows from it. Its last request decides.
+func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 	e.Attempts++
-	d.record(e, out)
+	out := requests[len(requests)-1].Outcome
+	call, hung := lanes.Report{OK: out.Failure == "", Called: true}, false
+	for i := range requests {
+		call.Took += requests[i].Took
+		hung = hung || requests[i].Failure == webhook.Timeout
+	}
+	d.Metrics.Attempt(e.Kind, out.Failure.Result(), call.Took)
+	d.record(e, requests)
 	if d.Endpoints != nil {
 		d.Endpoints.Attempted(e, out.Failure)
 	}
 	now := d.Now()
-	call := lanes.Report{Took: out.Took, OK: out.Failure == "", Called: true}
 	if call.OK {
 		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
 		if e.Endpoint.Latest { // before the slot is free for an earlier receipt of the message
 			d.Receipts.Delivered(e)
 		}
-		return verdict{kind: delivered, call: call}
+		return verdict{kind: delivered, call: call, hung: hung}
 	}
 	e.Failure = out.Failure
 	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()),
 		zap.Int64("user_id", e.UserID), zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)),
-		zap.Duration("took", out.Took))
+		zap.Duration("took", call.Took))
 	reason, step, due := d.Policy.AfterFailure(e, now)
 	if reason != "" {
-		return verdict{kind: dead, why: string(reason), call: call}
+		return verdict{kind: dead, why: string(reason), call: call, hung: hung}
 	}
 	e.Due = due
-	return verdict{kind: retried, tier: int8(step), call: call}
+	return verdict{kind: retried, tier: int8(step), call: call, hung: hung}
 }
 
-// record writes a finished attempt to the metrics, to the delivery log and to the event's trace.
-func (d *Dispatcher) record(e *event.Event, out sender.Outcome) {
-	d.Metrics.Attempt(e.Kind, out.Failure.Result(), out.Took)
+// record writes the requests of a finished attempt to the delivery log and to the event's trace.
+func (d *Dispatcher) record(e *event.Event, requests []request) {
 	if d.Attempts == nil && e.Trace == nil {
 		return
 	}
-	a := event.Attempt{
-		UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: e.Started, Status: out.Status,
-		Failure: out.Failure, Host: e.Endpoint.Host, Took: out.Took,
-	}
-	if d.Attempts != nil {
-		d.Attempts.Add(a)
-	}
-	if e.Trace != nil {
-		e.Trace.Attempt(a)
+	for i := range requests {
+		r := &requests[i]
+		a := event.Attempt{
+			UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: r.started, Status: r.Status,
+			Failure: r.Failure, Host: r.to.Host, Took: r.Took, Failover: r.after != "",
+		}
+		if d.Attempts != nil {
+			d.Attempts.Add(a)
+		}
+		if e.Trace != nil {
+			e.Trace.Attempt(a)
+		}
 	}
 }
 

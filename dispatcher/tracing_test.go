@@ -62,7 +62,7 @@ func TestTracingIsFreeWhenOff(t *testing.T) {
 		Lease:    still{},
 	}
 	e.Endpoint, e.Started = &webhook.Endpoint{Host: "example.com"}, e.Time
-	out := sender.Outcome{Status: 200, Took: time.Millisecond}
+	out := request{to: e.Endpoint, started: e.Time, Outcome: sender.Outcome{Status: 200, Took: time.Millisecond}}
 	if n := testing.AllocsPerRun(1000, func() { d.finish(e, d.conclude(e, out)) }); n >= 1 {
 		t.Errorf("%v allocations per attempt, want none", n)
 	}

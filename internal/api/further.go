@@ -85,9 +85,6 @@ func (h *handler) setFurther(r *request) (any, error) {
 	return newFurtherReply(f), nil
 }
 
-// notYet is the problem of values that the service stores, but does not act on.
-const notYet = "not available yet"
-
 // ParseFurther reads the changes that p requests, by the names of the settings. An error is an *InvalidError.
 func ParseFurther(p form.Values) (FurtherChange, error) {
 	var invalid InvalidError
@@ -125,7 +122,7 @@ func parseFailoverURL(v form.Value) (value *string, problem string) {
 	if err := webhook.ValidateURL(text); err != nil {
 		return nil, err.Error()
 	}
-	return nil, notYet
+	return &text, ""
 }
 
 func parsePaused(v form.Value) (value *string, problem string) {

@@ -43,8 +43,6 @@ func TestFurther(t *testing.T) {
 			`{"dlr_order":"newest","inbound_paused":"yes","click_failover_url":"ftp://x","dlr_statuses":"Expired","revoke_click_paused":1,"dlr_failover_url":["x"]}`, 422,
 			"dlr_failover_url: must be a string or null|click_failover_url: must be an absolute http or https URL|" +
 				"inbound_paused: must be true or false|revoke_click_paused: must be true or false|dlr_order: must be all or latest"},
-		{"not yet", "application/json", `{"dlr_order":"newest","inbound_paused":true,"click_failover_url":"http://x"}`, 422,
-			"click_failover_url: not available yet|dlr_order: must be all or latest"},
 		{"no object", "application/json", `[]`, 422, "body: must be a JSON object"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -68,6 +66,22 @@ func TestFurther(t *testing.T) {
 			want(t, s.do(t, "GET", "/v1/user/get-webhook", key42, "", ""), 200, strings.Replace(unset, "null", `"http://a"`, 1))
 		})
 	}
+}
+
+func TestFailoverURLs(t *testing.T) {
+	s := newServer(t, Options{})
+	url := "http://a"
+	s.documents[42] = settings.Document{DLRURL: &url}
+	answer := strings.Replace(furtherData("null"), `"dlr_failover_url":null`, `"dlr_failover_url":"https://spare.example/x?y=1"`, 1)
+	want(t, s.do(t, "PATCH", furtherPath, key42, formType, "dlr_failover_url=https://spare.example/x?y%3D1"), 200, answer)
+	want(t, s.do(t, "PATCH", furtherPath, key42, "application/json", `{"dlr_failover_url":"http://u:p@x","inbound_failover_url":"https://x/#y"}`), 422,
+		refusal("dlr_failover_url: must not contain credentials", "inbound_failover_url: must not contain a fragment"))
+	want(t, s.do(t, "GET", furtherPath, key42, "", ""), 200, answer)
+	d := s.documents[42]
+	if f := d.Settings().Endpoints[webhook.DLR].Failover; f == nil || f.Address != "spare.example:443" {
+		t.Errorf("the service calls %+v", f)
+	}
+	want(t, s.do(t, "PATCH", furtherPath, key42, "application/json", `{"dlr_failover_url":null}`), 200, furtherData("null"))
 }
 
 func TestPauseKinds(t *testing.T) {

@@ -371,13 +371,13 @@ func TestDeliveries(t *testing.T) {
 	s.attempts = []event.Attempt{
 		{UserID: 42, Kind: webhook.DLR, ID: "sms-dlr/3/9", Number: 1, Time: noon, Host: "h", Status: 200, Took: 245 * time.Millisecond},
 		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon, Status: 503, Failure: "http 503", Took: time.Second},
-		{UserID: 42, Kind: webhook.Click, ID: "x", Number: 2, Time: noon, Failure: webhook.BlockedAddress},
+		{UserID: 42, Kind: webhook.Click, ID: "x", Number: 2, Time: noon, Failure: webhook.BlockedAddress, Failover: true},
 		{UserID: 43, Kind: webhook.Click, ID: "another's"},
 	}
 	want(t, s.do(t, "GET", "/v1/user/deliveries?kind=&status=&limit=&before=", key42, "", ""), 200, `{"success":true,"data":[`+
 		`{"id":"sms-dlr/3/9","kind":"dlr","attempt":1,"time":"2026-02-27T12:00:00.123Z","status":"ok","http_code":200,"error":null,"duration":0.245},`+
 		`{"id":"click-revocation/0/7/0","kind":"revoke_click","attempt":3,"time":"2026-02-27T12:00:00.123Z","status":"failed","http_code":503,"error":"http 503","duration":1},`+
-		`{"id":"x","kind":"click","attempt":2,"time":"2026-02-27T12:00:00.123Z","status":"blocked","http_code":null,"error":"blocked address","duration":0}]}`)
+		`{"id":"x","kind":"click","attempt":2,"time":"2026-02-27T12:00:00.123Z","status":"blocked","http_code":null,"error":"blocked address","duration":0,"failover":true}]}`)
 	if s.listed.Limit != 20 || s.listed.Kind != nil || s.listed.Result != nil || !s.listed.Before.IsZero() {
 		t.Errorf("asked for %+v", s.listed)
 	}

@@ -58,6 +58,7 @@ func TestReadBack(t *testing.T) {
 	l, dropped, stop := start(t, mini)
 	want := []event.Attempt{
 		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon.Add(3 * time.Second), Host: "h", Status: 503, Failure: "http 503", Took: 1500 * time.Microsecond},
+		{UserID: 42, Kind: webhook.DLR, ID: "again", Number: 2, Time: noon.Add(2500 * time.Millisecond), Host: "spare", Status: 200, Failover: true},
 		{UserID: 42, Kind: webhook.DLR, ID: "odd\tid\n", Number: 1, Time: noon.Add(2 * time.Second), Host: "[::1]:80", Failure: webhook.ConnectionRefused},
 		attempt(42, 1, webhook.Inbound, ""),
 	}

@@ -20,6 +20,7 @@ type Metrics struct {
 	consumed map[string]prometheus.Counter
 	settled  [webhook.NumKinds][webhook.NumFates]prometheus.Counter
 	attempts [webhook.NumKinds][webhook.NumResults]prometheus.Counter
+	failover [webhook.NumKinds][webhook.NumResults]prometheus.Counter
 	dead     *prometheus.CounterVec
 	took     [webhook.NumKinds]prometheus.Observer
 	delivery [webhook.NumKinds]prometheus.Observer
@@ -135,6 +136,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	settled := f.counters("smshooks_settled_total", "Records settled, by kind and fate; each record has exactly one fate.", "kind", "fate")
 	m.dead = f.counters("smshooks_dead_letters_total", "Events stored as dead letters, by kind and reason.", "kind", "reason")
 	attempts := f.counters("smshooks_attempts_total", "Attempts, by kind and result.", "kind", "result")
+	failover := f.counters("smshooks_failover_total", "Requests to failover URLs, by kind and result.", "kind", "result")
 	took := f.histograms("smshooks_attempt_seconds", "Duration of an attempt in seconds, from dial to the last byte of the response.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
 	delivery := f.histograms("smshooks_event_to_delivery_seconds", "Seconds from an event's time to its delivery.",
@@ -148,6 +150,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		}
 		for _, r := range webhook.Results() {
 			m.attempts[k][r] = attempts.WithLabelValues(k.String(), r.String())
+			m.failover[k][r] = failover.WithLabelValues(k.String(), r.String())
 		}
 		m.took[k] = took.WithLabelValues(k.String())
 		m.delivery[k] = delivery.WithLabelValues(k.String())
@@ -229,6 +232,9 @@ func (m *Metrics) Attempt(k webhook.Kind, r webhook.Result, took time.Duration) 
 	m.attempts[k][r].Inc()
 	m.took[k].Observe(took.Seconds())
 }
+
+// Failover counts a request to a failover URL.
+func (m *Metrics) Failover(k webhook.Kind, r webhook.Result) { m.failover[k][r].Inc() }
 
 // Delivered observes how long after its time an event was delivered.
 func (m *Metrics) Delivered(k webhook.Kind, after time.Duration) {

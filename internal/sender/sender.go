@@ -48,7 +48,7 @@ type Sender struct {
 	scratches sync.Pool
 }
 
-// Request is one attempt.
+// Request is one request of an attempt.
 type Request struct {
 	Kind      webhook.Kind
 	Endpoint  *webhook.Endpoint
@@ -56,7 +56,9 @@ type Request struct {
 	Attempt   int       // from 1
 	Time      time.Time // of the attempt: Webhook-Timestamp
 	EventTime time.Time // of the event: Webhook-Event-Time
-	Body      Body
+	// Failover is why the request before it, to the first URL, failed: Webhook-Failover. "" = this is the first one.
+	Failover webhook.Failure
+	Body     Body
 }
 
 // Body is the body of a request.
@@ -77,13 +79,13 @@ type scratch struct {
 	signer        webhook.Signer
 }
 
-// Outcome is the outcome of an attempt.
+// Outcome is the outcome of a request.
 type Outcome struct {
 	Failure webhook.Failure // "" = success
 	Status  int             // HTTP status; 0 = no reply
 	Took    time.Duration
-	Aborted bool   // the context ended: not an attempt
-	Local   string // what the process ran out of, see http1.Exhausted: not an attempt
+	Aborted bool   // the context ended: the request does not count
+	Local   string // what the process ran out of, see http1.Exhausted: the request does not count
 }
 
 // New returns a Sender with its own connection pool.
@@ -119,7 +121,7 @@ func warmUp() {
 	_, _ = net.LookupHost("localhost")
 }
 
-// Send makes one attempt.
+// Send makes one request.
 func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	started := time.Now()
 	if r.Endpoint.Address == "" || !httpguts.ValidHeaderFieldValue(r.ID) {
@@ -180,6 +182,10 @@ func (s *Sender) appendMessage(b []byte, r *Request, p *scratch) []byte {
 	b = strconv.AppendInt(b, int64(r.Attempt), 10)
 	b = append(b, "\r\nWebhook-Event-Time: "...)
 	b = webhook.AppendTime(b, r.EventTime)
+	if r.Failover != "" {
+		b = append(b, "\r\nWebhook-Failover: "...)
+		b = append(b, r.Failover...)
+	}
 	if secrets := r.Endpoint.Secrets; secrets != nil {
 		before := len(b)
 		b = append(b, "\r\nWebhook-Signature: "...)

@@ -248,10 +248,11 @@ func TestWhatIsSent(t *testing.T) {
 	}))
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
-	for _, length := range []int{1, 100, 1 << 20} {
+	for i, length := range []int{1, 100, 1 << 20} {
 		r := request(t, server.URL+"/a%2Fb/c%20d;e?x=1&y=%2F;z")
 		r.Endpoint.Authorization = "Basic dXNlcjpwYXNz"
 		r.Body = Bytes(strings.Repeat("s", length))
+		r.Failover = []webhook.Failure{"", "http 503", webhook.ConnectionRefused}[i]
 		before := time.Now().Unix()
 		if out := newSender(t, nil).Send(t.Context(), r); out.Failure != "" {
 			t.Fatalf("%+v", out)
@@ -267,6 +268,9 @@ func TestWhatIsSent(t *testing.T) {
 				"Webhook-Id": {"sms-dlr/0/7"}, "Webhook-Attempt": {"2"}, "Authorization": {"Basic dXNlcjpwYXNz"},
 				"Webhook-Event-Time": {"2026-02-27T14:30:00.123Z"},
 			},
+		}
+		if r.Failover != "" {
+			want.Header["Webhook-Failover"] = []string{string(r.Failover)}
 		}
 		if !reflect.DeepEqual(one, want) {
 			if length > 1000 {

@@ -283,6 +283,9 @@ func (d Document) Settings() *webhook.Settings {
 	for kind, endpoint := range s.Endpoints {
 		if endpoint != nil {
 			endpoint.Paused = d.IsPaused(webhook.Kind(kind))
+			if url := value(d.FailoverURLs[kind]); url != "" {
+				endpoint.FailOver(url)
+			}
 		}
 	}
 	if dlr := s.Endpoints[webhook.DLR]; dlr != nil {

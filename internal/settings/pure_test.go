@@ -141,6 +141,23 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// A failover URL counts with its first URL only. It has the same credentials and secrets.
+func TestFailoverSettings(t *testing.T) {
+	secret := webhook.NewSecret(make([]byte, 32))
+	d := Document{UserID: 7, DLRURL: text("https://a/x"), InboundURL: text("https://c"), Auth: text("u:p"),
+		SigningSecrets: text(`[{"secret":"` + secret + `"}]`)}
+	d.FailoverURLs = [webhook.NumKinds]*string{webhook.DLR: text("http://spare:81/y"), webhook.Click: text("http://spare"), webhook.Inbound: text("")}
+	s := d.Settings()
+	first := s.Endpoints[webhook.DLR]
+	if s.Endpoints[webhook.Click] != nil || s.Endpoints[webhook.Inbound].Failover != nil || first.Failover == nil {
+		t.Fatalf("settings: %+v", s.Endpoints)
+	}
+	if f := first.Failover; f.Address != "spare:81" || f.Target != "/y" || f.Authorization != first.Authorization || f.Authorization == "" ||
+		f.Secrets != first.Secrets || f.Secrets == nil || f.Failover != nil {
+		t.Errorf("failover: %+v of %+v", f, first)
+	}
+}
+
 func TestSealer(t *testing.T) {
 	a, b := testSealer(t, "a"), testSealer(t, "b")
 	sealed := a.Seal(1, "u:p")

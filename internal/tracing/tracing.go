@@ -120,6 +120,9 @@ func (r *record) Attempt(a event.Attempt) {
 		attribute.String("smshooks.kind", a.Kind.String()), attribute.Int("smshooks.attempt", a.Number),
 		attribute.String("smshooks.outcome", a.Failure.Result().String()), attribute.Int64("smshooks.user_id", a.UserID),
 		attribute.String("http.request.method", "POST"), attribute.String("server.address", a.Host))
+	if a.Failover {
+		span.SetAttributes(attribute.Bool("smshooks.failover", true))
+	}
 	if a.Status != 0 {
 		span.SetAttributes(attribute.Int("http.response.status_code", a.Status))
 	}

@@ -47,6 +47,7 @@ type deliveryView struct {
 	Time, Machine        string
 	Kind, ID, Host       string
 	Attempt              int
+	Failover             bool // it is the request to the failover URL
 	Status, Result, Took string
 }
 
@@ -115,8 +116,8 @@ func (v *deliveriesView) address(q url.Values, before string) string {
 func deliveryOf(a *event.Attempt) deliveryView {
 	v := deliveryView{
 		Time: shortTime(a.Time), Machine: event.FormatTime(a.Time), Kind: kinds[a.Kind].Label, ID: a.ID, Host: a.Host,
-		Attempt: a.Number,
-		Status:  a.Failure.Result().String(), Took: took(a.Took), Result: string(a.Failure),
+		Attempt: a.Number, Failover: a.Failover,
+		Status: a.Failure.Result().String(), Took: took(a.Took), Result: string(a.Failure),
 	}
 	switch a.Failure {
 	case "":

@@ -73,24 +73,28 @@ func TestFirstCallsInACrowd(t *testing.T) {
 		all      time.Duration // within which all groups are called
 		deferred bool
 		each     int
+		requests int // of a hung call, which take 10 s each
 	}{
 		{"351 in few slots", 351, func(c *Config) { c.MaxRunning, c.HealthySlots, c.FirstCallSlots = 512, 128, 64 },
-			time.Second, time.Minute, false, 3},
-		{"3000", 3000, func(*Config) {}, time.Second, 2 * time.Minute, false, 3},
-		{"3000 that come back", 3000, func(*Config) {}, time.Second, 2 * time.Minute, true, 3},
-		{"20000", 20_000, func(*Config) {}, time.Second, 5 * time.Minute, false, 1},
+			time.Second, time.Minute, false, 3, 1},
+		{"3000", 3000, func(*Config) {}, time.Second, 2 * time.Minute, false, 3, 1},
+		{"3000 with two requests each", 3000, func(*Config) {}, time.Second, 4 * time.Minute, false, 3, 2},
+		{"3000 that come back", 3000, func(*Config) {}, time.Second, 2 * time.Minute, true, 3, 1},
+		{"20000", 20_000, func(*Config) {}, time.Second, 5 * time.Minute, false, 1, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := production
 				test.cfg(&cfg)
 				c := newCrowd(cfg)
+				takes := time.Duration(test.requests) * 10 * time.Second
+				c.Pace(func(one *call) time.Duration { return one.takes + 50*time.Millisecond })
 				c.began = time.Now()
 				defer c.end()
 				var hung []*call
 				for i := range test.hung {
 					for range test.each {
-						one := &call{takes: 10 * time.Second, fails: true}
+						one := &call{takes: takes, fails: true}
 						hung = append(hung, one)
 						c.submit(fmt.Sprint("hung", i), one, test.deferred)
 					}

@@ -38,8 +38,8 @@ func (l *Lanes[G, T]) sharedSlotFree() bool {
 
 // firstCallSlotFree reports whether one of FirstCallSlots may be taken now.
 //
-// The first half is handed out at once. If those calls hang, the second half is handed out evenly over MaxCall. By the
-// end of MaxCall the first half is free again. So the next first call always gets a slot after the same short wait,
+// The first half is handed out at once. If those calls hang, the second half is handed out evenly over MaxCall, so that
+// its calls end as fast as others may start. So the next first call always gets a slot after the same short wait,
 // however many groups hang. A paced call that ends quickly returns its turn.
 func (l *Lanes[G, T]) firstCallSlotFree(now time.Time) bool {
 	return l.first < l.firstHalf() || l.first < l.cfg.FirstCallSlots && !now.Before(l.paced)
@@ -47,9 +47,13 @@ func (l *Lanes[G, T]) firstCallSlotFree(now time.Time) bool {
 
 func (l *Lanes[G, T]) firstHalf() int { return (l.cfg.FirstCallSlots + 1) / 2 }
 
-// pacedInterval is the time between two starts in classPaced.
-func (l *Lanes[G, T]) pacedInterval() time.Duration {
-	return l.cfg.MaxCall / time.Duration(max(1, l.cfg.FirstCallSlots/2))
+// pacedInterval is the time between the start of item in classPaced and the next one.
+func (l *Lanes[G, T]) pacedInterval(item T) time.Duration {
+	most := l.cfg.MaxCall
+	if l.max != nil {
+		most = l.max(item)
+	}
+	return most / time.Duration(max(1, l.cfg.FirstCallSlots/2))
 }
 
 // classOf returns the class of the free slot that g takes next.
@@ -77,7 +81,8 @@ func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] 
 	case classShared:
 		l.shared++
 	case classPaced:
-		l.paced = now.Add(l.pacedInterval())
+		j.turn = l.pacedInterval(e.item)
+		l.paced = now.Add(j.turn)
 		l.first++
 	case classFirst:
 		l.first++
@@ -100,7 +105,7 @@ func (l *Lanes[G, T]) release(j job[G, T], now time.Time) {
 		l.shared--
 	case classPaced:
 		if now.Sub(j.slot.started).Seconds() < quickFailure {
-			l.paced = l.paced.Add(-l.pacedInterval())
+			l.paced = l.paced.Add(-j.turn)
 		}
 		l.first--
 	case classFirst:

@@ -11,7 +11,8 @@ type job[G comparable, T any] struct {
 	e      entry[T]
 	slot   slot
 	class  slotClass
-	number uint64 // sequence number of the start, for recent
+	number uint64        // sequence number of the start, for recent
+	turn   time.Duration // of classPaced: by how much it delayed the next one
 }
 
 func (l *Lanes[G, T]) launch(j job[G, T]) {

@@ -36,6 +36,8 @@ type Endpoint struct {
 	Authorization string
 	// Statuses are the statuses of the receipts that are sent.
 	Statuses Statuses
+	// Failover is called when a request to this endpoint fails, nil for none. It has no Failover and no Paused.
+	Failover *Endpoint
 	// Paused holds its events back: no attempt starts.
 	Paused bool
 	// Latest says that a receipt which waited is not sent if a later one of its message was delivered.
@@ -85,6 +87,13 @@ func (s *Settings) Sign(secrets *Secrets) {
 			endpoint.Secrets = secrets
 		}
 	}
+}
+
+// FailOver makes raw the URL that is called when a request fails. It has the endpoint's credentials and secrets, so it
+// is called after [Settings.Sign].
+func (e *Endpoint) FailOver(raw string) {
+	e.Failover = NewEndpoint(raw)
+	e.Failover.Authorization, e.Failover.Secrets = e.Authorization, e.Secrets
 }
 
 // NewEndpoint parses a URL. It is more lenient than [ValidateURL]: it drops a fragment and credentials.
