@@ -191,7 +191,8 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 	}
 	if v.Options == nil || v.Signing == nil {
 		if further, err := p.service.Further(r.Context(), s.userID); err == nil {
-			v.Options, v.Signing = cmp.Or(v.Options, optionsOf(&further)), cmp.Or(v.Signing, &signingView{Signing: further.Signing})
+			v.Options = cmp.Or(v.Options, optionsOf(&further))
+			v.Signing = cmp.Or(v.Signing, &signingView{Signing: further.Signing})
 		} else {
 			status, v.Alert = http.StatusServiceUnavailable, textSettings
 		}

@@ -107,9 +107,10 @@ func (f *optionsForm) change() apiform.Values {
 
 // Orders returns the choices of dlr_order.
 func (f *optionsForm) Orders() []option {
+	latest := f.Order.Value == settings.OrderLatest
 	return []option{
-		{settings.OrderAll, "Send every report", f.Order.Value != settings.OrderLatest},
-		{settings.OrderLatest, "Skip a report if a later one of the message was delivered", f.Order.Value == settings.OrderLatest},
+		{settings.OrderAll, "Send every report", !latest},
+		{settings.OrderLatest, "Skip a report if a later one of the message was delivered", latest},
 	}
 }
 

@@ -64,6 +64,7 @@ func TestOptions(t *testing.T) {
 		"statuses":          {[]string{"dlr_statuses", "Pending", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Pending","Unknown"]`},
 		"all statuses":      {[]string{"dlr_statuses", "Delivered", "dlr_statuses", "Pending", "dlr_statuses", "Failed", "dlr_statuses", "Rejected", "dlr_statuses", "Expired", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/"`},
 		"paused":            {[]string{"inbound_paused", "true"}, `"click_failover_url":"https://spare.example/","inbound_paused":true,"dlr_statuses":["Failed","Delivered"]`},
+		"order":             {[]string{"dlr_order", "latest"}, `"click_failover_url":"https://spare.example/","dlr_order":"latest","dlr_statuses":["Failed","Delivered"]`},
 		"a URL is cleared":  {[]string{"click_failover_url", " "}, `"dlr_statuses":["Failed","Delivered"]`},
 		"changed meanwhile": {[]string{"was_click_failover_url", "https://older.example/", "click_failover_url", "https://older.example/"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Failed","Delivered"]`},
 	} {

@@ -24,8 +24,9 @@ const (
 	textSignOut     = "Signing out failed. Please try again in a moment."
 	textLink        = "This sign-in link is not valid, or it was used before. Please open it again where you found it, " +
 		"or enter your API key."
-	textEnded = "Your session has ended. Please sign in again."
-	textMany  = "Too many requests. Nothing was changed. Please wait a moment and try again."
+	textSecret = "This is your new signing secret. Copy it now: it is not shown again."
+	textEnded  = "Your session has ended. Please sign in again."
+	textMany   = "Too many requests. Nothing was changed. Please wait a moment and try again."
 )
 
 // signIn starts a session for a valid key.
@@ -95,7 +96,8 @@ func (p *Page) otherSession(w http.ResponseWriter) {
 // errUnavailable means that the session cannot be checked now.
 var errUnavailable = errors.New("session cannot be checked now")
 
-// who returns the session, after looking its key up again, if it was started with a key. Errors are errNoSession or errUnavailable.
+// who returns the session, after looking its key up again if it was started with one. Errors are errNoSession or
+// errUnavailable.
 func (p *Page) who(r *http.Request) (session, error) {
 	c, err := r.Cookie(cookieName)
 	if err != nil {

@@ -51,7 +51,7 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	if until != nil {
 		v.Until = *until
 	}
-	p.account(w, r, &s, http.StatusOK, accountView{Signing: v, Notice: "This is your new signing secret. Copy it now: it is not shown again."})
+	p.account(w, r, &s, http.StatusOK, accountView{Signing: v, Notice: textSecret})
 }
 
 // clearSecret ends signing.

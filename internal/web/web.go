@@ -1,9 +1,9 @@
 // Package web serves the account page, where users see and change their webhooks in a browser.
 //
 // The HTML is rendered on the server. Everything works without JavaScript, which only avoids reloads. The page uses
-// api.Service, so it always agrees with the JSON API. A user signs in with an API key, or with a token of the platform's
-// own site. The browser stores a sealed session instead of the key, and the hash of the key is looked up again for every
-// request.
+// api.Service, so it always agrees with the JSON API. A user signs in with an API key, or with a token of the
+// platform's own site. The browser stores a sealed session instead of the key, and the hash of the key is looked up
+// again for every request.
 package web
 
 import (

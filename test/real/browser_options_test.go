@@ -85,12 +85,14 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 		t.Errorf("the API says %s", got)
 	}
 	b.press("#dlr_paused")
+	b.choose("dlr_order", "latest")
 	b.press("#save-options")
 	b.see(text("state-dlr"), "paused")
-	if got := furtherSettings(t, p, key); !strings.HasPrefix(got, "<nil> true ") {
+	if got := furtherSettings(t, p, key); got != "<nil> true latest [Delivered Failed Rejected Expired Unknown] false" {
 		t.Errorf("the API says %s", got)
 	}
 	b.press("#dlr_paused")
+	b.choose("dlr_order", "all")
 	b.press("#save-options")
 	b.see(text("state-dlr"), "ok")
 	for _, status := range []string{"Delivered", "Failed", "Rejected", "Expired", "Unknown"} {

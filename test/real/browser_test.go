@@ -225,7 +225,7 @@ func (b *tab) picture(name string) {
 const tidy = `{
 	document.activeElement.blur();
 	window.scrollTo(0, 0);
-	const names = [[/http:\/\/127\.0\.0\.1:\d+/g, "https://hooks.example.com"], [/127\.0\.0\.1:\d+/g, "hooks.example.com"], [/AccountPage-\w+-/g, ""]];
+	const names = [[/http:\/\/127\.0\.0\.1:\d+/g, "https://hooks.example.com"], [/127\.0\.0\.1(:\d+)?/g, "hooks.example.com"], [/AccountPage-\w+-/g, ""]];
 	const undo = [];
 	const better = (node, property) => {
 		const old = node[property];

@@ -418,7 +418,7 @@ func (v *vault) wrongSettings(t *testing.T, o harness.Options) {
 	t.Helper()
 	secret := v.has("a wrong setting's value", canary("setting"))
 	for _, args := range [][]string{
-		{"serve", "--secrets.key=" + secret}, {"serve", "--kafka.sasl.password=" + secret, "--kafka.sasl.mechanism=" + "NONE"},
+		{"serve", "--secrets.key=" + secret}, {"serve", "--portal.secret=" + secret}, {"serve", "--kafka.sasl.password=" + secret, "--kafka.sasl.mechanism=" + "NONE"},
 		{"topics", "check", "--kafka.sasl.mechanism=PLAIN", "--kafka.sasl.username=u", "--kafka.sasl.password=" + secret, "--kafka.session_timeout=soon"},
 		{"serve", "--redis.password=" + secret, "--redis.db=x"}, {"config", "print", "--redis.password=" + secret, "--kafka.sasl.password=" + secret},
 	} {
