@@ -143,7 +143,7 @@ rules-check: ## check Prometheus' settings and rules, and test every alert firin
 	promtool test rules deploy/prometheus/rules/smshooks_test.yml
 
 .PHONY: manifests-check
-manifests-check: ## check the Kubernetes manifests against the schemas of Kubernetes and KEDA
+manifests-check: build ## check the Kubernetes manifests and the Helm chart against their schemas, each other and the program
 	tools/deploy/manifests.sh
 
 .PHONY: unit-check

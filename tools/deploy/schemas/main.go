@@ -1,8 +1,8 @@
 // Command schemas lays out the JSON schemas that kubeconform checks manifests against, without the internet: those of
-// Kubernetes out of the wheel of the PyPI package kubernetes-validate, those of KEDA out of its custom resource
-// definition.
+// Kubernetes out of the wheel of the PyPI package kubernetes-validate, those of KEDA and of the Prometheus operator out
+// of their custom resource definitions.
 //
-//	go run ./schemas -wheel kubernetes_validate-….whl -kubernetes v1.34.0 -crd keda.sh_scaledobjects.yaml -out DIR
+//	go run ./schemas -wheel kubernetes_validate-….whl -kubernetes v1.34.0 -out DIR keda.sh_scaledobjects.yaml …
 package main
 
 import (
@@ -23,12 +23,13 @@ import (
 func main() {
 	wheel := flag.String("wheel", "", "wheel of kubernetes-validate")
 	version := flag.String("kubernetes", "v1.34.0", "version of Kubernetes")
-	crd := flag.String("crd", "", "custom resource definition")
 	out := flag.String("out", "", "directory to write to")
 	flag.Parse()
 	err := fromWheel(*wheel, *version, *out)
-	if err == nil {
-		err = fromCRD(*crd, *out)
+	for _, crd := range flag.Args() {
+		if err == nil {
+			err = fromCRD(crd, *out)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "schemas:", err)
