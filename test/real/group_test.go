@@ -133,8 +133,17 @@ func wantNarrow(t *testing.T, e *env, users int64) {
 // balances over the members, and three requests per endpoint stay the limit over the whole group.
 func TestGroupRebalance(t *testing.T) {
 	t.Parallel()
+	rebalance(t, newEnv(t, "--topics.partitions=6"))
+}
+
+// TestGroupRebalanceByBrokers: the same with the group protocol of KIP-848.
+func TestGroupRebalanceByBrokers(t *testing.T) {
+	t.Parallel()
+	rebalance(t, newEnv(t, "--topics.partitions=6", "--kafka.group_protocol=consumer"))
+}
+
+func rebalance(t *testing.T, e *env) {
 	const users = 60
-	e := newEnv(t, "--topics.partitions=6")
 	crowd(t, e, users)
 	a, b := e.serve(t), e.serve(t)
 	l := startLoad(t, e, users, 100*time.Millisecond)
@@ -142,7 +151,7 @@ func TestGroupRebalance(t *testing.T) {
 	c := e.serve(t)
 	from := e.recv.Count("")
 	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
-	c.WaitMetric(t, 20*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
+	c.WaitMetric(t, 30*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
 	// the ledger over all three, when all is settled
 	events := l.end()
 	settledAll := func() bool {
@@ -165,6 +174,7 @@ func TestGroupRebalance(t *testing.T) {
 	}
 	from = e.recv.Count("")
 	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	d.WaitMetric(t, 30*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
 	events = append(events, l.end()...)
 	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
 	e.recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
