@@ -12,7 +12,7 @@ import (
 )
 
 // Cluster is three brokers on a network of their own. Everything has three replicas, of which two must have a record
-// before it is acknowledged. The first broker is also the controller: the others may be killed.
+// before it is acknowledged. Each is in a rack of its own, rack-1 to rack-3. The first broker is also the controller: the others may be killed.
 type Cluster struct {
 	Addr    string // of all, separated by commas
 	Brokers [3]*Broker
@@ -59,6 +59,8 @@ func clusterEnv(node int, addr string) map[string]string {
 	} else {
 		vars["KAFKA_PROCESS_ROLES"] = "broker"
 	}
+	vars["KAFKA_BROKER_RACK"] = "rack-" + strconv.Itoa(node)
+	vars["KAFKA_REPLICA_SELECTOR_CLASS"] = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
 	vars["KAFKA_DEFAULT_REPLICATION_FACTOR"] = "3"
 	vars["KAFKA_MIN_INSYNC_REPLICAS"] = "2"
 	vars["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] = "3"
