@@ -240,7 +240,7 @@ func TestAsyncAPI(t *testing.T) {
 		Schedule: []time.Duration{6 * time.Hour, 6 * time.Hour}, Tiers: []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute},
 		Window: 24 * time.Hour,
 	})
-	for _, topic := range append(plan.Consumed(), "webhook-config", "webhook-keys", "webhook-dead-letter") {
+	for _, topic := range append(plan.Consumed(), "webhook-config", "webhook-keys", "webhook-dead-letter", "webhook-events") {
 		if !described[topic] {
 			t.Errorf("topic %s is not described", topic)
 		}

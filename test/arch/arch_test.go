@@ -73,7 +73,7 @@ var outside = []string{"test", "tools", "examples"}
 // drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
 // up. Floor 0 imports the standard library and golang.org/x only.
 var drivers = map[string][]string{
-	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/compacted", "internal/settings", "internal/apikey", "internal/deadletter", "internal/explain", "internal/endpoints", "internal/release", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test", "tools"},
+	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/compacted", "internal/settings", "internal/apikey", "internal/deadletter", "internal/explain", "internal/endpoints", "internal/release", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test", "tools", "examples"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
 	"github.com/twmb/franz-go/plugin":    {"internal/kafka", "internal/metrics", "internal/app"},
 	"github.com/redis/go-redis":          {"internal/settings", "internal/firstclick", "internal/latest", "internal/app", "internal/api", "internal/deliverylog", "internal/replay", "internal/endpoints", "internal/web", "test", "tools"},

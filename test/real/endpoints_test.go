@@ -201,4 +201,15 @@ func TestEndpointEvents(t *testing.T) {
 		t.Errorf("endpoints %s\nwant %s", endpoints, want)
 	}
 	p.WaitMetric(t, 5*time.Second, harness.Exactly(0), "smshooks_endpoint_events_dropped_total")
+
+	// The example prints the mails.
+	printed := harness.StartProgram(t, nil, harness.Example(t, "notifier"), "-brokers="+e.kafka.Addr, "-topic="+e.topics.Events, "-group="+e.topics.Group+"-notifier")
+	harness.Eventually(t, 30*time.Second, func() bool { return strings.Count(printed(), "To: user 1\n") == 3 }, "three mails")
+	for _, subject := range []string{
+		"127.0.0.1 does not accept dlr webhooks", "1 dlr events were not delivered to 127.0.0.1", "127.0.0.1 accepts dlr webhooks again",
+	} {
+		if !strings.Contains(printed(), "Subject: "+subject+"\n") {
+			t.Errorf("no mail %q in\n%s", subject, printed())
+		}
+	}
 }

@@ -47,6 +47,8 @@ func fates(b *dashboard.DashboardBuilder) {
 			query{`sum by (kind) (rate(smshooks_attempts_total{` + one + `, result="ok"}[$__rate_interval]))`, "{{kind}}"})).
 		WithPanel(graph("Dead letters by kind", "Attempts exhausted, window closed, or invalid record; `smshooks deadletter list` says which.", "ops", 12,
 			query{`sum by (kind, reason) (rate(smshooks_dead_letters_total{` + one + `}[$__rate_interval]))`, "{{kind}} {{reason}}"})).
+		WithPanel(graph("Failing endpoints", "Endpoints whose last attempt failed.", "none", 12,
+			query{`max(smshooks_failing_endpoints{` + one + `})`, "failing"})).
 		WithPanel(graph("Overflow by kind", "Events stored in an overflow topic because their endpoint's queue was full.", "ops", 12,
 			query{`sum by (kind) (rate(smshooks_settled_total{` + one + `, fate="overflow"}[$__rate_interval]))`, "{{kind}}"}))
 }
@@ -110,9 +112,10 @@ func rest(b *dashboard.DashboardBuilder) {
 			query{`sum(rate(smshooks_miskeyed_records_total{` + one + `}[$__rate_interval]))`, "miskeyed"})).
 		WithPanel(graph("Rejected commits", "Kafka rejected them; they are repeated.", "ops", 8,
 			query{`sum by (instance) (rate(smshooks_commit_errors_total{` + one + `}[$__rate_interval]))`, "{{instance}}"})).
-		WithPanel(graph("Dropped lines", "Repeated log lines, and entries of the customers' list of deliveries that Redis was too slow for.", "ops", 8,
+		WithPanel(graph("Dropped lines", "Repeated log lines, entries of the customers' list of deliveries that Redis was too slow for, and endpoint events.", "ops", 8,
 			query{`sum(rate(smshooks_log_lines_dropped_total{` + one + `}[$__rate_interval]))`, "log"},
-			query{`sum(rate(smshooks_delivery_log_dropped_total{` + one + `}[$__rate_interval]))`, "deliveries"})).
+			query{`sum(rate(smshooks_delivery_log_dropped_total{` + one + `}[$__rate_interval]))`, "deliveries"},
+			query{`sum(rate(smshooks_endpoint_events_dropped_total{` + one + `}[$__rate_interval]))`, "endpoint events"})).
 		WithPanel(graph("Users with settings", "This one is not zero. Look for a sudden drop.", "none", 8,
 			query{`max(smshooks_config_users{` + one + `})`, "users"}))
 }

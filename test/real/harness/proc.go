@@ -192,8 +192,8 @@ func Start(t testing.TB, o Options) *Proc {
 }
 
 // StartProgram runs another program until the test ends, and shows what it printed if the test failed. env is added to
-// the test's own environment.
-func StartProgram(t testing.TB, env []string, command string, args ...string) {
+// the test's own environment. It returns a function that returns what the program has printed so far.
+func StartProgram(t testing.TB, env []string, command string, args ...string) (printed func() string) {
 	t.Helper()
 	Need(t)
 	var out buffer
@@ -209,6 +209,7 @@ func StartProgram(t testing.TB, env []string, command string, args ...string) {
 			t.Logf("output of %s:\n%s", command, shown(t, out.String()))
 		}
 	})
+	return out.String
 }
 
 // Example builds the program of a directory below examples and returns its path.
