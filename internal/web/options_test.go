@@ -64,6 +64,7 @@ func TestOptions(t *testing.T) {
 		"statuses":          {[]string{"dlr_statuses", "Pending", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Pending","Unknown"]`},
 		"all statuses":      {[]string{"dlr_statuses", "Delivered", "dlr_statuses", "Pending", "dlr_statuses", "Failed", "dlr_statuses", "Rejected", "dlr_statuses", "Expired", "dlr_statuses", "Unknown"}, `"click_failover_url":"https://spare.example/"`},
 		"paused":            {[]string{"inbound_paused", "true"}, `"click_failover_url":"https://spare.example/","inbound_paused":true,"dlr_statuses":["Failed","Delivered"]`},
+		"failover URLs":     {[]string{"dlr_failover_url", " https://a.example/?x=1 ", "click_failover_url", "https://b.example/"}, `"dlr_failover_url":"https://a.example/?x=1","click_failover_url":"https://b.example/","dlr_statuses":["Failed","Delivered"]`},
 		"order":             {[]string{"dlr_order", "latest"}, `"click_failover_url":"https://spare.example/","dlr_order":"latest","dlr_statuses":["Failed","Delivered"]`},
 		"a URL is cleared":  {[]string{"click_failover_url", " "}, `"dlr_statuses":["Failed","Delivered"]`},
 		"changed meanwhile": {[]string{"was_click_failover_url", "https://older.example/", "click_failover_url", "https://older.example/"}, `"click_failover_url":"https://spare.example/","dlr_statuses":["Failed","Delivered"]`},
@@ -99,9 +100,9 @@ func TestOptionsRefused(t *testing.T) {
 	want(t, b.post("/options", b.keep(t, "dlr_order", "any")...), http.StatusUnprocessableEntity, `id="dlr_order-error">Must be all or latest.`)
 	want(t, b.post("/options", b.keep(t, "dlr_statuses", "Sent")...), http.StatusUnprocessableEntity, `id="dlr_statuses-error">Must be a list of`)
 	s.storeAway = true
-	w = b.post("/options", "user", "42", "click_failover_url", "", "was_click_failover_url", "https://was.example/",
+	w = b.post("/options", "user", "42", "click_failover_url", "https://typed.example/", "was_click_failover_url", "https://was.example/",
 		"dlr_order", "all", "was_dlr_order", "latest", "dlr_statuses", "Failed", "inbound_paused", "true", "was_inbound_paused", "false")
-	want(t, w, http.StatusServiceUnavailable, "Nothing was changed", `name="was_click_failover_url" value="https://was.example/"`, `value="Failed" checked`, `id="inbound_paused" name="inbound_paused" value="true" checked`, "User 42", b.token)
+	want(t, w, http.StatusServiceUnavailable, "Nothing was changed", `value="https://typed.example/"`, `name="was_click_failover_url" value="https://was.example/"`, `value="Failed" checked`, `id="inbound_paused" name="inbound_paused" value="true" checked`, "User 42", b.token)
 	if s.changes != 0 {
 		t.Errorf("%d changes", s.changes)
 	}

@@ -85,13 +85,15 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 		t.Errorf("the API says %s", got)
 	}
 	b.press("#dlr_paused")
+	b.fill("dlr_failover_url", "https://spare.example.com/dlr")
 	b.choose("dlr_order", "latest")
 	b.press("#save-options")
 	b.see(text("state-dlr"), "paused")
-	if got := furtherSettings(t, p, key); got != "<nil> true latest [Delivered Failed Rejected Expired Unknown] false" {
+	if got := furtherSettings(t, p, key); got != "https://spare.example.com/dlr true latest [Delivered Failed Rejected Expired Unknown] false" {
 		t.Errorf("the API says %s", got)
 	}
 	b.press("#dlr_paused")
+	b.fill("dlr_failover_url", "")
 	b.choose("dlr_order", "all")
 	b.press("#save-options")
 	b.see(text("state-dlr"), "ok")
