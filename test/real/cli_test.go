@@ -113,10 +113,10 @@ func TestTopics(t *testing.T) {
 	if code != 1 {
 		t.Errorf("check without topics: exit code %d", code)
 	}
-	all := []string{n.Config, n.Keys, n.DeadLetter, n.Events}
+	all := []string{n.Config, n.Keys, n.DeadLetter, n.Events, n.Releases}
 	for _, source := range []string{n.DLR, n.Click, n.Inbound, n.Revocation} {
-		all = append(all, source, harness.Retry(source, "1s"), harness.Retry(source, "2s"))
-		for _, tier := range []string{"1s", "3s", "10s"} {
+		all = append(all, source, harness.Retry(source, "1s"), harness.Retry(source, "2s"), harness.Paused(source, "24h"))
+		for _, tier := range []string{"0s", "1s", "3s", "10s"} {
 			all = append(all, harness.Overflow(source, tier))
 		}
 	}
@@ -159,6 +159,8 @@ func TestTopics(t *testing.T) {
 		want(harness.Retry(source, "2s"), "message.timestamp.type", "LogAppendTime")
 		want(harness.Overflow(source, "10s"), "retention.ms", millis(10*time.Second+window+slack))
 		want(harness.Overflow(source, "10s"), "message.timestamp.type", "LogAppendTime")
+		want(harness.Paused(source, "24h"), "retention.ms", millis(2*window+slack))
+		want(harness.Paused(source, "24h"), "message.timestamp.type", "LogAppendTime")
 	}
 	want(n.Config, "cleanup.policy", "compact")
 	want(n.Keys, "cleanup.policy", "compact")
