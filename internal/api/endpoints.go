@@ -153,45 +153,12 @@ func (h *handler) replay(r *request) (any, error) {
 // parseReplay reads ids, since, until and kind, which all narrow the selection. wanted is false if no field is given or
 // ids is empty. An error is an *InvalidError.
 func parseReplay(p form.Values) (f deadletter.Filter, wanted bool, err error) {
-	var invalid InvalidError
-	refuse := func(field, problem string) { invalid.Fields = append(invalid.Fields, FieldError{field, problem}) }
-	ids, emptyList := listOf(p["ids"])
-	if f.IDs = ids; p["ids"].Wrong {
-		refuse("ids", "must be a list of strings")
+	s, err := parseSelection(p, "ids", "since", "until", "kind")
+	f = deadletter.Filter{IDs: s.ids, Since: s.since, Until: s.until}
+	if s.kind != nil {
+		f.Kind = s.kind.String()
 	}
-	wanted = len(ids) > 0
-	field := func(name string, read func(string) string) {
-		text, problem := p.Text(name)
-		if text != nil && *text != "" {
-			wanted = true
-			problem = read(*text)
-		}
-		if problem != "" {
-			refuse(name, problem)
-		}
-	}
-	instant := func(to *time.Time) func(string) string {
-		return func(text string) string {
-			var err error
-			if *to, err = parseTime(text); err != nil {
-				return mustBeTime
-			}
-			return ""
-		}
-	}
-	field("since", instant(&f.Since))
-	field("until", instant(&f.Until))
-	field("kind", func(text string) string {
-		f.Kind = text
-		if _, err := webhook.ParseKind(text); err != nil {
-			return mustBeKind
-		}
-		return ""
-	})
-	if len(invalid.Fields) > 0 {
-		return f, false, &invalid
-	}
-	return f, wanted && !emptyList, nil
+	return f, s.given, err
 }
 
 // listOf reads a list of event ids: a JSON array, or texts with commas between the ids. empty is true for an empty

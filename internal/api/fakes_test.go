@@ -48,6 +48,8 @@ type fakes struct {
 	sent     []sender.Request
 	listed   deliverylog.Filter
 	replayed []deadletter.Filter
+
+	recoveries []begun
 }
 
 func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
@@ -156,7 +158,7 @@ func newServer(t *testing.T, options Options) *server {
 	t.Helper()
 	f := &fakes{documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]sender.Outcome{}}
 	core, logs := observer.New(zap.DebugLevel)
-	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)})
+	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Recoveries: f, Log: zap.New(core)})
 	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}
 }
 
@@ -177,6 +179,11 @@ func (s *server) do(t *testing.T, method, target, key, contentType, body string,
 	s.handler.ServeHTTP(w, r)
 	checkReply(t, r, w)
 	return w
+}
+
+func (s *server) get(t *testing.T, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	return s.do(t, "GET", "/v1/user/"+path, key42, "", "")
 }
 
 func (s *server) post(t *testing.T, path, body string) *httptest.ResponseRecorder {

@@ -44,8 +44,9 @@ type handler struct {
 // route describes one path.
 type route struct {
 	allow []string
-	// serve handles a request with a known key, patch one with the method PATCH; nil serves the specification.
-	serve, patch func(*handler, *request) (data any, err error)
+	// serve handles a request with a known key; nil serves the specification. Where reading and writing have one path,
+	// write handles what writes.
+	serve, write func(*handler, *request) (data any, err error)
 }
 
 // request is a request with a known key and readable parameters.
@@ -67,6 +68,7 @@ func Handler(service *Service, options Options) http.Handler {
 			"/v1/user/deliveries":            {allow: get, serve: (*handler).deliveries},
 			"/v1/user/endpoints":             {allow: get, serve: (*handler).endpoints},
 			"/v1/user/replay":                {allow: post, serve: (*handler).replay},
+			"/v1/user/recover":               {append(get, http.MethodPost), (*handler).getRecovery, (*handler).recover},
 			"/v1/user/webhook-settings":      {append(get, http.MethodPatch), (*handler).getFurther, (*handler).setFurther},
 			"/v1/user/webhook-secret/rotate": {allow: post, serve: (*handler).rotateSecret},
 			"/v1/user/webhook-secret/clear":  {allow: post, serve: (*handler).clearSecret},
@@ -119,9 +121,9 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 		return nil, &statusError{http.StatusUnauthorized, keyName + ": the key is missing or unknown"}
 	}
 	var body []byte
-	hasBody, serve := r.Method == http.MethodPost, to.serve
-	if r.Method == http.MethodPatch {
-		hasBody, serve = true, to.patch
+	hasBody, serve := r.Method == http.MethodPost || r.Method == http.MethodPatch, to.serve
+	if hasBody && to.write != nil {
+		serve = to.write
 	}
 	if hasBody {
 		if body, err = readBody(w, r); err != nil {

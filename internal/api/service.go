@@ -5,7 +5,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,10 +84,10 @@ type DeadLetters interface {
 	Replay(ctx context.Context, f deadletter.Filter) (int, error)
 }
 
-// Turns allows each user one scan at a time, over all instances.
+// Turns allows each user one scan, and one beginning of a recovery, at a time, over all instances.
 type Turns interface {
-	// Begin takes the user's turn until end is called. ok is false if another scan of the user has it.
-	Begin(ctx context.Context, userID int64) (end func(), ok bool, err error)
+	// Begin takes the user's turn at something until end is called. ok is false if another request of the user has it.
+	Begin(ctx context.Context, what string, userID int64) (end func(), ok bool, err error)
 }
 
 // Parts are the dependencies of a Service.
@@ -99,6 +98,7 @@ type Parts struct {
 	Deliveries  Deliveries
 	States      EndpointStates
 	DeadLetters DeadLetters
+	Recoveries  Recoveries
 	Log         *zap.Logger
 	// TrustedProxies are the peers whose X-Forwarded-For is trusted.
 	TrustedProxies []netip.Prefix
@@ -112,12 +112,13 @@ type Parts struct {
 // ErrUnavailable or are a *TooManyError.
 type Service struct {
 	Parts
-	demo     [webhook.NumKinds][]byte
-	scanning chan struct{}
-	turns    turns
-	testing  tests
-	unknown  *limit.Limiter            // of requests with unknown keys, by client
-	failing  map[string]*outage.Outage // by operation; not changed after New
+	demo       [webhook.NumKinds][]byte
+	scanning   chan struct{}
+	turns      turns
+	recovering turns
+	testing    tests
+	unknown    *limit.Limiter            // of requests with unknown keys, by client
+	failing    map[string]*outage.Outage // by operation; not changed after New
 }
 
 // Operations of a Service, as logged.
@@ -129,6 +130,7 @@ const (
 	askEndpoints  = "endpoints"
 	askLetters    = "dead letters"
 	askReplay     = "replay"
+	askRecover    = "recover"
 )
 
 // New returns a service.
@@ -139,7 +141,7 @@ func New(parts Parts) *Service {
 		parts.MaxTests = testsOfAll
 	}
 	failing := map[string]*outage.Outage{}
-	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askEndpoints, askLetters, askReplay} {
+	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askEndpoints, askLetters, askReplay, askRecover} {
 		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "request failed; API answers 503",
 			"request succeeded again")
 	}
@@ -441,17 +443,9 @@ var errTaken = &TooManyError{"replay: another request of yours is in progress", 
 
 // scan waits for the user's turn to read the dead letter topic. done ends it.
 func (s *Service) scan(ctx context.Context, userID int64) (_ context.Context, done func(), err error) {
-	if !s.turns.begin(userID) {
-		return nil, nil, errTaken
-	}
-	release := func() { s.turns.end(userID) }
-	if s.Turns != nil {
-		end, ok, err := s.Turns.Begin(ctx, userID)
-		if err != nil || !ok {
-			release()
-			return nil, nil, cmp.Or(err, error(errTaken))
-		}
-		release = func() { end(); s.turns.end(userID) }
+	release, err := s.turn(ctx, &s.turns, "scan", userID, errTaken)
+	if err != nil {
+		return nil, nil, err
 	}
 	select {
 	case s.scanning <- struct{}{}:

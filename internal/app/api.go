@@ -44,6 +44,7 @@ func (a *App) newCustomers() (*customers, error) {
 	service := api.New(api.Parts{
 		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, States: a.endpoints,
 		DeadLetters:    userReplays{letters, a.replays},
+		Recoveries:     recoveries{a.releases, a.plan},
 		Log:            a.Log.Named("api"),
 		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests, Turns: a.replays,
 		ReplayLimit: a.Config.API.ReplayLimit,

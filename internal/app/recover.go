@@ -75,3 +75,32 @@ func (a *App) checkReleases(context.Context) error {
 	}
 	return errors.Join(a.releases.Err(), a.pipeline.recoveries.Err())
 }
+
+// recoveries begins recoveries for users.
+type recoveries struct {
+	*release.Log
+	plan *topics.Plan
+}
+
+// Recover implements api.Recoveries.
+func (r recoveries) Recover(ctx context.Context, m release.Marker, kinds []webhook.Kind,
+	paused [webhook.NumKinds]bool) (string, error) {
+	ids, err := r.Begin(ctx, m, delayed(r.plan, kinds, func(kind webhook.Kind) bool { return !paused[kind] }))
+	if err != nil {
+		return "", err
+	}
+	return ids[0], nil
+}
+
+// delayed returns the topics that hold the delayed events of kinds. resumed says of which kinds the paused events count
+// too.
+func delayed(plan *topics.Plan, kinds []webhook.Kind, resumed func(webhook.Kind) bool) (names []string) {
+	for _, kind := range kinds {
+		for _, topic := range plan.Delays(kind) {
+			if topic != plan.Released(kind) && (plan.Describe(topic).Class != topics.Paused || resumed(kind)) {
+				names = append(names, topic)
+			}
+		}
+	}
+	return names
+}

@@ -74,15 +74,15 @@ func (m *Memory) user(userID int64) string {
 
 func (m *Memory) event(userID int64, id string) string { return m.user(userID) + "event:" + id }
 
-// Begin reserves a user's scan; ok is false if one of the user is under way, at any instance.
-func (m *Memory) Begin(ctx context.Context, userID int64) (end func(), ok bool, err error) {
-	key := m.user(userID) + "scan"
+// Begin reserves a user's turn at something; ok is false if a request of the user has it, at any instance.
+func (m *Memory) Begin(ctx context.Context, what string, userID int64) (end func(), ok bool, err error) {
+	key := m.user(userID) + what
 	err = m.rdb.SetArgs(ctx, key, "1", redis.SetArgs{Mode: "NX", TTL: scan}).Err()
 	switch {
 	case errors.Is(err, redis.Nil):
 		return nil, false, nil
 	case err != nil:
-		return nil, false, fmt.Errorf("reserve a scan in Redis: %w", err)
+		return nil, false, fmt.Errorf("reserve a turn in Redis: %w", err)
 	}
 	return func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answer)

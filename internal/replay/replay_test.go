@@ -126,7 +126,7 @@ func TestBegin(t *testing.T) {
 	m, mini := newMemory(t, 0)
 	begin := func(user int64, want bool) func() {
 		t.Helper()
-		end, ok, err := m.Begin(t.Context(), user)
+		end, ok, err := m.Begin(t.Context(), "scan", user)
 		if err != nil || ok != want {
 			t.Fatalf("%v, %v; want %v", ok, err, want)
 		}
