@@ -115,7 +115,7 @@ func rootCommand() *cobra.Command {
 		complete(root, name, values...)
 	}
 	root.AddCommand(serveCommand(), demoCommand(), topicsCommand(), keysCommand(), sendCommand(), explainCommand(),
-		deadletterCommand(), secretsCommand(),
+		deadletterCommand(), retryCommand(), secretsCommand(),
 		configCommand(), versionCommand(), readyCommand(), manCommand())
 	return root
 }

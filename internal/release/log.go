@@ -192,13 +192,8 @@ func (l *Log) Begin(ctx context.Context, m Marker, topics []string) (ids []strin
 	if err != nil {
 		return nil, err
 	}
-	details, err := kadm.NewClient(client).ListTopics(ctx, topics...)
-	if err = errors.Join(err, details.Error()); err != nil {
-		return nil, fmt.Errorf("read the partitions of delay topics: %w", err)
-	}
-	m.Topics = make(map[string]int32, len(topics))
-	for _, topic := range topics {
-		m.Topics[topic] = int32(len(details[topic].Partitions))
+	if err := l.setTopics(ctx, client, &m, topics); err != nil {
+		return nil, err
 	}
 	m.Created = l.cfg.Now().UTC().Truncate(time.Millisecond)
 	for _, part := range m.split() {

@@ -103,13 +103,7 @@ func (s *State) addMarker(m *Marker) {
 	if r.Marker != nil {
 		return // written by several instances: the first one counts
 	}
-	r.Marker = m
-	if len(m.IDs) > 0 {
-		r.ids = make(map[string]bool, len(m.IDs))
-		for _, id := range m.IDs {
-			r.ids[id] = true
-		}
-	}
+	r.set(m)
 	for _, partitions := range m.Topics {
 		r.left += int(partitions)
 	}
@@ -131,6 +125,23 @@ func (s *State) addMarker(m *Marker) {
 	s.known.Add(1)
 	s.open[m.ID] = r
 	s.close(m.ID, r)
+}
+
+// newRecovery returns a recovery that has not begun.
+func newRecovery(m *Marker) *recovery {
+	r := &recovery{units: map[unit]*done{}}
+	r.set(m)
+	return r
+}
+
+func (r *recovery) set(m *Marker) {
+	r.Marker = m
+	if len(m.IDs) > 0 {
+		r.ids = make(map[string]bool, len(m.IDs))
+		for _, id := range m.IDs {
+			r.ids[id] = true
+		}
+	}
 }
 
 func (r *recovery) unit(u unit) *done {

@@ -158,19 +158,9 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	if err != nil {
 		return Document{}, err
 	}
-	if id, err := parseUserID(last(members, "user_id")); err != nil {
+	d, err := parseSealed(userID, members)
+	if err != nil {
 		return Document{}, err
-	} else if id != userID {
-		return Document{}, errors.New("user_id differs from the record's key")
-	}
-	d := Document{UserID: userID}
-	for _, f := range d.fields() {
-		if f.form == asSecrets {
-			continue
-		}
-		if *f.value, err = f.form.parse(last(members, f.name)); err != nil {
-			return Document{}, fmt.Errorf("%s: %w", f.name, err)
-		}
 	}
 	d.unknown = unknownMembers(members, d.knows)
 	if d.Auth != nil {
@@ -187,6 +177,25 @@ func parseDocument(userID int64, value []byte, sealer *Sealer) (Document, error)
 	if len(secrets) > 0 {
 		text := secretsText(secrets, inClear)
 		d.SigningSecrets, d.outdated = &text, d.outdated || outdated
+	}
+	return d, nil
+}
+
+// parseSealed reads the members of a document, except its signing secrets, and leaves auth as it is stored.
+func parseSealed(userID int64, members []webhook.Member) (d Document, err error) {
+	if id, err := parseUserID(last(members, "user_id")); err != nil {
+		return d, err
+	} else if id != userID {
+		return d, errors.New("user_id differs from the record's key")
+	}
+	d.UserID = userID
+	for _, f := range d.fields() {
+		if f.form == asSecrets {
+			continue
+		}
+		if *f.value, err = f.form.parse(last(members, f.name)); err != nil {
+			return d, fmt.Errorf("%s: %w", f.name, err)
+		}
 	}
 	return d, nil
 }

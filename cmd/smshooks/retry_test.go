@@ -1,0 +1,53 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/app"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+func TestReleaseFlags(t *testing.T) {
+	now := time.Date(2026, 2, 27, 14, 30, 0, 0, time.UTC)
+	inbound := webhook.Inbound
+	for _, c := range []struct {
+		line string
+		want app.Selection
+	}{
+		{"--user 42", app.Selection{UserID: 42}},
+		{"--host hooks.example.com --error timeout", app.Selection{Host: "hooks.example.com", Error: "timeout"}},
+		{"--all --since 6h --until 2026-02-27T14:00:00Z", app.Selection{Since: now.Add(-6 * time.Hour), Until: now.Add(-30 * time.Minute)}},
+		{"--all --kind inbound", app.Selection{Kind: &inbound}},
+	} {
+		var f releaseFlags
+		cmd := releaseCommand(&f)
+		if err := cmd.ParseFlags(strings.Fields(c.line)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.selection(cmd, now)
+		if err != nil || got.UserID != c.want.UserID || got.Host != c.want.Host || got.Error != c.want.Error ||
+			!got.Since.Equal(c.want.Since) || !got.Until.Equal(c.want.Until) || (got.Kind == nil) != (c.want.Kind == nil) {
+			t.Errorf("%s: %+v, %v; want %+v", c.line, got, err, c.want)
+		}
+	}
+}
+
+func TestReleaseRefuses(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                         "one of --user, --host and --all is needed",
+		"--user 42 --all":          "one of --user, --host and --all is needed",
+		"--all=false":              "one of --user, --host and --all is needed",
+		"--user 0":                 "--user: 0 is not a user id (must be 1 or higher)",
+		"--host http://a.example/": `--host: "http://a.example/" is not a host name`,
+		"--all --kind dlrs":        `--kind: "dlrs" is not one of dlr, click, inbound, revoke_click`,
+		"--all --since yesterday":  `--since: "yesterday" is neither a time (2026-02-27T14:30:00Z) nor an age (24h)`,
+	} {
+		var out bytes.Buffer
+		if code := run(t.Context(), append([]string{"retry", "release"}, strings.Fields(line)...), &out, &out); code != exitUsage || out.String() != "smshooks: "+want+"\n" {
+			t.Errorf("%s: exit code %d, %s", line, code, out.String())
+		}
+	}
+}

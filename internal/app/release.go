@@ -1,0 +1,137 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/release"
+	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Selection says which delayed events an operator releases: those of UserID, of the endpoints on Host, or of all users
+// if both are zero.
+type Selection struct {
+	UserID       int64
+	Host         string        // without port
+	Kind         *webhook.Kind // nil: all kinds
+	Error        string        // part of the last failure; "": any
+	Since, Until time.Time     // bound the time of the event: since ≤ t < until; zero: no bound
+}
+
+// ErrNoSuchHost is returned when no user's URL has the host.
+var ErrNoSuchHost = errors.New("no URL has this host")
+
+// marker returns the marker that selects what s selects now, and the topics that it examines.
+func (a *Admin) marker(ctx context.Context, s Selection) (m release.Marker, topics []string, err error) {
+	m = release.Marker{Cause: release.Operator, User: s.UserID, Error: s.Error, Since: s.Since, Until: s.Until}
+	kinds := slices.Collect(func(yield func(webhook.Kind) bool) {
+		for _, kind := range webhook.Kinds() {
+			if (s.Kind == nil || *s.Kind == kind) && !yield(kind) {
+				return
+			}
+		}
+	})
+	plan := a.cfg.TopicPlan()
+	if s.UserID == 0 && s.Host == "" {
+		return m, delayed(plan, kinds, func(webhook.Kind) bool { return false }), nil
+	}
+	users, err := settings.ReadOverviews(ctx, a.kafka.NewClient, a.cfg.Topics.Config)
+	if err != nil {
+		return m, nil, fmt.Errorf("read topics.config: %w", err)
+	}
+	if s.UserID != 0 {
+		paused := users[s.UserID].Paused
+		return m, delayed(plan, kinds, func(kind webhook.Kind) bool { return !paused[kind] }), nil
+	}
+	host := webhook.NewEndpoint("http://" + s.Host + "/").Hostname()
+	m.Users = map[int64][]string{}
+	for userID, o := range users {
+		for _, kind := range kinds {
+			if o.URLs[kind] != "" && webhook.NewEndpoint(o.URLs[kind]).Hostname() == host {
+				m.Users[userID] = append(m.Users[userID], kind.String())
+			}
+		}
+	}
+	if len(m.Users) == 0 {
+		return m, nil, fmt.Errorf("--host: %w: %s", ErrNoSuchHost, s.Host)
+	}
+	return m, delayed(plan, kinds, func(webhook.Kind) bool { return false }), nil
+}
+
+// withReleases calls f with the releases known by now.
+func (a *Admin) withReleases(ctx context.Context, f func(context.Context, *release.Log) error) error {
+	plan := a.cfg.TopicPlan()
+	log := release.NewLog(release.Config{
+		Topic: plan.Releases, Keep: plan.MinRetention(plan.Releases), Now: time.Now,
+	}, a.kafka.NewClient, a.log.Named("releases"), noMetrics{})
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(running) }()
+	defer func() { stop(); <-ended }()
+	select {
+	case <-log.Loaded():
+		return f(ctx, log)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(resealTimeout):
+		return fmt.Errorf("read topics.releases: %w", context.DeadlineExceeded)
+	}
+}
+
+// CountDelayed returns how many events Release would release.
+func (a *Admin) CountDelayed(ctx context.Context, s Selection) (n int64, err error) {
+	m, topics, err := a.marker(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	err = a.withReleases(ctx, func(ctx context.Context, log *release.Log) (err error) {
+		n, err = log.Count(ctx, m, topics, a.cfg.Kafka.Group, a.cfg.Topics.Epoch, a.cfg.TopicPlan().Describe)
+		return err
+	})
+	return n, err
+}
+
+// releasePoll is how often Release looks how far the recovery has come.
+const releasePoll = 250 * time.Millisecond
+
+// Release makes the events that s selects due now, and returns how many when that is done. begun receives the ids of
+// the recoveries, progress the number of events released so far. If ctx ends, the running instances go on.
+func (a *Admin) Release(ctx context.Context, s Selection, begun func(ids []string), progress func(int64)) (int64, error) {
+	m, topics, err := a.marker(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	released := int64(0)
+	err = a.withReleases(ctx, func(ctx context.Context, log *release.Log) error {
+		ids, err := log.Begin(ctx, m, topics)
+		if begun(ids); err != nil {
+			return err
+		}
+		a.log.Debug("recovery begun", zap.Strings("ids", ids))
+		for running := true; running; {
+			released, running = 0, false
+			for _, id := range ids {
+				status, _ := log.Status(id)
+				released += status.Released
+				running = running || status.Ended.IsZero()
+			}
+			if !running {
+				break
+			}
+			progress(released)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(releasePoll):
+			}
+		}
+		return nil
+	})
+	return released, err
+}
