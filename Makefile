@@ -159,8 +159,12 @@ compose-test: ## start docker-compose.yml and check that an event from Kafka's c
 	SMSHOOKS_TEST_REAL=1 go -C test/real test -p 1 -count=1 -timeout 10m -run TestCompose .
 
 .PHONY: release
-release: ## build dist/release: static binaries for linux/amd64 and arm64, SBOMs, SHA256SUMS
+release: ## build dist/release: static binaries for linux/amd64 and arm64, SBOMs, deb and rpm, licences, SHA256SUMS
 	tools/deploy/release.sh "$(VERSION)" dist/release
+
+.PHONY: packages
+packages: ## build the deb and the rpm of the binaries in dist/release anew (part of release)
+	tools/deploy/packages.sh "$(VERSION)" dist/release
 
 .PHONY: release-check
 release-check: ## build the release twice, in two places, and compare the bytes

@@ -1,12 +1,13 @@
 #!/bin/bash
-# release.sh VERSION OUT: static binaries for linux/amd64 and linux/arm64, an SBOM beside each, and SHA256SUMS, in OUT.
+# release.sh VERSION OUT: static binaries for linux/amd64 and linux/arm64, an SBOM beside each, a deb and an rpm of each,
+# the licences of what is in them, and SHA256SUMS, in OUT.
 # The same source, Go and VERSION give the same bytes, wherever and whenever it runs: release-check.sh holds it to that.
 set -euo pipefail
 version=$1 out=$2
 cd "$(dirname "$0")/../.."
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-rm -f "$out"/smshooks-* "$out/SHA256SUMS"
+rm -f "$out"/smshooks-* "$out/THIRD_PARTY_LICENSES" "$out/SHA256SUMS"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for arch in amd64 arm64; do
@@ -18,5 +19,7 @@ for arch in amd64 arm64; do
   # without serial number and time, which would differ each time
   GOCACHE=${TOOL_GOCACHE:-$(go env GOCACHE)} go -C tools/deploy tool cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$version" -output "$file.cdx.json" "$file" 2>"$log" || { cat "$log" >&2; exit 1; }
 done
-(cd "$out" && sha256sum smshooks-*) >"$out/SHA256SUMS"
+GOCACHE=${TOOL_GOCACHE:-$(go env GOCACHE)} go -C tools/deploy run ./licences -dir ../.. ./cmd/smshooks >"$out/THIRD_PARTY_LICENSES"
+tools/deploy/packages.sh "$version" "$out"
+(cd "$out" && sha256sum smshooks-* THIRD_PARTY_LICENSES) >"$out/SHA256SUMS"
 cat "$out/SHA256SUMS"
