@@ -152,6 +152,9 @@ func TestRebalance(t *testing.T) {
 		if want := []string{"0/0", "0/2", "1/0", "1/2"}; !slices.Equal(again, want) {
 			t.Errorf("dispatched after the rebalance: %v, want %v", again, want)
 		}
+		if n := first.value(t, "smshooks_rebalances_total"); n < 2 {
+			t.Errorf("the first counted %v rebalances, want that it joined and that it lost a partition", n)
+		}
 		first.leave()
 		second.leave()
 	})

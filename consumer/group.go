@@ -31,6 +31,9 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 			}
 		}
 	}
+	if n > 0 {
+		c.metrics.Rebalances.Inc()
+	}
 	c.joined.Store(true)
 	c.membership.failed.Store(nil)
 	c.membership.refused.Store(0)
@@ -133,6 +136,7 @@ func (c *Consumer) release(partitions map[string][]int32, wait time.Duration) {
 	if len(as) == 0 {
 		return
 	}
+	c.metrics.Rebalances.Inc()
 	for _, a := range as {
 		a.drain()
 		c.gates.drop(c.client, a.topicPartition)

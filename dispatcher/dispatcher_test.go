@@ -638,3 +638,24 @@ func TestManyEndpointsThatHang(t *testing.T) {
 		}
 	})
 }
+
+// The time to the first attempt is that of events from sources: those from delay topics were late for their endpoint's sake.
+func TestFirstAttempt(t *testing.T) {
+	for name, c := range map[string]struct {
+		class    topics.Class
+		attempts int
+		want     float64
+	}{
+		"source": {topics.Source, 0, 1}, "retry": {topics.Retry, 1, 0}, "overflow": {topics.Overflow, 0, 0}, "paused": {topics.Paused, 0, 0},
+	} {
+		withEnv(t, func(t *testing.T, s *env) {
+			e := s.newEvent(webhook.DLR, 7, 1, "1")
+			e.Class, e.Attempts = c.class, c.attempts
+			s.Handle([]*event.Event{e})
+			s.rest(time.Second)
+			if n := s.counted("smshooks_first_attempt_seconds", "dlr"); n != c.want {
+				t.Errorf("%s: %v first attempts were counted, want %v", name, n, c.want)
+			}
+		})
+	}
+}

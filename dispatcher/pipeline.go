@@ -369,6 +369,9 @@ func (d *Dispatcher) call(e *event.Event, r *request) {
 
 // conclude counts a finished attempt and returns what follows from it. Its last request decides.
 func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
+	if e.Attempts == 0 && e.Class == topics.Source { // delays before are a slow or paused endpoint's
+		d.Metrics.FirstAttempt(e.Kind, requests[0].started.Sub(e.Time))
+	}
 	e.Attempts++
 	out := requests[len(requests)-1].Outcome
 	call, hung := lanes.Report{OK: out.Failure == "", Called: true}, false

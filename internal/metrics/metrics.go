@@ -24,10 +24,12 @@ type Metrics struct {
 	dead     *prometheus.CounterVec
 	took     [webhook.NumKinds]prometheus.Observer
 	delivery [webhook.NumKinds]prometheus.Observer
+	first    [webhook.NumKinds]prometheus.Observer
 
 	Miskeyed     prometheus.Counter
 	BadIDs       prometheus.Counter
 	CommitErrors prometheus.Counter
+	Rebalances   prometheus.Counter
 	logDropped   prometheus.Counter
 	events       *prometheus.CounterVec
 	eventDropped prometheus.Counter
@@ -141,6 +143,9 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
 	delivery := f.histograms("smshooks_event_to_delivery_seconds", "Seconds from an event's time to its delivery.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 21600, 43200, 86400}, "kind")
+	first := f.histograms("smshooks_first_attempt_seconds",
+		"Seconds from an event's time to the start of its first attempt, of events that were not stored in a delay topic before.",
+		[]float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 21600}, "kind")
 	for _, k := range webhook.Kinds() {
 		for _, fate := range webhook.Fates() {
 			m.settled[k][fate] = settled.WithLabelValues(k.String(), fate.String())
@@ -154,10 +159,12 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 		}
 		m.took[k] = took.WithLabelValues(k.String())
 		m.delivery[k] = delivery.WithLabelValues(k.String())
+		m.first[k] = first.WithLabelValues(k.String())
 	}
 	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not the user_id of their value.")
 	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header is invalid and was ignored.")
 	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are retried.")
+	m.Rebalances = f.counter("smshooks_rebalances_total", "Times that partitions were assigned to this instance or taken from it.")
 	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts missing in the delivery log because Redis was unreachable or slow.")
 	m.events = f.counters("smshooks_endpoint_events_total", "Endpoint events stored, by type.", "type")
 	for _, t := range topics.Events {
@@ -239,6 +246,11 @@ func (m *Metrics) Failover(k webhook.Kind, r webhook.Result) { m.failover[k][r].
 // Delivered observes how long after its time an event was delivered.
 func (m *Metrics) Delivered(k webhook.Kind, after time.Duration) {
 	m.delivery[k].Observe(max(after.Seconds(), 0))
+}
+
+// FirstAttempt observes how long after its time an event was attempted for the first time.
+func (m *Metrics) FirstAttempt(k webhook.Kind, after time.Duration) {
+	m.first[k].Observe(max(after.Seconds(), 0))
 }
 
 // Lag sets the lag of a partition in records.

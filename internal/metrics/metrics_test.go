@@ -29,6 +29,8 @@ func TestAllExistFromTheStart(t *testing.T) {
 		"smshooks_attempts_total":            webhook.NumKinds * webhook.NumResults,
 		"smshooks_attempt_seconds":           webhook.NumKinds,
 		"smshooks_event_to_delivery_seconds": webhook.NumKinds,
+		"smshooks_first_attempt_seconds":     webhook.NumKinds,
+		"smshooks_rebalances_total":          1,
 		"smshooks_miskeyed_records_total":    1,
 		"smshooks_bad_ids_total":             1,
 		"smshooks_retry_waiting_records":     1,
@@ -114,8 +116,11 @@ func TestCounting(t *testing.T) {
 func TestDeliveredBeforeItsTime(t *testing.T) {
 	m, reg := newMetrics()
 	m.Delivered(webhook.DLR, -time.Hour)
-	if got := values(t, reg)["smshooks_event_to_delivery_seconds{kind=dlr}"]; got != 0 {
-		t.Errorf("sum %v, want 0", got)
+	m.FirstAttempt(webhook.DLR, -time.Hour)
+	for _, name := range []string{"smshooks_event_to_delivery_seconds", "smshooks_first_attempt_seconds"} {
+		if got := values(t, reg)[name+"{kind=dlr}"]; got != 0 {
+			t.Errorf("%s: sum %v, want 0", name, got)
+		}
 	}
 }
 
