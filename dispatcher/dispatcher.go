@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// afterTimeout is how long a slot stays taken if a request of its attempt timed out.
+	// afterTimeout is how long a slot stays taken, or the call of the failover URL waits, after a request timed out.
 	afterTimeout = 50 * time.Millisecond
 	// maxWait is how long an event is buffered before it goes to an overflow topic.
 	maxWait = 15 * time.Second
@@ -176,7 +176,7 @@ func New(cfg Config, parts Parts) *Dispatcher {
 	}, d.attempt)
 	d.lanes.Pace(func(e *event.Event) time.Duration {
 		if e.Endpoint != nil && e.Endpoint.Failover != nil {
-			return 2*cfg.Timeout + afterTimeout
+			return 2 * (cfg.Timeout + afterTimeout)
 		}
 		return cfg.Timeout + afterTimeout
 	})

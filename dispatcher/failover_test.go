@@ -109,7 +109,11 @@ func TestFailoverOutcomes(t *testing.T) {
 			log(first, at, "user1", false)
 		}
 		if counted {
-			log(second, at.Add(first.took), "spare", true)
+			after := first.took
+			if first.failure == webhook.Timeout {
+				after += afterTimeout
+			}
+			log(second, at.Add(after), "spare", true)
 		}
 		s.want(e.Identity(), end)
 		if !slices.Equal(s.attempts, want) {
@@ -173,11 +177,23 @@ func TestFailoverSlots(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withEnv(t, func(t *testing.T, s *env) {
 				s.memory[1] = withSpare(1)
-				s.answers(answer)
+				var mu sync.Mutex
+				var running, most int // requests to both URLs
+				add := func(n int) {
+					mu.Lock()
+					defer mu.Unlock()
+					running += n
+					most = max(most, running)
+				}
+				s.answers(func(w http.ResponseWriter, r *http.Request) {
+					add(1)
+					defer add(-1)
+					answer(w, r)
+				})
 				s.Handle(s.dlrs(0, 12, 1))
 				s.rest(2 * time.Minute)
-				if user, spare := s.most["user1"], s.most["spare"]; max(user, spare) != 3 || min(user, spare) == 0 {
-					t.Errorf("at once %v, want three at most", s.most)
+				if user, spare := s.most["user1"], s.most["spare"]; max(user, spare) != 3 || min(user, spare) == 0 || most != 3 {
+					t.Errorf("at once %v, %d in all, want three at most", s.most, most)
 				}
 				n := 0
 				for end, events := range s.counts() {

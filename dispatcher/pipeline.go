@@ -60,7 +60,6 @@ type verdict struct {
 	unresolved bool         // of overflowed: the lookup failed, so the endpoint's backlog does not count
 	why        string       // of dead: the reason; of invalid: what is wrong with the record
 	call       lanes.Report // of the attempt, if one was made
-	hung       bool         // a request of the attempt timed out
 }
 
 type verdictKind uint8
@@ -254,8 +253,9 @@ func (d *Dispatcher) enqueue(e *event.Event) verdict {
 // attempt runs the delivery stages. A lane calls it when it starts e, and frees the slot when it returns.
 func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 	v := d.run(delivery, e)
+	timedOut := v.call.Called && !v.call.OK && e.Failure == webhook.Timeout
 	d.finish(e, v)
-	if v.hung {
+	if timedOut {
 		// The slot stays taken until the endpoint has seen the request end, so that it never sees more than it is due.
 		time.Sleep(afterTimeout)
 	}
@@ -339,11 +339,14 @@ func (d *Dispatcher) send(e *event.Event) verdict {
 	case first.Failure == "" || e.Endpoint.Failover == nil:
 		return d.conclude(e, first)
 	}
+	if first.Failure == webhook.Timeout {
+		time.Sleep(afterTimeout) // both requests have one slot, and may be to the same server
+	}
 	second := request{to: e.Endpoint.Failover, started: d.Now(), after: first.Failure}
 	d.call(e, &second)
 	switch {
 	case second.Aborted: // the next owner makes both requests again, under the same number
-		return verdict{kind: abandoned, hung: first.Failure == webhook.Timeout}
+		return abandon
 	case second.Local != "": // the first request was made, so the attempt was
 		return d.conclude(e, first)
 	}
@@ -374,10 +377,9 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 	}
 	e.Attempts++
 	out := requests[len(requests)-1].Outcome
-	call, hung := lanes.Report{OK: out.Failure == "", Called: true}, false
+	call := lanes.Report{OK: out.Failure == "", Called: true}
 	for i := range requests {
 		call.Took += requests[i].Took
-		hung = hung || requests[i].Failure == webhook.Timeout
 	}
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), call.Took)
 	d.record(e, requests)
@@ -390,7 +392,7 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 		if e.Endpoint.Latest { // before the slot is free for an earlier receipt of the message
 			d.Receipts.Delivered(e)
 		}
-		return verdict{kind: delivered, call: call, hung: hung}
+		return verdict{kind: delivered, call: call}
 	}
 	e.Failure = out.Failure
 	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()),
@@ -398,10 +400,10 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 		zap.Duration("took", call.Took))
 	reason, step, due := d.Policy.AfterFailure(e, now)
 	if reason != "" {
-		return verdict{kind: dead, why: string(reason), call: call, hung: hung}
+		return verdict{kind: dead, why: string(reason), call: call}
 	}
 	e.Due = due
-	return verdict{kind: retried, tier: int8(step), call: call, hung: hung}
+	return verdict{kind: retried, tier: int8(step), call: call}
 }
 
 // record writes the requests of a finished attempt to the delivery log and to the event's trace.

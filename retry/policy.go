@@ -12,7 +12,7 @@ import (
 // Policy is the timing of attempts.
 type Policy struct {
 	Schedule []time.Duration // pauses between attempts; an event is attempted at most len(Schedule)+1 times
-	Window   time.Duration   // since the event's time, in which attempts may start; not for revocations; 0 = no window. Also the delay of paused events
+	Window   time.Duration   // since the event's time, in which attempts may start; not for revocations; 0 = no window
 	Tiers    []time.Duration // delays of the overflow topics, ascending
 }
 

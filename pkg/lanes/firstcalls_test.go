@@ -57,7 +57,7 @@ func (c *crowd) deferOverdue() {
 
 // production holds the values that the service uses.
 var production = Config{
-	Parallel: 3, MaxRunning: 2000, HealthySlots: 500, FirstCallSlots: 250, MaxCall: 10*time.Second + 50*time.Millisecond,
+	Parallel: 3, MaxRunning: 2000, HealthySlots: 500, FirstCallSlots: 250,
 	MaxQueue: 1024, MaxUnhealthyQueue: 8000,
 	MaxWait: 15 * time.Second,
 }

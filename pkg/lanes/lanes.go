@@ -26,11 +26,9 @@ type Config struct {
 	// HealthySlots is the number of slots, out of MaxRunning, that only healthy groups use. A group is healthy if its
 	// last call succeeded or failed within a second. 0 reserves none.
 	HealthySlots int
-	// FirstCallSlots is the number of slots, out of MaxRunning, that only first calls of groups use. 0 reserves none.
+	// FirstCallSlots is the number of slots, out of MaxRunning, that only first calls of groups use. 0 reserves none. See
+	// [Lanes.Pace].
 	FirstCallSlots int
-	// MaxCall is the longest time that a call can take, unless [Lanes.Pace] says otherwise. It paces the calls in
-	// FirstCallSlots. 0 does not pace them.
-	MaxCall time.Duration
 	// MaxQueue is the number of items of one group that may be queued.
 	MaxQueue int
 	// MaxWait is the longest time that an item should be queued.
@@ -59,7 +57,7 @@ type Report struct {
 type Lanes[G comparable, T any] struct {
 	cfg Config
 	run func(T) Report
-	max func(T) time.Duration // of a call; nil = MaxCall
+	max func(T) time.Duration // of a call; nil = first calls are not paced
 
 	mu      sync.Mutex
 	groups  map[G]*group[G, T]
@@ -88,8 +86,8 @@ func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
 	return l
 }
 
-// Pace sets how long a call of an item can take, if that is not the same for all. It is called before the first Submit.
-// maxCall is called with a lock held and must not block.
+// Pace sets the longest time that a call of an item can take, which paces the calls in FirstCallSlots. It is called
+// before the first Submit. maxCall is called with a lock held and must not block.
 func (l *Lanes[G, T]) Pace(maxCall func(item T) time.Duration) { l.max = maxCall }
 
 // Submit starts an item or queues it in its group's lane. Items with key 0 have no order. It returns false if the

@@ -47,6 +47,9 @@ func newModel(t *testing.T, cfg Config) *model {
 		pending: map[int]map[uint64][]*modelItem{},
 	}
 	m.l = New[int](cfg, m.run)
+	if cfg.FirstCallSlots > 0 {
+		m.l.Pace(func(*modelItem) time.Duration { return 10 * time.Second })
+	}
 	return m
 }
 
@@ -252,7 +255,6 @@ func playSeed(t *testing.T, seed uint64, n int) {
 		cfg.HealthySlots = random.IntN(cfg.MaxRunning)
 		if seed%3 == 1 {
 			cfg.FirstCallSlots = random.IntN(cfg.MaxRunning - cfg.HealthySlots)
-			cfg.MaxCall = 10 * time.Second
 		}
 		if seed%5 == 1 {
 			cfg.MaxUnhealthyQueue = 1 + random.IntN(100)

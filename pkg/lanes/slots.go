@@ -38,7 +38,7 @@ func (l *Lanes[G, T]) sharedSlotFree() bool {
 
 // firstCallSlotFree reports whether one of FirstCallSlots may be taken now.
 //
-// The first half is handed out at once. If those calls hang, the second half is handed out evenly over MaxCall, so that
+// The first half is handed out at once. If those calls hang, the second half is handed out evenly over the time of a call, so that
 // its calls end as fast as others may start. So the next first call always gets a slot after the same short wait,
 // however many groups hang. A paced call that ends quickly returns its turn.
 func (l *Lanes[G, T]) firstCallSlotFree(now time.Time) bool {
@@ -49,11 +49,10 @@ func (l *Lanes[G, T]) firstHalf() int { return (l.cfg.FirstCallSlots + 1) / 2 }
 
 // pacedInterval is the time between the start of item in classPaced and the next one.
 func (l *Lanes[G, T]) pacedInterval(item T) time.Duration {
-	most := l.cfg.MaxCall
-	if l.max != nil {
-		most = l.max(item)
+	if l.max == nil {
+		return 0
 	}
-	return most / time.Duration(max(1, l.cfg.FirstCallSlots/2))
+	return l.max(item) / time.Duration(max(1, l.cfg.FirstCallSlots/2))
 }
 
 // classOf returns the class of the free slot that g takes next.
