@@ -207,18 +207,18 @@ func (s *Service) turn(
 	if !t.begin(userID) {
 		return nil, taken
 	}
-	done = func() { t.end(userID) }
+	here := func() { t.end(userID) }
 	if s.Turns == nil {
-		return done, nil
+		return here, nil
 	}
-	end, ok, err := s.Turns.Begin(ctx, what, userID)
+	everywhere, ok, err := s.Turns.Begin(ctx, what, userID)
 	switch {
 	case err != nil:
-		done()
+		here()
 		return nil, err
 	case !ok:
-		done()
+		here()
 		return nil, taken
 	}
-	return func() { end(); done() }, nil
+	return func() { everywhere(); here() }, nil
 }

@@ -121,3 +121,29 @@ func TestRecoverOnce(t *testing.T) {
 		t.Errorf("statuses %v, %d begun", codes, len(s.recoveries))
 	}
 }
+
+// otherInstance holds turns that other instances have, too.
+type otherInstance struct {
+	taken map[string]bool
+	ended int
+}
+
+func (o *otherInstance) Begin(_ context.Context, what string, _ int64) (func(), bool, error) {
+	return func() { o.ended++ }, !o.taken[what], nil
+}
+
+// TestTurnsOfOtherInstances checks that a request of the user at another instance counts, and that a turn ends.
+func TestTurnsOfOtherInstances(t *testing.T) {
+	s := newServer(t, Options{})
+	other := &otherInstance{taken: map[string]bool{}}
+	s.service.Turns = other
+	want(t, s.post(t, "recover", ""), 200, "")
+	want(t, s.post(t, "replay", "kind=dlr"), 200, "")
+	if other.ended != 2 {
+		t.Errorf("%d turns ended, want 2", other.ended)
+	}
+	s.recoveries[0].ended = time.Now()
+	other.taken["recover"], other.taken["scan"] = true, true
+	want(t, s.post(t, "recover", ""), 429, refusal("recover: another recovery of yours is running"))
+	want(t, s.post(t, "replay", "kind=dlr"), 429, refusal("replay: another request of yours is in progress"))
+}
