@@ -246,6 +246,49 @@ func TestSeveralInstances(t *testing.T) {
 	g.want()
 }
 
+// TestElsewhere: what another instance found is known after the next reading.
+func TestElsewhere(t *testing.T) {
+	for _, alsoDied := range []bool{false, true} {
+		g := newGroup(t)
+		a, b := g.start(), g.start()
+		if alsoDied { // its state is stored after it recovered, too
+			a.die("dns")
+			b.sync(t.Context())
+		}
+		a.attempt("http 503")
+		b.sync(t.Context())
+		if b.count.Load() != 1 {
+			t.Error("b does not know that it fails")
+		}
+		b.attempt("")
+		a.sync(t.Context())
+		if n := a.count.Load() + b.count.Load(); n != 0 {
+			t.Errorf("%d endpoints fail", n)
+		}
+		g.produced = nil
+		a.attempt("tls")
+		g.want("0s failing " + value("12:00:00", `"tls"`, 1))
+	}
+}
+
+// TestReturnOfRedis: what instances decided without Redis is merged when it is back.
+func TestReturnOfRedis(t *testing.T) {
+	g := newGroup(t)
+	a, b := g.start(), g.start()
+	g.mini.SetError("LOADING")
+	a.attempt("dns")
+	g.mini.SetError("")
+	b.die("tls") // stored first
+	g.produced = nil
+	a.sync(t.Context())
+	a.attempt("dns")
+	b.sync(t.Context())
+	b.attempt("tls")
+	g.want()
+	b.attempt("")
+	g.want("0s recovered " + value("12:00:00", `"tls"`, 2))
+}
+
 // TestWithoutRedis: events go on from memory, and what Redis missed is stored when it is back.
 func TestWithoutRedis(t *testing.T) {
 	g := newGroup(t)

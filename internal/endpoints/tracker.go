@@ -301,7 +301,7 @@ func (t *Tracker) conclude(c *changed, round int) bool {
 	case c.current == c.to:
 		e.stored, e.base, e.unsaved = c.to, c.next, false
 	default:
-		e.adopt(c.current)
+		t.adopt(c.key, e, c.current)
 		if round < maxRounds {
 			return false
 		}
@@ -315,9 +315,14 @@ func (t *Tracker) conclude(c *changed, round int) bool {
 }
 
 // adopt takes over what another instance has stored.
-func (e *entry) adopt(current string) {
+func (t *Tracker) adopt(k key, e *entry, current string) {
 	theirs := parse(current)
 	e.state, e.base, e.stored = e.onto(e.base, theirs), theirs, current
+	if e.Failing.Since.IsZero() { // it works at the other instance
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.unmark(k)
+	}
 }
 
 // entry returns the entry of an endpoint, nil if there are too many.
@@ -369,17 +374,14 @@ func (t *Tracker) sync(ctx context.Context) {
 func (t *Tracker) adoptAll(texts map[key]string) {
 	for k, text := range texts {
 		if e := t.entry(k); e != nil && e.stored != text && !e.unsaved {
-			e.adopt(text)
+			t.adopt(k, e, text)
 			t.keep(k, e, e.state)
 		}
 	}
 	for k, e := range t.entries {
 		if _, stored := texts[k]; !stored && e.stored != "" && !e.unsaved {
-			e.adopt("")
+			t.adopt(k, e, "")
 			t.keep(k, e, e.state)
-			t.mu.Lock()
-			t.unmark(k) // it works at another instance
-			t.mu.Unlock()
 		}
 	}
 }

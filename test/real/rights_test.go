@@ -22,7 +22,7 @@ func TestRightsTakenAway(t *testing.T) {
 	sources := []string{n.DLR, n.Click, n.Inbound, n.Revocation}
 	var delays []string
 	for _, source := range sources {
-		for _, d := range []string{"-retry-1s", "-retry-2s", "-overflow-1s", "-overflow-3s", "-overflow-10s", "-overflow-0s"} {
+		for _, d := range []string{"-retry-1s", "-retry-2s", "-overflow-1s", "-overflow-3s", "-overflow-10s", "-overflow-0s", "-paused-24h"} {
 			delays = append(delays, source+d)
 		}
 	}
