@@ -74,6 +74,14 @@ func New(cfg Config) *Client {
 // status is that of the reply, or 0 if none arrived. If both a status and an error are returned, the body was
 // incomplete.
 func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, message []byte) (status int, err error) {
+	return c.PostReading(ctx, deadline, host, message, nil)
+}
+
+// PostReading is Post, and stores the beginning of the reply's body in body, unless that is nil.
+func (c *Client) PostReading(
+	ctx context.Context, deadline time.Time, host Host, message []byte, body *Beginning,
+) (status int, err error) {
+	body.reset()
 	for {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -83,7 +91,7 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 			break
 		}
 		var lost bool
-		status, lost, err = c.request(ctx, deadline, cn, message)
+		status, lost, err = c.request(ctx, deadline, cn, message, body)
 		if !lost || ctx.Err() != nil {
 			return status, err
 		}
@@ -96,13 +104,13 @@ func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, messag
 	if err != nil {
 		return 0, err
 	}
-	status, _, err = c.request(ctx, deadline, cn, message)
+	status, _, err = c.request(ctx, deadline, cn, message, body)
 	return status, err
 }
 
 // request makes one request on cn, then pools or closes cn. It also returns the result of conn.lost.
 func (c *Client) request(
-	ctx context.Context, deadline time.Time, cn *conn, message []byte,
+	ctx context.Context, deadline time.Time, cn *conn, message []byte, body *Beginning,
 ) (status int, lost bool, err error) {
 	if err := cn.prepare(deadline, len(message)); err != nil {
 		_ = cn.Close()
@@ -110,7 +118,7 @@ func (c *Client) request(
 	}
 	stop := context.AfterFunc(ctx, cn.interrupt)
 	buf := c.buffers.Get().(*buffer)
-	x := exchange{conn: cn, buf: buf, maxHead: c.cfg.MaxHead, maxBody: c.cfg.MaxBody}
+	x := exchange{conn: cn, buf: buf, begins: body, maxHead: c.cfg.MaxHead, maxBody: c.cfg.MaxBody}
 	status, reusable, err := x.do(message)
 	c.buffers.Put(buf)
 	cn.reusable = reusable && err == nil

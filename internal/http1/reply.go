@@ -27,6 +27,7 @@ type buffer [bufferSize]byte
 type exchange struct {
 	conn             *conn
 	buf              *buffer
+	begins           *Beginning
 	maxHead, maxBody int
 }
 
@@ -79,12 +80,14 @@ func (x *exchange) read(n int) (status int, reusable bool, err error) {
 	}
 	x.conn.noteKeepAlive(h.keep)
 	left := h.length - int64(n-h.size)
+	x.begins.add(x.buf[h.size:min(n, h.size+int(min(h.length, bufferSize)))])
 	if left < 0 { // excess data must not become the next reply
 		return h.status, false, nil
 	}
 	room := int64(x.maxBody - (n - h.size))
 	for left > 0 && room > 0 {
 		n, err := x.conn.Read(x.buf[:])
+		x.begins.add(x.buf[:min(int64(n), left)])
 		left, room = left-int64(n), room-int64(n)
 		if err != nil && left > 0 {
 			return h.status, false, unexpected(err)
@@ -290,6 +293,7 @@ var post = &http.Request{Method: http.MethodPost}
 func (x *exchange) drain(body io.Reader) (whole bool, err error) {
 	for read := 0; read < x.maxBody; {
 		n, err := body.Read(x.buf[:min(bufferSize, x.maxBody-read)])
+		x.begins.add(x.buf[:n])
 		read += n
 		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return true, nil

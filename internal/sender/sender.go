@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -77,6 +79,7 @@ func (b Bytes) AppendBody(dst []byte) []byte { return append(dst, b...) }
 type scratch struct {
 	body, message []byte
 	signer        webhook.Signer
+	reply         http1.Beginning
 }
 
 // Outcome is the outcome of a request.
@@ -84,6 +87,8 @@ type Outcome struct {
 	Failure webhook.Failure // "" = success
 	Status  int             // HTTP status; 0 = no reply
 	Took    time.Duration
+	// Reply is the beginning of the body of a reply that is a failure: text of at most 1,024 bytes.
+	Reply   string
 	Aborted bool   // the context ended: the request does not count
 	Local   string // what the process ran out of, see http1.Exhausted: the request does not count
 }
@@ -132,7 +137,11 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	p.message = s.appendMessage(p.message[:0], &r, p)
 	deadline := started.Add(s.timeout)
 	host := http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}
-	status, err := s.client.Post(ctx, deadline, host, p.message)
+	status, err := s.client.PostReading(ctx, deadline, host, p.message, &p.reply)
+	failure, reply := s.failure(status, err, deadline), ""
+	if failure != "" {
+		reply = maskCredentials(replyText(p.reply.Bytes()), r.Endpoint)
+	}
 	if cap(p.message) <= maxPooled {
 		s.scratches.Put(p)
 	}
@@ -141,8 +150,37 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 			return Outcome{Failure: webhook.Network, Took: time.Since(started), Local: reason}
 		}
 	}
-	failure := s.failure(status, err, deadline)
-	return Outcome{Failure: failure, Status: status, Took: time.Since(started), Aborted: failure != "" && ctx.Err() != nil}
+	return Outcome{Failure: failure, Status: status, Took: time.Since(started), Reply: reply,
+		Aborted: failure != "" && ctx.Err() != nil}
+}
+
+// maskCredentials masks the credentials in a reply: error pages show the headers of the request.
+func maskCredentials(reply string, e *webhook.Endpoint) string {
+	if _, credentials, ok := strings.Cut(e.Authorization, " "); ok && credentials != "" {
+		return strings.ReplaceAll(reply, credentials, "***") // not longer than the shortest credentials
+	}
+	return reply
+}
+
+// replyText returns the beginning of a body as text of at most as many bytes. Bytes that are not UTF-8 are replaced. A
+// character that the end of the beginning has cut is left out.
+func replyText(data []byte, cut bool) string {
+	if last := len(data) - 1; cut {
+		for i := last; i >= 0 && i > last-utf8.UTFMax; i-- {
+			if utf8.RuneStart(data[i]) {
+				if !utf8.FullRune(data[i:]) {
+					data = data[:i]
+				}
+				break
+			}
+		}
+	}
+	text := strings.ToValidUTF8(string(data), string(utf8.RuneError))
+	for len(text) > http1.MaxBeginning {
+		_, size := utf8.DecodeLastRuneInString(text)
+		text = text[:len(text)-size]
+	}
+	return text
 }
 
 // failure classifies an attempt by its status, 0 if there was no reply, and the error of the connection.
