@@ -153,11 +153,16 @@ func TestAttemptsAreLogged(t *testing.T) {
 		s.answers(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(250 * time.Millisecond)
 			w.WriteHeader(http.StatusTeapot)
+			_, _ = w.Write([]byte("short and stout"))
 		})
 		at := time.Now()
 		s.Handle([]*event.Event{s.newEvent(webhook.DLR, 7, 1, "1")})
 		s.rest(time.Second)
-		want := []event.Attempt{{UserID: 1, Kind: webhook.DLR, ID: "dlr/0/7", Number: 1, Time: at, Host: "user1", Status: 418, Failure: "http 418", Took: 250 * time.Millisecond}}
+		want := []event.Attempt{{
+			UserID: 1, Kind: webhook.DLR, ID: "dlr/0/7", Message: event.NewText([]byte("1")), EventTime: at, Offset: 7, Number: 1, Time: at, Host: "user1",
+			Status: 418, Failure: "http 418", Took: 250 * time.Millisecond, Reply: "short and stout", Fate: webhook.Retry,
+			Next: at.Add(6*time.Hour + 250*time.Millisecond),
+		}}
 		if !reflect.DeepEqual(s.attempts, want) {
 			t.Errorf("%+v, want %+v", s.attempts, want)
 		}
@@ -656,6 +661,48 @@ func TestFirstAttempt(t *testing.T) {
 			if n := s.counted("smshooks_first_attempt_seconds", "dlr"); n != c.want {
 				t.Errorf("%s: %v first attempts were counted, want %v", name, n, c.want)
 			}
+		})
+	}
+}
+
+// How an event that was attempted before ends without an attempt is logged, and nothing else is.
+func TestEndsAreLogged(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*env, *event.Event)
+		want   string
+	}{
+		{"no URL any more", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = nil }, "not_configured"},
+		{"too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, "dead"},
+		{"paused", func(s *env, _ *event.Event) { s.memory[1] = paused(1, webhook.DLR) }, "paused"},
+		{"too old, never attempted", func(s *env, e *event.Event) { e.Attempts, s.dead[e.Identity()] = 0, webhook.WindowExpired }, ""},
+		{"too old, replayed", func(s *env, e *event.Event) {
+			e.Attempts, e.Replayed, s.dead[e.Identity()] = 0, "now", webhook.WindowExpired
+		}, "dead"},
+		{"revoked", func(s *env, _ *event.Event) { s.lease.closed = true }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			withEnv(t, func(t *testing.T, s *env) {
+				s.memory[1] = settings(1)
+				e := s.newEvent(webhook.DLR, 7, 1, "1")
+				e.Class, e.Attempts, e.Origin = topics.Retry, 1, "source/5/44"
+				test.change(s, e)
+				s.Handle([]*event.Event{e})
+				s.rest(time.Second)
+				if test.want == "" {
+					if len(s.attempts) != 0 {
+						t.Errorf("logged %+v", s.attempts)
+					}
+					return
+				}
+				if len(s.attempts) != 1 {
+					t.Fatalf("logged %+v, want one row", s.attempts)
+				}
+				if a := s.attempts[0]; a.Number != 0 || a.Fate.State() != test.want || a.ID != "dlr/0/7" || a.Message.String() != "1" ||
+					a.Partition != 5 || a.Offset != 44 || !a.Next.IsZero() || !a.Time.Equal(time.Now().Add(-time.Second)) {
+					t.Errorf("logged %+v, want that it is %s", a, test.want)
+				}
+			})
 		})
 	}
 }

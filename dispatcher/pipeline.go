@@ -89,6 +89,23 @@ func settle(fate webhook.Fate) verdict { return verdict{kind: settled, fate: fat
 
 func deadLetter(reason webhook.Reason) verdict { return verdict{kind: dead, why: string(reason)} }
 
+// becomes returns the fate of the event's record.
+func (v verdict) becomes() webhook.Fate {
+	switch v.kind {
+	case settled:
+		return v.fate
+	case retried:
+		return webhook.Retry
+	case overflowed:
+		return webhook.Overflow
+	case parked:
+		return webhook.Paused
+	case dead, invalid:
+		return webhook.Dead
+	}
+	return webhook.Delivered
+}
+
 // run passes e through stages until one returns a verdict.
 func (d *Dispatcher) run(stages []stage, e *event.Event) (v verdict) {
 	for _, stage := range stages {
@@ -114,6 +131,7 @@ func (d *Dispatcher) finish(e *event.Event, v verdict) {
 		e.Abandon()
 		return
 	}
+	d.recordEnd(e, v)
 	switch v.kind {
 	case delivered:
 		e.Settle(webhook.Delivered)
@@ -382,41 +400,47 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 		call.Took += requests[i].Took
 	}
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), call.Took)
-	d.record(e, requests)
+	v := d.judge(e, out.Failure, call.Took)
+	v.call = call
+	d.record(e, requests, v)
 	if d.Endpoints != nil {
 		d.Endpoints.Attempted(e, out.Failure)
 	}
+	return v
+}
+
+// judge returns what follows from an attempt that failed so, or succeeded.
+func (d *Dispatcher) judge(e *event.Event, failure webhook.Failure, took time.Duration) verdict {
 	now := d.Now()
-	if call.OK {
+	if failure == "" {
 		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
 		if e.Endpoint.Latest { // before the slot is free for an earlier receipt of the message
 			d.Receipts.Delivered(e)
 		}
-		return verdict{kind: delivered, call: call}
+		return verdict{kind: delivered}
 	}
-	e.Failure = out.Failure
+	e.Failure = failure
 	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()),
-		zap.Int64("user_id", e.UserID), zap.Int("attempt", e.Attempts), zap.String("failure", string(out.Failure)),
-		zap.Duration("took", call.Took))
+		zap.Int64("user_id", e.UserID), zap.Int("attempt", e.Attempts), zap.String("failure", string(failure)),
+		zap.Duration("took", took))
 	reason, step, due := d.Policy.AfterFailure(e, now)
 	if reason != "" {
-		return verdict{kind: dead, why: string(reason), call: call}
+		return deadLetter(reason)
 	}
 	e.Due = due
-	return verdict{kind: retried, tier: int8(step), call: call}
+	return verdict{kind: retried, tier: int8(step)}
 }
 
 // record writes the requests of a finished attempt to the delivery log and to the event's trace.
-func (d *Dispatcher) record(e *event.Event, requests []request) {
+func (d *Dispatcher) record(e *event.Event, requests []request, v verdict) {
 	if d.Attempts == nil && e.Trace == nil {
 		return
 	}
 	for i := range requests {
 		r := &requests[i]
-		a := event.Attempt{
-			UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), Number: e.Attempts, Time: r.started, Status: r.Status,
-			Failure: r.Failure, Host: r.to.Host, Took: r.Took, Failover: r.after != "",
-		}
+		a := e.NewAttempt(v.becomes())
+		a.Number, a.Time, a.Host, a.Failover = e.Attempts, r.started, r.to.Host, r.after != ""
+		a.Status, a.Failure, a.Took, a.Reply = r.Status, r.Failure, r.Took, r.Reply
 		if d.Attempts != nil {
 			d.Attempts.Add(a)
 		}
@@ -424,6 +448,19 @@ func (d *Dispatcher) record(e *event.Event, requests []request) {
 			e.Trace.Attempt(a)
 		}
 	}
+}
+
+// recordEnd writes to the delivery log how an event has ended without another attempt. Only events that were attempted,
+// or replayed, are in the log. Overflow and released records are left out: the event waits, as the log says already.
+func (d *Dispatcher) recordEnd(e *event.Event, v verdict) {
+	fate := v.becomes()
+	if d.Attempts == nil || v.call.Called || fate == webhook.Overflow || fate == webhook.Released ||
+		e.Attempts == 0 && e.Replayed == "" {
+		return
+	}
+	a := e.NewAttempt(fate)
+	a.Time = d.Now()
+	d.Attempts.Add(a)
 }
 
 // overflow returns the verdict for an event that its lane has no room or no time for.

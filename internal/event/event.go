@@ -101,21 +101,6 @@ type Trace interface {
 	End(e *Event, how string)
 }
 
-// Attempt is one finished attempt, for the delivery log and for traces. If its first request failed, the request to the
-// failover URL is another one with the same number.
-type Attempt struct {
-	UserID   int64
-	Kind     webhook.Kind
-	ID       string // the event's identity
-	Number   int    // from 1
-	Time     time.Time
-	Host     string // of the URL
-	Status   int    // HTTP status, 0 if no reply came
-	Failure  webhook.Failure
-	Took     time.Duration
-	Failover bool // it is the request to the failover URL
-}
-
 // Acquire asks the lease, once, whether work on the event may begin. It returns true if it did so before.
 func (e *Event) Acquire() bool {
 	if !e.acquired {

@@ -190,13 +190,20 @@ func isOrigin(text string) bool {
 
 // ParseOrigin reads the topic and the partition of a position.
 func ParseOrigin(origin string) (topic string, partition int32, ok bool) {
-	topic, numbers, _ := strings.Cut(origin, "/")
-	number, offset, _ := strings.Cut(numbers, "/")
-	if topic == "" || !isNumber(number, 31) || !isNumber(offset, 63) {
-		return "", 0, false
+	topic, partition, _, ok = ParsePosition(origin)
+	return topic, partition, ok
+}
+
+// ParsePosition reads a position: <topic>/<partition>/<offset>.
+func ParsePosition(text string) (topic string, partition int32, offset int64, ok bool) {
+	topic, numbers, _ := strings.Cut(text, "/")
+	first, second, _ := strings.Cut(numbers, "/")
+	p, err1 := strconv.ParseUint(first, 10, 31)
+	o, err2 := strconv.ParseUint(second, 10, 63)
+	if topic == "" || err1 != nil || err2 != nil {
+		return "", 0, 0, false
 	}
-	p, _ := strconv.ParseInt(number, 10, 32)
-	return topic, int32(p), true
+	return topic, int32(p), int64(o), true
 }
 
 func isNumber(text string, bits int) bool {

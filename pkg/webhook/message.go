@@ -203,9 +203,10 @@ func (m *Message) text(value []byte, field int) []byte {
 
 // ID returns the text of sms.id: the value of a string or the digits of a number. value must be the one that m was
 // decoded from.
-func (m *Message) ID(value []byte) string {
-	return string(appendText(nil, m.id(value)))
-}
+func (m *Message) ID(value []byte) string { return string(m.AppendID(nil, value)) }
+
+// AppendID appends [Message.ID] to dst.
+func (m *Message) AppendID(dst, value []byte) []byte { return appendText(dst, m.id(value)) }
 
 // Numbers returns the texts of sms.from and sms.to: phone numbers, or the name of a sender. Each is "" if it is absent
 // or null. value must be the one that m was decoded from.

@@ -64,6 +64,16 @@ func Fates() [NumFates]Fate {
 // Stored reports whether another record of the event is in a delay topic: its event goes on.
 func (f Fate) Stored() bool { return f == Retry || f == Overflow || f == Paused || f == Released }
 
+// State is what became of an event whose latest record ended so, in words that customers read.
+func (f Fate) State() string {
+	switch f {
+	case Retry, Overflow:
+		return "waiting"
+	default:
+		return f.String()
+	}
+}
+
 // Failure is why an attempt failed: one of the constants below or the result of [HTTPFailure]. "" means success.
 type Failure string
 

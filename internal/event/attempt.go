@@ -1,0 +1,94 @@
+package event
+
+import (
+	"time"
+
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Attempt is one finished attempt, for the delivery log and for traces. If its first request failed, the request to the
+// failover URL is another one with the same number.
+type Attempt struct {
+	UserID    int64
+	Kind      webhook.Kind
+	ID        string    // the event's identity
+	Message   Text      // sms.id; "" for revocations
+	EventTime time.Time // timestamp of the source record
+	Partition int32     // of the source record
+	Offset    int64     // of the source record; -1 = unknown
+	// Number counts from 1. 0 stands for no attempt: the row says how an event that was attempted before has ended, and
+	// has no Host, Status, Failure, Took and Reply.
+	Number   int
+	Time     time.Time
+	Host     string // of the URL
+	Status   int    // HTTP status, 0 if no reply came
+	Failure  webhook.Failure
+	Took     time.Duration
+	Reply    string       // the beginning of a failed reply's body; "" if there is none
+	Failover bool         // it is the request to the failover URL
+	Fate     webhook.Fate // what became of the event's record
+	Next     time.Time    // earliest time of the next attempt, if Fate.Stored(); else zero
+}
+
+// NewAttempt returns what an attempt, or a row without one, says about its event.
+func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
+	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate}
+	if e.Kind != webhook.RevokeClick {
+		var room [textSize]byte
+		a.Message = NewText(e.Message.AppendID(room[:0], e.Value))
+	}
+	if fate == webhook.Retry || fate == webhook.Overflow {
+		a.Next = e.Due
+	}
+	a.Partition, a.Offset = e.sourceOffset()
+	return a
+}
+
+// sourceOffset returns the position of the source record in the topic of its kind; the offset is -1 if it is unknown.
+func (e *Event) sourceOffset() (partition int32, offset int64) {
+	if e.Class == topics.Source {
+		return e.Partition, e.Offset
+	}
+	topic, partition, offset, ok := ParsePosition(e.SourcePosition())
+	if !ok || topic == e.Topic { // it names the delayed record: the source record's position was lost
+		return 0, -1
+	}
+	return partition, offset
+}
+
+// textSize is how many bytes a Text holds without an allocation: decimal numbers and UUIDs fit.
+const textSize = 36
+
+// Text is a text that is kept without an allocation if it is short. The zero value is "".
+type Text struct {
+	n     uint8
+	short [textSize]byte
+	long  string
+}
+
+// NewText copies a text.
+func NewText(text []byte) (t Text) {
+	if len(text) > textSize {
+		t.long = string(text)
+		return t
+	}
+	t.n = uint8(copy(t.short[:], text))
+	return t
+}
+
+// String returns the text.
+func (t *Text) String() string {
+	if t.long != "" {
+		return t.long
+	}
+	return string(t.short[:t.n])
+}
+
+// Append appends the text to b.
+func (t *Text) Append(b []byte) []byte {
+	if t.long != "" {
+		return append(b, t.long...)
+	}
+	return append(b, t.short[:t.n]...)
+}
