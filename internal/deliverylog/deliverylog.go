@@ -1,4 +1,5 @@
-// Package deliverylog keeps each user's latest HTTP attempts in Redis.
+// Package deliverylog keeps each user's latest HTTP attempts in Redis: a list of lines, and a list of the replies of the
+// latest failures.
 //
 // The dispatcher adds attempts, internal/api lists them. Writing never slows a delivery: Add puts an attempt into a
 // bounded channel, and Run, in the caller's goroutine, writes batches of them in one round trip each. If Redis is not
@@ -8,8 +9,6 @@ package deliverylog
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -18,12 +17,13 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/outage"
-	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 const (
 	// PerUser is how many of a user's attempts are kept.
 	PerUser = 1000
+	// RepliesPerUser is how many of a user's failures keep the beginning of their reply's body.
+	RepliesPerUser = 100
 	// Keep is how long a user's attempts are kept after the latest one.
 	Keep = 7 * 24 * time.Hour
 
@@ -39,7 +39,8 @@ const (
 // Log is the log of deliveries. It is safe for concurrent use.
 type Log struct {
 	rdb     redis.UniversalClient
-	prefix  string
+	prefix  string // of the lists of attempts
+	replies string // of the lists of replies
 	dropped func(n int)
 	log     *zap.Logger
 	pending chan event.Attempt
@@ -48,7 +49,7 @@ type Log struct {
 // New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number
 // of attempts that were dropped, and must not block.
 func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap.Logger) *Log {
-	return &Log{rdb: rdb, prefix: prefix + "deliveries:", dropped: dropped, log: log,
+	return &Log{rdb: rdb, prefix: prefix + "deliveries:", replies: prefix + "replies:", dropped: dropped, log: log,
 		pending: make(chan event.Attempt, room)}
 }
 
@@ -63,7 +64,7 @@ func (l *Log) Add(a event.Attempt) {
 
 // Run writes attempts until ctx ends, and then the rest of the queue.
 func (l *Log) Run(ctx context.Context) {
-	w := writer{Log: l, byUser: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: outage.New(l.log,
+	w := writer{Log: l, byUser: map[int64][]any{}, byReply: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: outage.New(l.log,
 		"cannot write the delivery log to Redis, dropping attempts", "the delivery log is written to Redis again")}
 	for {
 		select {
@@ -88,6 +89,7 @@ type writer struct {
 	*Log
 	batch   []event.Attempt
 	byUser  map[int64][]any
+	byReply map[int64][]any
 	expiry  map[int64]time.Time // when it was last set
 	failing *outage.Outage
 }
@@ -114,6 +116,9 @@ func (w *writer) write() {
 	for i := range w.batch {
 		a := &w.batch[i]
 		w.byUser[a.UserID] = append(w.byUser[a.UserID], encode(a))
+		if hasReply(a) {
+			w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(a))
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
@@ -127,6 +132,7 @@ func (w *writer) write() {
 	clear(w.batch) // frees the texts
 	w.batch = w.batch[:0]
 	clear(w.byUser)
+	clear(w.byReply)
 }
 
 // push writes the lines. It trims lists and renews their expiry only when necessary.
@@ -142,13 +148,19 @@ func (w *writer) push(ctx context.Context) error {
 				w.expiry[user] = now
 			}
 		}
+		for user, replies := range w.byReply {
+			key := w.replyKey(user)
+			p.LPush(ctx, key, replies[max(0, len(replies)-RepliesPerUser):]...)
+			p.LTrim(ctx, key, 0, RepliesPerUser-1)
+			p.Expire(ctx, key, Keep+refresh)
+		}
 		return nil
 	})
 	if err != nil {
 		clear(w.expiry) // it is unknown what was stored
 		for i, n := range lengths {
 			if redis.HasErrorPrefix(n.Err(), "WRONGTYPE") { // another program wrote it, and every later write would fail
-				err = errors.Join(err, w.rdb.Del(ctx, w.key(users[i])).Err())
+				err = errors.Join(err, w.rdb.Del(ctx, w.key(users[i])).Err(), w.rdb.Del(ctx, w.replyKey(users[i])).Err())
 			}
 		}
 		return err
@@ -175,50 +187,7 @@ func (w *writer) push(ctx context.Context) error {
 
 func (l *Log) key(userID int64) string { return l.prefix + strconv.FormatInt(userID, 10) }
 
-// Filter selects attempts; the zero value selects all.
-type Filter struct {
-	Kind   *webhook.Kind   // nil: all kinds
-	Result *webhook.Result // nil: all results
-	Before time.Time       // only attempts that began before; zero: no bound
-	Limit  int             // the most attempts; 0: no limit
-}
-
-// List returns a user's attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
-// began within the same one, set apart by a millisecond each, so that Before with the time of a page's last attempt
-// selects the next page. Errors are those of Redis.
-func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt, error) {
-	lines, err := l.rdb.LRange(ctx, l.key(userID), 0, PerUser-1).Result()
-	if err != nil {
-		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
-	}
-	all := make([]event.Attempt, 0, len(lines))
-	for _, line := range lines {
-		// An unreadable line was written by another version, whose instances run at the same time.
-		if a, ok := decode(line); ok {
-			a.UserID = userID
-			all = append(all, a)
-		}
-	}
-	// Instances write at different times: the list is only nearly in order.
-	slices.SortStableFunc(all, func(a, b event.Attempt) int { return b.Time.Compare(a.Time) })
-	setApart(all)
-	kept := make([]event.Attempt, 0, min(len(all), max(f.Limit, 16)))
-	for i := range all {
-		if f.Limit > 0 && len(kept) == f.Limit {
-			break
-		}
-		if f.matches(&all[i]) {
-			kept = append(kept, all[i])
-		}
-	}
-	return kept, nil
-}
-
-func (f *Filter) matches(a *event.Attempt) bool {
-	return (f.Kind == nil || a.Kind == *f.Kind) &&
-		(f.Result == nil || a.Failure.Result() == *f.Result) &&
-		(f.Before.IsZero() || a.Time.Before(f.Before))
-}
+func (l *Log) replyKey(userID int64) string { return l.replies + strconv.FormatInt(userID, 10) }
 
 // setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at
 // most shift in all: a user with more attempts than that sees pages of less than a second anyway.

@@ -2,9 +2,11 @@ package deliverylog
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +43,7 @@ func attempt(user int64, n int, kind webhook.Kind, failure webhook.Failure) even
 	return event.Attempt{
 		UserID: user, Kind: kind, ID: "sms-dlr/3/" + strconv.Itoa(n), Number: 1, Time: noon.Add(time.Duration(n) * time.Second),
 		Host: "example.com:8443", Status: 200, Failure: failure, Took: 245 * time.Millisecond,
+		Message: event.NewText(strconv.AppendInt(nil, int64(n), 10)), EventTime: noon, Partition: 3, Offset: int64(n),
 	}
 }
 
@@ -57,9 +60,10 @@ func TestReadBack(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)
 	want := []event.Attempt{
-		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon.Add(3 * time.Second), Host: "h", Status: 503, Failure: "http 503", Took: 1500 * time.Microsecond},
+		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon.Add(3 * time.Second), Host: "h", Status: 503, Failure: "http 503", Took: 1500 * time.Microsecond, Offset: -1, Fate: webhook.Dead},
 		{UserID: 42, Kind: webhook.DLR, ID: "again", Number: 2, Time: noon.Add(2500 * time.Millisecond), Host: "spare", Status: 200, Failover: true},
-		{UserID: 42, Kind: webhook.DLR, ID: "odd\tid\n", Number: 1, Time: noon.Add(2 * time.Second), Host: "[::1]:80", Failure: webhook.ConnectionRefused},
+		{UserID: 42, Kind: webhook.DLR, ID: "odd\tid\n", Number: 1, Time: noon.Add(2 * time.Second), Host: "[::1]:80", Failure: webhook.ConnectionRefused,
+			Message: event.NewText([]byte("\t\"odd\"\n")), Failover: true, Fate: webhook.Retry, Next: noon.Add(6 * time.Hour), EventTime: noon.Add(time.Millisecond)},
 		attempt(42, 1, webhook.Inbound, ""),
 	}
 	for _, a := range slices.Backward(want) {
@@ -197,7 +201,13 @@ func TestAddNeverBlocks(t *testing.T) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
-	for _, line := range []string{"", "1\tdlr\t1\t200\t5\t\th", "1\tx\t1\t200\t5\t\th\tid", "x\tdlr\t1\t200\t5\t\th\tid", "1\tdlr\t1\t\t5\t\th\tid"} {
+	for _, line := range []string{
+		"", "1\tdlr\t1\t200\t5\t\th\tid", // of an earlier version
+		"2\t1\tdlr\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm", "2\t1\tx\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm\tid",
+		"2\tx\tdlr\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm\tid", "2\t1\tdlr\t1\t\t5\t\t0\tretry\t0\t0\t0\t0\th\tm\tid",
+		"2\t1\tdlr\t1\t200\t5\t\t0\tlost\t0\t0\t0\t0\th\tm\tid", "2\t1\tdlr\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\t\"m\tid",
+		"3\t1\tdlr\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm\tid",
+	} {
 		if _, ok := decode(line); ok {
 			t.Errorf("%q is taken", line)
 		}
@@ -246,4 +256,116 @@ func TestForeignKey(t *testing.T) {
 	if got := list(t, l, 42, Filter{}); len(got) != 1 {
 		t.Errorf("%d attempts are kept, want the second", len(got))
 	}
+}
+
+// An event's rows give its state, and its failures their replies.
+func TestEvents(t *testing.T) {
+	mini := miniredis.RunT(t)
+	l, _, stop := start(t, mini)
+	row := func(id string, second, number int, fate webhook.Fate, status int, reply string) event.Attempt {
+		a := attempt(42, second, webhook.DLR, "")
+		a.ID, a.Number, a.Fate, a.Status, a.Reply, a.Offset = id, number, fate, status, reply, 7
+		if a.Message = event.NewText([]byte("m" + id)); fate == webhook.Retry || fate == webhook.Overflow {
+			a.Next = noon.Add(time.Duration(second) * time.Hour)
+		}
+		if status != 200 && number > 0 {
+			a.Failure = "http 503"
+		}
+		return a
+	}
+	for _, a := range []event.Attempt{
+		row("a", 1, 1, webhook.Retry, 503, "busy"), row("b", 2, 1, webhook.Retry, 0, ""), row("a", 3, 2, webhook.Retry, 500, ""),
+		row("c", 4, 1, webhook.Delivered, 200, ""), row("b", 5, 0, webhook.NotConfigured, 0, ""), row("d", 6, 1, webhook.Dead, 503, "\tx\n"),
+		row("e", 7, 3, webhook.Retry, 503, "again"), row("e", 8, 0, webhook.Paused, 0, ""),
+	} {
+		l.Add(a)
+	}
+	l.Add(attempt(43, 9, webhook.DLR, ""))
+	stop()
+	events, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for _, e := range events {
+		got += fmt.Sprintf("%s %s %s %d/%d", e.ID, e.Message, e.Fate.State(), e.Partition, e.Offset)
+		if !e.Next.IsZero() {
+			got += e.Next.Format(" 15:04")
+		}
+		for _, a := range e.Attempts {
+			got += fmt.Sprintf("; %d %d %q %v", a.Number, a.Status, a.Reply, a.HasReply)
+		}
+		got += "\n"
+	}
+	const want = `a ma waiting 3/7 15:00; 1 503 "busy" true; 2 500 "" true
+b mb not_configured 3/7; 1 0 "" false
+c mc delivered 3/7; 1 200 "" false
+d md dead 3/7; 1 503 "\tx\n" true
+e me paused 3/7; 3 503 "again" true
+`
+	if got != want {
+		t.Errorf("the events are\n%s\nwant\n%s", got, want)
+	}
+	var next []string // the attempts that another one follows, or that belong to an event that has ended, have no next one
+	for _, a := range list(t, l, 42, Filter{}) {
+		next = append(next, a.ID+strconv.Itoa(a.Number)+strconv.FormatBool(!a.Next.IsZero()))
+	}
+	if want := []string{"e3false", "d1false", "c1false", "a2true", "b1false", "a1false"}; !slices.Equal(next, want) {
+		t.Errorf("next attempts %v, want %v", next, want)
+	}
+	if got := list(t, l, 42, Filter{Message: "ma", Status: 503}); len(got) != 1 || got[0].Number != 1 {
+		t.Errorf("by message and status: %+v", got)
+	}
+	one, err := l.Events(t.Context(), 42, func(a *event.Attempt) bool { return a.ID == "c" })
+	if err != nil || len(one) != 1 || one[0].ID != "c" {
+		t.Errorf("one event: %+v, %v", one, err)
+	}
+	mini.SetError("LOADING")
+	if _, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true }); err == nil {
+		t.Error("Events: no error")
+	}
+}
+
+// The replies of the latest failures are kept, whatever the size of the batches.
+func TestKeepsTheLatestReplies(t *testing.T) {
+	mini := miniredis.RunT(t)
+	l, _, stop := start(t, mini)
+	for n := range 3 * RepliesPerUser {
+		a := attempt(42, n, webhook.DLR, "http 503")
+		a.Status, a.Reply = 503, strings.Repeat("x", 1024)
+		l.Add(a)
+	}
+	stop()
+	events, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range events {
+		if kept := i >= 2*RepliesPerUser; e.Attempts[0].HasReply != kept || kept && len(e.Attempts[0].Reply) != 1024 {
+			t.Fatalf("failure %d of %d: its reply is kept: %v", i, len(events), e.Attempts[0].HasReply)
+		}
+	}
+	kept, err := mini.List("smshooks:replies:42")
+	if err != nil || len(kept) != RepliesPerUser {
+		t.Errorf("%d replies are stored, %v", len(kept), err)
+	}
+	if ttl := mini.TTL("smshooks:replies:42"); ttl < Keep {
+		t.Errorf("kept for %v, want at least %v", ttl, Keep)
+	}
+}
+
+// FuzzLine checks that whatever decode accepts is the same after encode.
+func FuzzLine(f *testing.F) {
+	a := attempt(42, 1, webhook.Click, "http 503")
+	f.Add(string(encode(&a)))
+	f.Add("2\t1\tdlr\t1\t200\t5\t\t1\tretry\t9\t0\t0\t-1\th\t\"a\\tb\"\tid")
+	f.Fuzz(func(t *testing.T, line string) {
+		a, ok := decode(line)
+		if !ok || len(a.Message.String()) > maxMessage {
+			return
+		}
+		if b, ok := decode(string(encode(&a))); !ok || !reflect.DeepEqual(a, b) {
+			t.Errorf("%q\n%+v is read as %+v", line, a, b)
+		}
+	})
 }

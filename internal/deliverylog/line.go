@@ -9,51 +9,117 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// lineParts is the number of fields of a line. The id is the last one: it comes from a record and may be any text.
-const lineParts = 8
+const (
+	// lineVersion begins each line. Versions of the service that do not know it skip the line.
+	lineVersion = "2"
+	// lineParts is the number of fields of a line. The id is the last one: it comes from a record and may be any text.
+	lineParts = 16
+	// maxMessage is the longest message id that is kept, in bytes. Of a longer one nothing is kept.
+	maxMessage = 256
 
-// failoverMark follows the number of a request to the failover URL.
-const failoverMark = "f"
+	withFailover = 1 // flags: the request went to the failover URL
+)
 
-// encode writes an attempt as one line, separated by tabs: Unix microseconds, kind, number, status, microseconds taken,
-// failure, host, id. The user is in the key.
+// encode writes an attempt as one line, separated by tabs: version, Unix microseconds, kind, number, status,
+// microseconds taken, failure, flags, fate, Unix milliseconds of the next attempt and of the event (0 = unknown),
+// partition and offset of the source record, host, message id, id. The user is in the key.
 func encode(a *event.Attempt) []byte {
-	b := make([]byte, 0, 64+len(a.Failure)+len(a.Host)+len(a.ID))
-	b = append(strconv.AppendInt(b, a.Time.UnixMicro(), 10), '\t')
-	b = append(append(b, a.Kind.String()...), '\t')
-	b = strconv.AppendInt(b, int64(a.Number), 10)
+	b := make([]byte, 0, 128+len(a.Failure)+len(a.Host)+len(a.ID))
+	number := func(n int64) { b = append(strconv.AppendInt(b, n, 10), '\t') }
+	text := func(s string) { b = append(append(b, s...), '\t') }
+	text(lineVersion)
+	number(a.Time.UnixMicro())
+	text(a.Kind.String())
+	number(int64(a.Number))
+	number(int64(a.Status))
+	number(a.Took.Microseconds())
+	text(string(a.Failure))
+	flags := int64(0)
 	if a.Failover {
-		b = append(b, failoverMark...)
+		flags |= withFailover
 	}
-	b = append(b, '\t')
-	b = append(strconv.AppendInt(b, int64(a.Status), 10), '\t')
-	b = append(strconv.AppendInt(b, a.Took.Microseconds(), 10), '\t')
-	b = append(append(b, a.Failure...), '\t')
-	b = append(append(b, a.Host...), '\t')
+	number(flags)
+	text(a.Fate.String())
+	number(milli(a.Next))
+	number(milli(a.EventTime))
+	number(int64(a.Partition))
+	number(a.Offset)
+	text(a.Host)
+	b = append(appendMessage(b, a), '\t')
 	return append(b, a.ID...)
 }
 
-// decode parses a line; ok is false if it is not valid. It does not set UserID.
+// appendMessage appends the message id, quoted if it would not fit into a field.
+func appendMessage(b []byte, a *event.Attempt) []byte {
+	start := len(b)
+	b = a.Message.Append(b)
+	id := b[start:]
+	if len(id) > maxMessage {
+		return b[:start]
+	}
+	for i, c := range id {
+		if c == '\t' || i == 0 && c == '"' {
+			return strconv.AppendQuote(b[:start], string(id))
+		}
+	}
+	return b
+}
+
+// milli returns t in Unix milliseconds, 0 if it is zero.
+func milli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// decode parses a line; ok is false if it is not valid. It does not set UserID and Reply.
 func decode(line string) (a event.Attempt, ok bool) {
-	parts := strings.SplitN(line, "\t", lineParts)
-	if len(parts) != lineParts {
+	var parts [lineParts]string
+	for i := range parts {
+		var more bool
+		if i == lineParts-1 {
+			parts[i] = line
+		} else if parts[i], line, more = strings.Cut(line, "\t"); !more {
+			return a, false
+		}
+	}
+	kind, err := webhook.ParseKind(parts[2])
+	fate, known := fates[parts[8]]
+	if err != nil || !known || parts[0] != lineVersion {
 		return a, false
 	}
-	kind, err := webhook.ParseKind(parts[1])
-	if err != nil {
-		return a, false
-	}
-	number, failover := strings.CutSuffix(parts[2], failoverMark)
-	parts[2] = number
-	var numbers [4]int64
-	for i, at := range [...]int{0, 2, 3, 4} {
+	var numbers [9]int64
+	for i, at := range [...]int{1, 3, 4, 5, 7, 9, 10, 11, 12} {
 		if numbers[i], err = strconv.ParseInt(parts[at], 10, 64); err != nil {
 			return a, false
 		}
 	}
+	message := parts[14]
+	if strings.HasPrefix(message, `"`) {
+		if message, err = strconv.Unquote(message); err != nil {
+			return a, false
+		}
+	}
 	return event.Attempt{
-		Kind: kind, ID: parts[7], Number: int(numbers[1]), Time: time.UnixMicro(numbers[0]).UTC(), Host: parts[6],
-		Status: int(numbers[2]), Failure: webhook.Failure(parts[5]), Took: time.Duration(numbers[3]) * time.Microsecond,
-		Failover: failover,
+		Kind: kind, ID: parts[15], Number: int(numbers[1]), Time: time.UnixMicro(numbers[0]).UTC(), Host: parts[13],
+		Status: int(numbers[2]), Took: time.Duration(numbers[3]) * time.Microsecond, Failure: webhook.Failure(parts[6]),
+		Failover: numbers[4]&withFailover != 0, Fate: fate, Next: fromMilli(numbers[5]), EventTime: fromMilli(numbers[6]),
+		Partition: int32(numbers[7]), Offset: numbers[8], Message: event.NewText([]byte(message)),
 	}, true
 }
+
+func fromMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+var fates = func() map[string]webhook.Fate {
+	m := map[string]webhook.Fate{}
+	for _, f := range webhook.Fates() {
+		m[f.String()] = f
+	}
+	return m
+}()

@@ -1,0 +1,157 @@
+package deliverylog
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// Filter selects attempts; the zero value selects all.
+type Filter struct {
+	Kind    *webhook.Kind   // nil: all kinds
+	Result  *webhook.Result // nil: all results
+	Message string          // only attempts for this message; "": all
+	Status  int             // only attempts with this HTTP status; 0: all
+	Before  time.Time       // only attempts that began before; zero: no bound
+	Limit   int             // the most attempts; 0: no limit
+}
+
+// List returns a user's attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
+// began within the same one, set apart by a millisecond each, so that Before with the time of a page's last attempt
+// selects the next page. Next is set only in the latest attempt of an event that waits. Errors are those of Redis.
+func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt, error) {
+	all, err := l.Rows(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	later := make(map[string]bool, len(all)) // the events of later rows
+	rows := all
+	all = all[:0]
+	for i := range rows {
+		a := rows[i]
+		if later[a.ID] {
+			a.Next = time.Time{}
+		}
+		later[a.ID] = true
+		if a.Number > 0 {
+			all = append(all, a)
+		}
+	}
+	setApart(all)
+	kept := make([]event.Attempt, 0, min(len(all), max(f.Limit, 16)))
+	for i := range all {
+		if f.Limit > 0 && len(kept) == f.Limit {
+			break
+		}
+		if f.matches(&all[i]) {
+			kept = append(kept, all[i])
+		}
+	}
+	return kept, nil
+}
+
+func (f *Filter) matches(a *event.Attempt) bool {
+	return (f.Kind == nil || a.Kind == *f.Kind) &&
+		(f.Result == nil || a.Failure.Result() == *f.Result) &&
+		(f.Message == "" || a.Message.String() == f.Message) &&
+		(f.Status == 0 || a.Status == f.Status) &&
+		(f.Before.IsZero() || a.Time.Before(f.Before))
+}
+
+// Rows returns everything that the log has of a user, newest first, as it was added but without replies: also the rows
+// that are no attempts. Times are in microseconds, those of events and of next attempts in milliseconds.
+func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
+	lines, err := l.rdb.LRange(ctx, l.key(userID), 0, PerUser-1).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
+	}
+	all := make([]event.Attempt, 0, len(lines))
+	for _, line := range lines {
+		// An unreadable line was written by another version, whose instances run at the same time.
+		if a, ok := decode(line); ok {
+			a.UserID = userID
+			all = append(all, a)
+		}
+	}
+	// Instances write at different times: the list is only nearly in order.
+	slices.SortStableFunc(all, func(a, b event.Attempt) int { return b.Time.Compare(a.Time) })
+	return all, nil
+}
+
+// Event is what the log has of one event.
+type Event struct {
+	ID        string
+	Kind      webhook.Kind
+	Message   string       // "" for revocations
+	Time      time.Time    // of the event; zero if unknown
+	Fate      webhook.Fate // of its latest record
+	Next      time.Time    // earliest time of the next attempt; zero if none is planned
+	Partition int32        // of the source record
+	Offset    int64        // of the source record; -1 = unknown
+	Attempts  []Attempt    // oldest first
+}
+
+// Attempt is an attempt with its reply.
+type Attempt struct {
+	event.Attempt
+	HasReply bool // Reply is known; it is known of the latest failures only
+}
+
+// Events returns the user's events whose rows are wanted, in the order in which they were attempted first. Errors are
+// those of Redis.
+func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]Event, error) {
+	rows, err := l.Rows(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	rows = slices.DeleteFunc(rows, func(a event.Attempt) bool { return !wanted(&a) })
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	replies, err := l.readReplies(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	var events []Event
+	index := map[string]int{}
+	for _, a := range slices.Backward(rows) {
+		i, known := index[a.ID]
+		if !known {
+			i = len(events)
+			index[a.ID] = i
+			events = append(events, Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(), Offset: -1})
+		}
+		e := &events[i]
+		if e.Time.IsZero() { // the rows of a replay have its time
+			e.Time = a.EventTime
+		}
+		e.Fate, e.Next = a.Fate, a.Next
+		if a.Offset >= 0 {
+			e.Partition, e.Offset = a.Partition, a.Offset
+		}
+		if a.Number > 0 {
+			reply, kept := replies[keyOf(&a)]
+			a.Reply = reply
+			e.Attempts = append(e.Attempts, Attempt{a, kept})
+		}
+	}
+	return events, nil
+}
+
+func (l *Log) readReplies(ctx context.Context, userID int64) (map[replyKey]string, error) {
+	texts, err := l.rdb.LRange(ctx, l.replyKey(userID), 0, RepliesPerUser-1).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read the replies in Redis: %w", err)
+	}
+	replies := make(map[replyKey]string, len(texts))
+	for _, text := range texts {
+		if key, reply, ok := decodeReply(text); ok {
+			replies[key] = reply
+		}
+	}
+	return replies, nil
+}
