@@ -24,10 +24,10 @@ func (a *Admin) Explain(ctx context.Context, q explain.Query, warn func(error)) 
 	return explain.Find(ctx, explain.Config{
 		Plan: a.cfg.TopicPlan(), Group: a.cfg.Kafka.Group, Epoch: a.cfg.Topics.Epoch, NewClient: a.kafka.NewClient,
 		Warn: warn,
-		Attempts: func(ctx context.Context, userID int64) ([]event.Attempt, error) {
+		Log: func(ctx context.Context, userID int64) ([]event.Attempt, error) {
 			ctx, cancel := context.WithTimeout(ctx, logTimeout)
 			defer cancel()
-			all, err := log.List(ctx, userID, deliverylog.Filter{})
+			all, err := log.Rows(ctx, userID)
 			return all, explainRedis(err)
 		},
 	}, q)

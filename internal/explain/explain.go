@@ -31,8 +31,8 @@ type Config struct {
 	Epoch string // topics.epoch
 	// NewClient returns a Kafka client without a group that has the given options as well.
 	NewClient func(extra ...kgo.Opt) (*kgo.Client, error)
-	// Attempts returns the user's attempts in the log of deliveries, newest first; nil: the log is not read.
-	Attempts func(ctx context.Context, userID int64) ([]event.Attempt, error)
+	// Log returns what the log of deliveries has of a user, newest first; nil: the log is not read.
+	Log func(ctx context.Context, userID int64) ([]event.Attempt, error)
 	// Warn receives what could not be read and is not needed; nil drops it.
 	Warn func(error)
 }
@@ -61,6 +61,7 @@ type Event struct {
 	Reason    webhook.Reason  // of a dead letter
 	Copies    []Copy          // the source record first, then by time
 	Log       []event.Attempt // the attempts that the log of deliveries still has, oldest first
+	last      *event.Attempt  // the latest row of the log; it may be no attempt
 }
 
 // Copy is one record of an event.
@@ -90,7 +91,7 @@ const (
 	Waiting   State = "waiting"   // a delayed record will be attempted
 	Paused    State = "paused"    // a delayed record is held back until its user ends the pause
 	Dead      State = "dead"      // given up
-	Delivered State = "delivered" // the log of deliveries has a successful attempt
+	Delivered State = "delivered" // the log of deliveries says so
 	Settled   State = "settled"   // finished, and nothing says how: delivered, or settled on purpose
 )
 
@@ -149,7 +150,7 @@ func order(class string) int {
 
 // addLog adds what the log of deliveries has of e.
 func (f *finder) addLog(ctx context.Context, e *Event) {
-	if f.cfg.Attempts == nil || e.UserID == 0 {
+	if f.cfg.Log == nil || e.UserID == 0 {
 		return
 	}
 	all, err := f.attempts(ctx, e.UserID)
@@ -158,7 +159,10 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 		return
 	}
 	for _, a := range slices.Backward(all) {
-		if a.ID == e.ID {
+		if a.ID != e.ID {
+			continue
+		}
+		if e.last = &a; a.Number > 0 {
 			e.Log = append(e.Log, a)
 			e.Attempts = max(e.Attempts, a.Number)
 		}
@@ -181,24 +185,26 @@ func (e *Event) judge() {
 			last = c.Time
 		}
 	}
-	n := len(e.Log)
-	ok := n > 0 && e.Log[n-1].Failure == ""
+	ended := e.last != nil && !e.last.Fate.Stored() // the log says how
 	switch {
-	case ok && e.Log[n-1].Time.After(last): // its offset may not be committed yet
-		e.State, e.Failure = Delivered, ""
+	case ended && e.last.Time.After(last): // its offset may not be committed yet
+		e.State = State(e.last.Fate.State())
 	case dead != nil && (open == nil || !open.Time.After(dead.Time)) && !e.replayedAfter(dead):
 		e.State = Dead
 	case open != nil && open.Class == topics.Source.String():
 		e.State = Pending
 	case open != nil:
 		e.State, e.Next = Waiting, open.Due
-		if open.Class == "paused" {
+		if open.Class == topics.Paused.String() {
 			e.State = Paused
 		}
-	case ok:
-		e.State, e.Failure = Delivered, ""
+	case ended:
+		e.State = State(e.last.Fate.State())
 	default:
 		e.State = Settled
+	}
+	if e.State == Delivered {
+		e.Failure = ""
 	}
 }
 

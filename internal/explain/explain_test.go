@@ -202,7 +202,7 @@ func TestFollow(t *testing.T) {
 	check(Waiting, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, ""))
 	e.finish(source, retry, overflow, again)
 	check(Settled, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
-	e.cfg.Attempts = func(context.Context, int64) ([]event.Attempt, error) {
+	e.cfg.Log = func(context.Context, int64) ([]event.Attempt, error) {
 		return []event.Attempt{{ID: id, Number: 1, Status: 200, Time: time.Now().Add(time.Second)}, {ID: "x", Number: 9}}, nil
 	}
 	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
@@ -248,7 +248,7 @@ func TestLogAway(t *testing.T) {
 	e := newEnv(t)
 	r := e.write("sms-dlr", 0, 42, value(42, "1"))
 	e.finish(r)
-	e.cfg.Attempts = func(context.Context, int64) ([]event.Attempt, error) { return nil, errors.New("refused") }
+	e.cfg.Log = func(context.Context, int64) ([]event.Attempt, error) { return nil, errors.New("refused") }
 	var warned []error
 	e.cfg.Warn = func(err error) { warned = append(warned, err) }
 	if got := e.one(Query{ID: e.id(r)}); got.State != Settled || len(warned) != 1 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -80,11 +79,9 @@ func (f *finder) byID(ctx context.Context) error {
 
 // locate returns the position of the source record of Query.ID; source is nil if the id does not say it.
 func (f *finder) locate(ctx context.Context) (source *topic, offset int64, partition int32, err error) {
-	if name, p, ok := event.ParseOrigin(event.OriginOf(f.query.ID)); ok {
+	if name, p, o, ok := event.ParsePosition(event.OriginOf(f.query.ID)); ok {
 		for _, t := range f.sources() {
-			_, number, _ := strings.Cut(strings.TrimPrefix(event.OriginOf(f.query.ID), name+"/"), "/")
-			o, err := strconv.ParseInt(number, 10, 64)
-			if s := t.spans[p]; t.name == name && err == nil && s.Start <= o && o < s.End {
+			if s := t.spans[p]; t.name == name && s.Start <= o && o < s.End {
 				return t, o, p, nil
 			}
 		}

@@ -132,7 +132,7 @@ func (f *finder) attempts(ctx context.Context, userID int64) ([]event.Attempt, e
 	if all, ok := f.logs[userID]; ok {
 		return all, nil
 	}
-	all, err := f.cfg.Attempts(ctx, userID)
+	all, err := f.cfg.Log(ctx, userID)
 	if err == nil {
 		f.logs = map[int64][]event.Attempt{userID: all}
 	}
