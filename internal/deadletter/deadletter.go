@@ -1,4 +1,5 @@
-// Package deadletter lists dead letters and replays them.
+// Package deadletter lists dead letters and replays them. It also reads the source record of an event whose position is
+// known, and replays that.
 //
 // A replayed event goes to its kind's first overflow topic, due at once, with its identity and no attempts. The dead
 // letter stays: after the replay has ended, the event can be replayed again.
@@ -28,6 +29,7 @@ type Config struct {
 	Topic    string // of dead letters
 	Sources  [webhook.NumKinds]string
 	Overflow [webhook.NumKinds]string // the first overflow topic of each kind
+	Epoch    string                   // topics.epoch
 	// Patience is how long Kafka may not answer before a call fails; 0: 4 s.
 	Patience time.Duration
 	// Now returns the time of day; nil: time.Now.

@@ -58,7 +58,7 @@ type Guard interface {
 type Candidate struct {
 	UserID    int64
 	ID        string
-	Partition int32
+	Partition int32 // of its newest dead letter; -1 if it is sent from its source record
 	Offset    int64 // of its newest dead letter that was read
 	End       int64 // of the partition when the replay began
 }
@@ -134,6 +134,11 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 		r.sent++
 		return r.Try(l)
 	}
+	return r.add(ctx, l, candidate)
+}
+
+// add adds an event to the chunk, and sends the chunk if it is full.
+func (r *running) add(ctx context.Context, l *Letter, candidate *Candidate) error {
 	// A clone, because the record keeps its whole fetch in memory.
 	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, r.store.cfg.Now())
 	r.chunk, r.size = append(r.chunk, record), r.size+len(record.Value)+256

@@ -72,7 +72,8 @@ func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
 		rights[plan.Config] |= Write
 		rights[plan.DeadLetter] |= Read
 		for _, kind := range webhook.Kinds() {
-			rights[plan.Overflow(kind, 0)] |= Write // replayed dead letters go there
+			rights[plan.Overflow(kind, 0)] |= Write // replayed events go there
+			rights[plan.Sources()[kind]] |= Read    // the bodies of events come from there
 		}
 	}
 	return rights

@@ -116,7 +116,7 @@ func TestRightsOfRoles(t *testing.T) {
 		topic          string
 		all, api, none Rights
 	}{
-		{"d", Read, 0, 0},
+		{"d", Read, Read, 0},
 		{"d-retry-1h", Read | Write, 0, 0},
 		{"d-retry-2h", Read, 0, 0},
 		{"d-overflow-1s", Read | Write, Write, 0},

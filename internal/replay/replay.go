@@ -58,11 +58,11 @@ func New(cfg Config, rdb redis.UniversalClient, log *zap.Logger) *Memory {
 	return &Memory{cfg: cfg, rdb: rdb, log: log, ended: make(chan string, endedMost)}
 }
 
-// Letter is a dead letter to replay.
+// Letter is a dead letter, or an event with its source record, to replay.
 type Letter struct {
 	UserID    int64
 	ID        string
-	Partition int32
+	Partition int32 // of the dead letter; -1 if there is none
 	Offset    int64 // of the newest dead letter of the event
 	End       int64 // of its partition when the replay began
 }
@@ -125,6 +125,9 @@ func (l *Letter) diedAfter(mark string) bool {
 	partition, end, ok := strings.Cut(mark, ":")
 	p, err1 := strconv.ParseInt(partition, 10, 32)
 	e, err2 := strconv.ParseInt(end, 10, 64)
+	if err1 == nil && (p < 0 || l.Partition < 0) {
+		return false // without two dead letters nothing says which is newer
+	}
 	return !ok || err1 != nil || err2 != nil || int32(p) != l.Partition || l.Offset >= e
 }
 

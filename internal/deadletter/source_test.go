@@ -1,0 +1,115 @@
+package deadletter
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// source writes a source record of user 42 and returns the origin of its event.
+func (k *fakeKafka) source(message int, headers ...kgo.RecordHeader) (Origin, *kgo.Record) {
+	k.t.Helper()
+	topic := testConfig.Sources[webhook.DLR]
+	details, err := kadm.NewClient(k.client).ListTopics(k.t.Context(), topic)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	r := &kgo.Record{Topic: topic, Key: []byte("42"), Headers: headers, Value: fmt.Appendf(nil, `{"user_id":42,"sms":{"id":%d}}`, message)}
+	if err := k.client.ProduceSync(k.t.Context(), r).FirstErr(); err != nil {
+		k.t.Fatal(err)
+	}
+	e := event.Event{Record: event.Record{
+		Class: topics.Source, Topic: topic, Partition: r.Partition, Offset: r.Offset, Namespace: event.NamespaceOf(details[topic].ID, topic, ""),
+	}}
+	return Origin{ID: e.Identity(), UserID: 42, Kind: webhook.DLR, Partition: r.Partition, Offset: r.Offset}, r
+}
+
+func TestSource(t *testing.T) {
+	k := newKafka(t)
+	s := k.store()
+	o, want := k.source(1)
+	named, _ := k.source(2, kgo.RecordHeader{Key: event.HeaderGatewayID, Value: []byte("gateway:1")})
+	old := o
+	old.ID = fmt.Sprintf("%s/%d/%d", want.Topic, want.Partition, want.Offset) // as earlier versions named it
+	byGateway := named
+	byGateway.ID = "gateway:1"
+	for name, o := range map[string]Origin{"derived": o, "position": old, "gateway's": byGateway} {
+		if r, err := s.Source(t.Context(), o); err != nil || r == nil || r.Offset != o.Offset {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+	}
+	change := func(f func(*Origin)) Origin { c := o; f(&c); return c }
+	for name, o := range map[string]Origin{
+		"of another user": change(func(o *Origin) { o.UserID = 43 }), "of another event": change(func(o *Origin) { o.ID = "evt_0000000000000000000000" }),
+		"behind the end": change(func(o *Origin) { o.Offset = 1e6 }), "unknown": change(func(o *Origin) { o.Offset = -1 }),
+		"of a topic that is gone": change(func(o *Origin) { o.Kind = webhook.Inbound }), "a batch": change(func(o *Origin) { o.Kind = webhook.RevokeClick }),
+		"the position's id, the gateway's counts": named,
+	} {
+		if r, err := s.Source(t.Context(), o); err != nil || r != nil {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+	}
+	k.cluster.Close()
+	if r, err := s.Source(t.Context(), o); err == nil || r != nil {
+		t.Errorf("Kafka away: %v, no error", r)
+	}
+}
+
+// refusing admits no event with one of these ids.
+type refusing struct {
+	ids    map[string]bool
+	asked  []*Candidate
+	stored int
+}
+
+func (g *refusing) Admit(_ context.Context, events []*Candidate) (admitted []bool, err error) {
+	g.asked = append(g.asked, events...)
+	for _, e := range events {
+		admitted = append(admitted, !g.ids[e.ID])
+	}
+	return admitted, nil
+}
+
+func (g *refusing) Stored(_ context.Context, events []*Candidate) { g.stored += len(events) }
+
+func TestResend(t *testing.T) {
+	k := newKafka(t)
+	s := k.store()
+	first, record := k.source(1, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte("00-1")})
+	second, _ := k.source(2)
+	lost := second
+	lost.Offset = 1e6
+	lost.ID = "evt_0000000000000000000000"
+	guard := &refusing{ids: map[string]bool{second.ID: true}}
+	n, err := s.Resend(t.Context(), []Origin{first, lost, second, first}, guard)
+	if n != 1 || err != nil || guard.stored != 1 || len(guard.asked) != 2 {
+		t.Fatalf("%d sent again, %v; the guard was asked about %d events and saw %d stored", n, err, len(guard.asked), guard.stored)
+	}
+	for _, c := range guard.asked {
+		if c.Partition != -1 || c.UserID != 42 {
+			t.Errorf("the guard was asked about %+v", c)
+		}
+	}
+	records := k.overflowed(1)
+	r := records[first.ID]
+	if len(records) != 1 || r == nil || string(r.Value) != string(record.Value) || string(r.Key) != "42" || r.Partition != record.Partition ||
+		r.Topic != testConfig.Overflow[webhook.DLR] {
+		t.Fatalf("stored %+v", records)
+	}
+	headers := map[string]string{}
+	for _, h := range r.Headers {
+		headers[h.Key] = string(h.Value)
+	}
+	if headers[event.HeaderOrigin] != record.Topic+"/"+strconv.Itoa(int(record.Partition))+"/"+strconv.FormatInt(record.Offset, 10) ||
+		headers[event.HeaderAttempts] != "0" || headers[event.HeaderReplayed] == "" || headers[event.HeaderTrace] != "00-1" {
+		t.Errorf("headers %v", headers)
+	}
+}
