@@ -82,8 +82,8 @@ func (h *handler) deliveries(r *request) (any, error) {
 	return list, nil
 }
 
-// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, default 20) and before (RFC 3339). get
-// returns a parameter, or "" if it is absent. An error is an *InvalidError.
+// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, default 20), before (RFC 3339), message_id and
+// http_code. get returns a parameter, or "" if it is absent. An error is an *InvalidError.
 func ParseDeliveryFilter(get func(name string) string) (deliverylog.Filter, error) {
 	var (
 		f       = deliverylog.Filter{Limit: defaultLimit}
@@ -118,6 +118,12 @@ func ParseDeliveryFilter(get func(name string) string) (deliverylog.Filter, erro
 		var err error
 		if f.Before, err = parseTime(text); err != nil {
 			refuse("before", mustBeTime)
+		}
+	}
+	f.Message = get("message_id")
+	if text := get("http_code"); text != "" {
+		if f.Status = parseCode(text); f.Status == 0 {
+			refuse("http_code", "must be a status code such as 503")
 		}
 	}
 	if len(invalid.Fields) > 0 {

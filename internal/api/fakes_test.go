@@ -39,6 +39,9 @@ type fakes struct {
 	attempts  []event.Attempt
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]sender.Outcome
+	events    map[int64][]deliverylog.Event
+	records   map[deadletter.Origin]string // what Kafka still has
+	resent    []deadletter.Origin
 
 	states map[int64][webhook.NumKinds]endpoints.State
 
@@ -116,6 +119,19 @@ func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) 
 	return own, nil
 }
 
+func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
+	if f.logAway {
+		return nil, errAway
+	}
+	var events []deliverylog.Event
+	for _, e := range f.events[user] {
+		if wanted(&event.Attempt{ID: e.ID, Kind: e.Kind, Message: event.NewText([]byte(e.Message))}) {
+			events = append(events, e)
+		}
+	}
+	return events, nil
+}
+
 type fakeLetters struct{ *fakes }
 
 func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func(*deadletter.Letter) error) error {
@@ -146,6 +162,29 @@ func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, e
 	return n, nil
 }
 
+func (f fakeLetters) Source(_ context.Context, o deadletter.Origin) ([]byte, error) {
+	if f.kafkaAway {
+		return nil, errAway
+	}
+	if value, ok := f.records[o]; ok {
+		return []byte(value), nil
+	}
+	return nil, nil
+}
+
+func (f fakeLetters) Resend(_ context.Context, user int64, origins []deadletter.Origin) (n int, err error) {
+	if f.kafkaAway {
+		return 0, errAway
+	}
+	for _, o := range origins {
+		if _, ok := f.records[o]; ok && o.UserID == user {
+			f.resent = append(f.resent, o)
+			n++
+		}
+	}
+	return n, nil
+}
+
 // server is a handler on fakes.
 type server struct {
 	*fakes
@@ -158,7 +197,7 @@ func newServer(t *testing.T, options Options) *server {
 	t.Helper()
 	f := &fakes{documents: map[int64]settings.Document{}, outcomes: map[webhook.Kind]sender.Outcome{}}
 	core, logs := observer.New(zap.DebugLevel)
-	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Recoveries: f, Log: zap.New(core)})
+	service := New(Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Sources: fakeLetters{f}, Recoveries: f, Log: zap.New(core)})
 	return &server{fakes: f, service: service, handler: Handler(service, options), logs: logs}
 }
 

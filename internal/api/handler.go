@@ -55,6 +55,8 @@ type request struct {
 	quick  context.Context // ends when the response is due
 	userID int64
 	params form.Values
+	// argument is the last part of the path, where the route ends with one.
+	argument string
 }
 
 // Handler serves the paths of the API and answers 404 for all others.
@@ -66,6 +68,8 @@ func Handler(service *Service, options Options) http.Handler {
 			"/v1/user/get-webhook":           {allow: get, serve: (*handler).getWebhook},
 			"/v1/user/test-webhook":          {allow: post, serve: (*handler).testWebhook},
 			"/v1/user/deliveries":            {allow: get, serve: (*handler).deliveries},
+			"/v1/user/events/{id}":           {allow: get, serve: (*handler).event},
+			"/v1/user/messages/{sms_id}":     {allow: get, serve: (*handler).message},
 			"/v1/user/endpoints":             {allow: get, serve: (*handler).endpoints},
 			"/v1/user/replay":                {allow: post, serve: (*handler).replay},
 			"/v1/user/recover":               {append(get, http.MethodPost), (*handler).getRecovery, (*handler).recover},
@@ -85,6 +89,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	to, ok := h.routes[r.URL.Path]
+	argument := ""
+	if !ok || strings.Contains(r.URL.Path, "{") {
+		to, argument, ok = h.argumentOf(r.URL.EscapedPath())
+	}
 	if !ok {
 		fail(w, http.StatusNotFound, "path: not found")
 		return
@@ -100,7 +108,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	data, err := h.answer(w, r, to)
+	data, err := h.answer(w, r, to, argument)
 	if err != nil {
 		refuse(w, err)
 		return
@@ -109,7 +117,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer checks a request and serves it.
-func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any, error) {
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route, argument string) (any, error) {
 	quick, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
 	key := r.Header.Get(keyName)
@@ -134,7 +142,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, to route) (any,
 		return nil, &TooManyError{keyName + ": too many requests; the limit is " + strconv.Itoa(h.options.Rate) +
 			" per second", wait}
 	}
-	req := &request{ctx: r.Context(), quick: quick, userID: userID}
+	req := &request{ctx: r.Context(), quick: quick, userID: userID, argument: argument}
 	if hasBody {
 		if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 			return nil, &statusError{http.StatusUnsupportedMediaType, "Content-Encoding: must be identity"}

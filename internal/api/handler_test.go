@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -238,11 +239,12 @@ func TestUnavailable(t *testing.T) {
 	}{
 		"keys":    {func(f *fakes) { f.keysAway = true }, []string{"GET get-webhook", "POST set-webhook", "POST test-webhook", "GET deliveries", "POST replay"}},
 		"store":   {func(f *fakes) { f.storeAway = true }, []string{"GET get-webhook", "POST set-webhook", "POST test-webhook"}},
-		"log":     {func(f *fakes) { f.logAway = true }, []string{"GET deliveries"}},
-		"letters": {func(f *fakes) { f.kafkaAway = true }, []string{"POST replay"}},
+		"log":     {func(f *fakes) { f.logAway = true }, []string{"GET deliveries", "GET events/x", "GET messages/x"}},
+		"letters": {func(f *fakes) { f.kafkaAway = true }, []string{"POST replay", "GET events/x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, Options{})
+			s.events = map[int64][]deliverylog.Event{42: {{ID: "x"}}}
 			tc.break_(s.fakes)
 			for _, request := range tc.fails {
 				method, path, _ := strings.Cut(request, " ")
@@ -370,24 +372,29 @@ func TestDeliveries(t *testing.T) {
 	want(t, s.do(t, "GET", "/v1/user/deliveries", key42, "", ""), 200, `{"success":true,"data":[]}`)
 	s.attempts = []event.Attempt{
 		{UserID: 42, Kind: webhook.DLR, ID: "sms-dlr/3/9", Number: 1, Time: noon, Host: "h", Status: 200, Took: 245 * time.Millisecond},
+		{UserID: 42, Kind: webhook.Inbound, ID: "evt_1", Message: event.NewText([]byte("12345")), Number: 1, Time: noon, Host: "h:81", Failure: "dns", Failover: true, Next: noon.Add(time.Hour)},
 		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon, Status: 503, Failure: "http 503", Took: time.Second},
 		{UserID: 42, Kind: webhook.Click, ID: "x", Number: 2, Time: noon, Failure: webhook.BlockedAddress, Failover: true},
 		{UserID: 43, Kind: webhook.Click, ID: "another's"},
 	}
 	want(t, s.do(t, "GET", "/v1/user/deliveries?kind=&status=&limit=&before=", key42, "", ""), 200, `{"success":true,"data":[`+
-		`{"id":"sms-dlr/3/9","kind":"dlr","attempt":1,"time":"2026-02-27T12:00:00.123Z","status":"ok","http_code":200,"error":null,"duration":0.245},`+
-		`{"id":"click-revocation/0/7/0","kind":"revoke_click","attempt":3,"time":"2026-02-27T12:00:00.123Z","status":"failed","http_code":503,"error":"http 503","duration":1},`+
-		`{"id":"x","kind":"click","attempt":2,"time":"2026-02-27T12:00:00.123Z","status":"blocked","http_code":null,"error":"blocked address","duration":0,"failover":true}]}`)
+		`{"id":"sms-dlr/3/9","kind":"dlr","attempt":1,"time":"2026-02-27T12:00:00.123Z","status":"ok","http_code":200,"error":null,"duration":0.245,"message_id":null,"host":"h","next_attempt":null},`+
+		`{"id":"evt_1","kind":"inbound","attempt":1,"time":"2026-02-27T12:00:00.123Z","status":"error","http_code":null,"error":"dns","duration":0,"message_id":"12345","host":"h:81","next_attempt":"2026-02-27T13:00:00.123Z","failover":true},`+
+		`{"id":"click-revocation/0/7/0","kind":"revoke_click","attempt":3,"time":"2026-02-27T12:00:00.123Z","status":"failed","http_code":503,"error":"http 503","duration":1,"message_id":null,"host":"","next_attempt":null},`+
+		`{"id":"x","kind":"click","attempt":2,"time":"2026-02-27T12:00:00.123Z","status":"blocked","http_code":null,"error":"blocked address","duration":0,"message_id":null,"host":"","next_attempt":null,"failover":true}]}`)
 	if s.listed.Limit != 20 || s.listed.Kind != nil || s.listed.Result != nil || !s.listed.Before.IsZero() {
 		t.Errorf("asked for %+v", s.listed)
 	}
-	want(t, s.do(t, "GET", "/v1/user/deliveries?limit=5&limit=100&kind=click&status=timeout&before=2026-02-27T13:00:00%2B01:00&x=;", key42, "", ""), 200, "")
-	if f := s.listed; f.Limit != 100 || *f.Kind != webhook.Click || *f.Result != webhook.TimedOut || !f.Before.Equal(noon.Truncate(time.Second)) {
+	want(t, s.do(t, "GET", "/v1/user/deliveries?limit=5&limit=100&kind=click&status=timeout&before=2026-02-27T13:00:00%2B01:00&x=;&message_id=a%2Fb&http_code=503", key42, "", ""), 200, "")
+	if f := s.listed; f.Limit != 100 || *f.Kind != webhook.Click || *f.Result != webhook.TimedOut || f.Message != "a/b" || f.Status != 503 || !f.Before.Equal(noon.Truncate(time.Second)) {
 		t.Errorf("asked for %+v", f)
 	}
 	want(t, s.do(t, "GET", "/v1/user/deliveries?before=2026-02-27T13:00:00+01:00", key42, "", ""), 200, "")
-	want(t, s.do(t, "GET", "/v1/user/deliveries?before=today&limit=101&status=OK&kind=sms", key42, "", ""), 422, refusal(
-		"kind: "+mustBeKind, "status: must be ok, failed, timeout, error or blocked", "limit: must be a whole number from 1 to 100", "before: "+mustBeTime))
+	want(t, s.do(t, "GET", "/v1/user/deliveries?http_code=ok&before=today&limit=101&status=OK&kind=sms", key42, "", ""), 422, refusal(
+		"kind: "+mustBeKind, "status: must be ok, failed, timeout, error or blocked", "limit: must be a whole number from 1 to 100", "before: "+mustBeTime, "http_code: must be a status code such as 503"))
+	for _, code := range []string{"99", "1000", "0503", "-503", "503.0", "+503"} {
+		want(t, s.do(t, "GET", "/v1/user/deliveries?http_code="+code, key42, "", ""), 422, "")
+	}
 	for _, limit := range []string{"0", "-1", "1.5", "x", "99999999999999999999"} {
 		want(t, s.do(t, "GET", "/v1/user/deliveries?limit="+limit, key42, "", ""), 422, "")
 	}

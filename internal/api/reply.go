@@ -156,13 +156,18 @@ type deliveryReply struct {
 	HTTPCode *int    `json:"http_code"`
 	Error    *string `json:"error"`
 	Duration float64 `json:"duration"`
-	Failover bool    `json:"failover,omitempty"` // it was the request to the failover URL
+
+	MessageID   *string `json:"message_id"`
+	Host        string  `json:"host"`
+	NextAttempt *string `json:"next_attempt"`
+	Failover    bool    `json:"failover,omitempty"`
 }
 
 func newDeliveryReply(a *event.Attempt) deliveryReply {
 	r := deliveryReply{
 		ID: a.ID, Kind: a.Kind.String(), Attempt: a.Number, Time: event.FormatTime(a.Time),
-		Status: a.Failure.Result().String(), Duration: seconds(a.Took), Failover: a.Failover,
+		Status: a.Failure.Result().String(), Duration: seconds(a.Took),
+		MessageID: orNull(a.Message.String()), Host: a.Host, NextAttempt: timeOrNull(a.Next), Failover: a.Failover,
 	}
 	if a.Status != 0 {
 		r.HTTPCode = &a.Status

@@ -71,6 +71,7 @@ type Sender interface {
 // Deliveries is the log of attempts.
 type Deliveries interface {
 	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error)
+	Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error)
 }
 
 // EndpointStates knows which endpoints fail.
@@ -99,6 +100,7 @@ type Parts struct {
 	States      EndpointStates
 	DeadLetters DeadLetters
 	Recoveries  Recoveries
+	Sources     Sources
 	Log         *zap.Logger
 	// TrustedProxies are the peers whose X-Forwarded-For is trusted.
 	TrustedProxies []netip.Prefix
@@ -131,6 +133,7 @@ const (
 	askLetters    = "dead letters"
 	askReplay     = "replay"
 	askRecover    = "recover"
+	askSource     = "body of an event"
 )
 
 // New returns a service.
@@ -141,7 +144,8 @@ func New(parts Parts) *Service {
 		parts.MaxTests = testsOfAll
 	}
 	failing := map[string]*outage.Outage{}
-	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askEndpoints, askLetters, askReplay, askRecover} {
+	for _, what := range []string{askKey, askSettings, askChange, askDeliveries, askEndpoints, askLetters, askReplay,
+		askRecover, askSource} {
 		failing[what] = outage.New(parts.Log.With(zap.String("request", what)), "request failed; API answers 503",
 			"request succeeded again")
 	}
@@ -383,35 +387,6 @@ func cut(value []byte) []byte {
 		n--
 	}
 	return value[:n]
-}
-
-// Replay sends the user's dead letters that match f again, except those whose replay is under way, and returns how
-// many.
-func (s *Service) Replay(ctx context.Context, userID int64, f deadletter.Filter) (int, error) {
-	ctx, done, err := s.scan(ctx, userID)
-	if err != nil {
-		return 0, s.cannotScan(askReplay, userID, err)
-	}
-	defer done()
-	// A replay does not need the settings. It fails without them anyway, so that the whole API answers 503.
-	if _, _, err := s.Documents.Document(ctx, userID); err != nil {
-		return 0, s.unavailable(askReplay, userID, err)
-	}
-	f.UserID = userID
-	n, err := s.DeadLetters.Replay(ctx, f)
-	if limited, is := errors.AsType[*deadletter.LimitError](err); is {
-		if n == 0 {
-			return 0, &TooManyError{fmt.Sprintf("replay: too many events; the limit is %d per hour", s.ReplayLimit),
-				limited.After}
-		}
-		err = nil // some were sent; the next request receives the error
-	}
-	if err != nil {
-		return n, s.unavailable(askReplay, userID, err)
-	}
-	s.failing[askReplay].Recover()
-	s.Log.Info("dead letters sent again", zap.Int64("user_id", userID), zap.Int("events", n))
-	return n, nil
 }
 
 // turns are the users whose scans run in this instance.

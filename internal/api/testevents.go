@@ -30,14 +30,15 @@ func ExampleRecord(kind webhook.Kind) []byte {
 func demoBodies() (bodies [webhook.NumKinds][]byte) {
 	for _, kind := range webhook.Kinds() {
 		var err error
-		if bodies[kind], err = demoBody(kind, ExampleRecord(kind)); err != nil {
+		if bodies[kind], err = bodyOf(kind, ExampleRecord(kind)); err != nil {
 			panic(fmt.Sprintf("example record of kind %s: %v", kind, err))
 		}
 	}
 	return bodies
 }
 
-func demoBody(kind webhook.Kind, record []byte) ([]byte, error) {
+// bodyOf encodes a record as the dispatcher does.
+func bodyOf(kind webhook.Kind, record []byte) ([]byte, error) {
 	if kind == webhook.RevokeClick {
 		var batch webhook.Revocation
 		if err := webhook.DecodeRevocation(record, &batch); err != nil {

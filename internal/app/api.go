@@ -41,9 +41,10 @@ func (a *App) newCustomers() (*customers, error) {
 	if err != nil {
 		return nil, err
 	}
+	events := userReplays{letters, a.replays}
 	service := api.New(api.Parts{
 		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, States: a.endpoints,
-		DeadLetters:    userReplays{letters, a.replays},
+		DeadLetters: events, Sources: events,
 		Recoveries:     recoveries{a.releases, a.plan},
 		Log:            a.Log.Named("api"),
 		TrustedProxies: a.Config.API.TrustedProxies, MaxTests: a.share.tests, Turns: a.replays,
@@ -58,7 +59,7 @@ func (a *App) newCustomers() (*customers, error) {
 // newDeadLetters returns the store that reads and replays dead letters.
 func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*deadletter.Store, error) {
 	plan := cfg.TopicPlan()
-	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Now: now}
+	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now}
 	for _, kind := range webhook.Kinds() {
 		c.Overflow[kind] = plan.Overflow(kind, 0)
 	}

@@ -35,6 +35,20 @@ func (r userReplays) Replay(ctx context.Context, f deadletter.Filter) (int, erro
 	return r.Run(ctx, deadletter.Run{Filter: f, Guard: replayGuard{r.memory, f.UserID}})
 }
 
+// Source implements api.Sources.
+func (r userReplays) Source(ctx context.Context, o deadletter.Origin) ([]byte, error) {
+	record, err := r.Store.Source(ctx, o)
+	if record == nil || err != nil {
+		return nil, err
+	}
+	return record.Value, nil
+}
+
+// Resend implements api.Sources.
+func (r userReplays) Resend(ctx context.Context, userID int64, origins []deadletter.Origin) (int, error) {
+	return r.Store.Resend(ctx, origins, replayGuard{r.memory, userID})
+}
+
 // replayGuard refuses events whose replay is under way, and events above the user's budget.
 type replayGuard struct {
 	memory *replay.Memory

@@ -39,6 +39,7 @@ var errGone = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 
 // fakes stand in for everything below the service.
 type fakes struct {
+	events    map[int64][]deliverylog.Event
 	mu        sync.Mutex
 	keys      map[string]int64 // by hash
 	documents map[int64]settings.Document
@@ -121,6 +122,19 @@ func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) 
 		}
 	}
 	return own, nil
+}
+
+func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
+	if f.logAway {
+		return nil, errGone
+	}
+	var events []deliverylog.Event
+	for _, e := range f.events[user] {
+		if wanted(&event.Attempt{ID: e.ID, Kind: e.Kind, Message: event.NewText([]byte(e.Message))}) {
+			events = append(events, e)
+		}
+	}
+	return events, nil
 }
 
 type fakeLetters struct{ *fakes }
