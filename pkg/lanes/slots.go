@@ -38,9 +38,9 @@ func (l *Lanes[G, T]) sharedSlotFree() bool {
 
 // firstCallSlotFree reports whether one of FirstCallSlots may be taken now.
 //
-// The first half is handed out at once. If those calls hang, the second half is handed out evenly over the time of a call, so that
-// its calls end as fast as others may start. So the next first call always gets a slot after the same short wait,
-// however many groups hang. A paced call that ends quickly returns its turn.
+// The first half is handed out at once. If those calls hang, the second half is handed out evenly over the time of a
+// call, so that its calls end as fast as others may start. So the next first call always gets a slot after the same
+// short wait, however many groups hang. A paced call that ends quickly returns its turn.
 func (l *Lanes[G, T]) firstCallSlotFree(now time.Time) bool {
 	return l.first < l.firstHalf() || l.first < l.cfg.FirstCallSlots && !now.Before(l.paced)
 }

@@ -38,7 +38,7 @@ func TestDashboards(t *testing.T) {
 	began := time.Now()
 	e.allFates(t)
 	m := p.Metrics(t)
-	for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched"} {
+	for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched", "paused"} {
 		if m.Sum("smshooks_settled_total", "fate", fate) == 0 {
 			t.Errorf("the load made no %s", fate)
 		}
@@ -56,13 +56,14 @@ func TestDashboards(t *testing.T) {
 // allFates loads the service for some seconds so that every fate and every result is there.
 func (e *env) allFates(t *testing.T) {
 	t.Helper()
-	const ok, failing, hanging, slow, blocked, refused, none = 1, 2, 3, 4, 5, 6, 7
+	const ok, failing, hanging, slow, blocked, refused, none, paused = 1, 2, 3, 4, 5, 6, 7, 8
 	gone := "http://" + harness.FreeAddr(t) + "/"
 	e.configure(t, map[int64]harness.Webhook{
 		ok: e.all(ok, "user:pass"), failing: e.all(failing, ""), hanging: e.all(hanging, ""), slow: e.all(slow, ""),
 		blocked: {DLR: "http://169.254.169.254/", Click: "http://169.254.169.254/", Inbound: "http://169.254.169.254/", Revoke: "http://169.254.169.254/"},
 		refused: {DLR: gone, Click: gone, Inbound: gone, Revoke: gone},
 	})
+	e.emit(t, e.pausedDocument(t, paused, "dlr", "click", "inbound", "revoke_click"))
 	for _, kind := range []string{"dlr", "click", "inbound", "revoke"} {
 		e.recv.On(path(kind, failing), harness.Status(503))
 		e.recv.On(path(kind, hanging), harness.Hang())
@@ -76,7 +77,7 @@ func (e *env) allFates(t *testing.T) {
 				load = append(load, harness.Event(kind[i%2], slow, harness.DLRValue(slow, 10_000_000+int64(round)*100+i)))
 			}
 		}
-		for _, user := range []int64{ok, ok, ok, failing, hanging, slow, slow, slow, slow, blocked, refused, none} {
+		for _, user := range []int64{ok, ok, ok, failing, hanging, slow, slow, slow, slow, blocked, refused, none, paused} {
 			sms++
 			bot := strings.TrimSuffix(harness.ClickValue(user, sms+1_000_000), "}") + `,"bot":true}`
 			load = append(load, e.dlr(user, sms), e.click(user, sms), e.click(user, sms), harness.Event(e.topics.Inbound, user, harness.InboundValue(user, sms)),
