@@ -171,7 +171,9 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 
 // judge sets the state.
 func (e *Event) judge() {
-	var open, dead *Copy // the newest delayed or source record that is not finished; the newest dead letter
+	// The newest delayed or source record, if it is not finished, and the newest dead letter. Older records that are not
+	// finished were left behind when the event was released, except those from before a replay.
+	var open, dead *Copy
 	last := time.Time{}
 	for i := range e.Copies {
 		c := &e.Copies[i]
@@ -180,6 +182,8 @@ func (e *Event) judge() {
 			dead = c
 		case !c.Committed:
 			open = c
+		case open != nil && !c.replayed:
+			open = nil
 		}
 		if c.Time.After(last) {
 			last = c.Time

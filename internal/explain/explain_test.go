@@ -208,6 +208,28 @@ func TestFollow(t *testing.T) {
 	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
 }
 
+// A record that was left behind by a release is not waited for.
+func TestLeftBehind(t *testing.T) {
+	e := newEnv(t)
+	p := home(42)
+	source := e.write("sms-dlr", p, 42, value(42, "1"))
+	headers := []string{"smshooks-id", e.id(source), "smshooks-attempts", "1", "smshooks-due", due}
+	e.write("sms-dlr-retry-6h", p, 42, source.Value, headers...)
+	copied := e.write("sms-dlr-overflow-0s", p, 42, source.Value, headers...)
+	e.finish(source)
+	if got := e.one(Query{ID: e.id(source)}); got.State != Waiting {
+		t.Errorf("released: %s", got.State)
+	}
+	e.finish(source, copied)
+	if got := e.one(Query{ID: e.id(source)}); got.State != Settled || !got.Next.IsZero() {
+		t.Errorf("attempted after the release: %s, next attempt %v", got.State, got.Next)
+	}
+	e.write("sms-dlr-overflow-10s", p, 42, source.Value, append(headers, "smshooks-replayed", due)...)
+	if got := e.one(Query{ID: e.id(source)}); got.State != Waiting {
+		t.Errorf("replayed: %s", got.State)
+	}
+}
+
 // Records that are not where they are expected, or not there any more.
 func TestElsewhere(t *testing.T) {
 	e := newEnv(t)
