@@ -82,8 +82,8 @@ func (h *handler) deliveries(r *request) (any, error) {
 	return list, nil
 }
 
-// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, default 20), before (RFC 3339), message_id and
-// http_code. get returns a parameter, or "" if it is absent. An error is an *InvalidError.
+// ParseDeliveryFilter reads the parameters kind, status, limit (1 to 100, default 20), before (RFC 3339), message_id
+// and http_code. get returns a parameter, or "" if it is absent. An error is an *InvalidError.
 func ParseDeliveryFilter(get func(name string) string) (deliverylog.Filter, error) {
 	var (
 		f       = deliverylog.Filter{Limit: defaultLimit}

@@ -1,5 +1,5 @@
-// Package deliverylog keeps each user's latest HTTP attempts in Redis: a list of lines, and a list of the replies of the
-// latest failures.
+// Package deliverylog keeps each user's latest HTTP attempts in Redis: a list of lines, and a list of the replies of
+// the latest failures.
 //
 // The dispatcher adds attempts, internal/api lists them. Writing never slows a delivery: Add puts an attempt into a
 // bounded channel, and Run, in the caller's goroutine, writes batches of them in one round trip each. If Redis is not
@@ -64,8 +64,11 @@ func (l *Log) Add(a event.Attempt) {
 
 // Run writes attempts until ctx ends, and then the rest of the queue.
 func (l *Log) Run(ctx context.Context) {
-	w := writer{Log: l, byUser: map[int64][]any{}, byReply: map[int64][]any{}, expiry: map[int64]time.Time{}, failing: outage.New(l.log,
-		"cannot write the delivery log to Redis, dropping attempts", "the delivery log is written to Redis again")}
+	w := writer{
+		Log: l, byUser: map[int64][]any{}, byReply: map[int64][]any{}, expiry: map[int64]time.Time{},
+		failing: outage.New(l.log, "cannot write the delivery log to Redis, dropping attempts",
+			"the delivery log is written to Redis again"),
+	}
 	for {
 		select {
 		case <-ctx.Done():
