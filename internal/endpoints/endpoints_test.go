@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -101,7 +102,7 @@ func (i *instance) die(failure webhook.Failure) {
 
 func (i *instance) work() {
 	for len(i.notes) > 0 {
-		i.settle(i.gather(<-i.notes))
+		i.settle(i.g.t.Context(), i.gather(<-i.notes))
 	}
 }
 
@@ -315,6 +316,34 @@ func TestWithoutRedis(t *testing.T) {
 	g.want()
 	if states, err := a.Store.States(t.Context(), 1); err != nil || states != ([webhook.NumKinds]State{}) {
 		t.Errorf("%v, %v", states, err)
+	}
+}
+
+// TestStopWithoutAnswer: a Redis that hangs does not keep the process from stopping, and events are produced all the
+// same.
+func TestStopWithoutAnswer(t *testing.T) {
+	g := newGroup(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	i := g.start()
+	rdb := redis.NewClient(&redis.Options{Addr: listener.Addr().String(), ContextTimeoutEnabled: true, MaxRetries: -1})
+	t.Cleanup(func() { _ = rdb.Close() })
+	i.Store = NewStore(rdb, "p:")
+	for user := range int64(5 * batchMax) {
+		i.Attempted(newEvent(g, user+1, webhook.DLR), "dns")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	began := time.Now()
+	i.Run(ctx)
+	if took := time.Since(began); took > 5*stopTime {
+		t.Errorf("the stop took %v", took)
+	}
+	if len(g.produced) != 5*batchMax {
+		t.Errorf("%d events", len(g.produced))
 	}
 }
 

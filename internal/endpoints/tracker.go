@@ -26,15 +26,15 @@ import (
 )
 
 const (
-	room           = 16384           // notes that are queued
-	batchMax       = 1000            // notes of one batch
-	maxEndpoints   = 100_000         // endpoints whose state is kept in memory
-	maxProducing   = 10_000          // events that are not acknowledged yet
-	syncInterval   = 5 * time.Second // between readings of what other instances stored
-	answer         = 2 * time.Second // of Redis, to one batch
-	scanTime       = 10 * time.Second
-	maxRounds      = 4 // of swaps of one batch, each lost to another instance
-	lastProduction = time.Second
+	room         = 16384           // notes that are queued
+	batchMax     = 1000            // notes of one batch
+	maxEndpoints = 100_000         // endpoints whose state is kept in memory
+	maxProducing = 10_000          // events that are not acknowledged yet
+	syncInterval = 5 * time.Second // between readings of what other instances stored
+	answer       = 2 * time.Second // of Redis, to one batch
+	scanTime     = 10 * time.Second
+	maxRounds    = 4           // of swaps of one batch, each lost to another instance
+	stopTime     = time.Second // for the last notes, and for the last events to be acknowledged
 )
 
 // Producer is the part of a Kafka client that is needed; *kgo.Client is one.
@@ -194,7 +194,7 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-ticker.C:
 			t.sync(ctx)
 		case n := <-t.notes:
-			t.settle(t.gather(n))
+			t.settle(ctx, t.gather(n))
 		}
 	}
 }
@@ -211,8 +211,10 @@ func (t *Tracker) gather(n note) map[key][]note {
 
 // stop ends the work of Run.
 func (t *Tracker) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
 	for len(t.notes) > 0 {
-		t.settle(t.gather(<-t.notes))
+		t.settle(ctx, t.gather(<-t.notes))
 	}
 	work := map[key][]note{}
 	for k, e := range t.entries {
@@ -220,19 +222,19 @@ func (t *Tracker) stop() {
 			e.unsaved, work[k] = true, nil
 		}
 	}
-	t.settle(work)
+	t.settle(ctx, work)
 	done := make(chan struct{})
 	go func() { t.producing.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(lastProduction):
+	case <-ctx.Done():
 	}
 }
 
 // settle applies the notes, stores the states that changed, and produces the events that follow from them. If another
 // instance has changed a state meanwhile, the notes are applied to that one.
-func (t *Tracker) settle(work map[key][]note) {
-	ctx, cancel := context.WithTimeout(context.Background(), answer)
+func (t *Tracker) settle(ctx context.Context, work map[key][]note) {
+	ctx, cancel := context.WithTimeout(ctx, answer)
 	defer cancel()
 	for round := 0; len(work) > 0; round++ {
 		changes := t.changes(work)
@@ -243,10 +245,10 @@ func (t *Tracker) settle(work map[key][]note) {
 		for i, c := range changes {
 			swaps[i] = &c.swap
 		}
-		err := t.Store.swap(ctx, swaps)
-		if err == nil {
+		switch err := t.Store.swap(ctx, swaps); {
+		case err == nil:
 			t.unstored.Recover()
-		} else {
+		case !errors.Is(ctx.Err(), context.Canceled): // otherwise stop tries again
 			t.unstored.Fail(err)
 		}
 		for _, c := range changes {
@@ -353,13 +355,13 @@ func (t *Tracker) keep(k key, e *entry, s state) {
 
 // sync adopts what other instances have stored, and stores what Redis did not take before or what time has changed.
 func (t *Tracker) sync(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, scanTime)
+	scan, cancel := context.WithTimeout(ctx, scanTime)
 	defer cancel()
-	texts, err := t.Store.all(ctx)
+	texts, err := t.Store.all(scan)
 	switch {
 	case err == nil:
 		t.adoptAll(texts)
-	case ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case ctx.Err() == nil:
 		t.unstored.Fail(err)
 	}
 	work, now := map[key][]note{}, t.Now()
@@ -368,7 +370,7 @@ func (t *Tracker) sync(ctx context.Context) {
 			work[k] = []note{{key: k, change: passed}}
 		}
 	}
-	t.settle(work)
+	t.settle(ctx, work)
 }
 
 func (t *Tracker) adoptAll(texts map[key]string) {
