@@ -20,6 +20,7 @@ type accountView struct {
 	Alert      string // what failed
 	Notice     string // what was done
 	Endpoints  *endpointsView
+	Recovery   *recoveryView
 	Form       *form // nil if the settings could not be read
 	Options    *optionsForm
 	Signing    *signingView
@@ -142,6 +143,8 @@ func notice(q url.Values) string {
 		return "Saved. Events are sent to the new URLs from now on."
 	case "options":
 		return "Saved. The options apply from now on."
+	case "recovering":
+		return "Events that were waiting to be sent again are sent now. See Recent deliveries for the results."
 	case "unsigned":
 		return "Requests are not signed any more."
 	case "signed-out":
@@ -204,6 +207,7 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 	q := r.URL.Query()
 	v.Deliveries = p.deliveries(r.Context(), s.userID, q)
 	v.Letters = p.letters(w, r, s.userID, q)
+	v.Recovery = p.recovery(r, s.userID, v.Endpoints.failing || v.Deliveries.waits)
 	p.views.render(w, status, "account.html", v)
 }
 

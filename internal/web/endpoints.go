@@ -9,8 +9,9 @@ import (
 
 // endpointsView is the state of the user's URLs.
 type endpointsView struct {
-	Alert string
-	Rows  []endpointView
+	Alert   string
+	Rows    []endpointView
+	failing bool // one of them
 }
 
 type endpointView struct {
@@ -36,6 +37,7 @@ func (p *Page) endpoints(ctx context.Context, userID int64) *endpointsView {
 		badge := endpointBadges[e.State]
 		row := endpointView{Kind: e.Kind.String(), Label: kinds[e.Kind].Label, Host: e.Host, Badge: badge.class,
 			State: badge.label, Failure: string(e.Failure)}
+		v.failing = v.failing || e.State == api.EndpointFailing
 		if !e.Since.IsZero() {
 			row.Since, row.Machine = shortTime(e.Since), event.FormatTime(e.Since)
 		}

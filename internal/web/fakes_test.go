@@ -25,6 +25,7 @@ import (
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/release"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -49,6 +50,9 @@ type fakes struct {
 	states    [webhook.NumKinds]endpoints.State // of user 42
 
 	keysAway, storeAway, readAway, logAway, kafkaAway bool
+
+	recovery   *release.Status // of user 42
+	recoveries int
 
 	changes  int
 	sent     []webhook.Kind
@@ -105,6 +109,32 @@ func (f *fakes) States(_ context.Context, user int64) (all [webhook.NumKinds]end
 		all = f.states
 	}
 	return all, nil
+}
+
+// Recover, CatchUp, Latest and Err stand for the recoveries.
+func (f *fakes) Recover(_ context.Context, m release.Marker, kinds []webhook.Kind, _ [webhook.NumKinds]bool) (string, error) {
+	if m.User != 42 || len(kinds) != webhook.NumKinds || len(m.IDs) > 0 {
+		return "", errors.New("not all events of the user are recovered")
+	}
+	f.recovery = &release.Status{ID: "rcv_1", Started: time.Date(2026, 2, 27, 14, 30, 0, 0, time.UTC)}
+	f.recoveries++
+	return f.recovery.ID, nil
+}
+
+func (f *fakes) CatchUp(context.Context) error { return f.Err() }
+
+func (f *fakes) Latest(int64) (latest release.Status, ok bool) {
+	if f.recovery == nil {
+		return latest, false
+	}
+	return *f.recovery, true
+}
+
+func (f *fakes) Err() error {
+	if f.kafkaAway {
+		return errGone
+	}
+	return nil
 }
 
 type fakeLog struct{ *fakes }
@@ -187,7 +217,7 @@ func newSite(t *testing.T) *site {
 	}
 	core, logs := observer.New(zap.DebugLevel)
 	s := &site{fakes: f, mini: miniredis.RunT(t), logs: logs}
-	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
+	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, Recoveries: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
 	s.page = s.instance(t)
 	return s
 }

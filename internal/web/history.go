@@ -36,6 +36,8 @@ type deliveriesView struct {
 	Filtered bool
 	Chart    *chart
 	Period   string
+
+	waits bool // an event waits for its next attempt
 }
 
 type option struct {
@@ -89,7 +91,8 @@ func (p *Page) deliveries(ctx context.Context, userID int64, q url.Values) *deli
 			return v
 		}
 	}
-	v.Chart = newChart(all, time.Now())
+	now := time.Now()
+	v.Chart, v.waits = newChart(all, now), waits(all, now)
 	for i := range attempts {
 		v.Rows = append(v.Rows, deliveryOf(&attempts[i]))
 	}

@@ -19,6 +19,7 @@ const (
 	textBusy    = "Too many tests are running at the same time. Please try again in a moment."
 	textReplays = "Nothing was sent: another request of yours is in progress, or you have reached the hourly limit. " +
 		"Please try again later."
+	textRecovering  = "Your waiting events are being sent already. Please try again when that has ended."
 	textUnavailable = "The service is temporarily unavailable. Nothing was changed. Please try again in a moment."
 	textSettings    = "Your settings are temporarily unavailable. Please try again in a moment."
 	textSignOut     = "Signing out failed. Please try again in a moment."

@@ -79,6 +79,7 @@ func New(o Options) *Page {
 		"/options":       {post: p.saveOptions},
 		"/secret/rotate": {post: p.rotateSecret},
 		"/secret/clear":  {post: p.clearSecret},
+		"/recover":       {post: p.recover},
 		"/sign-in":       {post: p.signIn},
 		"/sign-out":      {post: p.signOut},
 		"/test":          {post: p.test},

@@ -155,3 +155,37 @@ func signing(t *testing.T, b *tab, p *harness.Proc, page, key string) {
 		t.Errorf("the API says %s", got)
 	}
 }
+
+// TestRecoverOnPage goes a customer's way: the URL fails, the server is repaired, "Recover now", delivered.
+func TestRecoverOnPage(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, "--retry.schedule=6h,6h")
+	p := e.serve(t)
+	key := e.newKey(t, 42)
+	e.configure(t, map[int64]harness.Webhook{42: {DLR: e.recv.URL("/dlr/42")}})
+	settle(t)
+	e.recv.On("/dlr/42", harness.Status(503))
+	e.emit(t, e.dlr(42, 1), e.dlr(42, 2))
+	e.recv.WaitCount(t, "/dlr/42", 2, 15*time.Second)
+
+	b := newTab(t)
+	b.open("http://" + p.Addr + pagePath)
+	b.fill("key", key)
+	b.press("form button")
+	b.see(text("endpoints"), "Status")
+	b.pressUntil("#deliveries .filters button", text("state-dlr"), "failing")
+	b.see(text("state-dlr"), "http 503")
+	b.accessible("a URL that fails")
+
+	e.recv.On("/dlr/42", harness.Status(200))
+	b.press("#recover")
+	b.see(text("messages"), "are sent now")
+	for _, r := range e.recv.WaitCount(t, "/dlr/42", 4, 30*time.Second)[2:] {
+		if n := r.Header.Get("Webhook-Attempt"); n != "2" {
+			t.Errorf("attempt %s after the recovery, want 2", n)
+		}
+	}
+	b.see(text("recovery"), "2 events.")
+	b.pressUntil("#deliveries .filters button", text("state-dlr"), "ok")
+	b.clean()
+}

@@ -109,11 +109,21 @@ async function* lines(stream) {
   }
 }
 
-// enhance shows the buttons that need this file.
+// enhance shows the buttons that need this file, and follows what is under way.
 function enhance() {
+  if (document.querySelector("[data-running]")) setTimeout(follow, 2000);
   for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
 }
 enhance();
+
+// follow loads the state of the URLs again.
+async function follow() {
+  const reply = await fetch(location.pathname + "?done=recovering").catch(() => undefined);
+  const page = new DOMParser().parseFromString(reply ? await reply.text() : "", "text/html");
+  const fresh = page.getElementById("endpoints"), part = document.getElementById("endpoints");
+  if (fresh && !part.contains(document.activeElement)) part.replaceWith(fresh);
+  enhance();
+}
 
 async function copy(button) {
   const field = document.getElementById(button.dataset.copy);
