@@ -130,12 +130,20 @@ spec-lint: ## lint the OpenAPI and the AsyncAPI document
 	npx --yes @stoplight/spectral-cli@6.16.3 lint --fail-severity=warn --ruleset tools/spectral.yaml docs/asyncapi.yaml internal/api/openapi.yaml
 
 .PHONY: dashboards
-dashboards: ## generate the Grafana dashboards
-	go -C tools/dashboards run . -out ../../deploy/grafana/dashboards
+dashboards: ## generate the Grafana dashboards and the alert rules from deploy/grafana/values.yaml
+	go -C tools/dashboards run .
 
 .PHONY: dashboards-check
-dashboards-check: ## check that the generated dashboards are up to date
-	go -C tools/dashboards run . -out ../../deploy/grafana/dashboards -check
+dashboards-check: ## check that the generated dashboards and rules are up to date, and lint them
+	go -C tools/dashboards run . -check
+
+.PHONY: dashboards-images
+dashboards-images: ## draw every panel from a real Prometheus' answers into docs/images (echarts comes from npm)
+	@charts=$$(mktemp -d) && trap 'rm -rf "$$charts"' EXIT && \
+	npm install --silent --no-save --no-audit --no-fund --prefix "$$charts" echarts@6.1.0 && \
+	stack=$$(test/stack/up.sh) && eval "$$stack" && \
+	SMSHOOKS_TEST_REAL=1 SMSHOOKS_TEST_PICTURES="$(CURDIR)/docs/images" SMSHOOKS_TEST_ECHARTS="$$charts/node_modules/echarts/dist/echarts.min.js" \
+	go -C test/real test -count=1 -run 'TestDashboards$$' .
 
 .PHONY: rules-check
 rules-check: ## check Prometheus' settings and rules, and test every alert firing and quiet (needs promtool)

@@ -3,7 +3,9 @@
 package deploy
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -64,12 +66,13 @@ func alerts(t *testing.T) []alert {
 	return all
 }
 
-// Every alert has its section in the runbook and points to it, and every such section its alert.
+// Every alert has its section in the runbook and points to it, and to a panel, and every such section its alert.
 func TestRunbook(t *testing.T) {
 	var sections []string
 	for _, m := range regexp.MustCompile(`(?m)^## (Smshooks\w+)$`).FindAllStringSubmatch(text(t, runbook), -1) {
 		sections = append(sections, m[1])
 	}
+	panels := panelURLs(t)
 	for _, a := range alerts(t) {
 		if !slices.Contains(sections, a.Alert) {
 			t.Errorf("%s has no section in the runbook", a.Alert)
@@ -77,6 +80,9 @@ func TestRunbook(t *testing.T) {
 		sections = slices.DeleteFunc(sections, func(s string) bool { return s == a.Alert })
 		if want := runbookAt + strings.ToLower(a.Alert); a.Annotations["runbook_url"] != want {
 			t.Errorf("%s: runbook_url is %q, want %q", a.Alert, a.Annotations["runbook_url"], want)
+		}
+		if !panels[a.Annotations["dashboard_url"]] {
+			t.Errorf("%s: dashboard_url %q is no panel", a.Alert, a.Annotations["dashboard_url"])
 		}
 		if !slices.Contains([]string{"page", "warning", "info"}, a.Labels["severity"]) {
 			t.Errorf("%s: severity %q", a.Alert, a.Labels["severity"])
@@ -88,6 +94,30 @@ func TestRunbook(t *testing.T) {
 	for _, s := range sections {
 		t.Errorf("the runbook's section %s has no alert", s)
 	}
+}
+
+// panelURLs are the addresses of all panels in the Grafana of docker-compose.yml.
+func panelURLs(t *testing.T) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob("../../deploy/grafana/dashboards/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("dashboards: %v, %v", files, err)
+	}
+	urls := map[string]bool{}
+	for _, file := range files {
+		var board struct {
+			UID    string
+			Panels []struct {
+				ID   int
+				Type string
+			}
+		}
+		read(t, file, &board)
+		for _, p := range board.Panels {
+			urls[fmt.Sprintf("http://localhost:3000/d/%s?viewPanel=%d", board.UID, p.ID)] = p.Type != "row"
+		}
+	}
+	return urls
 }
 
 // Every alert is tested firing and quiet. That the tests pass is promtool's to say: make rules-check.

@@ -25,7 +25,8 @@ import (
 // zero under the load of this test.
 var mayBeZero = []string{
 	"Overdue", "Ledger", "Stalled", "Settings", "Miskeyed records", "Rejected commits", "Dropped lines", "Orphaned records",
-	"Source lag", "Lag by topic", "Lag by partition", "Time to catch up", "Partitions now", "Connections to Kafka",
+	"Source lag", "Source lag now", "Overdue now", "Lag by topic", "Lag in time", "Burn rate", "Skipped batches", "Postponed requests", "Redis evicts",
+	"Recoveries", "Endpoint events", "Failover requests", "Lag by partition", "Time to catch up", "Partitions now", "Connections to Kafka",
 }
 
 // TestDashboards lets Debian's Prometheus scrape a loaded service and asks it every query of both dashboards and every
@@ -51,6 +52,9 @@ func TestDashboards(t *testing.T) {
 	t.Run("panels", func(t *testing.T) { prom.askPanels(t, began) })
 	t.Run("variables", func(t *testing.T) { prom.askVariables(t, p.OpsAddr) })
 	t.Run("rules", func(t *testing.T) { prom.askRules(t) })
+	if os.Getenv("SMSHOOKS_TEST_PICTURES") != "" {
+		t.Run("pictures", func(t *testing.T) { prom.drawPanels(t, began) })
+	}
 }
 
 // allFates loads the service for some seconds so that every fate and every result is there.
@@ -103,7 +107,7 @@ func startPrometheus(t *testing.T, target string) *prometheus {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs:\n- {job_name: smshooks, static_configs: [{targets: [%q]}]}\n", rules, target)
+	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs:\n- {job_name: smshooks, static_configs: [{targets: [%q], labels: {cluster: test, namespace: hooks}}]}\n", rules, target)
 	file := filepath.Join(dir, "prometheus.yml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -201,12 +205,19 @@ func samples(all []series) (values []float64) {
 
 // panel is what is needed of a panel of a dashboard.
 type panel struct {
-	Title   string
-	Type    string
+	Title, Description string
+	Type               string
+	GridPos            struct{ X, Y, W, H int }
+	FieldConfig        struct {
+		Defaults struct {
+			Unit       string
+			Thresholds struct{ Steps []struct{ Value float64 } }
+		}
+	}
 	Panels  []panel
 	Targets []struct {
-		Expr    string
-		Instant bool
+		Expr, LegendFormat string
+		Instant            bool
 	}
 }
 
@@ -216,6 +227,9 @@ type dashboard struct {
 	Panels     []panel
 	Templating struct {
 		List []struct{ Type, Name, Definition string }
+	}
+	Annotations struct {
+		List []struct{ Name, Expr, IconColor string }
 	}
 }
 
@@ -241,7 +255,8 @@ func dashboards(t *testing.T) []dashboard {
 }
 
 // variables as Grafana would put them in.
-var variables = strings.NewReplacer("$__rate_interval", "10s", "$job", "smshooks", "$instance", ".*")
+var variables = strings.NewReplacer("$__rate_interval", "10s", "$__range", "1m",
+	"$cluster", "test", "$namespace", "hooks", "$job", "smshooks", "$instance", ".+")
 
 func (p *prometheus) askPanels(t *testing.T, began time.Time) {
 	asked := 0
@@ -270,6 +285,13 @@ func (p *prometheus) askPanels(t *testing.T, began time.Time) {
 	}
 	for _, d := range dashboards(t) {
 		ask(t, d, d.Panels)
+		for _, a := range d.Annotations.List {
+			asked++
+			// The partitions were assigned before the first scrape.
+			if got := p.ask(t, variables.Replace(a.Expr), false, began, time.Now()); len(got) == 0 && a.Name != "Rebalances" {
+				t.Errorf("%s: no marks of %s: %s", d.Title, a.Name, a.Expr)
+			}
+		}
 	}
 	t.Logf("%d queries", asked)
 	if asked < 40 {
@@ -291,7 +313,7 @@ func (p *prometheus) askVariables(t *testing.T, instance string) {
 			}
 			var values []string
 			p.get(t, "label/"+parts[2]+"/values", url.Values{"match[]": {variables.Replace(parts[1])}}, &values)
-			if want := map[string]string{"job": "smshooks", "instance": instance}[v.Name]; !slices.Equal(values, []string{want}) {
+			if want := map[string]string{"cluster": "test", "namespace": "hooks", "job": "smshooks", "instance": instance}[v.Name]; !slices.Equal(values, []string{want}) {
 				t.Errorf("%s: variable %s has the values %v, want %s", d.Title, v.Name, values, want)
 			}
 		}
@@ -307,7 +329,7 @@ func (p *prometheus) askRules(t *testing.T) {
 	}
 	p.get(t, "rules", nil, &data)
 	states := map[string]string{}
-	metric := regexp.MustCompile(`smshooks[_:]\w+`)
+	metric := regexp.MustCompile(`smshooks[_:][\w:]+`)
 	for _, g := range data.Groups {
 		for _, r := range g.Rules {
 			states[r.Name] = r.State

@@ -1,7 +1,8 @@
-// Command dashboards generates the Grafana dashboards in deploy/grafana/dashboards.
+// Command dashboards generates the Grafana dashboards and the alert rules from deploy/grafana/values.yaml, and checks the
+// dashboards against the rules of Grafana's dashboard-linter.
 //
-//	go run . -out ../../deploy/grafana/dashboards           writes them
-//	go run . -out ../../deploy/grafana/dashboards -check    fails if one there is not what would be written
+//	go run . -deploy ../../deploy           writes them
+//	go run . -deploy ../../deploy -check    fails if one there is not what would be written
 //
 // It is a module of its own, so that what it needs never gets near the service.
 package main
@@ -11,60 +12,99 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"hash/crc32"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
 func main() {
-	out := flag.String("out", ".", "directory of the dashboards")
+	deploy := flag.String("deploy", "../../deploy", "directory with grafana and prometheus")
 	check := flag.Bool("check", false, "compare instead of writing")
 	flag.Parse()
-	if err := run(*out, *check); err != nil {
+	if err := run(*deploy, *check); err != nil {
 		fmt.Fprintln(os.Stderr, "dashboards:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string, check bool) error {
-	for name, builder := range map[string]*dashboard.DashboardBuilder{"pipeline.json": pipeline(), "kafka-lag.json": kafkaLag()} {
+func run(deploy string, check bool) error {
+	v, err := readValues(filepath.Join(deploy, "grafana", "values.yaml"))
+	if err != nil {
+		return err
+	}
+	m, folder := newMixin(v), filepath.Join(deploy, "grafana", "dashboards")
+	boards, files := map[string]*dashboard.Dashboard{}, map[string][]byte{}
+	for name, builder := range map[string]*dashboard.DashboardBuilder{"pipeline.json": m.pipeline(), "kafka-lag.json": m.kafkaLag()} {
 		built, err := builder.Build()
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		enumerate(built.Panels)
+		if err := identify(built.Panels); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		text, err := json.MarshalIndent(built, "", "  ")
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		text = append(text, '\n')
-		file := filepath.Join(dir, name)
-		if !check {
-			if err := os.WriteFile(file, text, 0o644); err != nil {
-				return fmt.Errorf("write: %w", err)
-			}
-			continue
+		if err := lint(text, filepath.Join(folder, ".lint")); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		there, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("compare: %w", err)
-		}
-		if !bytes.Equal(there, text) {
-			return fmt.Errorf("%s is not what is generated: run make dashboards", file)
+		boards[name] = &built
+		files[filepath.Join(folder, name)] = append(text, '\n')
+	}
+	if files[filepath.Join(deploy, "prometheus", "rules", "smshooks.yml")], err = rules(v, boards); err != nil {
+		return err
+	}
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		if err := put(file, files[file], check); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// enumerate gives every panel an id of its own, so that links to a panel stay good.
-func enumerate(panels []dashboard.PanelOrRowPanel) {
-	for i, p := range panels {
-		id := uint32(i + 1)
+// put writes a file, or compares it.
+func put(file string, text []byte, check bool) error {
+	if !check {
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		return nil
+	}
+	there, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("compare: %w", err)
+	}
+	if !bytes.Equal(there, text) {
+		return fmt.Errorf("%s is not what is generated: run make dashboards", file)
+	}
+	return nil
+}
+
+// identify gives every panel an id that follows from its title, so that links to a panel stay good.
+func identify(panels []dashboard.PanelOrRowPanel) error {
+	seen := map[uint32]bool{}
+	for _, p := range panels {
+		title := ""
+		if p.RowPanel != nil {
+			title = "row " + *p.RowPanel.Title
+		} else {
+			title = *p.Panel.Title
+		}
+		id := crc32.ChecksumIEEE([]byte(title))%1_000_000 + 1
+		if seen[id] {
+			return fmt.Errorf("two panels are titled %q", title)
+		}
+		seen[id] = true
 		if p.RowPanel != nil {
 			p.RowPanel.Id = id
 		} else {
 			p.Panel.Id = &id
 		}
 	}
+	return nil
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/common"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
@@ -18,23 +21,37 @@ func source() common.DataSourceRef {
 	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
 }
 
-// board is an empty dashboard with the variables that all queries use: datasource, job and instance.
-func board(uid, title, description string) *dashboard.DashboardBuilder {
-	values := func(name, label, expr string) *dashboard.QueryVariableBuilder {
+// board is an empty dashboard with the variables that all queries use, and marks for restarts and rebalances.
+func (m mixin) board(uid, title, description string) *dashboard.DashboardBuilder {
+	// A variable shows all values at first. all matches them: ".*" also series without the label.
+	values := func(name, label, all, expr string) *dashboard.QueryVariableBuilder {
 		return dashboard.NewQueryVariableBuilder(name).Label(label).Datasource(source()).
 			Query(dashboard.StringOrMap{String: &expr}).Definition(expr).Refresh(dashboard.VariableRefreshOnTimeRangeChanged).
-			Sort(dashboard.VariableSortAlphabeticalAsc)
-	}
-	return dashboard.NewDashboardBuilder(title).Uid(uid).Description(description).Tags([]string{"smshooks"}).
-		Editable().Refresh("10s").Time("now-30m", "now").Timezone("browser").Tooltip(dashboard.DashboardCursorSyncCrosshair).
-		Link(dashboard.NewDashboardLinkBuilder("smshooks").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"smshooks"}).KeepTime(true).IncludeVars(true)).
-		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Data source").Type("prometheus")).
-		WithVariable(values("job", "Job", "label_values(smshooks_config_users, job)")).
-		WithVariable(values("instance", "Instance", `label_values(smshooks_config_users{job="$job"}, instance)`).Multi(true).IncludeAll(true).AllValue(".*").
+			Sort(dashboard.VariableSortAlphabeticalAsc).Multi(true).IncludeAll(true).AllValue(all).
 			Current(dashboard.VariableOption{
 				Selected: cog.ToPtr(true),
 				Text:     dashboard.StringOrArrayOfString{ArrayOfString: []string{"All"}}, Value: dashboard.StringOrArrayOfString{ArrayOfString: []string{"$__all"}},
-			}))
+			})
+	}
+	found := func(label string, selectors ...string) string {
+		return fmt.Sprintf(`label_values(smshooks_build_info{%s}, %s)`, strings.Join(selectors, ", "), label)
+	}
+	cluster, namespace := m.Cluster+`=~"$cluster"`, m.Namespace+`=~"$namespace"`
+	mark := func(name, colour, text, expr string) *dashboard.AnnotationQueryBuilder {
+		return dashboard.NewAnnotationQueryBuilder().Name(name).Datasource(source()).Enable(true).IconColor(colour).
+			Expr(expr).TitleFormat(text).Step("60s")
+	}
+	return dashboard.NewDashboardBuilder(title).Uid(uid).Description(description).Tags([]string{"smshooks"}).
+		Readonly().Refresh("10s").Time("now-30m", "now").Timezone("browser").Tooltip(dashboard.DashboardCursorSyncCrosshair).
+		Link(dashboard.NewDashboardLinkBuilder("smshooks").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"smshooks"}).KeepTime(true).IncludeVars(true)).
+		Link(dashboard.NewDashboardLinkBuilder("Runbook").Type(dashboard.DashboardLinkTypeLink).Url(m.Runbook).TargetBlank(true)).
+		Annotation(mark("Restarts", "red", "{{instance}} started", `time() - process_start_time_seconds{`+m.one+`} < 60`)).
+		Annotation(mark("Rebalances", "blue", "{{instance}}: partitions moved", `increase(smshooks_rebalances_total{`+m.one+`}[1m]) > 0`)).
+		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Data source").Type("prometheus")).
+		WithVariable(values("cluster", "Cluster", ".*", fmt.Sprintf("label_values(smshooks_build_info, %s)", m.Cluster))).
+		WithVariable(values("namespace", "Namespace", ".*", found(m.Namespace, cluster))).
+		WithVariable(values("job", "Job", ".+", found("job", cluster, namespace))).
+		WithVariable(values("instance", "Instance", ".+", found("instance", cluster, namespace, `job=~"$job"`)))
 }
 
 func target(q query) *prometheus.DataqueryBuilder {

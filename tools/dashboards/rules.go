@@ -1,0 +1,41 @@
+package main
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"text/template"
+
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+)
+
+//go:embed rules.yml.tmpl
+var rulesText string
+
+// rules returns the recording and alert rules. Each alert links to the panel that shows it.
+func rules(v values, boards map[string]*dashboard.Dashboard) ([]byte, error) {
+	// Prometheus' own templates have {{ }}.
+	t, err := template.New("rules").Delims("[[", "]]").Funcs(template.FuncMap{
+		"windows": func() []string { return []string{"5m", "30m", "1h", "6h"} },
+		"panel": func(board, title string) (string, error) {
+			b := boards[board+".json"]
+			if b == nil {
+				return "", fmt.Errorf("no dashboard %s", board)
+			}
+			for _, p := range b.Panels {
+				if p.Panel != nil && *p.Panel.Title == title {
+					return fmt.Sprintf("%s/d/%s?viewPanel=%d", v.Grafana, *b.Uid, *p.Panel.Id), nil
+				}
+			}
+			return "", fmt.Errorf("no panel %q in %s", title, board)
+		},
+	}).Parse(rulesText)
+	if err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	var text bytes.Buffer
+	if err := t.Execute(&text, v); err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	return text.Bytes(), nil
+}
