@@ -1,0 +1,136 @@
+package real_test
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// recoverDelay is the step of the schedule in TestRecover: long enough that a recovery ends well before it.
+const recoverDelay = 40 * time.Second
+
+// recovery is the latest recovery of a user as the API shows it.
+type recovery struct {
+	ID       string
+	State    string
+	Released int
+	Started  time.Time
+	Ended    *time.Time
+}
+
+// secondAttempts waits until each of n events of a user has had its second attempt, numbered, and none a third.
+func (e *env) secondAttempts(t testing.TB, user int64, n int, within time.Duration) (first time.Time) {
+	t.Helper()
+	got := e.recv.WaitCount(t, path("dlr", user), 2*n, within)
+	numbers := map[string]string{}
+	for _, r := range got {
+		numbers[r.Header.Get("Webhook-Id")] += r.Header.Get("Webhook-Attempt")
+		if r.Header.Get("Webhook-Attempt") == "2" && (first.IsZero() || r.Start.Before(first)) {
+			first = r.Start
+		}
+	}
+	if len(numbers) != n || len(got) != 2*n {
+		t.Errorf("user %d: %d requests about %d events, want %d about %d", user, len(got), len(numbers), 2*n, n)
+	}
+	for id, sequence := range numbers {
+		if sequence != "12" {
+			t.Errorf("user %d, event %s: attempts %s, want 1 and 2", user, id, sequence)
+		}
+	}
+	return first
+}
+
+// TestRecover: events that wait for their second attempt get it at once, when the user or an operator asks, under its
+// number and never twice. What is left behind is released when its delay ends. Others wait as usual.
+func TestRecover(t *testing.T) {
+	t.Parallel()
+	const events = 40
+	e := newEnv(t, "--retry.schedule="+recoverDelay.String()+","+recoverDelay.String())
+	users := map[int64]harness.Webhook{}
+	for user := int64(1); user <= 4; user++ {
+		users[user] = e.all(user, "")
+	}
+	// The fourth has a host of its own.
+	users[4] = harness.Webhook{DLR: strings.Replace(e.recv.URL(path("dlr", 4)), "127.0.0.1", "localhost", 1)}
+	e.configure(t, users)
+	key := e.newKey(t, 1)
+	p, q := e.serve(t), e.serve(t)
+	var records []*kgo.Record
+	for user := int64(1); user <= 4; user++ {
+		e.recv.On(path("dlr", user), harness.Status(503))
+		for i := range int64(events) {
+			records = append(records, e.dlr(user, i+1))
+		}
+	}
+	e.emit(t, records...)
+	for user := int64(1); user <= 4; user++ {
+		e.recv.WaitCount(t, path("dlr", user), events, 30*time.Second)
+	}
+	failed := time.Now()
+	for user := int64(1); user <= 4; user++ {
+		e.waitStored(t, harness.Retry(e.topics.DLR, "40s"), user, events, 15*time.Second)
+		e.recv.On(path("dlr", user), harness.Status(200))
+	}
+
+	var begun, latest recovery
+	asked := time.Now()
+	if status := ask(t, p, http.MethodPost, key, "/v1/user/recover", "", &begun); status != http.StatusOK || !strings.HasPrefix(begun.ID, "rcv_") {
+		t.Fatalf("recover: %d, %+v", status, begun)
+	}
+	if first := e.secondAttempts(t, 1, events, 10*time.Second); first.Sub(asked) > 10*time.Second {
+		t.Errorf("the first attempt came %v after the request", first.Sub(asked))
+	} else {
+		t.Logf("the first attempt came %v after the request", first.Sub(asked))
+	}
+	harness.Eventually(t, 10*time.Second, func() bool {
+		return ask(t, q, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.State == "done"
+	}, "the recovery is done")
+	if latest.ID != begun.ID || latest.Released != events || latest.Ended == nil || latest.Ended.Before(latest.Started) {
+		t.Errorf("the recovery is shown as %+v", latest)
+	}
+
+	for _, c := range []struct {
+		user int64
+		args []string
+	}{{2, []string{"--user=2", "--kind=dlr", "--error=http 503"}}, {4, []string{"--host=localhost"}}} {
+		args := append([]string{"retry", "release"}, c.args...)
+		if out, stderr, code := harness.Run(t, e.options(), append(args, "--dry-run")...); code != 0 || out != fmt.Sprintf("%d would be released\n", events) {
+			t.Errorf("%v --dry-run: exit code %d, %s%s", args, code, out, stderr)
+		}
+		out, stderr, code := harness.Run(t, e.options(), args...)
+		if code != 0 || !regexp.MustCompile(fmt.Sprintf(`^rcv_\w+\n%d released\n$`, events)).MatchString(out) {
+			t.Errorf("%v: exit code %d, %s%s", args, code, out, stderr)
+		}
+		e.secondAttempts(t, c.user, events, 10*time.Second)
+		if out, _, code := harness.Run(t, e.options(), append(args, "--dry-run")...); code != 0 || out != "0 would be released\n" {
+			t.Errorf("%v --dry-run, once more: exit code %d, %s", args, code, out)
+		}
+	}
+	if _, stderr, code := harness.Run(t, e.options(), "retry", "release", "--host=nobody.example"); code != 1 || !strings.Contains(stderr, "no URL has this host") {
+		t.Errorf("an unknown host: exit code %d, %s", code, stderr)
+	}
+	if n := e.recv.Count(path("dlr", 3)); n != events {
+		t.Errorf("%d requests of another user, want %d", n, events)
+	}
+	first := e.secondAttempts(t, 3, events, recoverDelay+20*time.Second)
+	if after := first.Sub(failed); after < recoverDelay-10*time.Second {
+		t.Errorf("another user's second attempt came %v after the failure", after)
+	}
+	released := func() float64 {
+		return p.Metrics(t).Sum("smshooks_settled_total", "fate", "released") + q.Metrics(t).Sum("smshooks_settled_total", "fate", "released")
+	}
+	harness.Eventually(t, 20*time.Second, func() bool { return released() == 3*events }, "what was left behind is released")
+	harness.Pass(2 * time.Second)
+	for user := int64(1); user <= 4; user++ {
+		e.secondAttempts(t, user, events, time.Second)
+	}
+	p.WaitBalanced(t, 1, 10*time.Second)
+	q.WaitBalanced(t, 0, 10*time.Second)
+}
