@@ -128,10 +128,13 @@ func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
 	}
 	e := eventOf(r, p.owned, p.space)
 	id := p.log.choose(p.job, e)
-	if id != "" && !p.owned.Finished(p.id, r.Offset, r.LeaderEpoch) {
+	if id != "" && p.client == nil {
 		if err := p.fence(ctx); err != nil {
 			return err
 		}
+		id = p.log.choose(p.job, e) // a former owner may have copied it for another recovery
+	}
+	if id != "" && !p.owned.Finished(p.id, r.Offset, r.LeaderEpoch) {
 		if len(p.copies) == 0 {
 			p.since = time.Now()
 		}

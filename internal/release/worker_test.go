@@ -1,0 +1,438 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/webhook"
+)
+
+// env is a Kafka with two delay topics, and what a consumer would say of their partitions.
+type env struct {
+	*testing.T
+	cluster *kfake.Cluster
+	client  *kgo.Client
+}
+
+func newEnv(t *testing.T) *env {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "retry", "overflow", "released", "releases"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	k := &env{T: t, cluster: cluster}
+	if k.client, err = k.newClient(kgo.RecordPartitioner(kgo.ManualPartitioner())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.client.Close)
+	return k
+}
+
+func (k *env) newClient(opts ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(k.cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+	}, opts...)...)
+}
+
+// delay stores n events of a user in a partition, with ids of their own.
+func (k *env) delay(topic string, partition int32, user string, n int) {
+	k.Helper()
+	var records []*kgo.Record
+	for i := range n {
+		records = append(records, &kgo.Record{
+			Topic: topic, Partition: partition, Key: []byte(user), Value: fmt.Appendf(nil, "%s/%d/%s/%d", topic, partition, user, i),
+			Headers: []kgo.RecordHeader{
+				{Key: event.HeaderID, Value: fmt.Appendf(nil, "evt_%s_%d", user, i)}, {Key: event.HeaderAttempts, Value: []byte("1")},
+				{Key: event.HeaderDue, Value: []byte("2026-02-27T18:00:00.000Z")}, {Key: "trace", Value: []byte("x")},
+			},
+		})
+	}
+	if err := k.client.ProduceSync(k.Context(), records...).FirstErr(); err != nil {
+		k.Fatal(err)
+	}
+}
+
+// owner is a member that owns partitions.
+type owner struct {
+	partitions []event.Partition
+	looks      atomic.Int64 // how often the worker may still look before the partitions are revoked; 0 = never revoked
+	revoked    atomic.Bool
+}
+
+func (o *owner) owned() bool {
+	if o.looks.Load() > 0 && o.looks.Add(-1) == 0 {
+		o.revoked.Store(true)
+	}
+	return !o.revoked.Load()
+}
+
+func (o *owner) Delayed() []event.Partition {
+	if o.revoked.Load() {
+		return nil
+	}
+	return o.partitions
+}
+
+// owner returns a member that owns all partitions from their starts. It has finished the offsets below finished.
+func (k *env) owner(finished int64) *owner {
+	o := &owner{}
+	for _, topic := range []string{"retry", "overflow"} {
+		for n := range int32(3) {
+			o.partitions = append(o.partitions, event.Partition{
+				Topic: topic, Number: n, Kind: webhook.DLR, Class: topics.Retry, Owned: o.owned,
+				Finished: func(_ [16]byte, offset int64, _ int32) bool { return offset < finished },
+			})
+		}
+	}
+	return o
+}
+
+// instance is a log and a worker.
+type instance struct {
+	*Log
+	worker *Worker
+	stop   func()
+}
+
+func (k *env) start(o *owner) *instance {
+	k.Helper()
+	logger := zaptest.NewLogger(k)
+	log := NewLog(Config{Topic: "releases", Keep: time.Hour, Now: time.Now}, k.newClient, logger, nothing{})
+	w := NewWorker(WorkerConfig{
+		Group: "group", Released: func(webhook.Kind) string { return "released" }, Now: time.Now, Client: k.client,
+	}, log, o, logger)
+	w.copying.SetLimit(1e6)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = log.Run(ctx) })
+	<-log.Loaded()
+	i := &instance{log, w, sync.OnceFunc(func() { cancel(); wg.Wait() })}
+	wg.Go(func() { w.Run(ctx) })
+	k.Cleanup(i.stop)
+	return i
+}
+
+type nothing struct{}
+
+func (nothing) ConfigLag(string, int64) {}
+func (nothing) UnreadableRecord(string) {}
+
+func (k *env) begin(i *instance, m Marker) string {
+	k.Helper()
+	ids, err := i.Begin(k.Context(), m, []string{"retry", "overflow"})
+	if err != nil || len(ids) != 1 {
+		k.Fatal(ids, err)
+	}
+	return ids[0]
+}
+
+// done waits until a recovery is done and returns its status.
+func (k *env) done(i *instance, id string) (s Status) {
+	k.Helper()
+	k.eventually("the recovery is done", func() bool {
+		s, _ = i.Status(id)
+		return !s.Ended.IsZero()
+	})
+	return s
+}
+
+func (k *env) eventually(what string, ok func() bool) {
+	k.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			k.Fatal("not within 30 s: " + what)
+		}
+	}
+}
+
+// copies reads the committed copies, by value.
+func (k *env) copies() map[string][]*kgo.Record {
+	k.Helper()
+	client, err := k.newClient(kgo.ConsumeTopics("released"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		k.Fatal(err)
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListCommittedOffsets(k.Context(), "released")
+	if err != nil {
+		k.Fatal(err)
+	}
+	records := map[string][]*kgo.Record{}
+	for quiet := 0; quiet < 3; {
+		ctx, cancel := context.WithTimeout(k.Context(), 300*time.Millisecond)
+		fetches := client.PollFetches(ctx)
+		cancel()
+		if quiet++; fetches.NumRecords() > 0 {
+			quiet = 0
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if end, _ := ends.Lookup(r.Topic, r.Partition); r.Offset < end.Offset {
+				records[string(r.Value)] = append(records[string(r.Value)], r)
+			}
+		})
+	}
+	return records
+}
+
+// wantCopies checks that n events were copied, once each, and that what is left behind of them is released.
+func (k *env) wantCopies(i *instance, n int) map[string][]*kgo.Record {
+	k.Helper()
+	copies := k.copies()
+	if len(copies) != n {
+		k.Errorf("%d events were copied, want %d", len(copies), n)
+	}
+	for value, records := range copies {
+		if len(records) != 1 {
+			k.Errorf("%s was copied %d times", value, len(records))
+		}
+	}
+	return copies
+}
+
+func TestRecovery(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 1, "42", 50)
+	k.delay("retry", 1, "43", 50)
+	k.delay("overflow", 2, "42", 5)
+	i := k.start(k.owner(10)) // offsets below 10 are finished
+	id := k.begin(i, Marker{Cause: Customer, User: 42})
+	if s := k.done(i, id); s.Released != 40 {
+		t.Errorf("%d released, want 40", s.Released)
+	}
+	for value, records := range k.wantCopies(i, 40) {
+		r, e := records[0], &event.Event{}
+		for _, h := range r.Headers {
+			e.SetHeader(h.Key, h.Value)
+		}
+		if r.Partition != 1 || string(r.Key) != "42" || e.Attempts != 1 || e.ID == "" || time.Since(e.Due) > time.Minute || len(r.Headers) != 4 {
+			t.Errorf("%s: %+v, due %v", value, r, e.Due)
+		}
+	}
+	// Later ones belong to no recovery, and a second recovery copies only these.
+	k.delay("retry", 1, "42", 3)
+	again := k.begin(i, Marker{Cause: Operator})
+	if s := k.done(i, again); s.Released != 53 {
+		t.Errorf("%d released by the second recovery, want 3 of one user and 50 of the other", s.Released)
+	}
+}
+
+// TestOverlap: two recoveries that select the same records copy each once, also if both run at the same time.
+func TestOverlap(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 3*maxCopies)
+	i, other := k.start(k.owner(0)), k.start(&owner{})
+	var ids []string
+	for n := range 6 {
+		from := i
+		if n%2 == 1 {
+			from = other
+		}
+		ids = append(ids, k.begin(from, Marker{Cause: Operator, User: []int64{42, 0}[n%2], IDs: nil}))
+	}
+	released := int64(0)
+	for _, id := range ids {
+		released += k.done(i, id).Released
+	}
+	if released != 3*maxCopies {
+		t.Errorf("%d released by all, want %d", released, 3*maxCopies)
+	}
+	k.wantCopies(i, 3*maxCopies)
+}
+
+// TestOwnerChanges: wherever the owner loses its partitions, the next one copies the rest and nothing twice.
+func TestOwnerChanges(t *testing.T) {
+	for looks := int64(1); looks <= 25; looks += 3 {
+		t.Run(fmt.Sprint(looks), func(t *testing.T) {
+			t.Parallel()
+			k := newEnv(t)
+			const events = 2*maxCopies + 700
+			k.delay("retry", 2, "42", events)
+			first := k.owner(0)
+			first.looks.Store(looks)
+			a, b := k.start(first), k.start(&owner{})
+			id := k.begin(b, Marker{Cause: Customer, User: 42})
+			k.eventually("the first owner has lost its partitions, or is done", func() bool {
+				s, _ := a.Status(id)
+				return first.revoked.Load() || !s.Ended.IsZero()
+			})
+			a.stop()
+			c := k.start(k.owner(0))
+			if s := k.done(c, id); s.Released != events {
+				t.Errorf("%d released, want %d", s.Released, events)
+			}
+			k.wantCopies(c, events)
+		})
+	}
+}
+
+// TestFormerOwner: one that goes on with an open transaction cannot commit it once another owner has begun.
+func TestFormerOwner(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 10)
+	a := k.start(&owner{})
+	id := k.begin(a, Marker{Cause: Customer, User: 42})
+	former := &pass{Worker: a.worker, task: &task{job: a.jobs(unit{"retry", 0})[0], owned: k.owner(0).partitions[0]}}
+	defer former.close()
+	if err := a.worker.locate(t.Context(), []*task{former.task}); err != nil {
+		t.Fatal(err)
+	}
+	if err := former.fence(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := former.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	late := &kgo.Record{Topic: "released", Partition: 0, Key: []byte("42"), Value: []byte("late")}
+	if err := former.client.ProduceSync(t.Context(), late).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	b := k.start(k.owner(0))
+	if s := k.done(b, id); s.Released != 10 {
+		t.Errorf("%d released, want 10", s.Released)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := former.client.EndTransaction(ctx, kgo.TryCommit); err == nil {
+		t.Error("the former owner has committed")
+	}
+	if copies := k.wantCopies(b, 10); copies["late"] != nil {
+		t.Error("the former owner's copy is read")
+	}
+}
+
+// TestFurther: a new owner that finds a committed span after it has begun begins again behind it.
+func TestFurther(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 10)
+	a := k.start(&owner{})
+	id := k.begin(a, Marker{Cause: Customer, User: 42})
+	j := a.jobs(unit{"retry", 0})[0]
+	p := &pass{Worker: a.worker, task: &task{job: j, owned: k.owner(0).partitions[0]}}
+	defer p.close()
+	a.apply(entry{Progress: &progress{Topic: "retry", Span: Span{Start: 0, Next: 5, End: 10}, Released: map[string]int64{id: 5}}})
+	if err := p.fence(t.Context()); !errors.Is(err, errChanged) {
+		t.Errorf("fence: %v", err)
+	}
+}
+
+// TestCopiedForAnother: a former owner's span of another recovery that is read only after the transactions of that owner
+// were ended counts.
+func TestCopiedForAnother(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 10)
+	a := k.start(&owner{})
+	other, id := k.begin(a, Marker{Cause: Operator}), k.begin(a, Marker{Cause: Customer, User: 42})
+	topic, err := kadm.NewClient(k.client).ListTopics(t.Context(), "retry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id16 := topic["retry"].ID
+	span := Span{Space: id16[:], Start: 0, Next: 3, End: 10}
+	a.apply(entry{Progress: &progress{Topic: "retry", Span: span, Released: map[string]int64{other: 3}}})
+	var mine *job
+	for _, j := range a.jobs(unit{"retry", 0}) {
+		if !j.begun {
+			mine = j
+		}
+	}
+	p := &pass{Worker: a.worker, task: &task{job: mine, owned: k.owner(0).partitions[0]}}
+	defer p.close()
+	if err := a.worker.locate(t.Context(), []*task{p.task}); err != nil {
+		t.Fatal(err)
+	}
+	// The former owner has come to 7, which is not read yet.
+	span.Next = 7
+	r := record("releases", "retry/0", entry{Progress: &progress{Topic: "retry", Span: span, Released: map[string]int64{other: 7}}})
+	r.Partition = 0
+	if err := k.client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.work(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(k.copies()); n != 3 {
+		t.Errorf("%d copies, want those behind the former owner's span", n)
+	}
+	if err := a.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := a.Status(id); s.Released != 3 {
+		t.Errorf("%d released", s.Released)
+	}
+}
+
+// TestHeldIsNotCopied: what the gate has passed on or holds lies before the span.
+func TestHeldIsNotCopied(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 10)
+	o := k.owner(0)
+	for n := range o.partitions {
+		if o.partitions[n].Topic == "retry" && o.partitions[n].Number == 0 {
+			o.partitions[n].Next, o.partitions[n].Held = 4, 2
+		}
+	}
+	i := k.start(o)
+	if s := k.done(i, k.begin(i, Marker{Cause: Customer, User: 42})); s.Released != 6 {
+		t.Errorf("%d released, want 6", s.Released)
+	}
+	bounds, err := kadm.NewClient(k.client).ListTopics(t.Context(), "retry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for offset := range int64(10) {
+		e := &event.Event{Record: event.Record{
+			Topic: "retry", Offset: offset, Epoch: -1, Key: []byte("42"), Namespace: event.NamespaceOf(bounds["retry"].ID, "retry", ""),
+		}, Delivery: event.Delivery{ID: "evt_42_1"}}
+		if released, undecided := i.Decide(e); released != (offset >= 4) || undecided {
+			t.Errorf("the record at %d: %v, %v", offset, released, undecided)
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 10)
+	k.delay("overflow", 1, "42", 5)
+	k.delay("overflow", 1, "43", 5)
+	i := k.start(&owner{})
+	describe := func(string) topics.Info { return topics.Info{Kind: webhook.DLR, Class: topics.Retry} }
+	count := func(m Marker) int64 {
+		t.Helper()
+		n, err := i.Count(t.Context(), m, []string{"retry", "overflow"}, "group", "", describe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var commit kadm.Offsets
+	commit.Add(kadm.Offset{Topic: "retry", Partition: 0, At: 3, LeaderEpoch: -1})
+	if err := kadm.NewClient(k.client).CommitAllOffsets(t.Context(), "group", commit); err != nil {
+		t.Fatal(err)
+	}
+	for want, m := range map[int64]Marker{12: {User: 42}, 5: {User: 43}, 17: {}, 0: {User: 44}} {
+		if n := count(m); n != want {
+			t.Errorf("%+v selects %d, want %d", m, n, want)
+		}
+	}
+	w := k.start(k.owner(3))
+	k.done(w, k.begin(w, Marker{Cause: Operator, User: 43}))
+	if err := i.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(Marker{User: 43}); n != 0 {
+		t.Errorf("%d are left to release", n)
+	}
+}
