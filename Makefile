@@ -67,7 +67,7 @@ faults: ## run the fault suite with its full loads, some 3 1/2 hours (FAULTS=Tes
 	go -C test/real test -count=1 -timeout 5h -run '$(FAULTS)' ./faults
 
 .PHONY: check
-check: vet build arch compose-check spec-lint dashboards-check rules-check manifests-check unit-check lint ## run all checks that do not run the service
+check: vet build arch compose-check spec-lint docs-check dashboards-check rules-check manifests-check unit-check lint ## run all checks that do not run the service
 
 .PHONY: lint
 lint: ## run golangci-lint, pinned in tools/go.mod (the first run compiles it: some minutes)
@@ -160,6 +160,21 @@ unit-check: build ## check the systemd unit and its hardening (needs systemd-ana
 	sed "s|/usr/local/bin/smshooks|$(CURDIR)/bin/smshooks|" deploy/systemd/smshooks.service >"$$dir/smshooks.service" && \
 	systemd-analyze verify "$$dir/smshooks.service" && \
 	systemd-analyze security --offline=true --threshold=20 "$$dir/smshooks.service" | tail -1
+
+# mkdocs lives in a virtual environment that follows docs/requirements.txt.
+dist/mkdocs/.complete: docs/requirements.txt
+	python3 -m venv --clear dist/mkdocs
+	dist/mkdocs/bin/pip install -q --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+.PHONY: site
+site: dist/mkdocs/.complete ## build the documentation as a site with search, dist/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 dist/mkdocs/bin/mkdocs build -q
+	@echo "dist/site/index.html"
+
+.PHONY: docs-check
+docs-check: site ## compare the documentation with the program, and check its links
+	go test -count=1 ./test/docs
 
 .PHONY: compose-test
 compose-test: ## start docker-compose.yml and check that an event from Kafka's console producer is delivered (part of test-real)
