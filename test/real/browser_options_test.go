@@ -105,6 +105,7 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	b.see(text("dlr_statuses-error"), "Select at least one status.")
 	b.see(text("dlr_failover_url-error"), "Must be an absolute http or https URL.")
 	b.see("document.activeElement.id", "dlr_failover_url")
+	b.see(leaving, "true")
 	b.accessible("options with errors")
 	b.fill("dlr_failover_url", "")
 	for _, status := range []string{"Delivered", "Pending", "Failed", "Rejected", "Expired", "Unknown"} {

@@ -136,9 +136,9 @@ async function copy(button) {
   button.textContent = "Copied";
 }
 
-// changed reports whether a field of a form differs from what the page showed.
-function changed(form) {
-  return [...form.querySelectorAll("input, option")].some((e) =>
+// unsaved reports whether a field of a form was refused, or differs from what the page showed.
+function unsaved(form) {
+  return form.querySelector("[aria-invalid]") || [...form.querySelectorAll("input, option")].some((e) =>
     e.tagName === "OPTION" ? e.selected !== e.defaultSelected
       : e.type === "checkbox" ? e.checked !== e.defaultChecked : e.value !== e.defaultValue);
 }
@@ -146,14 +146,13 @@ function changed(form) {
 let sent; // the form that leaves the page
 window.addEventListener("beforeunload", (event) => {
   for (const form of document.querySelectorAll("form[data-guard]")) {
-    if (form !== sent && changed(form)) event.preventDefault();
+    if (form !== sent && unsaved(form)) event.preventDefault();
   }
 });
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
   const id = form.dataset.swap;
-  sent = form;
   if (form.id === "test-form") {
     event.preventDefault();
     test(form);
@@ -165,6 +164,8 @@ document.addEventListener("submit", (event) => {
   } else if (id) {
     event.preventDefault();
     swap(id, form.action, { method: "POST", body: body(form, event.submitter) });
+  } else {
+    sent = form;
   }
 });
 
