@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -99,7 +100,7 @@ func rendered(t *testing.T, name string) objects {
 	for {
 		var object map[string]any
 		switch err := decoder.Decode(&object); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return all
 		case err != nil:
 			t.Fatalf("%s: %v", name, err)

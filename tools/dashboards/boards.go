@@ -69,8 +69,8 @@ func (m mixin) objective(b *dashboard.DashboardBuilder) {
 
 // quantiles are the median and two upper quantiles of a histogram.
 func quantiles(metric, selector string) (qs []query) {
-	for _, q := range []string{"0.5", "0.95", "0.99"} {
-		qs = append(qs, query{`histogram_quantile(` + q + `, sum by (le) (rate(` + metric + `_bucket{` + selector + `}[$__rate_interval])))`, "p" + q[2:]})
+	for _, q := range []string{"50", "95", "99"} {
+		qs = append(qs, query{`histogram_quantile(0.` + q + `, sum by (le) (rate(` + metric + `_bucket{` + selector + `}[$__rate_interval])))`, "p" + q})
 	}
 	return qs
 }
@@ -89,11 +89,11 @@ func (m mixin) fates(b *dashboard.DashboardBuilder) {
 			query{`sum by (kind, reason) (rate(smshooks_dead_letters_total{` + m.one + `}[$__rate_interval]))`, "{{kind}} {{reason}}"})).
 		WithPanel(graph("Failing endpoints", "Endpoints whose last attempt failed.", "none", 12,
 			query{`max(smshooks_failing_endpoints{` + m.one + `})`, "failing"})).
-		WithPanel(graph("Failover requests", "Requests to failover URLs, by kind and result.", "ops", 12,
-			query{`sum by (kind, result) (rate(smshooks_failover_total{` + m.one + `}[$__rate_interval]))`, "{{kind}} {{result}}"})).
-		WithPanel(graph("Endpoint events", "Written to the topic of endpoint events, by type.", "ops", 12,
+		WithPanel(graph("Failover requests", "Requests to failover URLs, by result.", "ops", 8,
+			query{`sum by (result) (rate(smshooks_failover_total{` + m.one + `}[$__rate_interval]))`, "{{result}}"})).
+		WithPanel(graph("Endpoint events", "Written to the topic of endpoint events, by type.", "ops", 8,
 			query{`sum by (type) (rate(smshooks_endpoint_events_total{` + m.one + `}[$__rate_interval]))`, "{{type}}"})).
-		WithPanel(graph("Overflow by kind", "Events stored in an overflow topic because their endpoint's queue was full.", "ops", 12,
+		WithPanel(graph("Overflow by kind", "Events stored in an overflow topic because their endpoint's queue was full.", "ops", 8,
 			query{`sum by (kind) (rate(smshooks_settled_total{` + m.one + `, fate="overflow"}[$__rate_interval]))`, "{{kind}}"}))
 }
 
@@ -117,7 +117,12 @@ func (m mixin) process(b *dashboard.DashboardBuilder) {
 		WithPanel(graph("Memory", "Resident.", "bytes", 8, query{`sum by (instance) (process_resident_memory_bytes{` + m.one + `})`, "{{instance}}"})).
 		WithPanel(graph("Kafka traffic", "Read by the consumer, written by the producer.", "Bps", 8,
 			query{`sum(rate(kafka_consumer_read_bytes_total{` + m.one + `}[$__rate_interval]))`, "read"},
-			query{`sum(rate(kafka_producer_write_bytes_total{` + m.one + `}[$__rate_interval]))`, "written"}))
+			query{`sum(rate(kafka_producer_write_bytes_total{` + m.one + `}[$__rate_interval]))`, "written"})).
+		WithPanel(graph("Users with settings", "Users in memory. Look for a sudden drop.", "none", 8,
+			query{`max(smshooks_config_users{` + m.one + `})`, "users"})).
+		WithPanel(graph("Recoveries", "Recoveries that still release delayed events.", "none", 8,
+			query{`max(smshooks_running_recoveries{` + m.one + `})`, "running"})).
+		WithPanel(graph("Goroutines", "Some more for each request in flight.", "none", 8, query{`sum by (instance) (go_goroutines{` + m.one + `})`, "{{instance}}"}))
 }
 
 func (m mixin) late(b *dashboard.DashboardBuilder) {
@@ -132,8 +137,6 @@ func (m mixin) late(b *dashboard.DashboardBuilder) {
 			query{`max by (topic) (smshooks_retry_waiting_records{` + m.retries + `})`, "{{topic}}"})).
 		WithPanel(graph("Records in overflow topics", "Endpoints that are slower than their traffic.", "none", 8,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + m.spills + `})`, "{{topic}}"})).
-		WithPanel(graph("Recoveries", "Recoveries that still release delayed events.", "none", 8,
-			query{`max(smshooks_running_recoveries{` + m.one + `})`, "running"})).
 		WithPanel(graph("Records in paused topics", "Events of endpoints that their users paused.", "none", 8,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + m.pauses + `})`, "{{topic}}"}))
 }
@@ -161,9 +164,7 @@ func (m mixin) rest(b *dashboard.DashboardBuilder) {
 		WithPanel(graph("Postponed requests", "The process ran out of descriptors, ports or memory.", "ops", 8,
 			query{`sum by (reason) (rate(smshooks_local_errors_total{` + m.one + `}[$__rate_interval]))`, "{{reason}}"})).
 		WithPanel(graph("Redis evicts", "1 if Redis may evict keys, and with them first clicks.", "none", 8,
-			query{`max(smshooks_redis_evicts{` + m.one + `})`, "evicts"})).
-		WithPanel(graph("Users with settings", "This one is not zero. Look for a sudden drop.", "none", 8,
-			query{`max(smshooks_config_users{` + m.one + `})`, "users"}))
+			query{`max(smshooks_redis_evicts{` + m.one + `})`, "evicts"}))
 }
 
 func (m mixin) kafkaLag() *dashboard.DashboardBuilder {
@@ -177,14 +178,14 @@ func (m mixin) kafkaLag() *dashboard.DashboardBuilder {
 			query{`max by (topic) (smshooks_source_lag_seconds{` + m.one + `})`, "{{topic}}"})).
 		WithPanel(graph("Time to catch up", "Lag divided by the present rate, assuming no new events.", "s", 12,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + m.sources + `})) / sum by (topic) (rate(smshooks_records_consumed_total{` + m.sources + `}[$__rate_interval]))`, "{{topic}}"})).
-		WithPanel(list("Partitions now", "", "none", 12, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+m.sources+`}))`))
+		WithPanel(list("Partitions now", "", "none", 24, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+m.sources+`}))`))
 	b.WithRow(dashboard.NewRowBuilder("Delay topics")).
 		WithPanel(graph("Delayed records", "Not late.", "none", 12, query{`max by (topic) (smshooks_retry_waiting_records{` + m.one + `})`, "{{topic}}"})).
 		WithPanel(graph("Overdue", "Now minus the due time of the oldest delayed record.", "s", 12,
 			query{`max by (topic) (smshooks_retry_overdue_seconds{` + m.one + `})`, "{{topic}}"})).
 		WithPanel(graph("Delayed records by partition", "Not late.", "none", 12, query{`max by (topic, partition) (smshooks_group_lag_records{` + m.waiting + `}) > 0`, "{{topic}}/{{partition}}"})).
-		WithPanel(list("Topics now", "", "none", 12, `sort_desc(max by (topic) (smshooks_retry_waiting_records{`+m.one+`}))`)).
-		WithPanel(graph("Orphaned records", "Records in topics of old delays that no setting names: see retry.drain.", "none", 12, query{`max(smshooks_unread_waiting_records{` + m.one + `})`, "unread"}))
+		WithPanel(graph("Orphaned records", "Records in topics of old delays that no setting names: see retry.drain.", "none", 12, query{`max(smshooks_unread_waiting_records{` + m.one + `})`, "unread"})).
+		WithPanel(list("Topics now", "", "none", 24, `sort_desc(max by (topic) (smshooks_retry_waiting_records{`+m.one+`}))`))
 	b.WithRow(dashboard.NewRowBuilder("Quality of the metrics")).
 		WithPanel(graph("Age of the lag", "Time since Kafka last returned offsets. Above some seconds, the graphs above are out of date.", "s", 12,
 			query{`max by (instance) (smshooks_lag_age_seconds{` + m.one + `})`, "{{instance}}"})).

@@ -128,7 +128,7 @@ func (b board) panels() (found []finding) {
 }
 
 var (
-	selector = regexp.MustCompile(`\b(smshooks|process|kafka|up)\w*(\{[^}]*\})?`)
+	selector = regexp.MustCompile(`\b(smshooks|process|kafka|go_|up)\w*(\{[^}]*\})?`)
 	rates    = regexp.MustCompile(`\bi?rate\([^\[]*\[([^\]]+)\]`)
 	counters = regexp.MustCompile(`(\w*\()?\b\w+_total\{[^}]*\}(\[)?`)
 )
