@@ -71,7 +71,14 @@ func (s *Service) events(ctx context.Context, userID int64,
 }
 
 func originOf(userID int64, e *deliverylog.Event) deadletter.Origin {
-	return deadletter.Origin{ID: e.ID, UserID: userID, Kind: e.Kind, Partition: e.Partition, Offset: e.Offset}
+	o := deadletter.Origin{ID: e.ID, UserID: userID, Kind: e.Kind, Partition: e.Partition, Offset: e.Offset}
+	for _, a := range e.Attempts {
+		if a.Failure != "" && a.Fate != webhook.Delivered {
+			o.Failed = a.Time.Add(a.Took)
+			break
+		}
+	}
+	return o
 }
 
 // resend sends those of f.IDs again that the log knows, except dead letters, which have records of their own. It

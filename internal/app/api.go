@@ -59,7 +59,8 @@ func (a *App) newCustomers() (*customers, error) {
 // newDeadLetters returns the store that reads and replays dead letters.
 func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*deadletter.Store, error) {
 	plan := cfg.TopicPlan()
-	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now}
+	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now,
+		Batches: plan.Delays(webhook.RevokeClick)}
 	for _, kind := range webhook.Kinds() {
 		c.Overflow[kind] = plan.Overflow(kind, 0)
 	}

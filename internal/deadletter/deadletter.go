@@ -29,6 +29,7 @@ type Config struct {
 	Topic    string // of dead letters
 	Sources  [webhook.NumKinds]string
 	Overflow [webhook.NumKinds]string // the first overflow topic of each kind
+	Batches  []string                 // the delay topics of revocations
 	Epoch    string                   // topics.epoch
 	// Patience is how long Kafka may not answer before a call fails; 0: 4 s.
 	Patience time.Duration
@@ -145,28 +146,40 @@ func (s *Store) read(ctx context.Context, spans map[int32]compacted.Span, m *mat
 
 // spans returns the offsets to read of each partition that holds records.
 func (s *Store) spans(ctx context.Context, since time.Time) (map[int32]compacted.Span, error) {
+	return s.spansOf(ctx, s.cfg.Topic, since, time.Time{})
+}
+
+// spansOf returns the offsets of the records of a topic with since ≤ time < until; zero: no bound.
+func (s *Store) spansOf(ctx context.Context, topic string, since, until time.Time) (map[int32]compacted.Span, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
-	var (
-		starts kadm.ListedOffsets
-		err    error
-	)
-	if since.IsZero() {
-		starts, err = s.admin.ListStartOffsets(ctx, s.cfg.Topic)
-	} else {
-		// Negative times have other meanings in the protocol.
-		starts, err = s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), s.cfg.Topic)
+	// Negative times have other meanings in the protocol.
+	at := func(t time.Time) (kadm.ListedOffsets, error) {
+		return s.admin.ListOffsetsAfterMilli(ctx, max(t.UnixMilli(), 0), topic)
+	}
+	starts, err := s.admin.ListStartOffsets(ctx, topic)
+	if !since.IsZero() {
+		starts, err = at(since)
 	}
 	if err = errors.Join(err, starts.Error()); err != nil {
-		return nil, fmt.Errorf("read the offsets of topic %s: %w", s.cfg.Topic, err)
+		return nil, fmt.Errorf("read the offsets of topic %s: %w", topic, err)
 	}
-	ends, err := kafka.ListEnds(ctx, s.client, s.cfg.Topic)
+	ends, err := kafka.ListEnds(ctx, s.client, topic)
 	if err = errors.Join(err, ends.Error()); err != nil {
-		return nil, fmt.Errorf("read the offsets of topic %s: %w", s.cfg.Topic, err)
+		return nil, fmt.Errorf("read the offsets of topic %s: %w", topic, err)
+	}
+	limits := kadm.ListedOffsets{}
+	if !until.IsZero() {
+		if limits, err = at(until); err != nil {
+			return nil, fmt.Errorf("read the offsets of topic %s: %w", topic, err)
+		}
 	}
 	spans := map[int32]compacted.Span{}
 	ends.Each(func(end kadm.ListedOffset) {
-		start, ok := starts.Lookup(end.Topic, end.Partition)
+		start, ok := starts.Lookup(topic, end.Partition)
+		if limit, bounded := limits.Lookup(topic, end.Partition); bounded && limit.Err == nil {
+			end.Offset = min(end.Offset, limit.Offset)
+		}
 		if ok && start.Offset < end.Offset {
 			spans[end.Partition] = compacted.Span{Start: start.Offset, End: end.Offset}
 		}

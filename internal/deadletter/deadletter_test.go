@@ -25,6 +25,7 @@ var testConfig = Config{
 	Topic:    "dead",
 	Sources:  [webhook.NumKinds]string{"sms-dlr", "sms-click", "sms-inbound", "click-revocation"},
 	Overflow: [webhook.NumKinds]string{"dlr-o", "click-o", "inbound-o", "rev-o"},
+	Batches:  []string{"rev-o", "rev-r"},
 	Patience: 2 * time.Second,
 }
 
@@ -36,7 +37,7 @@ type fakeKafka struct {
 
 func newKafka(t *testing.T) *fakeKafka {
 	t.Helper()
-	topics := append([]string{testConfig.Topic, testConfig.Sources[webhook.DLR]}, testConfig.Overflow[:]...)
+	topics := append([]string{testConfig.Topic, testConfig.Sources[webhook.DLR], "rev-r"}, testConfig.Overflow[:]...)
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...))
 	if err != nil {
 		t.Fatal(err)

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/topics"
@@ -21,13 +24,19 @@ type Origin struct {
 	Kind      webhook.Kind
 	Partition int32
 	Offset    int64
+	// Failed is when the first attempt that failed has ended; zero: none failed. A batch of revocations, which has no
+	// record of its own until then, was stored at that time.
+	Failed time.Time
 }
 
 // Source returns the source record of an event, nil if its topic does not hold it any more. The record at the position
-// counts only if it has the event's id and user: a topic may have been deleted and created again. Revocations have no
-// source record of their own. Errors are those of Kafka.
+// counts only if it has the event's id and user: a topic may have been deleted and created again. Of a batch of
+// revocations it returns the record that was stored when an attempt failed. Errors are those of Kafka.
 func (s *Store) Source(ctx context.Context, o Origin) (*kgo.Record, error) {
-	if o.Kind == webhook.RevokeClick || o.Offset < 0 {
+	switch {
+	case o.Kind == webhook.RevokeClick && !o.Failed.IsZero():
+		return s.batch(ctx, o)
+	case o.Kind == webhook.RevokeClick, o.Offset < 0:
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
@@ -66,7 +75,66 @@ func (o *Origin) is(r *kgo.Record, space event.Namespace) bool {
 		(e.Identity() == o.ID || e.SourcePosition() == event.OriginOf(o.ID))
 }
 
-// Resend replays events from their source records, as Run does from dead letters. It skips those whose topic does not
+const (
+	// batchSlack is how far the broker's clock may be off the service's, and how long storing a batch may take.
+	batchSlack = time.Minute
+	// batchRecords is how many records of one topic are read for a batch: those of a few minutes.
+	batchRecords = 5000
+)
+
+var errFound = errors.New("found")
+
+// batch finds the record that a batch of revocations was stored in when an attempt failed: in the delay topics the
+// partition has the number of the source partition.
+func (s *Store) batch(ctx context.Context, o Origin) (found *kgo.Record, err error) {
+	for _, topic := range append(slices.Clone(s.cfg.Batches), s.cfg.Topic) {
+		spans, err := s.spansOf(ctx, topic, o.Failed.Add(-batchSlack), o.Failed.Add(batchSlack))
+		if err != nil {
+			return nil, err
+		}
+		for partition, span := range spans {
+			span.End = min(span.End, span.Start+batchRecords)
+			if spans[partition] = span; topic != s.cfg.Topic && partition != o.Partition {
+				delete(spans, partition)
+			}
+		}
+		if len(spans) == 0 {
+			continue
+		}
+		r, err := compacted.OpenSpans(s.newClient, topic, spans, s.cfg.Patience)
+		if err != nil {
+			return nil, err
+		}
+		err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
+			if o.isBatch(record) {
+				found = record
+				return errFound
+			}
+			return nil
+		})
+		r.Close()
+		if found != nil || err != nil {
+			if errors.Is(err, errFound) {
+				err = nil
+			}
+			return found, err
+		}
+	}
+	return nil, nil
+}
+
+// isBatch reports whether a record is the event's, which is a batch.
+func (o *Origin) isBatch(r *kgo.Record) bool {
+	for _, h := range r.Headers {
+		if h.Key == event.HeaderID && string(h.Value) == o.ID {
+			var b webhook.Revocation
+			return webhook.DecodeRevocation(r.Value, &b) == nil && b.UserID == o.UserID
+		}
+	}
+	return false
+}
+
+// Resend replays events from their source records, as Run does from dead letters. It skips revocations, and those whose topic does not
 // hold them any more, and returns how many events were stored. If there is an error, others may be stored too.
 func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n int, err error) {
 	run := running{Run: Run{Guard: guard}, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}}
@@ -74,6 +142,9 @@ func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n in
 		return 0, err
 	}
 	for _, o := range origins {
+		if o.Kind == webhook.RevokeClick {
+			continue
+		}
 		r, err := s.Source(ctx, o)
 		if err != nil {
 			return run.sent, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -60,6 +61,47 @@ func TestSource(t *testing.T) {
 	k.cluster.Close()
 	if r, err := s.Source(t.Context(), o); err == nil || r != nil {
 		t.Errorf("Kafka away: %v, no error", r)
+	}
+}
+
+// The body of a batch comes from the record that was stored when its attempt failed.
+func TestSourceOfABatch(t *testing.T) {
+	k := newKafka(t)
+	s := k.store()
+	now := time.Now()
+	write := func(topic, id string, user int64, at time.Time) *kgo.Record {
+		r := &kgo.Record{Topic: topic, Key: []byte("42"), Value: fmt.Appendf(nil, `{"user_id":%d,"api_sms_ids":[1],"campaign_sms_ids":[]}`, user),
+			Headers: []kgo.RecordHeader{{Key: event.HeaderID, Value: []byte(id)}}, Timestamp: at}
+		if err := k.client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	write("rev-r", "evt_1", 42, now.Add(-time.Hour)) // of an earlier attempt
+	write("rev-r", "evt_2", 42, now)
+	retry := write("rev-r", "evt_1", 42, now)
+	write("rev-r", "evt_3", 43, now)
+	dead := write("dead", "evt_4", 42, now)
+	late := write("rev-r", "evt_5", 42, now.Add(time.Hour))
+	origin := Origin{ID: "evt_1", UserID: 42, Kind: webhook.RevokeClick, Partition: retry.Partition, Failed: now}
+	change := func(f func(*Origin)) Origin { c := origin; f(&c); return c }
+	for name, c := range map[string]struct {
+		o    Origin
+		want *kgo.Record
+	}{
+		"retry":            {origin, retry},
+		"dead letter":      {change(func(o *Origin) { o.ID = "evt_4" }), dead},
+		"later":            {change(func(o *Origin) { o.ID, o.Failed = "evt_5", now.Add(time.Hour) }), late},
+		"of another time":  {change(func(o *Origin) { o.ID = "evt_5" }), nil},
+		"of another user":  {change(func(o *Origin) { o.ID = "evt_3" }), nil},
+		"unknown":          {change(func(o *Origin) { o.ID = "evt_9" }), nil},
+		"never failed":     {change(func(o *Origin) { o.Failed = time.Time{} }), nil},
+		"in another place": {change(func(o *Origin) { o.Partition = retry.Partition + 1 }), nil},
+	} {
+		got, err := s.Source(t.Context(), c.o)
+		if err != nil || (got == nil) != (c.want == nil) || got != nil && (got.Topic != c.want.Topic || got.Offset != c.want.Offset) {
+			t.Errorf("%s: found %+v, %v", name, got, err)
+		}
 	}
 }
 

@@ -75,6 +75,9 @@ func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
 			rights[plan.Overflow(kind, 0)] |= Write // replayed events go there
 			rights[plan.Sources()[kind]] |= Read    // the bodies of events come from there
 		}
+		for _, topic := range plan.Delays(webhook.RevokeClick) {
+			rights[topic] |= Read // and those of batches
+		}
 	}
 	return rights
 }

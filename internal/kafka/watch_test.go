@@ -120,7 +120,7 @@ func TestRightsOfRoles(t *testing.T) {
 		{"d-retry-1h", Read | Write, 0, 0},
 		{"d-retry-2h", Read, 0, 0},
 		{"d-overflow-1s", Read | Write, Write, 0},
-		{"r-overflow-1m", Read | Write, 0, 0},
+		{"r-overflow-1m", Read | Write, Read, 0},
 		{"config", Read | Write, Read | Write, Read},
 		{"keys", Read, Read, Read},
 		{"dead", Read | Write, Read, 0},

@@ -170,10 +170,12 @@ func TestSeeAndResend(t *testing.T) {
 		t.Errorf("another user has sent %d events again", n)
 	}
 
-	// A batch of revocations has no record of its own.
+	// The body of a batch of revocations comes from the record that it waits in.
 	batch := e.revocation(user.user, []int64{1, 2}, []int64{3})
 	e.emit(t, batch)
-	if event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "waiting", 1); event.Request != nil || event.MessageID != nil {
+	sent := e.recv.WaitCount(t, path("revoke", user.user), 1, 20*time.Second)[0]
+	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "waiting", 1)
+	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" || event.MessageID != nil {
 		t.Errorf("the batch: %s", text)
 	}
 
