@@ -22,7 +22,7 @@ const (
 	examineChunk = 512 // records between two looks at the clock
 	// maxCopies, maxCopyBytes and maxAge bound a transaction. While one is open, records behind it in its topics cannot
 	// be read.
-	maxCopies    = 2_000
+	maxCopies    = 250
 	maxCopyBytes = 8 << 20
 	maxAge       = 500 * time.Millisecond // of the oldest copy
 	// maxProduce is the size of what is produced at once: what fits into one batch. A larger record is a batch of its own.

@@ -24,7 +24,7 @@ import (
 const (
 	// maxExamined and maxCopied are records per second, so that a recovery leaves room for running traffic.
 	maxExamined = 50_000
-	maxCopied   = 5_000
+	maxCopied   = 3_600
 	// jobInterval is how often the worker looks for work in partitions that were assigned since, and idleInterval how
 	// often it looks whether there are such partitions.
 	jobInterval, idleInterval = 250 * time.Millisecond, 2 * time.Second

@@ -232,7 +232,7 @@ func TestRecovery(t *testing.T) {
 // TestOverlap: two recoveries that select the same records copy each once, also if both run at the same time.
 func TestOverlap(t *testing.T) {
 	k := newEnv(t)
-	k.delay("retry", 0, "42", 3*maxCopies)
+	k.delay("retry", 0, "42", 18*maxCopies)
 	i, other := k.start(k.owner(0)), k.start(&owner{})
 	var ids []string
 	for n := range 6 {
@@ -246,10 +246,10 @@ func TestOverlap(t *testing.T) {
 	for _, id := range ids {
 		released += k.done(i, id).Released
 	}
-	if released != 3*maxCopies {
-		t.Errorf("%d released by all, want %d", released, 3*maxCopies)
+	if released != 18*maxCopies {
+		t.Errorf("%d released by all, want %d", released, 18*maxCopies)
 	}
-	k.wantCopies(i, 3*maxCopies)
+	k.wantCopies(i, 18*maxCopies)
 }
 
 // TestOwnerChanges: wherever the owner loses its partitions, the next one copies the rest and nothing twice.
@@ -258,7 +258,7 @@ func TestOwnerChanges(t *testing.T) {
 		t.Run(fmt.Sprint(looks), func(t *testing.T) {
 			t.Parallel()
 			k := newEnv(t)
-			const events = 2*maxCopies + 700
+			const events = 10*maxCopies + 70
 			k.delay("retry", 2, "42", events)
 			first := k.owner(0)
 			first.looks.Store(looks)
