@@ -302,6 +302,20 @@ func TestChartUsers(t *testing.T) {
 	}
 }
 
+// TestChartMonitoring checks that the chart's rules and dashboards are those of deploy/, with the values of the chart.
+func TestChartMonitoring(t *testing.T) {
+	all := rendered(t, "chart-all.yaml")
+	rules := strings.NewReplacer(`job=~".*smshooks.*"`, `job="hooks"`, "http://localhost:3000", "https://grafana.example.com").Replace(text(t, rulesFile))
+	if strings.Contains(rules, "localhost") || !strings.Contains(rules, `up{job="hooks"}`) {
+		t.Fatal("the rules of deploy/prometheus have other values")
+	}
+	same(t, "PrometheusRule", at(t, all["PrometheusRule smshooks"], "spec"), rules)
+	for _, name := range []string{"pipeline", "kafka-lag"} {
+		data := at(t, all["ConfigMap smshooks-dashboard-"+name], "data", "smshooks-"+name+".json")
+		same(t, name, data, text(t, "../../deploy/grafana/dashboards/"+name+".json"))
+	}
+}
+
 // TestChartAndKustomize compares the chart with deploy/kubernetes: whatever is not named here must be the same.
 func TestChartAndKustomize(t *testing.T) {
 	chart, kustomize := rendered(t, "chart-kustomize.yaml"), rendered(t, "built.yaml")
