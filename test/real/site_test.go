@@ -1,0 +1,62 @@
+package real_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// TestSite builds the documentation's site and looks at each page on a phone and on a desktop, light and dark: nothing
+// is wider than the screen or loaded from elsewhere, and the search finds a failure.
+func TestSite(t *testing.T) {
+	t.Parallel()
+	harness.Need(t)
+	build := exec.Command("make", "site")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("make site: %v\n%s", err, out)
+	}
+	root := "../../dist/site"
+	server := httptest.NewServer(http.FileServer(http.Dir(root)))
+	t.Cleanup(server.Close)
+	pages, err := filepath.Glob(root + "/*/index.html")
+	if err != nil || len(pages) < 15 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	b := newTab(t)
+	for _, page := range append(pages, root+"/index.html") {
+		path := strings.TrimSuffix(strings.TrimPrefix(filepath.ToSlash(page), root), "index.html")
+		name := "site-" + strings.Trim(path, "/")
+		for width, scheme := range map[int64]string{390: "dark", 1300: "light"} {
+			b.size(width, 900)
+			b.scheme(scheme)
+			b.open(server.URL + path)
+			b.see("document.querySelector('main h1') !== null", "true")
+			if wide := b.eval("document.documentElement.scrollWidth <= window.innerWidth"); wide != "true" {
+				t.Errorf("%s is wider than %d pixels", path, width)
+			}
+			b.picture(name + "-" + scheme + ".png")
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), `src="http`) || strings.Contains(string(text), `rel="stylesheet" href="http`) {
+			t.Errorf("%s loads something from another site", path)
+		}
+	}
+	b.open(server.URL + "/")
+	b.press("input.md-search__input")
+	b.do(chromedp.KeyEvent("blocked address"))
+	b.see("document.querySelector('.md-search-result__list').innerText", "Failures")
+	b.picture("site-search.png")
+	b.clean()
+}
