@@ -69,7 +69,8 @@ func (v *validator) kafka() {
 func (v *validator) sasl() {
 	const mechanism, section = "kafka.sasl.mechanism", "kafka.sasl."
 	sasl := v.c.Kafka.SASL
-	password, bearer := sasl.Mechanism == "PLAIN" || strings.HasPrefix(sasl.Mechanism, "SCRAM-"), sasl.Mechanism == "OAUTHBEARER"
+	password := sasl.Mechanism == "PLAIN" || strings.HasPrefix(sasl.Mechanism, "SCRAM-")
+	bearer := sasl.Mechanism == "OAUTHBEARER"
 	fromURL := bearer && sasl.OAuth.TokenFile == ""
 	for _, s := range []struct {
 		name, value  string

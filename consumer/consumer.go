@@ -373,7 +373,8 @@ func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.
 	*e = event.Event{
 		Record: event.Record{
 			Class: a.info.Class, Tier: a.info.Tier, Topic: a.topic, Partition: a.partition, Offset: r.Offset,
-			Namespace: a.namespace, Generation: generation, Epoch: r.LeaderEpoch, Size: int64(len(data)) + overhead, Memory: data,
+			Namespace: a.namespace, Generation: generation, Epoch: r.LeaderEpoch,
+			Size: int64(len(data)) + overhead, Memory: data,
 			Key:   copyPreservingNil(r.Key, data[:len(r.Key):len(r.Key)]),
 			Value: copyPreservingNil(r.Value, data[len(r.Key):]),
 		},

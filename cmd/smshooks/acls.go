@@ -59,8 +59,8 @@ func writeKafkaACLs(w io.Writer, principal string, brokers []string, commands []
 		}
 		fmt.Fprintf(&text, "# %s\n", c.Command)
 		for _, r := range c.Rights {
-			fmt.Fprintf(&text, "kafka-acls.sh --bootstrap-server %s --add --allow-principal %s", config.Quote(strings.Join(brokers, ",")),
-				config.Quote(principal))
+			fmt.Fprintf(&text, "kafka-acls.sh --bootstrap-server %s --add --allow-principal %s",
+				config.Quote(strings.Join(brokers, ",")), config.Quote(principal))
 			for _, operation := range r.Operations {
 				text.WriteString(" --operation " + operation)
 			}

@@ -95,7 +95,8 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 			names = append(names, child.Name())
 		}
 	}
-	return usagef("unknown command %q%s; see %s --help", name, meant(cmd.CommandPath()+" ", name, names), cmd.CommandPath())
+	near := meant(cmd.CommandPath()+" ", name, names)
+	return usagef("unknown command %q%s; see %s --help", name, near, cmd.CommandPath())
 }
 
 // meant returns which of names the word may stand for, each behind prefix, and "" if none is near. It judges as cobra

@@ -32,7 +32,7 @@ func TestSuggestions(t *testing.T) {
 		"topics ensur":               `unknown command "ensur" (did you mean smshooks topics ensure?); see smshooks topics --help`,
 		"nothing":                    `unknown command "nothing"; see smshooks --help`,
 		"serve --kafka.broker=a":     `unknown flag: --kafka.broker (did you mean --kafka.brokers?)`,
-		"serve --embeded":            `unknown flag: --embeded (did you mean --embedded?)`,
+		"serve --rols=api":           `unknown flag: --rols (did you mean --roles?)`,
 		"serve --nothing":            `unknown flag: --nothing`,
 		"topics check --kafka.tls=1": `unknown flag: --kafka.tls: it is a section, set --kafka.tls.enabled`,
 	} {

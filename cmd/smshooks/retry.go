@@ -84,7 +84,8 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 	cmd.Flags().StringVar(&flags.host, "host", "", "events of the endpoints whose URL has this host, without a port")
 	cmd.Flags().BoolVar(&flags.all, "all", false, "events of all users; paused events only with --user and --host")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
-	cmd.Flags().StringVar(&flags.failure, "error", "", "only events whose last failure contains this text: timeout, http 503")
+	cmd.Flags().StringVar(&flags.failure, "error", "",
+		"only events whose last failure contains this text: timeout, http 503")
 	cmd.Flags().StringVar(&flags.since, "since", "",
 		"only events of this time or later: RFC 3339, or an age such as 24h")
 	cmd.Flags().StringVar(&flags.until, "until", "", "only events before this time: RFC 3339, or an age such as 24h")

@@ -63,7 +63,8 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false,
-		"run Kafka and Redis in the process, with data in embedded.dir, and allow receivers on this machine; not for production")
+		"run Kafka and Redis in the process, with data in embedded.dir, and allow "+
+			"receivers on this machine; not for production")
 	cmd.Flags().StringSliceVar(&roles, "roles", nil, "jobs of this instance: consume, materialise, api (default all)")
 	complete(cmd, "roles", "consume", "materialise", "api")
 	return cmd

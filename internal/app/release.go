@@ -73,7 +73,10 @@ func (a *Admin) withReleases(ctx context.Context, f func(context.Context, *relea
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- log.Run(running) }()
-	defer func() { stop(); <-ended }()
+	defer func() {
+		stop()
+		_ = <-ended // it ended because it was stopped
+	}()
 	select {
 	case <-log.Loaded():
 		return f(ctx, log)
@@ -102,7 +105,9 @@ const releasePoll = 250 * time.Millisecond
 
 // Release makes the events that s selects due now, and returns how many when that is done. begun receives the ids of
 // the recoveries, progress the number of events released so far. If ctx ends, the running instances go on.
-func (a *Admin) Release(ctx context.Context, s Selection, begun func(ids []string), progress func(int64)) (int64, error) {
+func (a *Admin) Release(
+	ctx context.Context, s Selection, begun func(ids []string), progress func(int64),
+) (int64, error) {
 	m, topics, err := a.marker(ctx, s)
 	if err != nil {
 		return 0, err

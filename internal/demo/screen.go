@@ -198,7 +198,8 @@ func (v *screen) table(s *setup, f figures, phase string, elapsed time.Duration)
 		n := f.settled[k]
 		lines = append(lines, fmt.Sprintf("  %-13s %s %s %s %s %s %7d %8d %9d", k, v.count(green, 9, n[webhook.Delivered]),
 			v.count(yellow, 6, n[webhook.Retry]),
-			v.count(yellow, 8, n[webhook.Overflow]), v.count(yellow, 6, n[webhook.Paused]), v.count(red, 5, n[webhook.Dead]), n[webhook.Batched], n[webhook.Filtered],
+			v.count(yellow, 8, n[webhook.Overflow]), v.count(yellow, 6, n[webhook.Paused]), v.count(red, 5, n[webhook.Dead]),
+			n[webhook.Batched], n[webhook.Filtered],
 			n[webhook.Duplicate]))
 	}
 	return lines

@@ -102,8 +102,8 @@ func explainTLS(err error) (setting, advice string) {
 func explainReply(reply *kerr.Error, err error) error {
 	switch reply.Code {
 	case kerr.SaslAuthenticationFailed.Code:
-		return &explained{"kafka.sasl.username", "the broker refuses the login: check it and kafka.sasl.password, or the token of " +
-			"kafka.sasl.oauth", err}
+		return &explained{"kafka.sasl.username", "the broker refuses the login: check it and kafka.sasl.password, " +
+			"or the token of kafka.sasl.oauth", err}
 	case kerr.UnsupportedSaslMechanism.Code, kerr.IllegalSaslState.Code:
 		return &explained{"kafka.sasl.mechanism", "the broker expects another mechanism", err}
 	case kerr.InvalidSessionTimeout.Code:

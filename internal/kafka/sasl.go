@@ -161,8 +161,8 @@ func (l *awsLogin) provider(ctx context.Context) (aws.CredentialsProvider, error
 }
 
 func awsError(err error) error {
-	return &loginError{"kafka.sasl.mechanism", "AWS_MSK_IAM needs credentials in the environment, in the shared files, or " +
-		"of a web identity", err}
+	return &loginError{"kafka.sasl.mechanism", "AWS_MSK_IAM needs credentials in the environment, in the shared files, " +
+		"or of a web identity", err}
 }
 
 // loginError is a login that could not begin, because there is no token or there are no credentials.

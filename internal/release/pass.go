@@ -196,7 +196,8 @@ func (p *pass) fence(ctx context.Context) error {
 	id := topics.TransactionPrefix(p.cfg.Group) + p.topic + "-" + strconv.Itoa(int(p.partition))
 	options := append(kafka.LargeOptions(p.cfg.MaxBatch),
 		kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(partitioner{p.log.cfg.Topic}), kgo.MaxBufferedRecords(10*maxCopies), kgo.WithCompressor(compressor()),
+		kgo.RecordPartitioner(partitioner{p.log.cfg.Topic}), kgo.MaxBufferedRecords(10*maxCopies),
+		kgo.WithCompressor(compressor()),
 		kgo.MetadataMinAge(250*time.Millisecond))
 	client, err := p.log.newClient(options...)
 	if err != nil {

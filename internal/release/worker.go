@@ -70,7 +70,8 @@ func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Lo
 	return &Worker{
 		cfg: cfg, log: log, partitions: partitions, zap: logger, swept: map[unit]event.Lease{},
 		examining: rate.NewLimiter(maxExamined, examineChunk), copying: rate.NewLimiter(maxCopied, maxCopies),
-		failing: outage.New(logger, "cannot release delayed events: they wait, trying again", "delayed events are released again"),
+		failing: outage.New(logger, "cannot release delayed events: they wait, trying again",
+			"delayed events are released again"),
 	}
 }
 

@@ -25,10 +25,11 @@ func TestStoreReadsAndFollows(t *testing.T) {
 	k.set(2, "c")
 	k.write("2", "")
 	k.write("1", `{"user_id":1,"dlr_url":5}`, "1", `nonsense`, "x", "", "3", `{"user_id":4}`)
-	store, obs, _ := k.start()
-	if _, ok := store.Lookup(1); ok {
+	unread := New(Config{Topic: k.topic, KeyPrefix: k.prefix}, k.newClient, k.newRedis(), zaptest.NewLogger(t), &observed{})
+	if _, ok := unread.Lookup(1); ok {
 		t.Error("an answer before anything was read")
 	}
+	store, obs, _ := k.start()
 	waitLoaded(t, store)
 	wantHost(t, store, 1, "b")
 	wantHost(t, store, 2, "")

@@ -62,7 +62,9 @@ func (p *Plan) Rights(group string) []CommandRights {
 		{"deadletter", slices.Concat(on(read, p.DeadLetter), delays([]Class{Overflow}, write...))},
 		{"secrets", on(both, p.Config)},
 		{"send", on(write, sources[:]...)},
-		{"explain", slices.Concat(on(read, sources[:]...), on(read, p.DeadLetter), delays(delayed, read...), []Right{observer})},
-		{"retry release", slices.Concat(on(both, p.Releases), on(read, p.Config), delays(delayed, read...), []Right{observer})},
+		{"explain", slices.Concat(
+			on(read, sources[:]...), on(read, p.DeadLetter), delays(delayed, read...), []Right{observer})},
+		{"retry release", slices.Concat(
+			on(both, p.Releases), on(read, p.Config), delays(delayed, read...), []Right{observer})},
 	}
 }
