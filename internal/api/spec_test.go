@@ -21,9 +21,24 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// loadSpec reads the specification once; tests that check replies against it share it.
+// loadSpec reads the specification once; tests that check replies against it share it. Customers accept fields that they
+// do not know. The tests do not, so every object is closed.
 var loadSpec = sync.OnceValues(func() (validator.Validator, []string) {
-	document, err := libopenapi.NewDocument(specification)
+	var text []byte
+	var closed map[string]any
+	err := yaml.Unmarshal(specification, &closed)
+	if err == nil {
+		for _, s := range schemasOf(closed) {
+			if s["properties"] != nil {
+				s["additionalProperties"] = false
+			}
+		}
+		text, err = yaml.Marshal(closed)
+	}
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	document, err := libopenapi.NewDocument(text)
 	if err != nil {
 		return nil, []string{err.Error()}
 	}
@@ -35,7 +50,16 @@ var loadSpec = sync.OnceValues(func() (validator.Validator, []string) {
 	return v, problems
 })
 
-// TestSpecification checks that the document is valid OpenAPI 3.1, and that all references in it resolve.
+// schemasOf returns the named schemas.
+func schemasOf(document map[string]any) map[string]map[string]any {
+	all := map[string]map[string]any{}
+	for name, s := range follow(document, "components/schemas").(map[string]any) {
+		all[name] = s.(map[string]any)
+	}
+	return all
+}
+
+// TestSpecification checks that the document is valid OpenAPI 3.0, and that all references in it resolve.
 func TestSpecification(t *testing.T) {
 	v, problems := loadSpec()
 	for _, p := range problems {
@@ -54,6 +78,7 @@ func TestSpecification(t *testing.T) {
 	}
 	document := readYAML(t, specification)
 	lintOperations(t, document)
+	lintSchemas(t, document)
 	for path := range Handler(New(Parts{Log: zap.NewNop()}), Options{}).(*handler).routes {
 		if document["paths"].(map[string]any)[path] == nil {
 			t.Errorf("%s is served and not described", path)
@@ -82,6 +107,7 @@ func lintOperations(t *testing.T, document map[string]any) {
 					t.Errorf("%s %s: tag %v is unknown", method, path, tag)
 				}
 			}
+			lintBody(t, o, method+" "+path)
 			needed := []string{"200", "405"}
 			if strings.HasPrefix(path, "/v1/") {
 				needed = append(needed, "400", "401", "429", "503")
@@ -92,6 +118,69 @@ func lintOperations(t *testing.T, document map[string]any) {
 				}
 			}
 		}
+	}
+}
+
+// lintBody checks that a request body is JSON, a form or a multipart form, and that JSON is first: generators make
+// clients for the first one. The contents are read as text because a map has no order.
+func lintBody(t *testing.T, operation map[string]any, what string) {
+	t.Helper()
+	body, ok := operation["requestBody"].(map[string]any)
+	if !ok {
+		return
+	}
+	for _, contentType := range []string{"application/json", "application/x-www-form-urlencoded", "multipart/form-data"} {
+		schema, _ := follow(body["content"].(map[string]any)[contentType], "schema").(map[string]any)
+		if schema["$ref"] == nil {
+			t.Errorf("%s: the body as %s has no named schema", what, contentType)
+		}
+	}
+	_, text, _ := strings.Cut(string(specification), "operationId: "+operation["operationId"].(string)+"\n")
+	_, text, _ = strings.Cut(text, "requestBody:")
+	_, text, _ = strings.Cut(text, "content:\n")
+	if first, _, _ := strings.Cut(strings.TrimSpace(text), ":"); first != "application/json" {
+		t.Errorf("%s: %s is the first content of the body, want application/json", what, first)
+	}
+}
+
+// lintSchemas checks that generators can use the schemas: flat, each with a title and one type, each value with an
+// example, and no name that a response has, too.
+func lintSchemas(t *testing.T, document map[string]any) {
+	t.Helper()
+	lintTypes(t, document, "")
+	for name, schema := range schemasOf(document) {
+		if schema["title"] == nil {
+			t.Errorf("schema %s: no title", name)
+		}
+		if follow(document, "components/responses/"+name) != nil {
+			t.Errorf("schema %s: a response has this name, too", name)
+		}
+		properties, _ := schema["properties"].(map[string]any)
+		if properties == nil && schema["example"] == nil {
+			t.Errorf("schema %s: no example", name)
+		}
+		for field, p := range properties {
+			property := p.(map[string]any)
+			reference := property["$ref"] != nil || follow(property, "items/$ref") != nil
+			if property["properties"] != nil || !reference && property["example"] == nil {
+				t.Errorf("schema %s: %s has no example, or fields of its own", name, field)
+			}
+		}
+	}
+}
+
+// lintTypes refuses what some generators cannot read: choices between schemas, and lists of types.
+func lintTypes(t *testing.T, at any, path string) {
+	t.Helper()
+	object, _ := at.(map[string]any)
+	for name, child := range object {
+		if name == "oneOf" || name == "anyOf" || name == "allOf" || name == "const" {
+			t.Errorf("%s: %s", path, name)
+		}
+		if list, ok := child.([]any); ok && name == "type" {
+			t.Errorf("%s: type %v", path, list)
+		}
+		lintTypes(t, child, path+"/"+name)
 	}
 }
 
@@ -189,6 +278,8 @@ func TestCheckReply(t *testing.T) {
 	for _, body := range []string{
 		`{"success":true,"data":{"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":"u:p"}}`,
 		`{"success":true,"data":{"dlr_url":null,"click_url":null,"inbound_url":null,"auth":true}}`,
+		`{"success":true,"data":{"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":true,` +
+			`"more":1}}`,
 		`{"success":false,"data":[],"errors":["x: y"]}`,
 	} {
 		w := httptest.NewRecorder()
