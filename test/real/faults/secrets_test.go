@@ -113,7 +113,7 @@ func TestSecrets(t *testing.T) {
 	v.search("spans", spans.received())
 	log := p.Log()
 	v.search("log", log)
-	for _, line := range []string{"API listener", "unreadable", "dead letters sent again"} {
+	for _, line := range []string{"API listener", "unreadable", "events sent again"} {
 		if !strings.Contains(log, line) {
 			t.Errorf("the log has no %q: the test shows nothing", line)
 		}
