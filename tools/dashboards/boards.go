@@ -178,14 +178,14 @@ func (m mixin) kafkaLag() *dashboard.DashboardBuilder {
 			query{`max by (topic) (smshooks_source_lag_seconds{` + m.one + `})`, "{{topic}}"})).
 		WithPanel(graph("Time to catch up", "Lag divided by the present rate, assuming no new events.", "s", 12,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + m.sources + `})) / sum by (topic) (rate(smshooks_records_consumed_total{` + m.sources + `}[$__rate_interval]))`, "{{topic}}"})).
-		WithPanel(list("Partitions now", "", "none", 24, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+m.sources+`}))`))
+		WithPanel(list("Partitions now", "Lag of each partition, the largest first.", "none", 24, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+m.sources+`}))`))
 	b.WithRow(dashboard.NewRowBuilder("Delay topics")).
 		WithPanel(graph("Delayed records", "Not late.", "none", 12, query{`max by (topic) (smshooks_retry_waiting_records{` + m.one + `})`, "{{topic}}"})).
 		WithPanel(graph("Overdue", "Now minus the due time of the oldest delayed record.", "s", 12,
 			query{`max by (topic) (smshooks_retry_overdue_seconds{` + m.one + `})`, "{{topic}}"})).
 		WithPanel(graph("Delayed records by partition", "Not late.", "none", 12, query{`max by (topic, partition) (smshooks_group_lag_records{` + m.waiting + `}) > 0`, "{{topic}}/{{partition}}"})).
 		WithPanel(graph("Orphaned records", "Records in topics of old delays that no setting names: see retry.drain.", "none", 12, query{`max(smshooks_unread_waiting_records{` + m.one + `})`, "unread"})).
-		WithPanel(list("Topics now", "", "none", 24, `sort_desc(max by (topic) (smshooks_retry_waiting_records{`+m.one+`}))`))
+		WithPanel(list("Topics now", "Delayed records of each topic, the most first.", "none", 24, `sort_desc(max by (topic) (smshooks_retry_waiting_records{`+m.one+`}))`))
 	b.WithRow(dashboard.NewRowBuilder("Quality of the metrics")).
 		WithPanel(graph("Age of the lag", "Time since Kafka last returned offsets. Above some seconds, the graphs above are out of date.", "s", 12,
 			query{`max by (instance) (smshooks_lag_age_seconds{` + m.one + `})`, "{{instance}}"})).

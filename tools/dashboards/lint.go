@@ -109,7 +109,7 @@ func (b board) panels() (found []finding) {
 		if p.Datasource.UID != "${datasource}" {
 			say("panel-datasource-rule", "does not use the variable")
 		}
-		if slices.Contains([]string{"stat", "timeseries", "heatmap"}, p.Type) && (p.Title == "" || p.Description == "") {
+		if slices.Contains([]string{"stat", "timeseries", "heatmap", "table"}, p.Type) && (p.Title == "" || p.Description == "") {
 			say("panel-title-description-rule", "has no title or no description")
 		}
 		if slices.Contains([]string{"stat", "timeseries"}, p.Type) && p.FieldConfig.Defaults.Unit == "" {
