@@ -47,14 +47,15 @@ func (kinds) Describe(topic string) topics.Info {
 
 // env is a Kafka on a virtual network that can be cut.
 type env struct {
-	t       *testing.T
-	network kfake.VirtualNetwork
-	kafka   *kfake.Cluster
-	client  *kgo.Client
-	admin   *kadm.Client
-	members []*member
-	log     *zap.Logger            // of members that join
-	retired func(id [16]byte) bool // for the members that join from now on
+	t        *testing.T
+	network  kfake.VirtualNetwork
+	kafka    *kfake.Cluster
+	client   *kgo.Client
+	admin    *kadm.Client
+	members  []*member
+	log      *zap.Logger            // of members that join
+	retired  func(id [16]byte) bool // for the members that join from now on
+	releases Releases
 
 	mu    sync.Mutex
 	down  bool
@@ -182,7 +183,7 @@ func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *mem
 		c(&cfg)
 	}
 	m.Consumer = New(cfg, Parts{
-		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log, Retired: w.retired,
+		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log, Retired: w.retired, Releases: w.releases,
 		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Delayed: []string{delayed}}),
 	})
 	var ctx context.Context

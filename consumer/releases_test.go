@@ -1,0 +1,176 @@
+package consumer
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/smshooks/smshooks/internal/event"
+)
+
+// decisions are what a test says of the offsets of the delay topic. Others pass.
+type decisions struct {
+	mu       sync.Mutex
+	released map[int64]bool
+	open     map[int64]bool
+	end      chan struct{} // closed when the end is reached
+}
+
+func newDecisions() *decisions {
+	return &decisions{released: map[int64]bool{}, open: map[int64]bool{}, end: make(chan struct{})}
+}
+
+func (d *decisions) Any() bool { return true }
+
+func (d *decisions) Decide(e *event.Event) (released, undecided bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.released[e.Offset], d.open[e.Offset]
+}
+
+func (d *decisions) AwaitEnd(ctx context.Context) error {
+	select {
+	case <-d.end:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// set changes what is said of offsets.
+func (d *decisions) set(change func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change()
+}
+
+// wasReleased returns the offsets that were dispatched as released.
+func (m *member) wasReleased() (offsets []int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.open {
+		if e.Released {
+			offsets = append(offsets, e.Offset)
+		}
+	}
+	return offsets
+}
+
+// TestGateHolds: a due record about which nothing is decided is held, and those behind it go on. The gate's position is
+// behind all of them. What was released is dispatched as such.
+func TestGateHolds(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		d := newDecisions()
+		close(d.end)
+		d.open[1], d.open[3], d.released[4] = true, true, true
+		w.releases = d
+		m := w.join(none)
+		w.write(delayed, 0, 6, time.Now())
+		rest(6 * time.Second)
+		if got, want := m.ids(delayed), []string{"0/0", "0/2", "0/4", "0/5"}; !slices.Equal(got, want) {
+			t.Fatalf("dispatched %v, want %v", got, want)
+		}
+		if got := m.wasReleased(); !slices.Equal(got, []int64{4}) {
+			t.Errorf("released %v, want 4", got)
+		}
+		ps := m.Delayed()
+		if len(ps) != 1 || ps[0].Topic != delayed || ps[0].Next != 6 || ps[0].Held != 2 || !ps[0].Owned() {
+			t.Errorf("delayed partitions %+v", ps)
+		}
+		if records, _, _ := m.gates.load(); records != 2 {
+			t.Errorf("%d records in the gates, want the held ones", records)
+		}
+		d.set(func() { delete(d.open, 1); delete(d.open, 3); d.released[1] = true })
+		rest(time.Second)
+		if got, want := m.ids(delayed), []string{"0/0", "0/2", "0/4", "0/5", "0/1", "0/3"}; !slices.Equal(got, want) {
+			t.Errorf("dispatched %v, want %v", got, want)
+		}
+		if got := m.wasReleased(); !slices.Equal(got, []int64{4, 1}) {
+			t.Errorf("released %v, want 4 and 1", got)
+		}
+		m.leave()
+		if ps[0].Owned() {
+			t.Error("the partition is owned by a member that has left")
+		}
+	})
+}
+
+// TestGateIsClosed: after an assignment nothing of a delay topic is dispatched before all releases are known. Sources go
+// on.
+func TestGateIsClosed(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		d := newDecisions()
+		w.releases = d
+		w.write(delayed, 0, 200, time.Now())
+		w.write(source, 0, 3, time.Time{})
+		m := w.join(all)
+		rest(30 * time.Second)
+		if got := m.ids(delayed); len(got) != 0 || len(m.ids(source)) != 3 || len(m.Delayed()) != 0 {
+			t.Fatalf("dispatched %v and %v, delayed partitions %v", got, m.ids(source), m.Delayed())
+		}
+		if records, _, paused := m.gates.load(); paused != 1 || records > minPoll+200 {
+			t.Errorf("%d records in the gates, %d partitions are paused", records, paused)
+		}
+		close(d.end)
+		rest(6 * time.Second)
+		if got := m.ids(delayed); !slices.Equal(got, offsetsOf(0, 0, 200)) {
+			t.Errorf("dispatched %v", got)
+		}
+		m.leave()
+	})
+}
+
+// TestHeldIsHandedOn: the next owner gets what was held.
+func TestHeldIsHandedOn(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		d := newDecisions()
+		close(d.end)
+		d.open[0] = true
+		w.releases = d
+		w.write(delayed, 0, 2, time.Now())
+		m := w.join(all)
+		rest(6 * time.Second)
+		m.leave()
+		if records, bytes, _ := m.gates.load(); records != 0 || bytes != 0 {
+			t.Errorf("%d records with %d bytes are left in the gates", records, bytes)
+		}
+		d.set(func() { clear(d.open) })
+		next := w.join(all)
+		rest(6 * time.Second)
+		if got := next.ids(delayed); !slices.Equal(got, []string{"0/0"}) {
+			t.Errorf("dispatched to the next owner: %v", got)
+		}
+		next.leave()
+	})
+}
+
+// TestMaxHeld: a gate that holds many records takes no more, and goes on when they are decided.
+func TestMaxHeld(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		d := newDecisions()
+		close(d.end)
+		const n = maxHeld + 1500
+		for offset := range int64(n) {
+			d.open[offset] = true
+		}
+		w.releases = d
+		m := w.join(all)
+		w.write(delayed, 0, n, time.Now())
+		rest(time.Minute)
+		ps := m.Delayed()
+		if len(ps) != 1 || ps[0].Held != maxHeld || ps[0].Next != maxHeld {
+			t.Fatalf("delayed partitions %+v", ps)
+		}
+		if records, _, paused := m.gates.load(); paused != 1 || records > maxHeld+maxPoll {
+			t.Errorf("%d records in the gates, %d partitions are paused", records, paused)
+		}
+		d.set(func() { clear(d.open) })
+		rest(30 * time.Second)
+		if got := len(m.ids(delayed)); got != n {
+			t.Errorf("%d records dispatched, want %d", got, n)
+		}
+		m.leave()
+	})
+}
