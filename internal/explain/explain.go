@@ -19,7 +19,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -155,7 +154,9 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 	}
 	all, err := f.attempts(ctx, e.UserID)
 	if err != nil {
-		f.warn(fmt.Errorf("the log of deliveries is not shown: %w", err))
+		if f.cfg.Warn != nil {
+			f.cfg.Warn(fmt.Errorf("the log of deliveries is not shown: %w", err))
+		}
 		return
 	}
 	for _, a := range slices.Backward(all) {
@@ -217,11 +218,4 @@ func (e *Event) replayedAfter(dead *Copy) bool {
 	return slices.ContainsFunc(e.Copies, func(c Copy) bool {
 		return c.Class != DeadLetter && c.replayed && c.Time.After(dead.Time)
 	})
-}
-
-// warn reports a failure that does not end the search.
-func (f *finder) warn(err error) {
-	if f.cfg.Warn != nil {
-		f.cfg.Warn(kafka.Explain(err))
-	}
 }
