@@ -83,6 +83,12 @@ samples() {
   packages "${need[@]}"
 }
 
+# One test looks at the documentation's site. `make site` installs its generator into a virtual environment.
+site() {
+  if have python3 && python3 -c 'import ensurepip' 2>/dev/null; then say "python venv: there"; return; fi
+  packages python3 python3-venv
+}
+
 # One test brings up docker-compose.yml.
 compose() {
   if docker compose version >/dev/null 2>&1 || have docker-compose; then say "docker compose: there"; return; fi
@@ -281,6 +287,7 @@ compose
 compiler
 javascript
 samples
+site
 monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
