@@ -325,3 +325,15 @@ func BenchmarkDerive(b *testing.B) {
 		d.Is(event.Namespace("0123456789abcdef"), 1, 2, 0)
 	}
 }
+
+// A parked record is paused until it comes due.
+func TestPaused(t *testing.T) {
+	e := newEnv(t)
+	p := home(42)
+	source := e.write("sms-dlr", p, 42, value(42, "1"))
+	e.write(plan.Paused(webhook.DLR), p, 42, source.Value, "smshooks-id", e.id(source), "smshooks-due", due)
+	e.finish(source)
+	if got := e.one(Query{UserID: 42, MessageID: "1"}); got.State != Paused || got.Attempts != 0 || len(got.Copies) != 2 {
+		t.Errorf("%+v", got)
+	}
+}
