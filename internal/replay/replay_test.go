@@ -67,6 +67,21 @@ func TestClaim(t *testing.T) {
 }
 
 // TestEndedBeforeStored: of many events the first is settled before the last one is stored, and stays forgotten.
+// An event that is sent from its source record is not sent again while any replay of it is under way: no dead letter says
+// that it has ended.
+func TestClaimWithoutADeadLetter(t *testing.T) {
+	letter, source := Letter{42, "evt_a", 3, 10, 100}, Letter{42, "evt_a", -1, -1, 0}
+	for _, first := range []Letter{letter, source} {
+		m, _ := newMemory(t, 0)
+		if free := claim(t, m, first); !free[0] {
+			t.Fatal("nothing is under way yet")
+		}
+		if free := claim(t, m, source, letter); free[0] || free[1] {
+			t.Errorf("after %+v: %v, the event is under way", first, free)
+		}
+	}
+}
+
 func TestEndedBeforeStored(t *testing.T) {
 	m, _ := newMemory(t, 0)
 	a, b := Letter{42, "evt_a", 3, 10, 100}, Letter{42, "evt_b", 3, 11, 100}
