@@ -169,7 +169,7 @@ dist/mkdocs/.complete: docs/requirements.txt
 
 .PHONY: site
 site: dist/mkdocs/.complete ## build the documentation as a site with search, dist/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 dist/mkdocs/bin/mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 dist/mkdocs/bin/mkdocs build
 	@echo "dist/site/index.html"
 
 .PHONY: docs-check
