@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,8 +16,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 const root = "../.."
@@ -163,6 +167,35 @@ func TestErrors(t *testing.T) {
 		statuses = append(statuses, match[1])
 	}
 	same(t, "statuses of the API", column(section(t, page, "Replies of the API")), append(statuses, "404")) // 404: an unknown path
+}
+
+// TestStatuses sends a webhook to a server that answers with each status of the first table of docs/errors.md.
+func TestStatuses(t *testing.T) {
+	loopback := sender.Addresses{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	s := sender.New(sender.Config{Timeout: 10 * time.Second, MaxInFlight: 1, Version: "test", Addresses: loopback})
+	t.Cleanup(s.Close)
+	checked := 0
+	for _, row := range table(section(t, read(t, "docs/errors.md"), "What your server answers")) {
+		for _, status := range regexp.MustCompile(`\b[1-5]\d\d\b`).FindAllString(row[0], -1) {
+			reply, want := "HTTP/1.1 "+status+" Status\r\nContent-Length: 0\r\n\r\n", webhook.Failure("http "+status)
+			switch row[1] {
+			case "succeeded":
+				want = ""
+			case "no outcome yet":
+				reply, want = "HTTP/1.1 "+status+" Status\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""
+			}
+			p := peer.New(t, peer.Says(reply))
+			out := s.Send(t.Context(), sender.Request{Kind: webhook.DLR, Endpoint: webhook.NewEndpoint(p.URL), ID: "evt_1", Attempt: 1,
+				Time: time.Now(), EventTime: time.Now(), Body: sender.Bytes("sms=%7B%7D")})
+			if out.Failure != want {
+				t.Errorf("status %s: %q, want %q", status, out.Failure, want)
+			}
+			checked++
+		}
+	}
+	if checked < 20 {
+		t.Errorf("only %d statuses were found", checked)
+	}
 }
 
 // column returns the first cell of each row of a section's table.
