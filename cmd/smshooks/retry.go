@@ -58,7 +58,7 @@ func retryCommand() *cobra.Command {
 func releaseCommand(flags *releaseFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "release (--user N | --host NAME | --all)", Short: "Make delayed events due now", Args: arguments(0),
-		Long: "Make events due now that wait for a retry, in overflow, or paused by a user who has ended the pause.\n" +
+		Long: "Make events due now that wait for a retry or in overflow, and with --user those of a pause that has ended.\n" +
 			"An attempt keeps its number. If it fails, the next one comes a full delay later.\n\n" +
 			"The command prints the id of the recovery and how many events it has moved until it is done. The work is\n" +
 			"done by the running instances: if the command is interrupted, they go on.",
@@ -82,7 +82,7 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 		}}
 	cmd.Flags().Int64Var(&flags.user, "user", 0, "events of this user id")
 	cmd.Flags().StringVar(&flags.host, "host", "", "events of the endpoints whose URL has this host, without a port")
-	cmd.Flags().BoolVar(&flags.all, "all", false, "events of all users; paused events only with --user and --host")
+	cmd.Flags().BoolVar(&flags.all, "all", false, "events of all users, except paused ones, which --user releases")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
 	cmd.Flags().StringVar(&flags.failure, "error", "",
 		"only events whose last failure contains this text: timeout, http 503")
