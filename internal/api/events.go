@@ -51,6 +51,13 @@ func (s *Service) Event(ctx context.Context, userID int64, id string) (e deliver
 	return e, body, true, nil
 }
 
+// Events returns the user's latest events, in the order in which they were attempted first.
+func (s *Service) Events(ctx context.Context, userID int64) ([]deliverylog.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	return s.events(ctx, userID, func(*event.Attempt) bool { return true })
+}
+
 // Message returns the user's events of a message, oldest first.
 func (s *Service) Message(ctx context.Context, userID int64, message string) ([]deliverylog.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)

@@ -66,6 +66,8 @@ type Documents interface {
 // Sender makes one HTTP attempt.
 type Sender interface {
 	Send(ctx context.Context, r sender.Request) sender.Outcome
+	// Blocks reports whether the address policy is known to refuse an endpoint.
+	Blocks(e *webhook.Endpoint) bool
 }
 
 // Deliveries is the log of attempts.
@@ -249,6 +251,10 @@ func (s *Service) document(ctx context.Context, userID int64) (settings.Document
 	s.failing[askSettings].Recover()
 	return d, nil
 }
+
+// Blocks reports whether requests to a URL are known to be refused by the address policy: its host is an address or
+// localhost, or its port is not allowed.
+func (s *Service) Blocks(url string) bool { return s.Sender.Blocks(webhook.NewEndpoint(url)) }
 
 // Change describes what SetWebhook changes: nil leaves a field unchanged, "" clears it.
 type Change struct {

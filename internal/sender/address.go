@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"code.dny.dev/ssrf"
@@ -80,10 +83,36 @@ func (p addressPolicy) control(_ context.Context, network, address string, c sys
 	return nil
 }
 
+// blocks reports whether every connection to a host and port would be refused, as far as can be known without resolving
+// the host: localhost, an address, or the port.
+func (p addressPolicy) blocks(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		host = "127.0.0.1"
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return !p.opens(uint16(n))
+	}
+	return p.guard.SafeAddr(ip) != nil || p.check(netip.AddrPortFrom(ip, uint16(n))) != nil
+}
+
+// opens reports whether a port is allowed.
+func (p addressPolicy) opens(port uint16) bool {
+	return len(p.ports) == 0 || slices.ContainsFunc(p.ports, func(r Ports) bool { return r.First <= port && port <= r.Last })
+}
+
 // check applies the rules that guard does not have to an address that it allows.
 func (p addressPolicy) check(to netip.AddrPort) error {
-	allowed := func(r Ports) bool { return r.First <= to.Port() && to.Port() <= r.Last }
-	if len(p.ports) > 0 && !slices.ContainsFunc(p.ports, allowed) {
+	if !p.opens(to.Port()) {
 		return fmt.Errorf("port %d: %w", to.Port(), errPort)
 	}
 	ip := to.Addr().WithZone("").Unmap() // a Prefix contains no address with a zone

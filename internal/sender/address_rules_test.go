@@ -82,3 +82,17 @@ func TestDeniedIsNotDialled(t *testing.T) {
 		}
 	}
 }
+
+// TestBlocks: what is known to be blocked without asking DNS.
+func TestBlocks(t *testing.T) {
+	policy := newAddressPolicy(Addresses{Allow: prefixes("10.1.0.0/16"), Deny: prefixes("8.8.8.0/24"), Ports: []Ports{{443, 443}, {8000, 8999}}})
+	for address, want := range map[string]bool{
+		"example.com:443": false, "example.com:8080": false, "example.com:80": true, "10.2.0.1:443": true, "10.1.2.3:443": false, "10.1.2.3:80": true,
+		"8.8.8.8:443": true, "1.1.1.1:443": false, "[::1]:443": true, "[2606:4700:4700::1111]:443": false, "[::ffff:10.2.0.1]:443": true,
+		"localhost:443": true, "a.LocalHost.:443": true, "localhost.example:443": false, "": false,
+	} {
+		if got := policy.blocks(address); got != want {
+			t.Errorf("blocks(%q) = %v", address, got)
+		}
+	}
+}

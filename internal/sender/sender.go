@@ -46,9 +46,14 @@ type Sender struct {
 	timeout   time.Duration
 	any2xx    bool
 	userAgent string
+	policy    addressPolicy
 	client    *http1.Client
 	scratches sync.Pool
 }
+
+// Blocks reports whether every request to an endpoint would fail as [webhook.BlockedAddress], as far as can be known
+// without resolving its host.
+func (s *Sender) Blocks(e *webhook.Endpoint) bool { return s.policy.blocks(e.Address) }
 
 // Request is one request of an attempt.
 type Request struct {
@@ -95,15 +100,16 @@ type Outcome struct {
 
 // New returns a Sender with its own connection pool.
 func New(cfg Config) *Sender {
-	dial := cfg.Dial
+	dial, policy := cfg.Dial, newAddressPolicy(cfg.Addresses)
 	if dial == nil {
 		warmUp()
-		dial = (&net.Dialer{Timeout: cfg.Timeout, ControlContext: newAddressPolicy(cfg.Addresses).control}).DialContext
+		dial = (&net.Dialer{Timeout: cfg.Timeout, ControlContext: policy.control}).DialContext
 	}
 	return &Sender{
 		timeout:   cfg.Timeout,
 		any2xx:    cfg.Any2xx,
 		userAgent: "smshooks/" + cfg.Version,
+		policy:    policy,
 		client: http1.New(http1.Config{
 			Dial:     dial,
 			TLS:      &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: newSessions()},

@@ -94,6 +94,8 @@ func (f *fakes) Update(_ context.Context, user int64, change func(settings.Docum
 	return f.documents[user], nil
 }
 
+func (f *fakes) Blocks(e *webhook.Endpoint) bool { return strings.HasPrefix(e.Address, "10.") }
+
 func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
