@@ -107,7 +107,8 @@ func (p addressPolicy) blocks(address string) bool {
 
 // opens reports whether a port is allowed.
 func (p addressPolicy) opens(port uint16) bool {
-	return len(p.ports) == 0 || slices.ContainsFunc(p.ports, func(r Ports) bool { return r.First <= port && port <= r.Last })
+	inside := func(r Ports) bool { return r.First <= port && port <= r.Last }
+	return len(p.ports) == 0 || slices.ContainsFunc(p.ports, inside)
 }
 
 // check applies the rules that guard does not have to an address that it allows.

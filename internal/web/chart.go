@@ -2,102 +2,198 @@ package web
 
 import (
 	"fmt"
+	"html/template"
+	"math"
 	"time"
 
-	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/deliverylog"
 )
 
-// The size of the chart in its own units. Successes grow up from the middle line, failures down.
+// The chart fills the width of the page, so horizontal positions are percentages; heights are pixels. Successes grow up
+// from the zero line, failures down.
 const (
-	chartWidth, chartHeight = 720, 120
-	maxBars                 = 36
-	chartSpan               = 7 * 24 * time.Hour
+	plotTop, plotHeight = 14, 130
+	maxBars             = 36
+	maxTicks            = 5 // of the time axis; more do not fit on a phone
+	chartSpan           = 7 * 24 * time.Hour
 )
 
 // chart shows how many attempts succeeded and failed over time.
 type chart struct {
-	Width, Height, Middle int
-	Bars                  []bar
-	Summary               string
-	From, To              string
+	Height  int     // of the whole picture
+	Bottom  float64 // of the plot
+	TickEnd float64
+	Labels  float64 // base line of the times
+	Zero    float64
+	Bars    []bar
+	Counts  []countTick
+	Times   []timeTick
+	Summary string
 }
 
 // bar is one interval of the chart.
 type bar struct {
-	X, Width         float64
+	At               time.Time
+	X, Width         string
 	OKY, OKHeight    float64
 	FailedHeight     float64
 	OK, Failed       int
-	Title            string
 	HasOK, HasFailed bool
+	Title            string
 }
 
-// steps are the possible lengths of an interval.
-var steps = []time.Duration{
-	5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 3 * time.Hour,
-	6 * time.Hour,
+// countTick is a line at a number of attempts.
+type countTick struct {
+	Y, Label float64
+	Count    int
 }
 
-// newChart draws attempts, which are sorted newest first, up to now. It returns nil if there are none.
-func newChart(attempts []event.Attempt, now time.Time) *chart {
-	for len(attempts) > 0 && now.Sub(attempts[len(attempts)-1].Time) > chartSpan {
-		attempts = attempts[:len(attempts)-1]
-	}
-	if len(attempts) == 0 {
+// timeTick is a mark on the time axis. Style says which part of the time is shown.
+type timeTick struct {
+	X           string
+	At          time.Time
+	Text, Style string
+}
+
+// intervals are the possible lengths of a bar, and of the distance between marks of the time axis.
+var intervals = []time.Duration{
+	5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+	15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 6 * time.Hour, 12 * time.Hour,
+	24 * time.Hour, 48 * time.Hour,
+}
+
+// newChart draws the attempts of events, up to now. It returns nil if there are none in the latest seven days.
+func newChart(events []deliverylog.Event, now time.Time) *chart {
+	oldest, all := now, 0
+	each(events, now, func(a *deliverylog.Attempt) {
+		all++
+		if a.Time.Before(oldest) {
+			oldest = a.Time
+		}
+	})
+	if all == 0 {
 		return nil
 	}
-	oldest := attempts[len(attempts)-1].Time
-	step := steps[len(steps)-1]
-	for _, s := range steps {
-		if now.Sub(oldest) < s*(maxBars-1) {
-			step = s
-			break
-		}
-	}
-	from := oldest.Truncate(step)
-	bars := make([]bar, min(maxBars, max(12, int(now.Sub(from)/step)+1)))
-	from = now.Truncate(step).Add(-step * time.Duration(len(bars)-1))
+	step := atLeast(now.Sub(oldest)/(maxBars-1) + 1)
+	bars := make([]bar, min(maxBars, max(12, int(now.Sub(oldest.Truncate(step))/step)+1)))
+	from := now.Truncate(step).Add(-step * time.Duration(len(bars)-1))
 	ok := 0
-	for i := range attempts {
-		at := min(max(int(attempts[i].Time.Sub(from)/step), 0), len(bars)-1) // another instance's clock may be ahead
-		if attempts[i].Failure == "" {
+	each(events, now, func(a *deliverylog.Attempt) {
+		at := min(max(int(a.Time.Sub(from)/step), 0), len(bars)-1) // another instance's clock may be ahead
+		if a.Failure == "" {
 			bars[at].OK++
 			ok++
 		} else {
 			bars[at].Failed++
 		}
-	}
-	c := &chart{Width: chartWidth, Height: chartHeight, Bars: bars, From: shortTime(from), To: shortTime(now)}
-	c.lay(from, step)
-	c.Summary = fmt.Sprintf("%d of the latest %d attempts succeeded (%d %%), since %s UTC.", ok, len(attempts),
-		100*ok/len(attempts), shortTime(oldest))
+	})
+	c := &chart{Bars: bars}
+	c.layBars(from, step)
+	c.layTimes(from, step*time.Duration(len(bars)))
+	c.Summary = fmt.Sprintf("%d of %s succeeded (%d %%)", ok, plural(all, "attempt"), 100*ok/all)
 	return c
 }
 
-// lay computes the positions of the bars. Both directions have the same scale.
-func (c *chart) lay(from time.Time, step time.Duration) {
+// each calls f for the attempts that the chart shows.
+func each(events []deliverylog.Event, now time.Time, f func(*deliverylog.Attempt)) {
+	for i := range events {
+		for j := range events[i].Attempts {
+			if a := &events[i].Attempts[j]; now.Sub(a.Time) < chartSpan-6*time.Hour {
+				f(a)
+			}
+		}
+	}
+}
+
+// atLeast returns the shortest interval that is not shorter than d.
+func atLeast(d time.Duration) time.Duration {
+	for _, i := range intervals {
+		if i >= d {
+			return i
+		}
+	}
+	return intervals[len(intervals)-1]
+}
+
+// layBars computes the positions of the bars and of the lines behind them. Both directions have the same scale.
+func (c *chart) layBars(from time.Time, step time.Duration) {
 	mostOK, mostFailed := 0, 0
 	for _, b := range c.Bars {
 		mostOK, mostFailed = max(mostOK, b.OK), max(mostFailed, b.Failed)
 	}
-	scale := float64(chartHeight-2) / float64(max(1, mostOK+mostFailed))
-	middle := 1 + float64(mostOK)*scale
-	c.Middle = int(middle + 0.5)
-	pitch := float64(chartWidth) / float64(len(c.Bars))
+	tick := roundCount(mostOK + mostFailed)
+	up, down := (mostOK+tick-1)/tick*tick, (mostFailed+tick-1)/tick*tick
+	scale := float64(plotHeight) / float64(up+down)
+	c.Zero = round(plotTop + float64(up)*scale)
+	c.Bottom = plotTop + plotHeight
+	c.TickEnd, c.Labels, c.Height = c.Bottom+5, c.Bottom+19, plotTop+plotHeight+24
+	for n := up; n >= -down; n -= tick {
+		y := round(plotTop + float64(up-n)*scale)
+		c.Counts = append(c.Counts, countTick{y, y + 4, max(n, -n)})
+	}
+	pitch := 100 / float64(len(c.Bars))
 	for i := range c.Bars {
 		b := &c.Bars[i]
-		b.X, b.Width = round(float64(i)*pitch+1), round(pitch-2)
-		height := func(n int) float64 {
-			if n == 0 {
-				return 0
-			}
-			return round(max(1.5, float64(n)*scale))
-		}
+		b.At = from.Add(step * time.Duration(i))
+		b.X, b.Width = percent((float64(i)+.1)*pitch), percent(.8*pitch)
+		height := func(n int) float64 { return round(max(2, float64(n)*scale)) }
 		b.OKHeight, b.FailedHeight = height(b.OK), height(b.Failed)
-		b.OKY = round(float64(c.Middle) - b.OKHeight)
+		b.OKY = round(c.Zero - b.OKHeight)
 		b.HasOK, b.HasFailed = b.OK > 0, b.Failed > 0
-		b.Title = fmt.Sprintf("%s UTC: %d succeeded, %d failed", shortTime(from.Add(step*time.Duration(i))), b.OK, b.Failed)
+		b.Title = fmt.Sprintf("%s UTC: %d succeeded, %d failed", shortTime(b.At), b.OK, b.Failed)
 	}
 }
 
-func round(x float64) float64 { return float64(int(x*10+0.5)) / 10 }
+// layTimes computes the marks of the time axis, at whole multiples of an interval.
+func (c *chart) layTimes(from time.Time, span time.Duration) {
+	distance := atLeast(span / maxTicks)
+	layout, style := "15:04", "minute"
+	switch {
+	case distance < time.Minute:
+		layout, style = "15:04:05", "second"
+	case distance >= 12*time.Hour:
+		layout, style = "2 Jan", "day"
+	}
+	for at := from.Truncate(distance); at.Before(from.Add(span)); at = at.Add(distance) {
+		// A label is centred on its mark and must not be cut off.
+		if x := 100 * float64(at.Sub(from)) / float64(span); x >= 4 && x <= 96 {
+			c.Times = append(c.Times, timeTick{percent(x), at, at.UTC().Format(layout), style})
+		}
+	}
+}
+
+// Busy returns the bars that are not empty, newest first.
+func (c *chart) Busy() (all []bar) {
+	for i := len(c.Bars) - 1; i >= 0; i-- {
+		if b := c.Bars[i]; b.HasOK || b.HasFailed {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// roundCount returns 1, 2 or 5 times a power of ten, so that at most four steps of it reach n.
+func roundCount(n int) int {
+	for power := 1; ; power *= 10 {
+		for _, f := range []int{1, 2, 5} {
+			if 4*f*power >= n {
+				return f * power
+			}
+		}
+	}
+}
+
+func round(x float64) float64 { return math.Round(x*10) / 10 }
+
+func percent(x float64) string { return fmt.Sprintf("%.2f%%", x) }
+
+// shortTime formats a time of the page, which scripts turn into the time of the user's zone.
+func shortTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
+
+// timeElement returns a time, "" if it is zero.
+func timeElement(t time.Time) template.HTML {
+	if t.IsZero() {
+		return ""
+	}
+	return template.HTML(fmt.Sprintf(`<time datetime="%s">%s UTC</time>`, machineTime(t), shortTime(t)))
+}

@@ -40,11 +40,12 @@ var errGone = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 
 // fakes stand in for everything below the service.
 type fakes struct {
-	events    map[int64][]deliverylog.Event
 	mu        sync.Mutex
 	keys      map[string]int64 // by hash
 	documents map[int64]settings.Document
-	attempts  []event.Attempt // newest first
+	attempts  []event.Attempt   // newest first
+	bodies    map[string][]byte // source records by event
+	resent    []deadletter.Origin
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]sender.Outcome
 	states    [webhook.NumKinds]endpoints.State // of user 42
@@ -53,6 +54,7 @@ type fakes struct {
 
 	recovery   *release.Status // of user 42
 	recoveries int
+	recovered  []string // the ids of the latest; empty: all
 
 	changes  int
 	sent     []webhook.Kind
@@ -115,7 +117,8 @@ func (f *fakes) States(_ context.Context, user int64) (all [webhook.NumKinds]end
 
 // Recover, CatchUp, Latest and Err stand for the recoveries.
 func (f *fakes) Recover(_ context.Context, m release.Marker, kinds []webhook.Kind, _ [webhook.NumKinds]bool) (string, error) {
-	if m.User != 42 || len(kinds) != webhook.NumKinds || len(m.IDs) > 0 {
+	f.recovered = m.IDs
+	if m.User != 42 || len(kinds) != webhook.NumKinds {
 		return "", errors.New("not all events of the user are recovered")
 	}
 	f.recovery = &release.Status{ID: "rcv_1", Started: time.Date(2026, 2, 27, 14, 30, 0, 0, time.UTC)}
@@ -141,32 +144,46 @@ func (f *fakes) Err() error {
 
 type fakeLog struct{ *fakes }
 
-func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) ([]event.Attempt, error) {
-	if f.logAway {
-		return nil, errGone
-	}
-	var own []event.Attempt
-	for _, a := range f.attempts {
-		fits := a.UserID == user && (filter.Kind == nil || *filter.Kind == a.Kind) && (filter.Result == nil || *filter.Result == a.Failure.Result()) &&
-			(filter.Before.IsZero() || a.Time.Before(filter.Before)) && (filter.Limit == 0 || len(own) < filter.Limit)
-		if fits {
-			own = append(own, a)
-		}
-	}
-	return own, nil
+func (f fakeLog) List(context.Context, int64, deliverylog.Filter) ([]event.Attempt, error) {
+	return nil, errGone // the page reads events only
 }
 
+// Events puts the attempts of each event together.
 func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
 	if f.logAway {
 		return nil, errGone
 	}
 	var events []deliverylog.Event
-	for _, e := range f.events[user] {
-		if wanted(&event.Attempt{ID: e.ID, Kind: e.Kind, Message: event.NewText([]byte(e.Message))}) {
-			events = append(events, e)
+	for _, a := range slices.Backward(f.attempts) {
+		if a.UserID != user || !wanted(&a) {
+			continue
 		}
+		at := slices.IndexFunc(events, func(e deliverylog.Event) bool { return e.ID == a.ID })
+		if at < 0 {
+			at = len(events)
+			events = append(events, deliverylog.Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(), Time: a.EventTime})
+		}
+		e := &events[at]
+		e.Fate, e.Next = a.Fate, a.Next
+		e.Attempts = append(e.Attempts, deliverylog.Attempt{Attempt: a, HasReply: a.Reply != ""})
 	}
 	return events, nil
+}
+
+// Source and Resend stand for the records of the sources.
+func (f *fakes) Source(_ context.Context, o deadletter.Origin) ([]byte, error) {
+	if f.kafkaAway {
+		return nil, errGone
+	}
+	return f.bodies[o.ID], nil
+}
+
+func (f *fakes) Resend(_ context.Context, _ int64, origins []deadletter.Origin) (int, error) {
+	if f.kafkaAway {
+		return 0, errGone
+	}
+	f.resent = append(f.resent, origins...)
+	return len(origins), nil
 }
 
 type fakeLetters struct{ *fakes }
@@ -219,7 +236,7 @@ func newSite(t *testing.T) *site {
 	}
 	core, logs := observer.New(zap.DebugLevel)
 	s := &site{fakes: f, mini: miniredis.RunT(t), logs: logs}
-	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, Recoveries: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
+	s.parts = api.Parts{Keys: f, Documents: f, Sender: f, Deliveries: fakeLog{f}, States: f, Sources: f, Recoveries: f, DeadLetters: fakeLetters{f}, Log: zap.New(core)}
 	s.page = s.instance(t)
 	return s
 }

@@ -127,7 +127,9 @@ func (f *optionsForm) Boxes() []option {
 // saveOptions stores what the user changed.
 func (p *Page) saveOptions(w http.ResponseWriter, r *http.Request) {
 	f := sentOptions(r.PostForm)
-	onlyForm := func(status int, alert string) { p.onlyForm(w, r, status, accountView{Options: f, Alert: alert}) }
+	onlyForm := func(status int, alert string) {
+		p.onlyForm(w, r, status, settingsView{frame: frame{Alert: alert}, Options: f})
+	}
 	s, ok := p.own(w, r, onlyForm)
 	if !ok {
 		return
@@ -143,10 +145,10 @@ func (p *Page) saveOptions(w http.ResponseWriter, r *http.Request) {
 		if f.Statuses.Error != "" && f.Statuses.Value == "" {
 			f.Statuses.Error = "Select at least one status."
 		}
-		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Options: f})
+		p.edit(w, r, &s, http.StatusUnprocessableEntity, settingsView{Options: f})
 	case err != nil:
 		onlyForm(http.StatusServiceUnavailable, textUnavailable)
 	default:
-		http.Redirect(w, r, base+"?done=options#options", http.StatusSeeOther)
+		http.Redirect(w, r, settingsPath+"?done=options#options", http.StatusSeeOther)
 	}
 }

@@ -19,7 +19,7 @@ func (s *site) stored() string {
 // ticked.
 func (b *browser) keep(t *testing.T, pairs ...string) (sent []string) {
 	t.Helper()
-	_, part, _ := strings.Cut(b.get("").Body.String(), `id="options"`)
+	_, part, _ := strings.Cut(b.get("/settings").Body.String(), `id="options"`)
 	part, _, _ = strings.Cut(part, "</section>")
 	values := map[string][]string{}
 	for _, input := range regexp.MustCompile(`<input [^>]*>`).FindAllString(part, -1) {
@@ -76,10 +76,10 @@ func TestOptions(t *testing.T) {
 			s.documents[42] = d
 			b := s.signIn(t, key42)
 			w := b.post("/options", b.keep(t, tc.change...)...)
-			if w.Code != http.StatusSeeOther || w.Header().Get("Location") != base+"?done=options#options" {
+			if w.Code != http.StatusSeeOther || w.Header().Get("Location") != settingsPath+"?done=options#options" {
 				t.Fatalf("%d %v\n%s", w.Code, w.Header(), w.Body)
 			}
-			want(t, b.get("?done=options"), http.StatusOK, "The options apply from now on.")
+			want(t, b.get("/settings?done=options"), http.StatusOK, "The options apply from now on.")
 			if got := strings.TrimPrefix(strings.TrimSuffix(s.stored(), "}"), `{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":null,`); got != tc.want {
 				t.Errorf("stored %s, want %s", got, tc.want)
 			}
@@ -129,7 +129,7 @@ func TestPause(t *testing.T) {
 func TestSecret(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)
-	want(t, b.get(""), http.StatusOK, `id="signing-state">not set<`, "Create a secret", "!Stop signing", "!Copy")
+	want(t, b.get("/settings"), http.StatusOK, `id="signing-state">not set<`, "Create a secret", "!Stop signing", "!Copy")
 	shown := regexp.MustCompile(`value="(whsec_[A-Za-z0-9+/=]+)" readonly`)
 	rotate := func(pairs ...string) (secret, body string) {
 		t.Helper()
@@ -154,12 +154,12 @@ func TestSecret(t *testing.T) {
 	if _, body := rotate("grace", "0s"); !strings.Contains(body, "Requests are signed with it from now on.") {
 		t.Error("without a grace the one before is valid")
 	}
-	want(t, b.get(""), http.StatusOK, `id="signing-state">set<`, "!whsec_")
+	want(t, b.get("/settings"), http.StatusOK, `id="signing-state">set<`, "!whsec_")
 	w := b.post("/secret/clear")
 	if w.Code != http.StatusSeeOther || strings.Contains(s.stored(), "whsec_") {
 		t.Errorf("%d, stored %s", w.Code, s.stored())
 	}
-	want(t, b.get("?done=unsigned"), http.StatusOK, "not signed any more", `id="signing-state">not set<`)
+	want(t, b.get("/settings?done=unsigned"), http.StatusOK, "not signed any more", `id="signing-state">not set<`)
 	changes := s.changes
 	for _, path := range []string{"/secret/rotate", "/secret/clear", "/options"} {
 		own := b.token

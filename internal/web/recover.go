@@ -1,67 +1,43 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/api/limit"
-	"github.com/smshooks/smshooks/internal/event"
-	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// recoveryView describes the sending of waiting events before their time.
+// recoveryView describes the user's latest recovery.
 type recoveryView struct {
-	Offer   bool   // something may be waiting
-	Text    string // how far the latest recovery is, "" if there was none
-	Running bool
+	Running        bool
+	Started, Ended time.Time
+	Events         string // how many it has released so far
 }
 
-// recovery reads the latest recovery if something may be waiting, or one was just begun.
-func (p *Page) recovery(r *http.Request, userID int64, waiting bool) *recoveryView {
-	v := &recoveryView{Offer: waiting}
-	if !v.Offer && r.URL.Query().Get("done") != "recovering" {
-		return v
-	}
-	latest, ok, err := p.service.LatestRecovery(r.Context(), userID)
+// recovery reads the latest recovery. It returns nil if there was none, or if it cannot be read now: the rest of the
+// view does not need it.
+func (p *Page) recovery(ctx context.Context, userID int64) *recoveryView {
+	latest, ok, err := p.service.LatestRecovery(ctx, userID)
 	if err != nil || !ok {
-		return v // the rest of the page does not need it
+		return nil
 	}
-	events := strconv.FormatInt(latest.Released, 10) + " events"
-	if latest.Released == 1 {
-		events = "1 event"
-	}
-	if v.Running = latest.Ended.IsZero(); v.Running {
-		v.Text = "Looking for waiting events since " + shortTime(latest.Started) + " UTC; " + events + " found so far."
-	} else {
-		v.Text = "Last time: " + shortTime(latest.Ended) + " UTC, " + events + "."
-	}
-	return v
+	return &recoveryView{latest.Ended.IsZero(), latest.Started, latest.Ended, plural(int(latest.Released), "event")}
 }
 
-// waits reports whether an event waits for its next attempt. A paused one waits for the end of the pause. attempts are
-// sorted, newest first.
-func waits(attempts []event.Attempt, now time.Time) bool {
-	seen := map[string]bool{}
-	for i := range attempts {
-		a := &attempts[i]
-		if !seen[a.ID] && a.Next.After(now) && a.Fate != webhook.Paused {
-			return true
-		}
-		seen[a.ID] = true
-	}
-	return false
-}
-
-// recover sends the user's waiting events now.
+// recover sends the user's waiting events now: one, or all.
 func (p *Page) recover(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
 		return
 	}
-	_, err := p.service.Recover(r.Context(), s.userID, api.Recovery{})
+	selected, back := api.Recovery{}, base
+	if id := r.PostForm.Get("event"); id != "" {
+		selected.IDs, back = []string{id}, eventPath(id)
+	}
+	_, err := p.service.Recover(r.Context(), s.userID, selected)
 	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
 		limit.SetRetryAfter(w, tooMany.After)
 		p.views.message(w, http.StatusTooManyRequests, textRecovering)
@@ -71,5 +47,5 @@ func (p *Page) recover(w http.ResponseWriter, r *http.Request) {
 		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
 		return
 	}
-	http.Redirect(w, r, base+"?done=recovering#endpoints", http.StatusSeeOther)
+	http.Redirect(w, r, back+"?done=recovering", http.StatusSeeOther)
 }

@@ -33,11 +33,11 @@ func TestRecoverNow(t *testing.T) {
 	want(t, b.get(""), http.StatusOK, "Recover now", `!id="recovery"`)
 
 	w := b.post("/recover")
-	if w.Code != http.StatusSeeOther || w.Header().Get("Location") != base+"?done=recovering#endpoints" {
+	if w.Code != http.StatusSeeOther || w.Header().Get("Location") != base+"?done=recovering" {
 		t.Fatalf("%d %v", w.Code, w.Header())
 	}
 	s.recovery.Released = 1
-	want(t, b.get("?done=recovering"), http.StatusOK, "are sent now", "data-running>Looking for waiting events since 2026-02-27 14:30:00 UTC; 1 event found so far.")
+	want(t, b.get("?done=recovering"), http.StatusOK, "are sent now", "data-live", "14:30:00 UTC</time>: 1 event released so far.")
 	w = b.post("/recover")
 	want(t, w, http.StatusTooManyRequests, "being sent already")
 	if w.Header().Get("Retry-After") == "" {
@@ -45,15 +45,21 @@ func TestRecoverNow(t *testing.T) {
 	}
 	s.recovery.Released, s.recovery.Ended = 12, s.recovery.Started.Add(time.Minute)
 	s.states[webhook.DLR] = endpoints.State{}
-	want(t, b.get("?done=recovering"), http.StatusOK, ">Last time: 2026-02-27 14:31:00 UTC, 12 events.<", "!data-running", "!Recover now")
-	want(t, b.get(""), http.StatusOK, "!Last time")
+	want(t, b.get("?done=recovering"), http.StatusOK, ">Last recovery: 12 events released, ended <time", "14:31:00 UTC<", "!data-live", "!Recover now")
+	want(t, b.get(""), http.StatusOK, "!Last recovery")
+
+	s.recovery = nil
+	w = b.post("/recover", "event", "a/1")
+	if w.Code != http.StatusSeeOther || w.Header().Get("Location") != base+"/events/a%2F1?done=recovering" || len(s.recovered) != 1 || s.recovered[0] != "a/1" {
+		t.Errorf("%d %v, recovered %v", w.Code, w.Header(), s.recovered)
+	}
 
 	s.kafkaAway = true
-	want(t, b.get("?done=recovering"), http.StatusOK, `!id="recovery"`, `name="dlr_url"`)
+	want(t, b.get("?done=recovering"), http.StatusOK, `!id="recovery"`, "https://a.example/")
 	want(t, b.post("/recover"), http.StatusServiceUnavailable, "Nothing was changed")
 	b.token = "0123456789abcdef0123456789abcdef"
 	want(t, b.post("/recover"), http.StatusForbidden)
-	if s.recoveries != 1 {
+	if s.recoveries != 2 {
 		t.Errorf("%d recoveries", s.recoveries)
 	}
 }

@@ -22,6 +22,7 @@ const (
 	textRecovering  = "Your waiting events are being sent already. Please try again when that has ended."
 	textUnavailable = "The service is temporarily unavailable. Nothing was changed. Please try again in a moment."
 	textSettings    = "Your settings are temporarily unavailable. Please try again in a moment."
+	textDeliveries  = "Your deliveries are temporarily unavailable. Please try again in a moment."
 	textSignOut     = "Signing out failed. Please try again in a moment."
 	textLink        = "This sign-in link is not valid, or it was used before. Please open it again where you found it, " +
 		"or enter your API key."
@@ -32,25 +33,26 @@ const (
 
 // signIn starts a session for a valid key.
 func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
-	key := strings.TrimSpace(r.PostForm.Get("key"))
+	key, next := strings.TrimSpace(r.PostForm.Get("key")), r.PostForm.Get("next")
+	refuse := func(status int, v signInView) { v.Next = next; p.views.signIn(w, status, v) }
 	if key == "" {
-		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "Please enter an API key."})
+		refuse(http.StatusUnauthorized, signInView{KeyError: "Please enter an API key."})
 		return
 	}
 	userID, ok, err := p.service.Authenticate(r.Context(), r, key)
 	if tooMany, is := errors.AsType[*api.TooManyError](err); is {
 		limit.SetRetryAfter(w, tooMany.After)
-		p.views.signIn(w, http.StatusTooManyRequests,
+		refuse(http.StatusTooManyRequests,
 			signInView{KeyError: "This API key is unknown or revoked. " +
 				"There were too many attempts with unknown keys: please wait a moment and try again."})
 		return
 	}
 	if err != nil {
-		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
+		refuse(http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
 	if !ok {
-		p.views.signIn(w, http.StatusUnauthorized, signInView{KeyError: "This API key is unknown or revoked."})
+		refuse(http.StatusUnauthorized, signInView{KeyError: "This API key is unknown or revoked."})
 		return
 	}
 	s := session{userID: userID, expires: time.Now().Add(sessionLasts)}
@@ -60,11 +62,14 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	cookie, err := p.sessions.seal(r.Context(), &s)
 	if err != nil {
 		p.log.Warn("starting a session failed", zap.Int64("user_id", userID), zap.Error(err))
-		p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
+		refuse(http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
 	setCookie(w, r, cookie, http.SameSiteStrictMode)
-	http.Redirect(w, r, base, http.StatusSeeOther)
+	if !strings.HasPrefix(next, base+"/") { // another site's, or none
+		next = base
+	}
+	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 // signOut ends the session, so that a copy of the cookie is useless.
@@ -151,8 +156,16 @@ func (p *Page) own(w http.ResponseWriter, r *http.Request, refuse func(status in
 	return s, false
 }
 
+// next returns where a user goes after signing in: to the view that was asked for.
+func next(r *http.Request) string {
+	if r.Method != http.MethodGet {
+		return ""
+	}
+	return r.URL.RequestURI()
+}
+
 // signedOut shows the sign-in form to a user whose session has ended.
 func (p *Page) signedOut(w http.ResponseWriter, r *http.Request) {
 	setCookie(w, r, "", http.SameSiteStrictMode)
-	p.views.signIn(w, http.StatusUnauthorized, signInView{Alert: textEnded})
+	p.views.signIn(w, http.StatusUnauthorized, signInView{Alert: textEnded, Next: next(r)})
 }

@@ -221,3 +221,18 @@ func TestSessionExpires(t *testing.T) {
 		t.Errorf("after its time: %v", err)
 	}
 }
+
+// TestNext: a user who follows a link to an event sees it after signing in.
+func TestNext(t *testing.T) {
+	s := newSite(t)
+	link := base + "/events/order%2F7?done=resent"
+	w := serve(s.page, httptest.NewRequest(http.MethodGet, link, nil))
+	want(t, w, http.StatusOK, `name="next" value="`+link+`"`)
+	want(t, serve(s.page, formRequest("/sign-in", url.Values{"key": {"wrong"}, "next": {link}})), http.StatusUnauthorized, `name="next" value="`+link+`"`)
+	for next, to := range map[string]string{link: link, "": base, base: base, "https://evil.example/": base, "//evil.example/account/webhooks/": base, base + "evil": base} {
+		w := serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}, "next": {next}}))
+		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != to {
+			t.Errorf("next %q: %d %q, want %q", next, w.Code, got, to)
+		}
+	}
+}

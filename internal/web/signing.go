@@ -8,8 +8,8 @@ import (
 // signingView describes the signing of requests.
 type signingView struct {
 	Signing bool
-	Secret  string // a new one; no other page shows it
-	Until   string // until when the one before is valid, "" if there is none
+	Secret  string    // a new one; no other page shows it
+	Until   time.Time // until when the one before is valid; zero: there is none
 }
 
 // graces are how long the previous secret stays valid, the first if nothing else is chosen.
@@ -49,9 +49,9 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	}
 	v := &signingView{Signing: true, Secret: secret}
 	if until != nil {
-		v.Until = *until
+		v.Until, _ = time.Parse(time.RFC3339, *until) // the service has formatted it
 	}
-	p.account(w, r, &s, http.StatusOK, accountView{Signing: v, Notice: textSecret})
+	p.edit(w, r, &s, http.StatusOK, settingsView{frame: frame{Notice: textSecret}, Signing: v})
 }
 
 // clearSecret ends signing.
@@ -64,5 +64,5 @@ func (p *Page) clearSecret(w http.ResponseWriter, r *http.Request) {
 		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
 		return
 	}
-	http.Redirect(w, r, base+"?done=unsigned#signing", http.StatusSeeOther)
+	http.Redirect(w, r, settingsPath+"?done=unsigned#signing", http.StatusSeeOther)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/api/limit"
@@ -42,8 +41,6 @@ func testOf(kind webhook.Kind, t api.TestResult) testView {
 	return v
 }
 
-func took(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
-
 // test sends the test events. A request for JSON lines receives each result as soon as it arrives, other requests the
 // page with all results.
 func (p *Page) test(w http.ResponseWriter, r *http.Request) {
@@ -66,11 +63,12 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 		p.views.message(w, http.StatusTooManyRequests, textBusy)
 	case lines: // all results have been written
 	default:
-		v := accountView{Notice: "Test events were sent. The results are below.", Tests: make([]testView, 0, len(results))}
+		v := settingsView{frame: frame{Notice: "Test events were sent. The results are below."},
+			Tests: make([]testView, 0, len(results))}
 		for kind, t := range results {
 			v.Tests = append(v.Tests, testOf(webhook.Kinds()[kind], t))
 		}
-		p.account(w, r, &s, http.StatusOK, v)
+		p.edit(w, r, &s, http.StatusOK, v)
 	}
 }
 

@@ -10,12 +10,24 @@ import (
 	"net/http"
 	"path"
 	"strings"
+
+	"github.com/smshooks/smshooks"
 )
 
 // file is a static file of the page.
 type file struct {
 	kind, version string
 	content       []byte
+}
+
+// guide are the documents that the page offers, by their paths in the repository, and their names on the page.
+var guide = []struct{ path, Name, Label string }{
+	{"docs/receivers.md", "receivers.md", "Receivers' guide"},
+	{"examples/receivers/php/receiver.php", "receiver.php", "PHP"},
+	{"examples/receivers/node/receiver.mjs", "receiver.mjs", "Node"},
+	{"examples/receivers/python/receiver.py", "receiver.py", "Python"},
+	{"examples/receivers/java/Receiver.java", "Receiver.java", "Java"},
+	{"examples/receiver/main.go", "receiver.go", "Go"},
 }
 
 func loadFiles() map[string]file {
@@ -26,17 +38,23 @@ func loadFiles() map[string]file {
 		panic(err) // the files are part of the program
 	}
 	for _, e := range entries {
-		if path.Ext(e.Name()) == ".html" {
-			continue
+		if path.Ext(e.Name()) != ".html" {
+			files[e.Name()] = load(assets, "assets/"+e.Name(), mime.TypeByExtension(path.Ext(e.Name())))
 		}
-		content, err := assets.ReadFile("assets/" + e.Name())
-		if err != nil {
-			panic(err) // the files are part of the program
-		}
-		sum := sha256.Sum256(content)
-		files[e.Name()] = file{mime.TypeByExtension(path.Ext(e.Name())), hex.EncodeToString(sum[:6]), content}
+	}
+	for _, g := range guide {
+		files[g.Name] = load(smshooks.Guide, g.path, "text/plain; charset=utf-8")
 	}
 	return files
+}
+
+func load(from fs.FS, name, kind string) file {
+	content, err := fs.ReadFile(from, name)
+	if err != nil {
+		panic(err) // the files are part of the program
+	}
+	sum := sha256.Sum256(content)
+	return file{kind, hex.EncodeToString(sum[:6]), content}
 }
 
 // mustAddTypes makes content types independent of the machine's tables.
@@ -70,6 +88,10 @@ func loadViews(files map[string]file) *views {
 	t := template.New("").Funcs(template.FuncMap{
 		"asset": func(name string) string { return base + "/" + name + "?v=" + files[name].version },
 		"path":  func(rest string) string { return base + rest },
+		"time":  timeElement, "machine": machineTime,
+		"guide": func() any { return guide[0] }, "samples": func() any { return guide[1:] },
+		"describedBy": field.describedBy,
+		"title":       func(view string) string { return strings.ToUpper(view[:1]) + view[1:] + " · Webhooks" },
 	})
 	return &views{template.Must(t.ParseFS(assets, "assets/*.html"))}
 }
@@ -89,7 +111,10 @@ func (v *views) render(w http.ResponseWriter, status int, name string, data any)
 }
 
 // signInView is the page of a user who is not signed in.
-type signInView struct{ Alert, Notice, KeyError string }
+type signInView struct {
+	Alert, Notice, KeyError string
+	Next                    string // where to go then, "" = the overview
+}
 
 func (v *views) signIn(w http.ResponseWriter, status int, data signInView) {
 	v.render(w, status, "sign-in.html", data)

@@ -1,4 +1,5 @@
-// Package web serves the account page, where users see and change their webhooks in a browser.
+// Package web serves the account page, where users see and change their webhooks in a browser. It has three views: the
+// overview, the deliveries with a view of each event, and the settings.
 //
 // The HTML is rendered on the server. Everything works without JavaScript, which only avoids reloads. The page uses
 // api.Service, so it always agrees with the JSON API. A user signs in with an API key, or with a token of the
@@ -57,11 +58,12 @@ type Page struct {
 	routes   map[string]route
 }
 
-// route describes one path. A GET of a path without get redirects to the page: after a form was sent, the browser shows
+// route describes one path. A GET of a path without get redirects to a view: after a form was sent, the browser shows
 // its path, and the user may reload it.
 type route struct {
 	get  http.HandlerFunc
 	post http.HandlerFunc
+	view string // to redirect to
 }
 
 // New returns the page.
@@ -75,15 +77,17 @@ func New(o Options) *Page {
 	p.files = loadFiles()
 	p.views = loadViews(p.files)
 	p.routes = map[string]route{
-		"":               {get: p.show, post: p.save},
-		"/options":       {post: p.saveOptions},
-		"/secret/rotate": {post: p.rotateSecret},
-		"/secret/clear":  {post: p.clearSecret},
-		"/recover":       {post: p.recover},
-		"/sign-in":       {post: p.signIn},
-		"/sign-out":      {post: p.signOut},
-		"/test":          {post: p.test},
-		"/replay":        {post: p.replay},
+		"":               {get: p.view(p.overview), post: p.save},
+		"/deliveries":    {get: p.view(p.deliveries)},
+		"/settings":      {get: p.view(p.settings), post: p.save},
+		"/options":       {post: p.saveOptions, view: settingsPath},
+		"/secret/rotate": {post: p.rotateSecret, view: settingsPath},
+		"/secret/clear":  {post: p.clearSecret, view: settingsPath},
+		"/test":          {post: p.test, view: settingsPath},
+		"/recover":       {post: p.recover, view: base},
+		"/replay":        {post: p.replay, view: base},
+		"/sign-in":       {post: p.signIn, view: base},
+		"/sign-out":      {post: p.signOut, view: base},
 	}
 	return p
 }
@@ -102,6 +106,9 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	to, ok := p.routes[path]
+	if id, is := strings.CutPrefix(r.URL.Path, eventsPath); is && id != "" {
+		to, ok = route{get: p.view(p.event(id))}, true
+	}
 	switch {
 	case !ok:
 		p.views.message(w, http.StatusNotFound, "This page does not exist.")
@@ -111,7 +118,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		header.Set("Allow", to.allow())
 		p.views.message(w, http.StatusMethodNotAllowed, "This page does not support this request.")
 	case to.get == nil:
-		http.Redirect(w, r, base, http.StatusSeeOther)
+		http.Redirect(w, r, to.view, http.StatusSeeOther)
 	default:
 		to.get(w, r)
 	}

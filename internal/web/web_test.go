@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 func TestHeaders(t *testing.T) {
@@ -43,7 +45,8 @@ func TestNoInline(t *testing.T) {
 	b := s.signIn(t, key42)
 	inline := regexp.MustCompile(`(?i)<style|\sstyle=|<script>|\son[a-z]+=|javascript:|https?://[^<"]*\.(js|css)`)
 	for name, w := range map[string]*httptest.ResponseRecorder{
-		"sign-in": serve(s.page, httptest.NewRequest("GET", base, nil)), "account": b.get("?period=30d"), "message": b.get("/nothing"),
+		"sign-in": serve(s.page, httptest.NewRequest("GET", base, nil)), "overview": b.get("?period=30d"), "message": b.get("/nothing"),
+		"deliveries": b.get("/deliveries"), "event": b.get("/events/sms-dlr%2F0%2F3"), "settings": b.get("/settings"),
 	} {
 		if found := inline.FindString(w.Body.String()); found != "" {
 			t.Errorf("%s has %q", name, found)
@@ -63,7 +66,15 @@ func TestMethodsAndPaths(t *testing.T) {
 		{"GET", "/", 200, "", ""},
 		{"DELETE", "", 405, "Allow", "GET, HEAD, POST"},
 		{"PUT", "/test", 405, "Allow", "GET, HEAD, POST"},
-		{"GET", "/test", 303, "Location", base},
+		{"GET", "/deliveries", 200, "", ""},
+		{"POST", "/deliveries", 405, "Allow", "GET, HEAD"},
+		{"GET", "/events", 404, "", ""},
+		{"GET", "/events/", 404, "", ""},
+		{"GET", "/events/x", 200, "", ""}, // the sign-in form
+		{"GET", "/settings", 200, "", ""},
+		{"GET", "/options", 303, "Location", settingsPath},
+		{"GET", "/recover", 303, "Location", base},
+		{"GET", "/test", 303, "Location", settingsPath},
 		{"GET", "/replay", 303, "Location", base},
 		{"GET", "/sign-in", 303, "Location", base},
 		{"GET", "/nothing", 404, "", ""},
@@ -97,6 +108,24 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// TestGuide follows the links to the guide and the samples.
+func TestGuide(t *testing.T) {
+	s := newSite(t)
+	page := s.signIn(t, key42).get("/settings").Body.String()
+	for file, text := range map[string]string{"receivers.md": "# Receivers", "receiver.php": "<?php", "receiver.mjs": "import ", "receiver.py": "import ", "Receiver.java": "import ", "receiver.go": "package main"} {
+		link := regexp.MustCompile(`href="(` + base + "/" + file + `\?v=[0-9a-f]{12})"`).FindStringSubmatch(page)
+		if link == nil {
+			t.Errorf("no link to %s", file)
+			continue
+		}
+		w := serve(s.page, httptest.NewRequest("GET", link[1], nil))
+		want(t, w, http.StatusOK, text)
+		if got := w.Header().Get("Content-Type"); got != "text/plain; charset=utf-8" {
+			t.Errorf("%s is %s", file, got)
+		}
+	}
+}
+
 // TestForeignForms checks that a form of another site or another session changes nothing.
 func TestForeignForms(t *testing.T) {
 	s := newSite(t)
@@ -108,7 +137,7 @@ func TestForeignForms(t *testing.T) {
 		"null origin":       func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
 		"another's session": func(r *http.Request) { r.Header.Del("Cookie"); r.AddCookie(other.cookie) },
 	} {
-		for _, path := range []string{"", "/test", "/replay", "/sign-out"} {
+		for _, path := range []string{"", "/settings", "/options", "/recover", "/test", "/replay", "/sign-out"} {
 			r := b.form(path, "dlr_url", "https://evil.example/", "ids", "x")
 			spoil(r)
 			w := serve(s.page, r)
@@ -160,8 +189,10 @@ func TestHostileTexts(t *testing.T) {
 	hostile := `"><script>alert(1)</script>`
 	s.documents[42] = settings.Document{UserID: 42, ClickURL: ptr("https://a.example/?" + hostile)}
 	for i := range s.attempts {
-		s.attempts[i].ID, s.attempts[i].Host = hostile, hostile
+		a := &s.attempts[i]
+		a.ID, a.Host, a.Failure, a.Reply, a.Message = hostile, hostile, webhook.Failure(hostile), hostile, event.NewText([]byte(hostile))
 	}
+	s.bodies = map[string][]byte{hostile: []byte(`{"user_id":42,"sms":{"id":1,"to":"</pre><script>alert(1)</script>"}}`)}
 	for i := range s.letters {
 		l := &s.letters[i]
 		l.ID, l.Kind, l.Reason, l.Error, l.Value = hostile, hostile, hostile, hostile, []byte(`{"a":"</pre><script>alert(1)</script>"}`)
@@ -169,8 +200,10 @@ func TestHostileTexts(t *testing.T) {
 	b := s.signIn(t, key42)
 	for _, w := range []*httptest.ResponseRecorder{
 		b.get("?period=30d"),
-		b.get("?kind=" + url.QueryEscape(hostile) + "&status=" + url.QueryEscape(hostile) + "&before=" + url.QueryEscape(hostile) + "&done=" + url.QueryEscape(hostile)),
-		b.get("?done=replayed&n=" + url.QueryEscape(hostile)),
+		b.get("/deliveries"), b.get("/settings"), b.get("/events/" + url.PathEscape(hostile)), b.get("/events/nothing" + url.PathEscape(hostile)),
+		b.get("/deliveries?kind=" + url.QueryEscape(hostile) + "&state=" + url.QueryEscape(hostile) + "&http_code=" + url.QueryEscape(hostile) +
+			"&message_id=" + url.QueryEscape(hostile) + "&page=" + url.QueryEscape(hostile) + "&done=" + url.QueryEscape(hostile)),
+		b.get("?done=resent&n=" + url.QueryEscape(hostile)),
 		b.post("", "dlr_url", hostile, "auth", hostile+hostile, "was_dlr_url", hostile, "user", hostile),
 	} {
 		want(t, w, w.Code, "!<script>alert")

@@ -22,6 +22,8 @@ const module = "github.com/smshooks/smshooks"
 var floors = map[string]int{
 	"pkg/*": 0, // each folder of pkg is a package of its own: no sideways imports among them
 
+	module: 0, // documents for customers: the standard library only
+
 	"internal/tlsfiles": 0, // the standard library only: Kafka's and Redis's connections stand on it
 	"internal/http1":    0, // the standard library only: internal/sender stands on it
 

@@ -37,7 +37,7 @@ func TestSite(t *testing.T) {
 		name := "site-" + strings.Trim(path, "/")
 		for width, scheme := range map[int64]string{390: "dark", 1300: "light"} {
 			b.size(width, 900)
-			b.scheme(scheme)
+			b.media(scheme, "none")
 			b.open(server.URL + path)
 			b.see("document.querySelector('main h1') !== null", "true")
 			if wide := b.eval("document.documentElement.scrollWidth <= window.innerWidth"); wide != "true" {

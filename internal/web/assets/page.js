@@ -1,5 +1,6 @@
-// The page works without this file. It avoids reloads, so that typed text is kept, and shows each test result as it
-// arrives. Responses are inserted as text, or as the page that the server rendered.
+// The page works without this file. It shows times in the user's zone, avoids reloads where typed text would be lost,
+// shows each test result as it arrives, and follows what is under way. Responses are inserted as text, or as the page
+// that the server rendered.
 "use strict";
 
 const json = "application/x-ndjson";
@@ -19,9 +20,8 @@ function say(text, good) {
   document.getElementById("messages").replaceChildren(p);
 }
 
-// swap loads a page and replaces our parts with these ids, and the messages, by those of the loaded page.
-async function swap(ids, url, options) {
-  const [id, ...others] = ids.split(" ");
+// swap sends a form and replaces the part with this id, and the messages, by those of the page that answers.
+async function swap(id, url, options) {
   const part = document.getElementById(id);
   part.setAttribute("aria-busy", "true");
   try {
@@ -35,12 +35,8 @@ async function swap(ids, url, options) {
     }
     const messages = page.getElementById("messages");
     part.replaceWith(fresh);
-    for (const other of [...others, "messages"]) {
-      const found = page.getElementById(other);
-      if (found) document.getElementById(other).replaceWith(found);
-    }
+    document.getElementById("messages").replaceWith(messages);
     enhance();
-    if (!options && reply.ok) history.replaceState(null, "", url);
     const first = fresh.querySelector("[autofocus]") || messages.firstElementChild;
     if (first) first.focus();
     else focusOn(fresh);
@@ -109,28 +105,53 @@ async function* lines(stream) {
   }
 }
 
-// enhance shows the buttons that need this file, and follows what is under way.
+const localTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const axisTime = {
+  day: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" }),
+  minute: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" }),
+  second: new Intl.DateTimeFormat(undefined, { timeStyle: "medium" }),
+};
+
+// enhance shows what needs this file: times of the user's zone, and buttons.
 function enhance() {
-  if (document.querySelector("[data-running]")) setTimeout(follow, 2000);
-  for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+  for (const time of document.querySelectorAll("time:not([title])")) {
+    time.title = time.textContent;
+    time.textContent = localTime.format(new Date(time.dateTime));
+  }
+  for (const tick of document.querySelectorAll("text[data-time]")) {
+    tick.textContent = axisTime[tick.dataset.style].format(new Date(tick.dataset.time));
+  }
+  for (const hidden of document.querySelectorAll("[data-copy]")) hidden.hidden = false;
+  const zone = document.getElementById("zone");
+  if (zone) zone.textContent = "Times are in your time zone, " + localTime.resolvedOptions().timeZone + ". Point at one to see it in UTC.";
+  if (document.querySelector("[data-live]")) setTimeout(follow, 2000);
 }
 enhance();
 
-// follow loads the state of the URLs again.
+let rounds = 0; // of follow
+
+// follow loads the parts again that are under way, for two minutes.
 async function follow() {
-  const reply = await fetch(location.pathname + "?done=recovering").catch(() => undefined);
-  const page = new DOMParser().parseFromString(reply ? await reply.text() : "", "text/html");
-  const fresh = page.getElementById("endpoints"), part = document.getElementById("endpoints");
-  if (fresh && !part.contains(document.activeElement)) part.replaceWith(fresh);
-  enhance();
+  const reply = await fetch(location.href).catch(() => undefined);
+  const page = new DOMParser().parseFromString(reply && reply.ok ? await reply.text() : "", "text/html");
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const fresh = page.getElementById(part.id);
+    // What the user is working with stays.
+    if (!fresh || part.contains(document.activeElement) || getSelection().containsNode(part, true) && !getSelection().isCollapsed) continue;
+    const open = [...part.querySelectorAll("details")].map((details) => details.open);
+    fresh.querySelectorAll("details").forEach((details, i) => { details.open = open[i]; });
+    part.replaceWith(fresh);
+  }
+  if (++rounds < 60) enhance();
 }
 
 async function copy(button) {
-  const field = document.getElementById(button.dataset.copy);
-  field.select();
+  const source = document.getElementById(button.dataset.copy);
+  if (source.select) source.select();
   try {
-    await navigator.clipboard.writeText(field.value);
+    await navigator.clipboard.writeText(source.value || source.textContent);
   } catch { // not allowed, or not there without https
+    if (!source.select) getSelection().selectAllChildren(source);
     if (!document.execCommand("copy")) return;
   }
   button.textContent = "Copied";
@@ -156,24 +177,21 @@ document.addEventListener("submit", (event) => {
   if (form.id === "test-form") {
     event.preventDefault();
     test(form);
-  } else if (id && form.method === "get") {
-    event.preventDefault();
-    const url = new URL(form.action);
-    url.search = body(form, event.submitter);
-    swap(id, url);
   } else if (id) {
     event.preventDefault();
     swap(id, form.action, { method: "POST", body: body(form, event.submitter) });
   } else {
     sent = form;
+    (form.closest("section") || form).setAttribute("aria-busy", "true");
   }
+});
+
+// A page that the browser shows again on "back" is not busy any more.
+window.addEventListener("pageshow", () => {
+  for (const part of document.querySelectorAll("[aria-busy]")) part.removeAttribute("aria-busy");
 });
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) copy(button);
-  const link = event.target.closest("a[data-swap]");
-  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  event.preventDefault();
-  swap(link.dataset.swap, link.href);
 });

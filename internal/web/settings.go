@@ -7,35 +7,20 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// accountView is the page of a signed-in user.
-type accountView struct {
-	UserID     int64
-	Token      string
-	Alert      string // what failed
-	Notice     string // what was done
-	Endpoints  *endpointsView
-	Recovery   *recoveryView
-	Form       *form // nil if the settings could not be read
-	Options    *optionsForm
-	Signing    *signingView
-	Tests      []testView
-	Deliveries *deliveriesView
-	Letters    *lettersView
-}
+const settingsPath = base + "/settings"
 
-// kinds are the names of the kinds on the page.
-var kinds = [webhook.NumKinds]struct{ Name, Label, Hint string }{
-	webhook.DLR:     {"dlr", "Delivery reports", "Called when a message is delivered, fails or expires."},
-	webhook.Click:   {"click", "Clicks", "Called when someone opens the link in a message for the first time."},
-	webhook.Inbound: {"inbound", "Inbound messages", "Called when someone sends a message to one of your numbers."},
-	webhook.RevokeClick: {"revoke_click", "Click revocations",
-		"Called when earlier clicks turn out to be from bots, at most once a minute."},
+// settingsView is where a user changes and tests the settings.
+type settingsView struct {
+	frame
+	Form    *form // nil if the settings could not be read
+	Options *optionsForm
+	Signing *signingView
+	Tests   []testView
 }
 
 // form contains the settings being edited.
@@ -52,8 +37,19 @@ type form struct {
 type field struct {
 	Name, Label, Hint string
 	Value, Was        string
-	Error             string
+	Error, Warning    string
 	Focus             bool
+}
+
+// describedBy returns the ids of the texts about a field.
+func (f field) describedBy() string {
+	var ids []string
+	for _, text := range []struct{ text, id string }{{f.Error, "-error"}, {f.Warning, "-warning"}, {f.Hint, "-hint"}} {
+		if text.text != "" {
+			ids = append(ids, f.Name+text.id)
+		}
+	}
+	return strings.Join(ids, " ")
 }
 
 func newForm() *form {
@@ -135,56 +131,14 @@ func (f *form) forget() *form {
 	return f
 }
 
-// notice returns the text for a redirect back to the page. A link cannot inject text: the texts are fixed and n is a
-// number.
-func notice(q url.Values) string {
-	switch n, err := strconv.Atoi(q.Get("n")); q.Get("done") {
-	case "saved":
-		return "Saved. Events are sent to the new URLs from now on."
-	case "options":
-		return "Saved. The options apply from now on."
-	case "recovering":
-		return "Events that were waiting to be sent again are sent now. See Recent deliveries for the results."
-	case "unsigned":
-		return "Requests are not signed any more."
-	case "signed-out":
-		return "You have signed out."
-	case "replayed":
-		if err != nil || n < 1 {
-			return "No event was sent again: the events are no longer stored, or they are already being sent again."
-		}
-		if n == 1 {
-			return "1 event is being sent again. See Recent deliveries for the result."
-		}
-		return strconv.Itoa(n) + " events are being sent again. See Recent deliveries for the results."
-	}
-	return ""
+// settings writes the settings.
+func (p *Page) settings(w http.ResponseWriter, r *http.Request, s *session, status int, f frame) {
+	p.edit(w, r, s, status, settingsView{frame: f})
 }
 
-// show writes the page, or the sign-in form.
-func (p *Page) show(w http.ResponseWriter, r *http.Request) {
-	if q := r.URL.Query(); q.Has("token") && r.Method == http.MethodGet {
-		p.signInByToken(w, r, q.Get("token"))
-		return
-	}
-	s, err := p.who(r)
-	switch {
-	case errors.Is(err, errUnavailable):
-		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
-	case err != nil:
-		if _, absent := r.Cookie(cookieName); absent == nil {
-			p.signedOut(w, r)
-			return
-		}
-		p.views.signIn(w, http.StatusOK, signInView{Notice: notice(r.URL.Query())})
-	default:
-		p.account(w, r, &s, http.StatusOK, accountView{Notice: notice(r.URL.Query())})
-	}
-}
-
-// account writes the page. It reads the parts that v lacks.
-func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, status int, v accountView) {
-	v.UserID, v.Token = s.userID, s.formToken()
+// edit writes the settings. It reads the parts that v lacks.
+func (p *Page) edit(w http.ResponseWriter, r *http.Request, s *session, status int, v settingsView) {
+	v.of(s, "settings")
 	if v.Form == nil {
 		if settings, err := p.service.Settings(r.Context(), s.userID); err == nil {
 			v.Form = formOf(&settings)
@@ -203,26 +157,49 @@ func (p *Page) account(w http.ResponseWriter, r *http.Request, s *session, statu
 	if v.Tests == nil {
 		v.Tests = untried()
 	}
-	v.Endpoints = p.endpoints(r.Context(), s.userID)
-	q := r.URL.Query()
-	v.Deliveries = p.deliveries(r.Context(), s.userID, q)
-	v.Letters = p.letters(w, r, s.userID, q)
-	v.Recovery = p.recovery(r, s.userID, v.Endpoints.failing || v.Deliveries.waits)
-	p.views.render(w, status, "account.html", v)
+	p.warn(&v)
+	p.views.render(w, status, "settings.html", &v)
 }
 
-// onlyForm writes the form that the user sent. The page can show nothing else without the store, but the user must not
+// warn marks the stored URLs that no request will reach, or to which credentials are sent in the clear.
+func (p *Page) warn(v *settingsView) {
+	check := func(f *field, credentials bool) {
+		switch {
+		case f.Value == "" || f.Error != "":
+		case p.service.Blocks(f.Value):
+			f.Warning = "No request will reach this URL: its address is private, or its port is not allowed."
+		case credentials && strings.HasPrefix(strings.ToLower(f.Value), "http:"):
+			f.Warning = "Your credentials are sent to this URL without encryption. Use https."
+		}
+	}
+	auth := v.Form != nil && v.Form.AuthSet
+	if v.Form != nil {
+		for kind := range v.Form.URLs {
+			check(&v.Form.URLs[kind], auth && webhook.Kind(kind) == webhook.DLR)
+		}
+	}
+	if v.Options != nil {
+		for kind := range v.Options.Kinds {
+			check(&v.Options.Kinds[kind].Failover, auth && webhook.Kind(kind) == webhook.DLR)
+		}
+	}
+}
+
+// onlyForm writes the form that the user sent. The view can show nothing else without the store, but the user must not
 // lose what they entered (except secrets).
-func (p *Page) onlyForm(w http.ResponseWriter, r *http.Request, status int, v accountView) {
+func (p *Page) onlyForm(w http.ResponseWriter, r *http.Request, status int, v settingsView) {
+	v.View = "settings"
 	v.UserID, _ = strconv.ParseInt(r.PostForm.Get("user"), 10, 64)
 	v.Token = r.PostForm.Get("token")
-	p.views.render(w, status, "account.html", v)
+	p.views.render(w, status, "settings.html", &v)
 }
 
 // save stores what the user changed.
 func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	f := sentForm(r.PostForm)
-	onlyForm := func(status int, alert string) { p.onlyForm(w, r, status, accountView{Form: f.forget(), Alert: alert}) }
+	onlyForm := func(status int, alert string) {
+		p.onlyForm(w, r, status, settingsView{frame: frame{Alert: alert}, Form: f.forget()})
+	}
 	s, ok := p.own(w, r, onlyForm)
 	if !ok {
 		return
@@ -230,7 +207,7 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	if f.AuthCleared && f.Auth.Value != "" {
 		f.refuse(&api.InvalidError{Fields: []api.FieldError{{Field: "auth",
 			Message: "must be empty to remove the stored credentials"}}})
-		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
+		p.edit(w, r, &s, http.StatusUnprocessableEntity, settingsView{Form: f.forget()})
 		return
 	}
 	_, err := p.service.SetWebhook(r.Context(), s.userID, f.change())
@@ -238,12 +215,10 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.As(err, &invalid):
 		f.refuse(invalid)
-		p.account(w, r, &s, http.StatusUnprocessableEntity, accountView{Form: f.forget()})
+		p.edit(w, r, &s, http.StatusUnprocessableEntity, settingsView{Form: f.forget()})
 	case err != nil:
 		onlyForm(http.StatusServiceUnavailable, textUnavailable)
 	default:
-		http.Redirect(w, r, base+"?done=saved", http.StatusSeeOther)
+		http.Redirect(w, r, settingsPath+"?done=saved", http.StatusSeeOther)
 	}
 }
-
-func shortTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/smshooks/smshooks/internal/deadletter"
-	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -44,13 +43,13 @@ func TestShow(t *testing.T) {
 	s := newSite(t)
 	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/dlr?token=s3cret&x=1"), Auth: ptr("user:pa55word")}
 	s.documents[43] = settings.Document{ClickURL: ptr("https://other.example/")}
-	w := s.signIn(t, key42).get("")
-	want(t, w, http.StatusOK, `value="https://a.example/dlr?token=s3cret&amp;x=1"`, `id="auth-state">set<`, `name="auth_clear"`, "No deliveries yet",
+	w := s.signIn(t, key42).get("/settings")
+	want(t, w, http.StatusOK, `value="https://a.example/dlr?token=s3cret&amp;x=1"`, `id="auth-state">set<`, `name="auth_clear"`,
 		"!pa55word", "!other.example", "!aria-invalid")
-	for _, label := range []string{"dlr_url", "click_url", "inbound_url", "revoke_click_url", "auth", "kind", "status", "period"} {
+	for _, label := range []string{"dlr_url", "click_url", "inbound_url", "revoke_click_url", "auth"} {
 		want(t, w, http.StatusOK, `<label for="`+label+`"`, `id="`+label+`"`)
 	}
-	want(t, s.signIn(t, key43).get(""), http.StatusOK, "other.example", `id="auth-state">not set<`, `!name="auth_clear"`)
+	want(t, s.signIn(t, key43).get("/settings"), http.StatusOK, "other.example", `id="auth-state">not set<`, `!name="auth_clear"`)
 	for _, entry := range s.logs.All() {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "s3cret") {
 			t.Errorf("the log tells a URL's query: %s", text)
@@ -58,22 +57,19 @@ func TestShow(t *testing.T) {
 	}
 }
 
-func TestEndpoints(t *testing.T) {
+// TestWarnings: URLs that are stored but will not work, or not safely.
+func TestWarnings(t *testing.T) {
 	s := newSite(t)
-	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example:8443/dlr?token=s"), ClickURL: ptr("https://b.example/"), InboundURL: ptr("https://c.example/"),
-		Paused: [webhook.NumKinds]*string{webhook.Inbound: ptr("true")}}
-	since := time.Date(2026, 2, 27, 14, 30, 0, 0, time.UTC)
-	s.states[webhook.Click] = endpoints.State{Since: since, Failure: "http 503"}
-	s.states[webhook.Inbound] = s.states[webhook.Click]
+	d := settings.Document{DLRURL: ptr("http://a.example/"), ClickURL: ptr("http://10.1.2.3/"), InboundURL: ptr("http://b.example/"), Auth: ptr("u:p")}
+	d.Set("dlr_failover_url", ptr("HTTP://c.example/"))
+	d.Set("click_failover_url", ptr("https://10.1.2.4:8443/"))
+	s.documents[42] = d
 	b := s.signIn(t, key42)
-	want(t, b.get(""), http.StatusOK,
-		`<tr id="state-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="detail">a.example</span></td>`,
-		`<tr id="state-click"><th scope="row">Clicks</th><td><span class="badge failed">failing</span> <span class="detail">b.example</span>`+
-			` <span class="detail">since <time datetime="2026-02-27T14:30:00.000Z">2026-02-27 14:30:00</time> UTC: http 503</span></td>`,
-		`<tr id="state-inbound"><th scope="row">Inbound messages</th><td><span class="badge blocked">paused</span> <span class="detail">c.example</span></td>`,
-		`<tr id="state-revoke_click"><th scope="row">Click revocations</th><td><span class="badge none">no URL</span> </td>`)
-	s.logAway = true
-	want(t, b.get(""), http.StatusOK, "The state of your URLs is temporarily unavailable", `name="dlr_url"`)
+	want(t, b.get("/settings"), http.StatusOK, `id="dlr_url-warning">Your credentials are sent to this URL without encryption`, `aria-describedby="dlr_url-warning dlr_url-hint"`,
+		`id="click_url-warning">No request will reach this URL`, `id="dlr_failover_url-warning">Your credentials`, `id="click_failover_url-warning">No request`, "!inbound_url-warning")
+	d.Auth = nil
+	s.documents[42] = d
+	want(t, b.get("/settings"), http.StatusOK, "!dlr_url-warning", "!dlr_failover_url-warning", "click_url-warning")
 }
 
 func TestSave(t *testing.T) {
@@ -97,11 +93,11 @@ func TestSave(t *testing.T) {
 			before := settings.Document{DLRURL: ptr(stored), InboundURL: ptr("https://new.example/"), Auth: ptr("old:one")}
 			s.documents[42] = before
 			b := s.signIn(t, key42)
-			w := b.post("", tc.form...)
-			if w.Code != http.StatusSeeOther || w.Header().Get("Location") != base+"?done=saved" {
+			w := b.post("/settings", tc.form...)
+			if w.Code != http.StatusSeeOther || w.Header().Get("Location") != settingsPath+"?done=saved" {
 				t.Fatalf("%d %v\n%s", w.Code, w.Header(), w.Body)
 			}
-			want(t, b.get("?done=saved"), http.StatusOK, "Saved.", `role="status"`)
+			want(t, b.get("/settings?done=saved"), http.StatusOK, "Saved.", `role="status"`)
 			expected := tc.want
 			if tc.unchanged {
 				expected = before
@@ -162,9 +158,13 @@ func TestAway(t *testing.T) {
 	s.fill()
 	b := s.signIn(t, key42)
 	s.readAway = true
-	want(t, b.get(""), http.StatusServiceUnavailable, "Your settings are temporarily unavailable", "!name=\"dlr_url\"", "of the latest 60 attempts")
+	want(t, b.get("/settings"), http.StatusServiceUnavailable, "Your settings are temporarily unavailable", "!name=\"dlr_url\"")
+	want(t, b.get(""), http.StatusServiceUnavailable, "Your settings are temporarily unavailable", "!name=\"dlr_url\"", "of 60 attempts")
 	s.readAway, s.logAway, s.kafkaAway = false, true, true
-	want(t, b.get("?period=1d"), http.StatusOK, "Recent deliveries are temporarily", "Failed events are temporarily", `name="dlr_url"`)
+	want(t, b.get("?period=1d"), http.StatusOK, "Your deliveries are temporarily", "Events that were given up are temporarily", "The state of your endpoints is temporarily", `name="dlr_url"`, "!No attempts")
+	want(t, b.get("/deliveries"), http.StatusServiceUnavailable, "Your deliveries are temporarily", "!No deliveries yet")
+	want(t, b.get("/events/sms-dlr%2F0%2F1"), http.StatusServiceUnavailable, "Your deliveries are temporarily")
+	want(t, b.get("/settings"), http.StatusOK, `name="dlr_url"`)
 	want(t, b.post("/replay", "ids", "sms-click/1/0"), http.StatusServiceUnavailable, "Nothing was changed")
 	s.storeAway = true
 	want(t, b.post("/test"), http.StatusServiceUnavailable, "Nothing was changed")
@@ -172,7 +172,9 @@ func TestAway(t *testing.T) {
 	for _, path := range []string{"/test", "/replay"} {
 		want(t, b.post(path), http.StatusServiceUnavailable)
 	}
-	want(t, b.get(""), http.StatusServiceUnavailable)
+	for _, view := range []string{"", "/deliveries", "/settings", "/events/x"} {
+		want(t, b.get(view), http.StatusServiceUnavailable)
+	}
 	if len(s.sent) != 0 || len(s.replayed) != 0 {
 		t.Errorf("%v sent, %v replayed", s.sent, s.replayed)
 	}
@@ -198,9 +200,9 @@ func TestTestWithoutScript(t *testing.T) {
 	s := newSite(t)
 	s.outcomes42()
 	want(t, s.signIn(t, key42).post("/test"), http.StatusOK,
-		`<tr id="result-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 0.245 s</span>`,
-		`<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.000 s`,
-		`<span class="badge error">error</span> <span class="text">connection refused after 0.001 s`,
+		`<tr id="result-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 245 ms</span>`,
+		`<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.0 s`,
+		`<span class="badge error">error</span> <span class="text">connection refused after 1.0 ms`,
 		`<span class="badge skipped">skipped</span> <span class="text">not configured`, `role="status"`)
 }
 
@@ -223,9 +225,9 @@ func TestTestWithScript(t *testing.T) {
 		got[v.Kind] = v
 	}
 	for kind, want := range map[string]testView{
-		"dlr":          {Kind: "dlr", Status: "ok", Text: "HTTP 200 in 0.245 s"},
-		"click":        {Kind: "click", Status: "failed", Text: "HTTP 503 in 1.000 s"},
-		"inbound":      {Kind: "inbound", Status: "error", Text: "connection refused after 0.001 s"},
+		"dlr":          {Kind: "dlr", Status: "ok", Text: "HTTP 200 in 245 ms"},
+		"click":        {Kind: "click", Status: "failed", Text: "HTTP 503 in 1.0 s"},
+		"inbound":      {Kind: "inbound", Status: "error", Text: "connection refused after 1.0 ms"},
 		"revoke_click": {Kind: "revoke_click", Status: "skipped", Text: "not configured"},
 	} {
 		if got[kind] != want {
@@ -236,137 +238,6 @@ func TestTestWithScript(t *testing.T) {
 	r = b.form("/test")
 	r.Header.Set("Accept", "application/x-ndjson")
 	want(t, serve(s.page, r), http.StatusServiceUnavailable, `role="alert"`)
-}
-
-func TestDeliveries(t *testing.T) {
-	s := newSite(t)
-	s.fill()
-	b := s.signIn(t, key42)
-	w := b.get("")
-	want(t, w, http.StatusOK, "hooks.example.com", "sms-dlr/0/9<", "!sms-dlr/0/10<", "!of-43", `class="badge timeout"`, "http 503", ">Older<", "!>Newest<", "<svg", "of the latest 60 attempts succeeded")
-	want(t, b.get("?kind=click&status=failed"), http.StatusOK, `<option value="click" selected>`, `<option value="failed" selected>`, "sms-dlr/0/17<", "!sms-dlr/0/1<", "!>Older<")
-	want(t, b.get("?kind=click&before="+event.FormatTime(s.attempts[50].Time)), http.StatusOK, "sms-dlr/0/57<", "!sms-dlr/0/49<", ">Newest<")
-	want(t, b.get("?before=2000-01-01T00:00:00Z"), http.StatusOK, "No deliveries match this filter")
-	want(t, b.get("?kind=nonsense&before=x"), http.StatusOK, "This filter is not valid", `name="dlr_url"`)
-}
-
-// TestPages follows the links from page to page.
-func TestPages(t *testing.T) {
-	s := newSite(t)
-	s.fill()
-	b := s.signIn(t, key42)
-	seen, address := 0, "?kind=&period=7d"
-	for range 10 {
-		body := b.get(address).Body.String()
-		seen += strings.Count(body, `class="event"`)
-		_, rest, more := strings.Cut(body, `>Newest</a> <a href="`)
-		if !more {
-			_, rest, more = strings.Cut(body, `<p class="pages"> <a href="`)
-		}
-		if !more {
-			break
-		}
-		link, _, _ := strings.Cut(rest, "#deliveries")
-		address = strings.ReplaceAll(strings.TrimPrefix(link, base), "&amp;", "&")
-		if !strings.Contains(address, "period=7d") {
-			t.Errorf("the period is lost: %s", address)
-		}
-	}
-	if seen != 60 {
-		t.Errorf("%d attempts on all pages, want 60", seen)
-	}
-}
-
-func TestDeadLetters(t *testing.T) {
-	s := newSite(t)
-	s.fill()
-	b := s.signIn(t, key42)
-	b.get("?kind=dlr")
-	if s.scans != 0 {
-		t.Error("the topic is read without being asked for")
-	}
-	want(t, b.get("?period=1d"), http.StatusOK, "sms-click/1/0", "every attempt failed", "3 attempts, http 500", "!sms-click/1/1", "!letter-of-43")
-	w := b.get("?period=30d&kind=click")
-	want(t, w, http.StatusOK, "too old to be sent", "unreadable", `<button name="only" value="sms-click/1/1"`, `!value="sms-click/1/2"`, "Send selected again")
-	s.letters = nil
-	want(t, b.get("?period=7d"), http.StatusOK, "No failed events")
-	for s.page.costly.Take("42", time.Now()) == 0 {
-		continue
-	}
-	scans := s.scans
-	want(t, b.get("?period=7d"), http.StatusOK, "Too many requests")
-	if s.scans != scans {
-		t.Error("read all the same")
-	}
-}
-
-func TestReplay(t *testing.T) {
-	s := newSite(t)
-	s.fill()
-	b := s.signIn(t, key42)
-	since := event.FormatTime(time.Now().Add(-time.Hour))
-	w := b.post("/replay", "ids", "sms-click/1/0", "ids", "sms-click/1/1", "ids", "letter-of-43", "since", since, "period", "30d")
-	if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != base+"?done=replayed&n=2&period=30d" {
-		t.Fatalf("%d %s", w.Code, got)
-	}
-	want(t, b.get("?done=replayed&n=2&period=30d"), http.StatusOK, "2 events are being sent again", "sms-click/1/0")
-	w = b.post("/replay", "ids", "sms-click/1/0", "only", "sms-click/1/1", "period", "nonsense")
-	if got := w.Header().Get("Location"); got != base+"?done=replayed&n=1" {
-		t.Errorf("to %s", got)
-	}
-	if f := s.replayed[0]; f.UserID != 42 || len(f.IDs) != 3 || event.FormatTime(f.Since) != since {
-		t.Errorf("%+v", f)
-	}
-	if f := s.replayed[1]; len(f.IDs) != 1 || f.IDs[0] != "sms-click/1/1" || !f.Since.IsZero() {
-		t.Errorf("%+v", f)
-	}
-	want(t, b.post("/replay", "period", "30d"), http.StatusUnprocessableEntity, "select at least one", "sms-click/1/0")
-	want(t, b.get("?done=replayed&n=0"), http.StatusOK, "No event was sent again")
-	if len(s.replayed) != 2 {
-		t.Errorf("%d replays", len(s.replayed))
-	}
-	s.exhaust(b)
-	want(t, b.post("/replay", "ids", "x"), http.StatusTooManyRequests)
-}
-
-func TestReadable(t *testing.T) {
-	for value, want := range map[string]string{
-		`{"a":1}`: "{\n  \"a\": 1\n}", "no json": "no json", "\xff": "(binary data)", "": "",
-		strings.Repeat("ä", valueShown): strings.Repeat("ä", valueShown/2) + "…",
-	} {
-		if got := readable([]byte(value)); got != want {
-			t.Errorf("%.40q: %.40q, want %.40q", value, got, want)
-		}
-	}
-}
-
-func TestChart(t *testing.T) {
-	now := time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
-	if newChart(nil, now) != nil || newChart([]event.Attempt{{Time: now.Add(-chartSpan - time.Hour)}}, now) != nil {
-		t.Error("a chart of nothing")
-	}
-	for _, span := range []time.Duration{0, time.Second, time.Minute, time.Hour, 24 * time.Hour, chartSpan} {
-		var attempts []event.Attempt
-		for i := range 100 {
-			a := event.Attempt{Time: now.Add(-span * time.Duration(i) / 99)}
-			if i%4 == 0 {
-				a.Failure = webhook.Timeout
-			}
-			attempts = append(attempts, a)
-		}
-		attempts[0].Time = now.Add(time.Minute) // a clock that is ahead
-		c := newChart(attempts, now)
-		ok, failed := 0, 0
-		for _, b := range c.Bars {
-			ok, failed = ok+b.OK, failed+b.Failed
-			if b.X < 0 || b.X+b.Width > chartWidth || b.OKY < 0 || b.HasFailed && float64(c.Middle)+b.FailedHeight > chartHeight+0.5 {
-				t.Errorf("%v: bar outside: %+v middle %d", span, b, c.Middle)
-			}
-		}
-		if ok != 75 || failed != 25 || len(c.Bars) > maxBars || !strings.HasPrefix(c.Summary, "75 of the latest 100 attempts succeeded (75 %)") {
-			t.Errorf("%v: %d and %d in %d bars, %s", span, ok, failed, len(c.Bars), c.Summary)
-		}
-	}
 }
 
 var _ http.Handler = (*Page)(nil)

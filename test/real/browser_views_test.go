@@ -1,0 +1,272 @@
+package real_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/smshooks/smshooks/test/real/harness"
+)
+
+// rowsShown is the script for the number of events in the list.
+const rowsShown = `document.querySelectorAll("#deliveries tbody tr").length + " rows"`
+
+// history: real events are delivered or given up, the views show them, and one is resent. It
+// returns the id of the one that was given up.
+func history(t *testing.T, b *tab, e *env, page string) (id string) {
+	t.Helper()
+	settle(t) // until the last change counts everywhere
+	e.recv.On("/inbound/42", harness.Status(500))
+	for sms := range int64(30) {
+		e.emit(t, e.dlr(42, sms))
+	}
+	inbound := e.emit(t, harness.Event(e.topics.Inbound, 42, harness.InboundValue(42, 77)))[0]
+	id = identity(inbound)
+	e.recv.WaitCount(t, "/dlr/42", 30, 10*time.Second)
+	e.dead(t, 42, 1, 15*time.Second)
+
+	list := page + "/deliveries"
+	b.openUntil(list+"?state=dead", text("deliveries"), id)
+	b.see(rowsShown, "1 rows")
+	b.see(text("deliveries"), "given up")
+	b.see(text("deliveries"), "HTTP 500")
+	b.openUntil(list, text("deliveries"), "1–25 of 31")
+	b.leave(`#deliveries [rel="next"]`)
+	b.see(text("deliveries"), "26–31 of 31")
+	b.see(rowsShown, "6 rows")
+	b.leave(`#deliveries [rel="prev"]`)
+	b.fill("message_id", "77")
+	b.leave("#deliveries form button")
+	b.see(rowsShown, "1 rows")
+	b.fill("message_id", "")
+	b.choose("kind", "dlr")
+	b.choose("state", "delivered")
+	b.choose("age", "1h")
+	b.fill("http_code", "200")
+	b.leave("#deliveries form button")
+	b.see(text("deliveries"), "1–25 of 30")
+	b.fill("http_code", "x")
+	b.leave("#deliveries form button")
+	b.see(text("http_code-error"), "Must be an HTTP status")
+	b.accessible("a filter that is wrong")
+	b.leave("#deliveries .filters a")
+	b.see(text("deliveries"), "1–25 of 31")
+
+	b.openUntil(page, text("state-inbound"), "failing")
+	b.see(text("state-inbound"), "HTTP 500")
+	b.see(text("content"), "30 of 33 attempts succeeded (90 %)")
+	b.see(text("dead-letters"), id)
+	b.choose("period", "1d")
+	b.leave("#show-letters")
+	b.see(text("dead-letters"), "3 attempts: HTTP 500")
+	b.press("#dead-letters summary")
+	b.see(text("dead-letters"), `"user_id": 42`)
+	b.accessible("overview with a failure")
+
+	b.open(list + "?state=dead")
+	b.leave("#deliveries tbody a")
+	b.see(text("event"), id)
+	b.see(text("event"), "Attempt 3")
+	b.see(text("request"), `"id": 77`)
+	e.recv.On("/inbound/42", harness.Status(200))
+	b.leave("#resend")
+	b.see(text("messages"), "1 event resent.")
+	again := e.recv.WaitCount(t, "/inbound/42", 4, 10*time.Second)[3]
+	if got, n := again.Header.Get("Webhook-Id"), again.Header.Get("Webhook-Attempt"); got != id || n != "1" {
+		t.Errorf("resent as %s, attempt %s; want %s, attempt 1", got, n, id)
+	}
+	b.see(text("event-state"), "delivered") // the view follows
+	b.accessible("an event that was resent")
+	b.openUntil(page, text("state-inbound"), "ok")
+	return id
+}
+
+// pictures shows the views in light, dark and on a phone.
+func pictures(t *testing.T, b *tab, e *env, page string) {
+	t.Helper()
+	failed := ""
+	if os.Getenv("SMSHOOKS_TEST_SCREENSHOTS") != "" {
+		failed = traffic(t, b, e, page)
+	}
+	for _, view := range []struct{ name, path string }{{"overview", ""}, {"deliveries", "/deliveries"}, {"settings", "/settings"}, {"event", failed}} {
+		b.open(page + view.path)
+		b.see("document.readyState", "complete")
+		b.accessible(view.name)
+		b.picture("account-" + view.name + ".png")
+		b.media("dark", "none")
+		b.picture("account-" + view.name + "-dark.png")
+		b.media("light", "none")
+		b.size(390, 844)
+		b.see("document.documentElement.scrollWidth <= document.documentElement.clientWidth", "true")
+		b.picture("account-" + view.name + "-phone.png")
+		b.size(1100, 800)
+	}
+}
+
+// traffic makes something to look at: events over a while, a few of which fail. It returns the path of one.
+func traffic(t *testing.T, b *tab, e *env, page string) string {
+	t.Helper()
+	b.open(page + "/settings")
+	b.fill("click_url", e.recv.URL("/click/42"))
+	b.fill("revoke_click_url", e.recv.URL("/revoke_click/42"))
+	b.save()
+	b.see(text("messages"), "Saved.")
+	settle(t)
+	e.recv.On("/click/42", func(w http.ResponseWriter, _ *http.Request, r harness.Request) {
+		harness.Pass(time.Duration(20+r.N*7%90) * time.Millisecond)
+	})
+	e.recv.On("/dlr/42", func(w http.ResponseWriter, _ *http.Request, r harness.Request) {
+		if r.N%7 == 3 {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	})
+	for sms := int64(100); sms < 180; sms++ {
+		e.emit(t, e.dlr(42, sms))
+		if sms%5 == 0 {
+			e.emit(t, e.click(42, sms), e.revocation(42, []int64{sms}, nil))
+		}
+		harness.Pass(time.Duration(200+sms%9*100) * time.Millisecond)
+	}
+	e.recv.On("/dlr/42", func(w http.ResponseWriter, _ *http.Request, _ harness.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte(`{"error":"database is down","request":"c1f07b"}`))
+	})
+	var ids []string
+	for sms := int64(200); sms < 204; sms++ {
+		ids = append(ids, identity(e.emit(t, e.dlr(42, sms))[0]))
+	}
+	path := "/events/" + url.PathEscape(ids[0])
+	b.openUntil(page+path, text("content"), "database is down")
+	return path
+}
+
+// withoutScripts: reading, saving, testing and resending work without any.
+func withoutScripts(t *testing.T, b *tab, e *env, page, key, id string) {
+	t.Helper()
+	e.recv.On("/dlr/42", harness.Status(200))
+	before := e.recv.Count("/inbound/42")
+	b.scripts(false)
+	defer b.scripts(true)
+	b.press("header button")
+	b.see("document.body.innerText", "You have signed out.")
+	b.fill("key", key)
+	b.press("form button")
+	b.see(text("endpoints"), "Delivery reports")
+	b.press(`nav a[href$="/settings"]`)
+	b.see("document.title", "Settings")
+	b.see(value("dlr_url"), e.recv.URL("/dlr/42"))
+	b.fill("revoke_click_url", e.recv.URL("/revoke/42"))
+	b.save()
+	b.see(text("messages"), "Saved.")
+	b.press("#test-button")
+	b.see(text("messages"), "Test events were sent")
+	b.see(text("result-revoke_click"), "HTTP 200 in ")
+	b.press("#status-Pending")
+	b.press("#save-options")
+	b.see(text("messages"), "The options apply from now on.")
+	b.press("#rotate")
+	b.see(value("secret"), "whsec_")
+	harness.Secret(b.eval(value("secret")))
+	b.press("#signing summary")
+	b.press("#clear-secret")
+	b.see(text("messages"), "Requests are not signed any more.")
+	b.press(`nav a[href$="/deliveries"]`)
+	b.see("document.title", "Deliveries")
+	b.choose("kind", "inbound")
+	b.press("#deliveries form button")
+	b.see(rowsShown, "1 rows")
+	b.see(text("deliveries"), " UTC")
+	b.open(page + "?period=1d")
+	b.press(fmt.Sprintf(`#dead-letters [name="ids"][value=%q]`, id))
+	b.press(`#dead-letters .actions button`)
+	b.see(text("messages"), "resent.")
+	e.recv.WaitCount(t, "/inbound/42", before+2, 10*time.Second) // the test's and this one
+}
+
+// reach moves the focus with the tab key alone until it is on an element that fits the CSS selector, and checks that
+// the focus is visible.
+func (b *tab) reach(selector string) {
+	b.t.Helper()
+	for range 120 {
+		b.do(chromedp.KeyEvent(kb.Tab))
+		if b.eval(fmt.Sprintf("document.activeElement.matches(%q)", selector)) == "true" {
+			if outline := b.eval("getComputedStyle(document.activeElement).outlineStyle"); outline == "none" {
+				b.t.Errorf("nobody sees that %s has the focus", selector)
+			}
+			return
+		}
+	}
+	b.t.Fatalf("the tab key does not reach %s", selector)
+}
+
+// enter presses the enter key on an element that leads to another page.
+func (b *tab) enter(selector string) {
+	b.t.Helper()
+	b.reach(selector)
+	b.do(chromedp.Evaluate[chromedp.Void]("window.before = true"), chromedp.KeyEvent(kb.Enter))
+	b.arrive()
+}
+
+// TestCustomersPath goes a customer's way with the keyboard alone: sees that the endpoint fails, opens an event, reads
+// what the server replied, repairs the server, recovers, and sees the event delivered.
+func TestCustomersPath(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, "--retry.schedule=6h,6h")
+	p := e.serve(t)
+	key := e.newKey(t, 42)
+	e.configure(t, map[int64]harness.Webhook{42: {DLR: e.recv.URL("/dlr/42")}})
+	settle(t)
+	e.recv.On("/dlr/42", func(w http.ResponseWriter, _ *http.Request, _ harness.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte("database is down"))
+	})
+	e.emit(t, e.dlr(42, 1), e.dlr(42, 2))
+	e.recv.WaitCount(t, "/dlr/42", 2, 15*time.Second)
+
+	b := newTab(t)
+	page := "http://" + p.Addr + pagePath
+	b.open(page)
+	b.reach("#key")
+	b.do(chromedp.KeyEvent(key + kb.Enter))
+	b.see(text("endpoints"), "Delivery reports")
+	b.openUntil(page, text("banner"), "2 events wait")
+	b.see(text("banner"), "Delivery reports: failing")
+	b.see(text("state-dlr"), "HTTP 503")
+	b.accessible("an endpoint that fails")
+
+	b.enter("#banner a")
+	b.see(rowsShown, "2 rows")
+	b.enter("#deliveries tbody a")
+	b.see(text("event-state"), "waiting")
+	b.see(text("event"), "database is down")
+	b.see(text("request"), "sms=")
+	b.accessible("an event that waits")
+	if at := b.eval(`document.querySelector("#event time").title`); !strings.HasSuffix(at, " UTC") {
+		t.Errorf("the time's title is %q", at)
+	}
+
+	e.recv.On("/dlr/42", harness.Status(200))
+	b.enter(`nav a[href="` + pagePath + `"]`)
+	b.enter("#recover")
+	b.see(text("messages"), "are sent now")
+	for _, r := range e.recv.WaitCount(t, "/dlr/42", 4, 30*time.Second)[2:] {
+		if n := r.Header.Get("Webhook-Attempt"); n != "2" {
+			t.Errorf("attempt %s after the recovery, want 2", n)
+		}
+	}
+	b.see(text("recovery"), "2 events released, ended")
+	b.openUntil(page, text("state-dlr"), "ok")
+	b.enter(`nav a[href$="/deliveries"]`)
+	b.openUntil(page+"/deliveries?state=delivered", rowsShown, "2 rows")
+	b.enter("#deliveries tbody a")
+	b.see(text("event-state"), "delivered, HTTP 200")
+	b.see(text("event"), "Attempt 2")
+	b.clean()
+}
