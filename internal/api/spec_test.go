@@ -148,7 +148,16 @@ func lintBody(t *testing.T, operation map[string]any, what string) {
 func lintSchemas(t *testing.T, document map[string]any) {
 	t.Helper()
 	lintTypes(t, document, "")
+	values := map[string]string{} // clients for Go have a constant for each value of a named schema
 	for name, schema := range schemasOf(document) {
+		choices, _ := schema["enum"].([]any)
+		for _, choice := range choices {
+			value := strings.ToLower(choice.(string))
+			if other := values[value]; other != "" {
+				t.Errorf("schemas %s and %s: both have the value %s", name, other, value)
+			}
+			values[value] = name
+		}
 		if schema["title"] == nil {
 			t.Errorf("schema %s: no title", name)
 		}
