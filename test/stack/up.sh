@@ -16,6 +16,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 KAFKA_VERSION=${KAFKA_VERSION:-4.1.1}
 STACK_DIR=${STACK_DIR:-/var/tmp/smshooks-stack}
+GENERATOR_VERSION=7.14.0
+generator=$STACK_DIR/openapi-generator-cli-$GENERATOR_VERSION.jar
+python=$STACK_DIR/python-client-1
 local_kafka=local/kafka:$KAFKA_VERSION
 local_redis=local/redis:7
 mkdir -p "$STACK_DIR"
@@ -93,6 +96,25 @@ site() {
 compose() {
   if docker compose version >/dev/null 2>&1 || have docker-compose; then say "docker compose: there"; return; fi
   packages docker-compose
+}
+
+# One test generates clients from the OpenAPI document: OpenAPI Generator, and what its client for Python imports.
+clients() {
+  local log=$STACK_DIR/clients.log
+  if [ ! -e "$generator" ]; then
+    have mvn || packages maven
+    say "fetching OpenAPI Generator $GENERATOR_VERSION"
+    mvn -q -B dependency:copy -Dartifact="org.openapitools:openapi-generator-cli:$GENERATOR_VERSION:jar" \
+      -DoutputDirectory="$STACK_DIR" >"$log" 2>&1 || { tail -20 "$log"; die "Maven could not fetch OpenAPI Generator"; }
+  fi
+  if [ ! -e "$python/.complete" ]; then
+    python3 -m pip --version >/dev/null 2>&1 || packages python3-pip
+    say "fetching the libraries of the client for Python"
+    python3 -m pip install -q --target "$python" pydantic==2.13.4 urllib3==2.7.0 python-dateutil==2.9.0.post0 \
+      typing-extensions==4.15.0 >"$log" 2>&1 || { tail -20 "$log"; die "pip could not fetch the client's libraries"; }
+    touch "$python/.complete"
+  fi
+  say "client generators: there"
 }
 
 # The account page's test drives a real browser.
@@ -288,6 +310,7 @@ compiler
 javascript
 samples
 site
+clients
 monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
@@ -303,6 +326,8 @@ cat >&3 <<E
 export SMSHOOKS_TEST_KAFKA_IMAGE=$kafka
 export SMSHOOKS_TEST_REDIS_IMAGE=$redis
 export SMSHOOKS_TEST_PROMETHEUS_IMAGE=$prometheus
+export SMSHOOKS_TEST_OPENAPI_GENERATOR=$generator
+export SMSHOOKS_TEST_PYTHONPATH=$python
 export TESTCONTAINERS_RYUK_DISABLED=true
 export TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1
 E
