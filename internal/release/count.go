@@ -97,3 +97,22 @@ func (l *Log) setTopics(ctx context.Context, client *kgo.Client, m *Marker, name
 	}
 	return nil
 }
+
+// setEnds fills in where the topics of a marker end. That of a partition without a leader is unknown.
+func setEnds(ctx context.Context, client *kgo.Client, m *Marker, names []string) error {
+	ends, err := kafka.ListEnds(ctx, client, names...)
+	if err != nil {
+		return err
+	}
+	m.Ends = make(map[string][]int64, len(names))
+	for topic, partitions := range m.Topics {
+		m.Ends[topic] = make([]int64, partitions)
+		for n := range m.Ends[topic] {
+			m.Ends[topic][n] = -1
+			if end, ok := ends.Lookup(topic, int32(n)); ok && end.Err == nil {
+				m.Ends[topic][n] = end.Offset
+			}
+		}
+	}
+	return nil
+}

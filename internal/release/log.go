@@ -195,6 +195,11 @@ func (l *Log) Begin(ctx context.Context, m Marker, topics []string) (ids []strin
 	if err := l.setTopics(ctx, client, &m, topics); err != nil {
 		return nil, err
 	}
+	if m.Cause != Resume { // an instance that does not know yet of the end of a pause goes on storing paused events
+		if err := setEnds(ctx, client, &m, topics); err != nil {
+			return nil, err
+		}
+	}
 	m.Created = l.cfg.Now().UTC().Truncate(time.Millisecond)
 	for _, part := range m.split() {
 		if part.ID == "" {

@@ -43,6 +43,9 @@ type Marker struct {
 	Users map[int64][]string `json:"users,omitempty"`
 	// Topics are the delay topics that are examined, with their partition counts.
 	Topics map[string]int32 `json:"topics"`
+	// Ends are the offsets at which their partitions ended when the recovery began; -1 is unknown. Records from there on
+	// are not selected: an event that a recovery released and that fails again waits for its full delay. Nil: no end.
+	Ends map[string][]int64 `json:"ends,omitempty"`
 	// IDs of the events; empty: all.
 	IDs []string `json:"ids,omitempty"`
 	// Error is part of the last failure; "": any.
@@ -78,11 +81,17 @@ func ResumeID(userID int64, kind webhook.Kind, partition int32, offset int64) st
 // examines reports whether the marker's topics have that partition.
 func (m *Marker) examines(u unit) bool { return u.partition < m.Topics[u.topic] }
 
+// storedBefore reports whether the record was stored before the recovery began.
+func (m *Marker) storedBefore(e *event.Event) bool {
+	ends := m.Ends[e.Topic]
+	return int(e.Partition) >= len(ends) || ends[e.Partition] < 0 || e.Offset < ends[e.Partition]
+}
+
 // selects reports whether the marker selects a delayed record, as far as the ids do not decide. Its answer depends on
 // the record's position, key and headers alone.
 func (m *Marker) selects(e *event.Event, userID int64) bool {
 	switch {
-	case !m.examines(unitOf(e)):
+	case !m.examines(unitOf(e)), !m.storedBefore(e):
 		return false
 	case m.User != 0 && m.User != userID:
 		return false

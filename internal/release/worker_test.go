@@ -229,6 +229,22 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
+// TestFailsAgain: an event that a recovery has released, and that is stored again before its worker examines that
+// partition, waits for its full delay.
+func TestFailsAgain(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 1, "42", 5)
+	api := k.start(&owner{})
+	id := k.begin(api, Marker{Cause: Customer, User: 42})
+	k.delay("retry", 1, "42", 3)
+	k.delay("retry", 2, "42", 3)
+	i := k.start(k.owner(0))
+	if s := k.done(i, id); s.Released != 5 {
+		t.Errorf("%d released, want the 5 that waited when the recovery began", s.Released)
+	}
+	k.wantCopies(i, 5)
+}
+
 // TestOverlap: two recoveries that select the same records copy each once, also if both run at the same time.
 func TestOverlap(t *testing.T) {
 	k := newEnv(t)
