@@ -11,13 +11,17 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
+// remembered is how long a recovery that copied nothing is known by its id, so that its records, which may be read
+// twice or late, do not begin it again.
+const remembered = time.Hour
+
 // pauseSettles is how long after the end of a pause the paused events are released: until every instance knows of it
 // and stores no more of them.
 const pauseSettles = 2 * time.Second
 
 // State holds the recoveries and how far each has come. It is safe for concurrent use.
 type State struct {
-	known atomic.Int64 // markers
+	known atomic.Int64 // recoveries that may decide about a record
 
 	mu     sync.RWMutex
 	byID   map[string]*recovery
@@ -35,6 +39,7 @@ type recovery struct {
 	left    int // units that are not done, once the marker is known
 	moved   int64
 	ended   time.Time
+	retired bool // it has ended and copied nothing
 }
 
 // done is what a recovery has done in a unit.
@@ -48,7 +53,7 @@ func newState() *State {
 	return &State{byID: map[string]*recovery{}, byUser: map[int64][]*recovery{}, open: map[string]*recovery{}}
 }
 
-// Any reports whether there are recoveries at all.
+// Any reports whether there are recoveries that may decide about a record.
 func (s *State) Any() bool { return s.known.Load() > 0 }
 
 // apply adds what a record of the topic says. It may be called twice with the same record.
@@ -78,13 +83,54 @@ func (s *State) apply(e entry) {
 	}
 }
 
-// close ends a recovery that has no work left. What remains are the spans.
+// close ends a recovery that has no work left. What remains are the spans, and the parts of the marker that select
+// records in them.
 func (s *State) close(id string, r *recovery) {
 	if r.Marker == nil || r.left > 0 {
 		return
 	}
 	delete(s.open, id)
 	maps.DeleteFunc(r.units, func(_ unit, d *done) bool { return len(d.spans) == 0 })
+	m := *r.Marker
+	m.Topics, m.Ends = make(map[string]int32, len(r.units)), make(map[string][]int64, len(r.units))
+	for u := range r.units {
+		m.Topics[u.topic] = r.Topics[u.topic]
+		if ends, bounded := r.Ends[u.topic]; bounded {
+			m.Ends[u.topic] = ends
+		}
+	}
+	if r.Marker = &m; len(r.units) == 0 && !r.retired {
+		s.retire(r)
+	}
+}
+
+// retire forgets what a recovery that copied nothing selects. Of those that a user may ask about, the latest stays: no
+// number of recoveries without an effect takes memory, or time to decide.
+func (s *State) retire(r *recovery) {
+	users := maps.Keys(r.Users)
+	if r.User != 0 {
+		users = maps.Keys(map[int64]bool{r.User: true})
+	}
+	r.Marker = &Marker{ID: r.ID, Created: r.Created, Cause: r.Cause, User: r.User}
+	r.ids, r.units, r.retired = nil, nil, true
+	s.known.Add(-1)
+	for userID := range users {
+		var latest *recovery
+		for _, o := range s.byUser[userID] {
+			if o.retired && o.asked() && (latest == nil || !o.Created.Before(latest.Created)) {
+				latest = o
+			}
+		}
+		s.setUser(userID, slices.DeleteFunc(s.byUser[userID], func(o *recovery) bool { return o.retired && o != latest }))
+	}
+	s.ofAll = slices.DeleteFunc(s.ofAll, func(o *recovery) bool { return o == r })
+}
+
+// setUser sets the recoveries that select a user's events.
+func (s *State) setUser(userID int64, rs []*recovery) {
+	if s.byUser[userID] = rs; len(rs) == 0 {
+		delete(s.byUser, userID)
+	}
 }
 
 // recovery returns the recovery with that id, and begins it if it is unknown: the records of a topic's partitions are
@@ -147,6 +193,9 @@ func (r *recovery) set(m *Marker) {
 func (r *recovery) unit(u unit) *done {
 	d := r.units[u]
 	if d == nil {
+		if r.units == nil {
+			r.units = map[unit]*done{}
+		}
 		d = &done{}
 		r.units[u] = d
 	}
@@ -180,9 +229,7 @@ func (r *recovery) finish(d *done, at time.Time) {
 	if at.After(r.ended) {
 		r.ended = at
 	}
-	if r.left--; r.Marker == nil {
-		r.left = 0
-	}
+	r.left = max(r.left-1, 0)
 }
 
 // selects reports whether the recovery selects a delayed record.
@@ -258,7 +305,7 @@ func (s *State) Latest(userID int64) (latest Status, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, r := range s.byUser[userID] {
-		if r.User == 0 || r.Cause == Resume {
+		if !r.asked() {
 			continue
 		}
 		if !ok || !r.Created.Before(latest.Started) {
@@ -267,6 +314,9 @@ func (s *State) Latest(userID int64) (latest Status, ok bool) {
 	}
 	return latest, ok
 }
+
+// asked reports whether the user's latest recovery may be r.
+func (r *recovery) asked() bool { return r.User != 0 && r.Cause != Resume }
 
 // Running returns how many recoveries have work left.
 func (s *State) Running() int {
@@ -286,18 +336,16 @@ func (s *State) forget(before time.Time) {
 		return r.Created.Before(before)
 	}
 	for id, r := range s.byID {
-		if old(r) {
+		if old(r) || r.retired && time.Since(r.seen) > remembered {
 			delete(s.byID, id)
 			delete(s.open, id)
-			if r.Marker != nil {
+			if r.Marker != nil && !r.retired {
 				s.known.Add(-1)
 			}
 		}
 	}
 	for userID, rs := range s.byUser {
-		if s.byUser[userID] = slices.DeleteFunc(rs, old); len(s.byUser[userID]) == 0 {
-			delete(s.byUser, userID)
-		}
+		s.setUser(userID, slices.DeleteFunc(rs, old))
 	}
 	s.ofAll = slices.DeleteFunc(s.ofAll, old)
 }

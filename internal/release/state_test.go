@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -222,5 +223,59 @@ func TestSplit(t *testing.T) {
 	}
 	if len(parts) != 3 || len(users) != 2*maxUsers+1 {
 		t.Errorf("%d parts with %d users", len(parts), len(users))
+	}
+}
+
+// TestRetires: recoveries that copied nothing leave only the user's latest behind, and do not begin again.
+func TestRetires(t *testing.T) {
+	s := newState()
+	everything := map[string][]int32{"retry": {0, 1, 2}, "overflow": {0, 1, 2}}
+	var entries []entry
+	for n := range 100 {
+		id := fmt.Sprintf("rcv_%d", n)
+		m := markerOf(id, func(m *Marker) {
+			m.Created, m.IDs = noon.Add(time.Duration(n)*time.Second), []string{"evt_1"}
+			switch n % 4 {
+			case 1:
+				m.Cause = Resume
+			case 2:
+				m.User, m.Users = 0, map[int64][]string{42: {"dlr"}, 43: {"dlr"}}
+			case 3:
+				m.User = 0
+			}
+		})
+		entries = append(entries, entry{Marker: m}, entry{Empty: &empty{id, everything, noon.Add(time.Hour)}})
+	}
+	for _, e := range slices.Concat(entries, entries) {
+		s.apply(e)
+		if latest, ok := s.Latest(42); !ok || latest.Cause != Operator {
+			t.Fatalf("the latest is %+v, %v", latest, ok)
+		}
+	}
+	if latest, _ := s.Latest(42); latest.ID != "rcv_96" || latest.Ended.IsZero() || latest.Released != 0 {
+		t.Errorf("the latest is %+v", latest)
+	}
+	if s.Any() || s.Running() != 0 || len(s.byUser) != 1 || len(s.byUser[42]) != 1 || len(s.ofAll) != 0 {
+		t.Errorf("any %v, %d running, %d users, %d of the user, %d of all", s.Any(), s.Running(), len(s.byUser), len(s.byUser[42]), len(s.ofAll))
+	}
+	for _, r := range s.byID {
+		if r.Topics != nil || r.ids != nil || r.units != nil || r.IDs != nil {
+			t.Fatalf("%s still selects: %+v", r.ID, r)
+		}
+		r.seen = r.seen.Add(-2 * remembered)
+	}
+	s.apply(entry{Marker: markerOf("rcv_new", nil)})
+	s.apply(report("rcv_new", 10, 20, 20, true))
+	s.apply(entry{Empty: &empty{"rcv_new", everything, noon}})
+	s.forget(noon.Add(-time.Hour))
+	if len(s.byID) != 1 || !s.Any() || len(s.byID["rcv_new"].Topics) != 1 {
+		t.Errorf("%d recoveries, any %v: %+v", len(s.byID), s.Any(), s.byID["rcv_new"])
+	}
+	if released, undecided := s.Decide(delayedEvent("42", 15)); !released || undecided {
+		t.Errorf("what was copied: released %v, undecided %v", released, undecided)
+	}
+	s.forget(noon.Add(time.Hour))
+	if s.Any() || len(s.byID)+len(s.byUser) != 0 {
+		t.Errorf("%d recoveries, %d users, any %v", len(s.byID), len(s.byUser), s.Any())
 	}
 }
