@@ -53,7 +53,7 @@ func TestDeliveries(t *testing.T) {
 		}
 	}
 	w := b.get("/deliveries?state=waiting&kind=dlr&http_code=404")
-	want(t, w, http.StatusOK, `<a href="`+base+`/events/d">Delivery report</a>`, `<span class="badge waiting">waiting</span> <span class="detail">HTTP 404`, `<time datetime="2030-01-02T03:04:05.000Z">2030-01-02 03:04:05 UTC</time>`,
+	want(t, w, http.StatusOK, `<a href="`+base+`/events/d">Delivery receipt</a>`, `<span class="badge waiting">waiting</span> <span class="detail">HTTP 404`, `<time datetime="2030-01-02T03:04:05.000Z">2030-01-02 03:04:05 UTC</time>`,
 		`<option value="waiting" selected>`, `<option value="dlr" selected>`, `value="404"`, ">Clear<", "1–1 of 1")
 	want(t, b.get("/deliveries?http_code=x"), http.StatusOK, "HTTP status: Must be an HTTP status such as 503.", `aria-invalid="true"`, "!No event matches", "!<tbody")
 }

@@ -109,8 +109,8 @@ func (f *optionsForm) change() apiform.Values {
 func (f *optionsForm) Orders() []option {
 	latest := f.Order.Value == settings.OrderLatest
 	return []option{
-		{settings.OrderAll, "Send every report", !latest},
-		{settings.OrderLatest, "Skip a report if a later one of the message was delivered", latest},
+		{settings.OrderAll, "Send every receipt", !latest},
+		{settings.OrderLatest, "Skip a receipt if a later one of the message was delivered", latest},
 	}
 }
 

@@ -200,7 +200,7 @@ func TestTestWithoutScript(t *testing.T) {
 	s := newSite(t)
 	s.outcomes42()
 	want(t, s.signIn(t, key42).post("/test"), http.StatusOK,
-		`<tr id="result-dlr"><th scope="row">Delivery reports</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 245 ms</span>`,
+		`<tr id="result-dlr"><th scope="row">Delivery receipts</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 245 ms</span>`,
 		`<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.0 s`,
 		`<span class="badge error">error</span> <span class="text">connection refused after 1.0 ms`,
 		`<span class="badge skipped">skipped</span> <span class="text">not configured`, `role="status"`)

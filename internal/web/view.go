@@ -27,7 +27,8 @@ func (f *frame) of(s *session, view string) {
 
 // kinds are the names of the kinds on the page: of an endpoint, and of one event.
 var kinds = [webhook.NumKinds]struct{ Name, Label, One, Hint string }{
-	webhook.DLR:   {"dlr", "Delivery reports", "Delivery report", "Called when a message is delivered, fails or expires."},
+	webhook.DLR: {"dlr", "Delivery receipts", "Delivery receipt",
+		"Called when a message is delivered, fails or expires."},
 	webhook.Click: {"click", "Clicks", "Click", "Called when someone opens the link in a message for the first time."},
 	webhook.Inbound: {"inbound", "Inbound messages", "Inbound message",
 		"Called when someone sends a message to one of your numbers."},
