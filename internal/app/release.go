@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -71,11 +72,11 @@ func (a *Admin) withReleases(ctx context.Context, f func(context.Context, *relea
 		Topic: plan.Releases, Keep: plan.MinRetention(plan.Releases), Now: time.Now,
 	}, a.kafka.NewClient, a.log.Named("releases"), noMetrics{})
 	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- log.Run(running) }()
+	var following sync.WaitGroup
+	following.Go(func() { _ = log.Run(running) }) // until it is stopped
 	defer func() {
 		stop()
-		_ = <-ended // it ended because it was stopped
+		following.Wait()
 	}()
 	select {
 	case <-log.Loaded():

@@ -134,8 +134,9 @@ func (o *Origin) isBatch(r *kgo.Record) bool {
 	return false
 }
 
-// Resend replays events from their source records, as Run does from dead letters. It skips revocations, and those whose topic does not
-// hold them any more, and returns how many events were stored. If there is an error, others may be stored too.
+// Resend replays events from their source records, as Run does from dead letters. It skips revocations, and those
+// whose topic does not hold them any more, and returns how many events were stored. If there is an error, others may
+// be stored too.
 func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n int, err error) {
 	run := running{Run: Run{Guard: guard}, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}}
 	if run.partitions, err = s.partitions(ctx); err != nil {
