@@ -91,7 +91,7 @@ func withEnv(t *testing.T, partitions int32, test func(t *testing.T, w *env)) {
 }
 
 func (w *env) newClient(opts ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers("localhost:9092"), kgo.FetchMaxWait(250 * time.Millisecond), kgo.Dialer(w.dial)}, opts...)...)
+	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers("localhost:9092"), kgo.FetchMaxWait(250 * time.Millisecond), kgo.Dialer(w.dial), kgo.FetchIsolationLevel(kgo.ReadCommitted())}, opts...)...)
 }
 
 func (w *env) dial(ctx context.Context, network, address string) (net.Conn, error) {

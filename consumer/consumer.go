@@ -349,7 +349,7 @@ func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now t
 // newEvent tracks a record and returns its event, nil if the record is finished already or only ends a transaction.
 // It copies the key and the value, so that an event does not keep the whole fetch in memory.
 func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
-	if a.next >= 0 && r.Offset > a.next && a.info.Class != topics.Source {
+	if a.next >= 0 && r.Offset > a.next && a.info.Delay > 0 { // in other topics aborted transactions leave gaps
 		c.log.Error("records of a delay topic were deleted before they were read: raise its retention",
 			zap.String("topic", a.topic), zap.Int32("partition", a.partition),
 			zap.Int64("from", a.next), zap.Int64("to", r.Offset))

@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/smshooks/smshooks/internal/event"
 )
 
@@ -170,6 +174,41 @@ func TestMaxHeld(t *testing.T) {
 		rest(30 * time.Second)
 		if got := len(m.ids(delayed)); got != n {
 			t.Errorf("%d records dispatched, want %d", got, n)
+		}
+		m.leave()
+	})
+}
+
+// TestAbortedCopies: what an aborted transaction leaves in the topic of released events is not taken for lost records.
+func TestAbortedCopies(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		core, logged := observer.New(zap.ErrorLevel)
+		w.log = zap.New(core)
+		client, err := w.newClient(kgo.TransactionalID("id"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		m := w.join(all)
+		for n, end := range []kgo.TransactionEndTry{kgo.TryCommit, kgo.TryAbort, kgo.TryCommit} {
+			if err := client.BeginTransaction(); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: delayed, Value: []byte{'0' + byte(n)}}).FirstErr(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := client.EndTransaction(t.Context(), end); err != nil {
+				t.Fatal(err)
+			}
+			rest(10 * time.Second)
+		}
+		if n := len(m.ids(delayed)); n != 6 || logged.Len() > 0 {
+			t.Errorf("%d events, errors %v", n, logged.All())
+		}
+		if at, _ := w.committed(delayed, 0); at != 12 {
+			t.Errorf("committed %d, want 12", at)
 		}
 		m.leave()
 	})
