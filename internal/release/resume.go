@@ -78,29 +78,35 @@ type Pauses interface {
 }
 
 // sweep looks once, after each assignment of a partition of a paused topic, for events of users whose pause ended while
-// no instance ran, and begins recoveries for them.
-func (w *Worker) sweep(ctx context.Context) error {
+// no instance ran, and begins recoveries for them. It ends when it has read a partition, so that recoveries do not wait
+// for all of them; swept is true then.
+func (w *Worker) sweep(ctx context.Context) (swept bool, err error) {
 	for _, p := range w.partitions.Delayed() {
-		if u := (unit{p.Topic, p.Number}); p.Class == topics.Paused && w.swept[u] != p.Lease {
-			if err := w.sweepPartition(ctx, p); err != nil {
-				return fmt.Errorf("look for paused events in %s/%d: %w", p.Topic, p.Number, err)
-			}
-			w.swept[u] = p.Lease
+		u := unit{p.Topic, p.Number}
+		if p.Class != topics.Paused || w.swept[u] == p.Lease {
+			continue
+		}
+		if swept, err = w.sweepPartition(ctx, p); err != nil {
+			return false, fmt.Errorf("look for paused events in %s/%d: %w", p.Topic, p.Number, err)
+		}
+		if w.swept[u] = p.Lease; swept {
+			return true, nil
 		}
 	}
-	return nil
+	return false, nil
 }
 
-func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) error {
+// sweepPartition does the work of sweep in a partition; swept is false if nothing waits there.
+func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) (swept bool, err error) {
 	t := &task{job: &job{unit: unit{p.Topic, p.Number}}, owned: p}
 	if err := w.locate(ctx, []*task{t}); err != nil {
-		return err
+		return false, err
 	}
 	if t.span.Next >= t.span.End {
-		return nil
+		return false, nil
 	}
 	users := map[int64]bool{}
-	err := w.read(ctx, t, func(r *kgo.Record) error {
+	err = w.read(ctx, t, func(r *kgo.Record) error {
 		e := eventOf(r, p, t.space)
 		if released, undecided := w.log.Decide(e); released || undecided || p.Finished(t.id, r.Offset, r.LeaderEpoch) {
 			return nil
@@ -111,19 +117,19 @@ func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	for userID := range users {
 		paused, err := w.cfg.Pauses.Paused(ctx, userID, p.Kind)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if paused {
 			continue
 		}
 		if _, err := w.log.Begin(ctx, Marker{Cause: Resume, User: userID}, []string{p.Topic}); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }

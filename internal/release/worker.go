@@ -142,10 +142,10 @@ type task struct {
 
 // round does one task, after those that need none of the partition's records. worked is false if there is none.
 func (w *Worker) round(ctx context.Context) (worked bool, err error) {
-	unswept := w.sweep(ctx)
+	swept, unswept := w.sweep(ctx)
 	tasks := w.tasks()
 	if len(tasks) == 0 {
-		return false, unswept
+		return swept, unswept
 	}
 	if err = w.locate(ctx, tasks); err != nil {
 		return true, err

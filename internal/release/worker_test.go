@@ -452,3 +452,36 @@ func TestCount(t *testing.T) {
 		t.Errorf("%d are left to release", n)
 	}
 }
+
+// allPaused says that every endpoint is paused.
+type allPaused struct{}
+
+func (allPaused) Paused(context.Context, int64, webhook.Kind) (bool, error) { return true, nil }
+
+// TestSweepTakesTurns: after a restart a recovery does not wait until all paused partitions were looked through.
+func TestSweepTakesTurns(t *testing.T) {
+	k := newEnv(t)
+	o := k.owner(0)
+	for i := range o.partitions {
+		if p := &o.partitions[i]; p.Topic == "overflow" {
+			p.Class, p.Lease = topics.Paused, &lease{}
+			k.delay(p.Topic, p.Number, "43", 3)
+		}
+	}
+	k.delay("retry", 1, "42", 5)
+	i := k.start(&owner{})
+	id := k.begin(i, Marker{Cause: Customer, User: 42})
+	w := NewWorker(i.worker.cfg, i.Log, o, zaptest.NewLogger(t))
+	w.cfg.Pauses = allPaused{}
+	for round := 1; round <= 3; round++ {
+		if worked, err := w.round(t.Context()); err != nil || !worked || len(w.swept) != round {
+			t.Fatalf("round %d: %d partitions swept, worked %v, %v", round, len(w.swept), worked, err)
+		}
+		if s, _ := i.Status(id); s.Released != 5 {
+			t.Fatalf("round %d: %d released", round, s.Released)
+		}
+	}
+}
+
+// lease is one that nobody asks.
+type lease struct{ event.Lease }
