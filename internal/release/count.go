@@ -98,11 +98,14 @@ func (l *Log) setTopics(ctx context.Context, client *kgo.Client, m *Marker, name
 	return nil
 }
 
-// setEnds fills in where the topics of a marker end. That of a partition without a leader is unknown.
-func setEnds(ctx context.Context, client *kgo.Client, m *Marker, names []string) error {
+// setEnds fills in where the topics of a marker end. It does not fail: if a partition has no leader, its end, or all of
+// them, stay unknown.
+func setEnds(ctx context.Context, client *kgo.Client, m *Marker, names []string) {
+	ctx, cancel := context.WithTimeout(ctx, endsTimeout)
+	defer cancel()
 	ends, err := kafka.ListEnds(ctx, client, names...)
 	if err != nil {
-		return err
+		return
 	}
 	m.Ends = make(map[string][]int64, len(names))
 	for topic, partitions := range m.Topics {
@@ -114,5 +117,4 @@ func setEnds(ctx context.Context, client *kgo.Client, m *Marker, names []string)
 			}
 		}
 	}
-	return nil
 }

@@ -20,6 +20,8 @@ import (
 const (
 	// writeTimeout bounds the storing of a record.
 	writeTimeout = 4 * time.Second
+	// endsTimeout bounds the part of it in which the ends of delay topics are read.
+	endsTimeout = 1500 * time.Millisecond
 	// catchUpTimeout bounds one attempt to read the topic to its end.
 	catchUpTimeout = 30 * time.Second
 	// endPoll is how often CatchUp looks whether open transactions have ended.
@@ -196,9 +198,7 @@ func (l *Log) Begin(ctx context.Context, m Marker, topics []string) (ids []strin
 		return nil, err
 	}
 	if m.Cause != Resume { // an instance that does not know yet of the end of a pause goes on storing paused events
-		if err := setEnds(ctx, client, &m, topics); err != nil {
-			return nil, err
-		}
+		setEnds(ctx, client, &m, topics)
 	}
 	m.Created = l.cfg.Now().UTC().Truncate(time.Millisecond)
 	for _, part := range m.split() {
