@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
 // decisions are what a test says of the offsets of the delay topic. Others pass.
@@ -212,4 +213,24 @@ func TestAbortedCopies(t *testing.T) {
 		}
 		m.leave()
 	})
+}
+
+// TestFinishedByEpoch: a recovery does not take a record for finished that was written where a finished one was lost.
+func TestFinishedByEpoch(t *testing.T) {
+	a := &assignment{tracker: offsets.New(0, "")}
+	for offset := range int64(4) {
+		if generation, _ := a.tracker.Track(offset); offset == 2 {
+			a.tracker.Finish(generation, offset)
+		}
+	}
+	for _, c := range []struct {
+		known, epoch int32
+		offset       int64
+		want         bool
+	}{{3, 3, 2, true}, {3, 2, 2, true}, {3, 4, 2, false}, {-1, 0, 2, true}, {3, -1, 2, true}, {3, 3, 1, false}, {3, 3, 9, false}} {
+		a.epoch.Store(c.known)
+		if got := a.finished([16]byte{}, c.offset, c.epoch); got != c.want {
+			t.Errorf("offset %d of epoch %d, while %d is known: %v", c.offset, c.epoch, c.known, got)
+		}
+	}
 }
