@@ -242,12 +242,9 @@ func swapCase(text string) string {
 }
 
 // Is reports whether the id is that of a record, or of one of the first batches of revocations that begin with it:
-// those with numbers below batches.
+// those with numbers below batches, 0 for other kinds.
 func (d *Derivation) Is(space Namespace, partition int32, offset int64, batches int32) bool {
-	for n := range max(batches, 1) {
-		if batches == 0 {
-			n = -1
-		}
+	for n := int32(-1); n < batches; n++ { // -1 is the record itself: an invalid revocation is in no batch
 		if sum := positionSum(space, partition, offset, n); [16]byte(sum[:16]) == d.sum {
 			return true
 		}

@@ -46,7 +46,7 @@ func TestDerivedIdentity(t *testing.T) {
 			batches int32
 			want    bool
 		}{
-			{e.Identity(), 0, true}, {e.Identity(), 4, false}, {e.BatchIdentity(3), 4, true}, {e.BatchIdentity(4), 4, false}, {e.BatchIdentity(0), 0, false},
+			{e.Identity(), 0, true}, {e.Identity(), 4, true}, {e.BatchIdentity(3), 4, true}, {e.BatchIdentity(4), 4, false}, {e.BatchIdentity(0), 0, false},
 		} {
 			d, ok := event.ParseDerived(c.id)
 			if got := d.Is(e.Namespace, e.Partition, e.Offset, c.batches); !ok || got != c.want || d.Is(e.Namespace, e.Partition, e.Offset+1, c.batches) {

@@ -254,6 +254,15 @@ func TestElsewhere(t *testing.T) {
 			t.Errorf("%+v: %+v", q, got)
 		}
 	}
+	invalid := e.write("click-revocation", p, 42, []byte(`{"user_id":42,"api_sms_ids":["x"]}`))
+	gone := e.write("dead", p, 42, invalid.Value, "smshooks-id", e.id(invalid), "smshooks-kind", "revoke_click",
+		"smshooks-reason", "invalid_record")
+	for _, q := range []Query{{ID: e.id(invalid)}, {ID: position(invalid, "")}} {
+		got, want := e.one(q), []string{position(invalid, ""), position(gone, "")}
+		if got.State != Dead || got.UserID != 42 || !reflect.DeepEqual(got.records(), want) {
+			t.Errorf("%+v: %+v", q, got)
+		}
+	}
 	click := webhook.Click
 	for _, q := range []Query{
 		{ID: "evt_0000000000000000000001"}, {ID: "x"}, {ID: "sms-dlr/0/99"}, {UserID: 43, MessageID: "5"}, {UserID: 42, MessageID: "55"},

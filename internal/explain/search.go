@@ -46,8 +46,11 @@ func (f *finder) byID(ctx context.Context) error {
 	err = f.read(ctx, []part{{source, partition, compacted.Span{Start: offset, End: offset + 1}}}, func(*topic) matcher {
 		return func(t *topic, r *kgo.Record) *event.Event {
 			e := eventOf(t, r)
-			if e.Kind == webhook.RevokeClick { // the event is a batch that begins with the record
-				if e.ID = id; id == e.SourcePosition() {
+			if e.Kind == webhook.RevokeClick { // the event is a batch that begins with the record, unless it is invalid
+				switch {
+				case id != e.SourcePosition():
+					e.ID = id
+				case webhook.DecodeRevocation(r.Value, &e.Batch) == nil:
 					e.ID = e.BatchIdentity(0)
 				}
 			}
