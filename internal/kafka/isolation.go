@@ -32,7 +32,7 @@ func isolationOf(cl *kgo.Client) isolation {
 func IsolationLevel(cl *kgo.Client) int8 { return int8(isolationOf(cl)) }
 
 // ListEnds returns the offsets up to which cl can read the topics now: the last stable offsets, if it reads committed
-// records only. An open transaction holds them back.
+// records only. An open transaction holds them back. If there is an error, those that are known are returned with it.
 func ListEnds(ctx context.Context, cl *kgo.Client, topics ...string) (kadm.ListedOffsets, error) {
 	admin := kadm.NewClient(cl)
 	list := admin.ListEndOffsets
@@ -41,7 +41,7 @@ func ListEnds(ctx context.Context, cl *kgo.Client, topics ...string) (kadm.Liste
 	}
 	ends, err := list(ctx, topics...)
 	if err != nil {
-		return nil, fmt.Errorf("ends of topics: %w", err)
+		return ends, fmt.Errorf("ends of topics: %w", err)
 	}
 	return ends, nil
 }

@@ -98,15 +98,11 @@ func (l *Log) setTopics(ctx context.Context, client *kgo.Client, m *Marker, name
 	return nil
 }
 
-// setEnds fills in where the topics of a marker end. It does not fail: if a partition has no leader, its end, or all of
-// them, stay unknown.
+// setEnds fills in where the topics of a marker end. It does not fail: ends that Kafka does not tell stay unknown.
 func setEnds(ctx context.Context, client *kgo.Client, m *Marker, names []string) {
 	ctx, cancel := context.WithTimeout(ctx, endsTimeout)
 	defer cancel()
-	ends, err := kafka.ListEnds(ctx, client, names...)
-	if err != nil {
-		return
-	}
+	ends, _ := kafka.ListEnds(ctx, client, names...)
 	m.Ends = make(map[string][]int64, len(names))
 	for topic, partitions := range m.Topics {
 		m.Ends[topic] = make([]int64, partitions)

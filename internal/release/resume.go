@@ -99,7 +99,7 @@ func (w *Worker) sweep(ctx context.Context) (swept bool, err error) {
 // sweepPartition does the work of sweep in a partition; swept is false if nothing waits there.
 func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) (swept bool, err error) {
 	t := &task{job: &job{unit: unit{p.Topic, p.Number}}, owned: p}
-	if err := w.locate(ctx, []*task{t}); err != nil {
+	if _, err := w.locate(ctx, []*task{t}); err != nil {
 		return false, err
 	}
 	if t.span.Next >= t.span.End {

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,12 +148,10 @@ func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 	if len(tasks) == 0 {
 		return swept, unswept
 	}
-	if err = w.locate(ctx, tasks); err != nil {
-		return true, err
-	}
+	tasks, unlocated := w.locate(ctx, tasks)
 	tasks, done, err := w.finishEmpty(ctx, tasks)
 	if err != nil || len(tasks) == 0 {
-		return done, err
+		return done, cmp.Or(err, unlocated)
 	}
 	slices.SortStableFunc(tasks, func(a, b *task) int { return w.distance(a) - w.distance(b) })
 	if err = w.run(ctx, tasks[0]); err != nil {
@@ -162,7 +161,7 @@ func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 	if err = w.log.AwaitEnd(ctx); err != nil { // the next pass must know what this one has copied
 		return true, err
 	}
-	return true, unswept
+	return true, cmp.Or(unlocated, unswept)
 }
 
 // tasks returns the work in the partitions of this member.
@@ -188,8 +187,9 @@ func (w *Worker) tasks() (tasks []*task) {
 	return tasks
 }
 
-// locate fills in the topics' ids and, for jobs that have not begun, the spans.
-func (w *Worker) locate(ctx context.Context, tasks []*task) error {
+// locate fills in the topics' ids and, for jobs that have not begun, the spans. It returns the tasks that can be done
+// now: one partition without a leader does not hold up the others. err says why the rest cannot.
+func (w *Worker) locate(ctx context.Context, tasks []*task) (located []*task, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var names []string
@@ -200,19 +200,20 @@ func (w *Worker) locate(ctx context.Context, tasks []*task) error {
 	}
 	details, err := kadm.NewClient(w.cfg.Client).ListTopics(ctx, names...)
 	if err = errors.Join(err, details.Error()); err != nil {
-		return fmt.Errorf("describe delay topics: %w", err)
+		return nil, fmt.Errorf("describe delay topics: %w", err)
 	}
 	ends, err := kafka.ListEnds(ctx, w.cfg.Client, names...)
-	if err != nil {
-		return err
-	}
 	for _, t := range tasks {
 		end, ok := ends.Lookup(t.topic, t.partition)
-		if !ok {
-			return fmt.Errorf("read the end of %s/%d: no answer", t.topic, t.partition)
-		}
-		if end.Err != nil {
-			return fmt.Errorf("read the end of %s/%d: %w", t.topic, t.partition, end.Err)
+		switch {
+		case ok && end.Err != nil:
+			err = fmt.Errorf("read the end of %s/%d: %w", t.topic, t.partition, end.Err)
+			continue
+		case !ok && err == nil:
+			err = fmt.Errorf("read the end of %s/%d: no answer", t.topic, t.partition)
+			continue
+		case !ok:
+			continue
 		}
 		t.id = details[t.topic].ID
 		t.space = event.NamespaceOf(t.id, t.topic, w.cfg.Epoch)
@@ -222,8 +223,9 @@ func (w *Worker) locate(ctx context.Context, tasks []*task) error {
 			next := t.owned.Next
 			t.span = Span{Space: []byte(t.space), Start: next, Next: next, End: max(end.Offset, next), Epoch: -1}
 		}
+		located = append(located, t)
 	}
-	return nil
+	return located, err
 }
 
 // finishEmpty ends the tasks in partitions where nothing waits and returns the others.

@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/smshooks/smshooks/internal/event"
@@ -302,7 +305,7 @@ func TestFormerOwner(t *testing.T) {
 	id := k.begin(a, Marker{Cause: Customer, User: 42})
 	former := &pass{Worker: a.worker, task: &task{job: a.jobs(unit{"retry", 0})[0], owned: k.owner(0).partitions[0]}}
 	defer former.close()
-	if err := a.worker.locate(t.Context(), []*task{former.task}); err != nil {
+	if _, err := a.worker.locate(t.Context(), []*task{former.task}); err != nil {
 		t.Fatal(err)
 	}
 	if err := former.fence(t.Context()); err != nil {
@@ -366,7 +369,7 @@ func TestCopiedForAnother(t *testing.T) {
 	}
 	p := &pass{Worker: a.worker, task: &task{job: mine, owned: k.owner(0).partitions[0]}}
 	defer p.close()
-	if err := a.worker.locate(t.Context(), []*task{p.task}); err != nil {
+	if _, err := a.worker.locate(t.Context(), []*task{p.task}); err != nil {
 		t.Fatal(err)
 	}
 	// The former owner has come to 7, which is not read yet.
@@ -485,3 +488,44 @@ func TestSweepTakesTurns(t *testing.T) {
 
 // lease is one that nobody asks.
 type lease struct{ event.Lease }
+
+// TestWithoutLeader: a partition whose end Kafka does not tell holds up no other partition.
+func TestWithoutLeader(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 1, "42", 5)
+	k.delay("retry", 2, "42", 3)
+	i := k.start(&owner{})
+	id := k.begin(i, Marker{Cause: Customer, User: 42})
+	var answers atomic.Bool
+	k.cluster.ControlKey(int16(kmsg.ListOffsets), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		k.cluster.KeepControl()
+		req := kreq.(*kmsg.ListOffsetsRequest)
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, rt := range req.Topics {
+			topic := kmsg.NewListOffsetsResponseTopic()
+			topic.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewListOffsetsResponseTopicPartition()
+				if p.Partition = rp.Partition; rt.Topic == "retry" && p.Partition == 1 {
+					p.Offset = 5
+				}
+				if rt.Topic == "retry" && p.Partition == 2 {
+					p.ErrorCode = kerr.UnknownServerError.Code
+				}
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		retry := slices.ContainsFunc(req.Topics, func(t kmsg.ListOffsetsRequestTopic) bool { return t.Topic == "retry" })
+		return resp, nil, retry && !answers.Load()
+	})
+	other := k.start(k.owner(0))
+	k.eventually("the other partitions are done", func() bool {
+		s, _ := other.Status(id)
+		return s.Released == 5
+	})
+	answers.Store(true)
+	if s := k.done(other, id); s.Released != 8 {
+		t.Errorf("%d released, want 8", s.Released)
+	}
+}
