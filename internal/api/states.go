@@ -25,7 +25,7 @@ type Endpoint struct {
 	Host    string // of its URL, without port; "" if there is none
 	State   EndpointState
 	Since   time.Time       // of a failing endpoint: start of the first failed attempt; otherwise zero
-	Failure webhook.Failure // of a failing endpoint: the last failure, at most an hour old; otherwise ""
+	Failure webhook.Failure // of a failing endpoint: the last failure, some seconds late; otherwise ""
 }
 
 // Endpoints returns a user's endpoints, one of each kind, in the order of kinds.

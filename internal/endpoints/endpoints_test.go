@@ -272,6 +272,22 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestLastFailure: the last failure is shown, not that of the last event.
+func TestLastFailure(t *testing.T) {
+	g := newGroup(t)
+	i := g.start()
+	i.attempt("dns")
+	for _, failure := range []webhook.Failure{"http 503", "timeout"} {
+		i.attempt(failure)
+		i.sync(t.Context())
+		states, err := i.Store.States(t.Context(), 1)
+		if got := states[webhook.DLR]; err != nil || got.Failure != failure || !got.Since.Equal(noon) {
+			t.Errorf("after %q the state is %+v (%v)", failure, got, err)
+		}
+	}
+	g.want("0s failing " + value("12:00:00", `"dns"`, 1))
+}
+
 // TestReturnOfRedis: what instances decided without Redis is merged when it is back.
 func TestReturnOfRedis(t *testing.T) {
 	g := newGroup(t)

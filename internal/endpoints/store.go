@@ -50,7 +50,7 @@ func NewStore(rdb redis.UniversalClient, prefix string) *Store {
 // State says whether an endpoint fails.
 type State struct {
 	Since   time.Time       // start of the first failed attempt since the last success; zero if the endpoint works
-	Failure webhook.Failure // of its last failed attempt, at most an hour old; "" if the endpoint works
+	Failure webhook.Failure // of its last failed attempt, some seconds late; "" if the endpoint works
 }
 
 // States returns the states of a user's endpoints.

@@ -77,7 +77,7 @@ type entry struct {
 	state
 	base    state  // that of stored
 	stored  string // as this instance has seen it in Redis last
-	unsaved bool   // state must be stored, but Redis did not answer
+	unsaved bool   // state must be stored at the next sync
 }
 
 // New returns a Tracker. Nothing is produced unless Run runs.
@@ -353,7 +353,8 @@ func (t *Tracker) keep(k key, e *entry, s state) {
 	t.mark(k)
 }
 
-// sync adopts what other instances have stored, and stores what Redis did not take before or what time has changed.
+// sync adopts what other instances have stored, and stores what Redis did not take before, what time has changed, and
+// failures other than the stored one.
 func (t *Tracker) sync(ctx context.Context) {
 	scan, cancel := context.WithTimeout(ctx, scanTime)
 	defer cancel()
@@ -366,6 +367,9 @@ func (t *Tracker) sync(ctx context.Context) {
 	}
 	work, now := map[key][]note{}, t.Now()
 	for k, e := range t.entries {
+		if e.Failing.Failure != e.base.Failing.Failure { // States shows it
+			e.unsaved = true
+		}
 		if e.unsaved || e.due(now) {
 			work[k] = []note{{key: k, change: passed}}
 		}
