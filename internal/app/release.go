@@ -123,9 +123,9 @@ func (a *Admin) Release(
 		for running := true; running; {
 			released, running = 0, false
 			for _, id := range ids {
-				status, _ := log.Status(id)
+				status, known := log.Status(id) // one that copied nothing is forgotten after some time
 				released += status.Released
-				running = running || status.Ended.IsZero()
+				running = running || known && status.Ended.IsZero()
 			}
 			if !running {
 				break
