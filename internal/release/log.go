@@ -20,6 +20,8 @@ import (
 const (
 	// writeTimeout bounds the storing of a record.
 	writeTimeout = 4 * time.Second
+	// retriesSettle is how long the retries of attempts that have just failed may take to be stored: they wait, too.
+	retriesSettle = 250 * time.Millisecond
 	// endsTimeout bounds the part of it in which the ends of delay topics are read.
 	endsTimeout = 1500 * time.Millisecond
 	// catchUpTimeout bounds one attempt to read the topic to its end.
@@ -198,6 +200,9 @@ func (l *Log) Begin(ctx context.Context, m Marker, topics []string) (ids []strin
 		return nil, err
 	}
 	if m.Cause != Resume { // an instance that does not know yet of the end of a pause goes on storing paused events
+		if err := compacted.Sleep(ctx, retriesSettle); err != nil {
+			return nil, err
+		}
 		setEnds(ctx, client, &m, topics)
 	}
 	m.Created = l.cfg.Now().UTC().Truncate(time.Millisecond)

@@ -238,7 +238,11 @@ func TestFailsAgain(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 1, "42", 5)
 	api := k.start(&owner{})
+	asked := time.Now()
 	id := k.begin(api, Marker{Cause: Customer, User: 42})
+	if took := time.Since(asked); took < retriesSettle {
+		t.Errorf("the recovery began after %v: retries that are being stored then are not selected", took)
+	}
 	k.delay("retry", 1, "42", 3)
 	k.delay("retry", 2, "42", 3)
 	i := k.start(k.owner(0))
