@@ -72,8 +72,20 @@ func settingFlags(cmd *cobra.Command) string {
 	return text.String()
 }
 
-// flagError adds the flags that may be meant to the error of an unknown one.
+// takes says what the flags of a type take.
+var takes = map[string]string{
+	"bool": "true or false", "duration": "a duration (try 30s, 1h30m)", "float64": "a number",
+	"int": "a whole number up to 9223372036854775807", "int64": "a whole number up to 9223372036854775807",
+}
+
+// flagError adds the flags that may be meant to the error of an unknown one, and says what a flag takes.
 func flagError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		if taken := takes[invalid.GetFlag().Value.Type()]; taken != "" {
+			return usagef("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), taken)
+		}
+	}
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
 		return usageError{config.FlagError(err)}

@@ -34,6 +34,10 @@ func TestSuggestions(t *testing.T) {
 		"serve --kafka.broker=a":     `unknown flag: --kafka.broker (did you mean --kafka.brokers?)`,
 		"serve --rols=api":           `unknown flag: --rols (did you mean --roles?)`,
 		"serve --nothing":            `unknown flag: --nothing`,
+		"keys create --user x":       `--user: "x" is not a whole number up to 9223372036854775807`,
+		"explain --json=maybe":       `--json: "maybe" is not true or false`,
+		"demo --for 30":              `--for: "30" is not a duration (try 30s, 1h30m)`,
+		"send --user 1 --rate fast":  `--rate: "fast" is not a number`,
 		"topics check --kafka.tls=1": `unknown flag: --kafka.tls: it is a section, set --kafka.tls.enabled`,
 	} {
 		var out bytes.Buffer

@@ -29,7 +29,7 @@ func (f *releaseFlags) selection(cmd *cobra.Command, now time.Time) (s app.Selec
 	}
 	switch {
 	case selectors != 1 || cmd.Flags().Changed("all") && !f.all:
-		return s, usagef("one of --user, --host and --all is needed")
+		return s, usagef("exactly one of --user, --host and --all is needed")
 	case cmd.Flags().Changed("user") && f.user < 1:
 		return s, usagef("--user: %d is not a user id (must be 1 or higher)", f.user)
 	case cmd.Flags().Changed("host") && (f.host == "" || strings.ContainsAny(f.host, "/@ ")):

@@ -37,9 +37,9 @@ func TestReleaseFlags(t *testing.T) {
 
 func TestReleaseRefuses(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                         "one of --user, --host and --all is needed",
-		"--user 42 --all":          "one of --user, --host and --all is needed",
-		"--all=false":              "one of --user, --host and --all is needed",
+		"":                         "exactly one of --user, --host and --all is needed",
+		"--user 42 --all":          "exactly one of --user, --host and --all is needed",
+		"--all=false":              "exactly one of --user, --host and --all is needed",
 		"--user 0":                 "--user: 0 is not a user id (must be 1 or higher)",
 		"--host http://a.example/": `--host: "http://a.example/" is not a host name`,
 		"--all --kind dlrs":        `--kind: "dlrs" is not one of dlr, click, inbound, revoke_click`,
