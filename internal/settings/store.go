@@ -54,7 +54,7 @@ type Config struct {
 	MaxUsers    int     // users held in memory; 0: 200,000
 	Secrets     *Sealer // nil: auth is stored in clear
 	Materialise bool    // write the topic's documents to Redis
-	Resumed     Resumed // nil: nobody is told about ended pauses
+	Resumed     Resumed // nil: ended pauses are not reported
 }
 
 // Observer receives measurements. Its methods must not block.

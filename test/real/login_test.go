@@ -231,7 +231,7 @@ func TestKafkaClientCertificate(t *testing.T) {
 	e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
 	replace(time.Now().Add(time.Hour))
 	harness.Eventually(t, 2*life, func() bool { return time.Now().After(ends) }, "the first certificate has expired")
-	l.broker.Kill(t) // all connections are made anew
+	l.broker.Kill(t) // all connections are opened again
 	l.broker.Start(t)
 	e.emit(t, e.dlr(1, 2))
 	e.recv.WaitCount(t, path("dlr", 1), 2, 60*time.Second)

@@ -37,7 +37,7 @@ func readValues(file string) (v values, err error) {
 	return v, nil
 }
 
-// Group are the labels that an installation is told by.
+// Group are the labels that identify an installation.
 func (v values) Group() string { return v.Cluster + ", " + v.Namespace + ", job" }
 
 // Budget is the share of first attempts that may be late.

@@ -100,7 +100,7 @@ func (h *healthy) p99(s *env, from, to time.Time) time.Duration {
 }
 
 // TestRecoverUnderKills: many delayed events of one user, and then of many users while instances are killed, are made due at
-// once. Each has its second attempt, and no other but for what a kill explains.
+// once. Each has its second attempt, and no other, except what a kill explains.
 func TestRecoverUnderKills(t *testing.T) {
 	inTurn(t)
 	ofOne, crowd, each := pick(20_000, 1_000_000), int64(pick(50, 1000)), 100
