@@ -165,7 +165,7 @@ func (p *Page) deliveries(w http.ResponseWriter, r *http.Request, s *session, st
 func (v *deliveriesView) fill(events []deliverylog.Event, q url.Values) {
 	slices.SortStableFunc(events, func(a, b deliverylog.Event) int { return last(&b).Compare(last(&a)) })
 	pages := max(1, (len(events)+eventsShown-1)/eventsShown)
-	page, _ := strconv.Atoi(q.Get("page")) // 0 if it is no number
+	page, _ := strconv.Atoi(q.Get("page")) // 0 if it is not a number
 	page = min(max(page, 1), pages)
 	from, to := (page-1)*eventsShown, min(page*eventsShown, len(events))
 	for i := range events[from:to] {
