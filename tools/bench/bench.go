@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -29,6 +30,7 @@ type options struct {
 	Users        []int     // of the users scenario
 	Parked       int       // records waiting in the parked scenario
 	Scenarios    []string  // names; empty = all
+	Cases        string    // regular expression of the cases to run, as "subject, case"; "" = all
 	Settings     []string  // flags for `serve`: --dispatch.max_in_flight=500
 	Binary       string    // whose `serve` is measured; "" = built from this checkout
 	Quick        bool      // small counts: shows that it works, measures nothing
@@ -50,6 +52,7 @@ type bench struct {
 	cache    *redis.Client
 	plain    *target
 	capacity map[string]float64 // deliveries per second, by subject
+	cases    *regexp.Regexp     // of options.Cases
 }
 
 // measure returns the report, with the scenarios that were finished before an error. It removes the topics and the
@@ -66,6 +69,9 @@ func measure(ctx context.Context, o options) (*result.Report, error) {
 		return nil, err
 	}
 	b := &bench{options: o, prefix: fmt.Sprintf("bench-%d-%d", time.Now().Unix(), os.Getpid()), capacity: make(map[string]float64)}
+	if b.cases, err = regexp.Compile(o.Cases); err != nil {
+		return nil, fmt.Errorf("--cases: %w", err)
+	}
 	if b.self, err = os.Executable(); err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
@@ -121,17 +127,22 @@ func (b *bench) all(ctx context.Context, chosen []scenario) (*result.Report, err
 		return nil, err
 	}
 	report := &result.Report{Machine: machine, Date: began.UTC().Truncate(time.Second), RunsEach: b.Runs, Quick: b.Quick}
+	rows := 0
 	for _, s := range chosen {
 		b.say("%s: %s", s.name, s.title)
 		found := &result.Scenario{Name: s.name, Title: s.title, How: s.how}
 		if err := s.run(ctx, b, found); err != nil {
 			return report, fmt.Errorf("scenario %s: %w", s.name, err)
 		}
+		rows += len(found.Rows)
 		report.Scenarios = append(report.Scenarios, found)
 		report.Took = time.Since(began).Seconds()
 		if err := found.Print(b.Out); err != nil {
 			return report, err
 		}
+	}
+	if rows == 0 {
+		return report, fmt.Errorf("--cases: no case of these scenarios matches %q", b.Cases)
 	}
 	return report, nil
 }

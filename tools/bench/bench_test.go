@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
 	"github.com/smshooks/smshooks/tools/bench/receiver"
+	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
 func TestRecord(t *testing.T) {
@@ -67,5 +70,17 @@ func TestEnviron(t *testing.T) {
 	vars := environ()
 	if slices.Contains(vars, "SMSHOOKS_KAFKA_GROUP=mine") || !slices.Contains(vars, "GOGC=200") {
 		t.Errorf("children get %v", vars)
+	}
+}
+
+func TestCases(t *testing.T) {
+	run := func(context.Context) (result.Figures, error) { return result.Figures{result.CPU: 1}, nil }
+	for pattern, want := range map[string]int{"": 3, "1,000": 2, "^smshooks, 1,000$": 1, "quarter": 0} {
+		b := &bench{options: options{Runs: 1, Out: io.Discard}, cases: regexp.MustCompile(pattern)}
+		s := new(result.Scenario)
+		err := b.alternate(t.Context(), s, contest{ours, "half", run}, contest{ours, "1,000", run}, contest{hand, "1,000", run})
+		if err != nil || len(s.Rows) != want {
+			t.Errorf("%q: %d rows, %v, want %d", pattern, len(s.Rows), err, want)
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -78,6 +79,7 @@ bench- and are removed afterwards.
 Scenarios: ` + strings.Join(scenarioNames(), ", "),
 		Example: `  go run -C tools/bench . --quick                                    does it work here? half a minute
   go run -C tools/bench . --scenarios throughput --runs 1 --json -   one look, figures as JSON on standard output
+  go run -C tools/bench . --scenarios latency --cases '1,000 per second'
   go run -C tools/bench . --json /tmp/now.json                       everything, medians of 5: 20 minutes on a quiet machine
   go run -C tools/bench . --kafka b1:9092 --redis r1:6379            on servers of yours
   go run -C tools/bench . --scenarios latency --dispatch.max_in_flight=500`,
@@ -109,6 +111,7 @@ Scenarios: ` + strings.Join(scenarioNames(), ", "),
 	f.IntSliceVar(&o.Users, "users", []int{10, 1000, 100_000}, "numbers of users in the users scenario; start takes the largest")
 	f.IntVar(&o.Parked, "parked", 1_000_000, "records that wait in the parked scenario")
 	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios to run (default all)")
+	f.StringVar(&o.Cases, "cases", "", `run only the cases that match this regular expression, which sees "SUBJECT, CASE" as the progress shows it`)
 	f.StringVar(&file, "json", "", "write all figures to this file, - for standard output")
 	f.StringVar(&dir, "report", "", "write performance.md, performance.json and images/perf-*.svg into this directory")
 	f.StringVar(&o.Binary, "binary", "", "the smshooks to measure (default: built from this checkout)")
@@ -139,6 +142,9 @@ func (o *options) check() error {
 		if !slices.Contains(scenarioNames(), name) {
 			return fmt.Errorf("--scenarios: %q is none of %s", name, strings.Join(scenarioNames(), ", "))
 		}
+	}
+	if _, err := regexp.Compile(o.Cases); err != nil {
+		return fmt.Errorf("--cases: %w", err)
 	}
 	return nil
 }

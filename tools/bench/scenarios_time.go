@@ -18,8 +18,12 @@ const (
 )
 
 // steady lets a subject deliver events that come at a rate, after it has delivered a first one.
-func (b *bench) steady(w *env, rate func() float64, begin func() (*child, error)) func(context.Context) (result.Figures, error) {
+func (b *bench) steady(w *env, rate func(context.Context) (float64, error), begin func() (*child, error)) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
+		perSecond, err := rate(ctx)
+		if err != nil {
+			return nil, err
+		}
 		ctx, cancel := context.WithTimeout(ctx, longest)
 		defer cancel()
 		if err := w.skip(ctx); err != nil {
@@ -39,7 +43,6 @@ func (b *bench) steady(w *env, rate func() float64, begin func() (*child, error)
 		if _, err := b.plain.nextWhile(ctx, "done", c); err != nil {
 			return nil, err
 		}
-		perSecond := rate()
 		skip, count := int(warm.Seconds()*perSecond), int(measured.Seconds()*perSecond)
 		if b.Quick {
 			skip, count = skip/4, count/6
@@ -70,16 +73,18 @@ func latency(ctx context.Context, b *bench, s *result.Scenario) error {
 	if err := w.configure(ctx, baseUsers, b.plain.url); err != nil {
 		return err
 	}
-	if err := b.learnCapacity(ctx); err != nil {
-		return err
-	}
 	begin := map[string]func() (*child, error){
 		ours: func() (*child, error) { return b.serve(w) },
 		hand: func() (*child, error) { return b.consume(w, b.plain) },
 	}
-	slow := func() float64 { return slowRate }
-	part := func(subject string, of float64) func() float64 {
-		return func() float64 { return b.capacity[subject] / of }
+	slow := func(context.Context) (float64, error) { return slowRate, nil }
+	part := func(subject string, of float64) func(context.Context) (float64, error) {
+		return func(ctx context.Context) (float64, error) {
+			if err := b.learnCapacity(ctx); err != nil {
+				return 0, err
+			}
+			return b.capacity[subject] / of, nil
+		}
 	}
 	const atHalf, atQuarter, atSlow = "half load", "quarter load", "1,000 per second"
 	err = b.alternate(ctx, s,

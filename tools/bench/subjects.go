@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -163,8 +164,14 @@ type contest struct {
 	run                func(ctx context.Context) (result.Figures, error)
 }
 
-// alternate runs every contest Runs times, taking turns, so that a slow moment of the machine meets all of them.
+// chosen reports whether a case is among those to run.
+func (b *bench) chosen(subject, condition string) bool {
+	return b.cases.MatchString(subject + ", " + condition)
+}
+
+// alternate runs every chosen contest Runs times, taking turns, so that a slow moment of the machine meets all of them.
 func (b *bench) alternate(ctx context.Context, s *result.Scenario, contests ...contest) error {
+	contests = slices.DeleteFunc(contests, func(c contest) bool { return !b.chosen(c.subject, c.condition) })
 	for run := range b.Runs {
 		for _, c := range contests {
 			f, err := c.run(ctx)
