@@ -59,7 +59,7 @@ type bench struct {
 // containers that it made.
 func measure(ctx context.Context, o options) (*result.Report, error) {
 	if runtime.GOOS != "linux" {
-		return nil, errors.New("the cost of processes is read from /proc, which only Linux has")
+		return nil, errors.New("only Linux reports what processes cost")
 	}
 	if o.Quick {
 		o.shrink()

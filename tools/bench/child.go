@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"time"
 
@@ -110,10 +109,10 @@ func (c *child) tail() string {
 }
 
 // cpu is the user and system time it has used.
-func (c *child) cpu() (time.Duration, error) { return proc.CPU(strconv.Itoa(c.cmd.Process.Pid)) }
+func (c *child) cpu() (time.Duration, error) { return proc.CPU(c.cmd.Process.Pid) }
 
 // peak is the most memory it ever had resident, in bytes.
-func (c *child) peak() (float64, error) { return proc.Peak(strconv.Itoa(c.cmd.Process.Pid)) }
+func (c *child) peak() (float64, error) { return proc.Peak(c.cmd.Process.Pid) }
 
 // nextWhile is next, but fails when other, which is to cause the event, has ended.
 func (c *child) nextWhile(ctx context.Context, event string, other *child) (proc.Note, error) {

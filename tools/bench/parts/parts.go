@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -51,7 +52,7 @@ func fetch(ctx context.Context, cfg Config) (micros float64, sample []byte, err 
 	if err := client.Ping(ctx); err != nil {
 		return 0, nil, err
 	}
-	before, err := proc.CPU("self")
+	before, err := proc.CPU(os.Getpid())
 	if err != nil {
 		return 0, nil, err
 	}
@@ -63,7 +64,7 @@ func fetch(ctx context.Context, cfg Config) (micros float64, sample []byte, err 
 		n += int64(fetches.NumRecords())
 		fetches.EachRecord(func(r *kgo.Record) { sample = r.Value })
 	}
-	after, err := proc.CPU("self")
+	after, err := proc.CPU(os.Getpid())
 	return float64((after - before).Microseconds()) / float64(cfg.Records), sample, err
 }
 

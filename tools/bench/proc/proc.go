@@ -3,7 +3,6 @@
 package proc
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -24,30 +23,9 @@ type Note struct {
 	Figures result.Figures `json:"figures,omitempty"`
 }
 
-// CPU is the user and system time of a process ("self" = this one), all threads together. The kernel counts it in
-// ticks of 10 ms.
-func CPU(pid string) (time.Duration, error) {
-	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
-	if err != nil {
-		return 0, fmt.Errorf("CPU time: %w", err)
-	}
-	// The name in parentheses may hold spaces; utime and stime are the 14th and 15th field.
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("CPU time: /proc/%s/stat has %d fields", pid, len(fields))
-	}
-	user, errUser := strconv.ParseInt(fields[11], 10, 64)
-	system, errSystem := strconv.ParseInt(fields[12], 10, 64)
-	if err := errors.Join(errUser, errSystem); err != nil {
-		return 0, fmt.Errorf("CPU time: %w", err)
-	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture Go runs on
-	return time.Duration(user+system) * tick, nil
-}
-
 // Peak is the most memory a process ever had resident (VmHWM), in bytes.
-func Peak(pid string) (float64, error) {
-	data, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
+func Peak(pid int) (float64, error) {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {
 		return 0, fmt.Errorf("peak memory: %w", err)
 	}

@@ -178,6 +178,15 @@ func (s *Scenario) Compare(text, figure, subject, condition, toSubject, toCase s
 	}
 }
 
+// WantRatio adds a ratio as Compare does, and the goal that it is at most limit.
+func (s *Scenario) WantRatio(text, figure, subject, condition, toSubject, toCase string, limit float64) {
+	known := len(s.Ratios)
+	s.Compare(text, figure, subject, condition, toSubject, toCase)
+	for _, r := range s.Ratios[known:] {
+		s.Judge(fmt.Sprintf("%s: at most %g", text, limit), r.Value, true, limit)
+	}
+}
+
 // Spread returns by how much the largest median of a figure among a subject's rows exceeds the smallest (0.15 = 15%),
 // and false with fewer than two rows.
 func (s *Scenario) Spread(subject, figure string) (float64, bool) {

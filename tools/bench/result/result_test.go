@@ -89,6 +89,11 @@ func TestCompare(t *testing.T) {
 	if len(s.Ratios) != 1 || s.Ratios[0].Value != 0.5 {
 		t.Errorf("ratios %v, want one of 0.5", s.Ratios)
 	}
+	s.WantRatio("rate", CPU, "smshooks", "10 users", "hand-written", "10 users", 0.4)
+	s.WantRatio("not measured", CPU, "smshooks", "10 users", "limit", "10 users", 1)
+	if len(s.Ratios) != 2 || len(s.Goals) != 1 || s.Goals[0].Met || s.Goals[0].Text != "rate: at most 0.4" {
+		t.Errorf("ratios %v, goals %v; want two, and one that is missed", s.Ratios, s.Goals)
+	}
 }
 
 func TestPrint(t *testing.T) {
