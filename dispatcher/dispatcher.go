@@ -36,8 +36,8 @@ const (
 	burstPerCPU = 32
 	burstWindow = 2 * time.Millisecond
 	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
-	// more events than maxReadyEvents of endpoints that answer at once could. Slow endpoints do not count: their
-	// backlog must not delay the others.
+	// more events than maxReadyEvents of endpoints that answer at once could. Endpoints that were never called count as
+	// healthy while first calls end well. Slow endpoints do not count: their backlog must not delay the others.
 	maxReadyEndpoints = 256
 	maxReadyEvents    = 512
 )

@@ -142,6 +142,74 @@ func TestFirstCallsInACrowd(t *testing.T) {
 	}
 }
 
+// TestFirstCallsOfManyThatWork lets a consumer poll items of 30,000 groups that were never called, as after a restart
+// with a backlog. While Ready reports many groups, it waits. Groups that work must be called without a detour; groups
+// that hang must not hold the consumer up.
+func TestFirstCallsOfManyThatWork(t *testing.T) {
+	const (
+		groups    = 30_000
+		eachPoll  = 512
+		many      = 256
+		longest   = 100 // ms that a poll waits
+		unhealthy = 8000
+	)
+	for _, test := range []struct {
+		name  string
+		takes time.Duration
+		works bool
+		max   time.Duration // until all were polled
+	}{
+		{"1ms", time.Millisecond, true, 2 * time.Second},
+		{"80ms", 80 * time.Millisecond, true, 4 * time.Second},
+		{"hung", 10 * time.Second, false, time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := production
+				cfg.Burst, cfg.BurstWindow = 64, 2*time.Millisecond
+				c := newCrowd(cfg)
+				defer c.end()
+				tick := 0
+				advanceMS := func() {
+					advance(time.Millisecond)
+					if tick++; tick%250 == 0 {
+						c.deferOverdue()
+					}
+				}
+				for n := range groups {
+					c.submit(fmt.Sprint(n), &call{takes: test.takes, fails: !test.works}, false)
+					if n%eachPoll != 0 {
+						continue
+					}
+					advanceMS() // the poll itself
+					for range longest {
+						if ready, _ := c.Ready(); ready <= many {
+							break
+						}
+						advanceMS()
+					}
+				}
+				if took := time.Since(c.began); took > test.max {
+					t.Errorf("all were polled after %v, want at most %v", took, test.max)
+				}
+				if !test.works {
+					c.deferOverdue()
+					if most := unhealthy + cfg.MaxRunning; groups-c.deferred > most {
+						t.Errorf("%d items are in memory, want at most %d", groups-c.deferred, most)
+					}
+					return
+				}
+				for c.Running() > 0 {
+					advanceMS()
+				}
+				if c.deferred > 0 {
+					t.Errorf("%d items were deferred, want none", c.deferred)
+				}
+			})
+		})
+	}
+}
+
 // TestQuickFailureIsHealthy checks that a group whose call failed quickly does not wait for groups that hang.
 func TestQuickFailureIsHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

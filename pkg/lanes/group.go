@@ -79,6 +79,9 @@ func (g *group[G, T]) latency(now time.Time) float64 {
 // learn updates the state of g from a call.
 func (l *Lanes[G, T]) learn(g *group[G, T], r Report) {
 	g.healthy = r.OK || r.Took.Seconds() < quickFailure
+	if g.healthy && !g.called() {
+		l.proofs.now++
+	}
 	if seconds := max(r.Took.Seconds(), leastDuration); g.average == 0 {
 		g.average = seconds
 	} else {

@@ -68,6 +68,7 @@ type Lanes[G comparable, T any] struct {
 	shared  int                           // running items in classShared
 	first   int                           // running items in classFirst and classPaced
 	crowded uint                          // first calls that started while no shared slot was free
+	proofs  proofs                        // whether groups that were never called are worked off
 	paced   time.Time                     // when the next item in classPaced may start
 	fast    int                           // queued items of fast groups
 	recent  recent                        // enforces Burst
@@ -83,6 +84,7 @@ type Lanes[G comparable, T any] struct {
 func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
 	l := &Lanes[G, T]{cfg: cfg, run: run, groups: map[G]*group[G, T]{}, waiting: map[*group[G, T]]struct{}{}}
 	l.recent.window = cfg.BurstWindow
+	l.proofs = newProofs()
 	return l
 }
 
@@ -147,12 +149,17 @@ func (l *Lanes[G, T]) Running() int {
 	return l.running
 }
 
-// Ready measures the backlog of groups that work: the healthy groups with an item that may start, and the items queued
-// for groups that answer within milliseconds.
+// Ready measures the backlog of groups that work: the groups with an item that may start, and the items queued for
+// groups that answer within milliseconds. Groups that were never called count with the healthy ones while first calls
+// find a slot or end well. They do not while first calls hang.
 func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ready[stateHealthy].len(), l.fast
+	groups = l.ready[stateHealthy].len()
+	if n := l.ready[stateUnproven].len(); l.sharedSlotFree() || l.proofs.keepUp(n) {
+		groups += n
+	}
+	return groups, l.fast
 }
 
 // Close stops the idle goroutines. No queued item starts any more; running items run to their end.
