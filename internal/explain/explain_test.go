@@ -263,6 +263,12 @@ func TestElsewhere(t *testing.T) {
 			t.Errorf("%+v: %+v", q, got)
 		}
 	}
+	for _, garbage := range []string{`{}`, `[1]`, `null`, `true`} { // what is no id of a message is not shown as one
+		r := e.write("sms-dlr", p, 42, []byte(`{"user_id":42,"sms":{"id":`+garbage+`,"from":`+garbage+`,"to":`+garbage+`}}`))
+		if got := e.one(Query{ID: e.id(r)}); got.UserID != 42 || got.MessageID != "" || got.From != "" || got.To != "" {
+			t.Errorf("%s: %+v", garbage, got)
+		}
+	}
 	click := webhook.Click
 	for _, q := range []Query{
 		{ID: "evt_0000000000000000000001"}, {ID: "x"}, {ID: "sms-dlr/0/99"}, {UserID: 43, MessageID: "5"}, {UserID: 42, MessageID: "55"},

@@ -192,31 +192,34 @@ func readFlag(value []byte, at span, flag *bool) bool {
 // id returns the text of sms.id, still escaped if it is a string.
 func (m *Message) id(value []byte) []byte { return m.text(value, fieldID) }
 
-// text returns the text of a field, still escaped if it is a string.
+// text returns the text of a field, still escaped if it is a string. A value that is neither a string nor a number has
+// no text.
 func (m *Message) text(value []byte, field int) []byte {
 	text := m.fields[field].of(value)
-	if len(text) > 0 && text[0] == '"' {
+	switch {
+	case len(text) == 0:
+		return nil
+	case text[0] == '"':
 		return text[1 : len(text)-1]
+	case text[0] == '-', text[0]-'0' <= 9:
+		return text
 	}
-	return text
+	return nil
 }
 
-// ID returns the text of sms.id: the value of a string or the digits of a number. value must be the one that m was
-// decoded from.
+// ID returns the text of sms.id: the value of a string or the digits of a number, "" for any other value, which only an
+// invalid record has. value must be the one that m was decoded from.
 func (m *Message) ID(value []byte) string { return string(m.AppendID(nil, value)) }
 
 // AppendID appends [Message.ID] to dst.
 func (m *Message) AppendID(dst, value []byte) []byte { return appendText(dst, m.id(value)) }
 
-// Numbers returns the texts of sms.from and sms.to: phone numbers, or the name of a sender. Each is "" if it is absent
-// or null. value must be the one that m was decoded from.
+// Numbers returns the texts of sms.from and sms.to: phone numbers, or the name of a sender. Each is "" if it is neither
+// a string nor a number. value must be the one that m was decoded from.
 func (m *Message) Numbers(value []byte) (from, to string) {
 	names := fieldNames(m.kind)
 	read := func(name string) string {
-		if text := m.text(value, fieldIndex(names, []byte(name))); string(text) != nullText {
-			return string(appendText(nil, text))
-		}
-		return ""
+		return string(appendText(nil, m.text(value, fieldIndex(names, []byte(name)))))
 	}
 	return read("from"), read("to")
 }
