@@ -95,8 +95,13 @@ type Revocations interface {
 	Purge()
 }
 
-// Attempts receives every finished attempt. It must not block.
-type Attempts interface{ Add(event.Attempt) }
+// Attempts receives every finished attempt, and what becomes of events without one. It must not block.
+type Attempts interface {
+	// Add receives an attempt, or how an event that was attempted has ended.
+	Add(event.Attempt)
+	// Note receives that an event waits, or how one that was never attempted has ended.
+	Note(event.Attempt)
+}
 
 // Receipts remembers which receipt of each message was delivered last, for users who want the latest one only.
 type Receipts interface {

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -665,41 +666,55 @@ func TestFirstAttempt(t *testing.T) {
 	}
 }
 
-// How an event that was attempted before ends without an attempt is logged, and nothing else is.
+// What becomes of an event without an attempt is logged, unless it is settled at its source.
 func TestEndsAreLogged(t *testing.T) {
+	first := func(e *event.Event) { e.Class, e.Attempts = topics.Source, 0 }
 	for _, test := range []struct {
 		name   string
 		change func(*env, *event.Event)
-		want   string
+		want   string // state
+		noted  bool   // that it waits, or that it was never attempted
 	}{
-		{"no URL any more", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = nil }, "not_configured"},
-		{"too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, "dead"},
-		{"paused", func(s *env, _ *event.Event) { s.memory[1] = paused(1, webhook.DLR) }, "paused"},
-		{"too old, never attempted", func(s *env, e *event.Event) { e.Attempts, s.dead[e.Identity()] = 0, webhook.WindowExpired }, ""},
+		{"no URL any more", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = nil }, "not_configured", false},
+		{"too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, "dead", false},
+		{"paused", func(s *env, _ *event.Event) { s.memory[1] = paused(1, webhook.DLR) }, "paused", true},
+		{"exhausted process", func(s *env, _ *event.Event) { s.noDial = syscall.EMFILE }, "waiting", true},
+		{"too old, never attempted", func(s *env, e *event.Event) { e.Attempts, s.dead[e.Identity()] = 0, webhook.WindowExpired }, "dead", true},
 		{"too old, replayed", func(s *env, e *event.Event) {
 			e.Attempts, e.Replayed, s.dead[e.Identity()] = 0, "now", webhook.WindowExpired
-		}, "dead"},
-		{"revoked", func(s *env, _ *event.Event) { s.lease.closed = true }, ""},
+		}, "dead", true},
+		{"never attempted, paused", func(s *env, e *event.Event) { first(e); s.memory[1] = paused(1, webhook.DLR) }, "paused", true},
+		{"never attempted, exhausted process", func(s *env, e *event.Event) { first(e); s.noDial = syscall.EMFILE }, "waiting", true},
+		{"never attempted, too old", func(s *env, e *event.Event) { first(e); s.dead[e.Identity()] = webhook.WindowExpired }, "dead", true},
+		{"never attempted, no URL", func(s *env, e *event.Event) { first(e); s.memory[1].Endpoints[webhook.DLR] = nil }, "", false},
+		{"waited, no URL any more", func(s *env, e *event.Event) {
+			e.Class, e.Attempts, s.memory[1].Endpoints[webhook.DLR] = topics.Overflow, 0, nil
+		}, "not_configured", true},
+		{"left behind", func(_ *env, e *event.Event) { e.Released = true }, "", false},
+		{"invalid", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"sms":{"id":{}}}`) }, "", false},
+		{"revoked", func(s *env, _ *event.Event) { s.lease.closed = true }, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			withEnv(t, func(t *testing.T, s *env) {
 				s.memory[1] = settings(1)
-				e := s.newEvent(webhook.DLR, 7, 1, "1")
-				e.Class, e.Attempts, e.Origin = topics.Retry, 1, "source/5/44"
+				e := s.newEvent(webhook.DLR, 44, 1, "1")
+				e.Class, e.Attempts, e.Origin = topics.Retry, 1, "source/0/44"
 				test.change(s, e)
 				s.Handle([]*event.Event{e})
 				s.rest(time.Second)
-				if test.want == "" {
-					if len(s.attempts) != 0 {
-						t.Errorf("logged %+v", s.attempts)
+				rows, others := s.attempts, s.notes
+				if test.noted {
+					rows, others = others, rows
+				}
+				if test.want == "" || len(rows) != 1 || len(others) != 0 {
+					if test.want != "" || len(rows)+len(others) != 0 {
+						t.Errorf("attempts %+v, notes %+v, want one row", s.attempts, s.notes)
 					}
 					return
 				}
-				if len(s.attempts) != 1 {
-					t.Fatalf("logged %+v, want one row", s.attempts)
-				}
-				if a := s.attempts[0]; a.Number != 0 || a.Fate.State() != test.want || a.ID != "dlr/0/7" || a.Message.String() != "1" ||
-					a.Partition != 5 || a.Offset != 44 || !a.Next.IsZero() || !a.Time.Equal(time.Now().Add(-time.Second)) {
+				a := rows[0]
+				if waits := test.want == "waiting"; a.Number != 0 || a.Fate.State() != test.want || a.ID != "dlr/0/44" || a.Message.String() != "1" ||
+					a.Partition != 0 || a.Offset != 44 || a.Next.IsZero() == waits || !a.Time.Equal(time.Now().Add(-time.Second)) {
 					t.Errorf("logged %+v, want that it is %s", a, test.want)
 				}
 			})

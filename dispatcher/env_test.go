@@ -52,6 +52,7 @@ type env struct {
 	receipts []string // identities that were delivered, of users who want the latest
 	purged   int
 	attempts []event.Attempt
+	notes    []event.Attempt
 	answer   func(w http.ResponseWriter, r *http.Request)
 	noDial   error            // of every dial
 	noDialTo map[string]error // by address
@@ -182,6 +183,12 @@ func (a attempts) Add(one event.Attempt) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.s.attempts = append(a.s.attempts, one)
+}
+
+func (a attempts) Note(one event.Attempt) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.s.notes = append(a.s.notes, one)
 }
 
 type receipts struct{ s *env }

@@ -450,17 +450,23 @@ func (d *Dispatcher) record(e *event.Event, requests []request, v verdict) {
 	}
 }
 
-// recordEnd writes to the delivery log how an event has ended without another attempt. Only events that were attempted,
-// or replayed, are in the log. Overflow and released records are left out: the event waits, as the log says already.
+// recordEnd writes to the delivery log what became of an event without another attempt: that it waits, or how it has
+// ended. An event that is settled at its source, which nobody waits for, is left out, and so are records that were left
+// behind by a release.
 func (d *Dispatcher) recordEnd(e *event.Event, v verdict) {
 	fate := v.becomes()
-	if d.Attempts == nil || v.call.Called || fate == webhook.Overflow || fate == webhook.Released ||
-		e.Attempts == 0 && e.Replayed == "" {
+	switch {
+	case d.Attempts == nil, v.call.Called, v.kind == invalid, fate == webhook.Released,
+		v.kind == settled && e.Class == topics.Source:
 		return
 	}
 	a := e.NewAttempt(fate)
 	a.Time = d.Now()
-	d.Attempts.Add(a)
+	if e.Attempts == 0 || fate.Stored() {
+		d.Attempts.Note(a)
+	} else {
+		d.Attempts.Add(a)
+	}
 }
 
 // overflow returns the verdict for an event that its lane has no room or no time for.

@@ -51,7 +51,7 @@ func (s *Service) Event(ctx context.Context, userID int64, id string) (e deliver
 	return e, body, true, nil
 }
 
-// Events returns the user's latest events, in the order in which they were attempted first.
+// Events returns the user's latest events, in the order in which they were logged first.
 func (s *Service) Events(ctx context.Context, userID int64) ([]deliverylog.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -111,14 +111,10 @@ func (s *Service) resend(ctx context.Context, userID int64, f deadletter.Filter)
 	return n, rest, err
 }
 
-// selects reports whether e matches the kind of f, and its times: those of the latest attempt.
+// selects reports whether e matches the kind of f, and its times: that of its latest change.
 func selects(f *deadletter.Filter, e *deliverylog.Event) bool {
-	var last time.Time
-	if n := len(e.Attempts); n > 0 {
-		last = e.Attempts[n-1].Time
-	}
-	return (f.Kind == "" || f.Kind == e.Kind.String()) && (f.Since.IsZero() || !last.Before(f.Since)) &&
-		(f.Until.IsZero() || last.Before(f.Until))
+	return (f.Kind == "" || f.Kind == e.Kind.String()) && (f.Since.IsZero() || !e.Changed.Before(f.Since)) &&
+		(f.Until.IsZero() || e.Changed.Before(f.Until))
 }
 
 // replayAll sends the events that f selects again: from the log, if f has ids, and from the dead letters.

@@ -24,9 +24,9 @@ func loggedEvents() map[int64][]deliverylog.Event {
 	second.Failover, second.Reply = true, "<no> & \"body\"\n"
 	return map[int64][]deliverylog.Event{
 		42: {
-			{ID: "evt_1", Kind: webhook.DLR, Message: "12345", Time: noon, Fate: webhook.Retry, Next: noon.Add(8 * time.Hour), Partition: 3, Offset: 17,
+			{ID: "evt_1", Kind: webhook.DLR, Message: "12345", Time: noon, Fate: webhook.Retry, Next: noon.Add(8 * time.Hour), Changed: noon.Add(2 * time.Hour), Partition: 3, Offset: 17,
 				Attempts: []deliverylog.Attempt{{Attempt: attempt(1, 0, webhook.Timeout)}, {Attempt: second, HasReply: true}}},
-			{ID: "a/b", Kind: webhook.Click, Message: "12345", Time: noon, Fate: webhook.Delivered, Partition: 1, Offset: 2,
+			{ID: "a/b", Kind: webhook.Click, Message: "12345", Time: noon, Fate: webhook.Delivered, Changed: noon.Add(time.Hour), Partition: 1, Offset: 2,
 				Attempts: []deliverylog.Attempt{{Attempt: attempt(1, 200, "")}}},
 			{ID: "evt_2", Kind: webhook.RevokeClick, Fate: webhook.Dead, Offset: -1},
 			{ID: "evt_3", Kind: webhook.DLR, Message: "7", Fate: webhook.NotConfigured, Partition: 1, Offset: 3},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 // logged returns what the log of deliveries has of a message of user 42, as a line for each event.
@@ -67,6 +68,15 @@ func TestStatesAreLogged(t *testing.T) {
 		c.write("webhook-config", 42, `{"user_id":42,"dlr_url":"http://dlr.example/"}`)
 		c.awayUntil(at + 12*time.Hour + 10*time.Second)
 		want("7", "delivered"+second+`; 3  ""`)
+
+		// An event that waits before its first attempt.
+		c.pause(42, webhook.DLR)
+		c.write("sms-dlr", 42, message(42, "9"))
+		want("9", "paused")
+		c.pause(42)
+		c.answers(status(http.StatusOK))
+		time.Sleep(10 * time.Second)
+		want("9", `delivered; 1  ""`)
 
 		// An event that ends without an attempt: its URL was removed.
 		c.answers(status(http.StatusNotFound))

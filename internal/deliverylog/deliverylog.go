@@ -1,9 +1,11 @@
-// Package deliverylog keeps each user's latest HTTP attempts in Redis: a list of lines, and a list of the replies of
-// the latest failures.
+// Package deliverylog keeps in Redis each user's latest HTTP attempts, the replies of the latest failures, and notes: what
+// became of events without an attempt, most of all that they wait. Each is a list. Notes have one of their own, so that
+// an outage that makes many events wait leaves the attempts in their list.
 //
-// The dispatcher adds attempts, internal/api lists them. Writing never slows a delivery: Add puts an attempt into a
-// bounded channel, and Run, in the caller's goroutine, writes batches of them in one round trip each. If Redis is not
-// reachable or too slow, attempts are dropped and counted. The package holds no locks.
+// The dispatcher adds attempts and notes; what releases or replays events adds notes. internal/api lists them. Writing
+// never slows a delivery: Add and Note put a row into a bounded channel, and Run, in the caller's goroutine, writes
+// batches of rows in one round trip each. If Redis is not reachable or too slow, rows are dropped and counted. The
+// package holds no locks.
 package deliverylog
 
 import (
@@ -20,14 +22,14 @@ import (
 )
 
 const (
-	// PerUser is how many of a user's attempts are kept.
+	// PerUser is how many of a user's attempts are kept, and how many notes.
 	PerUser = 1000
 	// RepliesPerUser is how many of a user's failures keep the beginning of their reply's body.
 	RepliesPerUser = 100
 	// Keep is how long a user's attempts are kept after the latest one.
 	Keep = 7 * 24 * time.Hour
 
-	room         = 16384 // attempts that are queued for Redis
+	room         = 16384 // attempts that are queued for Redis, and notes
 	batchMax     = 4096
 	linger       = 100 * time.Millisecond
 	writeTimeout = 2 * time.Second
@@ -38,73 +40,107 @@ const (
 
 // Log is the log of deliveries. It is safe for concurrent use.
 type Log struct {
-	rdb     redis.UniversalClient
-	prefix  string // of the lists of attempts
-	replies string // of the lists of replies
-	dropped func(n int)
-	log     *zap.Logger
-	pending chan event.Attempt
+	rdb      redis.UniversalClient
+	attempts string // prefix of the lists of attempts
+	notes    string // prefix of the lists of notes
+	replies  string // prefix of the lists of replies
+	dropped  func(n int)
+	log      *zap.Logger
+	pending  chan event.Attempt
+	noted    chan event.Attempt
 }
 
 // New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number
-// of attempts that were dropped, and must not block.
+// of attempts and notes that were dropped, and must not block.
 func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap.Logger) *Log {
-	return &Log{rdb: rdb, prefix: prefix + "deliveries:", replies: prefix + "replies:", dropped: dropped, log: log,
-		pending: make(chan event.Attempt, room)}
+	return &Log{rdb: rdb, attempts: prefix + "deliveries:", notes: prefix + "notes:", replies: prefix + "replies:",
+		dropped: dropped, log: log, pending: make(chan event.Attempt, room), noted: make(chan event.Attempt, room)}
 }
 
-// Add queues an attempt. It never blocks: if the queue is full, the attempt is dropped and counted.
-func (l *Log) Add(a event.Attempt) {
+// Add queues an attempt, or how an event that was attempted has ended. It never blocks: if the queue is full, the
+// attempt is dropped and counted.
+func (l *Log) Add(a event.Attempt) { l.queue(l.pending, a) }
+
+// Note queues that an event waits, or how one that was never attempted has ended. Like Add it never blocks.
+func (l *Log) Note(a event.Attempt) { l.queue(l.noted, a) }
+
+func (l *Log) queue(to chan event.Attempt, a event.Attempt) {
 	select {
-	case l.pending <- a:
+	case to <- a:
 	default:
 		l.dropped(1)
 	}
 }
 
-// Run writes attempts until ctx ends, and then the rest of the queue.
+// Run writes attempts and notes until ctx ends, and then the rest of the queues.
 func (l *Log) Run(ctx context.Context) {
 	w := writer{
-		Log: l, byUser: map[int64][]any{}, byReply: map[int64][]any{}, expiry: map[int64]time.Time{},
+		Log: l, attempts: newLists(l.attempts), notes: newLists(l.notes), byReply: map[int64][]any{},
 		failing: outage.New(l.log, "cannot write the delivery log to Redis, dropping attempts",
 			"the delivery log is written to Redis again"),
 	}
 	for {
 		select {
 		case <-ctx.Done():
-			for len(l.pending) > 0 {
-				w.batch = append(w.batch, <-l.pending)
-				if len(w.batch) == batchMax || len(l.pending) == 0 {
-					w.write()
-				}
+			for w.rest() {
+				w.write()
 			}
 			return
 		case a := <-l.pending:
-			w.batch = append(w.batch, a)
-			w.gather(ctx)
-			w.write()
+			w.add(a)
+		case a := <-l.noted:
+			w.note(a)
 		}
+		w.gather(ctx)
+		w.write()
 	}
 }
 
 // writer is the state of Run, reused for each batch.
 type writer struct {
 	*Log
-	batch   []event.Attempt
-	byUser  map[int64][]any
-	byReply map[int64][]any
-	expiry  map[int64]time.Time // when it was last set
-	failing *outage.Outage
+	attempts, notes lists
+	byReply         map[int64][]any
+	rows            int // in the batch
+	failing         *outage.Outage
 }
 
-// gather collects the attempts that are added within the linger after the first one of a batch.
+// lists are the new lines of one kind of list.
+type lists struct {
+	prefix string
+	lines  map[int64][]any     // by user
+	expiry map[int64]time.Time // of users' lists: when it was last set
+}
+
+func newLists(prefix string) lists { return lists{prefix, map[int64][]any{}, map[int64]time.Time{}} }
+
+func (l *lists) key(userID int64) string { return key(l.prefix, userID) }
+
+func (l *lists) add(a *event.Attempt) { l.lines[a.UserID] = append(l.lines[a.UserID], encode(a)) }
+
+func (w *writer) add(a event.Attempt) {
+	w.rows++
+	w.attempts.add(&a)
+	if hasReply(&a) {
+		w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(&a))
+	}
+}
+
+func (w *writer) note(a event.Attempt) {
+	w.rows++
+	w.notes.add(&a)
+}
+
+// gather collects the rows that are added within the linger after the first one of a batch.
 func (w *writer) gather(ctx context.Context) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
-	for len(w.batch) < batchMax {
+	for w.rows < batchMax {
 		select {
 		case a := <-w.pending:
-			w.batch = append(w.batch, a)
+			w.add(a)
+		case a := <-w.noted:
+			w.note(a)
 		case <-timer.C:
 			return
 		case <-ctx.Done():
@@ -113,42 +149,62 @@ func (w *writer) gather(ctx context.Context) {
 	}
 }
 
+// rest collects queued rows without waiting, and reports whether there were any.
+func (w *writer) rest() bool {
+	for w.rows < batchMax {
+		select {
+		case a := <-w.pending:
+			w.add(a)
+			continue
+		default:
+		}
+		select {
+		case a := <-w.noted:
+			w.note(a)
+		default:
+			return w.rows > 0
+		}
+	}
+	return true
+}
+
 // write sends the batch in one round trip. It is not repeated after an error: part of it may have been stored, and
 // no attempt may be listed twice.
 func (w *writer) write() {
-	for i := range w.batch {
-		a := &w.batch[i]
-		w.byUser[a.UserID] = append(w.byUser[a.UserID], encode(a))
-		if hasReply(a) {
-			w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(a))
-		}
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
 	err := w.push(ctx)
 	if err != nil {
-		w.dropped(len(w.batch))
-		w.failing.Fail(err, zap.Int("attempts", len(w.batch)))
+		w.dropped(w.rows)
+		w.failing.Fail(err, zap.Int("attempts", w.rows))
 	} else {
 		w.failing.Recover()
 	}
-	clear(w.batch) // frees the texts
-	w.batch = w.batch[:0]
-	clear(w.byUser)
+	w.rows = 0
+	clear(w.attempts.lines)
+	clear(w.notes.lines)
 	clear(w.byReply)
+}
+
+// pushed is a list that was extended.
+type pushed struct {
+	*lists
+	user   int64
+	length *redis.IntCmd
 }
 
 // push writes the lines. It trims lists and renews their expiry only when necessary.
 func (w *writer) push(ctx context.Context) error {
 	now := time.Now()
-	users, lengths := make([]int64, 0, len(w.byUser)), make([]*redis.IntCmd, 0, len(w.byUser))
+	var all []pushed
 	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for user, lines := range w.byUser {
-			key := w.key(user)
-			users, lengths = append(users, user), append(lengths, p.LPush(ctx, key, lines...))
-			if now.Sub(w.expiry[user]) > refresh {
-				p.Expire(ctx, key, Keep+refresh)
-				w.expiry[user] = now
+		for _, l := range []*lists{&w.attempts, &w.notes} {
+			for user, lines := range l.lines {
+				all = append(all, pushed{l, user, p.LPush(ctx, l.key(user), lines[max(0, len(lines)-PerUser):]...)})
+				if now.Sub(l.expiry[user]) > refresh {
+					p.Expire(ctx, l.key(user), Keep+refresh)
+					l.expiry[user] = now
+				}
 			}
 		}
 		for user, replies := range w.byReply {
@@ -160,37 +216,40 @@ func (w *writer) push(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		clear(w.expiry) // it is unknown what was stored
-		for i, n := range lengths {
-			if redis.HasErrorPrefix(n.Err(), "WRONGTYPE") { // another program wrote it, and every later write would fail
-				err = errors.Join(err, w.rdb.Del(ctx, w.key(users[i])).Err(), w.rdb.Del(ctx, w.replyKey(users[i])).Err())
+		clear(w.attempts.expiry) // it is unknown what was stored
+		clear(w.notes.expiry)
+		for _, l := range all {
+			if redis.HasErrorPrefix(l.length.Err(), "WRONGTYPE") { // another program wrote it, and every later write would fail
+				err = errors.Join(err, w.rdb.Del(ctx, l.key(l.user)).Err(), w.rdb.Del(ctx, w.replyKey(l.user)).Err())
 			}
 		}
 		return err
 	}
-	if len(w.expiry) > maxExpiry {
-		clear(w.expiry)
-	}
 	_, err = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, n := range lengths {
-			switch lines := int64(len(w.byUser[users[i]])); {
-			case n.Val() > PerUser+slack:
-				p.LTrim(ctx, w.key(users[i]), 0, PerUser-1)
-			case n.Val() == lines && !w.expiry[users[i]].Equal(now): // a new list: it expired, or Redis was emptied
-				p.Expire(ctx, w.key(users[i]), Keep+refresh)
+		for _, l := range all {
+			switch lines := int64(min(len(l.lines[l.user]), PerUser)); {
+			case l.length.Val() > PerUser+slack:
+				p.LTrim(ctx, l.key(l.user), 0, PerUser-1)
+			case l.length.Val() == lines && !l.expiry[l.user].Equal(now): // a new list: it expired, or Redis was emptied
+				p.Expire(ctx, l.key(l.user), Keep+refresh)
 			}
 		}
 		return nil
 	})
+	for _, l := range []*lists{&w.attempts, &w.notes} {
+		if len(l.expiry) > maxExpiry {
+			clear(l.expiry)
+		}
+	}
 	if err != nil {
 		w.log.Warn("cannot trim the delivery log, trying again with the next attempts", zap.Error(err))
 	}
 	return nil
 }
 
-func (l *Log) key(userID int64) string { return l.prefix + strconv.FormatInt(userID, 10) }
+func key(prefix string, userID int64) string { return prefix + strconv.FormatInt(userID, 10) }
 
-func (l *Log) replyKey(userID int64) string { return l.replies + strconv.FormatInt(userID, 10) }
+func (l *Log) replyKey(userID int64) string { return key(l.replies, userID) }
 
 // setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at
 // most shift in all: a user with more attempts than that sees pages of less than a second anyway.

@@ -242,7 +242,7 @@ func BenchmarkWrite(b *testing.B) {
 func TestForeignKey(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)
-	if err := mini.Set(l.key(42), "text"); err != nil {
+	if err := mini.Set(key(l.attempts, 42), "text"); err != nil {
 		t.Fatal(err)
 	}
 	l.Add(attempt(42, 1, webhook.DLR, ""))
@@ -323,6 +323,58 @@ e me paused 3/7; 3 503 "again" true
 	mini.SetError("LOADING")
 	if _, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true }); err == nil {
 		t.Error("Events: no error")
+	}
+}
+
+// What became of events without an attempt is read with the attempts, and its rows are bounded by themselves.
+func TestNotes(t *testing.T) {
+	mini := miniredis.RunT(t)
+	l, _, stop := start(t, mini)
+	note := func(id string, second int, fate webhook.Fate, next time.Duration) {
+		a := attempt(42, second, webhook.DLR, "")
+		a.ID, a.Number, a.Host, a.Status, a.Took, a.Fate = id, 0, "", 0, 0, fate
+		if next > 0 {
+			a.Next = a.Time.Add(next)
+		}
+		l.Note(a)
+	}
+	failed := attempt(42, 1, webhook.DLR, "http 503")
+	failed.ID, failed.Fate, failed.Next = "a", webhook.Retry, noon.Add(6*time.Hour)
+	l.Add(failed)
+	note("a", 2, webhook.Overflow, time.Second) // it was released
+	note("b", 3, webhook.Overflow, time.Minute)
+	note("b", 4, webhook.Dead, 0)
+	for n := range PerUser + 500 {
+		note("flood", 10+n, webhook.Overflow, time.Minute)
+	}
+	stop()
+	kept, err := mini.List("smshooks:notes:42")
+	if err != nil || len(kept) != PerUser {
+		t.Errorf("%d notes are kept, %v", len(kept), err)
+	}
+	if ttl := mini.TTL("smshooks:notes:42"); ttl < Keep {
+		t.Errorf("kept for %v, want at least %v", ttl, Keep)
+	}
+	if got := list(t, l, 42, Filter{}); len(got) != 1 || got[0].ID != "a" || !got[0].Next.Equal(failed.Next) {
+		t.Errorf("attempts %+v, want the only one", got)
+	}
+
+	l, _, stop = start(t, mini)
+	note("a", 4000, webhook.Overflow, time.Second)
+	note("c", 4001, webhook.Paused, 0)
+	note("d", 4002, webhook.Overflow, time.Minute)
+	note("d", 4003, webhook.NotConfigured, 0)
+	stop()
+	if got := list(t, l, 42, Filter{}); len(got) != 1 || !got[0].Next.Equal(noon.Add(4001*time.Second)) {
+		t.Errorf("attempts %+v, want one that is made again at once", got)
+	}
+	events, err := l.Events(t.Context(), 42, func(a *event.Attempt) bool { return a.ID != "flood" })
+	got := ""
+	for _, e := range events {
+		got += fmt.Sprintf("%s %s %v %d;", e.ID, e.Fate.State(), e.Next.Sub(e.Changed) == time.Second, len(e.Attempts))
+	}
+	if want := "a waiting true 1;c paused false 0;d not_configured false 0;"; got != want || err != nil {
+		t.Errorf("events %s, %v, want %s", got, err, want)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -28,16 +30,16 @@ func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt
 	if err != nil {
 		return nil, err
 	}
-	later := make(map[string]bool, len(all)) // the events of later rows
+	next := make(map[string]time.Time, len(all)) // of events, until it has gone into their latest attempt
 	rows := all
 	all = all[:0]
 	for i := range rows {
 		a := rows[i]
-		if later[a.ID] {
-			a.Next = time.Time{}
+		if _, known := next[a.ID]; !known {
+			next[a.ID] = a.Next
 		}
-		later[a.ID] = true
 		if a.Number > 0 {
+			a.Next, next[a.ID] = next[a.ID], time.Time{}
 			all = append(all, a)
 		}
 	}
@@ -65,19 +67,27 @@ func (f *Filter) matches(a *event.Attempt) bool {
 // Rows returns everything that the log has of a user, newest first, as it was added but without replies: also the rows
 // that are no attempts. Times are in microseconds, those of events and of next attempts in milliseconds.
 func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
-	lines, err := l.rdb.LRange(ctx, l.key(userID), 0, PerUser-1).Result()
+	var read [2]*redis.StringSliceCmd
+	_, err := l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, prefix := range []string{l.attempts, l.notes} {
+			read[i] = p.LRange(ctx, key(prefix, userID), 0, PerUser-1)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
 	}
-	all := make([]event.Attempt, 0, len(lines))
-	for _, line := range lines {
-		// An unreadable line was written by another version, whose instances run at the same time.
-		if a, ok := decode(line); ok {
-			a.UserID = userID
-			all = append(all, a)
+	var all []event.Attempt
+	for _, lines := range read {
+		for _, line := range lines.Val() {
+			// An unreadable line was written by another version, whose instances run at the same time.
+			if a, ok := decode(line); ok {
+				a.UserID = userID
+				all = append(all, a)
+			}
 		}
 	}
-	// Instances write at different times: the list is only nearly in order.
+	// Instances write at different times: the lists are only nearly in order.
 	slices.SortStableFunc(all, func(a, b event.Attempt) int { return b.Time.Compare(a.Time) })
 	return all, nil
 }
@@ -89,7 +99,8 @@ type Event struct {
 	Message   string       // "" for revocations
 	Time      time.Time    // of the event; zero if unknown
 	Fate      webhook.Fate // of its latest record
-	Next      time.Time    // earliest time of the next attempt; zero if none is planned
+	Changed   time.Time    // when its latest row was made
+	Next      time.Time    // earliest time of the next attempt; zero if none is planned, or while it is paused
 	Partition int32        // of the source record
 	Offset    int64        // of the source record; -1 = unknown
 	Attempts  []Attempt    // oldest first
@@ -101,7 +112,7 @@ type Attempt struct {
 	HasReply bool // Reply is known; it is known of the latest failures only
 }
 
-// Events returns the user's events whose rows are wanted, in the order in which they were attempted first. Errors are
+// Events returns the user's events whose rows are wanted, in the order of their first rows. Errors are
 // those of Redis.
 func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]Event, error) {
 	rows, err := l.Rows(ctx, userID)
@@ -129,7 +140,7 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attem
 		if e.Time.IsZero() { // the rows of a replay have its time
 			e.Time = a.EventTime
 		}
-		e.Fate, e.Next = a.Fate, a.Next
+		e.Fate, e.Changed, e.Next = a.Fate, a.Time, a.Next
 		if a.Offset >= 0 {
 			e.Partition, e.Offset = a.Partition, a.Offset
 		}

@@ -165,7 +165,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header is invalid and was ignored.")
 	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are retried.")
 	m.Rebalances = f.counter("smshooks_rebalances_total", "Times that partitions were assigned to this instance or taken from it.")
-	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts missing in the delivery log because Redis was unreachable or slow.")
+	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts and notes missing in the delivery log because Redis was unreachable or slow.")
 	m.events = f.counters("smshooks_endpoint_events_total", "Endpoint events stored, by type.", "type")
 	for _, t := range topics.Events {
 		m.events.WithLabelValues(t)

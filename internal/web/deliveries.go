@@ -65,12 +65,13 @@ type eventRow struct {
 	State         badge
 	Result        string // of its latest attempt
 	Attempts      int
-	Last, Next    time.Time
+	Changed       time.Time // when its state was known last
+	Last, Next    time.Time // attempts; zero if there is none
 }
 
 func rowOf(e *deliverylog.Event) eventRow {
 	row := eventRow{ID: e.ID, Link: eventPath(e.ID), Kind: kinds[e.Kind].One, Message: e.Message, State: stateOf(e.Fate),
-		Last: last(e), Next: e.Next}
+		Changed: e.Changed, Last: last(e), Next: e.Next}
 	for i := range e.Attempts {
 		if !e.Attempts[i].Failover {
 			row.Attempts++
@@ -88,7 +89,7 @@ func resultOf(a *deliverylog.Attempt) string {
 	return failure(string(a.Failure))
 }
 
-// ages are the bounds of the time of the latest attempt to choose from.
+// ages are the bounds of the time of the latest change to choose from.
 var ages = []struct {
 	value, label string
 	age          time.Duration
@@ -107,7 +108,7 @@ type eventFilter struct {
 func (f *eventFilter) matches(e *deliverylog.Event) bool {
 	return (f.search == "" || f.search == e.Message || f.search == e.ID) &&
 		(f.kind == "" || f.kind == e.Kind.String()) && (f.state == "" || f.state == e.Fate.State()) &&
-		(f.since.IsZero() || !last(e).Before(f.since)) &&
+		(f.since.IsZero() || !e.Changed.Before(f.since)) &&
 		(f.code == 0 || slices.ContainsFunc(e.Attempts, func(a deliverylog.Attempt) bool { return a.Status == f.code }))
 }
 
@@ -161,9 +162,9 @@ func (p *Page) deliveries(w http.ResponseWriter, r *http.Request, s *session, st
 	p.views.render(w, status, "deliveries.html", &v)
 }
 
-// fill adds a page of the events, the one attempted last first.
+// fill adds a page of the events, the one that changed last first.
 func (v *deliveriesView) fill(events []deliverylog.Event, q url.Values) {
-	slices.SortStableFunc(events, func(a, b deliverylog.Event) int { return last(&b).Compare(last(&a)) })
+	slices.SortStableFunc(events, func(a, b deliverylog.Event) int { return b.Changed.Compare(a.Changed) })
 	pages := max(1, (len(events)+eventsShown-1)/eventsShown)
 	page, _ := strconv.Atoi(q.Get("page")) // 0 if it is not a number
 	page = min(max(page, 1), pages)

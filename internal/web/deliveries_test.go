@@ -52,6 +52,12 @@ func TestDeliveries(t *testing.T) {
 			t.Errorf("%s: nothing says that the list is empty", query)
 		}
 	}
+	paused := event.Attempt{UserID: 42, ID: "e", Kind: webhook.DLR, Message: event.NewText([]byte("10")), Fate: webhook.Paused, Time: time.Now()}
+	s.attempts = append([]event.Attempt{paused}, s.attempts...)
+	if got := strings.Join(rows(b.get("/deliveries?state=paused").Body.String()), " "); got != "e" {
+		t.Errorf("paused: %s, want e", got)
+	}
+	want(t, b.get("/events/e"), http.StatusOK, "Held back while delivery receipts are paused.", "!Attempt 1", "!Resend")
 	w := b.get("/deliveries?state=waiting&kind=dlr&http_code=404")
 	want(t, w, http.StatusOK, `<a href="`+base+`/events/d">Delivery receipt</a>`, `<span class="badge waiting">waiting</span> <span class="detail">HTTP 404`, `<time datetime="2030-01-02T03:04:05.000Z">2030-01-02 03:04:05 UTC</time>`,
 		`<option value="waiting" selected>`, `<option value="dlr" selected>`, `value="404"`, ">Clear<", "1–1 of 1")

@@ -21,6 +21,7 @@ type eventView struct {
 	eventRow
 	Time      time.Time // of the event
 	Timeline  []attemptView
+	Held      string // why it waits, if not for a retry
 	Body      string // as it is sent
 	Type      string // of the body
 	Readable  string // the body for people, "" if it is readable as it is
@@ -82,7 +83,13 @@ func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 	v.eventRow, v.Time = rowOf(e), e.Time
 	v.Waiting = isWaiting(e)
 	v.CanResend = !v.Waiting && e.Fate != webhook.Paused && (e.Kind != webhook.RevokeClick || e.Fate == webhook.Dead)
-	v.Since = machineTime(v.Last.Add(-time.Minute)) // it was given up later
+	v.Since = machineTime(v.Changed.Add(-time.Minute)) // it was given up later
+	switch {
+	case e.Fate == webhook.Paused:
+		v.Held = "Held back while " + strings.ToLower(kinds[e.Kind].Label) + " are paused."
+	case e.Fate == webhook.Overflow:
+		v.Held = "Queued for an attempt: too many events were waiting for your server."
+	}
 	for i := range e.Attempts {
 		a := &e.Attempts[i]
 		v.Timeline = append(v.Timeline, attemptView{Number: a.Number, Failover: a.Failover, At: a.Time, Host: a.Host,

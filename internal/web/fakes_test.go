@@ -164,8 +164,10 @@ func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attemp
 			events = append(events, deliverylog.Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(), Time: a.EventTime})
 		}
 		e := &events[at]
-		e.Fate, e.Next = a.Fate, a.Next
-		e.Attempts = append(e.Attempts, deliverylog.Attempt{Attempt: a, HasReply: a.Reply != ""})
+		e.Fate, e.Changed, e.Next = a.Fate, a.Time, a.Next
+		if a.Number > 0 {
+			e.Attempts = append(e.Attempts, deliverylog.Attempt{Attempt: a, HasReply: a.Reply != ""})
+		}
 	}
 	return events, nil
 }

@@ -103,10 +103,10 @@ func (v *lettersView) fromLog(events []deliverylog.Event) {
 			continue
 		}
 		row := rowOf(e)
-		v.Rows = append(v.Rows, letterRow{ID: e.ID, Link: row.Link, Kind: row.Kind, Message: e.Message, At: row.Last,
+		v.Rows = append(v.Rows, letterRow{ID: e.ID, Link: row.Link, Kind: row.Kind, Message: e.Message, At: row.Changed,
 			Reason: reasonOf("", row.Attempts, row.Result)})
-		if oldest.IsZero() || row.Last.Before(oldest) {
-			oldest = row.Last
+		if oldest.IsZero() || row.Changed.Before(oldest) {
+			oldest = row.Changed
 		}
 	}
 	slices.SortStableFunc(v.Rows, func(a, b letterRow) int { return b.At.Compare(a.At) })

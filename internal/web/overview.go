@@ -86,12 +86,12 @@ func listing(names []string) string {
 	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
 }
 
-// last returns the time of an event's latest attempt, or of the event if none is known.
+// last returns the time of an event's latest attempt; zero if none is known.
 func last(e *deliverylog.Event) time.Time {
 	if n := len(e.Attempts); n > 0 {
 		return e.Attempts[n-1].Time
 	}
-	return e.Time
+	return time.Time{}
 }
 
 // machineTime formats a time for programs.
