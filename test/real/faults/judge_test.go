@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,6 +172,17 @@ func (j *judge) wait(t testing.TB, more int, timeout time.Duration) {
 type seen struct {
 	hits []hit // in the order of their starts
 	ok   bool
+}
+
+// since returns the requests from the nth on, and the identities of their events.
+func (j *judge) since(n int) (ids []string, hits []hit) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	hits = slices.Clone(j.hits[n:])
+	for _, h := range hits {
+		ids = append(ids, j.names[h.id])
+	}
+	return ids, hits
 }
 
 // events gives what was seen, per identity.

@@ -18,15 +18,22 @@ import (
 type delayed struct {
 	s     *env
 	users map[string]int64 // by identity
+
+	// As far as the judge's requests were read:
+	read  int
+	seen  map[string]bool         // attempted events
+	left  map[int64]int           // per user, events without an attempt
+	first map[int64]time.Duration // per user, the time of the first attempt
 }
 
-// add delays n events of a user for longer than the case lasts.
-func (d *delayed) add(user int64, n int) (records []*kgo.Record) {
+// add delays the events from (inclusive) to (exclusive) of a user for longer than the case lasts.
+func (d *delayed) add(user int64, from, to int) (records []*kgo.Record) {
 	at := time.Now().UTC().Truncate(time.Millisecond)
 	text := func(t time.Time) []byte { return []byte(t.Format("2006-01-02T15:04:05.000Z")) }
-	for i := range n {
+	for i := from; i < to; i++ {
 		id := fmt.Sprintf("evt_%d_%d", user, i)
 		d.users[id] = user
+		d.left[user]++
 		records = append(records, &kgo.Record{
 			Topic: harness.Retry(d.s.topics.DLR, "1h"), Partition: harness.ByKey, Key: fmt.Append(nil, user), Value: []byte(harness.DLRValue(user, int64(i+1))),
 			Headers: []kgo.RecordHeader{
@@ -39,19 +46,26 @@ func (d *delayed) add(user int64, n int) (records []*kgo.Record) {
 	return records
 }
 
-// left is how many of the users' events had no second attempt, and when the first of them had it.
-func (d *delayed) left(users func(int64) bool) (left int, first time.Duration) {
-	for id, s := range d.s.judge.events() {
-		if user, mine := d.users[id]; mine && users(user) {
-			left--
-			if first == 0 || s.hits[0].start < first {
-				first = s.hits[0].start
-			}
+// attempted reads the judge's new requests. It returns how many of the users' events had no attempt yet, and when the
+// first attempt was.
+func (d *delayed) attempted(from, to int64) (left int, first time.Duration) {
+	ids, hits := d.s.judge.since(d.read)
+	for i, h := range hits {
+		user, mine := d.users[ids[i]]
+		if !mine || d.seen[ids[i]] {
+			continue
+		}
+		d.seen[ids[i]] = true
+		d.left[user]--
+		if d.first[user] == 0 {
+			d.first[user] = h.start
 		}
 	}
-	for _, user := range d.users {
-		if users(user) {
-			left++
+	d.read += len(hits)
+	for user := from; user <= to; user++ {
+		left += d.left[user]
+		if at := d.first[user]; at > 0 && (first == 0 || at < first) {
+			first = at
 		}
 	}
 	return left, first
@@ -61,7 +75,9 @@ func (d *delayed) left(users func(int64) bool) (left int, first time.Duration) {
 func (d *delayed) release(t testing.TB, args ...string) <-chan string {
 	printed := make(chan string, 1)
 	go func() {
-		out, stderr, code := harness.Run(t, d.s.options(), append([]string{"retry", "release"}, args...)...)
+		o := d.s.options()
+		o.Timeout = pick(2*time.Minute, 20*time.Minute)
+		out, stderr, code := harness.Run(t, o, append([]string{"retry", "release"}, args...)...)
 		if code != 0 {
 			t.Errorf("retry release: exit code %d, %s", code, stderr)
 		}
@@ -111,11 +127,9 @@ func TestRecoverUnderKills(t *testing.T) {
 	first, all := int64(2), crowd+1
 	s := newEnvOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, all+100, []time.Duration{time.Hour, time.Hour}, "--kafka.session_timeout=6s")
 	s.judge.behave(func(string, int64, int) (int, time.Duration) { return http.StatusOK, 0 })
-	d := &delayed{s: s, users: map[string]int64{}}
+	d := &delayed{s: s, users: map[string]int64{}, seen: map[string]bool{}, left: map[int64]int{}, first: map[int64]time.Duration{}}
 	for from := 0; from < ofOne; from += 50_000 {
-		part := &delayed{s: s, users: d.users}
-		records := part.add(1, min(from+50_000, ofOne))[from:]
-		harness.ProduceMany(t, s.brokers, records)
+		harness.ProduceMany(t, s.brokers, d.add(1, from, min(from+50_000, ofOne)))
 	}
 	members := s.members(t, 3)
 
@@ -136,11 +150,10 @@ func TestRecoverUnderKills(t *testing.T) {
 	asked := time.Now()
 	before := h.p99(s, began, asked)
 
-	one := func(user int64) bool { return user == 1 }
 	released := d.release(t, "--user=1")
-	harness.Eventually(t, pick(2*time.Minute, 20*time.Minute), func() bool { left, _ := d.left(one); return left == 0 }, "the user's events had their attempt")
+	harness.Eventually(t, pick(2*time.Minute, 20*time.Minute), func() bool { left, _ := d.attempted(1, 1); return left == 0 }, "the user's events had their attempt")
 	ended := time.Now()
-	_, at := d.left(one)
+	_, at := d.attempted(1, 1)
 	during := h.p99(s, asked, ended)
 	rec.note("first of %s events %.1f s after the command, the last after %.1f s; p99 of others %v before and %v during it", count(ofOne),
 		s.judge.began.Add(at).Sub(asked).Seconds(), ended.Sub(asked).Seconds(), before.Round(time.Millisecond), during.Round(time.Millisecond))
@@ -154,7 +167,7 @@ func TestRecoverUnderKills(t *testing.T) {
 
 	var records []*kgo.Record
 	for user := first; user <= all; user++ {
-		records = append(records, d.add(user, each)...)
+		records = append(records, d.add(user, 0, each)...)
 	}
 	harness.ProduceMany(t, s.brokers, records)
 	released = d.release(t, "--all")
@@ -169,7 +182,7 @@ func TestRecoverUnderKills(t *testing.T) {
 	for _, p := range members {
 		p.WaitReady(t, patience)
 	}
-	harness.Eventually(t, pick(3*time.Minute, 20*time.Minute), func() bool { left, _ := d.left(func(u int64) bool { return u > 1 }); return left == 0 },
+	harness.Eventually(t, pick(3*time.Minute, 20*time.Minute), func() bool { left, _ := d.attempted(first, all); return left == 0 },
 		"the crowd's events had their attempt")
 	wantReleased(t, <-released, int(crowd)*each)
 	l.end(t)

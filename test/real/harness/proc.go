@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type Options struct {
 	OpsAddr   string   // ops.addr; "" = a free loopback port
 	Binary    string   // "" = Binary(t)
 	OpenFiles int      // limit of open descriptors of Start, as `ulimit -n` sets it; 0 leaves the test's own
+
+	Timeout time.Duration // of Run; 0 = 2 minutes
 }
 
 // environ gives the child's environment: the test's own without settings, then the harness's, then the test's wishes.
@@ -123,7 +126,7 @@ func removeBinary() {
 func Run(t testing.TB, o Options, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	program := Binary(t) // building it is none of the command's time
-	cmd := exec.CommandContext(within(t, 2*time.Minute), program, append(args, o.Args...)...)
+	cmd := exec.CommandContext(within(t, cmp.Or(o.Timeout, 2*time.Minute)), program, append(args, o.Args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = o.environ(), &out, &errOut, diesWithUs()
 	err := cmd.Run()
