@@ -133,25 +133,12 @@ func (s *server) serve(conn net.Conn) {
 		conn = secured
 		defer secured.Close()
 	}
-	buf, have := make([]byte, 8<<10), 0
-	for {
-		end, body := -1, 0
-		for end < 0 || have < end+body {
-			if have == len(buf) {
-				buf = append(buf, make([]byte, len(buf))...)
-			}
-			n, err := conn.Read(buf[have:])
-			if err != nil {
-				return
-			}
-			have += n
-			if end < 0 {
-				if i := bytes.Index(buf[:have], []byte("\r\n\r\n")); i >= 0 {
-					end, body = i+4, contentLength(buf[:i])
-				}
-			}
+	for in := NewRequests(conn, 8<<10); ; {
+		body, err := in.Next()
+		if err != nil {
+			return
 		}
-		s.received(buf[end : end+body])
+		s.received(body)
 		if s.cfg.Close {
 			_, _ = conn.Write(lastReply)
 			return
@@ -159,8 +146,43 @@ func (s *server) serve(conn net.Conn) {
 		if _, err := conn.Write(reply); err != nil {
 			return
 		}
-		have = copy(buf, buf[end+body:have])
 	}
+}
+
+// Requests reads the requests of one connection.
+type Requests struct {
+	conn io.Reader
+	buf  []byte
+	have int // bytes in buf
+	end  int // of the request that was returned last
+}
+
+// NewRequests returns a reader of requests with a buffer of size bytes, which grows as needed.
+func NewRequests(conn io.Reader, size int) *Requests {
+	return &Requests{conn: conn, buf: make([]byte, size)}
+}
+
+// Next reads a request and returns its body, which is valid until the next call.
+func (r *Requests) Next() (body []byte, err error) {
+	r.have, r.end = copy(r.buf, r.buf[r.end:r.have]), 0
+	head, length := -1, 0
+	for head < 0 || r.have < head+length {
+		if r.have == len(r.buf) {
+			r.buf = append(r.buf, make([]byte, len(r.buf))...)
+		}
+		n, err := r.conn.Read(r.buf[r.have:])
+		if err != nil {
+			return nil, err
+		}
+		r.have += n
+		if head < 0 {
+			if i := bytes.Index(r.buf[:r.have], []byte("\r\n\r\n")); i >= 0 {
+				head, length = i+4, contentLength(r.buf[:i])
+			}
+		}
+	}
+	r.end = head + length
+	return r.buf[head:r.end], nil
 }
 
 // contentLength finds the length in a request's head, 0 if it has none.
@@ -190,10 +212,8 @@ func (s *server) received(body []byte) {
 	if n <= w.skip || n > w.last {
 		return
 	}
-	if i := bytes.Index(body, []byte(Mark)); i >= 0 {
-		if at, ok := readMark(body[i+len(Mark):]); ok {
-			w.latency[n-w.skip-1].Store(max(time.Now().UnixNano()-at, 1))
-		}
+	if at, ok := Produced(body); ok {
+		w.latency[n-w.skip-1].Store(max(int64(time.Since(at)), 1))
 	}
 	if n == w.skip+1 {
 		w.first.Store(time.Now().UnixNano())
@@ -202,6 +222,16 @@ func (s *server) received(body []byte) {
 	if n == w.last {
 		_ = s.tell(w.done(time.Now()))
 	}
+}
+
+// Produced returns the time after the [Mark] in a body.
+func Produced(body []byte) (at time.Time, ok bool) {
+	i := bytes.Index(body, []byte(Mark))
+	if i < 0 {
+		return at, false
+	}
+	ns, ok := readMark(body[i+len(Mark):])
+	return time.Unix(0, ns), ok
 }
 
 func readMark(text []byte) (ns int64, ok bool) {
