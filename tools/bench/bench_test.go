@@ -52,7 +52,7 @@ func TestOwnHosts(t *testing.T) {
 
 func TestChoice(t *testing.T) {
 	all, err := choice(nil)
-	if err != nil || len(all) != len(scenarioNames()) || len(all) != 8 {
+	if err != nil || len(all) != len(scenarioNames()) || len(all) != 9 {
 		t.Errorf("%d scenarios by default, %v", len(all), err)
 	}
 	some, err := choice([]string{"tls", "throughput"})

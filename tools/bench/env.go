@@ -139,8 +139,9 @@ func (b *bench) produce(ctx context.Context, n int, record func(i int) *kgo.Reco
 	return context.Cause(ctx)
 }
 
-// pace writes n delivery reports at a rate per second, each with the moment it was produced in its body.
-func (w *env) pace(ctx context.Context, n, users int, rate float64) error {
+// pace writes n delivery reports at a rate per second, each with the moment it was produced in its body. user returns
+// the user of the next one.
+func (w *env) pace(ctx context.Context, n int, rate float64, user func(i int) int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	began := time.Now()
@@ -148,7 +149,7 @@ func (w *env) pace(ctx context.Context, n, users int, rate float64) error {
 	defer tick.Stop()
 	for sent := 0; sent < n; {
 		for due := min(n, int(time.Since(began).Seconds()*rate)); sent < due; sent++ {
-			w.b.client.Produce(ctx, w.dlr(sent, 1+sent%users, receiver.Mark+strconv.FormatInt(time.Now().UnixNano(), 10)), func(_ *kgo.Record, err error) {
+			w.b.client.Produce(ctx, w.dlr(sent, user(sent), receiver.Mark+strconv.FormatInt(time.Now().UnixNano(), 10)), func(_ *kgo.Record, err error) {
 				if err != nil {
 					cancel(fmt.Errorf("producing at a pace: %w", err))
 				}

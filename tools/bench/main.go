@@ -7,8 +7,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +18,9 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -24,8 +28,10 @@ import (
 
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/tools/bench/bare"
+	"github.com/smshooks/smshooks/tools/bench/fleet"
 	"github.com/smshooks/smshooks/tools/bench/handwritten"
 	"github.com/smshooks/smshooks/tools/bench/parts"
+	"github.com/smshooks/smshooks/tools/bench/proc"
 	"github.com/smshooks/smshooks/tools/bench/receiver"
 	"github.com/smshooks/smshooks/tools/bench/report"
 	"github.com/smshooks/smshooks/tools/bench/result"
@@ -117,7 +123,7 @@ Scenarios: ` + strings.Join(scenarioNames(), ", "),
 	f.StringVar(&o.Binary, "binary", "", "the smshooks to measure (default: built from this checkout)")
 	f.BoolVar(&o.Quick, "quick", false, "one run with small counts: shows that it works, measures nothing")
 	f.AddFlagSet(settings)
-	cmd.AddCommand(reportCommand(), receiverCommand(), clientCommand(), handwrittenCommand(), partsCommand())
+	cmd.AddCommand(reportCommand(), receiverCommand(), clientCommand(), handwrittenCommand(), partsCommand(), fleetCommand())
 	return cmd
 }
 
@@ -272,16 +278,51 @@ func clientCommand() *cobra.Command {
 }
 
 func handwrittenCommand() *cobra.Command {
-	var cfg handwritten.Config
+	cfg := handwritten.Config{Lost: new(atomic.Int64)}
+	var (
+		base string
+		far  fleet.Fleet
+	)
 	cmd := helper("handwritten", "Consume as a program written in an afternoon does", func(cmd *cobra.Command) error {
+		cfg.MaxIdle = 4 * cfg.Workers
+		cfg.URL = func(user int) string { return base + "/dlr/" + strconv.Itoa(user) }
+		if base == "" {
+			cfg.URL, cfg.MaxIdle, cfg.Ahead = far.URL, 0, true
+		}
+		go func() { // tell how many were lost when asked
+			for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(proc.Note{Event: "lost", Count: cfg.Lost.Load()})
+			}
+		}()
 		return handwritten.Run(cmd.Context(), cfg)
 	})
 	cmd.Flags().StringSliceVar(&cfg.Brokers, "kafka", nil, "brokers")
 	cmd.Flags().StringVar(&cfg.Group, "group", "", "consumer group")
 	cmd.Flags().StringVar(&cfg.Topic, "topic", "", "topic of delivery reports")
-	cmd.Flags().StringVar(&cfg.Base, "base", "", "URL without the path")
+	cmd.Flags().StringVar(&base, "base", "", "URL without the path (default: those of a fleet)")
+	cmd.Flags().StringVar(&far.Port, "port", "", "port of the fleet's hosts")
+	cmd.Flags().StringVar(&far.Closed, "closed", "", "port of those that refuse connections")
 	cmd.Flags().IntVar(&cfg.Workers, "workers", 64, "requests at once")
 	cmd.Flags().IntVar(&cfg.Idle, "idle", 64, "idle connections per host")
+	cmd.Flags().DurationVar(&cfg.IdleTimeout, "idle-timeout", 0, "time for which an idle connection is kept")
+	return cmd
+}
+
+func fleetCommand() *cobra.Command {
+	var (
+		hosts     int
+		cert, key string
+	)
+	cmd := helper("fleet", "Be thousands of hosts and their name server", func(cmd *cobra.Command) error {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return fmt.Errorf("fleet: %w", err)
+		}
+		return fleet.Run(cmd.Context(), hosts, pair, os.Stdin, cmd.OutOrStdout())
+	})
+	cmd.Flags().IntVar(&hosts, "hosts", 0, "how many")
+	cmd.Flags().StringVar(&cert, "cert", "", "certificate of the authority (PEM file)")
+	cmd.Flags().StringVar(&key, "key", "", "the authority's key (PEM file)")
 	return cmd
 }
 

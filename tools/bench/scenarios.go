@@ -53,6 +53,7 @@ func scenarios() []scenario {
 		{"outage", "every endpoint refuses", "All URLs point to a closed port. Counted is what the retry topic holds, by its end offsets, from the last look that saw none there to the first that saw all (25 ms between looks).", outage},
 		{"start", "start to first delivery", "From the fork of `serve` to the first request, with a backlog of 1,000 events waiting; Redis empty (a fresh key prefix) and full (left by the start before).", start},
 		{"tls", "HTTPS", "The backlog with a TLS 1.3 receiver (P-256 certificate, checked): connections kept alive, and a receiver that closes after every reply, so that each request needs a handshake.", secure},
+		{"fleet", "thousands of hosts far away", fleetHow, roam},
 	}
 }
 

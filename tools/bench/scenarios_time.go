@@ -69,7 +69,7 @@ func (b *bench) atRate(ctx context.Context, w *env, c *child, perSecond float64)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go func() {
-		if err := w.pace(ctx, skip+count, baseUsers, perSecond); err != nil {
+		if err := w.pace(ctx, skip+count, perSecond, inTurn); err != nil {
 			stop(err)
 		}
 	}()
@@ -103,6 +103,9 @@ func (b *bench) resting(ctx context.Context, c *child) (result.Figures, error) {
 	after, err := c.cpu()
 	return result.Figures{result.Idle: 100 * (after - before).Seconds() / time.Since(began).Seconds()}, err
 }
+
+// inTurn is the user of the i-th event when the users take turns.
+func inTurn(i int) int { return 1 + i%baseUsers }
 
 func latency(ctx context.Context, b *bench, s *result.Scenario) error {
 	w, err := b.newEnv(ctx, b.base())

@@ -7,13 +7,15 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -29,28 +31,40 @@ type Config struct {
 	Brokers []string
 	Group   string
 	Topic   string
-	Base    string      // scheme://host:port; the path is /dlr/<user>
-	Workers int         // requests at once
-	Idle    int         // MaxIdleConnsPerHost; 2 is what net/http ships with
-	TLS     *tls.Config // nil = the system's authorities
+	URL     func(user int) string
+	Workers int // requests at once
+	Idle    int // MaxIdleConnsPerHost; 2 is what net/http ships with
+	MaxIdle int // MaxIdleConns; 0 = no limit
+	// IdleTimeout is how long an idle connection is kept; 0 = for good.
+	IdleTimeout time.Duration
+	TLS         *tls.Config // nil = the system's authorities
+	// Ahead commits records, every five seconds, once they were handed to a worker. Otherwise a batch would wait for its
+	// slowest request, and one host that hangs would hold up all.
+	Ahead bool
+	// Lost counts requests whose connection the host closed before a reply.
+	Lost *atomic.Int64
 }
 
 // record is as much of a DLR as is needed here.
 type record struct {
-	UserID int64           `json:"user_id"`
+	UserID int             `json:"user_id"`
 	SMS    json.RawMessage `json:"sms"`
 }
 
 // Run consumes until ctx ends. What fails to be sent is dropped; only Kafka's errors end it.
 func Run(ctx context.Context, cfg Config) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...), kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(cfg.Topic),
-		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(fetchSize))
+	options := []kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(cfg.Topic),
+		kgo.BlockRebalanceOnPoll(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(fetchSize)}
+	if !cfg.Ahead {
+		options = append(options, kgo.DisableAutoCommit())
+	}
+	client, err := kgo.NewClient(options...)
 	if err != nil {
 		return fmt.Errorf("hand-written consumer: %w", err)
 	}
 	defer client.CloseAllowingRebalance()
 	poster := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		MaxIdleConns: 4 * cfg.Workers, MaxIdleConnsPerHost: cfg.Idle, TLSClientConfig: cfg.TLS,
+		MaxIdleConns: cfg.MaxIdle, MaxIdleConnsPerHost: cfg.Idle, IdleConnTimeout: cfg.IdleTimeout, TLSClientConfig: cfg.TLS,
 	}}
 	work := make(chan *kgo.Record, cfg.Workers)
 	defer close(work)
@@ -58,7 +72,9 @@ func Run(ctx context.Context, cfg Config) error {
 	for range cfg.Workers {
 		go func() {
 			for r := range work {
-				_ = post(ctx, poster, cfg.Base, r.Value) // no retry: that is the comparison
+				if lost(post(ctx, poster, cfg.URL, r.Value)) { // no retry: that is the comparison
+					cfg.Lost.Add(1)
+				}
 				batch.Done()
 			}
 		}()
@@ -73,6 +89,10 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		batch.Add(fetches.NumRecords())
 		fetches.EachRecord(func(r *kgo.Record) { work <- r })
+		if cfg.Ahead {
+			client.AllowRebalance()
+			continue
+		}
 		batch.Wait()
 		if err := client.CommitUncommittedOffsets(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("hand-written consumer: committing: %w", err)
@@ -81,13 +101,19 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 }
 
-func post(ctx context.Context, client *http.Client, base string, value []byte) error {
+// lost reports whether a request failed because the connection ended before the reply.
+func lost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		err != nil && strings.Contains(err.Error(), "server closed idle connection") // of net/http, without a type
+}
+
+func post(ctx context.Context, client *http.Client, to func(user int) string, value []byte) error {
 	var r record
 	if err := json.Unmarshal(value, &r); err != nil {
 		return err
 	}
 	body := "sms=" + url.QueryEscape(string(r.SMS))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/dlr/"+strconv.FormatInt(r.UserID, 10), strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to(r.UserID), strings.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -16,11 +16,13 @@ import (
 
 // Note is a line of JSON that a child writes.
 type Note struct {
-	Event   string         `json:"event"` // listening, armed, first, done
-	Addr    string         `json:"addr,omitempty"`
-	First   time.Time      `json:"first,omitzero"` // the first request
-	Last    time.Time      `json:"last,omitzero"`  // the last one
-	Figures result.Figures `json:"figures,omitempty"`
+	Event   string                    `json:"event"` // listening, armed, first, done, counted
+	Addr    string                    `json:"addr,omitempty"`
+	First   time.Time                 `json:"first,omitzero"` // the first request
+	Last    time.Time                 `json:"last,omitzero"`  // the last one
+	Count   int64                     `json:"count,omitempty"`
+	Figures result.Figures            `json:"figures,omitempty"`
+	Cases   map[string]result.Figures `json:"cases,omitempty"` // by class of host
 }
 
 // Peak is the most memory a process ever had resident (VmHWM), in bytes.

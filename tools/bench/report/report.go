@@ -26,6 +26,7 @@ var plots = map[string][]string{
 	"outage":     {result.Rate},
 	"start":      {result.Start},
 	"tls":        {result.CPU, result.Rate},
+	"fleet":      {result.CPU, result.P99},
 }
 
 // Write writes performance.md, performance.json and images/perf-*.svg into dir, which must exist.

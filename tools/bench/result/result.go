@@ -22,6 +22,10 @@ const (
 	Start      = "start_s"         // fork of the process to the first delivery
 	Resumed    = "resumed_pct"     // TLS handshakes that resumed a session, in percent
 	Handshakes = "handshakes"      // TLS handshakes seen by the receiver
+	Reused     = "reused_pct"      // requests on a connection that had carried one before, in percent
+	Dials      = "dials"           // connections that the receiver accepted, per request
+	Questions  = "dns_questions"   // questions to the name server, per request
+	Lost       = "lost"            // attempts that failed because the receiver was closing the connection
 	Overflowed = "overflow"        // records that went to an overflow topic meanwhile
 	Fetch      = "fetch_us"        // CPU-µs per record of fetching alone
 	Decode     = "decode_us"       // µs per record of decoding alone
@@ -41,6 +45,7 @@ func Columns() []Column {
 	return []Column{
 		{CPU, "CPU-µs/delivery", 1}, {Rate, "per second", 0}, {Sent, "load/s", 0}, {P50, "p50 ms", 2}, {P99, "p99 ms", 2},
 		{RSS, "peak RSS MB", 0}, {Idle, "idle CPU %", 2}, {Start, "start s", 2}, {Handshakes, "handshakes", 0}, {Resumed, "resumed %", 0},
+		{Reused, "reused %", 0}, {Dials, "dials/request", 2}, {Questions, "DNS questions/request", 2}, {Lost, "lost to close races", 0},
 		{Fetch, "fetch µs", 2}, {Decode, "decode µs", 2}, {Encode, "encode µs", 2}, {WriteRead, "write+read µs", 2}, {Overflowed, "overflowed", 0},
 	}
 }
