@@ -155,18 +155,12 @@ func (d *Dispatcher) finish(e *event.Event, v verdict) {
 
 // decode parses the record.
 func (d *Dispatcher) decode(e *event.Event) verdict {
-	if e.Kind == webhook.RevokeClick {
-		if err := webhook.DecodeRevocation(e.Value, &e.Batch); err != nil {
-			return verdict{kind: invalid, why: invalidText(err)}
-		}
-		e.UserID = e.Batch.UserID
-		return verdict{}
-	}
-	if err := webhook.Decode(e.Kind, e.Value, &e.Message); err != nil {
+	if err := e.Decode(); err != nil {
 		return verdict{kind: invalid, why: invalidText(err)}
 	}
-	e.UserID = e.Message.UserID
-	e.MessageKey = e.Message.Key(e.Value) | 1 // 0 means no key
+	if e.Kind != webhook.RevokeClick {
+		e.MessageKey = e.Message.Key(e.Value) | 1 // 0 means no key
+	}
 	return verdict{}
 }
 

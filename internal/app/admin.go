@@ -185,7 +185,7 @@ func (a *Admin) RevokeKey(ctx context.Context, key string) error {
 // DeadLetters calls each for the dead letters that match f. progress may be nil.
 func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress deadletter.Progress,
 	each func(*deadletter.Letter) error) error {
-	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
+	letters, err := newDeadLetters(a.cfg, a.kafka, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress d
 
 // ReplayDeadLetters replays the dead letters that match run and returns how many.
 func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
-	letters, err := newDeadLetters(a.cfg, a.kafka, nil)
+	letters, err := newDeadLetters(a.cfg, a.kafka, nil, nil)
 	if err != nil {
 		return 0, err
 	}

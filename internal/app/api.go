@@ -7,6 +7,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/internal/web"
@@ -37,7 +38,7 @@ func addresses(d config.Dispatch) sender.Addresses {
 }
 
 func (a *App) newCustomers() (*customers, error) {
-	letters, err := newDeadLetters(a.Config, a.kafka, a.clock.Now)
+	letters, err := newDeadLetters(a.Config, a.kafka, a.clock.Now, a.log.Note)
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +57,11 @@ func (a *App) newCustomers() (*customers, error) {
 		nil
 }
 
-// newDeadLetters returns the store that reads and replays dead letters.
-func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time) (*deadletter.Store, error) {
+// newDeadLetters returns the store that reads and replays dead letters. note receives what is replayed.
+func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time,
+	note func(event.Attempt)) (*deadletter.Store, error) {
 	plan := cfg.TopicPlan()
-	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now,
+	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now, Note: note,
 		Batches: plan.Delays(webhook.RevokeClick)}
 	for _, kind := range webhook.Kinds() {
 		c.Overflow[kind] = plan.Overflow(kind, 0)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/smshooks/smshooks/consumer"
 	"github.com/smshooks/smshooks/dispatcher"
-	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/firstclick"
@@ -36,7 +35,6 @@ type pipeline struct {
 	consumer   *consumer.Consumer
 	dispatcher *dispatcher.Dispatcher
 	collector  *revocation.Collector
-	log        *deliverylog.Log
 	replays    *replay.Memory
 	endpoints  *endpoints.Tracker
 	receipts   *latest.Memory
@@ -49,7 +47,7 @@ type pipeline struct {
 
 func (a *App) newPipeline() (*pipeline, error) {
 	cfg := a.Config
-	p := &pipeline{log: a.log, replays: a.replays, plan: a.plan}
+	p := &pipeline{replays: a.replays, plan: a.plan}
 	var err error
 	producing := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(a.plan.Delayed)),
@@ -129,7 +127,6 @@ func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
 // events in progress end and commits, within grace. What these events need stops after it.
 func (p *pipeline) start(g *group, started <-chan struct{}, grace time.Duration) {
 	g.serve("producers", noError(func(ctx context.Context) { <-ctx.Done(); p.producer.Close(); p.large.Close() }))
-	g.serve("delivery log", after(started, noError(p.log.Run)))
 	g.serve("latest receipts", after(started, noError(p.receipts.Run)))
 	g.serve("endpoint events", after(started, noError(p.endpoints.Run)))
 	g.serve("replays", after(started, noError(p.replays.Run)))

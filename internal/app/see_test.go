@@ -13,6 +13,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/release"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -68,6 +69,17 @@ func TestStatesAreLogged(t *testing.T) {
 		c.write("webhook-config", 42, `{"user_id":42,"dlr_url":"http://dlr.example/"}`)
 		c.awayUntil(at + 12*time.Hour + 10*time.Second)
 		want("7", "delivered"+second+`; 3  ""`)
+
+		// An event that is released, while its attempt is under way.
+		c.answers(status(http.StatusServiceUnavailable))
+		c.write("sms-dlr", 42, message(42, "10"))
+		want("10", `waiting, again in 6h0m0s; 1 http 503 ""`)
+		c.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(9 * time.Second) })
+		c.recover(release.Marker{Cause: release.Customer, User: 42})
+		time.Sleep(4 * time.Second)
+		want("10", `waiting, again in 0s; 1 http 503 ""`)
+		time.Sleep(10 * time.Second)
+		want("10", `delivered; 1 http 503 ""; 2  ""`)
 
 		// An event that waits before its first attempt.
 		c.pause(42, webhook.DLR)

@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/compacted"
+	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -35,6 +36,8 @@ type Config struct {
 	Patience time.Duration
 	// Now returns the time of day; nil: time.Now.
 	Now func() time.Time
+	// Note receives that an event was replayed, and must not block; nil: nobody asks.
+	Note func(event.Attempt)
 }
 
 // Filter selects dead letters; the zero value selects all.
@@ -64,6 +67,9 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Note == nil {
+		cfg.Note = func(event.Attempt) {}
 	}
 	options := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()),

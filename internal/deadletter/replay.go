@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -163,6 +164,9 @@ func (r *running) flush(ctx context.Context) error {
 	refused := r.admit(ctx)
 	indices, err := r.store.produce(ctx, r.chunk)
 	stored := len(indices)
+	for _, index := range indices {
+		r.store.note(r.chunk[index])
+	}
 	r.sent += stored
 	if r.Guard != nil && stored > 0 {
 		candidates := make([]*Candidate, stored)
@@ -255,6 +259,19 @@ func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int
 	}
 	r.Partition = place(r, origin, s.cfg.Sources[kind], partitions[kind])
 	return r
+}
+
+// note reports a record that was stored.
+func (s *Store) note(r *kgo.Record) {
+	e := event.Event{Record: event.Record{Class: topics.Overflow, Topic: r.Topic, Value: r.Value}}
+	for _, h := range r.Headers {
+		if e.SetHeader(h.Key, h.Value); h.Key == event.HeaderKind {
+			e.Kind, _ = webhook.ParseKind(string(h.Value)) // record wrote it
+		}
+	}
+	if note, ok := e.NewNote(e.Due); ok {
+		s.cfg.Note(note)
+	}
 }
 
 // place returns the partition number that the event came from, so that the member with the user's other events gets it.

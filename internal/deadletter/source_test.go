@@ -125,6 +125,8 @@ func (g *refusing) Stored(_ context.Context, events []*Candidate) { g.stored += 
 func TestResend(t *testing.T) {
 	k := newKafka(t)
 	s := k.store()
+	var notes []event.Attempt
+	s.cfg.Note = func(a event.Attempt) { notes = append(notes, a) }
 	first, record := k.source(1, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte("00-1")})
 	second, _ := k.source(2)
 	lost := second
@@ -145,6 +147,10 @@ func TestResend(t *testing.T) {
 	if len(records) != 1 || r == nil || string(r.Value) != string(record.Value) || string(r.Key) != "42" || r.Partition != record.Partition ||
 		r.Topic != testConfig.Overflow[webhook.DLR] {
 		t.Fatalf("stored %+v", records)
+	}
+	if len(notes) != 1 || notes[0].ID != first.ID || notes[0].UserID != 42 || notes[0].Message.String() == "" || notes[0].Fate != webhook.Overflow ||
+		!notes[0].Next.Equal(notes[0].Time) || notes[0].Partition != record.Partition || notes[0].Offset != record.Offset {
+		t.Errorf("noted %+v", notes)
 	}
 	headers := map[string]string{}
 	for _, h := range r.Headers {

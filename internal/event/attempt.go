@@ -45,6 +45,18 @@ func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
 	return a
 }
 
+// NewNote returns the row without an attempt which says that the event, whose record was stored in an overflow topic, is
+// due from at on. ok is false if the record is invalid.
+func (e *Event) NewNote(at time.Time) (a Attempt, ok bool) {
+	if e.Decode() != nil {
+		return a, false
+	}
+	e.Due = at
+	a = e.NewAttempt(webhook.Overflow)
+	a.Time = at
+	return a, true
+}
+
 // sourceOffset returns the position of the source record in the topic of its kind; the offset is -1 if it is unknown.
 func (e *Event) sourceOffset() (partition int32, offset int64) {
 	if e.Class == topics.Source {

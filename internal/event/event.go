@@ -101,6 +101,19 @@ type Trace interface {
 	End(e *Event, how string)
 }
 
+// Decode parses the record's value and sets UserID: to 0 if not even that can be read. The error is that of
+// webhook.Decode or webhook.DecodeRevocation.
+func (e *Event) Decode() error {
+	if e.Kind == webhook.RevokeClick {
+		err := webhook.DecodeRevocation(e.Value, &e.Batch)
+		e.UserID = e.Batch.UserID
+		return err
+	}
+	err := webhook.Decode(e.Kind, e.Value, &e.Message)
+	e.UserID = e.Message.UserID
+	return err
+}
+
 // Acquire asks the lease, once, whether work on the event may begin. It returns true if it did so before.
 func (e *Event) Acquire() bool {
 	if !e.acquired {

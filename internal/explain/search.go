@@ -225,6 +225,7 @@ func eventOf(t *topic, r *kgo.Record) *event.Event {
 	e := &event.Event{
 		Record: event.Record{
 			Class: t.info.Class, Topic: t.name, Partition: r.Partition, Offset: r.Offset, Namespace: t.space,
+			Value: r.Value,
 		},
 		Delivery: event.Delivery{Kind: t.info.Kind, Time: r.Timestamp},
 	}
@@ -240,13 +241,7 @@ func eventOf(t *topic, r *kgo.Record) *event.Event {
 			e.SetGatewayID(h.Value)
 		}
 	}
-	if e.Kind == webhook.RevokeClick {
-		_ = webhook.DecodeRevocation(r.Value, &e.Batch) // even an invalid record may name its user
-		e.UserID = e.Batch.UserID
-	} else {
-		_ = webhook.Decode(e.Kind, r.Value, &e.Message)
-		e.UserID = e.Message.UserID
-	}
+	_ = e.Decode() // even an invalid record may name its user
 	e.Identity()
 	return e
 }

@@ -47,6 +47,7 @@ type pass struct {
 
 	copies []*kgo.Record
 	of     []string // recoveries, one for each copy
+	notes  []event.Attempt
 	bytes  int
 	since  time.Time // of the first of copies
 }
@@ -138,8 +139,12 @@ func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
 		if len(p.copies) == 0 {
 			p.since = time.Now()
 		}
-		p.copies, p.of = append(p.copies, p.copyOf(r)), append(p.of, id)
+		due := event.CeilMilli(p.now())
+		p.copies, p.of = append(p.copies, p.copyOf(r, due)), append(p.of, id)
 		p.bytes += size(r)
+		if note, ok := e.NewNote(due); ok {
+			p.notes = append(p.notes, note)
+		}
 	}
 	p.span.Next, p.span.Epoch = r.Offset+1, max(p.span.Epoch, r.LeaderEpoch)
 	if len(p.copies) >= maxCopies || p.bytes >= maxCopyBytes {
@@ -153,7 +158,7 @@ func eventOf(r *kgo.Record, p event.Partition, space event.Namespace) *event.Eve
 	e := &event.Event{
 		Record: event.Record{
 			Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Epoch: r.LeaderEpoch, Namespace: space, Key: r.Key,
-			Class: topics.Retry,
+			Value: r.Value, Class: topics.Retry,
 		},
 		Delivery: event.Delivery{Kind: p.Kind, Time: r.Timestamp},
 	}
@@ -163,9 +168,9 @@ func eventOf(r *kgo.Record, p event.Partition, space event.Namespace) *event.Eve
 	return e
 }
 
-// copyOf returns the record that is sent instead of r: due now, and otherwise the same.
-func (p *pass) copyOf(r *kgo.Record) *kgo.Record {
-	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(p.now()))}
+// copyOf returns the record that is sent instead of r: due at that time, and otherwise the same.
+func (p *pass) copyOf(r *kgo.Record, at time.Time) *kgo.Record {
+	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(at))}
 	c := &kgo.Record{Topic: p.cfg.Released(p.owned.Kind), Partition: r.Partition, Key: r.Key, Value: r.Value}
 	for _, h := range r.Headers {
 		if h.Key != event.HeaderDue {
@@ -266,7 +271,10 @@ func (p *pass) flush(ctx context.Context, done bool) error {
 	if err := p.commit(ctx, record(p.log.cfg.Topic, key, entry{Progress: progress})); err != nil {
 		return err
 	}
-	p.copies, p.of, p.bytes = nil, nil, 0
+	for _, note := range p.notes {
+		p.cfg.Note(note)
+	}
+	p.copies, p.of, p.notes, p.bytes = nil, nil, nil, 0
 	return nil
 }
 

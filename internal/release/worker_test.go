@@ -27,6 +27,9 @@ type env struct {
 	*testing.T
 	cluster *kfake.Cluster
 	client  *kgo.Client
+
+	mu    sync.Mutex
+	notes []event.Attempt
 }
 
 func newEnv(t *testing.T) *env {
@@ -56,7 +59,7 @@ func (k *env) delay(topic string, partition int32, user string, n int) {
 	var records []*kgo.Record
 	for i := range n {
 		records = append(records, &kgo.Record{
-			Topic: topic, Partition: partition, Key: []byte(user), Value: fmt.Appendf(nil, "%s/%d/%s/%d", topic, partition, user, i),
+			Topic: topic, Partition: partition, Key: []byte(user), Value: fmt.Appendf(nil, `{"user_id":%s,"sms":{"id":"%s/%d/%d"}}`, user, topic, partition, i),
 			Headers: []kgo.RecordHeader{
 				{Key: event.HeaderID, Value: fmt.Appendf(nil, "evt_%s_%d", user, i)}, {Key: event.HeaderAttempts, Value: []byte("1")},
 				{Key: event.HeaderDue, Value: []byte("2026-02-27T18:00:00.000Z")}, {Key: "trace", Value: []byte("x")},
@@ -116,6 +119,11 @@ func (k *env) start(o *owner) *instance {
 	log := NewLog(Config{Topic: "releases", Keep: time.Hour, Now: time.Now}, k.newClient, logger, nothing{})
 	w := NewWorker(WorkerConfig{
 		Group: "group", Released: func(webhook.Kind) string { return "released" }, Now: time.Now, Client: k.client,
+		Note: func(a event.Attempt) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.notes = append(k.notes, a)
+		},
 	}, log, o, logger)
 	w.copying.SetLimit(1e6)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -224,6 +232,16 @@ func TestRecovery(t *testing.T) {
 			t.Errorf("%s: %+v, due %v", value, r, e.Due)
 		}
 	}
+	k.mu.Lock()
+	if len(k.notes) != 40 {
+		k.Errorf("%d events are noted, want 40", len(k.notes))
+	}
+	for _, a := range k.notes {
+		if a.UserID != 42 || a.ID == "" || a.Number != 0 || a.Fate != webhook.Overflow || !a.Next.Equal(a.Time) || time.Since(a.Next) > time.Minute {
+			k.Errorf("noted %+v", a)
+		}
+	}
+	k.mu.Unlock()
 	// Later ones belong to no recovery, and a second recovery copies only these.
 	k.delay("retry", 1, "42", 3)
 	again := k.begin(i, Marker{Cause: Operator})
