@@ -160,7 +160,15 @@ func (l *awsLogin) provider(ctx context.Context) (aws.CredentialsProvider, error
 	return l.cached, nil
 }
 
+// awsError returns err as a login error, without the text of AWS's reply, which may repeat a secret.
 func awsError(err error) error {
+	var reply interface {
+		error
+		ErrorCode() string
+	}
+	if errors.As(err, &reply) {
+		err = fmt.Errorf("AWS refuses the request for credentials: %q", reply.ErrorCode())
+	}
 	return &loginError{"kafka.sasl.mechanism", "AWS_MSK_IAM needs credentials in the environment, in the shared files, " +
 		"or of a web identity", err}
 }

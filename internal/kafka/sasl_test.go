@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/zap"
@@ -144,22 +146,33 @@ func TestOAuthTokenFile(t *testing.T) {
 	}
 }
 
-// AWS's own chain finds the credentials; without any the error says what is missing.
-func TestAWSCredentials(t *testing.T) {
-	none := filepath.Join(t.TempDir(), "none")
+// withoutAWS hides the AWS credentials of the machine from the test. It returns the path of the shared files, which do
+// not exist.
+func withoutAWS(t *testing.T) (shared string) {
+	t.Helper()
+	shared = filepath.Join(t.TempDir(), "none")
 	for name, value := range map[string]string{
-		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": none, "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_PROFILE": "",
+		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": shared, "AWS_SHARED_CREDENTIALS_FILE": shared, "AWS_PROFILE": "",
 		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "", "AWS_WEB_IDENTITY_TOKEN_FILE": "",
 		"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "",
+		"AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_STS": "",
 	} {
 		t.Setenv(name, value)
 	}
+	return shared
+}
+
+const mskBroker = "b-1.hooks.kafka.eu-west-1.amazonaws.com:9098"
+
+// AWS's own chain finds the credentials; without any the error says what is missing.
+func TestAWSCredentials(t *testing.T) {
+	none := withoutAWS(t)
 	first := func() (string, error) {
 		mechanism, err := NewSASL(SASLConfig{Mechanism: "AWS_MSK_IAM"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, first, err := mechanism.Authenticate(context.Background(), "b-1.hooks.kafka.eu-west-1.amazonaws.com:9098")
+		_, first, err := mechanism.Authenticate(context.Background(), mskBroker)
 		return string(first), err
 	}
 	if _, err := first(); err == nil || !strings.HasPrefix(Explain(err).Error(), "kafka.sasl.mechanism: ") {
@@ -177,5 +190,82 @@ func TestAWSCredentials(t *testing.T) {
 	}
 	if text, err := first(); err != nil || !strings.Contains(text, "AKIDFILE") {
 		t.Errorf("shared file: %q, %v", text, err)
+	}
+}
+
+// tokenService is the part of AWS STS that turns a web identity into credentials. It counts them: ASIA1, ASIA2.
+func tokenService(t *testing.T, life func() time.Duration) *httptest.Server {
+	t.Helper()
+	issued := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/xml")
+		token := r.FormValue("WebIdentityToken")
+		if r.FormValue("Action") != "AssumeRoleWithWebIdentity" || r.FormValue("RoleArn") != "arn:aws:iam::1:role/hooks" ||
+			!strings.HasPrefix(token, "identity") {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not with %s</Message></Error></ErrorResponse>", token)
+			return
+		}
+		issued++
+		fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+			<AccessKeyId>ASIA%d</AccessKeyId><SecretAccessKey>hush</SecretAccessKey><SessionToken>session of %s</SessionToken>
+			<Expiration>%s</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`,
+			issued, token, time.Now().Add(life()).UTC().Format(time.RFC3339))
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+// A pod's web identity: the token file is read anew when the credentials have expired, and never shown.
+func TestAWSWebIdentity(t *testing.T) {
+	withoutAWS(t)
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var life time.Duration
+	server := tokenService(t, func() time.Duration { return life })
+	t.Setenv("AWS_ENDPOINT_URL_STS", server.URL)
+	t.Setenv("AWS_REGION", "eu-west-1")
+	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/hooks")
+	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", file)
+	mechanism, err := NewSASL(SASLConfig{Mechanism: "AWS_MSK_IAM"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		token     string
+		life      time.Duration
+		key, with string
+	}{
+		{"identity-1", 0, "ASIA1/", "session of identity-1"},
+		{"identity-2", time.Hour, "ASIA2/", "session of identity-2"}, // the first credentials have expired
+		{"identity-3", time.Hour, "ASIA2/", "session of identity-2"}, // the second have not
+	} {
+		life = step.life
+		write(step.token)
+		_, first, err := mechanism.Authenticate(context.Background(), mskBroker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got map[string]string
+		if err := json.Unmarshal(first, &got); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(got["x-amz-credential"], step.key) || got["x-amz-security-token"] != step.with {
+			t.Errorf("with token %s: got %v", step.token, got)
+		}
+	}
+	write("stranger-hush")
+	stranger, err := NewSASL(SASLConfig{Mechanism: "AWS_MSK_IAM"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = stranger.Authenticate(context.Background(), mskBroker)
+	if err = Explain(err); err == nil || !strings.HasPrefix(err.Error(), "kafka.sasl.mechanism: ") ||
+		!strings.Contains(err.Error(), "AccessDenied") || strings.Contains(err.Error(), "hush") {
+		t.Errorf("a refused identity: %v", err)
 	}
 }
