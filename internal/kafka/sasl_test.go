@@ -1,16 +1,20 @@
 package kafka
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -190,6 +194,59 @@ func TestAWSCredentials(t *testing.T) {
 	}
 	if text, err := first(); err != nil || !strings.Contains(text, "AKIDFILE") {
 		t.Errorf("shared file: %q, %v", text, err)
+	}
+}
+
+// TestMSKPayload compares the login with that of AWS's own library, aws-msk-iam-auth 2.3.4, for the same credentials and
+// the same time. The real floor calls the library and has its answers compared, too.
+func TestMSKPayload(t *testing.T) {
+	withoutAWS(t)
+	lines, err := os.ReadFile(cmp.Or(os.Getenv("SMSHOOKS_TEST_MSK_PAYLOADS"), "testdata/msk-payloads.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared := 0
+	for line := range bytes.Lines(lines) {
+		var want struct {
+			Host, Key, Secret, Token string
+			Payload                  map[string]string
+		}
+		if err := json.Unmarshal(line, &want); err != nil {
+			t.Fatal(err)
+		}
+		at, err := time.Parse("20060102T150405Z", want.Payload["x-amz-date"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("AWS_ACCESS_KEY_ID", want.Key)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", want.Secret)
+		t.Setenv("AWS_SESSION_TOKEN", want.Token)
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(at))
+			mechanism, err := NewSASL(SASLConfig{Mechanism: "AWS_MSK_IAM"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, first, err := mechanism.Authenticate(t.Context(), want.Host+":9098")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got map[string]string
+			if err := json.Unmarshal(first, &got); err != nil {
+				t.Fatal(err)
+			}
+			if got["user-agent"] != "smshooks" {
+				t.Errorf("user agent %q", got["user-agent"])
+			}
+			want.Payload["user-agent"] = got["user-agent"] // each client says its own name
+			if !maps.Equal(got, want.Payload) {
+				t.Errorf("%s: got\n%v\nAWS's library sends\n%v", want.Host, got, want.Payload)
+			}
+		})
+		compared++
+	}
+	if compared == 0 {
+		t.Fatal("no payload was compared")
 	}
 }
 

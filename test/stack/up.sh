@@ -19,6 +19,7 @@ STACK_DIR=${STACK_DIR:-/var/tmp/smshooks-stack}
 GENERATOR_VERSION=7.14.0
 generator=$STACK_DIR/openapi-generator-cli-$GENERATOR_VERSION.jar
 python=$STACK_DIR/python-client-1
+msk=$STACK_DIR/aws-msk-iam-auth-1
 local_kafka=local/kafka:$KAFKA_VERSION
 local_redis=local/redis:7
 mkdir -p "$STACK_DIR"
@@ -115,6 +116,21 @@ clients() {
     touch "$python/.complete"
   fi
   say "client generators: there"
+}
+
+# One test compares the login of AWS_MSK_IAM with that of AWS's own library.
+msk() {
+  local artifact log=$STACK_DIR/msk.log
+  if [ ! -e "$msk/.complete" ]; then
+    have mvn || packages maven
+    say "fetching AWS's library for the logins of MSK"
+    for artifact in software.amazon.msk:aws-msk-iam-auth:2.3.4:jar:all org.slf4j:slf4j-api:1.7.36:jar; do
+      mvn -q -B dependency:copy -Dartifact="$artifact" -DoutputDirectory="$msk" >"$log" 2>&1 ||
+        { tail -20 "$log"; die "Maven could not fetch $artifact"; }
+    done
+    touch "$msk/.complete"
+  fi
+  say "AWS's library for the logins of MSK: there"
 }
 
 # The account page's test drives a real browser.
@@ -311,6 +327,7 @@ javascript
 samples
 site
 clients
+msk
 monitoring
 browser
 choose "${SMSHOOKS_TEST_KAFKA_IMAGE:-apache/kafka:$KAFKA_VERSION}" "$local_kafka" build_kafka "${SMSHOOKS_TEST_KAFKA_IMAGE:+wish}"
@@ -328,6 +345,7 @@ export SMSHOOKS_TEST_REDIS_IMAGE=$redis
 export SMSHOOKS_TEST_PROMETHEUS_IMAGE=$prometheus
 export SMSHOOKS_TEST_OPENAPI_GENERATOR=$generator
 export SMSHOOKS_TEST_PYTHONPATH=$python
+export SMSHOOKS_TEST_MSK_LIBRARY=$msk
 export TESTCONTAINERS_RYUK_DISABLED=true
 export TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1
 E
