@@ -212,6 +212,7 @@ type Portal struct {
 // Embedded is the Kafka and Redis inside the process.
 type Embedded struct {
 	KafkaAddr string // loopback host:port; port 0 = any free one
+	RedisAddr string // the same
 	Dir       string // of its data
 }
 

@@ -38,7 +38,7 @@ func TestDefaults(t *testing.T) {
 		Log:        config.Log{Level: "info"},
 		Tracing:    config.Tracing{Sample: 0.01},
 		Secrets:    config.Secrets{PreviousKeys: [][]byte{}},
-		Embedded:   config.Embedded{KafkaAddr: "127.0.0.1:19092", Dir: "smshooks-data"},
+		Embedded:   config.Embedded{KafkaAddr: "127.0.0.1:19092", RedisAddr: "127.0.0.1:16379", Dir: "smshooks-data"},
 	}
 	for _, got := range []*config.Config{c, config.Defaults()} {
 		if diff := difference(*got, want); diff != "" {

@@ -228,7 +228,7 @@ func loopback() kind[string] {
 		}
 		host, _, _ := net.SplitHostPort(s)
 		if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
-			return "", fmt.Errorf("%q is not a loopback address: the embedded Kafka has no authentication", s)
+			return "", fmt.Errorf("%q is not a loopback address: the embedded servers have no authentication", s)
 		}
 		return s, nil
 	}

@@ -207,6 +207,8 @@ func processTable() []setting {
 			"base64 of 32 bytes or more, with which your own site signs the tokens that open the account page; empty for API keys only")),
 		one("embedded.kafka_addr", loopback(), "127.0.0.1:19092", func(c *Config) *string { return &c.Embedded.KafkaAddr },
 			"loopback address of the Kafka of smshooks serve --embedded; port 0 for any free port"),
+		one("embedded.redis_addr", loopback(), "127.0.0.1:16379", func(c *Config) *string { return &c.Embedded.RedisAddr },
+			"loopback address of the Redis of smshooks serve --embedded; port 0 for any free port"),
 		one("embedded.dir", filled(), "smshooks-data", func(c *Config) *string { return &c.Embedded.Dir },
 			"directory of the data of smshooks serve --embedded"),
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -49,17 +51,18 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			defer log.Sync()
+			opts := app.Options{
+				Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen, Embedded: inProcess,
+			}
 			if inProcess {
 				stop, err := embed(cfg, log)
 				if err != nil {
 					return err
 				}
 				defer stop()
-				fmt.Fprint(cmd.OutOrStdout(), nextSteps(cfg))
+				opts.Listening = func(api net.Addr) { fmt.Fprint(cmd.OutOrStdout(), nextSteps(cfg, api)) }
 			}
-			return serve(cmd.Context(), app.Options{
-				Config: cfg, Version: version, Log: log, LogLevel: level, Registry: registry, Roles: chosen, Embedded: inProcess,
-			})
+			return serve(cmd.Context(), opts)
 		},
 	}
 	cmd.Flags().BoolVar(&inProcess, "embedded", false,
@@ -85,7 +88,8 @@ func parseRoles(names []string) ([]app.Role, error) {
 // embed starts Kafka and Redis in the process and changes cfg to use them, and to allow receivers on this machine.
 func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	e, err := embedded.Start(embedded.Options{
-		Dir: cfg.Embedded.Dir, KafkaAddr: cfg.Embedded.KafkaAddr, Log: log.Named("embedded"),
+		Dir: cfg.Embedded.Dir, KafkaAddr: cfg.Embedded.KafkaAddr, RedisAddr: cfg.Embedded.RedisAddr,
+		Log: log.Named("embedded"),
 	})
 	if err != nil {
 		return nil, err
@@ -102,14 +106,27 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	}, nil
 }
 
-// nextSteps returns the commands that deliver the first webhook of an embedded service.
-func nextSteps(cfg *config.Config) string {
-	broker := "--kafka.brokers=" + cfg.Kafka.Brokers[0]
+// nextSteps returns the commands that deliver the first webhook of an embedded service, whose API listens on api. It
+// returns "" without an API, which two of them need.
+func nextSteps(cfg *config.Config, api net.Addr) string {
+	if api == nil {
+		return ""
+	}
 	return fmt.Sprintf(`Next, in another terminal (your receiver listens on 127.0.0.1:8090):
-  KEY=$(smshooks keys create --user 42 %s)
+  export SMSHOOKS_KAFKA_BROKERS=%s SMSHOOKS_REDIS_ADDRS=%s
+  KEY=$(smshooks keys create --user 42)
   curl -H "X-API-KEY: $KEY" -d dlr_url=http://127.0.0.1:8090/dlr http://%s/v1/user/set-webhook
-  smshooks send --user 42 --kind dlr %[1]s
-`, broker, cfg.API.Addr)
+  smshooks send --user 42 --kind dlr
+`, cfg.Kafka.Brokers[0], cfg.Redis.Addrs[0], fromHere(api))
+}
+
+// fromHere returns how this machine reaches a listener: one on all addresses is also on the loopback address.
+func fromHere(listener net.Addr) string {
+	addr, ok := listener.(*net.TCPAddr)
+	if !ok || !addr.IP.IsUnspecified() {
+		return listener.String()
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.Port))
 }
 
 func serve(ctx context.Context, opts app.Options) error {

@@ -57,6 +57,10 @@ type Options struct {
 
 	KafkaDial, RedisDial, HTTPDial Dial // replace the network in tests
 	OpsListener, APIListener       net.Listener
+
+	// Listening is called once the listeners are open, with the API's address: nil without the role api.
+	// nil = not called.
+	Listening func(api net.Addr)
 }
 
 // App is one instance of the service.

@@ -26,6 +26,7 @@ func (a *App) Run(ctx context.Context) error {
 		a.close()
 		return err
 	}
+	a.reportListening(public)
 	b, g := budgetOf(a.Config.Shutdown.Grace), newGroup(ctx)
 	checked, started := make(chan struct{}), make(chan struct{})
 
@@ -131,6 +132,16 @@ func (a *App) listen() (ops, public net.Listener, err error) {
 		return nil, nil, errors.Join(err, ops.Close())
 	}
 	return ops, public, nil
+}
+
+func (a *App) reportListening(public net.Listener) {
+	switch {
+	case a.Listening == nil:
+	case public == nil:
+		a.Listening(nil)
+	default:
+		a.Listening(public.Addr())
+	}
 }
 
 // listen returns given, or a new listener on the address that a setting names.

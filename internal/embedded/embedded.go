@@ -111,7 +111,7 @@ func (e *Embedded) startKafka(addr string) error {
 func (e *Embedded) startRedis(addr string) error {
 	redis := miniredis.NewMiniRedis()
 	if err := redis.StartAddr(addr); err != nil {
-		return fmt.Errorf("start embedded Redis on %s: %w", addr, err)
+		return fmt.Errorf("embedded.redis_addr: start embedded Redis on %s: %w", addr, err)
 	}
 	e.redis = redis
 	e.ticking.Go(e.tick)

@@ -262,8 +262,8 @@ func TestAddresses(t *testing.T) {
 		opts Options
 		want string
 	}{
-		{"Kafka's port is taken", Options{Dir: dir, KafkaAddr: e.Brokers()[0]}, "embedded Kafka on " + e.Brokers()[0]},
-		{"Redis's port is taken", Options{Dir: dir, RedisAddr: e.RedisAddr()}, "embedded Redis on " + e.RedisAddr()},
+		{"Kafka's port is taken", Options{Dir: dir, KafkaAddr: e.Brokers()[0]}, "embedded.kafka_addr: start embedded Kafka on " + e.Brokers()[0]},
+		{"Redis's port is taken", Options{Dir: dir, RedisAddr: e.RedisAddr()}, "embedded.redis_addr: start embedded Redis on " + e.RedisAddr()},
 		{"open to others", Options{KafkaAddr: "0.0.0.0:9092"}, "must be a loopback address"},
 		{"open to others", Options{RedisAddr: ":6379"}, "must be a loopback address"},
 		{"no port", Options{RedisAddr: "127.0.0.1"}, "missing port"},

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -314,8 +316,13 @@ func TestEmbedded(t *testing.T) {
 	harness.Need(t)
 	dir := t.TempDir()
 	recv := harness.NewReceiver(t)
-	p := harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.dir=" + dir, "--topics.partitions=2"}})
-	broker := embeddedBroker(t, p)
+	o := harness.Options{Env: quick(), Args: []string{
+		"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.redis_addr=127.0.0.1:0", "--embedded.dir=" + dir, "--topics.partitions=2",
+		"--api.addr=127.0.0.1:0",
+	}}
+	p := harness.StartReady(t, o)
+	wantFirstWebhook(t, p, recv)
+	_, broker, _ := nextSteps(t, p)
 	harness.SetWebhook(t, broker, "webhook-config", 7, harness.Webhook{DLR: recv.URL("/dlr"), Click: recv.URL("/click"), Revoke: recv.URL("/revoke")})
 	settle(t)
 	recv.On("/dlr", harness.Codes(500, 200))
@@ -331,8 +338,9 @@ func TestEmbedded(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	// its data stay
-	p = harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.dir=" + dir, "--topics.partitions=2"}})
-	harness.ProduceMany(t, embeddedBroker(t, p), []*kgo.Record{harness.Event("sms-dlr", 7, harness.DLRValue(7, 2))})
+	p = harness.StartReady(t, o)
+	_, broker, _ = nextSteps(t, p)
+	harness.ProduceMany(t, broker, []*kgo.Record{harness.Event("sms-dlr", 7, harness.DLRValue(7, 2))})
 	recv.WaitCount(t, "/dlr", 3, 10*time.Second)
 	recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
 	if n := recv.Count("/dlr"); n != 3 {
@@ -340,17 +348,33 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// embeddedBroker reads the address of the embedded Kafka out of the log.
-func embeddedBroker(t testing.TB, p *harness.Proc) string {
+// nextSteps returns the commands that an embedded service prints, and the addresses of Kafka and Redis in them.
+func nextSteps(t testing.TB, p *harness.Proc) (steps, broker, redis string) {
 	t.Helper()
-	for line := range strings.Lines(p.Log()) {
-		var entry struct {
-			Kafka []string `json:"kafka"`
-		}
-		if json.Unmarshal([]byte(line), &entry) == nil && len(entry.Kafka) > 0 {
-			return strings.Join(entry.Kafka, ",")
-		}
+	found := regexp.MustCompile(`(?m)^Next, .*\n((?:  .*\n)+)`).FindStringSubmatch(p.Log())
+	if found == nil {
+		t.Fatalf("no next steps are printed:\n%s", p.Log())
 	}
-	t.Fatalf("the log does not tell where the embedded Kafka is:\n%s", p.Log())
-	return ""
+	addrs := regexp.MustCompile(`SMSHOOKS_KAFKA_BROKERS=(\S+) SMSHOOKS_REDIS_ADDRS=(\S+)`).FindStringSubmatch(found[1])
+	if addrs == nil {
+		t.Fatalf("the next steps name no servers:\n%s", found[1])
+	}
+	return found[1], addrs[1], addrs[2]
+}
+
+// wantFirstWebhook types what an embedded service prints. An event is delivered, and explain shows its attempt.
+func wantFirstWebhook(t *testing.T, p *harness.Proc, recv *harness.Receiver) {
+	t.Helper()
+	steps, broker, redis := nextSteps(t, p)
+	steps = strings.ReplaceAll(steps, "127.0.0.1:8090/dlr", recv.Addr()+"/first")
+	out, err := exec.CommandContext(t.Context(), "bash", "-e", "-c", "smshooks() { "+harness.Binary(t)+` "$@"; }`+"\n"+steps).Output()
+	id := regexp.MustCompile(`evt_\w+`).Find(out)
+	if err != nil || id == nil {
+		t.Fatalf("%s\n%v: %s", steps, err, out)
+	}
+	recv.WaitCount(t, "/first", 1, 10*time.Second)
+	harness.Eventually(t, 10*time.Second, func() bool {
+		out, _, _ := harness.Run(t, harness.Options{Brokers: broker, RedisAddr: redis}, "explain", string(id), "--user=42", "--json")
+		return strings.Contains(out, `"state":"delivered","attempts":1`)
+	}, "explain shows the attempt")
 }

@@ -91,7 +91,7 @@ func TestTracing(t *testing.T) {
 func TestLogLevel(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
-	p := harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.dir=" + t.TempDir(), "--topics.partitions=1", "--log.level=warn"}})
+	p := harness.StartReady(t, harness.Options{Env: quick(), Args: []string{"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.redis_addr=127.0.0.1:0", "--embedded.dir=" + t.TempDir(), "--topics.partitions=1", "--log.level=warn"}})
 	put := func(level string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+p.OpsAddr+"/loglevel", strings.NewReader(`{"level":"`+level+`"}`))

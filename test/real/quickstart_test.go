@@ -30,10 +30,10 @@ func TestQuickstart(t *testing.T) {
 	if !found {
 		t.Fatal("the page has no part about containers")
 	}
-	ports := freePorts(t, "8080", "9464", "19092", receiverPort, "8099")
+	ports := freePorts(t, "8080", "9464", "19092", "16379", receiverPort, "8099")
 	t.Run("embedded", func(t *testing.T) {
 		env := []string{"SMSHOOKS_EMBEDDED_DIR=" + t.TempDir(), "SMSHOOKS_API_ADDR=127.0.0.1:" + ports["8080"],
-			"SMSHOOKS_OPS_ADDR=127.0.0.1:" + ports["9464"], "SMSHOOKS_EMBEDDED_KAFKA_ADDR=127.0.0.1:" + ports["19092"]}
+			"SMSHOOKS_OPS_ADDR=127.0.0.1:" + ports["9464"], "SMSHOOKS_EMBEDDED_KAFKA_ADDR=127.0.0.1:" + ports["19092"], "SMSHOOKS_EMBEDDED_REDIS_ADDR=127.0.0.1:" + ports["16379"]}
 		if n := typeBlocks(t, renumber(embedded, ports), env); n < 10 {
 			t.Errorf("only %d commands were found in the page", n)
 		}
