@@ -15,6 +15,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/clock"
+	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/deliverylog"
 	"github.com/smshooks/smshooks/internal/endpoints"
 	"github.com/smshooks/smshooks/internal/http1"
@@ -157,7 +158,15 @@ func (a *App) wireSettings() error {
 		Secrets: sealer, Materialise: a.plays(Materialise), Resumed: a.resumed,
 	}, a.kafka.NewClient, a.redis, a.Log.Named("settings"), a.metrics)
 	a.keys = apikey.New(a.Config.Topics.Keys, a.kafka.NewClient, a.Log.Named("keys"), a.metrics)
+	a.watchReader(a.Config.Topics.Config, a.store.Follower())
+	a.watchReader(a.Config.Topics.Keys, a.keys.Follower())
 	return nil
+}
+
+// watchReader makes a topic that was created again count as in use once its follower reads it.
+func (a *App) watchReader(topic string, reader *compacted.Follower) {
+	a.watcher.Reads(topic, reader.ID)
+	a.watcher.OnRecreated(reader.Adopt)
 }
 
 // wireHistory makes the log of attempts, the memory of replays and the states of endpoints, which are in Redis.

@@ -21,6 +21,7 @@ func (a *App) wireReleases() error {
 		return nil
 	}
 	a.releases = newReleases(a, a.Log.Named("releases"))
+	a.watchReader(a.plan.Releases, a.releases.Follower())
 	a.watcher.OnRecreated(a.releases.Adopt)
 	a.metrics.Read(metrics.RunningRecoveries, func() float64 { return float64(a.releases.Running()) })
 	return nil

@@ -188,9 +188,10 @@ type followed struct {
 	ends       int
 	unreadable int
 	lag        int64
+	measured   int
 }
 
-func (f *followed) ConfigLag(_ string, n int64) { f.mu.Lock(); f.lag = n; f.mu.Unlock() }
+func (f *followed) ConfigLag(_ string, n int64) { f.mu.Lock(); f.lag = n; f.measured++; f.mu.Unlock() }
 func (f *followed) UnreadableRecord(string)     { f.mu.Lock(); f.unreadable++; f.mu.Unlock() }
 
 func (f *followed) has(values ...string) bool {
@@ -268,7 +269,8 @@ func TestFollow(t *testing.T) {
 func TestFollowRecreated(t *testing.T) {
 	k := newEnv(t)
 	k.write(k.client, 0, 5)
-	_, f := k.follow()
+	follower, f := k.follow()
+	former := follower.ID()
 	if _, err := kadm.NewClient(k.client).DeleteTopic(t.Context(), topic); err != nil {
 		t.Fatal(err)
 	}
@@ -281,6 +283,28 @@ func TestFollowRecreated(t *testing.T) {
 	k.eventually("the new topic", func() bool { return f.has("7") })
 	if f.voids != 2 || f.ends != 2 {
 		t.Errorf("%d beginnings that void, %d ends, want 2 each", f.voids, f.ends)
+	}
+	if now, err := Describe(t.Context(), k.open(), topic); err != nil || follower.ID() != now.ID || former == now.ID {
+		t.Errorf("the follower reads %x after %x, the topic is %x, %v", follower.ID(), former, now.ID, err)
+	}
+}
+
+// TestAdopt checks that a follower looks at its topic as soon as it hears of a new one.
+func TestAdopt(t *testing.T) {
+	const looks = 20
+	k := newEnv(t)
+	follower, f := k.follow()
+	measured := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.measured }
+	began := time.Now()
+	for range looks {
+		before := measured()
+		if err := follower.Adopt(t.Context(), []string{"another", topic}); err != nil {
+			t.Fatal(err)
+		}
+		k.eventually("a look at the topic", func() bool { return measured() > before })
+	}
+	if took := time.Since(began); took > looks/2*measurePeriod {
+		t.Errorf("%d looks took %v: they waited for the next one that was due", looks, took)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,13 +60,14 @@ type Follower struct {
 	reader  atomic.Pointer[Reader]
 	read    atomic.Bool // the topic was read to its end
 	cutBack atomic.Bool // the topic has lost records that were read
+	look    chan struct{}
 }
 
 // NewFollower returns a follower of a topic that has read nothing until Run runs.
 func NewFollower(topic string, newClient NewClient, log *zap.Logger, obs Observer, hooks Hooks) *Follower {
 	log = log.With(zap.String("topic", topic))
 	return &Follower{
-		topic: topic, newClient: newClient, log: Sample(log), obs: obs, hooks: hooks,
+		topic: topic, newClient: newClient, log: Sample(log), obs: obs, hooks: hooks, look: make(chan struct{}, 1),
 		failing: outage.New(log, "cannot follow the topic, reading it again", "the topic is followed again"),
 	}
 }
@@ -82,6 +84,25 @@ func (f *Follower) Read() bool { return f.read.Load() }
 
 // Reader returns the reader of now, nil if there was none yet.
 func (f *Follower) Reader() *Reader { return f.reader.Load() }
+
+// ID returns the id of the topic that is read, zero if there was none yet.
+func (f *Follower) ID() (id [16]byte) {
+	if r := f.Reader(); r != nil {
+		id = r.ID()
+	}
+	return id
+}
+
+// Adopt finds out at once whether the topic was created again, if it is among the topics.
+func (f *Follower) Adopt(_ context.Context, topics []string) error {
+	if slices.Contains(topics, f.topic) {
+		select {
+		case f.look <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
 
 // Run follows the topic until ctx ends, and returns ctx's error.
 func (f *Follower) Run(ctx context.Context) error {
@@ -204,8 +225,11 @@ func (f *Follower) measure(ctx context.Context, r *Reader) error {
 			}
 			f.obs.ConfigLag(f.topic, r.behind(now.Spans))
 		}
-		if err := Sleep(ctx, period); err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-f.look:
+		case <-time.After(period):
 		}
 	}
 }

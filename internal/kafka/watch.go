@@ -43,6 +43,7 @@ type Watcher struct {
 	needs  map[string]Rights
 	log    *zap.Logger
 	adopt  []func(ctx context.Context, topics []string) error
+	reads  map[string]func() [16]byte
 
 	ids map[string][16]byte // the last that was adopted
 
@@ -84,7 +85,10 @@ func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
 
 // NewWatcher returns a Watcher of the topics in needs, with the rights that are needed on each.
 func NewWatcher(cl *kgo.Client, needs map[string]Rights, log *zap.Logger) *Watcher {
-	w := &Watcher{client: cl, needs: needs, log: log, ids: map[string][16]byte{}, retired: map[[16]byte]bool{}}
+	w := &Watcher{
+		client: cl, needs: needs, log: log, reads: map[string]func() [16]byte{}, ids: map[string][16]byte{},
+		retired: map[[16]byte]bool{},
+	}
 	for topic := range needs {
 		w.topics = append(w.topics, topic)
 	}
@@ -97,6 +101,10 @@ func NewWatcher(cl *kgo.Client, needs map[string]Rights, log *zap.Logger) *Watch
 func (w *Watcher) OnRecreated(adopt func(ctx context.Context, topics []string) error) {
 	w.adopt = append(w.adopt, adopt)
 }
+
+// Reads adds a reader that finds out by itself that its topic was created again. The topic is not in use before id
+// returns the id of the new one. id returns zero while the topic was never read. It must be set before Run.
+func (w *Watcher) Reads(topic string, id func() [16]byte) { w.reads[topic] = id }
 
 // Problem returns an error that names the topics that the service cannot use now, nil if there are none.
 func (w *Watcher) Problem() error {
@@ -194,7 +202,7 @@ func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []
 			problems = append(problems, fmt.Sprintf("topic %s does not exist: create it (smshooks topics ensure)", topic))
 		case errors.Is(err, kerr.TopicAuthorizationFailed):
 			problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, w.needs[topic]))
-		case slices.Contains(recreated, topic):
+		case slices.Contains(recreated, topic), w.readsFormer(topic):
 			problems = append(problems, fmt.Sprintf("topic %s was deleted and created again and is not in use yet", topic))
 		// A broker that does not know the rights sends the lowest number, or none: who sees a topic may at least describe it.
 		case err == nil && t.AuthorizedOperations != math.MinInt32 && t.AuthorizedOperations != 0:
@@ -204,6 +212,16 @@ func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []
 		}
 	}
 	return problems
+}
+
+// readsFormer reports whether the reader of a topic still reads the one that was deleted.
+func (w *Watcher) readsFormer(topic string) bool {
+	reads := w.reads[topic]
+	if reads == nil || w.ids[topic] == [16]byte{} {
+		return false
+	}
+	id := reads()
+	return id != [16]byte{} && id != w.ids[topic]
 }
 
 func (w *Watcher) report(problems []string) {

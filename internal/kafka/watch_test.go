@@ -73,6 +73,49 @@ func TestWatcherRecreated(t *testing.T) {
 	}
 }
 
+// TestWatcherReaders checks that a topic that was created again is reported until its reader reads it, although all
+// functions of OnRecreated have succeeded.
+func TestWatcherReaders(t *testing.T) {
+	cluster := newCluster(t)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	admin := kadm.NewClient(cl)
+	create := func() (id [16]byte) {
+		t.Helper()
+		created, err := admin.CreateTopic(t.Context(), 1, 1, nil, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return created.ID
+	}
+	var reads [16]byte
+	w := NewWatcher(cl, map[string]Rights{"a": Read}, zap.NewNop())
+	w.Reads("a", func() [16]byte { return reads })
+	look := func(step string, inUse bool) {
+		t.Helper()
+		w.look(t.Context())
+		err := w.Problem()
+		if inUse && err != nil || !inUse && (err == nil || !strings.Contains(err.Error(), "topic a was deleted and created again")) {
+			t.Errorf("%s: problem is %v", step, err)
+		}
+	}
+	first := create()
+	look("not read yet", true)
+	reads = first
+	look("read", true)
+	if _, err := admin.DeleteTopics(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	second := create()
+	look("created again", false)
+	look("created again and still not read", false)
+	reads = second
+	look("read again", true)
+}
+
 func TestWatcherRights(t *testing.T) {
 	w := NewWatcher(nil, map[string]Rights{"r": Read, "w": Write, "rw": Read | Write}, zap.NewNop())
 	topic := func(name string, code int16, operations int32) kmsg.MetadataResponseTopic {

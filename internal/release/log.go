@@ -121,6 +121,9 @@ func (l *Log) Close() {
 	}
 }
 
+// Follower returns what follows the topic.
+func (l *Log) Follower() *compacted.Follower { return l.follower }
+
 // Loaded is closed when the topic was read to its end.
 func (l *Log) Loaded() <-chan struct{} { return l.loaded }
 

@@ -145,6 +145,9 @@ func (s *Store) Run(ctx context.Context) error {
 	return s.topic.Run(ctx)
 }
 
+// Follower returns what follows the topic.
+func (s *Store) Follower() *compacted.Follower { return s.topic }
+
 // Loaded is closed when the topic has been read to its end and, if this instance materialises, Redis has been filled.
 func (s *Store) Loaded() <-chan struct{} { return s.loaded }
 
