@@ -37,22 +37,22 @@ type Config struct {
 	flags   []string          // see Flags
 }
 
-// Kafka says how to connect to the brokers and as which user.
+// Kafka configures the connections to the brokers and the consumer group.
 type Kafka struct {
 	Brokers        []string // host:port, at least one
 	Group          string
 	InstanceID     string        // "" = dynamic membership
-	SessionTimeout time.Duration // after which a silent member loses its partitions
+	SessionTimeout time.Duration // silence after which a member loses its partitions
 	Isolation      string        // read_committed or read_uncommitted
 	MaxBatchBytes  int64         // bytes, uncompressed
-	Rack           string        // where this process runs, "" = not known
+	Rack           string        // of this process, "" = unknown
 	GroupProtocol  string        // classic or consumer
 	TLS            TLS
 	SASL           KafkaSASL
 }
 
-// TLS says how connections are encrypted. CertFile and KeyFile are both set
-// or both empty. Files are set only where it is enabled.
+// TLS configures encrypted connections. CertFile and KeyFile are both set or
+// both empty. Files are set only if Enabled is true.
 type TLS struct {
 	Enabled            bool
 	CAFile             string // "" = the system's authorities
@@ -62,7 +62,7 @@ type TLS struct {
 	InsecureSkipVerify bool
 }
 
-// KafkaSASL says how to authenticate. Username and Password are set exactly
+// KafkaSASL holds the credentials for the brokers. Username and Password are set exactly
 // when Mechanism is PLAIN or SCRAM, and OAuth when it is OAUTHBEARER.
 type KafkaSASL struct {
 	Mechanism string // "", PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM
@@ -71,7 +71,7 @@ type KafkaSASL struct {
 	OAuth     KafkaOAuth
 }
 
-// KafkaOAuth says where the token comes from: TokenFile, or TokenURL with a
+// KafkaOAuth is the source of the token: TokenFile, or TokenURL with a
 // client's id and secret.
 type KafkaOAuth struct {
 	TokenURL     string
@@ -81,8 +81,8 @@ type KafkaOAuth struct {
 	TokenFile    string
 }
 
-// Topics names the topics that the delay topics derive from, and says how missing
-// ones are created. All names are legal and distinct.
+// Topics holds the names of the topics, and the layout of new ones. The names of
+// delay topics derive from them. All names are legal and distinct.
 type Topics struct {
 	DLR         string
 	Click       string
@@ -99,8 +99,8 @@ type Topics struct {
 	Epoch       string
 }
 
-// Redis says how to connect to one server, Sentinel (MasterName is set) or a
-// cluster (Cluster is true).
+// Redis configures the connections to one server, Sentinel (MasterName is set) or
+// a cluster (Cluster is true).
 type Redis struct {
 	Addrs      []string // host:port, at least one
 	MasterName string
@@ -113,7 +113,7 @@ type Redis struct {
 	KeyPrefix  string
 }
 
-// RedisSentinel says how to authenticate to the Sentinels. It is empty without
+// RedisSentinel holds the credentials for the Sentinels. It is empty without
 // MasterName.
 type RedisSentinel struct {
 	Username string // "" = the default user
@@ -135,7 +135,7 @@ type Ops struct {
 	Addr string // host:port; port 0 = any free one
 }
 
-// Dispatch bounds the sending of webhooks.
+// Dispatch limits the sending of webhooks.
 type Dispatch struct {
 	Parallel         int           // requests in flight per endpoint
 	Timeout          time.Duration // of one request
@@ -152,7 +152,7 @@ type Dispatch struct {
 // PortRange is a range of ports from First to Last, both included.
 type PortRange struct{ First, Last uint16 }
 
-// Retry says when a failed event is attempted again.
+// Retry is the schedule of the attempts after a failure.
 type Retry struct {
 	Schedule []time.Duration // whole milliseconds; empty = one attempt only
 	Drain    []time.Duration // former delays whose topics are still read
@@ -165,55 +165,55 @@ type Overflow struct {
 	Drain  []time.Duration // former delays whose topics are still read
 }
 
-// Paused says which paused topics are read besides those of Retry.Window.
+// Paused lists the paused topics to read besides those of Retry.Window.
 type Paused struct {
 	Drain []time.Duration // former windows whose topics are still read
 }
 
-// Revocation bounds the batches of revoked clicks.
+// Revocation limits the batches of revoked clicks.
 type Revocation struct {
 	Interval time.Duration // between the batches of a user
 	MaxIDs   int           // ids per batch
 }
 
-// Click says how long a message's first click is remembered.
+// Click configures the memory of first clicks.
 type Click struct {
-	Remember time.Duration // after the click
+	Remember time.Duration // how long, from the click
 }
 
-// Shutdown says how long requests in flight may take to end.
+// Shutdown limits the time of a shutdown.
 type Shutdown struct {
-	Grace time.Duration // for a whole stop
+	Grace time.Duration // for requests in flight and everything else
 }
 
-// Log says what is written to stderr.
+// Log configures what is written to stderr.
 type Log struct {
 	Level  string // debug, info, warn or error
 	Format string // json, console, or "" = console on a terminal, else json
 }
 
-// Tracing says where spans go.
+// Tracing configures the export of spans.
 type Tracing struct {
 	Endpoint string  // URL of an OTLP/HTTP collector, "" = no tracing
 	Sample   float64 // share of the records without a traceparent: 0 to 1
 }
 
-// Secrets holds what encrypts users' credentials.
+// Secrets holds the keys that encrypt users' credentials.
 type Secrets struct {
 	Key          []byte   // 32 bytes, or nil = credentials are stored in clear
-	PreviousKeys [][]byte // of 32 bytes each: tried for reading
+	PreviousKeys [][]byte // 32 bytes each; used for reading only
 }
 
-// Portal is the sign-in at the account page from the platform's own site.
+// Portal configures the sign-in to the account page from the platform's own site.
 type Portal struct {
 	Secret []byte // at least 32 bytes, or nil = only API keys sign in
 }
 
-// Embedded is the Kafka and Redis inside the process.
+// Embedded configures Kafka and Redis inside the process.
 type Embedded struct {
 	KafkaAddr string // loopback host:port; port 0 = any free one
 	RedisAddr string // the same
-	Dir       string // of its data
+	Dir       string // of their data
 }
 
 // Defaults returns the default settings.
@@ -239,8 +239,8 @@ func (c *Config) TopicPlan() *topics.Plan {
 	})
 }
 
-// Flags returns the flags that the settings came from, quoted for a shell: what another command needs to have the same
-// settings. Those of secrets are left out.
+// Flags returns the flags that were given, quoted for a shell, so that another command can use the same settings. It
+// leaves out secrets.
 func (c *Config) Flags() []string { return c.flags }
 
 // Origin returns where the setting of that dotted name came from: `default`,

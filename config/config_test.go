@@ -66,18 +66,18 @@ func TestTable(t *testing.T) {
 	sections, last := map[string]bool{}, ""
 	for _, row := range config.Rows() {
 		if names[row.Name] || envs[row.Env] {
-			t.Errorf("%s or %s is there twice", row.Name, row.Env)
+			t.Errorf("%s or %s is a duplicate", row.Name, row.Env)
 		}
 		names[row.Name], envs[row.Env] = true, true
 		if row.Name != strings.ToLower(row.Name) {
-			t.Errorf("%s is not lower case, as viper wants it", row.Name)
+			t.Errorf("%s is not lower case, as viper requires", row.Name)
 		}
 		if row.Usage == "" {
 			t.Errorf("%s has no usage text", row.Name)
 		}
 		section := row.Name[:strings.LastIndex(row.Name, ".")]
 		if section != last && sections[section] {
-			t.Errorf("%s is apart from the rest of its section", row.Name)
+			t.Errorf("%s is separated from the rest of its section", row.Name)
 		}
 		sections[section], last = true, section
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// update is a flag, which is how `go test` passes it on.
+// update makes the test rewrite the documentation.
 var update = flag.Bool("update", false, "write the table of settings into docs/configuration.md")
 
 func TestDocsListEverySetting(t *testing.T) {
@@ -22,14 +22,14 @@ func TestDocsListEverySetting(t *testing.T) {
 	head, rest, found := strings.Cut(string(raw), begin)
 	table, tail, closed := strings.Cut(rest, end)
 	if !found || !closed {
-		t.Fatalf("%s has lost its marks %q and %q", file, begin, end)
+		t.Fatalf("%s lacks the marks %q and %q", file, begin, end)
 	}
 	want := config.Markdown()
 	if table == want {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s is not what the table of settings says; run `go test ./config -update`", file)
+		t.Fatalf("%s does not match the table of settings; run `go test ./config -update`", file)
 	}
 	if err := os.WriteFile(file, []byte(head+begin+want+end+tail), 0o644); err != nil {
 		t.Fatal(err)

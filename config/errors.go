@@ -16,7 +16,7 @@ type Error struct {
 type Problem struct {
 	Setting string // dotted name, variable or file
 	Text    string
-	Origin  string // as Config.Origin, "" if Setting says it all
+	Origin  string // as Config.Origin, "" if Setting names the source
 }
 
 // Error returns a line per problem.

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Row is a setting as the tests see it.
+// Row exposes a setting to the tests.
 type Row struct {
 	Name, Env, Default, Usage string
 	List, Secret              bool

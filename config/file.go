@@ -42,7 +42,7 @@ func readFile(path string, settings []setting) (map[string]given, []Problem) {
 // An anchor's name in an error can be a password that began with an asterisk.
 var anchorName = regexp.MustCompile(`'.*'`)
 
-// parseYAML returns the only document's top mapping, nil if there is nothing.
+// parseYAML returns the top mapping of the only document, nil if it is empty.
 func parseYAML(raw []byte) (*yaml.Node, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	var doc yaml.Node
@@ -99,7 +99,7 @@ func (r *fileReader) isSection(name string) bool {
 	return false
 }
 
-// switchOf names the setting that turns a section on, if it has one.
+// switchOf returns a hint to the setting that enables a section, if there is one.
 func (r *fileReader) switchOf(section string) string {
 	if s, ok := r.known[section+".enabled"]; ok {
 		return ": set " + s.name

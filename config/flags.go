@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Flags registers one flag per setting, named as the setting is. Their values
-// are checked by Load, so that a bad one is reported like any other.
+// Flags registers one flag per setting, under the setting's name. Load checks
+// their values, so that it reports all problems together.
 func Flags(fs *pflag.FlagSet) {
 	for _, s := range table() {
 		f := fs.VarPF(&flagValue{setting: s, text: s.def}, s.name, "", s.usage)
@@ -19,8 +19,8 @@ func Flags(fs *pflag.FlagSet) {
 	}
 }
 
-// FlagError adds to the error of an unknown flag which flag turns that section
-// on, if the name is one of a section.
+// FlagError extends the error of an unknown flag that has the name of a section:
+// it adds the flag that enables the section.
 func FlagError(err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
@@ -34,8 +34,8 @@ func FlagError(err error) error {
 	return err
 }
 
-// Values returns the values of each setting that has a closed list of them, by
-// dotted name; for completion.
+// Values returns the possible values of each setting with a closed list of them,
+// by dotted name. Shell completion uses them.
 func Values() map[string][]string {
 	values := map[string][]string{}
 	for _, s := range table() {
@@ -46,7 +46,7 @@ func Values() map[string][]string {
 	return values
 }
 
-// flagValue keeps a flag's text. A list's flag may be given several times.
+// flagValue stores a flag's text. A list's flag may be given several times.
 type flagValue struct {
 	setting setting
 	text    string
@@ -56,7 +56,7 @@ type flagValue struct {
 // String returns the text.
 func (v *flagValue) String() string { return v.text }
 
-// Set takes any text; Load judges it.
+// Set accepts any text; Load validates it.
 func (v *flagValue) Set(text string) error {
 	if v.setting.list && v.given && strings.TrimSpace(v.text) != "" {
 		text = v.text + "," + text
@@ -65,6 +65,6 @@ func (v *flagValue) Set(text string) error {
 	return nil
 }
 
-// Type names the value in the usage text. No word of the table is one of the
-// type names for which viper would convert the text.
+// Type returns the word for the value in the usage text. None of the table's words
+// is a type name for which viper would convert the text.
 func (v *flagValue) Type() string { return v.setting.word }

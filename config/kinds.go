@@ -126,7 +126,7 @@ func duration() kind[time.Duration] {
 	}, format: delay.Name}
 }
 
-// step is a duration that a topic is named after: due times have milliseconds.
+// step is a duration that names a topic. It has whole milliseconds, like due times.
 func step() kind[time.Duration] {
 	k := duration()
 	parse := k.parse
@@ -197,12 +197,12 @@ func byteSize(least, most int64) kind[int64] {
 	}, format: func(n int64) string { return strconv.FormatInt(n, 10) }}
 }
 
-// address is host:port with a port from least on. One to listen on (least 0)
-// may leave out the host.
+// address is host:port with a port of least or more. An address to listen on
+// (least is 0) may omit the host.
 func address(least uint64) kind[string] {
 	return kind[string]{word: "host:port", parse: func(s string) (string, error) {
 		s = strings.TrimSpace(s)
-		// What looks like a URL may hold a password, which is not repeated.
+		// Text that looks like a URL may hold a password: do not repeat it.
 		if strings.ContainsAny(s, "@/") {
 			return "", errors.New("is not host:port: leave out the scheme and the user")
 		}
@@ -252,7 +252,7 @@ func collector() kind[string] { return server("http://collector:4318") }
 // tokenServer is the URL of an OAuth token server.
 func tokenServer() kind[string] { return server("https://login.example.com/oauth2/token") }
 
-// server is a URL such as example. One with credentials or a query is refused, and not repeated.
+// server is a URL such as example. The error for a URL with credentials or a query does not repeat it.
 func server(example string) kind[string] {
 	return kind[string]{word: "URL", parse: func(s string) (string, error) {
 		u, err := url.Parse(s)
@@ -266,7 +266,7 @@ func server(example string) kind[string] {
 	}, format: same}
 }
 
-// legalName is what Kafka takes as a topic's name and as an instance id.
+// legalName is a legal name for a topic or an instance id in Kafka.
 func legalName() kind[string] {
 	return kind[string]{word: "name", parse: func(s string) (string, error) { return s, topics.CheckName(s) },
 		format: same}
@@ -348,7 +348,7 @@ func longKey() kind[[]byte] {
 	})
 }
 
-// bytesOf is bytes in base64, "" for none. problem says what is wrong with their number, "" if nothing is.
+// bytesOf is bytes in base64, or "" for none. problem returns what is wrong with their number, or "".
 func bytesOf(problem func(n int) string) kind[[]byte] {
 	return kind[[]byte]{word: "base64", parse: func(s string) ([]byte, error) {
 		s = strings.TrimRight(strings.TrimSpace(s), "=")

@@ -13,7 +13,7 @@ const (
 	testPrefix = "SMSHOOKS_TEST_"
 )
 
-// given is the value that a source has for a setting.
+// given is a setting's value and where it came from.
 type given struct {
 	texts  []string
 	origin origin
@@ -25,7 +25,7 @@ type given struct {
 // any, is an *Error with all problems.
 func Load(file string, environ []string, fs *pflag.FlagSet) (*Config, error) {
 	settings := table()
-	// Names are keys as they stand: the delimiter never occurs in one.
+	// Dotted names are plain keys: this delimiter never occurs in one.
 	v := viper.NewWithOptions(viper.KeyDelimiter("\x00"))
 	var problems []Problem
 	for _, s := range settings {
@@ -67,27 +67,27 @@ func Load(file string, environ []string, fs *pflag.FlagSet) (*Config, error) {
 	return c, nil
 }
 
-// merge lays values over what v has of files and variables.
+// merge overrides what v holds from files and variables.
 func merge(v *viper.Viper, values map[string]given) {
 	layer := make(map[string]any, len(values))
 	for name, value := range values {
 		layer[name] = value
 	}
-	// It returns an error for form's sake and never has one.
+	// MergeConfigMap never returns an error.
 	_ = v.MergeConfigMap(layer)
 }
 
-// bindFlags lets the flags that were set win over everything else.
+// bindFlags makes flags that were set override everything else.
 func bindFlags(v *viper.Viper, fs *pflag.FlagSet, settings []setting) {
 	for _, s := range settings {
 		if f := fs.Lookup(s.name); f != nil {
-			// It fails for a nil flag only.
+			// BindPFlag fails only for a nil flag.
 			_ = v.BindPFlag(s.name, f)
 		}
 	}
 }
 
-// resolve returns the winning value: flags come as text, the rest as given.
+// resolve returns the value to use. viper returns a flag's value as a string.
 func resolve(v *viper.Viper, s setting) given {
 	switch value := v.Get(s.name).(type) {
 	case given:
@@ -101,7 +101,7 @@ func resolve(v *viper.Viper, s setting) given {
 
 func flagOf(s setting) string { return "flag --" + s.name }
 
-// Quote returns text as one word of a shell.
+// Quote returns text as one word for a shell.
 func Quote(text string) string {
 	if strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=.,:/@%+") == "" {
 		return text

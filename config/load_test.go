@@ -88,7 +88,7 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// Every setting is reachable from each source: its own default is valid there.
+// TestEverySource sets each setting to its default value from each source.
 func TestEverySource(t *testing.T) {
 	for _, row := range config.Rows() {
 		if c, err := config.Load("", []string{row.Env + "=" + row.Default}, nil); err != nil {
@@ -110,7 +110,7 @@ func TestEverySource(t *testing.T) {
 	}
 }
 
-// Valid values of variables, and the parsed results.
+// TestGoodValues loads valid values from variables.
 func TestGoodValues(t *testing.T) {
 	for _, tc := range []struct {
 		variable string
@@ -198,7 +198,7 @@ func TestGoodFiles(t *testing.T) {
 	}
 }
 
-// lines loads and returns the problems, or fails if there are none.
+// lines returns the problems that Load reports, and fails if there are none.
 func lines(t *testing.T, file string, env []string, fs *pflag.FlagSet) []string {
 	t.Helper()
 	c, err := config.Load(file, env, fs)

@@ -19,8 +19,8 @@ func (c *Config) WriteYAML(w io.Writer) error {
 	return c.write(w, func(setting) string { return "" })
 }
 
-// WriteOrigins writes what WriteYAML does, and says in a comment on each line
-// where the value came from: `default`, `file x.yaml, line 3`, `env
+// WriteOrigins writes the same document with a comment on each line about where
+// the value came from: `default`, `file x.yaml, line 3`, `env
 // SMSHOOKS_…` or `flag --…`.
 func (c *Config) WriteOrigins(w io.Writer) error {
 	return c.write(w, func(s setting) string { return c.origins[s.name].comment() })
@@ -38,7 +38,7 @@ func (c *Config) write(w io.Writer, comment func(setting) string) error {
 		value.LineComment = comment(s)
 		at.Content = append(at.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[len(path)-1]}, value)
 	}
-	// Into a buffer first: the encoder hides the kind of its writer's errors.
+	// Encode into a buffer: the encoder hides the type of its writer's errors.
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
@@ -80,13 +80,13 @@ func (s setting) node(c *Config) *yaml.Node {
 	return s.scalar(texts[0])
 }
 
-// scalar quotes text where YAML would read something else; a number, a boolean
-// and a word of a closed list stand bare.
+// scalar quotes text that YAML would read as another type. Numbers, booleans and
+// words of a closed list are not quoted.
 func (s setting) scalar(text string) *yaml.Node {
 	n := &yaml.Node{}
 	n.SetString(text)
 	if strings.ContainsAny(text, "\n\r") {
-		n.Style = yaml.DoubleQuotedStyle // a block has no place for a comment
+		n.Style = yaml.DoubleQuotedStyle // a block cannot have a comment
 	}
 	switch s.word {
 	case "number", "bytes", "boolean", "word", "ratio":

@@ -84,7 +84,7 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errBroken }
 
 var errBroken = errors.New("broken pipe")
 
-func TestWriteYAMLReportsItsWriter(t *testing.T) {
+func TestWriteYAMLReturnsWriteErrors(t *testing.T) {
 	if err := config.Defaults().WriteYAML(brokenPipe{}); !errors.Is(err, errBroken) {
 		t.Errorf("WriteYAML = %v, want %v", err, errBroken)
 	}

@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// setting is a row of the table. A scalar is one text, a list any number.
+// setting is a row of the table. A scalar has one text, a list any number.
 type setting struct {
 	name   string // dotted, lower case
 	def    string // a list's items are separated by commas
 	usage  string
-	word   string // what a value is, for the usage text: duration, number, …
+	word   string // type of a value in the usage text: duration, number, …
 	list   bool
-	words  []string // the values there are, if they can be listed
+	words  []string // all values, if they can be listed
 	secret bool
 
 	// set parses texts into the field of c; its error never holds a secret.
 	set func(c *Config, texts []string) error
-	// get returns the field of c as set would read it.
+	// get returns the field of c in the form that set parses.
 	get func(c *Config) []string
 }
 
@@ -27,7 +27,7 @@ type kind[T any] struct {
 	word   string
 	parse  func(text string) (T, error)
 	format func(T) string
-	words  []string // all values but the empty one, if they can be listed
+	words  []string // all values except the empty one, if they can be listed
 }
 
 func one[T any](name string, k kind[T], def string, at func(*Config) *T, usage string) setting {
@@ -48,7 +48,7 @@ func one[T any](name string, k kind[T], def string, at func(*Config) *T, usage s
 	}
 }
 
-// many makes a list setting; check looks at the list as a whole and may be nil.
+// many makes a list setting; check validates the whole list and may be nil.
 func many[T any](name string, k kind[T], def string, at func(*Config) *[]T, check func([]T) error,
 	usage string) setting {
 	return setting{
@@ -93,10 +93,10 @@ func hidden(s setting) setting {
 	return s
 }
 
-// texts returns the default as set wants it.
+// texts returns the default in the form that set parses.
 func (s setting) texts() []string { return s.split(s.def) }
 
-// split cuts the text of a flag, variable or YAML scalar into what set wants.
+// split cuts the text of a flag, variable or YAML scalar into texts for set.
 func (s setting) split(text string) []string {
 	if !s.list {
 		return []string{text}

@@ -12,7 +12,7 @@ func table() []setting {
 	return slices.Concat(kafkaTable(), topicsTable(), redisTable(), listenTable(), dispatchTable(), timeTable(), processTable())
 }
 
-// tlsTable returns the settings of one section's connections; who is at the other end.
+// tlsTable returns the TLS settings of a section, for connections to who.
 func tlsTable(section, who string, at func(*Config) *TLS) []setting {
 	return []setting{
 		one(section+".enabled", boolean(), "false", func(c *Config) *bool { return &at(c).Enabled },
@@ -56,7 +56,7 @@ func kafkaTable() []setting {
 		hidden(one("kafka.sasl.password", text(), "", func(c *Config) *string { return &c.Kafka.SASL.Password },
 			"password of kafka.sasl.username")),
 		one("kafka.sasl.oauth.token_url", optional(tokenServer()), "", func(c *Config) *string { return &c.Kafka.SASL.OAuth.TokenURL },
-			"URL where OAUTHBEARER gets its token, by the grant of client credentials"),
+			"URL where OAUTHBEARER gets its token (client credentials grant)"),
 		one("kafka.sasl.oauth.client_id", text(), "", func(c *Config) *string { return &c.Kafka.SASL.OAuth.ClientID },
 			"client id for kafka.sasl.oauth.token_url"),
 		hidden(one("kafka.sasl.oauth.client_secret", text(), "", func(c *Config) *string { return &c.Kafka.SASL.OAuth.ClientSecret },

@@ -110,7 +110,7 @@ func (v *validator) tls(section string, t TLS) {
 	}
 	for _, file := range []struct{ name, value string }{{ca, t.CAFile}, {cert, t.CertFile}, {key, t.KeyFile}} {
 		if file.value != "" && !t.Enabled {
-			v.fail(file.name, "is set, but "+enabled+" is not: set it to true or take the file away", enabled)
+			v.fail(file.name, "is set, but "+enabled+" is not: set it to true or remove the file", enabled)
 		}
 	}
 }
@@ -118,7 +118,7 @@ func (v *validator) tls(section string, t TLS) {
 func (v *validator) redis() {
 	r := v.c.Redis
 	if r.Cluster && r.MasterName != "" {
-		v.fail("redis.master_name", "is set together with redis.cluster: Redis is one or the other", "redis.cluster")
+		v.fail("redis.master_name", "is set together with redis.cluster: leave one out", "redis.cluster")
 	}
 	for _, s := range []struct{ name, value string }{{"redis.sentinel.username", r.Sentinel.Username},
 		{"redis.sentinel.password", r.Sentinel.Password}} {
@@ -133,7 +133,7 @@ func (v *validator) redis() {
 	// Several addresses without Sentinel are those of a cluster.
 	cluster := r.Cluster || (r.MasterName == "" && len(r.Addrs) > 1)
 	if cluster && r.DB != 0 {
-		v.fail("redis.db", fmt.Sprintf("%d: a cluster has database 0 only", r.DB), "redis.cluster", "redis.addrs")
+		v.fail("redis.db", fmt.Sprintf("%d: a cluster has only database 0", r.DB), "redis.cluster", "redis.addrs")
 	}
 }
 

@@ -98,8 +98,8 @@ func TestWrongValues(t *testing.T) {
 		{"secrets.key", "********", "is the mask that `config print` writes, not the secret itself"},
 		{"kafka.sasl.username", "u", `is set, but kafka.sasl.mechanism is not`},
 		{"kafka.sasl.password", "p", `is set, but kafka.sasl.mechanism is not`},
-		{"kafka.tls.ca_file", "c", `is set, but kafka.tls.enabled is not: set it to true or take the file away`},
-		{"redis.tls.ca_file", "c", `is set, but redis.tls.enabled is not: set it to true or take the file away`},
+		{"kafka.tls.ca_file", "c", `is set, but kafka.tls.enabled is not: set it to true or remove the file`},
+		{"redis.tls.ca_file", "c", `is set, but redis.tls.enabled is not: set it to true or remove the file`},
 		{"redis.sentinel.password", "p", `is set, but redis.master_name is not: only Sentinels need it`},
 		{"secrets.previous_keys", goodKey, `is set, but secrets.key is not`},
 		{"secrets.previous_keys", goodKey + ",!!", "is not base64 (make one with `openssl rand -base64 32`)"},
@@ -155,7 +155,7 @@ func TestWrongCombinations(t *testing.T) {
 			[]string{"kafka.sasl.oauth.token_file: is set, but kafka.sasl.mechanism AWS_MSK_IAM does not use it (from flag --kafka.sasl.oauth.token_file)"},
 		},
 		{
-			"a bad mechanism says nothing of the user", []string{"--kafka.sasl.mechanism=x", "--kafka.sasl.username=u", "--kafka.sasl.password=p"},
+			"a bad mechanism is the only problem reported", []string{"--kafka.sasl.mechanism=x", "--kafka.sasl.username=u", "--kafka.sasl.password=p"},
 			[]string{`kafka.sasl.mechanism: "x" is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, AWS_MSK_IAM (from flag --kafka.sasl.mechanism)`},
 		},
 		{
@@ -168,9 +168,9 @@ func TestWrongCombinations(t *testing.T) {
 		{
 			"files without TLS", []string{"--redis.tls.ca_file=a", "--redis.tls.cert_file=c", "--redis.tls.key_file=k", "--redis.tls.enabled=false"},
 			[]string{
-				"redis.tls.ca_file: is set, but redis.tls.enabled is not: set it to true or take the file away (from flag --redis.tls.ca_file)",
-				"redis.tls.cert_file: is set, but redis.tls.enabled is not: set it to true or take the file away (from flag --redis.tls.cert_file)",
-				"redis.tls.key_file: is set, but redis.tls.enabled is not: set it to true or take the file away (from flag --redis.tls.key_file)",
+				"redis.tls.ca_file: is set, but redis.tls.enabled is not: set it to true or remove the file (from flag --redis.tls.ca_file)",
+				"redis.tls.cert_file: is set, but redis.tls.enabled is not: set it to true or remove the file (from flag --redis.tls.cert_file)",
+				"redis.tls.key_file: is set, but redis.tls.enabled is not: set it to true or remove the file (from flag --redis.tls.key_file)",
 			},
 		},
 		{
@@ -179,18 +179,18 @@ func TestWrongCombinations(t *testing.T) {
 		},
 		{
 			"Sentinel and cluster", []string{"--redis.cluster", "--redis.master_name=m"},
-			[]string{"redis.master_name: is set together with redis.cluster: Redis is one or the other (from flag --redis.master_name)"},
+			[]string{"redis.master_name: is set together with redis.cluster: leave one out (from flag --redis.master_name)"},
 		},
 		{
 			"database of a cluster", []string{"--redis.addrs=a:1,b:2", "--redis.db=1"},
-			[]string{"redis.db: 1: a cluster has database 0 only (from flag --redis.db)"},
+			[]string{"redis.db: 1: a cluster has only database 0 (from flag --redis.db)"},
 		},
 		{
-			"names that Kafka takes for the same", []string{"--topics.dlr=a.b", "--topics.click=a_b"},
+			"names that collide in Kafka", []string{"--topics.dlr=a.b", "--topics.click=a_b"},
 			[]string{`topics.click: "a_b" is also the topic of topics.dlr (from flag --topics.click)`},
 		},
 		{
-			"wider than the process", []string{"--dispatch.parallel=3000"},
+			"more parallel than in flight", []string{"--dispatch.parallel=3000"},
 			[]string{"dispatch.max_in_flight: 2000 is less than dispatch.parallel, which is 3000 from flag --dispatch.parallel (from default)"},
 		},
 	} {
@@ -253,7 +253,7 @@ func TestEveryProblemIsReported(t *testing.T) {
 }
 
 // A bad value is ignored if a later source replaces it.
-func TestReplacedValueIsNotJudged(t *testing.T) {
+func TestReplacedValueIsNotChecked(t *testing.T) {
 	if _, err := config.Load("", []string{"SMSHOOKS_RETRY_WINDOW=abc"}, parsed(t, "--retry.window=1h")); err != nil {
 		t.Error(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// The values of --format of topics acls.
+// The values of the --format flag of topics acls.
 const (
 	kafkaACLs = "kafka-acls"
 	strimzi   = "strimzi"
@@ -23,7 +23,7 @@ func aclsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "acls --principal User:NAME", Short: "Print the least rights of each command as ACLs", Args: arguments(0),
 		Long: "Print the least rights that each command needs, for the topics and the group of the settings.\n" +
-			"Nothing is asked of Kafka. Delay topics are given as prefixes, so that a changed delay needs no new rights.",
+			"The command does not connect to Kafka. Rules for delay topics use prefixes, so a new delay needs no new rights.",
 		Example: "  smshooks topics acls --principal User:smshooks\n" +
 			"  smshooks topics acls --principal User:smshooks --format strimzi --kafka.group=hooks",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,8 +44,8 @@ func aclsCommand() *cobra.Command {
 			return writeKafkaACLs(cmd.OutOrStdout(), principal, cfg.Kafka.Brokers, rights)
 		},
 	}
-	cmd.Flags().StringVar(&principal, "principal", "", "who gets the rights, as brokers name it: User:smshooks")
-	cmd.Flags().StringVar(&format, "format", kafkaACLs, "kafka-acls for commands of Kafka's tool, strimzi for a KafkaUser")
+	cmd.Flags().StringVar(&principal, "principal", "", "principal that gets the rights, such as User:smshooks")
+	cmd.Flags().StringVar(&format, "format", kafkaACLs, "kafka-acls for kafka-acls.sh commands, strimzi for a KafkaUser")
 	complete(cmd, "format", kafkaACLs, strimzi)
 	return cmd
 }
@@ -75,7 +75,7 @@ func writeKafkaACLs(w io.Writer, principal string, brokers []string, commands []
 	return err
 }
 
-// writeStrimzi writes a KafkaUser whose rules stand in the order of the commands that need them.
+// writeStrimzi writes a KafkaUser with the rules in the order of the commands that need them.
 func writeStrimzi(w io.Writer, principal string, commands []topics.CommandRights) error {
 	_, user, _ := strings.Cut(principal, ":")
 	acls := &yaml.Node{Kind: yaml.SequenceNode}

@@ -58,10 +58,10 @@ func TestStrimziUser(t *testing.T) {
 		t.Errorf("got %+v", user)
 	}
 	if n := strings.Count(acls(t, "--principal=User:hooks"), "kafka-acls.sh"); len(rules) != n {
-		t.Errorf("%d rules, %d commands of Kafka's tool", len(rules), n)
+		t.Errorf("%d rules, %d kafka-acls.sh commands", len(rules), n)
 	}
 	if r := rules[4]; r.Resource.Name != "sms-dlr-retry-" || r.Resource.PatternType != "prefix" || !slices.Equal(r.Operations, []string{"Read", "Write", "DescribeConfigs"}) {
-		t.Errorf("the rule of delay topics is %+v", r)
+		t.Errorf("rule for delay topics: %+v", r)
 	}
 }
 

@@ -18,7 +18,7 @@ const (
 	noTimeout    = 0
 )
 
-// withAdmin connects to Kafka as the settings say and runs f. The context of f ends after timeout, or with the command.
+// withAdmin connects to Kafka and runs f. The context of f ends after timeout or with the command.
 func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Context, admin *app.Admin) error) error {
 	cfg, err := settings(cmd)
 	if err != nil {
@@ -43,7 +43,7 @@ func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Con
 }
 
 func topicsCommand() *cobra.Command {
-	return group("topics", "Create or check the topics, and print the rights to them",
+	return group("topics", "Create and check the topics, print the rights they need",
 		&cobra.Command{Use: "ensure", Short: "Create missing topics and print a line for each topic", Args: arguments(0),
 			Example: "  smshooks topics ensure --topics.partitions=24 --topics.replication=3",
 			RunE: func(cmd *cobra.Command, _ []string) error {

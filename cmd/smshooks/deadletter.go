@@ -65,7 +65,7 @@ func (f *letterFlags) filter(cmd *cobra.Command, now time.Time) (deadletter.Filt
 	return filter, nil
 }
 
-// instant parses a time or an age. "" is the zero time.
+// instant parses a time or an age. It returns the zero time for "".
 func instant(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -193,14 +193,14 @@ func resume(run *deadletter.Run, file, asked string) error {
 		return usagef("--position: %s belongs to a replay with other flags (%s, not %s); name another file",
 			file, p.Asked, asked)
 	} else {
-		run.Filter = p.Filter // its ages count from when it first began
+		run.Filter = p.Filter // ages such as 24h count from the first start
 	}
 	run.Position = p
 	run.Save = func(p *deadletter.Position) error { return deadletter.WritePosition(file, p) }
 	return nil
 }
 
-// asked returns the flags as on the command line.
+// asked returns the flags in the form of the command line.
 func (f *letterFlags) asked() string {
 	text := ""
 	if f.user != 0 {

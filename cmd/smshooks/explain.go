@@ -35,7 +35,7 @@ func explainCommand() *cobra.Command {
 			"its attempts and failures, when the next attempt is due, and its state.\n\n" +
 			"ID is the event's id (Webhook-Id) or the position of its source record (<topic>/<partition>/<offset>).\n" +
 			"With --user, the partition of the user's key is searched first. An id of the form evt_… is found without\n" +
-			"reading the source; an id that the gateway gave, and a message, are looked for in the records, so --user\n" +
+			"reading the source. For an id given by the gateway, or a message, the records are searched, so --user\n" +
 			"and --since shorten the search. Attempts come from the log of deliveries, which has a user's latest 1,000.",
 		Example: "  smshooks explain evt_65zCzbYEsdPvvuoJ9JsGNu\n" +
 			"  smshooks explain --user 42 --message 12345 --since 24h\n" +
@@ -59,7 +59,7 @@ func explainCommand() *cobra.Command {
 				return writeExplained(cmd.OutOrStdout(), events, flags.personal)
 			})
 		}}
-	cmd.Flags().Int64Var(&flags.user, "user", 0, "user id: of the message, or where to look for the event first")
+	cmd.Flags().Int64Var(&flags.user, "user", 0, "user id of the message; with an event's id, whose partition to search first")
 	cmd.Flags().StringVar(&flags.message, "message", "", "id of the message (sms.id)")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
 	cmd.Flags().StringVar(&flags.since, "since", "",
@@ -70,7 +70,7 @@ func explainCommand() *cobra.Command {
 	return cmd
 }
 
-// atMostOne takes an argument or none.
+// atMostOne accepts at most one argument.
 func atMostOne(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {
 		return usagef("%s takes 1 argument, got %d", cmd.CommandPath(), len(args))
@@ -127,7 +127,7 @@ type copyJSON struct {
 	Committed bool    `json:"committed"`
 }
 
-// printExplained prints an array of events, or the only one.
+// printExplained prints the events as JSON: an array, or a single object.
 func printExplained(w io.Writer, events []explain.Event, array bool) error {
 	list := make([]explainedJSON, len(events))
 	for i := range events {
@@ -159,7 +159,7 @@ func orNull(text string) *string {
 	return &text
 }
 
-// timeText returns t as all times are written, "" if it is zero.
+// timeText formats t like all other times. It returns "" for the zero time.
 func timeText(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -167,7 +167,7 @@ func timeText(t time.Time) string {
 	return event.FormatTime(t)
 }
 
-// writeExplained writes events for people.
+// writeExplained writes events as tables.
 func writeExplained(w io.Writer, events []explain.Event, personal bool) error {
 	for i := range events {
 		e := &events[i]
@@ -245,7 +245,7 @@ func writeAttempts(w io.Writer, attempts []event.Attempt) error {
 	return out.Flush()
 }
 
-// number masks a phone number, all but its last two digits. The name of a sender is shown as it is.
+// number masks all but the last two digits of a phone number. It does not change the name of a sender.
 func number(text string, personal bool) string {
 	digits := strings.TrimLeft(text, "+0")
 	if personal || strings.ContainsFunc(digits, unicode.IsLetter) || len(digits) < 3 {
@@ -254,7 +254,7 @@ func number(text string, personal bool) string {
 	return strings.Repeat("*", len(text)-2) + text[len(text)-2:]
 }
 
-// printable quotes a text that would disturb a terminal: ids are texts of the gateway's choice.
+// printable quotes text with control characters: ids come from the gateway and can hold any character.
 func printable(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(text)

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// explainedEvents are one event that is delayed and one that is hardly known.
+// explainedEvents returns a delayed event and one of which little is known.
 func explainedEvents() []explain.Event {
 	at := func(hour int) time.Time { return time.Date(2026, 2, 27, hour, 30, 0, 250e6, time.UTC) }
 	return []explain.Event{

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// maxSuggestions is the most names that an error proposes.
+// maxSuggestions is the largest number of names that an error suggests.
 const maxSuggestions = 3
 
 func init() {
@@ -72,18 +72,18 @@ func settingFlags(cmd *cobra.Command) string {
 	return text.String()
 }
 
-// takes says what the flags of a type take.
-var takes = map[string]string{
+// valueTypes describes the values of each type of flag.
+var valueTypes = map[string]string{
 	"bool": "true or false", "duration": "a duration (try 30s, 1h30m)", "float64": "a number",
 	"int": "a whole number up to 9223372036854775807", "int64": "a whole number up to 9223372036854775807",
 }
 
-// flagError adds the flags that may be meant to the error of an unknown one, and says what a flag takes.
+// flagError suggests similar flags for an unknown one, and names the type that a bad value should have.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		if taken := takes[invalid.GetFlag().Value.Type()]; taken != "" {
-			return usagef("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), taken)
+		if want := valueTypes[invalid.GetFlag().Value.Type()]; want != "" {
+			return usagef("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), want)
 		}
 	}
 	var unknown *pflag.NotExistError
@@ -97,7 +97,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	if explained := config.FlagError(err); explained != err { //nolint:errorlint // whether it was changed
 		return usageError{explained}
 	}
-	return usagef("%w%s", err, meant("--", unknown.GetSpecifiedName(), names))
+	return usagef("%w%s", err, suggest("--", unknown.GetSpecifiedName(), names))
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {
@@ -107,13 +107,13 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 			names = append(names, child.Name())
 		}
 	}
-	near := meant(cmd.CommandPath()+" ", name, names)
+	near := suggest(cmd.CommandPath()+" ", name, names)
 	return usagef("unknown command %q%s; see %s --help", name, near, cmd.CommandPath())
 }
 
-// meant returns which of names the word may stand for, each behind prefix, and "" if none is near. It judges as cobra
-// does for commands.
-func meant(prefix, word string, names []string) string {
+// suggest returns the names that are close to word, each after prefix, or "" if none is. It uses cobra's rule for
+// commands.
+func suggest(prefix, word string, names []string) string {
 	choice := &cobra.Command{SuggestionsMinimumDistance: 2}
 	for _, name := range names {
 		choice.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})

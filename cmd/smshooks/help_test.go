@@ -17,7 +17,7 @@ func TestHelpShowsOwnFlagsFirst(t *testing.T) {
 		"\nSettings, kafka:\n", "--kafka.brokers ", "\nSettings, topics:\n"} {
 		i := strings.Index(text, part)
 		if i <= at {
-			t.Errorf("%q is not where it belongs", part)
+			t.Errorf("%q is missing or out of place", part)
 		}
 		at = i
 	}

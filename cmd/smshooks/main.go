@@ -148,7 +148,7 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// oneOf checks the value of a flag, "" for none.
+// oneOf checks that the value of a flag is empty or one of allowed.
 func oneOf(flag, value string, allowed []string) error {
 	if value != "" && !slices.Contains(allowed, value) {
 		return usagef("--%s: %q is not one of %s", flag, value, strings.Join(allowed, ", "))
@@ -156,7 +156,7 @@ func oneOf(flag, value string, allowed []string) error {
 	return nil
 }
 
-// arguments takes exactly n of them, else the command line is wrong.
+// arguments accepts exactly n arguments.
 func arguments(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {

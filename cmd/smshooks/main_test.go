@@ -40,7 +40,7 @@ func TestHelpHasExamples(t *testing.T) {
 		help := output(t, append(path, "--help")...)
 		_, examples, found := strings.Cut(help, "Examples:\n")
 		if !found || !strings.Contains(strings.SplitN(examples, "\n\n", 2)[0], "smshooks "+strings.Join(path, " ")) {
-			t.Errorf("%s: its help has no example of it:\n%.600s", cmd.CommandPath(), help)
+			t.Errorf("%s: no example in its help:\n%.600s", cmd.CommandPath(), help)
 		}
 	})
 	if commands < 15 {
@@ -48,14 +48,14 @@ func TestHelpHasExamples(t *testing.T) {
 	}
 }
 
-// The examples are command lines whose flags and arguments parse.
+// TestExamplesParse checks that the flags and arguments of all examples are valid.
 func TestExamplesParse(t *testing.T) {
 	every(rootCommand(), func(cmd *cobra.Command) {
 		for line := range strings.Lines(cmd.Example) {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), " | ")
-			line, _, _ = strings.Cut(line, "   ") // an explanation
+			line, _, _ = strings.Cut(line, "   ") // cut the explanation
 			if i := strings.Index(line, "smshooks "); i > 0 {
-				line = line[i:] // behind variables
+				line = line[i:] // after variables
 			}
 			words := strings.Fields(strings.ReplaceAll(line, "'back office'", "x"))
 			if len(words) == 0 || words[0] != "smshooks" {
@@ -131,7 +131,7 @@ func TestCompletion(t *testing.T) {
 		out := output(t, append([]string{"__complete"}, words...)...)
 		for _, word := range want {
 			if !strings.Contains(out, word) {
-				t.Errorf("%q completes to %q, not to %s", line, out, word)
+				t.Errorf("completions of %q: %q, want %s", line, out, word)
 			}
 		}
 	}

@@ -58,10 +58,10 @@ func retryCommand() *cobra.Command {
 func releaseCommand(flags *releaseFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "release (--user N | --host NAME | --all)", Short: "Make delayed events due now", Args: arguments(0),
-		Long: "Make events due now that wait for a retry or in overflow, and with --user those of a pause that has ended.\n" +
+		Long: "Make events due now that wait for a retry or in overflow. With --user, include those of an ended pause.\n" +
 			"An attempt keeps its number. If it fails, the next one comes a full delay later.\n\n" +
-			"The command prints the id of the recovery and how many events it has moved until it is done. The work is\n" +
-			"done by the running instances: if the command is interrupted, they go on.",
+			"The command prints the id of the recovery, then its progress until it is done. The running instances do\n" +
+			"the work: if the command is interrupted, they go on.",
 		Example: "  smshooks retry release --user 42 --dry-run\n" +
 			"  smshooks retry release --host hooks.example.com --error timeout --since 6h",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -19,8 +19,8 @@ func resealCommand() *cobra.Command {
 		Use: "reseal", Short: "Re-encrypt the credentials of all users with the current secrets.key", Args: arguments(0),
 		Long: "Re-encrypt the credentials of all users with the current secrets.key: those encrypted with one of\n" +
 			"secrets.previous_keys, and those that other programs wrote in clear.\n\n" +
-			"The service may run meanwhile, and no change of settings is lost. If interrupted, run it again for\n" +
-			"the rest. Credentials that none of the keys decrypts are left unchanged and counted.",
+			"The service may keep running; no change of settings is lost. If the command is interrupted, run it\n" +
+			"again for the rest. Credentials that none of the keys decrypts are left unchanged and counted.",
 		Example: "  smshooks secrets reseal --config smshooks.yaml --dry-run\n" +
 			"  smshooks secrets reseal --config smshooks.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -22,9 +22,9 @@ func sendCommand() *cobra.Command {
 	)
 	send := &cobra.Command{
 		Use: "send --user ID", Short: "Write example events to a source topic", Args: arguments(0),
-		Long: "Write example events to a source topic, as the gateway does: by the hash of the user's key. The events\n" +
-			"are delivered to the user's URL like any other. A line is printed for each: the id, which explain finds,\n" +
-			"and the position of the record. A revocation's id is that of the batch that begins with it.",
+		Long: "Write example events to a source topic, as the gateway does: keyed by the user id. The events\n" +
+			"are delivered to the user's URL like any other. Each is printed on a line: its id (for explain)\n" +
+			"and the position of its record. A revocation has the id of the batch that begins with it.",
 		Example: "  smshooks send --user 42\n" +
 			"  smshooks send --user 42 --kind inbound --file record.json\n" +
 			"  smshooks send --user 42 --count 1000 --rate 50",
