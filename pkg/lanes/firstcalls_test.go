@@ -79,7 +79,7 @@ func TestFirstCallsInACrowd(t *testing.T) {
 			time.Second, time.Minute, false, 3, 1},
 		{"3000", 3000, func(*Config) {}, time.Second, 2 * time.Minute, false, 3, 1},
 		{"3000 with two requests each", 3000, func(*Config) {}, time.Second, 4 * time.Minute, false, 3, 2},
-		{"3000 that come back", 3000, func(*Config) {}, time.Second, 2 * time.Minute, true, 3, 1},
+		{"3000 whose items return", 3000, func(*Config) {}, time.Second, 2 * time.Minute, true, 3, 1},
 		{"20000", 20_000, func(*Config) {}, time.Second, 5 * time.Minute, false, 1, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -103,7 +103,7 @@ func (l *Lanes[G, T]) countFast(g *group[G, T], n int) {
 func (l *Lanes[G, T]) limit(g *group[G, T], now time.Time) int {
 	latency, most := g.latency(now), float64(l.cfg.MaxQueue)
 	if latency == 0 {
-		return l.cfg.MaxQueue // the first call will soon tell
+		return l.cfg.MaxQueue // the first call will soon show its latency
 	}
 	rate := float64(l.cfg.Parallel) / latency
 	n := min(max(rate*l.cfg.MaxWait.Seconds(), minQueue), most)

@@ -176,7 +176,7 @@ func TestHealthyAndUnhealthyTakeTurns(t *testing.T) {
 	})
 }
 
-func TestReserveIsKeptForProvenGroups(t *testing.T) {
+func TestReserveIsKeptForHealthyGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newEnv(Config{Parallel: 3, MaxRunning: 8, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
@@ -197,7 +197,7 @@ func TestReserveIsKeptForProvenGroups(t *testing.T) {
 }
 
 // A group that becomes healthy while its items are queued gets the slots reserved for healthy groups.
-func TestGroupThatProvesItselfWhileItWaits(t *testing.T) {
+func TestGroupThatBecomesHealthyWhileItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newEnv(Config{Parallel: 3, MaxRunning: 4, HealthySlots: 2, MaxQueue: 1024, MaxWait: 15 * time.Second})
 		defer s.end()
@@ -214,7 +214,7 @@ func TestGroupThatProvesItselfWhileItWaits(t *testing.T) {
 	})
 }
 
-func TestLimitOfTheQueue(t *testing.T) {
+func TestQueueLimit(t *testing.T) {
 	ok := func(d time.Duration) *call { return &call{takes: d} }
 	tests := []struct {
 		name  string

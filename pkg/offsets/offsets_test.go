@@ -221,7 +221,7 @@ func TestInvalidStateIsIgnored(t *testing.T) {
 		{"cut short", 100, good[:len(good)-1]},
 		{"one byte more", 100, good + "A"},
 		{"a line break", 100, good[:3] + "\n" + good[3:]},
-		{"no base64", 100, "1:=?="},
+		{"not base64", 100, "1:=?="},
 		{"only a version", 100, "1:"},
 		{"a run of length 0", 100, "1:" + encoding.EncodeToString([]byte{100, 1, 0})},
 		{"a run that touches", 100, "1:" + encoding.EncodeToString([]byte{100, 0, 1})},

@@ -40,7 +40,7 @@ type Endpoint struct {
 	Failover *Endpoint
 	// Paused holds its events back: no attempt starts.
 	Paused bool
-	// Latest says that a receipt which waited is not sent if a later one of its message was delivered.
+	// Latest skips a delayed receipt if a later one of its message was delivered.
 	Latest bool
 	// Secrets sign its requests, nil for none. All endpoints of a user share them.
 	Secrets *Secrets
@@ -80,7 +80,7 @@ func NewSettings(userID int64, urls [NumKinds]string, auth string) *Settings {
 	return s
 }
 
-// Sign makes all requests carry signatures of secrets.
+// Sign signs all requests with secrets.
 func (s *Settings) Sign(secrets *Secrets) {
 	for _, endpoint := range s.Endpoints {
 		if endpoint != nil {
@@ -89,7 +89,7 @@ func (s *Settings) Sign(secrets *Secrets) {
 	}
 }
 
-// FailOver makes raw the URL that is called when a request fails. It has the endpoint's credentials and secrets, so it
+// FailOver sets the URL that is called when a request fails. It has the endpoint's credentials and secrets, so it
 // is called after [Settings.Sign].
 func (e *Endpoint) FailOver(raw string) {
 	e.Failover = NewEndpoint(raw)

@@ -64,7 +64,7 @@ func Fates() [NumFates]Fate {
 // Stored reports whether another record of the event is in a delay topic: its event goes on.
 func (f Fate) Stored() bool { return f == Retry || f == Overflow || f == Paused || f == Released }
 
-// State is what became of an event whose latest record ended so, in words that customers read.
+// State returns the state of an event whose latest record has this fate, in the words that customers read.
 func (f Fate) State() string {
 	switch f {
 	case Retry, Overflow:

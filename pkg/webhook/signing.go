@@ -19,17 +19,17 @@ const (
 	signatureName = "v1,"
 )
 
-// Secret signs requests as Standard Webhooks 1.0.0 says: HMAC-SHA256 over "id.timestamp.body". It holds the states of
-// the two hashes after the secret's block, so that a signature costs two blocks less and allocates nothing.
+// Secret signs requests according to Standard Webhooks 1.0.0: HMAC-SHA256 over "id.timestamp.body". It holds the states
+// of the two hashes after the secret's block, so that a signature costs two blocks less and allocates nothing.
 type Secret struct {
 	inner, outer []byte
-	until        time.Time // the secret is not used from then on; zero = no end
+	until        time.Time // when the secret expires; zero = never
 }
 
 // Secrets are the secrets of one user, the newest first.
 type Secrets []Secret
 
-// ParseSecret returns the secret whsec_ and base64 of 24 to 64 bytes. The error does not contain text.
+// ParseSecret parses a secret: whsec_ and the base64 of 24 to 64 bytes. The error does not contain text.
 func ParseSecret(text string, until time.Time) (Secret, error) {
 	encoded, ok := strings.CutPrefix(text, secretPrefix)
 	key, err := base64.StdEncoding.DecodeString(encoded)
@@ -39,7 +39,7 @@ func ParseSecret(text string, until time.Time) (Secret, error) {
 	return Secret{inner: stateAfter(key, 0x36), outer: stateAfter(key, 0x5c), until: until}, nil
 }
 
-// NewSecret returns key as ParseSecret reads it.
+// NewSecret returns key in the form that ParseSecret reads.
 func NewSecret(key []byte) string { return secretPrefix + base64.StdEncoding.EncodeToString(key) }
 
 // stateAfter returns the state of SHA-256 after the key, padded to a block, with each byte xor pad.
@@ -58,7 +58,7 @@ func stateAfter(key []byte, pad byte) []byte {
 	return state
 }
 
-// Valid reports whether the secret is used at a time.
+// Valid reports whether the secret is valid at the given time.
 func (s *Secret) Valid(at time.Time) bool { return s.until.IsZero() || at.Before(s.until) }
 
 // Signer signs requests, one at a time. The zero Signer is ready for use.
@@ -101,7 +101,7 @@ func (g *Signer) append(dst []byte, s *Secret, id string, seconds int64, body []
 	return base64.StdEncoding.AppendEncode(dst, g.text)
 }
 
-// resume continues from a state of stateAfter.
+// resume continues from a state that stateAfter returned.
 func (g *Signer) resume(state []byte) {
 	if err := g.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(state); err != nil {
 		panic("a state of SHA-256 cannot be restored: " + err.Error())

@@ -61,7 +61,7 @@ func TestSignaturesDuringGrace(t *testing.T) {
 	before := until.Add(-time.Nanosecond)
 	one, other := sign(before, newer), sign(before, older)
 	if got, want := sign(before, newer, older), one+" "+other[1:]; got != want {
-		t.Errorf("in the grace %q, want %q", got, want)
+		t.Errorf("during the grace %q, want %q", got, want)
 	}
 	if got, want := sign(until, newer, older), sign(until, newer); got != want || strings.Contains(got, " ") {
 		t.Errorf("after the grace %q, want %q", got, want)

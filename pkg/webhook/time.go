@@ -6,7 +6,7 @@ import "time"
 const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
 
 // AppendTime appends t in UTC with milliseconds (RFC 3339), truncated to the millisecond. RFC 3339 has four digits for
-// the year. A timestamp beyond them, which Kafka accepts, is written as the nearest time within.
+// the year. Kafka accepts timestamps outside that range: they are written as the nearest time inside.
 func AppendTime(dst []byte, t time.Time) []byte {
 	t = t.UTC()
 	switch year := t.Year(); {
