@@ -19,9 +19,9 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Sources reads the records that events began as, and sends them again.
+// Sources reads the source records of events, and sends events again.
 type Sources interface {
-	// Source returns the value of an event's record, nil if it is not kept any more.
+	// Source returns the value of an event's record, or nil if the topic no longer holds it.
 	Source(ctx context.Context, o deadletter.Origin) ([]byte, error)
 	// Resend replays a user's events whose records are still kept, and returns how many.
 	Resend(ctx context.Context, userID int64, origins []deadletter.Origin) (int, error)
@@ -51,7 +51,7 @@ func (s *Service) Event(ctx context.Context, userID int64, id string) (e deliver
 	return e, body, true, nil
 }
 
-// Events returns the user's latest events, in the order in which they were logged first.
+// Events returns the user's latest events, in the order of their first log entries.
 func (s *Service) Events(ctx context.Context, userID int64) ([]deliverylog.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -88,8 +88,8 @@ func originOf(userID int64, e *deliverylog.Event) deadletter.Origin {
 	return o
 }
 
-// resend sends those of f.IDs again that the log knows, except dead letters, which have records of their own. It
-// returns how many were sent, and the ids that are left.
+// resend sends the events of f.IDs that are in the log, except dead letters, which have records of their own. It
+// returns the number of events sent and the remaining ids.
 func (s *Service) resend(ctx context.Context, userID int64, f deadletter.Filter) (n int, rest []string, err error) {
 	events, err := s.events(ctx, userID, func(a *event.Attempt) bool { return slices.Contains(f.IDs, a.ID) })
 	if err != nil {
@@ -111,13 +111,13 @@ func (s *Service) resend(ctx context.Context, userID int64, f deadletter.Filter)
 	return n, rest, err
 }
 
-// selects reports whether e matches the kind of f, and its times: that of its latest change.
+// selects reports whether e has the kind of f, and its latest change is within the times of f.
 func selects(f *deadletter.Filter, e *deliverylog.Event) bool {
 	return (f.Kind == "" || f.Kind == e.Kind.String()) && (f.Since.IsZero() || !e.Changed.Before(f.Since)) &&
 		(f.Until.IsZero() || e.Changed.Before(f.Until))
 }
 
-// replayAll sends the events that f selects again: from the log, if f has ids, and from the dead letters.
+// replayAll sends the events that f selects: from the log if f has ids, and from the dead letters.
 func (s *Service) replayAll(ctx context.Context, userID int64, f deadletter.Filter) (n int, err error) {
 	if len(f.IDs) > 0 {
 		if n, f.IDs, err = s.resend(ctx, userID, f); err != nil || len(f.IDs) == 0 {
@@ -250,7 +250,7 @@ func timeOrNull(t time.Time) *string {
 	return orNull(event.FormatTime(t))
 }
 
-// parseCode reads an HTTP status; 0 if it is none.
+// parseCode parses an HTTP status. It returns 0 if text is not one.
 func parseCode(text string) int {
 	if n, err := strconv.Atoi(text); err == nil && n >= 100 && n <= 999 && len(text) == 3 {
 		return n
@@ -258,7 +258,7 @@ func parseCode(text string) int {
 	return 0
 }
 
-// argumentOf finds the route of a path, escaped as in the request, that ends with an argument: "/v1/user/events/{id}".
+// argumentOf returns the route of an escaped path that ends with an argument, such as "/v1/user/events/{id}".
 func (h *handler) argumentOf(path string) (to route, argument string, ok bool) {
 	for pattern, to := range h.routes {
 		prefix, _, has := strings.Cut(pattern, "{")

@@ -14,7 +14,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// loggedEvents are the events of 42 and of 43 in the log.
+// loggedEvents returns the logged events of users 42 and 43.
 func loggedEvents() map[int64][]deliverylog.Event {
 	attempt := func(number, status int, failure webhook.Failure) event.Attempt {
 		return event.Attempt{Number: number, Time: noon.Add(time.Duration(number) * time.Hour), Status: status, Failure: failure,
@@ -99,7 +99,8 @@ func TestMessage(t *testing.T) {
 	want(t, s.do(t, "DELETE", "/v1/user/messages/7", key42, "", ""), 405, "")
 }
 
-// With ids, events of the log are sent again from their records, and the rest is looked for among the dead letters.
+// TestResend checks that logged events are sent again from their records, and that other ids are searched among the
+// dead letters.
 func TestResend(t *testing.T) {
 	origin := func(id string, kind webhook.Kind, partition int32, offset int64) deadletter.Origin {
 		return deadletter.Origin{ID: id, UserID: 42, Kind: kind, Partition: partition, Offset: offset}
@@ -107,7 +108,7 @@ func TestResend(t *testing.T) {
 	for _, c := range []struct {
 		body   string
 		resent []string
-		scan   []string // the ids that are looked for among the dead letters
+		scan   []string // the ids searched among the dead letters
 		n      int
 	}{
 		{`{"ids":["evt_1"]}`, []string{"evt_1"}, nil, 1},
@@ -136,7 +137,7 @@ func TestResend(t *testing.T) {
 			}
 		}
 		if !slices.Equal(resent, c.resent) || !slices.Equal(scanned, c.scan) {
-			t.Errorf("%s: sent again %v, looked for %v; want %v, %v", c.body, resent, scanned, c.resent, c.scan)
+			t.Errorf("%s: sent again %v, searched %v; want %v, %v", c.body, resent, scanned, c.resent, c.scan)
 		}
 	}
 }

@@ -30,7 +30,7 @@ const (
 	key43 = "smsh_key_of_43"
 )
 
-var errAway = errors.New("dial tcp 127.0.0.1:6379: connection refused")
+var errUnreachable = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 
 // fakes stand in for everything below the service.
 type fakes struct {
@@ -45,7 +45,7 @@ type fakes struct {
 
 	states map[int64][webhook.NumKinds]endpoints.State
 
-	statesAway, keysAway, storeAway, logAway, kafkaAway bool
+	statesDown, keysDown, storeDown, logDown, kafkaDown bool
 
 	updates  int
 	sent     []sender.Request
@@ -56,8 +56,8 @@ type fakes struct {
 }
 
 func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
-	if f.keysAway {
-		return 0, false, errAway
+	if f.keysDown {
+		return 0, false, errUnreachable
 	}
 	users := map[string]int64{apikey.Hash(key42): 42, apikey.Hash(key43): 43}
 	return users[hash], users[hash] != 0, nil
@@ -66,8 +66,8 @@ func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 func (f *fakes) Document(_ context.Context, user int64) (settings.Document, compacted.Version, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.storeAway {
-		return settings.Document{}, compacted.Version{}, errAway
+	if f.storeDown {
+		return settings.Document{}, compacted.Version{}, errUnreachable
 	}
 	d := f.documents[user]
 	d.UserID = user
@@ -77,8 +77,8 @@ func (f *fakes) Document(_ context.Context, user int64) (settings.Document, comp
 func (f *fakes) Update(_ context.Context, user int64, change func(settings.Document) settings.Document) (settings.Document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.storeAway {
-		return settings.Document{}, errAway
+	if f.storeDown {
+		return settings.Document{}, errUnreachable
 	}
 	d := f.documents[user]
 	d.UserID = user
@@ -98,18 +98,18 @@ func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 }
 
 func (f *fakes) States(_ context.Context, user int64) ([webhook.NumKinds]endpoints.State, error) {
-	if f.statesAway {
-		return [webhook.NumKinds]endpoints.State{}, errAway
+	if f.statesDown {
+		return [webhook.NumKinds]endpoints.State{}, errUnreachable
 	}
 	return f.states[user], nil
 }
 
-// log and letters have a List each.
+// fakeLog and fakeLetters are two types because both have a method List.
 type fakeLog struct{ *fakes }
 
 func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) ([]event.Attempt, error) {
-	if f.logAway {
-		return nil, errAway
+	if f.logDown {
+		return nil, errUnreachable
 	}
 	f.listed = filter
 	var own []event.Attempt
@@ -122,8 +122,8 @@ func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) 
 }
 
 func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
-	if f.logAway {
-		return nil, errAway
+	if f.logDown {
+		return nil, errUnreachable
 	}
 	var events []deliverylog.Event
 	for _, e := range f.events[user] {
@@ -137,8 +137,8 @@ func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attemp
 type fakeLetters struct{ *fakes }
 
 func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func(*deadletter.Letter) error) error {
-	if f.kafkaAway {
-		return errAway
+	if f.kafkaDown {
+		return errUnreachable
 	}
 	for i := range f.letters {
 		if f.letters[i].UserID == filter.UserID {
@@ -151,8 +151,8 @@ func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func
 }
 
 func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, error) {
-	if f.kafkaAway {
-		return 0, errAway
+	if f.kafkaDown {
+		return 0, errUnreachable
 	}
 	f.replayed = append(f.replayed, filter)
 	n := 0
@@ -165,8 +165,8 @@ func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, e
 }
 
 func (f fakeLetters) Source(_ context.Context, o deadletter.Origin) ([]byte, error) {
-	if f.kafkaAway {
-		return nil, errAway
+	if f.kafkaDown {
+		return nil, errUnreachable
 	}
 	if value, ok := f.records[o]; ok {
 		return []byte(value), nil
@@ -175,8 +175,8 @@ func (f fakeLetters) Source(_ context.Context, o deadletter.Origin) ([]byte, err
 }
 
 func (f fakeLetters) Resend(_ context.Context, user int64, origins []deadletter.Origin) (n int, err error) {
-	if f.kafkaAway {
-		return 0, errAway
+	if f.kafkaDown {
+		return 0, errUnreachable
 	}
 	for _, o := range origins {
 		if _, ok := f.records[o]; ok && o.UserID == user {
@@ -187,7 +187,7 @@ func (f fakeLetters) Resend(_ context.Context, user int64, origins []deadletter.
 	return n, nil
 }
 
-// server is a handler on fakes.
+// server is a handler with its fakes.
 type server struct {
 	*fakes
 	service *Service

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Further are a user's further settings as they may be shown.
+// Further holds a user's further settings, without secrets.
 type Further struct {
 	FailoverURLs [webhook.NumKinds]*string // nil = not set
 	Paused       [webhook.NumKinds]bool
@@ -34,7 +34,7 @@ func furtherOf(d *settings.Document) Further {
 	return f
 }
 
-// FurtherChange is what SetFurther changes: the new values of a document by the names of its fields, nil = reset.
+// FurtherChange holds new values for SetFurther, by the names of the document's fields; nil resets a field.
 type FurtherChange map[string]*string
 
 func (c FurtherChange) apply(d settings.Document) settings.Document {
@@ -44,7 +44,7 @@ func (c FurtherChange) apply(d settings.Document) settings.Document {
 	return d
 }
 
-// Further returns a user's further settings, not older than any answer of SetFurther.
+// Further returns a user's further settings. They include every change that SetFurther has confirmed.
 func (s *Service) Further(ctx context.Context, userID int64) (Further, error) {
 	d, err := s.document(ctx, userID)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *Service) Further(ctx context.Context, userID int64) (Further, error) {
 	return furtherOf(&d), nil
 }
 
-// SetFurther changes a user's further settings, all of c or nothing, and returns the result.
+// SetFurther applies all of c to a user's further settings or nothing, and returns the result.
 func (s *Service) SetFurther(ctx context.Context, userID int64, c FurtherChange) (Further, error) {
 	if len(c) == 0 {
 		return s.Further(ctx, userID)
@@ -85,7 +85,7 @@ func (h *handler) setFurther(r *request) (any, error) {
 	return newFurtherReply(f), nil
 }
 
-// ParseFurther reads the changes that p requests, by the names of the settings. An error is an *InvalidError.
+// ParseFurther parses the changes in p, by the names of the settings. An error is an *InvalidError.
 func ParseFurther(p form.Values) (FurtherChange, error) {
 	var invalid InvalidError
 	change := FurtherChange{}
@@ -151,7 +151,7 @@ func parseOrder(v form.Value) (value *string, problem string) {
 	return nil, "must be all or latest"
 }
 
-// parseStatuses reads an array in JSON, or a text with commas, the last of several.
+// parseStatuses parses a JSON array or a comma-separated text. The last of several values counts.
 func parseStatuses(v form.Value) (value *string, problem string) {
 	names := v.Texts
 	if v.Wrong {

@@ -10,7 +10,7 @@ import (
 
 const furtherPath = "/v1/user/webhook-settings"
 
-// furtherData is the answer for a user with nothing but these statuses.
+// furtherData returns the reply for a user who has set only these statuses.
 func furtherData(statuses string) string {
 	return `{"success":true,"data":{"dlr_failover_url":null,"click_failover_url":null,"inbound_failover_url":null,"revoke_click_failover_url":null,` +
 		`"dlr_paused":false,"click_paused":false,"inbound_paused":false,"revoke_click_paused":false,"dlr_order":"all","dlr_statuses":` + statuses + `,"signing":false}}`
@@ -113,7 +113,7 @@ func TestPauseKinds(t *testing.T) {
 			for _, kind := range webhook.Kinds() {
 				configured := kind == webhook.DLR || kind == webhook.RevokeClick
 				if got := d.Settings().Paused(kind); got != (tc.paused[kind] && configured) {
-					t.Errorf("%s: the service takes it as paused: %t", kind, got)
+					t.Errorf("%s: the service sees it as paused: %t", kind, got)
 				}
 			}
 		})
@@ -150,7 +150,7 @@ func TestOrder(t *testing.T) {
 
 func TestFurtherUnavailable(t *testing.T) {
 	s := newServer(t, Options{})
-	s.storeAway = true
+	s.storeDown = true
 	want(t, s.do(t, "GET", furtherPath, key42, "", ""), 503, "")
 	want(t, s.do(t, "PATCH", furtherPath, key42, formType, "dlr_statuses=Failed"), 503, "")
 	want(t, s.do(t, "PATCH", furtherPath, "", formType, "dlr_statuses=Failed"), 401, "")

@@ -44,8 +44,8 @@ type handler struct {
 // route describes one path.
 type route struct {
 	allow []string
-	// serve handles a request with a known key; nil serves the specification. Where reading and writing have one path,
-	// write handles what writes.
+	// serve handles a request with a known key; nil serves the specification. If a path can be read and written,
+	// write handles the writes.
 	serve, write func(*handler, *request) (data any, err error)
 }
 

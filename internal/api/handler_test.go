@@ -57,7 +57,7 @@ func TestPathsAndMethods(t *testing.T) {
 		{"PUT", "/v1/user/replay", 405, "POST"},
 		{"POST", "/openapi.yaml", 405, "GET, HEAD"},
 	} {
-		w := s.do(t, tc.method, tc.path, "", "", "") // no key is looked at
+		w := s.do(t, tc.method, tc.path, "", "", "") // keys are not checked
 		if w.Code != tc.status || w.Header().Get("Allow") != tc.allow {
 			t.Errorf("%s %s: %d, Allow %q; want %d, %q", tc.method, tc.path, w.Code, w.Header().Get("Allow"), tc.status, tc.allow)
 		}
@@ -102,8 +102,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestUnknownKeys checks that a client that tries many keys is limited, and nobody else: not even a valid key from the
-// same address.
+// TestUnknownKeys checks that a client that tries many keys is limited, and that no one else is: not even a valid
+// key from the same address.
 func TestUnknownKeys(t *testing.T) {
 	s := newServer(t, Options{})
 	from := func(remote, key string) *httptest.ResponseRecorder {
@@ -125,10 +125,10 @@ func TestUnknownKeys(t *testing.T) {
 		}
 	}
 	if most := 20 + 20*int(time.Since(began)/time.Second+1); counts[401] < 20 || counts[401] > most || counts[401]+counts[429] != 5000 {
-		t.Errorf("answers %v; want 20 to %d times 401, and 429 else", counts, most)
+		t.Errorf("replies %v; want 20 to %d times 401, otherwise 429", counts, most)
 	}
 	refused := from("203.0.113.1:5000", "smsh_unknown")
-	for range 1000 { // a busy machine may have been away for long enough to allow some more
+	for range 1000 { // a busy machine may pause long enough to allow some more
 		if refused.Code == http.StatusTooManyRequests {
 			break
 		}
@@ -160,7 +160,7 @@ func TestSetWebhook(t *testing.T) {
 		want(t, s.do(t, "GET", "/v1/user/get-webhook", key42, "", ""), 200, step.want)
 	}
 	if s.updates != 6 {
-		t.Errorf("%d updates, want 6: what gives no field changes nothing", s.updates)
+		t.Errorf("%d updates, want 6: a request without fields changes nothing", s.updates)
 	}
 }
 
@@ -237,10 +237,10 @@ func TestUnavailable(t *testing.T) {
 		break_ func(*fakes)
 		fails  []string
 	}{
-		"keys":    {func(f *fakes) { f.keysAway = true }, []string{"GET get-webhook", "POST set-webhook", "POST test-webhook", "GET deliveries", "POST replay"}},
-		"store":   {func(f *fakes) { f.storeAway = true }, []string{"GET get-webhook", "POST set-webhook", "POST test-webhook"}},
-		"log":     {func(f *fakes) { f.logAway = true }, []string{"GET deliveries", "GET events/x", "GET messages/x"}},
-		"letters": {func(f *fakes) { f.kafkaAway = true }, []string{"POST replay", "GET events/x"}},
+		"keys":    {func(f *fakes) { f.keysDown = true }, []string{"GET get-webhook", "POST set-webhook", "POST test-webhook", "GET deliveries", "POST replay"}},
+		"store":   {func(f *fakes) { f.storeDown = true }, []string{"GET get-webhook", "POST set-webhook", "POST test-webhook"}},
+		"log":     {func(f *fakes) { f.logDown = true }, []string{"GET deliveries", "GET events/x", "GET messages/x"}},
+		"letters": {func(f *fakes) { f.kafkaDown = true }, []string{"POST replay", "GET events/x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, Options{})
@@ -259,11 +259,11 @@ func TestUnavailable(t *testing.T) {
 // An outage of the API is one log line when it begins and one when it ends, however many requests fail.
 func TestUnavailableIsLoggedOnce(t *testing.T) {
 	s := newServer(t, Options{})
-	s.kafkaAway = true
+	s.kafkaDown = true
 	for range 3 {
 		want(t, s.post(t, "replay", "kind=dlr"), 503, "")
 	}
-	s.kafkaAway = false
+	s.kafkaDown = false
 	for range 2 {
 		want(t, s.post(t, "replay", "kind=dlr"), 200, "")
 	}
@@ -309,7 +309,7 @@ func TestTestWebhook(t *testing.T) {
 			t.Errorf("%v: credentials %v", r.Kind, hasAuth)
 		}
 	}
-	// A truncated reply has a status and is an error nevertheless.
+	// A truncated reply is an error although it has a status.
 	s.outcomes[webhook.DLR] = sender.Outcome{Status: 200, Failure: webhook.Timeout, Took: 10 * time.Second}
 	if w := s.post(t, "test-webhook", ""); !strings.Contains(w.Body.String(), `"dlr":{"status":"error","reason":"timeout","time":10}`) {
 		t.Errorf("%s", w.Body)
@@ -362,7 +362,7 @@ func TestDemoRecordsAreTheDocumentedOnes(t *testing.T) {
 		ours, err := demo.ReadFile("demo/" + kind.String() + ".record.json")
 		documented, err2 := os.ReadFile("../../pkg/webhook/testdata/" + kind.String() + ".record.json")
 		if err != nil || err2 != nil || string(ours) != string(documented) {
-			t.Errorf("%v: %v %v, or they differ", kind, err, err2)
+			t.Errorf("%v: the records differ (%v, %v)", kind, err, err2)
 		}
 	}
 }
@@ -408,7 +408,7 @@ func TestReplay(t *testing.T) {
 	for _, tc := range []struct {
 		contentType, body string
 		replayed          int
-		ids               []string // nil: nothing was asked of Kafka
+		ids               []string // nil: no replay
 	}{
 		{formType, "", 0, nil},
 		{formType, "ids=&since=&kind=", 0, nil},
@@ -422,7 +422,7 @@ func TestReplay(t *testing.T) {
 		s.replayed = nil
 		want(t, s.do(t, "POST", "/v1/user/replay?kind=click", key42, tc.contentType, tc.body), 200, number(tc.replayed))
 		if asked := len(s.replayed) > 0; asked != (tc.ids != nil) {
-			t.Errorf("%s: asked %v", tc.body, s.replayed)
+			t.Errorf("%s: replayed %v", tc.body, s.replayed)
 		} else if asked && (strings.Join(s.replayed[0].IDs, " ") != strings.Join(tc.ids, " ") || s.replayed[0].UserID != 42) {
 			t.Errorf("%s: asked for %+v", tc.body, s.replayed[0])
 		}
@@ -435,7 +435,7 @@ func TestReplay(t *testing.T) {
 	want(t, s.do(t, "POST", "/v1/user/replay", key42, "application/json", `{"ids":[1],"since":"24h","until":[],"kind":"x"}`), 422, refusal(
 		"ids: must be a list of strings", "since: "+mustBeTime, "until: must be a string or null", "kind: "+mustBeKind))
 	if len(s.replayed) != 1 {
-		t.Error("a wrong request was served")
+		t.Error("an invalid request was served")
 	}
 }
 
@@ -450,7 +450,7 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// TestOverTheWire checks what a recorder does not show.
+// TestOverTheWire checks what httptest's recorder cannot show.
 func TestOverTheWire(t *testing.T) {
 	s := newServer(t, Options{})
 	server := httptest.NewServer(s.handler)

@@ -101,35 +101,35 @@ func TestRacingUpdates(t *testing.T) {
 	}
 }
 
-// TestAway checks that without Kafka or Redis a reply comes within 5 s and nothing is changed, and that the same
+// TestOutage checks that without Kafka or Redis a reply comes within 5 s and nothing is changed, and that the same
 // request works later.
-func TestAway(t *testing.T) {
+func TestOutage(t *testing.T) {
 	t.Run("redis", func(t *testing.T) {
 		servers, key, _, mini := instances(t, 1)
 		want(t, servers[0].with(t, key, "POST", "set-webhook", "dlr_url=http://before"), 200, "")
 		mini.SetError("LOADING Redis is loading the dataset in memory")
-		away(t, servers[0], key)
+		wantUnavailable(t, servers[0], key)
 		mini.SetError("")
-		back(t, servers[0], key)
+		wantUnchanged(t, servers[0], key)
 	})
 	t.Run("kafka", func(t *testing.T) {
 		servers, key, cluster, _ := instances(t, 1)
 		want(t, servers[0].with(t, key, "POST", "set-webhook", "dlr_url=http://before"), 200, "")
 		cluster.Close()
-		away(t, servers[0], key)
+		wantUnavailable(t, servers[0], key)
 	})
 }
 
-func away(t *testing.T, s *server, key string) {
+func wantUnavailable(t *testing.T, s *server, key string) {
 	t.Helper()
 	began := time.Now()
 	want(t, s.with(t, key, "POST", "set-webhook", "dlr_url=http://after"), 503, "")
-	if took := time.Since(began); took > 20*time.Second { // 5 s by contract, and a busy machine
+	if took := time.Since(began); took > 20*time.Second { // 5 s by contract; more on a busy machine
 		t.Errorf("503 after %v", took)
 	}
 }
 
-func back(t *testing.T, s *server, key string) {
+func wantUnchanged(t *testing.T, s *server, key string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// recoverAgain is when a user may ask again while a recovery is running.
+	// recoverAgain is the Retry-After of a request while another recovery is running.
 	recoverAgain = 5 * time.Second
-	// latestTime is how long a request waits to know of recoveries that other instances have begun.
+	// latestTime limits how long a request waits for news of recoveries that other instances have begun.
 	latestTime = 2 * time.Second
 )
 
@@ -144,7 +144,7 @@ func (h *handler) getRecovery(r *request) (any, error) {
 	return reply, nil
 }
 
-// selection is what narrows down which events a request is about.
+// selection holds the fields that select the events of a request.
 type selection struct {
 	ids          []string
 	since, until time.Time
@@ -153,7 +153,7 @@ type selection struct {
 	none         bool // ids is an empty list
 }
 
-// parseSelection reads fields of ids, since, until and kind, in the order of their errors. An error is an
+// parseSelection parses the given fields of ids, since, until and kind, in the order of their errors. An error is an
 // *InvalidError.
 func parseSelection(p form.Values, fields ...string) (s selection, err error) {
 	var invalid InvalidError
@@ -199,8 +199,8 @@ func parseSelection(p form.Values, fields ...string) (s selection, err error) {
 	return s, nil
 }
 
-// turn takes the user's turn at something, in this instance and over all of them; taken is the error if another request
-// has it. done ends it.
+// turn takes the user's turn at an operation, in this instance and across all instances. It returns taken if another
+// request has the turn. done ends it.
 func (s *Service) turn(
 	ctx context.Context, t *turns, what string, userID int64, taken *TooManyError,
 ) (done func(), err error) {

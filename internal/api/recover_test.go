@@ -26,8 +26,8 @@ type begun struct {
 func (f *fakes) Recover(_ context.Context, m release.Marker, kinds []webhook.Kind, paused [webhook.NumKinds]bool) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.kafkaAway {
-		return "", errAway
+	if f.kafkaDown {
+		return "", errUnreachable
 	}
 	m.ID, m.Created = "rcv_"+strconv.Itoa(len(f.recoveries)+1), time.Date(2026, 2, 27, 14, 30, 0, 1e6, time.UTC)
 	f.recoveries = append(f.recoveries, begun{Marker: m, kinds: slices.Clone(kinds), paused: paused})
@@ -37,8 +37,8 @@ func (f *fakes) Recover(_ context.Context, m release.Marker, kinds []webhook.Kin
 func (f *fakes) CatchUp(context.Context) error { return f.Err() }
 
 func (f *fakes) Err() error {
-	if f.kafkaAway {
-		return errAway
+	if f.kafkaDown {
+		return errUnreachable
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func TestRecover(t *testing.T) {
 	if !slices.Equal(r.kinds, []webhook.Kind{webhook.Inbound}) || !slices.Equal(r.IDs, []string{"evt_1", "evt_2"}) || r.Since.Day() != 27 || !r.Until.IsZero() {
 		t.Errorf("began %+v", r)
 	}
-	s.kafkaAway = true
+	s.kafkaDown = true
 	want(t, s.post(t, "recover", ""), 503, refusal("service: temporarily unavailable; try again"))
 	want(t, s.get(t, "recover"), 503, refusal("service: temporarily unavailable; try again"))
 }
@@ -100,7 +100,7 @@ func TestRecoverRefuses(t *testing.T) {
 	}
 }
 
-// TestRecoverOnce checks that of many requests at once one begins a recovery.
+// TestRecoverOnce checks that one of many concurrent requests begins a recovery.
 func TestRecoverOnce(t *testing.T) {
 	s := newServer(t, Options{})
 	var (
@@ -122,7 +122,7 @@ func TestRecoverOnce(t *testing.T) {
 	}
 }
 
-// otherInstance holds turns that other instances have, too.
+// otherInstance simulates turns taken by requests at other instances.
 type otherInstance struct {
 	taken map[string]bool
 	ended int
@@ -132,7 +132,7 @@ func (o *otherInstance) Begin(_ context.Context, what string, _ int64) (func(), 
 	return func() { o.ended++ }, !o.taken[what], nil
 }
 
-// TestTurnsOfOtherInstances checks that a request of the user at another instance counts, and that a turn ends.
+// TestTurnsOfOtherInstances checks that a turn at another instance counts, and that a turn ends.
 func TestTurnsOfOtherInstances(t *testing.T) {
 	s := newServer(t, Options{})
 	other := &otherInstance{taken: map[string]bool{}}

@@ -32,12 +32,12 @@ import (
 )
 
 const (
-	// answerTime bounds everything that needs the store: a 503 must be sent within five seconds.
+	// answerTime limits every use of the store: a 503 must be sent within five seconds.
 	answerTime = 4500 * time.Millisecond
-	// scanTime bounds one read of the dead letter topic, and scans is how many run at the same time, one per user.
+	// scanTime limits one read of the dead letter topic. At most scans of them run at the same time, one per user.
 	scanTime = 30 * time.Second
 	scans    = 64
-	// unknownKeys is how many requests with unknown keys a client may make per second, and at once.
+	// unknownKeys is the number of requests with unknown keys that a client may make per second, and at once.
 	unknownKeys = 20
 )
 
@@ -57,7 +57,7 @@ type Keys interface {
 	KeyUser(ctx context.Context, hexSHA256 string) (userID int64, found bool, err error)
 }
 
-// Documents are the users' settings.
+// Documents stores the users' settings.
 type Documents interface {
 	Document(ctx context.Context, userID int64) (settings.Document, compacted.Version, error)
 	Update(ctx context.Context, userID int64, change func(settings.Document) settings.Document) (settings.Document, error)
@@ -76,18 +76,18 @@ type Deliveries interface {
 	Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error)
 }
 
-// EndpointStates knows which endpoints fail.
+// EndpointStates reports which endpoints fail.
 type EndpointStates interface {
 	States(ctx context.Context, userID int64) ([webhook.NumKinds]endpoints.State, error)
 }
 
-// DeadLetters are the events that were given up.
+// DeadLetters lists and replays the events that were given up.
 type DeadLetters interface {
 	List(ctx context.Context, f deadletter.Filter, each func(*deadletter.Letter) error) error
 	Replay(ctx context.Context, f deadletter.Filter) (int, error)
 }
 
-// Turns allows each user one scan, and one beginning of a recovery, at a time, over all instances.
+// Turns limits each user to one scan and one start of a recovery at a time, across all instances.
 type Turns interface {
 	// Begin takes the user's turn at something until end is called. ok is false if another request of the user has it.
 	Begin(ctx context.Context, what string, userID int64) (end func(), ok bool, err error)
@@ -157,7 +157,7 @@ func New(parts Parts) *Service {
 	}
 }
 
-// FieldError says what is wrong with one field. The message starts with "must" and does not repeat the value.
+// FieldError reports what is wrong with one field. The message starts with "must" and does not repeat the value.
 type FieldError struct{ Field, Message string }
 
 func (e FieldError) String() string { return e.Field + ": " + e.Message }
@@ -395,7 +395,7 @@ func cut(value []byte) []byte {
 	return value[:n]
 }
 
-// turns are the users whose scans run in this instance.
+// turns holds the users whose scans run in this instance.
 type turns struct {
 	mu    sync.Mutex
 	users map[int64]bool

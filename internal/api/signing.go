@@ -11,7 +11,7 @@ import (
 
 const (
 	newSecretBytes = 32
-	// How long the secret before a new one stays valid.
+	// The time for which the previous secret stays valid.
 	defaultGrace = 24 * time.Hour
 	maxGrace     = 168 * time.Hour
 )

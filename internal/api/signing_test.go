@@ -99,7 +99,7 @@ func TestGrace(t *testing.T) {
 		}
 	}
 	s := newServer(t, Options{})
-	s.storeAway = true
+	s.storeDown = true
 	for _, path := range []string{"rotate", "clear"} {
 		w := s.post(t, "webhook-secret/"+path, "")
 		want(t, w, 503, "")

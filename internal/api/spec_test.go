@@ -21,8 +21,8 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// loadSpec reads the specification once; tests that check replies against it share it. Customers accept fields that they
-// do not know. The tests do not, so every object is closed.
+// loadSpec reads the specification once; tests that check replies against it share it. Customers accept fields that
+// they do not know. The tests do not, so every object is closed.
 var loadSpec = sync.OnceValues(func() (validator.Validator, []string) {
 	var text []byte
 	var closed map[string]any
@@ -81,7 +81,7 @@ func TestSpecification(t *testing.T) {
 	lintSchemas(t, document)
 	for path := range Handler(New(Parts{Log: zap.NewNop()}), Options{}).(*handler).routes {
 		if document["paths"].(map[string]any)[path] == nil {
-			t.Errorf("%s is served and not described", path)
+			t.Errorf("%s is served but not described", path)
 		}
 	}
 }
@@ -96,7 +96,7 @@ func lintOperations(t *testing.T, document map[string]any) {
 		for method, op := range item.(map[string]any) {
 			o := op.(map[string]any)
 			if id := o["operationId"]; id == nil || ids[id] {
-				t.Errorf("%s %s: operationId %v is missing or doubled", method, path, id)
+				t.Errorf("%s %s: operationId %v is missing or a duplicate", method, path, id)
 			}
 			ids[o["operationId"]] = true
 			if o["summary"] == nil || o["description"] == nil {
@@ -114,7 +114,7 @@ func lintOperations(t *testing.T, document map[string]any) {
 			}
 			for _, status := range needed {
 				if o["responses"].(map[string]any)[status] == nil {
-					t.Errorf("%s %s: answer %s is not described", method, path, status)
+					t.Errorf("%s %s: reply %s is not described", method, path, status)
 				}
 			}
 		}
@@ -178,7 +178,7 @@ func lintSchemas(t *testing.T, document map[string]any) {
 	}
 }
 
-// lintTypes refuses what some generators cannot read: choices between schemas, and lists of types.
+// lintTypes rejects what some generators cannot read: choices between schemas, and lists of types.
 func lintTypes(t *testing.T, at any, path string) {
 	t.Helper()
 	object, _ := at.(map[string]any)
@@ -223,11 +223,11 @@ func lintReferences(t *testing.T, root, at any) {
 func lintReference(t *testing.T, root any, ref string) {
 	path, ok := strings.CutPrefix(ref, "#/")
 	if !ok {
-		t.Errorf("$ref %s: leads out of the document", ref)
+		t.Errorf("$ref %s: points outside the document", ref)
 		return
 	}
 	if follow(root, path) == nil {
-		t.Errorf("$ref %s: leads nowhere", ref)
+		t.Errorf("$ref %s: points to nothing", ref)
 	}
 }
 
@@ -258,7 +258,7 @@ func checkReply(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 		t.Fatal(problems)
 	}
 	asked := r
-	if w.Code == http.StatusMethodNotAllowed || r.Method == http.MethodHead { // described at the methods there are
+	if w.Code == http.StatusMethodNotAllowed || r.Method == http.MethodHead { // described with the allowed methods
 		method, _, _ := strings.Cut(w.Header().Get("Allow")+",", ",")
 		if method == "" {
 			method = http.MethodGet
@@ -270,7 +270,7 @@ func checkReply(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 	reply.Body = io.NopCloser(strings.NewReader(string(body)))
 	if ok, errs := v.ValidateHttpResponse(asked, reply); !ok {
 		for _, err := range errs {
-			t.Errorf("%s %s: %d %s\nis not as described: %s: %s", r.Method, r.URL.Path, w.Code, body, err.Message, err.Reason)
+			t.Errorf("%s %s: %d %s\ndoes not match the specification: %s: %s", r.Method, r.URL.Path, w.Code, body, err.Message, err.Reason)
 			for _, e := range err.SchemaValidationErrors {
 				t.Errorf("  %s: %s", e.FieldPath, e.Reason)
 			}
@@ -295,7 +295,7 @@ func TestCheckReply(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.WriteString(body)
 		if ok, _ := v.ValidateHttpResponse(httptest.NewRequest("GET", "/v1/user/get-webhook", nil), w.Result()); ok {
-			t.Errorf("%s is taken", body)
+			t.Errorf("%s is accepted", body)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 // EndpointState is the state of an endpoint as customers see it.
 type EndpointState string
 
-// The states. One that is paused may fail as well.
+// The states. A paused endpoint may be failing as well.
 const (
 	EndpointOK      EndpointState = "ok" // its last attempt succeeded, or there was none
 	EndpointFailing EndpointState = "failing"

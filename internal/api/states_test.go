@@ -44,7 +44,7 @@ func TestEndpoints(t *testing.T) {
 
 func TestEndpointsWithoutStore(t *testing.T) {
 	for name, away := range map[string]func(*fakes){
-		"states": func(f *fakes) { f.statesAway = true }, "settings": func(f *fakes) { f.storeAway = true },
+		"states": func(f *fakes) { f.statesDown = true }, "settings": func(f *fakes) { f.storeDown = true },
 	} {
 		s := newServer(t, Options{})
 		away(s.fakes)

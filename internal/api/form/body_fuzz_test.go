@@ -42,7 +42,7 @@ func FuzzJSON(f *testing.F) {
 				}
 			default:
 				if problem == "" {
-					t.Fatalf("%q of %q is taken for a text", name, body)
+					t.Fatalf("%q of %q is read as a text", name, body)
 				}
 			}
 		}

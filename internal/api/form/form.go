@@ -22,10 +22,10 @@ type Value struct {
 	Texts []string // in order; JSON has one, unless List
 	List  bool     // a JSON array of strings
 	Wrong bool     // neither a text nor a list of texts
-	Flag  bool     // a JSON boolean, which is wrong unless one is expected; its text is true or false
+	Flag  bool     // a JSON boolean, as the text true or false; Wrong unless a boolean is expected
 }
 
-// Text returns the last text, and what is wrong with the value, "" if nothing is.
+// Text returns the last text. problem is what is wrong with the value, or "".
 func (v Value) Text() (text, problem string) {
 	if v.Wrong || v.List {
 		return "", "must be a string or null"
@@ -33,7 +33,7 @@ func (v Value) Text() (text, problem string) {
 	return v.Texts[len(v.Texts)-1], ""
 }
 
-// Text returns the last text of a name, or nil if it is absent. problem is "" unless the value is not a text.
+// Text returns the last text of a name, or nil if it is absent. problem is "" if it is a text.
 func (p Values) Text(name string) (text *string, problem string) {
 	v, ok := p[name]
 	if !ok {

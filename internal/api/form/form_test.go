@@ -45,7 +45,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	for contentType, bodies := range map[string][]string{
 		formType:                           {"a=%", "a=%4", "a=%zz", "%=a", "a=1&b=%u1234"},
 		"application/json":                 {"{", "[]", `"a"`, "null", "1", `{"a":1}x`, "{\"a\":\"\xff\"}", `{"a":"` + "\n" + `"}`},
@@ -54,7 +54,7 @@ func TestParseRefuses(t *testing.T) {
 	} {
 		for _, body := range bodies {
 			if p, err := Parse(contentType, []byte(body)); err == nil {
-				t.Errorf("%s: %q is taken as %v", contentType, body, texts(p))
+				t.Errorf("%s: %q is accepted as %v", contentType, body, texts(p))
 			}
 		}
 	}

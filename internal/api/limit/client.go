@@ -10,8 +10,8 @@ import (
 )
 
 // Client returns the address that a request is counted under: an IPv4 address, or the /64 network of an IPv6 address,
-// since a client has the whole of it. It is the peer's address. If the peer is one of the trusted proxies, it is the
-// last address in X-Forwarded-For that is not trusted, since everything before that one may be made up.
+// since all of it may belong to one client. It is the peer's address. If the peer is one of the trusted proxies, it is
+// the last address in X-Forwarded-For that is not trusted, since everything before that one may be forged.
 func Client(r *http.Request, trusted []netip.Prefix) string {
 	client, ok := parseAddr(r.RemoteAddr)
 	if !ok {
@@ -28,7 +28,7 @@ func Client(r *http.Request, trusted []netip.Prefix) string {
 	return counted(client)
 }
 
-// Peer is Client for a connection, given its remote address.
+// Peer is like Client for a connection with this remote address.
 func Peer(remote string) string {
 	addr, ok := parseAddr(remote)
 	if !ok {

@@ -31,7 +31,8 @@ func New(perSecond float64, burst int) *Limiter {
 	return &Limiter{perSecond: rate.Limit(perSecond), burst: burst, buckets: map[string]*rate.Limiter{}, sweepAt: 1024}
 }
 
-// Take takes one request of key at now. It returns 0 if the request is granted, else how long the key must wait.
+// Take counts one request of key at the time now. It returns 0 if the request is granted, else how long the key must
+// wait.
 func (l *Limiter) Take(key string, now time.Time) (wait time.Duration) {
 	if l == nil {
 		return 0
