@@ -53,7 +53,7 @@ func NewAdmin(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Admin,
 	if err != nil {
 		return nil, err
 	}
-	k.Outages = nil // the error of the command is enough
+	k.Outages = nil // the command reports the error
 	if err := reach(ctx, k); err != nil {
 		return nil, fmt.Errorf("reach Kafka: %w", err)
 	}
@@ -78,7 +78,7 @@ func reach(ctx context.Context, k kafka.Config) error {
 	}
 }
 
-// withOrigin adds where the setting came from to an error about a setting.
+// withOrigin adds the setting's origin to an error about a setting.
 func withOrigin(cfg *config.Config, err error) error {
 	var wrong *tlsfiles.SettingError
 	if !errors.As(err, &wrong) {
@@ -111,8 +111,8 @@ func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
 	return kafka.TopicRisks(ctx, a.client, a.cfg.TopicPlan())
 }
 
-// OrphanedTopics returns the orphaned delay topics that hold records, and the flags of serve that make it read them:
-// retry.drain, overflow.drain and paused.drain with what is missing.
+// OrphanedTopics returns the orphaned delay topics that hold records, and the flags that make serve read them:
+// retry.drain, overflow.drain and paused.drain with the missing delays added.
 func (a *Admin) OrphanedTopics(ctx context.Context) (orphaned []kafka.Orphaned, flags []string, err error) {
 	if orphaned, err = a.orphaned(ctx); err != nil {
 		return nil, nil, fmt.Errorf("check for orphaned delay topics: %w", err)
@@ -138,7 +138,7 @@ func (a *Admin) OrphanedTopics(ctx context.Context) (orphaned []kafka.Orphaned, 
 	return orphaned, flags, nil
 }
 
-// orphaned retries for a while: a cluster creates its coordinator only when the first group is asked for.
+// orphaned retries for a while: a cluster creates its coordinators when the first group is looked up.
 func (a *Admin) orphaned(ctx context.Context) (orphaned []kafka.Orphaned, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orphanedTimeout)
 	defer cancel()
@@ -251,7 +251,7 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 	if err := a.client.Ping(loading); err != nil {
 		return settings.Resealing{}, fmt.Errorf("reach Kafka (kafka.brokers): %w", err)
 	}
-	if err := rdb.Ping(loading).Err(); err != nil { // its locks serialise the updates of one user over all instances
+	if err := rdb.Ping(loading).Err(); err != nil { // its locks serialise the updates of a user across all instances
 		return settings.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
 	}
 	store := settings.New(settings.Config{
@@ -275,7 +275,7 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 	}
 }
 
-// noMetrics drops the figures of the store.
+// noMetrics discards the store's metrics.
 type noMetrics struct{}
 
 func (noMetrics) ConfigLag(string, int64) {}

@@ -71,7 +71,7 @@ type App struct {
 	plan        *topics.Plan
 	admin       *kgo.Client
 	watcher     *kafka.Watcher
-	cutOffKafka context.CancelFunc // ends all waiting of the Kafka clients
+	cutOffKafka context.CancelFunc // cancels whatever Kafka clients wait for
 	redis       redis.UniversalClient
 	redisTLS    *tlsfiles.Files // nil = off
 	redisHealth *redisHealth

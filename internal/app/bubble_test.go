@@ -61,8 +61,8 @@ type env struct {
 	answer func(http.ResponseWriter, *http.Request)
 }
 
-// newRedis must be called outside the bubble, for its server's own goroutines. It listens on nothing, so it need not be
-// closed, and cannot be: its connections are the bubble's.
+// newRedis must be called outside the bubble, since its server starts goroutines. The server has no listener, so it
+// need not be closed, and it cannot be: its connections belong to the bubble.
 func newRedis(t *testing.T) *miniredis.Miniredis {
 	t.Helper()
 	m := miniredis.NewMiniRedis()
@@ -232,7 +232,7 @@ func (c *env) write(topic string, userID int64, values ...string) {
 func (c *env) configure(userID int64) {
 	c.write("webhook-config", userID, fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://dlr.example/","click_url":"http://click.example/",`+
 		`"inbound_url":"http://inbound.example/","revoke_click_url":"http://revoke.example/","auth":"user:pass"}`, userID))
-	time.Sleep(time.Second) // the contract's bound for a change to count
+	time.Sleep(time.Second) // the contract's limit for a change to take effect
 }
 
 func message(userID int64, id string) string {
@@ -321,7 +321,7 @@ func (c *env) metric(name string, with ...string) (sum float64) {
 	return sum
 }
 
-// wantBalance: every consumed record has one fate, and nothing is left over.
+// wantBalance checks that every consumed record has one fate, and that nothing is left over.
 func (c *env) wantBalance() {
 	c.t.Helper()
 	time.Sleep(5 * time.Second) // the lag is measured every other second
@@ -330,12 +330,12 @@ func (c *env) wantBalance() {
 	}
 	for _, name := range []string{"smshooks_buffered_records", "smshooks_buffered_bytes", "smshooks_in_flight_requests", "smshooks_group_lag_records", "smshooks_retry_waiting_records"} {
 		if v := c.metric(name); v != 0 {
-			c.t.Errorf("%s = %v at rest", name, v)
+			c.t.Errorf("%s = %v while idle", name, v)
 		}
 	}
 }
 
-// wantTimes checks when an event's attempts were: never early, at most a second late.
+// wantTimes checks that an event's attempts were never early and at most a second late.
 func wantTimes(t *testing.T, calls []call, want ...time.Duration) {
 	t.Helper()
 	if len(calls) != len(want) {
@@ -346,7 +346,7 @@ func wantTimes(t *testing.T, calls []call, want ...time.Duration) {
 			t.Errorf("attempt %d at %v, want it within a second after %v", i+1, c.At, want[i])
 		}
 		if c.Attempt != strconv.Itoa(i+1) {
-			t.Errorf("attempt %d says that it is %s", i+1, c.Attempt)
+			t.Errorf("attempt %d is numbered %s", i+1, c.Attempt)
 		}
 		if c.ID != calls[0].ID || c.Body != calls[0].Body {
 			t.Errorf("attempt %d differs from the first: %+v", i+1, c)

@@ -10,7 +10,7 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// KafkaConfig returns how to reach Kafka. dial may be nil. An error is about the TLS files or the login.
+// KafkaConfig returns the configuration of Kafka clients. dial may be nil. An error concerns TLS files or the login.
 func KafkaConfig(cfg *config.Config, dial Dial, log *zap.Logger) (kafka.Config, error) {
 	files, err := openTLS("kafka.tls", cfg.Kafka.TLS, log)
 	if err != nil {

@@ -27,7 +27,7 @@ const (
 	mostTests = 200
 )
 
-// allotment divides the file descriptors of the process. A tenth is in no share: resolving names and dialling need it.
+// allotment divides the file descriptors of the process. A tenth is left for resolving names and dialling.
 type allotment struct {
 	inFlight int    // requests in flight
 	api      int    // connections of the API listener

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestEndpointEvents: an endpoint that fails, also across a restart, and works again.
+// TestEndpointEvents checks the events of an endpoint that fails, also across a restart, and works again.
 func TestEndpointEvents(t *testing.T) {
 	bubble(t, func(t *testing.T, c *env) {
 		at := func() string { return time.Now().UTC().Format("2006-01-02T15:04:05.000Z") }

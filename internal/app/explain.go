@@ -9,11 +9,11 @@ import (
 	"github.com/smshooks/smshooks/internal/explain"
 )
 
-// logTimeout is how long a command waits for the log of deliveries, which it can do without.
+// logTimeout is how long a command waits for the log of deliveries. It works without it.
 const logTimeout = 500 * time.Millisecond
 
-// Explain returns the events that q selects. What cannot be read of the log of deliveries is left out; warn receives
-// the error.
+// Explain returns the events that q selects. If the log of deliveries cannot be read, warn receives the
+// error and the attempts are left out.
 func (a *Admin) Explain(ctx context.Context, q explain.Query, warn func(error)) ([]explain.Event, error) {
 	rdb, err := a.openRedis()
 	if err != nil {

@@ -89,19 +89,19 @@ func (g *group) wait(b budget, cutOff func()) error {
 // budget divides shutdown.grace. All times count from the beginning of the stop.
 type budget struct {
 	grace    time.Duration
-	api      time.Duration // requests to the API may end
-	pipeline time.Duration // attempts may end and offsets may be committed
-	kafka    time.Duration // clients may wait for brokers
-	total    time.Duration // the process may live
+	api      time.Duration // limit for requests to the API
+	pipeline time.Duration // limit for attempts and commits
+	kafka    time.Duration // limit for clients that wait for brokers
+	total    time.Duration // limit for everything
 }
 
-// lastWords is how much longer than the grace the last commit may take, when requests had to be cut off.
-const lastWords = 5 * time.Second
+// commitMargin is how much longer than the grace the last commit may take if requests had to be cut off.
+const commitMargin = 5 * time.Second
 
 // budgetOf leaves the pipeline most of grace, and a little for the members that stop after it.
 func budgetOf(grace time.Duration) budget {
 	return budget{
 		grace: grace, api: grace / 2, pipeline: grace - min(200*time.Millisecond, grace/10),
-		kafka: grace - min(100*time.Millisecond, grace/20), total: grace + lastWords,
+		kafka: grace - min(100*time.Millisecond, grace/20), total: grace + commitMargin,
 	}
 }

@@ -51,7 +51,7 @@ func TestGroupStopsInReverse(t *testing.T) {
 		began := time.Now()
 		err := g.wait(budgetOf(15*time.Second), func() { r.add("cut off") })
 		if took := time.Since(began); err != nil || took != 4*time.Second {
-			t.Errorf("stopped after %v: %v, want the API's and the pipeline's work to end side by side", took, err)
+			t.Errorf("stopped after %v: %v, want the API's and the pipeline's work to end in parallel", took, err)
 		}
 		slices.Sort(r.events[:2]) // both begin to stop at once
 		if got, want := strings.Join(r.events, ", "), "stop api, stop pipeline, end api, end pipeline, stop store, end store"; got != want {
@@ -117,7 +117,7 @@ func TestGroupDoesNotWaitForEver(t *testing.T) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if len(r.events) != 2 {
-			t.Errorf("%v, want the member below stopped all the same", r.events)
+			t.Errorf("%v, want the member below stopped, too", r.events)
 		}
 		close(hangs)
 	})

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestLatest: after an outage, a receipt that waits is not sent once a later one of its message was delivered, with
-// dlr_order latest alone.
+// TestLatest checks that a delayed receipt is not sent once a later one of its message was delivered, but only with
+// dlr_order latest.
 func TestLatest(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings string

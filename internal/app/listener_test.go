@@ -63,8 +63,8 @@ func answered(c net.Conn) error {
 	return resp.Body.Close()
 }
 
-// TestIdleConnectionsGiveWay checks that idle connections keep no client out, and that those of the client with the
-// most connections are closed first.
+// TestIdleConnectionsGiveWay checks that idle connections do not lock out clients, and that those of the client with
+// the most connections are closed first.
 func TestIdleConnectionsGiveWay(t *testing.T) {
 	addr, _, _ := serveLimited(t, 8)
 	modest := open(t, "127.0.0.2", addr)
@@ -86,12 +86,12 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 		t.Errorf("the oldest connection of the client with the most: %v, want it closed", err)
 	}
 	if err := ask(modest, "/"); err != nil || answered(modest) != nil {
-		t.Error("the connection of a client that has one was closed")
+		t.Error("the only connection of another client was closed")
 	}
 }
 
 func isReset(err error) bool {
-	op, ok := err.(*net.OpError) //nolint:errorlint // net returns it as it is
+	op, ok := err.(*net.OpError) //nolint:errorlint // net returns it unwrapped
 	return ok && !op.Timeout()
 }
 
@@ -130,7 +130,7 @@ func TestAllot(t *testing.T) {
 	for _, limit := range []uint64{1, 100, 256, 300, 1024, 2048, 4096, needed - 1, needed, 20_000, 1 << 20, 1 << 62} {
 		a := allot(limit, cfg)
 		if limit >= needed && (a.inFlight != 2000 || a.api != 1000 || a.tests != 200) {
-			t.Errorf("%d: %+v, want all that is set", limit, a)
+			t.Errorf("%d: %+v, want all settings in full", limit, a)
 		}
 		if a.inFlight < 1 || a.api < 1 || a.tests < 1 || a.conns < a.inFlight {
 			t.Errorf("%d: %+v", limit, a)

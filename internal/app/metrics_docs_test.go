@@ -14,7 +14,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// update is a flag, which is how `go test` passes it on.
+// update makes the test rewrite the documentation.
 var update = flag.Bool("update", false, "write the table of metrics into docs/metrics.md")
 
 // TestDocsListEveryMetric checks that docs/metrics.md has all registered metrics of the service, with their labels.
@@ -40,14 +40,14 @@ func TestDocsListEveryMetric(t *testing.T) {
 	head, rest, found := strings.Cut(string(raw), begin)
 	table, tail, closed := strings.Cut(rest, end)
 	if !found || !closed {
-		t.Fatalf("%s has lost its marks %q and %q", file, begin, end)
+		t.Fatalf("%s lacks the marks %q and %q", file, begin, end)
 	}
 	want := metricsTable(t, registry)
 	if table == want {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s is not what the service registers; run `go test ./internal/app -update`", file)
+		t.Fatalf("%s does not match the registered metrics; run `go test ./internal/app -update`", file)
 	}
 	if err := os.WriteFile(file, []byte(head+begin+want+end+tail), 0o644); err != nil {
 		t.Fatal(err)

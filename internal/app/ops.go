@@ -27,7 +27,7 @@ type check struct {
 	run  func(ctx context.Context) error
 }
 
-// advice is an error that /readyz shows and that does not make the service unready.
+// advice is an error that /readyz shows without making the service unready.
 type advice struct{ error }
 
 func isAdvice(err error) bool {

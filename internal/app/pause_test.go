@@ -11,10 +11,10 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// window is the retry.window of these tests: a short one, since a bubble works through every second.
+// window is the retry.window of these tests: a short one, since a bubble simulates every second.
 const window = 10 * time.Minute
 
-// pause writes a user's document as another program does, with kinds paused, and waits until it counts.
+// pause writes a user's document as another program does, with kinds paused, and waits until it takes effect.
 func (c *env) pause(userID int64, kinds ...webhook.Kind) {
 	c.t.Helper()
 	flags := ""
@@ -26,8 +26,7 @@ func (c *env) pause(userID int64, kinds ...webhook.Kind) {
 	time.Sleep(time.Second)
 }
 
-// wantParked checks the records of a paused topic: each was due a window after it was stored, which was within a second
-// after at.
+// wantParked checks the records of a paused topic: each was stored within a second after at and is due a window later.
 func (c *env) wantParked(topic string, at time.Duration, want ...map[string]string) {
 	c.t.Helper()
 	got := c.records(topic)
@@ -77,7 +76,7 @@ func TestPauseUntilTheWindowEnds(t *testing.T) {
 			t.Errorf("stored %v, want the retry that came due too, with its attempt", parked)
 		}
 		if n := len(c.seen()); n != calls {
-			t.Errorf("%d requests in the pause", n-calls)
+			t.Errorf("%d requests during the pause", n-calls)
 		}
 		time.Sleep(11 * time.Minute)
 		dead := map[string]int{}
@@ -85,14 +84,14 @@ func TestPauseUntilTheWindowEnds(t *testing.T) {
 			dead[one.Header["smshooks-kind"]+" "+one.Header["smshooks-reason"]+" "+one.Header["smshooks-attempts"]+one.Header["smshooks-error"]]++
 		}
 		if len(dead) != 3 || dead["dlr window_expired 0"] != 1 || dead["dlr window_expired 1http 503"] != 1 || dead["click window_expired 0"] != 1 {
-			t.Errorf("dead letters %v, want one of each event but the revocation", dead)
+			t.Errorf("dead letters %v, want one of each event except the revocation", dead)
 		}
 		batches := c.records("click-revocation-paused-10m")
 		if len(batches) != 2 || batches[0].Header["smshooks-id"] != batches[1].Header["smshooks-id"] || batches[0].Value != batches[1].Value {
 			t.Errorf("batches %v, want the same one twice", batches)
 		}
 		if n := len(c.seen()); n != calls {
-			t.Errorf("%d requests in the pause", n-calls)
+			t.Errorf("%d requests during the pause", n-calls)
 		}
 		for fate, want := range map[string]float64{"paused": 4, "dead": 3, "duplicate": 1, "retry": 1, "batched": 1, "delivered": 0} {
 			if got := c.metric("smshooks_settled_total", "fate="+fate); got != want {

@@ -59,7 +59,7 @@ func TestThreeAttemptsThenDeadLetter(t *testing.T) {
 	})
 }
 
-// The same without a break, in minutes.
+// TestThreeAttemptsInOneGo runs all attempts without a restart, minutes apart.
 func TestThreeAttemptsInOneGo(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestClicks(t *testing.T) {
 		c.write("sms-click", 43, message(43, "1"))
 		time.Sleep(5 * time.Second)
 		if n := len(c.seen()); n != 3 {
-			t.Errorf("%d clicks fired, want the first with settings too", n)
+			t.Errorf("%d clicks fired, want also the first one that found settings", n)
 		}
 		c.wantBalance()
 	})

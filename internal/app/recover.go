@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// wireReleases makes the log of recoveries, which consumers obey and the API writes.
+// wireReleases creates the log of recoveries. The API writes to it, and consumers follow it.
 func (a *App) wireReleases() error {
 	if !a.plays(Consume) && !a.plays(API) {
 		return nil
@@ -52,7 +52,7 @@ func (a *App) resumed(userID int64, kind webhook.Kind, at compacted.Version) {
 	}))
 }
 
-// pauses says which endpoints are paused, by the settings.
+// pauses reports which endpoints are paused according to the settings.
 type pauses struct{ store *settings.Store }
 
 // Paused implements release.Pauses.
@@ -70,7 +70,7 @@ func (p pauses) Paused(ctx context.Context, userID int64, kind webhook.Kind) (bo
 	return endpoint != nil && endpoint.Paused, nil
 }
 
-// checkReleases returns why delayed events wait, nil if they do not.
+// checkReleases returns why delayed events are held back, or nil.
 func (a *App) checkReleases(context.Context) error {
 	if a.pipeline == nil {
 		return a.releases.Err()
@@ -94,8 +94,8 @@ func (r recoveries) Recover(ctx context.Context, m release.Marker, kinds []webho
 	return ids[0], nil
 }
 
-// delayed returns the topics that hold the delayed events of kinds. resumed says of which kinds the paused events count
-// too.
+// delayed returns the topics that hold the delayed events of kinds. It includes the paused topics of the kinds
+// for which resumed returns true.
 func delayed(plan *topics.Plan, kinds []webhook.Kind, resumed func(webhook.Kind) bool) (names []string) {
 	for _, kind := range kinds {
 		for _, topic := range plan.Delays(kind) {

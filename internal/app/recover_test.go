@@ -14,7 +14,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// recover begins a recovery as another instance's API does.
+// recover begins a recovery, as the API of another instance does.
 func (c *env) recover(m release.Marker, classes ...string) (id string) {
 	c.t.Helper()
 	plan := c.cfg.TopicPlan()
@@ -44,8 +44,8 @@ type nothing struct{}
 func (nothing) ConfigLag(string, int64) {}
 func (nothing) UnreadableRecord(string) {}
 
-// TestRecover: events that wait for their second attempt are attempted at once, under the number that they had, and not
-// again when their delay ends.
+// TestRecover checks that events that wait for their second attempt are attempted at once, under the same number, and
+// not again when their delay ends.
 func TestRecover(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -86,8 +86,8 @@ func TestRecover(t *testing.T) {
 	})
 }
 
-// TestResume: the end of a pause releases what is paused, also if it ends while the service is stopped, and also what
-// another program's document ends. Another user's pause goes on.
+// TestResume checks that the end of a pause releases the paused events, also while the service is stopped, and also if
+// another program ends it. Another user's pause goes on.
 func TestResume(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
 		redis := newRedis(t)

@@ -15,7 +15,7 @@ import (
 const (
 	// redisTimeout bounds one call. The callers retry.
 	redisTimeout = 500 * time.Millisecond
-	// redisConnectTimeout bounds asking the Sentinels, the dial and the TLS handshake together.
+	// redisConnectTimeout bounds the query to the Sentinels, the dial and the TLS handshake together.
 	redisConnectTimeout = 2 * time.Second
 	// redisMapAge is how long a cluster's slot map is used before it is read again. A node that is gone cannot
 	// redirect to its successor, so only a new map shows where its slots are.

@@ -20,7 +20,7 @@ import (
 const (
 	policyPause = 10 * time.Second // between two reads of maxmemory-policy
 	policyWarn  = time.Hour        // between two warnings about it
-	// probeKeys is how many keys are tried to find one for each primary.
+	// probeKeys is the number of keys to try in search of one for each primary.
 	probeKeys = 256
 	probeTTL  = time.Minute // of a probe's key, if the instance dies before it removes it
 )
@@ -71,7 +71,7 @@ func (h *redisHealth) writable(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", cmd.Name(), err)
 		}
 	}
-	// A cluster's pipeline takes no commands without a key.
+	// A cluster's pipeline rejects commands without a key.
 	for _, err := range []error{h.rdb.ScriptLoad(ctx, "return 0").Err(), h.rdb.Scan(ctx, 0, h.prefix+"-", 1).Err()} {
 		if redis.HasErrorPrefix(err, "NOPERM") {
 			refused = append(refused, missingRight(err, h.prefix))

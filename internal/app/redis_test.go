@@ -11,7 +11,7 @@ import (
 )
 
 // TestNewRedis checks that the settings choose the kind of client, and that a cluster's slot map is refreshed often.
-// Only the setting can show the latter: on a real cluster other calls refresh the map too.
+// Only the client's options show the latter: on a real cluster other calls refresh the map too.
 func TestNewRedis(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -15,8 +15,8 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Selection says which delayed events an operator releases: those of UserID, of the endpoints on Host, or of all users
-// if both are zero.
+// Selection selects the delayed events that an operator releases: those of UserID, of the endpoints on Host, or of all
+// users if both are zero.
 type Selection struct {
 	UserID       int64
 	Host         string        // without port
@@ -101,10 +101,10 @@ func (a *Admin) CountDelayed(ctx context.Context, s Selection) (n int64, err err
 	return n, err
 }
 
-// releasePoll is how often Release looks how far the recovery has come.
+// releasePoll is the interval at which Release checks the progress of a recovery.
 const releasePoll = 250 * time.Millisecond
 
-// Release makes the events that s selects due now, and returns how many when that is done. begun receives the ids of
+// Release makes the events that s selects due now, and returns their number when it is done. begun receives the ids of
 // the recoveries, progress the number of events released so far. If ctx ends, the running instances go on.
 func (a *Admin) Release(
 	ctx context.Context, s Selection, begun func(ids []string), progress func(int64),
@@ -123,7 +123,7 @@ func (a *Admin) Release(
 		for running := true; running; {
 			released, running = 0, false
 			for _, id := range ids {
-				status, known := log.Status(id) // one that copied nothing is forgotten after some time
+				status, known := log.Status(id) // a recovery that copied nothing is forgotten after some time
 				released += status.Released
 				running = running || known && status.Ended.IsZero()
 			}

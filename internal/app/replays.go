@@ -24,7 +24,7 @@ func replayConfig(cfg *config.Config) replay.Config {
 		Limit: cfg.API.ReplayLimit}
 }
 
-// userReplays are the dead letters that users may replay.
+// userReplays replays dead letters for users.
 type userReplays struct {
 	*deadletter.Store
 	memory *replay.Memory

@@ -17,7 +17,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// logged returns what the log of deliveries has of a message of user 42, as a line for each event.
+// logged returns the logged events of a message of user 42, one line each.
 func (c *env) logged(message string) (lines string) {
 	c.t.Helper()
 	rdb := goredis.NewClient(&goredis.Options{
@@ -41,7 +41,7 @@ func (c *env) logged(message string) (lines string) {
 	return lines
 }
 
-// What becomes of an event is in the log at every step, over its hours and a restart.
+// TestStatesAreLogged checks that the log has the state of an event at every step, over hours and a restart.
 func TestStatesAreLogged(t *testing.T) {
 	bubble(t, func(t *testing.T, c *env) {
 		want := func(message, want string) {

@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// sendTogether is how many events are sent before their positions are printed.
+// sendTogether is the number of events sent before their positions are printed.
 const sendTogether = 500
 
 // Sending is a number of example events.
@@ -40,8 +40,8 @@ type Sent struct {
 // ErrBadRecord is the error of a record that the service could not deliver.
 var ErrBadRecord = errors.New("not a valid record")
 
-// Send writes example events to the source topic of their kind, by the hash of the user's key as gateways do, and
-// calls sent with each, in order.
+// Send writes example events to the source topic of their kind, keyed by the user id like a gateway's, and calls sent
+// for each, in order.
 func (a *Admin) Send(ctx context.Context, s Sending, sent func(Sent) error) error {
 	topic := a.cfg.TopicPlan().Sources()[s.Kind]
 	first := time.Now().UnixMilli() // new message ids: a repeated click would not be sent

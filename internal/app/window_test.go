@@ -28,8 +28,8 @@ func TestOutageOf20Hours(t *testing.T) {
 	})
 }
 
-// The window's end in an outage, to the second: what is younger is attempted, what is older is not, whether it waits in
-// a retry topic or was never attempted.
+// TestOutageUpToTheWindowsEnd checks the end of the window to the second: younger events are attempted, older ones are
+// not, whether they are in a retry topic or were never attempted.
 func TestOutageUpToTheWindowsEnd(t *testing.T) {
 	redis := newRedis(t)
 	synctest.Test(t, func(t *testing.T) {
