@@ -1,8 +1,8 @@
-// Package apikey creates and revokes API keys, and answers whose a key is.
+// Package apikey creates and revokes API keys, and finds the owner of a key.
 //
-// A compacted topic holds the keys: its record keys are the keys' hashes, a tombstone revokes one. Every instance reads
-// the topic whole and follows it with a [compacted.Follower], so a [Store] answers from memory alone. Redis plays no
-// part: whatever happens to it, no revoked key is accepted and no other one is refused.
+// A compacted topic holds the keys: the key of a record is the hash of an API key, a tombstone revokes it. Every
+// instance reads the whole topic and follows it with a [compacted.Follower], so a [Store] answers from memory alone.
+// Redis is not involved: whatever happens to it, no revoked key is accepted and no other one is refused.
 //
 // Store.Run runs in the goroutine of internal/app. Create and Revoke are for the commands of cmd/smshooks and the demo.
 package apikey
@@ -29,10 +29,10 @@ func Hash(key string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// id is as much of a key's hash as memory holds: two keys with the same half of a SHA-256 cannot be made.
+// id is the half of a key's hash that is kept in memory. Two keys with the same half cannot be made.
 type id [16]byte
 
-// parseHash reads a hash as Hash returns it.
+// parseHash parses a hash that Hash returned.
 func parseHash(text []byte) (id, error) {
 	var h [sha256.Size]byte
 	if len(text) != 2*len(h) {
@@ -44,18 +44,18 @@ func parseHash(text []byte) (id, error) {
 	return id(h[:]), nil
 }
 
-// parseUser reads whose key it is from the value of its record.
+// parseUser returns the owner of a key, given the value of its record.
 func parseUser(value []byte) (userID int64, err error) {
 	members, err := webhook.AppendMembers(nil, value)
 	if err != nil {
 		return 0, err
 	}
-	for _, m := range members { // of a doubled one the last counts
+	for _, m := range members { // the last of several counts
 		if m.Name != "user_id" {
 			continue
 		}
 		if userID, err = strconv.ParseInt(string(m.Value), 10, 64); err != nil {
-			userID = 0 // an id that is out of range is parsed as the nearest one that is not
+			userID = 0 // of a number out of range, ParseInt returns the nearest valid one
 		}
 	}
 	if userID < 1 {
@@ -64,7 +64,7 @@ func parseUser(value []byte) (userID int64, err error) {
 	return userID, nil
 }
 
-// Create makes a new API key for a user and returns it. It is stored nowhere: the topic gets only its hash. When Create
+// Create makes a new API key for a user and returns it. Only its hash is stored, in the topic. When Create
 // returns, all in-sync replicas have the record.
 func Create(ctx context.Context, client *kgo.Client, topic string, userID int64, name string) (key string, err error) {
 	if userID < 1 {
@@ -88,7 +88,7 @@ func Create(ctx context.Context, client *kgo.Client, topic string, userID int64,
 }
 
 // Revoke revokes an API key. It reads the topic to find it; found is false, and nothing is written, when the key is
-// unknown or revoked already. It works with clients of its own, made with client's options.
+// unknown or revoked already. It uses clients of its own with the options of client.
 func Revoke(ctx context.Context, client *kgo.Client, topic, key string) (found bool, err error) {
 	newClient := func(extra ...kgo.Opt) (*kgo.Client, error) { return kgo.NewClient(append(client.Opts(), extra...)...) }
 	r, err := compacted.Open(ctx, newClient, topic)
@@ -107,8 +107,8 @@ func Revoke(ctx context.Context, client *kgo.Client, topic, key string) (found b
 	if err != nil {
 		return false, err
 	}
-	// The tombstones go where the records are, whatever partitioner put them there: compaction removes a key's older
-	// records of the same partition.
+	// Write the tombstones to the partitions of the records, whatever partitioner chose them: compaction removes only
+	// older records of the same partition.
 	var tombstones []*kgo.Record
 	var newest *kgo.Record
 	for partition, record := range last {

@@ -19,7 +19,7 @@ import (
 
 const topic = "webhook-keys"
 
-// env is a Kafka with the keys topic.
+// env is an in-process Kafka with the keys topic.
 type env struct {
 	*testing.T
 	cluster *kfake.Cluster
@@ -90,7 +90,7 @@ func (k *env) start() (*Store, *skipped) {
 	obs := &skipped{}
 	s := New(topic, k.newClient, zaptest.NewLogger(k), obs)
 	if _, _, err := s.KeyUser(k.Context(), Hash("x")); !errors.Is(err, ErrNotReady) || s.Err() == nil {
-		k.Errorf("a store that read nothing answers with error %v", err)
+		k.Errorf("a store that has read nothing: error %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -104,7 +104,7 @@ func (k *env) start() (*Store, *skipped) {
 	return s, obs
 }
 
-// want waits until the key is the user's; 0: nobody's.
+// want waits until the user owns the key; 0: nobody does.
 func (k *env) want(s *Store, key string, user int64) {
 	k.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
@@ -113,7 +113,7 @@ func (k *env) want(s *Store, key string, user int64) {
 			return
 		}
 		if time.Now().After(end) {
-			k.Fatalf("the key is user %d's, %v, %v, want user %d", got, found, err, user)
+			k.Fatalf("owner of the key: user %d, %v, %v, want user %d", got, found, err, user)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestUserOfARecord checks that a record without a user id that fits into 63 bits is nobody's key.
+// TestUserOfARecord checks that a record without a user id of at most 63 bits has no owner.
 func TestUserOfARecord(t *testing.T) {
 	for value, want := range map[string]int64{
 		`{"user_id":5}`:                    5,
@@ -202,7 +202,7 @@ func TestRevokedEverywhere(t *testing.T) {
 	}
 	for partition := range int32(3) {
 		if !last[partition] {
-			t.Errorf("the last record of partition %d is no tombstone", partition)
+			t.Errorf("the last record of partition %d is not a tombstone", partition)
 		}
 	}
 }
@@ -225,7 +225,7 @@ func TestRevokedKeyStaysRevoked(t *testing.T) {
 	}
 	for i, c := range []struct {
 		*kgo.Record
-		user int64 // whose the key is after it
+		user int64 // owner of the key after the record
 	}{
 		{record(1, 10, 0, `{"user_id":5}`), 5},
 		{record(1, 11, -time.Hour, ""), 0},                  // the offset counts, not the clock
@@ -238,7 +238,7 @@ func TestRevokedKeyStaysRevoked(t *testing.T) {
 	} {
 		_ = s.take(c.Record, true)
 		if user, _, _ := s.keys.Get(h); user != c.user {
-			t.Fatalf("after record %d the key is user %d's, want %d", i, user, c.user)
+			t.Fatalf("owner after record %d: user %d, want %d", i, user, c.user)
 		}
 	}
 	s.begin(false, nil)
@@ -282,7 +282,7 @@ func TestKeyRecords(t *testing.T) {
 	}
 	for _, bad := range []string{"", "12", strings.ToUpper(hash), hash + "00", "zz" + hash[2:]} {
 		if _, err := parseHash([]byte(bad)); err == nil {
-			t.Errorf("%q was taken", bad)
+			t.Errorf("%q was accepted", bad)
 		}
 	}
 	for value, want := range map[string]int64{

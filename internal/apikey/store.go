@@ -14,7 +14,7 @@ import (
 // ErrNotReady is the error while the topic has not been read to its end.
 var ErrNotReady = errors.New("API keys are not loaded")
 
-// Store answers whose a key is. It is safe for concurrent use.
+// Store finds the owner of a key. It is safe for concurrent use.
 type Store struct {
 	topic  string
 	topics *compacted.Follower
@@ -23,7 +23,7 @@ type Store struct {
 	log    *zap.Logger
 }
 
-// New returns a store that answers nothing until Run runs. newClient returns a Kafka client without a group.
+// New returns a store that is not ready before Run. newClient returns a Kafka client without a group.
 func New(topic string, newClient compacted.NewClient, log *zap.Logger, obs compacted.Observer) *Store {
 	s := &Store{
 		topic: topic, log: log, loaded: make(chan struct{}),
@@ -33,7 +33,7 @@ func New(topic string, newClient compacted.NewClient, log *zap.Logger, obs compa
 	return s
 }
 
-// Run keeps the store up to date until ctx ends, and returns ctx's error. It waits out whatever is wrong with Kafka.
+// Run keeps the store up to date until ctx ends, and returns ctx's error. It retries whatever fails at Kafka.
 func (s *Store) Run(ctx context.Context) error { return s.topics.Run(ctx) }
 
 // Follower returns what follows the topic.
@@ -42,12 +42,12 @@ func (s *Store) Follower() *compacted.Follower { return s.topics }
 // Loaded is closed when the topic has been read to its end for the first time.
 func (s *Store) Loaded() <-chan struct{} { return s.loaded }
 
-// KeyUser returns whose key it is, given the key's [Hash]. found is false for an unknown or revoked key. After an error
-// nothing may be concluded.
+// KeyUser returns the owner of the key with this [Hash]. found is false for an unknown or revoked key. After an error
+// the owner is not known.
 func (s *Store) KeyUser(_ context.Context, hash string) (userID int64, found bool, err error) {
 	key, err := parseHash([]byte(hash))
 	if err != nil {
-		return 0, false, nil // such a key cannot have been made
+		return 0, false, nil // Create never makes such a key
 	}
 	if !s.topics.Read() {
 		return 0, false, ErrNotReady
@@ -59,7 +59,7 @@ func (s *Store) KeyUser(_ context.Context, hash string) (userID int64, found boo
 	return userID, userID != 0, nil
 }
 
-// Err returns why keys cannot be answered now, nil if they can.
+// Err returns why owners cannot be looked up now, or nil.
 func (s *Store) Err() error {
 	if s.topics.Read() {
 		return nil
@@ -78,7 +78,7 @@ func (s *Store) begin(void bool, _ *compacted.Reader) {
 	}
 }
 
-// take brings a record into memory. A revoked key has the user 0.
+// take stores a record in memory. A revoked key has user 0.
 func (s *Store) take(r *kgo.Record, _ bool) error {
 	key, err := parseHash(r.Key)
 	var user int64
