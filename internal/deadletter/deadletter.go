@@ -55,7 +55,7 @@ type Store struct {
 	cfg       Config
 	newClient func(...kgo.Opt) (*kgo.Client, error)
 	client    *kgo.Client
-	large     *kafka.LargeProducer // of what does not fit into a usual batch
+	large     *kafka.LargeProducer // for records that do not fit into a usual batch
 	admin     *kadm.Client
 }
 
@@ -106,7 +106,7 @@ func (s *Store) Adopt(_ context.Context, topics []string) error {
 }
 
 // List calls each for the dead letters that f selects and that existed when List began, oldest first within a partition
-// of the topic. An error of each ends it and is returned. Other errors are Kafka's.
+// of the topic. An error of each ends List, which returns it. Other errors are Kafka's.
 //
 // List reads the whole topic from f.Since on, even for one user.
 func (s *Store) List(ctx context.Context, f Filter, each func(*Letter) error) error {

@@ -215,7 +215,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// leaving is a guard that admits everything after the caller of the replay has left.
+// leaving is a guard that first cancels the caller's context and then admits everything.
 type leaving struct {
 	leave  context.CancelFunc
 	stored int
@@ -277,7 +277,7 @@ func (k *fakeKafka) overflowed(n int) map[string]*kgo.Record {
 	return got
 }
 
-func TestKafkaAway(t *testing.T) {
+func TestKafkaUnreachable(t *testing.T) {
 	k := newKafka(t)
 	k.fill()
 	s := k.store()
@@ -330,7 +330,7 @@ func TestLargeLetter(t *testing.T) {
 	}
 	got := k.overflowed(1)["evt_1"]
 	if got == nil || string(got.Value) != value || got.Partition != 2 {
-		t.Fatal("the record is not the letter's, or not in its partition")
+		t.Fatal("the record differs from the letter's, or is in another partition")
 	}
 	e := event.Event{Record: event.Record{Class: topics.Overflow}}
 	for _, h := range got.Headers {

@@ -146,7 +146,7 @@ func (m *matcher) userOf(r *kgo.Record, kind string) int64 {
 	switch k, err := webhook.ParseKind(kind); {
 	case err != nil:
 	case k == webhook.RevokeClick:
-		_ = webhook.DecodeRevocation(r.Value, &m.batch) // even many invalid records have a user
+		_ = webhook.DecodeRevocation(r.Value, &m.batch) // many invalid records still name a user
 		user = m.batch.UserID
 	default:
 		_ = webhook.Decode(k, r.Value, &m.message)

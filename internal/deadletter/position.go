@@ -21,7 +21,7 @@ type Position struct {
 	Partitions map[int32]Span `json:"partitions"`
 }
 
-// Span is the offsets Next ≤ o < End of a partition, which are not done yet.
+// Span is the offsets Next ≤ o < End of a partition, which remain to be read.
 type Span struct {
 	Next int64 `json:"next"`
 	End  int64 `json:"end"`

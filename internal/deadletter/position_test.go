@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// fillMany writes n dead letters, each event's twice, the second after all of the first.
+// fillMany writes two dead letters for each of n events, the second ones after all first ones.
 func (k *fakeKafka) fillMany(from, n int) {
 	k.t.Helper()
 	var records []*kgo.Record
@@ -26,7 +26,7 @@ func (k *fakeKafka) fillMany(from, n int) {
 	}
 }
 
-func TestReplayGoesOnWhereItWasInterrupted(t *testing.T) {
+func TestReplayContinuesWhereItWasInterrupted(t *testing.T) {
 	k := newKafka(t)
 	s := k.store()
 	k.fillMany(0, 1700)
@@ -81,7 +81,7 @@ func TestReplayGoesOnWhereItWasInterrupted(t *testing.T) {
 	}
 }
 
-func TestReplayTriedOut(t *testing.T) {
+func TestReplayDryRun(t *testing.T) {
 	k := newKafka(t)
 	s := k.store()
 	k.fill()
@@ -143,7 +143,7 @@ func TestPositionOfAnotherTopic(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := ReadPosition(file); err == nil {
-			t.Errorf("%q is taken for a position", text)
+			t.Errorf("%q is accepted as a position", text)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// chunkBytes is the most that Replay holds in memory. It reads so much before it sends anything.
+// chunkBytes limits the events that Replay holds in memory: it reads that much before it sends anything.
 const chunkBytes = 64 << 20
 
 // chunkEvents is how many events a replay with a position sends between two saves.
@@ -38,7 +38,7 @@ type Run struct {
 	Progress Progress // may be nil
 	// Try, if not nil, is called with each event instead of sending it.
 	Try func(*Letter) error
-	// Position, if not nil, is how far the replay has come. Run fills it in if it is empty, and changes and saves it
+	// Position, if not nil, is the progress of the replay. Run fills it in if it is empty, and changes and saves it
 	// whenever events have been stored.
 	Position *Position
 	Save     func(*Position) error // may be nil
@@ -64,14 +64,14 @@ type Candidate struct {
 	End       int64 // of the partition when the replay began
 }
 
-// LimitError is the error of a user who may not replay more events for as long as After.
+// LimitError is returned when a user has replayed too many events. More may be replayed after the time After.
 type LimitError struct{ After time.Duration }
 
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("too many events were sent again; more may be in %v", e.After)
 }
 
-// Run does what Replay does, in the way r says.
+// Run is like Replay, with the options of r.
 //
 // With a Position an interrupted replay continues where it stopped, over the dead letters that existed when it first
 // began, and sends no stored event twice: when ctx ends, Run completes the current chunk first. Only a replay that was
@@ -140,7 +140,7 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 
 // add adds an event to the chunk, and sends the chunk if it is full.
 func (r *running) add(ctx context.Context, l *Letter, candidate *Candidate) error {
-	// A clone, because the record keeps its whole fetch in memory.
+	// Clone the value, because the record keeps its whole fetch in memory.
 	record := r.store.record(l, bytes.Clone(l.Value), r.partitions, r.store.cfg.Now())
 	r.chunk, r.size = append(r.chunk, record), r.size+len(record.Value)+256
 	r.candidates = append(r.candidates, candidate)
@@ -158,7 +158,7 @@ func (r *running) flush(ctx context.Context) error {
 	}
 	if r.Position != nil || r.Guard != nil {
 		var cancel context.CancelFunc
-		ctx, cancel = r.toItsEnd(ctx)
+		ctx, cancel = r.detach(ctx)
 		defer cancel()
 	}
 	refused := r.admit(ctx)
@@ -186,9 +186,9 @@ func (r *running) flush(ctx context.Context) error {
 	return r.save()
 }
 
-// toItsEnd returns a context for a chunk that was begun. The chunk continues even if the caller has left, because it
-// must be known which events were stored.
-func (r *running) toItsEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+// detach returns the context of a chunk that has begun. It continues even if the caller has left, because it must be
+// known which events were stored.
+func (r *running) detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	ctx = context.WithoutCancel(ctx)
 	if ok && r.Position == nil {
@@ -234,7 +234,7 @@ func (s *Store) partitions(ctx context.Context) (counts [webhook.NumKinds]int, e
 
 // record returns the letter's event as a record of its overflow topic, due now.
 func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int, now time.Time) *kgo.Record {
-	kind, _ := webhook.ParseKind(l.Kind) // CanReplay has tried
+	kind, _ := webhook.ParseKind(l.Kind) // valid: CanReplay has parsed it
 	at := []byte(event.FormatTime(now))
 	r := &kgo.Record{
 		Topic: s.cfg.Overflow[kind], Key: strconv.AppendInt(nil, l.UserID, 10), Value: value,

@@ -17,15 +17,15 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Origin says which event a source record is, and where it is in the source topic of its kind.
+// Origin identifies an event and the position of its record in the source topic of its kind.
 type Origin struct {
 	ID        string
 	UserID    int64
 	Kind      webhook.Kind
 	Partition int32
 	Offset    int64
-	// Failed is when the first attempt that failed has ended; zero: none failed. A batch of revocations, which has no
-	// record of its own until then, was stored at that time.
+	// Failed is when the first failed attempt ended; zero: none failed. A batch of revocations, which has no record of
+	// its own until then, was stored at that time.
 	Failed time.Time
 }
 
@@ -60,7 +60,7 @@ func (s *Store) Source(ctx context.Context, o Origin) (*kgo.Record, error) {
 	return records[0], nil
 }
 
-// is reports whether a record is the event's.
+// is reports whether r is the record of the event.
 func (o *Origin) is(r *kgo.Record, space event.Namespace) bool {
 	e := event.Event{Record: event.Record{
 		Class: topics.Source, Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Namespace: space,
@@ -76,9 +76,9 @@ func (o *Origin) is(r *kgo.Record, space event.Namespace) bool {
 }
 
 const (
-	// batchSlack is how far the broker's clock may be off the service's, and how long storing a batch may take.
+	// batchSlack allows for a difference between the clocks of broker and service, and for the time to store a batch.
 	batchSlack = time.Minute
-	// batchRecords is how many records of one topic are read for a batch: those of a few minutes.
+	// batchRecords limits the records of one topic that are read for a batch: those of a few minutes.
 	batchRecords = 5000
 )
 

@@ -51,7 +51,7 @@ func TestSource(t *testing.T) {
 	for name, o := range map[string]Origin{
 		"of another user": change(func(o *Origin) { o.UserID = 43 }), "of another event": change(func(o *Origin) { o.ID = "evt_0000000000000000000000" }),
 		"behind the end": change(func(o *Origin) { o.Offset = 1e6 }), "unknown": change(func(o *Origin) { o.Offset = -1 }),
-		"of a topic that is gone": change(func(o *Origin) { o.Kind = webhook.Inbound }), "a batch": change(func(o *Origin) { o.Kind = webhook.RevokeClick }),
+		"of a deleted topic": change(func(o *Origin) { o.Kind = webhook.Inbound }), "a batch": change(func(o *Origin) { o.Kind = webhook.RevokeClick }),
 		"the position's id, the gateway's counts": named,
 	} {
 		if r, err := s.Source(t.Context(), o); err != nil || r != nil {

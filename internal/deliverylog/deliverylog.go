@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	// PerUser is how many of a user's attempts are kept, and how many notes.
+	// PerUser is the number of attempts kept for each user, and the number of notes.
 	PerUser = 1000
-	// RepliesPerUser is how many of a user's failures keep the beginning of their reply's body.
+	// RepliesPerUser is the number of failures of a user that keep the beginning of the reply's body.
 	RepliesPerUser = 100
 	// Keep is how long a user's attempts are kept after the latest one.
 	Keep = 7 * 24 * time.Hour

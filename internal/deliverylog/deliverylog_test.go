@@ -160,7 +160,7 @@ func TestExpires(t *testing.T) {
 	stop()
 }
 
-func TestRedisAway(t *testing.T) {
+func TestRedisUnreachable(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)
 	mini.SetError("LOADING")
@@ -200,7 +200,7 @@ func TestAddNeverBlocks(t *testing.T) {
 	}
 }
 
-func TestDecodeRefuses(t *testing.T) {
+func TestDecodeRejects(t *testing.T) {
 	for _, line := range []string{
 		"", "1\tdlr\t1\t200\t5\t\th\tid", // of an earlier version
 		"2\t1\tdlr\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm", "2\t1\tx\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm\tid",
@@ -209,7 +209,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"3\t1\tdlr\t1\t200\t5\t\t0\tretry\t0\t0\t0\t0\th\tm\tid",
 	} {
 		if _, ok := decode(line); ok {
-			t.Errorf("%q is taken", line)
+			t.Errorf("%q is accepted", line)
 		}
 	}
 }
@@ -224,7 +224,7 @@ func BenchmarkWrite(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { l.Run(ctx) })
-	defer func() { // in this order, so that nothing is dialled that is gone and nothing logged between the figures
+	defer func() { // closed in this order, so that nothing dials a closed server and logs between the figures
 		cancel()
 		running.Wait()
 		client.Close()

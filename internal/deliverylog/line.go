@@ -14,7 +14,7 @@ const (
 	lineVersion = "2"
 	// lineParts is the number of fields of a line. The id is the last one: it comes from a record and may be any text.
 	lineParts = 16
-	// maxMessage is the longest message id that is kept, in bytes. Of a longer one nothing is kept.
+	// maxMessage is the longest message id that is kept, in bytes. A longer one is not kept.
 	maxMessage = 256
 
 	withFailover = 1 // flags: the request went to the failover URL

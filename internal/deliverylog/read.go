@@ -64,8 +64,9 @@ func (f *Filter) matches(a *event.Attempt) bool {
 		(f.Before.IsZero() || a.Time.Before(f.Before))
 }
 
-// Rows returns everything that the log has of a user, newest first, as it was added but without replies: also the rows
-// that are no attempts. Times are in microseconds, those of events and of next attempts in milliseconds.
+// Rows returns everything that the log has of a user, newest first, as it was added but without replies,
+// including rows that are not attempts. Times are in microseconds, those of events and of next attempts in
+// milliseconds.
 func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
 	var read [2]*redis.StringSliceCmd
 	_, err := l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -92,7 +93,7 @@ func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
 	return all, nil
 }
 
-// Event is what the log has of one event.
+// Event is an event with its logged attempts.
 type Event struct {
 	ID        string
 	Kind      webhook.Kind
@@ -109,7 +110,7 @@ type Event struct {
 // Attempt is an attempt with its reply.
 type Attempt struct {
 	event.Attempt
-	HasReply bool // Reply is known; it is known of the latest failures only
+	HasReply bool // Reply is known: only those of the latest failures are kept
 }
 
 // Events returns the user's events whose rows are wanted, in the order of their first rows. Errors are
