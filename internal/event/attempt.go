@@ -17,7 +17,7 @@ type Attempt struct {
 	EventTime time.Time // timestamp of the source record
 	Partition int32     // of the source record
 	Offset    int64     // of the source record; -1 = unknown
-	// Number counts from 1. 0 stands for no attempt: the row says how an event that was attempted before has ended, and
+	// Number counts from 1. 0 stands for no attempt: the row records the end of an event attempted before, and
 	// has no Host, Status, Failure, Took and Reply.
 	Number   int
 	Time     time.Time
@@ -31,7 +31,7 @@ type Attempt struct {
 	Next     time.Time    // earliest time of the next attempt, if Fate.Stored(); else zero
 }
 
-// NewAttempt returns what an attempt, or a row without one, says about its event.
+// NewAttempt returns an attempt, or a row without one, with the fields of its event.
 func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
 	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate}
 	if e.Kind != webhook.RevokeClick {

@@ -101,7 +101,7 @@ type Trace interface {
 	End(e *Event, how string)
 }
 
-// Decode parses the record's value and sets UserID: to 0 if not even that can be read. The error is that of
+// Decode parses the record's value and sets UserID, or 0 if it cannot be read. The error is that of
 // webhook.Decode or webhook.DecodeRevocation.
 func (e *Event) Decode() error {
 	if e.Kind == webhook.RevokeClick {
@@ -114,7 +114,7 @@ func (e *Event) Decode() error {
 	return err
 }
 
-// Acquire asks the lease, once, whether work on the event may begin. It returns true if it did so before.
+// Acquire asks the lease, once, whether work on the event may begin. It returns true if it has before.
 func (e *Event) Acquire() bool {
 	if !e.acquired {
 		e.acquired = e.Lease.Acquire()

@@ -19,13 +19,13 @@ const (
 	HeaderDue      = "smshooks-due"
 	HeaderError    = "smshooks-error"
 	HeaderReason   = "smshooks-reason"
-	HeaderReplayed = "smshooks-replayed" // when a dead letter was sent again; the memory of first clicks doesn't stop it
+	HeaderReplayed = "smshooks-replayed" // when the event was replayed; the memory of first clicks does not stop it
 )
 
 // HeaderTrace is W3C's trace context: of the span in which a waiting record or a dead letter was written.
 const HeaderTrace = "traceparent"
 
-// maxTraceparent is more than any version of it has.
+// maxTraceparent is longer than any version of the header.
 const maxTraceparent = 128
 
 // FormatTime returns t in UTC with milliseconds, as all times in headers are written.
@@ -34,7 +34,7 @@ func FormatTime(t time.Time) string { return string(webhook.AppendTime(nil, t)) 
 func parseTime(value []byte) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339, string(value))
 	if year := t.UTC().Year(); year > 9999 || year < 0 {
-		return t, false // in its own zone it was within
+		return t, false // the year is out of range in UTC, but not in its own zone
 	}
 	return t, err == nil
 }
@@ -47,8 +47,8 @@ func CeilMilli(t time.Time) time.Time {
 	return t
 }
 
-// SetHeader takes one header of a waiting record over into e. Headers of other programs and values that cannot
-// be read are ignored: such a record is due at once and counts from its own beginning.
+// SetHeader copies one header of a delayed record into e. It ignores headers of other programs and invalid values: such
+// a record is due at once and starts from the beginning.
 func (e *Event) SetHeader(key string, value []byte) {
 	switch key {
 	case HeaderID:
@@ -82,7 +82,7 @@ func (e *Event) SetHeader(key string, value []byte) {
 	}
 }
 
-// SetTraceparent takes the header of any record over.
+// SetTraceparent copies the header of any record into e.
 func (e *Event) SetTraceparent(value []byte) {
 	if len(value) <= maxTraceparent {
 		e.Traceparent = string(value)

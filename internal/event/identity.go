@@ -31,7 +31,7 @@ const derivedPrefix = "evt_"
 type Namespace string
 
 // NamespaceOf returns the namespace of a topic. A broker that knows no topic ids reports a zero id; the topic's name
-// and epoch, a text of the operator's choice, then take its place.
+// and epoch, a text chosen by the operator, then take its place.
 func NamespaceOf(id [16]byte, topic, epoch string) Namespace {
 	switch {
 	case id != [16]byte{}:
@@ -97,8 +97,8 @@ func (e *Event) BatchIdentity(n int) string {
 	return derive(e.Namespace, e.Partition, e.Offset, int32(n))
 }
 
-// SourcePosition returns the position of the source record that the event began as: <topic>/<partition>/<offset>. It
-// is for operators; customers see the id alone.
+// SourcePosition returns the position of the event's source record: <topic>/<partition>/<offset>. It is for operators;
+// customers see only the id.
 func (e *Event) SourcePosition() string {
 	if e.Origin == "" && e.Class != topics.Source {
 		e.Origin = OriginOf(e.ID) // stored by a version that wrote no smshooks-origin
@@ -122,7 +122,7 @@ type Place struct {
 	Offset    int64
 }
 
-// Source returns the place of the source record that the event began as; false if it is not known, because the event
+// Source returns the place of the event's source record; false if it is not known, because the event
 // was stored by a version that wrote no smshooks-topic-id.
 func (e *Event) Source() (p Place, ok bool) {
 	if e.Class == topics.Source {
@@ -151,7 +151,7 @@ func AppendMessageKey(dst []byte, userID int64, id string) []byte {
 	return hex.AppendEncode(append(dst, '#'), sum[:])
 }
 
-// SetGatewayID takes the id that the gateway gave a source record; false if it does not fit and is ignored.
+// SetGatewayID sets the id that the gateway gave a source record. It returns false and ignores an id that does not fit.
 func (e *Event) SetGatewayID(id []byte) bool {
 	if len(id) == 0 || len(id) > maxGatewayID {
 		return false
@@ -171,8 +171,8 @@ func (e *Event) SetGatewayID(id []byte) bool {
 // another topic has another id.
 func (e *Event) Derived() bool { return e.Class == topics.Source && !e.named }
 
-// OriginOf returns the position in an id of earlier versions, which was the position itself, and for a batch had its
-// number behind it: <topic>/<partition>/<offset>[/<n>]. It returns "" for any other id.
+// OriginOf returns the position in an id of earlier versions, which was the position itself, followed by its number
+// for a batch: <topic>/<partition>/<offset>[/<n>]. It returns "" for any other id.
 func OriginOf(id string) string {
 	if isOrigin(id) {
 		return id
@@ -214,7 +214,7 @@ func isNumber(text string, bits int) bool {
 // Derivation finds the record of a derived id: it computes the ids of offsets, which costs less than reading records.
 type Derivation struct{ sum [16]byte }
 
-// ParseDerived returns how to find the record of an id; false if the id is not a derived one.
+// ParseDerived returns the Derivation of an id; false if the id is not a derived one.
 func ParseDerived(id string) (d Derivation, ok bool) {
 	text, ok := strings.CutPrefix(id, derivedPrefix)
 	if !ok || len(text) != derivedLength || strings.ContainsAny(text, "+-") {

@@ -80,7 +80,7 @@ func TestNamespaces(t *testing.T) {
 	for _, test := range tests {
 		e := &event.Event{Record: event.Record{Namespace: test.space, Partition: 1, Offset: 2}}
 		if got, want := e.Identity(), derived(test.seed, 1, 2); got != want || seen[got] {
-			t.Errorf("%q: %s, want %s, and another than before", test.space, got, want)
+			t.Errorf("%q: %s, want %s, different from those before", test.space, got, want)
 		}
 		seen[e.Identity()] = true
 	}

@@ -5,14 +5,14 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Partition is a partition of a delay topic that this member owns, as a recovery needs it.
+// Partition is a partition of a delay topic that this member owns, for use by recoveries.
 type Partition struct {
 	Topic  string
 	Number int32
 	Kind   webhook.Kind
 	Class  topics.Class
 	Lease  Lease // of this assignment
-	// Next is the offset behind the records that the gate has passed on or holds. Records from here on are copied or
+	// Next is the offset after the records that the gate has passed on or holds. Records from here on are copied or
 	// passed on, never both.
 	Next int64
 	Held int // records that the gate holds until a recovery has decided about them

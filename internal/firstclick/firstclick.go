@@ -1,4 +1,4 @@
-// Package firstclick knows the first click of each message.
+// Package firstclick remembers the first click of each message.
 //
 // There is one Redis key per user and message. Its value names the event that was the first, so that a redelivery of
 // that event is not taken for a second click.
@@ -50,7 +50,7 @@ func (c *Claim) owns(text string) bool {
 	return id == c.Event.Identity() || id == c.Event.SourcePosition() // earlier versions wrote the position
 }
 
-// copies reports whether the text was written for a record of another topic that the claim's is a copy of.
+// copies reports whether the text was written for a record of another topic, of which the claim's is a copy.
 func (c *Claim) copies(text string) bool {
 	_, source, full := strings.Cut(text, " ")
 	_, own, derived := strings.Cut(c.owner(), " ")
@@ -73,7 +73,7 @@ func recordMark(e *event.Event) uint32 {
 	return crc32.Update(crc32.Checksum(e.Value, castagnoli), castagnoli, at[:])
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli) // the processor's own
+var castagnoli = crc32.MakeTable(crc32.Castagnoli) // processors have an instruction for it
 
 // dropScript deletes a key that is not a claim.
 const dropScript = `

@@ -95,7 +95,7 @@ func TestClaimWithoutRedis(t *testing.T) {
 	mini.SetError("")
 	mini.Close()
 	if err := m.Claim(t.Context(), claims, first); err == nil {
-		t.Error("no error although Redis is away")
+		t.Error("no error although Redis is unreachable")
 	}
 	if err := mini.Restart(); err != nil {
 		t.Fatal(err)

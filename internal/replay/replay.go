@@ -24,17 +24,17 @@ import (
 )
 
 const (
-	// claimed is how long a claim lasts if its process ended before it confirmed it.
+	// claimed is the lifetime of a claim whose process ended before it confirmed it.
 	claimed = 2 * time.Minute
-	// batch is how many commands go to Redis in one pipeline.
+	// batch is the number of commands in one pipeline to Redis.
 	batch = 500
-	// endedMost is the most ended replays that are queued for removal.
-	endedMost = 10_000
+	// maxEnded is the largest number of ended replays that are queued for removal.
+	maxEnded = 10_000
 	// again is the pause after Redis could not be reached.
 	again = time.Second
 	// answer bounds one call.
 	answer = 2 * time.Second
-	// scan is how long a user's scan is reserved at most, in case its process ends.
+	// scan limits the reservation of a user's scan, in case its process ends.
 	scan = 45 * time.Second
 )
 
@@ -45,7 +45,7 @@ type Config struct {
 	Limit     int           // events per user and hour; 0: no limit
 }
 
-// Memory knows the replays under way. It is safe for concurrent use.
+// Memory remembers the replays under way. It is safe for concurrent use.
 type Memory struct {
 	cfg   Config
 	rdb   redis.UniversalClient
@@ -55,7 +55,7 @@ type Memory struct {
 
 // New returns a Memory in Redis; Run must be running for ended replays to be removed.
 func New(cfg Config, rdb redis.UniversalClient, log *zap.Logger) *Memory {
-	return &Memory{cfg: cfg, rdb: rdb, log: log, ended: make(chan string, endedMost)}
+	return &Memory{cfg: cfg, rdb: rdb, log: log, ended: make(chan string, maxEnded)}
 }
 
 // Letter is a dead letter, or an event with its source record, to replay.
@@ -74,7 +74,7 @@ func (m *Memory) user(userID int64) string {
 
 func (m *Memory) event(userID int64, id string) string { return m.user(userID) + "event:" + id }
 
-// Begin reserves a user's turn at something; ok is false if a request of the user has it, at any instance.
+// Begin reserves a user's turn at something; ok is false if another request of the user has it, at any instance.
 func (m *Memory) Begin(ctx context.Context, what string, userID int64) (end func(), ok bool, err error) {
 	key := m.user(userID) + what
 	err = m.rdb.SetArgs(ctx, key, "1", redis.SetArgs{Mode: "NX", TTL: scan}).Err()
@@ -87,12 +87,12 @@ func (m *Memory) Begin(ctx context.Context, what string, userID int64) (end func
 	return func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answer)
 		defer cancel()
-		_ = m.rdb.Del(ctx, key).Err() // else it expires
+		_ = m.rdb.Del(ctx, key).Err() // otherwise it expires
 	}, true, nil
 }
 
-// Claim reports for each letter whether it may be replayed now: not if its replay is still under way. The replay of an
-// event with a newer dead letter is not. The caller confirms claims with Stored or releases them with Release.
+// Claim reports for each letter whether it may be replayed now: not if its replay is still under way. A replay has
+// ended if the event has a newer dead letter. The caller confirms claims with Stored or releases them with Release.
 func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	free := make([]bool, 0, len(letters))
 	args := redis.SetArgs{Mode: "NX", Get: true, TTL: claimed}
@@ -115,7 +115,7 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	return free, nil
 }
 
-// mark is the value stored for a replay: it says which dead letters of the event existed when it began.
+// mark returns the value stored for a replay: it identifies the dead letters of the event that existed when it began.
 func (l *Letter) mark() string {
 	return strconv.FormatInt(int64(l.Partition), 10) + ":" + strconv.FormatInt(l.End, 10)
 }
@@ -126,7 +126,7 @@ func (l *Letter) diedAfter(mark string) bool {
 	p, err1 := strconv.ParseInt(partition, 10, 32)
 	e, err2 := strconv.ParseInt(end, 10, 64)
 	if err1 == nil && (p < 0 || l.Partition < 0) {
-		return false // without two dead letters nothing says which is newer
+		return false // without two dead letters none is newer
 	}
 	return !ok || err1 != nil || err2 != nil || int32(p) != l.Partition || l.Offset >= e
 }

@@ -58,17 +58,16 @@ func TestClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	if free := claim(t, m, b); !free[0] {
-		t.Error("a claim that was given back still holds")
+		t.Error("a released claim still holds")
 	}
 	mini.FastForward(claimed + time.Second) // its process ended
 	if free := claim(t, m, b); !free[0] {
-		t.Error("a claim that nobody confirmed holds for ever")
+		t.Error("a claim that was not confirmed holds for ever")
 	}
 }
 
-// TestEndedBeforeStored: of many events the first is settled before the last one is stored, and stays forgotten.
-// An event that is sent from its source record is not sent again while any replay of it is under way: no dead letter says
-// that it has ended.
+// TestClaimWithoutADeadLetter checks that an event is not sent from its source record while any replay of it is under
+// way: no dead letter shows that the replay has ended.
 func TestClaimWithoutADeadLetter(t *testing.T) {
 	letter, source := Letter{42, "evt_a", 3, 10, 100}, Letter{42, "evt_a", -1, -1, 0}
 	for _, first := range []Letter{letter, source} {
@@ -82,6 +81,8 @@ func TestClaimWithoutADeadLetter(t *testing.T) {
 	}
 }
 
+// TestEndedBeforeStored checks that a replay stays forgotten if its event is settled before the last one of many is
+// stored.
 func TestEndedBeforeStored(t *testing.T) {
 	m, _ := newMemory(t, 0)
 	a, b := Letter{42, "evt_a", 3, 10, 100}, Letter{42, "evt_b", 3, 11, 100}
