@@ -1,7 +1,7 @@
 // Package clock returns the time of day, and does not follow a machine's clock that is set to a wrong time.
 //
 // An attempt is never early, and its window never closes early. So a jump of the machine's clock, made by an operator
-// or a wrong time server, must not count as elapsed time. The monotonic clock says how much time has passed. A clock on
+// or a wrong time server, must not count as elapsed time. The monotonic clock measures the time that passes. A clock on
 // another machine decides whether the jump corrected the machine's clock.
 package clock
 
@@ -20,7 +20,7 @@ const (
 	slack    = time.Second // the machine's clock is followed if it is off by no more than this between two looks
 )
 
-// Witness returns the time of a clock elsewhere.
+// Witness returns the time of another machine's clock.
 type Witness func(ctx context.Context) (time.Time, error)
 
 // Clock is the time of day. Now may be called from any goroutine.

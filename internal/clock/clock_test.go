@@ -27,9 +27,9 @@ func TestClock(t *testing.T) {
 		"slewed":               {800 * time.Millisecond, 0, false, 800 * time.Millisecond, 0},
 		"an hour ahead":        {hour, 0, false, 0, 1},
 		"an hour behind":       {-hour, 0, false, 0, 1},
-		"put right":            {hour, hour, false, hour, 1},
-		"put right, back":      {-hour, -hour - 300*time.Millisecond, false, -hour, 1},
-		"nobody to ask":        {hour, 0, true, 0, 1},
+		"corrected":            {hour, hour, false, hour, 1},
+		"corrected backwards":  {-hour, -hour - 300*time.Millisecond, false, -hour, 1},
+		"no witness":           {hour, 0, true, 0, 1},
 		"the witness is wrong": {3 * time.Second, -hour, false, 0, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestOneReading(t *testing.T) {
 		c := New(zap.NewNop())
 		c.machine = func() anchor {
 			now := read()
-			time.Sleep(700 * time.Millisecond) // the machine has other work
+			time.Sleep(700 * time.Millisecond) // the machine is busy
 			return now
 		}
 		for range 3 {

@@ -63,7 +63,7 @@ func TestRun(t *testing.T) {
 }
 
 // Each of these is a fault that only an independent count can reveal.
-func TestRunSaysWhatIsMissing(t *testing.T) {
+func TestRunReportsWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		fault func(*testing.T, *setup)
@@ -89,7 +89,7 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 			tc.fault(t, s)
 			err = s.play(t.Context(), newScreen(o.Out), time.Second)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("error %v, want it to say %q", err, tc.want)
+				t.Errorf("error %v, want it to contain %q", err, tc.want)
 			}
 			if text := written(); !strings.Contains(text, "✗ dlr") || !strings.Contains(text, "differs: ") {
 				t.Errorf("the ledger does not show it:\n%s", text)

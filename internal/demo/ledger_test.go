@@ -29,15 +29,15 @@ func TestBalance(t *testing.T) {
 	}{
 		{"nothing", func(*facts) {}, ""},
 		{"a record that was never read", func(f *facts) { f.acked[webhook.DLR]++ }, "dlr: acknowledged + delayed 15, consumed 14"},
-		{"a waiting record that was lost", func(f *facts) { f.waiting[webhook.Inbound]++ }, "inbound: acknowledged + delayed 15, consumed 14"},
+		{"a delayed record that was lost", func(f *facts) { f.waiting[webhook.Inbound]++ }, "inbound: acknowledged + delayed 15, consumed 14"},
 		{"a record read twice", func(f *facts) { f.consumed[webhook.DLR]++; f.settled[webhook.DLR][webhook.Delivered]++ }, "dlr: acknowledged + delayed 14, consumed 15"},
 		{"a record without a fate", func(f *facts) { f.settled[webhook.RevokeClick][webhook.Delivered]-- }, "revoke_click: acknowledged + delayed 14, consumed 14, sum of fates 13"},
 		{"a request nobody counted", func(f *facts) { f.requests[webhook.Click]++ }, "click: seen by receivers 15, attempts 14"},
 		{"an attempt nobody saw", func(f *facts) { f.attempts[webhook.Click][webhook.OK]++ }, "click: seen by receivers 14, attempts 15"},
-		{"a dead letter that is not there", func(f *facts) { f.letters[webhook.DLR]-- }, "dlr: in the topic 1, dead 2"},
+		{"a missing dead letter", func(f *facts) { f.letters[webhook.DLR]-- }, "dlr: in the topic 1, dead 2"},
 		{"a bot's click that was sent", func(f *facts) { f.filtered++ }, "emitted for bots and previews 4, filtered 3"},
 		{"a second click that was sent", func(f *facts) { f.repeat++ }, "repeated clicks emitted 3, duplicate 2"},
-		{"something still on its road", func(f *facts) { f.buffered = 1 }, "1 records are still in memory"},
+		{"a record still in memory", func(f *facts) { f.buffered = 1 }, "1 records are still in memory"},
 		{"a batch that died with its records", func(f *facts) { f.batchMayDie = true; f.letters[webhook.RevokeClick]-- }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -51,10 +51,10 @@ func TestBalance(t *testing.T) {
 				return
 			}
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("verdict %v, want it to say %q", err, tc.want)
+				t.Fatalf("verdict %v, want it to contain %q", err, tc.want)
 			}
 			if f.final() {
-				t.Error("such facts are not final")
+				t.Error("facts that do not balance are final")
 			}
 		})
 	}

@@ -18,10 +18,10 @@ func TestShorten(t *testing.T) {
 	}
 	Shorten(cfg, 30*time.Second)
 	if len(cfg.Retry.Schedule) != 1 || cfg.Retry.Schedule[0] != 7*time.Second || cfg.Ops.Addr != "127.0.0.1:9999" {
-		t.Errorf("what was set is changed: %v, %s", cfg.Retry.Schedule, cfg.Ops.Addr)
+		t.Errorf("a given setting was changed: %v, %s", cfg.Retry.Schedule, cfg.Ops.Addr)
 	}
 	if cfg.Dispatch.Timeout != 2*time.Second || cfg.API.Addr != "127.0.0.1:0" || cfg.Log.Level != "error" {
-		t.Errorf("what was not set is not changed: %v, %s, %s", cfg.Dispatch.Timeout, cfg.API.Addr, cfg.Log.Level)
+		t.Errorf("a default was not changed: %v, %s, %s", cfg.Dispatch.Timeout, cfg.API.Addr, cfg.Log.Level)
 	}
 	if len(cfg.Dispatch.AllowNetworks) != 2 {
 		t.Errorf("networks %v", cfg.Dispatch.AllowNetworks)
@@ -38,7 +38,7 @@ func TestCast(t *testing.T) {
 				t.Errorf("%v: %s ends at %v", length, u.name, end)
 			}
 			if u.until < length/4 {
-				t.Errorf("%v: %s is sent to for %v only", length, u.name, u.until)
+				t.Errorf("%v: %s receives events for only %v", length, u.name, u.until)
 			}
 		}
 	}
@@ -65,13 +65,13 @@ func TestRecords(t *testing.T) {
 		sorts[sort]++
 		human := !m.Bot && !m.Preview
 		if id := m.ID(value); human && seen[id] != (sort == repeated) || human == (sort == filtered) {
-			t.Fatalf("%s is said to be of sort %d", value, sort)
+			t.Fatalf("%s is labelled as sort %d", value, sort)
 		} else if human {
 			seen[id] = true
 		}
 	}
 	if sorts != [3]int{40, 20, 10} {
-		t.Errorf("of the sorts there are %v", sorts)
+		t.Errorf("counts by sort: %v", sorts)
 	}
 }
 
@@ -122,7 +122,7 @@ func TestFrame(t *testing.T) {
 		t.Errorf("drawn %q, want %q", out.String(), want)
 	}
 	if v.paint(red, "x") != "x" {
-		t.Error("colour where there is none")
+		t.Error("coloured although the output has no colours")
 	}
 }
 

@@ -280,7 +280,7 @@ func TestAddresses(t *testing.T) {
 	start(t, Options{Dir: dir})
 }
 
-func TestCloseReportsWhatIsNotSaved(t *testing.T) {
+func TestCloseReportsFailedSave(t *testing.T) {
 	dir := t.TempDir()
 	e := start(t, Options{Dir: dir})
 	fill(t, e)

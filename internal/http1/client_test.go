@@ -47,7 +47,7 @@ func TestReuse(t *testing.T) {
 		"after an interim":    {peer.Says("HTTP/1.1 103 Early\r\n\r\n" + fine), 1},
 		"announced close":     {peer.Says("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), 3},
 		"HTTP/1.0":            {peer.Says("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"), 3},
-		"more than was said":  {peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), 3},
+		"more than announced": {peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), 3},
 		"more than the chunk": {peer.Says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fine), 3},
 		"too long a body":     {peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000)), 3},
 	}

@@ -29,7 +29,7 @@ func TestExhausted(t *testing.T) {
 		{"buffers", dial("tcp", here, syscall.ENOBUFS, "connect"), "enobufs"},
 		{"memory", dial("tcp", here, syscall.ENOMEM, "connect"), "enomem"},
 		{"ports", dial("tcp", here, syscall.EADDRNOTAVAIL, "connect"), "eaddrnotavail"},
-		{"no address to go there from", dial("tcp", "[fe80::1]:80", syscall.EADDRNOTAVAIL, "connect"), ""},
+		{"no local address for the destination", dial("tcp", "[fe80::1]:80", syscall.EADDRNOTAVAIL, "connect"), ""},
 		{"resolver: descriptors", resolve(dial("udp", "127.0.0.1:53", syscall.EMFILE, "socket"), "127.0.0.1:53"), "emfile"},
 		{"resolver: descriptors of the system", resolve(dial("udp", "127.0.0.1:53", syscall.ENFILE, "socket"), "127.0.0.1:53"), "enfile"},
 		{"resolver: ports", resolve(dial("udp", "127.0.0.1:53", syscall.EADDRNOTAVAIL, "connect"), "127.0.0.1:53"), "eaddrnotavail"},

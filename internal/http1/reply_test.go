@@ -41,7 +41,7 @@ func TestParseHead(t *testing.T) {
 		{name: "half", text: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"},
 		{name: "no colon", text: "HTTP/1.1 200 OK\r\nContent-Length 2\r\n\r\n"},
 		{name: "four digits", text: "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"},
-		{name: "no HTTP", text: "SSH-2.0\r\n\r\n"},
+		{name: "not HTTP", text: "SSH-2.0\r\n\r\n"},
 		{name: "nothing"},
 	}
 	for _, test := range tests {

@@ -53,7 +53,7 @@ type Metrics struct {
 // Reading is a gauge that is read when Prometheus scrapes.
 type Reading int
 
-// The readings. They are 0 on an instance that does not play the role consume.
+// The readings. They are 0 on an instance without the role consume.
 const (
 	InFlight Reading = iota
 	BufferedRecords

@@ -112,7 +112,7 @@ func TestCounting(t *testing.T) {
 	}
 }
 
-// Clocks of machines differ: a delivery before its event counts as at once.
+// Clocks of machines differ: a delivery before its event counts as immediate.
 func TestDeliveredBeforeItsTime(t *testing.T) {
 	m, reg := newMetrics()
 	m.Delivered(webhook.DLR, -time.Hour)

@@ -59,7 +59,7 @@ func appendNew(list, ids [][]byte, seen map[string]struct{}) [][]byte {
 	return list
 }
 
-// room is how much a batch can still hold.
+// room is the space left in a batch.
 type room struct{ ids, bytes int }
 
 // take returns the ids that fit, at least one if the batch is empty, and the others.

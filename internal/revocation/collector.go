@@ -22,7 +22,7 @@ const (
 	// commitTimeout bounds how long a tick waits until its cuts are stored. A cut that is not stored can cost a stable id
 	// after a crash, but no revocation.
 	commitTimeout = 500 * time.Millisecond
-	// restoreTimeout bounds how long the records below a restored cut are waited for. All of them are in Kafka already.
+	// restoreTimeout bounds the wait for the records below a restored cut. All of them are in Kafka already.
 	restoreTimeout = 5 * time.Second
 )
 
@@ -124,7 +124,7 @@ func (c *Collector) Run(ctx context.Context, source Source, submit func(batches 
 }
 
 // waitTick waits until the next multiple of the interval. It returns false if ctx ends before. It reads the time of day
-// once a second, so that a clock that is set does not make a minute an hour.
+// once a second, so that a change of the clock cannot turn a minute into an hour.
 func (c *Collector) waitTick(ctx context.Context, source Source) bool {
 	next := nextTick(c.cfg.Now(), c.cfg.Interval)
 	timer := time.NewTimer(0)

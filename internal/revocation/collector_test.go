@@ -80,7 +80,7 @@ func (l *lease) want(t *testing.T, want map[int64]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !reflect.DeepEqual(l.fates, want) {
-		t.Errorf("the records' ends: %v, want %v", l.fates, want)
+		t.Errorf("fates of the records: %v, want %v", l.fates, want)
 	}
 }
 
@@ -216,7 +216,7 @@ func TestOneBatchPerUserAndMinute(t *testing.T) {
 		s.want(t, append(first, sent{2 * time.Minute, topic + "/3/13/0", `{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`})...)
 		s.rest(time.Hour)
 		if len(s.sent) != 3 || s.commits != 2 {
-			t.Errorf("%d batches, %d commits, want 3 and 2: none when empty", len(s.sent), s.commits)
+			t.Errorf("%d batches, %d commits, want 3 and 2, and none for an empty minute", len(s.sent), s.commits)
 		}
 	})
 }
@@ -366,7 +366,7 @@ func TestPurge(t *testing.T) {
 		s.rest(time.Minute)
 		s.want(t, sent{time.Minute, topic + "/4/3/0", `{"user_id":42,"api_sms_ids":[9],"campaign_sms_ids":[]}`})
 		if s.records != 0 || s.bytes != 0 {
-			t.Errorf("%d records, %d bytes are counted as held", s.records, s.bytes)
+			t.Errorf("%d records, %d bytes are counted as collected", s.records, s.bytes)
 		}
 	})
 }

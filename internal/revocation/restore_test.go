@@ -131,8 +131,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// history is one partition with a series of owners that crash. Whatever happens, a batch id names one content only, and
-// every id of every record is in a batch that was settled.
+// history is one partition with a series of owners that crash. Whatever happens, a batch id never stands for two
+// contents, and every id of every record is in a batch that was settled.
 type history struct {
 	t       *testing.T
 	random  *rand.Rand

@@ -13,7 +13,7 @@ import (
 	"sync"
 )
 
-// Settings say whether and how connections are encrypted. Files are PEM.
+// Settings configure the encryption of connections. Files are PEM.
 type Settings struct {
 	Enabled bool
 	// CAFile replaces the system's certificate authorities.
@@ -46,7 +46,7 @@ type Files struct {
 
 	mu      sync.Mutex
 	current *tls.Config
-	seen    []fs.FileInfo // the files as current was read from them
+	seen    []fs.FileInfo // the files that current was read from
 }
 
 // Open reads the files. section is the dotted name of the settings, which errors begin with. report may be nil; it
@@ -122,7 +122,7 @@ func (f *Files) Over(dial Dial) Dial {
 	}
 }
 
-// config returns the TLS configuration that the files call for now.
+// config returns the TLS configuration for the current files.
 func (f *Files) config() *tls.Config {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,7 +132,7 @@ func (f *Files) config() *tls.Config {
 	return f.current
 }
 
-// paths are the files in the order of the settings' names in names.
+// paths returns the files in the order of names.
 func (f *Files) paths() [3]string {
 	return [3]string{f.settings.CAFile, f.settings.CertFile, f.settings.KeyFile}
 }

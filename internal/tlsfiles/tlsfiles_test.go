@@ -20,7 +20,7 @@ import (
 func TestOpenNamesTheSetting(t *testing.T) {
 	dir := t.TempDir()
 	junk, none := filepath.Join(dir, "junk.pem"), filepath.Join(dir, "none")
-	if err := os.WriteFile(junk, []byte("no pem"), 0o600); err != nil {
+	if err := os.WriteFile(junk, []byte("not PEM"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -45,7 +45,7 @@ func TestOpenNamesTheSetting(t *testing.T) {
 	}
 }
 
-func TestOffIsTheDialItself(t *testing.T) {
+func TestDialWithoutTLS(t *testing.T) {
 	files, err := tlsfiles.Open("x.tls", tlsfiles.Settings{}, nil)
 	if files != nil || err != nil {
 		t.Fatalf("got %v, %v", files, err)
@@ -61,7 +61,7 @@ func TestOffIsTheDialItself(t *testing.T) {
 	}
 }
 
-// renewal is a client certificate on disk and a server that tells which one it was shown.
+// renewal is a client certificate on disk and a server that reports which one it received.
 type renewal struct {
 	t                 *testing.T
 	ca                *certs.Authority
@@ -121,7 +121,7 @@ func (r *renewal) renew(serial int64) {
 	}
 }
 
-// dial makes a connection and returns the serial number that the server was shown.
+// dial makes a connection and returns the serial number that the server received.
 func (r *renewal) dial(files *tlsfiles.Files) int64 {
 	r.t.Helper()
 	conn, err := files.Over((&net.Dialer{}).DialContext)(r.t.Context(), "tcp", r.addr)
@@ -141,30 +141,30 @@ func TestRenewedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := r.dial(files); got != 10 {
-		t.Errorf("shown %d, want 10", got)
+		t.Errorf("the server received %d, want 10", got)
 	}
 	r.renew(11)
 	if got := r.dial(files); got != 11 {
-		t.Errorf("after the renewal: shown %d, want 11", got)
+		t.Errorf("after the renewal: the server received %d, want 11", got)
 	}
 	if err := os.WriteFile(r.key, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.dial(files); got != 11 {
-		t.Errorf("with a broken key: shown %d, want the former 11", got)
+		t.Errorf("with a broken key: the server received %d, want the previous 11", got)
 	}
 	if err := reports[len(reports)-1]; err == nil || !strings.Contains(err.Error(), "x.tls.cert_file") || !strings.Contains(err.Error(), "x.tls.key_file") {
 		t.Errorf("reported %v, want both settings named", err)
 	}
 	if err := files.Reload(); err == nil {
-		t.Error("Reload of a broken key reports nothing")
+		t.Error("Reload of a broken key returns no error")
 	}
 	r.renew(12)
 	if err := files.Reload(); err != nil {
 		t.Error(err)
 	}
 	if got := r.dial(files); got != 12 || reports[len(reports)-1] != nil {
-		t.Errorf("after the repair: shown %d, reported %v", got, reports[len(reports)-1])
+		t.Errorf("after the repair: the server received %d, reported %v", got, reports[len(reports)-1])
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package topics holds the rules of the topics that the service reads and writes: their names, what each is for, and
-// which settings cannot work together. It knows no Kafka client.
+// Package topics holds the rules of the topics that the service reads and writes: their names and purposes, and
+// which settings cannot work together. It does not use a Kafka client.
 package topics
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Class says what a topic that the consumer group reads is for.
+// Class is the purpose of a topic that the consumer group reads.
 type Class uint8
 
 // The classes.
@@ -24,7 +24,7 @@ const (
 	Paused                // delay topic of events of endpoints that their user paused
 )
 
-// String returns the class as it stands in topic names and settings.
+// String returns the class as it appears in topic names and settings.
 func (c Class) String() string {
 	switch c {
 	case Source:
@@ -50,7 +50,7 @@ type Info struct {
 	Delay time.Duration // of a delay topic, 0 for a source and for the topic of released events
 }
 
-// Settings are what all topics follow from.
+// Settings determine all topics.
 type Settings struct {
 	// Names of the source topics.
 	DLR, Click, Inbound, Revocation string
@@ -80,7 +80,7 @@ type Plan struct {
 	info     map[string]Info
 }
 
-// New derives all topics from the settings. It accepts anything: [Plan.Problems] says what cannot work.
+// New derives all topics from the settings. It accepts any settings: [Plan.Problems] returns what is wrong with them.
 func New(s Settings) *Plan {
 	p := &Plan{Settings: s, info: map[string]Info{}}
 	sources := p.Sources()
@@ -160,7 +160,7 @@ func (p *Plan) All() []string {
 	return append(p.Consumed(), p.Config, p.Keys, p.DeadLetter, p.Events, p.Releases)
 }
 
-// Describe returns what a consumed topic is, and the zero Info for any other.
+// Describe returns the Info of a consumed topic, and the zero Info for any other.
 func (p *Plan) Describe(topic string) Info { return p.info[topic] }
 
 // Consumes reports whether the consumer group reads topic.
@@ -172,7 +172,7 @@ func (p *Plan) Consumes(topic string) bool {
 // Delayed reports whether topic is a delay topic: a retry, overflow or paused topic.
 func (p *Plan) Delayed(topic string) bool { return p.info[topic].Class != Source }
 
-// Delays returns the delay topics of a kind, once each, those that are drained included.
+// Delays returns the delay topics of a kind, once each, including those that are drained.
 func (p *Plan) Delays(kind webhook.Kind) (names []string) {
 	for _, topic := range append(slices.Concat(p.retry[kind], p.overflow[kind], p.paused[kind]), p.released[kind]) {
 		if !slices.Contains(names, topic) {

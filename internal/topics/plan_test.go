@@ -59,7 +59,7 @@ func TestPlanConsumed(t *testing.T) {
 	}
 	got[0] = "scribbled"
 	if p.Consumed()[0] != "sms-dlr" {
-		t.Error("the caller's slice is the plan's own")
+		t.Error("the caller's slice is shared with the plan")
 	}
 }
 
@@ -166,7 +166,7 @@ func TestCheckName(t *testing.T) {
 	}
 	for _, illegal := range []string{"", ".", "..", "sms dlr", "a/b", "é", strings.Repeat("x", 250)} {
 		if CheckName(illegal) == nil {
-			t.Errorf("%q is taken", illegal)
+			t.Errorf("%q is accepted", illegal)
 		}
 	}
 }

@@ -4,12 +4,12 @@ import (
 	"slices"
 )
 
-// Right is what a Kafka user may do with the resources of one name, or of all names with one beginning.
+// Right is what a Kafka user may do with the resources of one name, or of all names with one prefix.
 type Right struct {
 	Resource   string // topic, group or transactionalId
 	Name       string
-	Prefixed   bool     // Name is the beginning of names
-	Operations []string // as Kafka's tools spell them: Read, DescribeConfigs
+	Prefixed   bool     // Name is a prefix of names
+	Operations []string // in the spelling of Kafka's tools: Read, DescribeConfigs
 }
 
 // CommandRights are the least rights that a command needs.
@@ -18,11 +18,11 @@ type CommandRights struct {
 	Rights  []Right
 }
 
-// TransactionPrefix is how the transactional ids of a consumer group begin.
+// TransactionPrefix returns the prefix of a consumer group's transactional ids.
 func TransactionPrefix(group string) string { return group + "-release-" }
 
 // Rights returns the least rights of each command for the topics of the plan and a consumer group. Delay topics are
-// prefixes, so that a changed delay needs no new rights.
+// given by prefix, so that a changed delay needs no new rights.
 func (p *Plan) Rights(group string) []CommandRights {
 	sources := p.Sources()
 	on := func(operations []string, topics ...string) (rights []Right) {

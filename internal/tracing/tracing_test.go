@@ -53,7 +53,7 @@ const (
 
 // An event that fails, is delayed and then delivered is one trace: the gateway's span → record → attempt, and from the
 // first record → the record of the delay topic → attempt.
-func TestChainOverAWaitingTopic(t *testing.T) {
+func TestTraceAcrossADelayTopic(t *testing.T) {
 	c := collector.New(t)
 	tracer := newTest(t, c.URL, 0)
 	first := &event.Event{
@@ -85,7 +85,7 @@ func TestChainOverAWaitingTopic(t *testing.T) {
 	}
 	for _, s := range got {
 		if hex.EncodeToString(s.TraceId) != theirTrace {
-			t.Errorf("%s is in trace %x", s.Name, s.TraceId)
+			t.Errorf("%s is in another trace: %x", s.Name, s.TraceId)
 		}
 	}
 	attempt1, record1, attempt2, record2 := got[0], got[1], got[2], got[3]
@@ -169,16 +169,16 @@ func TestSampling(t *testing.T) {
 		}
 	}
 	if n := len(end(t, c, never)); n == 0 {
-		t.Error("no span came")
+		t.Error("no span arrived")
 	}
 	end(t, c, always)
 	if last := c.Paths()[len(c.Paths())-1]; last != "/elsewhere" {
-		t.Errorf("a path that is named is not used, but %s", last)
+		t.Errorf("the given path is not used, but %s", last)
 	}
 }
 
 // An unreachable collector delays nothing and is logged once.
-func TestCollectorAway(t *testing.T) {
+func TestCollectorUnreachable(t *testing.T) {
 	core, lines := observer.New(zap.InfoLevel)
 	tracer, err := New(t.Context(), Config{Endpoint: "http://127.0.0.1:1", Sample: 1}, zap.New(core))
 	if err != nil {
@@ -192,13 +192,13 @@ func TestCollectorAway(t *testing.T) {
 		}
 		tracer.Follow(e).End(e, "delivered")
 	}
-	if took := time.Since(began); took > 30*time.Second { // had each waited for the collector, it would be hours
+	if took := time.Since(began); took > 30*time.Second { // if each waited for the collector, it would take hours
 		t.Errorf("10,000 records took %v", took)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = tracer.Close(ctx)
 	if lines.Len() != 1 || lines.All()[0].Message != "sending spans failed" {
-		t.Errorf("the log says %v, want one line", lines.All())
+		t.Errorf("log: %v, want one line", lines.All())
 	}
 }
