@@ -101,7 +101,7 @@ func mailOf(record *kgo.Record) (string, error) {
 	switch kind := attributes["ce_type"]; kind {
 	case "smshooks.endpoint.failing":
 		subject = fmt.Sprintf("%s does not accept %s webhooks", host, d.Kind)
-		text = fmt.Sprintf("Since %s %d attempts have failed. The last failure: %s. We try each event again.",
+		text = fmt.Sprintf("%[2]d attempts have failed since %[1]s. The last failure: %[3]s. We try each event again.",
 			since, d.Count, failure)
 	case "smshooks.endpoint.recovered":
 		subject = fmt.Sprintf("%s accepts %s webhooks again", host, d.Kind)

@@ -11,7 +11,7 @@ func TestMailOf(t *testing.T) {
 	const unknown = `{"user_id":42,"kind":"dlr","host":null,"since":"2026-02-27T14:30:00.000Z","failure":null,"count":1}`
 	for _, c := range []struct{ version, kind, value, want string }{
 		{"1.0", "smshooks.endpoint.failing", value, "To: user 42\nSubject: example.com does not accept dlr webhooks\n\n" +
-			"Since 27 February 14:30 UTC 17 attempts have failed. The last failure: http 503. We try each event again."},
+			"17 attempts have failed since 27 February 14:30 UTC. The last failure: http 503. We try each event again."},
 		{"1.0", "smshooks.endpoint.recovered", value, "To: user 42\nSubject: example.com accepts dlr webhooks again\n\n" +
 			"17 attempts had failed since 27 February 14:30 UTC. The last failure: http 503."},
 		{"1.0", "smshooks.events.dead", value, "To: user 42\nSubject: 17 dlr events were not delivered to example.com\n\n" +

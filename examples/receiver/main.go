@@ -161,7 +161,7 @@ func (r *receiver) signed(h http.Header, body []byte, now time.Time) bool {
 	return false
 }
 
-// take reads an event, prints it unless it was received before or is out of date, and answers 200.
+// take reads an event, prints it unless it is a repeat or out of date, and answers 200.
 func (r *receiver) take(w http.ResponseWriter, req *http.Request, kind string) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 	if err != nil {

@@ -45,10 +45,10 @@ func TestEvents(t *testing.T) {
 		{"click", "/click", form, smsBody(`{"id":"a;b","original_url":"https://example.com/?a=1&b=2"}`), 200, `click         message "a;b", "https://example.com/?a=1&b=2"`},
 		{"inbound", "/inbound", form, smsBody(`{"id":1,"from":15550100,"message":"one\ntwo"}`), 200, `inbound       message 1 from 15550100: "one\ntwo"`},
 		{"revocation", "/revoke_click", "application/json", `{"event":"clicks_revoked","count":3,"api_sms_ids":[1,2],"campaign_sms_ids":[3]}`, 200, "revoke_click  api [1 2], campaigns [3]"},
-		{"no JSON", "/dlr", form, "sms=%7B", 400, ""},
-		{"no object", "/dlr", form, "sms=null", 400, ""},
-		{"no id of a message", "/dlr", form, "sms={}", 400, ""},
-		{"no form", "/inbound", "application/json", "{}", 400, ""},
+		{"not JSON", "/dlr", form, "sms=%7B", 400, ""},
+		{"not an object", "/dlr", form, "sms=null", 400, ""},
+		{"no message id", "/dlr", form, "sms={}", 400, ""},
+		{"not a form", "/inbound", "application/json", "{}", 400, ""},
 		{"another event", "/revoke_click", "application/json", `{"event":"other"}`, 400, ""},
 		{"too large", "/click", form, smsBody(strings.Repeat("x", maxBody)), 400, ""},
 		{"unknown path", "/other", form, "", 404, ""},
@@ -101,8 +101,9 @@ func (b *brokenOnce) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
-// What could not be kept must come again, and is kept then.
-func TestAnswersOnlyForWhatIsKept(t *testing.T) {
+// TestAnswersOnlyForStoredEvents checks that an event that could not be stored is refused, and stored when it is
+// repeated.
+func TestAnswersOnlyForStoredEvents(t *testing.T) {
 	var out brokenOnce
 	h := newReceiver("", nil, &out).handler()
 	for _, want := range []int{500, 200} {
@@ -208,7 +209,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestPaths: credentials are asked for, and genuine events accepted, however the path is written.
+// TestPaths checks that every form of a path requires credentials and accepts genuine events.
 func TestPaths(t *testing.T) {
 	for _, path := range []string{"/dlr", "/dlr/", "/dlr?x=1", "/dlr/?x=1", "//dlr", "/hooks/dlr", "/%64lr", "/DLR", "/dlr;x",
 		"/./dlr", "/dlr/.", "/dlr/..", "/dlr%2f", "/dlr%00", "/x?/dlr"} {
@@ -232,6 +233,6 @@ func TestServeEnds(t *testing.T) {
 		t.Errorf("serve: %v", err)
 	}
 	if err := serve(t.Context(), "127.0.0.1:http-none", newReceiver("", nil, &bytes.Buffer{})); err == nil {
-		t.Error("a wrong address is no error")
+		t.Error("no error for a wrong address")
 	}
 }
