@@ -6,8 +6,8 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
-// mixin builds the dashboards. Its selectors are those of all queries. Instances count what they do themselves: their
-// series are summed. What is read from Kafka or from the config topic is the same on every instance: the largest counts.
+// mixin builds the dashboards. All queries use its selectors. Series that count an instance's own work are summed. What
+// is read from Kafka or from the config topic is the same on every instance, so queries take the maximum.
 type mixin struct {
 	values
 	one, retries, spills, pauses, waiting, sources string

@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// board and panel are what the rules of Grafana's dashboard-linter look at.
+// board and panel hold what the rules of Grafana's dashboard-linter check.
 type board struct {
 	Title      string
 	Editable   bool
@@ -34,7 +34,7 @@ type panel struct {
 	Targets                  []struct{ Expr string }
 }
 
-// finding is what a rule found; panel is "" if it is about the dashboard.
+// finding is a violation of a rule. panel is "" if it concerns the dashboard.
 type finding struct{ rule, panel, text string }
 
 // lint checks a dashboard against the rules of github.com/grafana/dashboard-linter, under its names. The file of
@@ -116,7 +116,7 @@ func (b board) panels() (found []finding) {
 			say("panel-units-rule", "has no unit")
 		}
 		if len(p.Targets) == 0 {
-			say("panel-no-targets-rule", "asks nothing")
+			say("panel-no-targets-rule", "has no query")
 		}
 		for _, t := range p.Targets {
 			for rule, text := range faults(t.Expr) {

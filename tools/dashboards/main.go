@@ -1,10 +1,10 @@
-// Command dashboards generates the Grafana dashboards and the alert rules from deploy/grafana/values.yaml, and checks the
-// dashboards against the rules of Grafana's dashboard-linter.
+// Command dashboards generates the Grafana dashboards and the alert rules from deploy/grafana/values.yaml, and checks
+// the dashboards against the rules of Grafana's dashboard-linter.
 //
 //	go run . -deploy ../../deploy           writes them
-//	go run . -deploy ../../deploy -check    fails if one there is not what would be written
+//	go run . -deploy ../../deploy -check    fails if a file differs
 //
-// It is a module of its own, so that what it needs never gets near the service.
+// It is a separate module, so that the service does not depend on its libraries.
 package main
 
 import (
@@ -80,12 +80,12 @@ func put(file string, text []byte, check bool) error {
 		return fmt.Errorf("compare: %w", err)
 	}
 	if !bytes.Equal(there, text) {
-		return fmt.Errorf("%s is not what is generated: run make dashboards", file)
+		return fmt.Errorf("%s is out of date: run make dashboards", file)
 	}
 	return nil
 }
 
-// identify gives every panel an id that follows from its title, so that links to a panel stay good.
+// identify derives the id of every panel from its title, so that links to a panel stay valid.
 func identify(panels []dashboard.PanelOrRowPanel) error {
 	seen := map[uint32]bool{}
 	for _, p := range panels {

@@ -14,16 +14,16 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
 )
 
-// query is one PromQL expression of a panel and how its series are called.
+// query is a PromQL expression of a panel and the legend of its series.
 type query struct{ expr, legend string }
 
 func source() common.DataSourceRef {
 	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
 }
 
-// board is an empty dashboard with the variables that all queries use, and marks for restarts and rebalances.
+// board returns an empty dashboard with the variables of all queries, and annotations for restarts and rebalances.
 func (m mixin) board(uid, title, description string) *dashboard.DashboardBuilder {
-	// A variable shows all values at first. all matches them: ".*" also series without the label.
+	// Variables select all values by default. ".*" also matches series without the label.
 	values := func(name, label, all, expr string) *dashboard.QueryVariableBuilder {
 		return dashboard.NewQueryVariableBuilder(name).Label(label).Datasource(source()).
 			Query(dashboard.StringOrMap{String: &expr}).Definition(expr).Refresh(dashboard.VariableRefreshOnTimeRangeChanged).
@@ -61,7 +61,7 @@ func target(q query) *prometheus.DataqueryBuilder {
 // refs names the queries of a panel A, B, …
 func refs(i int) string { return string(rune('A' + i)) }
 
-// graph is curves over time, w of 24 columns wide.
+// graph plots series over time, w of 24 columns wide.
 func graph(title, about, unit string, w uint32, queries ...query) *timeseries.PanelBuilder {
 	p := timeseries.NewPanelBuilder().Title(title).Description(about).Unit(unit).Datasource(source()).Span(w).Height(8).
 		FillOpacity(10).ShowPoints(common.VisibilityModeNever).Min(0).
@@ -73,7 +73,7 @@ func graph(title, about, unit string, w uint32, queries ...query) *timeseries.Pa
 	return p
 }
 
-// number is one figure of now, red from the limit on; no limit if it is 0.
+// number shows the current value, in red from the limit on. 0 means no limit.
 func number(title, about, unit string, limit float64, expr string) *stat.PanelBuilder {
 	steps := []dashboard.Threshold{{Color: "green"}}
 	if limit > 0 {
@@ -86,7 +86,7 @@ func number(title, about, unit string, limit float64, expr string) *stat.PanelBu
 		WithTarget(target(query{expr, title}).Range().RefId("A"))
 }
 
-// heat is a histogram over time.
+// heat shows a histogram over time.
 func heat(title, about string, expr string) *heatmap.PanelBuilder {
 	return heatmap.NewPanelBuilder().Title(title).Description(about).Datasource(source()).Span(12).Height(9).Calculate(false).
 		YAxis(heatmap.NewYAxisConfigBuilder().Unit("s").AxisPlacement(common.AxisPlacementLeft)).
@@ -95,7 +95,7 @@ func heat(title, about string, expr string) *heatmap.PanelBuilder {
 		WithTarget(target(query{expr, "{{le}}"}).Range().RefId("A").Format(prometheus.PromQueryFormatHeatmap))
 }
 
-// list is a table of now, a row per series.
+// list is a table of current values, one row per series.
 func list(title, about, unit string, w uint32, expr string) *table.PanelBuilder {
 	return table.NewPanelBuilder().Title(title).Description(about).Unit(unit).Datasource(source()).Span(w).Height(10).
 		WithTransformation(dashboard.DataTransformerConfig{Id: "organize", Options: map[string]any{"excludeByName": map[string]any{"Time": true}}}).

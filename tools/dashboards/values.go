@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// values are what differs between installations: deploy/grafana/values.yaml describes each.
+// values holds what differs between installations. deploy/grafana/values.yaml describes each value.
 type values struct {
 	Cluster   string `yaml:"cluster_label"`
 	Namespace string `yaml:"namespace_label"`
@@ -37,13 +37,14 @@ func readValues(file string) (v values, err error) {
 	return v, nil
 }
 
-// Group are the labels that identify an installation.
+// Group returns the labels that identify an installation.
 func (v values) Group() string { return v.Cluster + ", " + v.Namespace + ", job" }
 
-// Budget is the share of first attempts that may be late.
+// Budget returns the share of first attempts that may be late.
 func (v values) Budget() string {
 	return strconv.FormatFloat(math.Round((1-v.Objective)*1e9)/1e9, 'f', -1, 64)
 }
 
-// bound matches the label le of the bucket that the objective names: Prometheus stores "10" as "10.0" from version 3 on.
+// bound returns a pattern for the label le of the objective's bucket: Prometheus stores "10" as "10.0" from version 3
+// on.
 func (v values) bound() string { return fmt.Sprintf(`%d(\\.0)?`, v.Within) }

@@ -1,5 +1,5 @@
 // Command licences writes the licences of everything that is compiled into the program: of each module, and of
-// packages that have one of their own. It fails if a module has none.
+// packages that have one of their own. It fails if a module has no licence.
 //
 //	go run ./licences -dir ../.. ./cmd/smshooks >THIRD_PARTY_LICENSES
 package main
@@ -30,10 +30,10 @@ func main() {
 	}
 }
 
-// licence is how files with terms are named.
+// licence matches the names of files with terms.
 var licence = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents|unlicense)([-.].*)?$`)
 
-// module is a module with the folders of its packages that are compiled.
+// module is a module and the folders of its compiled packages.
 type module struct {
 	name, root string
 	folders    map[string]bool
@@ -99,7 +99,7 @@ func compiled(dir string, packages []string) (map[string]*module, error) {
 	return modules, nil
 }
 
-// write writes the files with terms in the module's folders.
+// write copies the files with terms from the module's folders.
 func write(w io.Writer, m *module) error {
 	found := false
 	for _, folder := range slices.Sorted(maps.Keys(m.folders)) {

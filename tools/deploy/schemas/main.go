@@ -1,6 +1,6 @@
-// Command schemas lays out the JSON schemas that kubeconform checks manifests against, without the internet: those of
-// Kubernetes out of the wheel of the PyPI package kubernetes-validate, those of KEDA and of the Prometheus operator out
-// of their custom resource definitions.
+// Command schemas writes the JSON schemas with which kubeconform checks manifests, without the internet. It takes those
+// of Kubernetes from the wheel of the PyPI package kubernetes-validate, and those of KEDA and the Prometheus operator
+// from their custom resource definitions.
 //
 //	go run ./schemas -wheel kubernetes_validate-….whl -kubernetes v1.34.0 -out DIR keda.sh_scaledobjects.yaml …
 package main
@@ -73,7 +73,7 @@ func fromWheel(wheel, version, out string) error {
 	return nil
 }
 
-// relative turns a schema whose references start from its $id on the web into one that refers to its neighbours.
+// relative turns a schema's references to the web into references to neighbouring files.
 func relative(text []byte) ([]byte, error) {
 	text = bytes.ReplaceAll(text, []byte(`"/api/_definitions.json#`), []byte(`"_definitions.json#`))
 	var schema map[string]any
@@ -86,7 +86,7 @@ func relative(text []byte) ([]byte, error) {
 	return json.Marshal(schema)
 }
 
-// fromCRD writes the schema of each version, strict: a key that it does not know is an error.
+// fromCRD writes a strict schema for each version: unknown keys are errors.
 func fromCRD(file, out string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -125,7 +125,7 @@ func fromCRD(file, out string) error {
 	return nil
 }
 
-// strict forbids keys that an object's properties do not name, except at metadata, which a definition leaves open.
+// strict forbids keys that are not among an object's properties, except in metadata, which definitions leave open.
 func strict(schema map[string]any) {
 	properties, _ := schema["properties"].(map[string]any)
 	_, open := schema["additionalProperties"]
