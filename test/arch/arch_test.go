@@ -1,5 +1,5 @@
-// Package arch holds the rules of the house: imports go down only, and each driver stays in the packages that were
-// given it. It reads the packages from `go list`, so that it sees what the compiler sees.
+// Package arch tests the architecture: imports go down only, and each driver stays in the packages that own it. It
+// reads the packages from `go list`, so that it sees what the compiler sees.
 package arch
 
 import (
@@ -17,15 +17,15 @@ import (
 
 const module = "github.com/smshooks/smshooks"
 
-// floors: a package may import packages of lower floors only, never of its own. A path stands for the folders below it
-// too, and packages below the same path may import each other. The longest path that fits decides.
+// floors lists the packages of each floor. A package may import only packages of lower floors. A path includes the
+// folders below it, and packages below the same path may import each other. The longest matching path decides.
 var floors = map[string]int{
-	"pkg/*": 0, // each folder of pkg is a package of its own: no sideways imports among them
+	"pkg/*": 0, // the folders of pkg are separate packages and do not import each other
 
 	module: 0, // documents for customers: the standard library only
 
-	"internal/tlsfiles": 0, // the standard library only: Kafka's and Redis's connections stand on it
-	"internal/http1":    0, // the standard library only: internal/sender stands on it
+	"internal/tlsfiles": 0, // the standard library only: the connections to Kafka and Redis use it
+	"internal/http1":    0, // the standard library only: internal/sender uses it
 
 	"internal/outage": 1,
 	"internal/topics": 1,
@@ -57,23 +57,23 @@ var floors = map[string]int{
 	"config":       5,
 	"internal/api": 5,
 
-	// The page asks the same service as the JSON API, so that the two cannot disagree: it stands on the API.
+	// The page uses the same service as the JSON API, so that the two cannot disagree.
 	"internal/web": 6,
 
 	"internal/app":      7,
 	"internal/embedded": 7,
 
-	// The demo puts the whole service on a stage, so it stands above the package that wires the service.
+	// The demo runs the whole service, so it is above the package that wires the service.
 	"internal/demo": 8,
 
 	"cmd/smshooks": 9,
 }
 
-// outside: programs and tests that stand beside the house. They may import any of it; nothing may import them.
+// outside lists programs and tests that no package may import. They may import any package.
 var outside = []string{"test", "tools", "examples"}
 
-// drivers: who may import a library. The longest path that fits decides; what is not named here is free from floor 1
-// up. Floor 0 imports the standard library and golang.org/x only.
+// drivers lists the packages that may import a library. The longest matching path decides. Other libraries are allowed
+// from floor 1 up. Floor 0 imports only the standard library and golang.org/x.
 var drivers = map[string][]string{
 	"github.com/twmb/franz-go":           {"internal/kafka", "consumer", "retry", "internal/compacted", "internal/settings", "internal/apikey", "internal/deadletter", "internal/explain", "internal/endpoints", "internal/release", "internal/app", "internal/demo", "internal/embedded", "internal/api", "test", "tools", "examples"},
 	"github.com/twmb/franz-go/pkg/kfake": {"internal/embedded", "test"},
@@ -101,7 +101,7 @@ func within(path, root string) bool {
 	return path == root || strings.HasPrefix(path, root+"/")
 }
 
-// floorOf gives the floor of a package and the path it belongs to; ok is false if nobody gave it a floor.
+// floorOf returns the floor of a package and the path it belongs to. ok is false if it has no floor.
 func floorOf(pkg string) (floor int, root string, ok bool) {
 	for path, f := range floors {
 		base, each := strings.CutSuffix(path, "/*")
@@ -125,7 +125,7 @@ func isOutside(pkg string) bool {
 	return slices.ContainsFunc(outside, func(o string) bool { return within(pkg, o) })
 }
 
-// fault says what is wrong with pkg (a path inside the module) importing imp (a full path), "" if nothing is.
+// fault returns what is wrong if pkg (a path inside the module) imports imp (a full path), or "".
 func fault(pkg, imp string) string {
 	if own, ok := strings.CutPrefix(imp, module+"/"); ok {
 		return ownFault(pkg, own)
@@ -150,7 +150,7 @@ func ownFault(pkg, imp string) string {
 	case isOutside(pkg):
 		return ""
 	case isOutside(imp):
-		return fmt.Sprintf("%s imports %s: tests, tools and examples are imported by nobody", pkg, imp)
+		return fmt.Sprintf("%s imports %s: tests, tools and examples must not be imported", pkg, imp)
 	}
 	from, fromRoot, ok := floorOf(pkg)
 	if !ok {
@@ -166,7 +166,7 @@ func ownFault(pkg, imp string) string {
 	case to > from:
 		return fmt.Sprintf("%s (floor %d) imports %s (floor %d): upward", pkg, from, imp, to)
 	default:
-		return fmt.Sprintf("%s imports %s: sideways on floor %d; declare a one-method interface and let internal/app fit it", pkg, imp, from)
+		return fmt.Sprintf("%s imports %s: sideways on floor %d; declare an interface and let internal/app provide it", pkg, imp, from)
 	}
 }
 
@@ -178,8 +178,8 @@ type goPackage struct {
 // modules are the folders that have a go.mod and import the service.
 var modules = []string{".", "tools/bench", "test/real"}
 
-// list returns the packages of a module. A package that does not compile is listed with what could be read of it:
-// reporting it is the build's task.
+// list returns the packages of a module. It also lists a package that does not compile, as far as it
+// can be read: the build reports the error.
 func list(t *testing.T, dir string) []goPackage {
 	t.Helper()
 	var stderr bytes.Buffer
@@ -195,7 +195,7 @@ func list(t *testing.T, dir string) []goPackage {
 		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
 			return pkgs
 		} else if err != nil {
-			t.Fatalf("go list printed what is no JSON: %v", err)
+			t.Fatalf("go list printed invalid JSON: %v", err)
 		}
 		pkgs = append(pkgs, p)
 	}
@@ -206,7 +206,7 @@ func TestImports(t *testing.T) {
 	for _, dir := range modules {
 		in := list(t, dir)
 		if len(in) < 2 {
-			t.Fatalf("go list knows %d packages of %s: the test looks at nothing", len(in), dir)
+			t.Fatalf("go list returned %d packages of %s: the test checks nothing", len(in), dir)
 		}
 		pkgs = append(pkgs, in...)
 	}
@@ -223,8 +223,8 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestOtherModulesLibraries checks that containers, browsers, proxies and the clients that are compared with stay in the
-// modules of their own, also for tests: what a test of the service imports is in the service's go.mod.
+// TestOtherModulesLibraries checks that libraries for containers, browsers, proxies and the compared clients stay in
+// other modules, also in tests: whatever a test of the service imports is in the service's go.mod.
 func TestOtherModulesLibraries(t *testing.T) {
 	for _, p := range list(t, ".") {
 		pkg := strings.TrimPrefix(p.ImportPath, module+"/")
@@ -238,7 +238,7 @@ func TestOtherModulesLibraries(t *testing.T) {
 	}
 }
 
-// TestRules shows that the rules can say no.
+// TestRules checks that the rules can fail.
 func TestRules(t *testing.T) {
 	for _, tc := range []struct{ pkg, imp, want string }{
 		{"consumer", module + "/pkg/offsets", ""},
@@ -256,7 +256,7 @@ func TestRules(t *testing.T) {
 		{"pkg/lanes", module + "/pkg/offsets", "sideways"},
 		{"internal/api", module + "/config", "sideways"},
 		{"internal/newcomer", module + "/pkg/lanes", "no floor"},
-		{"internal/app", module + "/test/real/harness", "imported by nobody"},
+		{"internal/app", module + "/test/real/harness", "must not be imported"},
 		{"pkg/webhook", "encoding/json", ""},
 		{"pkg/webhook", "go.uber.org/zap", "standard library and golang.org/x only"},
 		{"pkg/webhook", "golang.org/x/net/idna", ""},
@@ -274,7 +274,7 @@ func TestRules(t *testing.T) {
 	} {
 		got := fault(tc.pkg, tc.imp)
 		if (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
-			t.Errorf("%s imports %s: %q, want it to say %q", tc.pkg, tc.imp, got, tc.want)
+			t.Errorf("%s imports %s: %q, want it to contain %q", tc.pkg, tc.imp, got, tc.want)
 		}
 	}
 }

@@ -11,13 +11,13 @@ import (
 	"testing"
 )
 
-// eventFolders are where events are handled.
+// eventFolders are the packages that handle events.
 var eventFolders = []string{"consumer", "dispatcher", "retry", "internal/revocation", "internal/firstclick", "internal/app"}
 
-// aboutMany: lines logged with one event at hand that are not about it, each with its reason.
+// aboutMany lists log lines in the scope of one event that are not about that event, each with a reason.
 var aboutMany = map[string]string{}
 
-// TestLinesAboutAnEventHaveItsID: a line that is logged where one event is at hand says which.
+// TestLinesAboutAnEventHaveItsID checks that a line logged in the scope of one event identifies it.
 func TestLinesAboutAnEventHaveItsID(t *testing.T) {
 	looked := 0
 	for _, folder := range eventFolders {
@@ -31,7 +31,7 @@ func TestLinesAboutAnEventHaveItsID(t *testing.T) {
 				return err
 			}
 			for _, line := range anonymous(file, &looked) {
-				t.Errorf("%s: the line does not say which event it is about: zap.String(\"id\", e.Identity()), zap.String(\"record\", e.SourcePosition())", files.Position(line))
+				t.Errorf("%s: the line does not identify its event; add zap.String(\"id\", e.Identity()), zap.String(\"record\", e.SourcePosition())", files.Position(line))
 			}
 			return nil
 		})
@@ -40,11 +40,12 @@ func TestLinesAboutAnEventHaveItsID(t *testing.T) {
 		}
 	}
 	if looked < 3 {
-		t.Errorf("%d lines looked at: the test looks at nothing", looked)
+		t.Errorf("%d lines found: the test checks nothing", looked)
 	}
 }
 
-// anonymous finds log calls in places where a variable e is an event, that lack "id" or "record"; looked counts all such calls.
+// anonymous returns the log calls in the scope of an event e that lack "id" or "record". looked counts all calls in
+// such scopes.
 func anonymous(file *ast.File, looked *int) (at []token.Pos) {
 	for _, declared := range file.Decls {
 		function, ok := declared.(*ast.FuncDecl)
@@ -72,8 +73,8 @@ func anonymous(file *ast.File, looked *int) (at []token.Pos) {
 	return at
 }
 
-// eventScopes are the parts of a function in which there is an event called e: all of it if e is a parameter, and the
-// loops over events.
+// eventScopes returns the parts of a function with an event called e: the whole function if e is a parameter, and loops
+// over events.
 func eventScopes(function *ast.FuncDecl) (scopes []ast.Node) {
 	for _, parameter := range function.Type.Params.List {
 		for _, name := range parameter.Names {
@@ -102,7 +103,7 @@ func isEvent(parameter ast.Expr) bool {
 	return ok && of.Sel.Name == "Event"
 }
 
-// isLog: x.log.Warn(…), x.Log.Info(…) and the like, and the first line of an outage with fields: x.Fail(err, …).
+// isLog reports whether a call logs a line: x.log.Warn(…), x.Log.Info(…) and the like, or x.Fail(err, …) of an outage.
 func isLog(call *ast.CallExpr) bool {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
@@ -128,7 +129,7 @@ func isAboutMany(call *ast.CallExpr) bool {
 	return false
 }
 
-// says: among the arguments is this text.
+// says reports whether one of the arguments contains the text.
 func says(call *ast.CallExpr, text string) (found bool) {
 	ast.Inspect(call, func(n ast.Node) bool {
 		if literal, ok := n.(*ast.BasicLit); ok && literal.Value == strconv.Quote(text) {
@@ -139,7 +140,7 @@ func says(call *ast.CallExpr, text string) (found bool) {
 	return found
 }
 
-// TestAnonymousLinesAreFound shows that the rule can say no.
+// TestAnonymousLinesAreFound checks that the rule can fail.
 func TestAnonymousLinesAreFound(t *testing.T) {
 	const source = `package p
 func (w *W) a(e *event.Event) { w.log.Warn("x") }
@@ -153,6 +154,6 @@ func (w *W) d(err error) { w.log.Warn("x") }`
 	}
 	looked := 0
 	if at := anonymous(file, &looked); len(at) != 3 || looked != 4 {
-		t.Errorf("%d of %d lines are found, want 3 of 4", len(at), looked)
+		t.Errorf("%d of %d lines found, want 3 of 4", len(at), looked)
 	}
 }

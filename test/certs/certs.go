@@ -23,7 +23,7 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// New gives an authority that is valid for a day.
+// New returns an authority that is valid for a day.
 func New() (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -48,13 +48,13 @@ func (a *Authority) Write(file string) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}), 0o600)
 }
 
-// Issue signs a server's certificate for hook.example and 127.0.0.1, valid for a day, unless change makes it another.
+// Issue signs a server's certificate for hook.example and 127.0.0.1, valid for a day, after change has modified it.
 func (a *Authority) Issue(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	return issue(t, a, change)
 }
 
-// SelfSigned gives such a certificate that is signed by its own key.
+// SelfSigned returns such a certificate, signed by its own key.
 func SelfSigned(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	return issue(t, nil, change)

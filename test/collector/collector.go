@@ -1,4 +1,4 @@
-// Package collector is an OpenTelemetry collector for tests: it takes spans over HTTP and keeps them.
+// Package collector is an OpenTelemetry collector for tests. It receives spans over HTTP and stores them.
 package collector
 
 import (
@@ -22,7 +22,7 @@ type Collector struct {
 	paths []string
 }
 
-// New gives a collector that ends with t, which fails if what comes is not understood.
+// New returns a collector that runs until t ends. t fails if a request cannot be decoded.
 func New(t testing.TB) *Collector {
 	t.Helper()
 	c := &Collector{}
@@ -33,7 +33,7 @@ func New(t testing.TB) *Collector {
 			err = proto.Unmarshal(body, &req)
 		}
 		if err != nil {
-			t.Errorf("spans are not understood: %v", err)
+			t.Errorf("decode spans: %v", err)
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -48,14 +48,14 @@ func New(t testing.TB) *Collector {
 	return c
 }
 
-// Spans are those that came, in their order.
+// Spans returns the received spans, in order.
 func (c *Collector) Spans() []*spans.Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.spans)
 }
 
-// Paths are those of the requests, in their order.
+// Paths returns the paths of the requests, in order.
 func (c *Collector) Paths() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -88,7 +88,8 @@ func TestChartRights(t *testing.T) {
 // objects are the Kubernetes objects of a rendered file, by kind and name.
 type objects map[string]map[string]any
 
-// rendered returns what tools/deploy/manifests.sh made: "built.yaml" of kustomize, or one of the chart's values files.
+// rendered returns the output of tools/deploy/manifests.sh: "built.yaml" of kustomize, or one of the chart's values
+// files.
 func rendered(t *testing.T, name string) objects {
 	t.Helper()
 	dir := os.Getenv("SMSHOOKS_TEST_MANIFESTS")
@@ -110,7 +111,7 @@ func rendered(t *testing.T, name string) objects {
 	}
 }
 
-// at returns what is under the keys: names of maps and indices of lists.
+// at returns the value at a path of keys: names of maps and indices of lists.
 func at(t *testing.T, in any, keys ...any) any {
 	t.Helper()
 	for i, key := range keys {
@@ -144,8 +145,8 @@ func chartSettings(t *testing.T, all objects, configMap string) (cfg *config.Con
 // releases are the values files in deploy/helm/smshooks/ci and the names of their objects.
 var releases = map[string]string{"minimal": "smshooks", "kustomize": "smshooks", "all": "smshooks", "renamed": "hooks"}
 
-// TestChartSettings checks that the program accepts the settings, that ports agree, and that a pod is killed later than
-// the program takes to stop.
+// TestChartSettings checks that the program accepts the settings, that ports agree, and that a pod is not killed before
+// the program has stopped.
 func TestChartSettings(t *testing.T) {
 	for values, name := range releases {
 		all := rendered(t, "chart-"+values+".yaml")
@@ -155,7 +156,7 @@ func TestChartSettings(t *testing.T) {
 		_, api, _ := strings.Cut(cfg.API.Addr, ":")
 		_, ops, _ := strings.Cut(cfg.Ops.Addr, ":")
 		if ports != api+" "+ops {
-			t.Errorf("%s: the pod has the ports %s, the settings say %s and %s", values, ports, api, ops)
+			t.Errorf("%s: the pod has the ports %s, the settings %s and %s", values, ports, api, ops)
 		}
 		grace := time.Duration(at(t, pod, "terminationGracePeriodSeconds").(int)) * time.Second
 		if need := cfg.Shutdown.Grace + 5*time.Second; grace < need {
@@ -164,7 +165,7 @@ func TestChartSettings(t *testing.T) {
 	}
 	all := rendered(t, "chart-all.yaml")
 	if cfg, _ := chartSettings(t, all, "smshooks-topics-ensure"); cfg.Kafka.Brokers[0] != "kafka-bootstrap.kafka.svc:9092" {
-		t.Errorf("the hook asks %v", cfg.Kafka.Brokers)
+		t.Errorf("the hook requests %v", cfg.Kafka.Brokers)
 	}
 }
 
@@ -186,7 +187,7 @@ func TestChartTopics(t *testing.T) {
 			}
 			got[spec["topicName"].(string)] = made
 			if replicas, ok := spec["replicas"].(int); ok != (cfg.Topics.Replication > 0) || ok && replicas != cfg.Topics.Replication {
-				t.Errorf("%s: %d replicas, the settings say %d", key, replicas, cfg.Topics.Replication)
+				t.Errorf("%s: %d replicas, the settings have %d", key, replicas, cfg.Topics.Replication)
 			}
 		}
 		for _, source := range cfg.TopicPlan().Sources() {
@@ -307,7 +308,7 @@ func TestChartMonitoring(t *testing.T) {
 	all := rendered(t, "chart-all.yaml")
 	rules := strings.NewReplacer(`job=~".*smshooks.*"`, `job="hooks"`, "http://localhost:3000", "https://grafana.example.com").Replace(text(t, rulesFile))
 	if strings.Contains(rules, "localhost") || !strings.Contains(rules, `up{job="hooks"}`) {
-		t.Fatal("the rules of deploy/prometheus have other values")
+		t.Fatal("the values of the rules of deploy/prometheus differ")
 	}
 	same(t, "PrometheusRule", at(t, all["PrometheusRule smshooks"], "spec"), rules)
 	for _, name := range []string{"pipeline", "kafka-lag"} {
@@ -316,7 +317,7 @@ func TestChartMonitoring(t *testing.T) {
 	}
 }
 
-// TestChartAndKustomize compares the chart with deploy/kubernetes: whatever is not named here must be the same.
+// TestChartAndKustomize compares the chart with deploy/kubernetes: they must agree except for what is listed here.
 func TestChartAndKustomize(t *testing.T) {
 	chart, kustomize := rendered(t, "chart-kustomize.yaml"), rendered(t, "built.yaml")
 	pod := func(all objects, key string) map[string]any {
@@ -356,11 +357,11 @@ func kustomizeSettings(t *testing.T, all objects) any {
 			return at(t, object, "data", "smshooks.yaml")
 		}
 	}
-	t.Fatal("kustomize made no ConfigMap")
+	t.Fatal("kustomize rendered no ConfigMap")
 	return nil
 }
 
-// same compares two values, and texts as the YAML that they contain.
+// same compares two values. It compares texts as the YAML that they contain.
 func same(t *testing.T, what string, a, b any) {
 	t.Helper()
 	normal := func(v any) string {

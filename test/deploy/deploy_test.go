@@ -1,5 +1,5 @@
-// Package deploy holds what is in deploy/ against the program and the docs: alerts and the runbook, rules and their
-// tests, settings and what reads them.
+// Package deploy compares deploy/ with the program and the docs: alerts with the runbook, rules with their tests, and
+// settings with the programs that read them.
 package deploy
 
 import (
@@ -66,7 +66,8 @@ func alerts(t *testing.T) []alert {
 	return all
 }
 
-// Every alert has its section in the runbook and points to it, and to a panel, and every such section its alert.
+// TestRunbook checks that each alert links to its section of the runbook and to a panel, and that each section has an
+// alert.
 func TestRunbook(t *testing.T) {
 	var sections []string
 	for _, m := range regexp.MustCompile(`(?m)^## (Smshooks\w+)$`).FindAllStringSubmatch(text(t, runbook), -1) {
@@ -82,7 +83,7 @@ func TestRunbook(t *testing.T) {
 			t.Errorf("%s: runbook_url is %q, want %q", a.Alert, a.Annotations["runbook_url"], want)
 		}
 		if !panels[a.Annotations["dashboard_url"]] {
-			t.Errorf("%s: dashboard_url %q is no panel", a.Alert, a.Annotations["dashboard_url"])
+			t.Errorf("%s: dashboard_url %q is not a panel", a.Alert, a.Annotations["dashboard_url"])
 		}
 		if !slices.Contains([]string{"page", "warning", "info"}, a.Labels["severity"]) {
 			t.Errorf("%s: severity %q", a.Alert, a.Labels["severity"])
@@ -120,7 +121,8 @@ func panelURLs(t *testing.T) map[string]bool {
 	return urls
 }
 
-// Every alert is tested firing and quiet. That the tests pass is promtool's to say: make rules-check.
+// TestEveryAlertIsTested checks that each alert has a test in which it fires and one in which it does not. promtool
+// runs them: make rules-check.
 func TestEveryAlertIsTested(t *testing.T) {
 	var file struct {
 		Tests []struct {
@@ -150,14 +152,15 @@ func TestEveryAlertIsTested(t *testing.T) {
 	}
 }
 
-// The settings in the manifests are taken, and the orchestrators wait longer than the program takes to stop.
+// TestSettings checks that the program accepts the settings in the manifests, and that orchestrators wait longer than
+// it takes to stop.
 func TestSettings(t *testing.T) {
 	cfg, err := config.Load("../../deploy/kubernetes/smshooks.yaml", nil, pflag.NewFlagSet("", pflag.ContinueOnError))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if cfg.API.Addr != "0.0.0.0:8080" || cfg.Ops.Addr != "0.0.0.0:9464" {
-		t.Errorf("listens on %s and %s, the manifests say 8080 and 9464", cfg.API.Addr, cfg.Ops.Addr)
+		t.Errorf("listens on %s and %s, the manifests expect 8080 and 9464", cfg.API.Addr, cfg.Ops.Addr)
 	}
 	const lastCommit = 5 * time.Second
 	for file, pattern := range map[string]string{
@@ -182,7 +185,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// The compose file opens a dashboard that exists.
+// TestHomeDashboard checks that the compose file opens an existing dashboard.
 func TestHomeDashboard(t *testing.T) {
 	m := regexp.MustCompile(`HOME_DASHBOARD_PATH: /var/lib/grafana/dashboards/(\S+)`).FindStringSubmatch(text(t, "../../docker-compose.yml"))
 	if m == nil {

@@ -34,7 +34,7 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// section returns what is below the heading that begins with title, up to the next heading of the level.
+// section returns the text below the heading that begins with title, up to the next heading of that level.
 func section(t *testing.T, page, title string) string {
 	t.Helper()
 	_, rest, found := strings.Cut(page, "\n## "+title)
@@ -104,7 +104,7 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// fields returns name, type and value of each field of a JSON object, in their order.
+// fields returns name, type and value of each field of a JSON object, in order.
 func fields(t *testing.T, object string) (all [][]string) {
 	t.Helper()
 	dec := json.NewDecoder(bytes.NewReader([]byte(object)))

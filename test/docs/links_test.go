@@ -49,8 +49,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// broken returns what is wrong with a link of a page, "" if nothing is. Links to other sites are not followed, except those to
-// this repository's files.
+// broken returns what is wrong with a link of a page, or "". Of the links to other sites, it checks only those to this
+// repository's files.
 func broken(page, target string) string {
 	if own, ok := strings.CutPrefix(target, "https://github.com/smshooks/smshooks/"); ok {
 		if _, path, ok := strings.Cut(own, "/main/"); ok { // blob/main/…, tree/main/…
@@ -110,7 +110,7 @@ func TestSlug(t *testing.T) {
 	}
 }
 
-// TestBrokenLinks shows that a wrong link is noticed.
+// TestBrokenLinks checks that a broken link is reported.
 func TestBrokenLinks(t *testing.T) {
 	for target, wrong := range map[string]bool{
 		"docs/contract.md#2-what-is-sent": false, "docs/contract.md#nothing": true, "docs/nothing.md": true, "https://example.com/x": false,

@@ -13,15 +13,15 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Reply is an answer to a question for a name's IPv4 addresses. No addresses: the name does not exist.
+// Reply is the answer to a query for a name's IPv4 addresses. Without addresses the name does not exist.
 type Reply struct {
 	Addresses []netip.Addr
-	After     time.Duration // how long the asker waits for it
-	Fails     bool          // the server says that it failed
+	After     time.Duration // before it is sent
+	Fails     bool          // the server reports a failure
 	Silent    bool          // there is no answer
 }
 
-// Answer gives the reply to question n, from 1, for a name.
+// Answer returns the reply to query n, from 1, for a name.
 type Answer func(n int) Reply
 
 // Always answers with the same addresses.
@@ -41,7 +41,7 @@ func reply(addresses []string) (r Reply) {
 	return r
 }
 
-// Server is a DNS server. Names nobody has told it of do not exist.
+// Server is a DNS server. Names that were not set with On do not exist.
 type Server struct {
 	conn net.PacketConn
 
@@ -50,7 +50,7 @@ type Server struct {
 	asked   map[string]int
 }
 
-// Serve starts a server at a UDP address, ended with the test.
+// Serve starts a server at a UDP address. It stops when the test ends.
 func Serve(t testing.TB, address string) *Server {
 	t.Helper()
 	conn, err := net.ListenPacket("udp4", address)
@@ -63,21 +63,21 @@ func Serve(t testing.TB, address string) *Server {
 	return s
 }
 
-// On sets how a name is answered, "" for all that are not set.
+// On sets the answer for a name, or with "" for all other names.
 func (s *Server) On(name string, a Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answers[name] = a
 }
 
-// Asked gives how often a name's IPv4 addresses were asked for.
+// Asked returns the number of queries for a name's IPv4 addresses.
 func (s *Server) Asked(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.asked[name]
 }
 
-// Resolver gives a resolver that asks this server alone.
+// Resolver returns a resolver that queries only this server.
 func (s *Server) Resolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "udp4", s.conn.LocalAddr().String())
@@ -122,7 +122,7 @@ func (s *Server) answer(question []byte, to net.Addr) {
 		})
 	}
 	if packed, err := m.Pack(); err == nil {
-		_, _ = s.conn.WriteTo(packed, to) // an asker that is gone asks no more
+		_, _ = s.conn.WriteTo(packed, to) // the client no longer waits for the reply
 	}
 }
 

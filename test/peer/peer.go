@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Answer writes the answer to a connection's request, which has been read; requests are counted from 1 over the whole
-// peer. When it gives false the connection is closed.
+// Answer writes the reply to a request, which has been read. Requests are counted from 1 across all connections. If it
+// returns false, the connection is closed.
 type Answer func(c net.Conn, request int32) bool
 
 // Peer listens on loopback.
@@ -21,10 +21,10 @@ type Peer struct {
 	Connections, Requests atomic.Int32
 }
 
-// New gives a peer that reads requests and lets answer reply to each. It stops to listen when t ends.
+// New returns a peer that reads requests and calls answer for each. It stops listening when t ends.
 func New(t testing.TB, answer Answer) *Peer { return start(t, "http", nil, answer) }
 
-// NewTLS gives the same behind TLS.
+// NewTLS returns the same with TLS.
 func NewTLS(t testing.TB, cfg *tls.Config, answer Answer) *Peer {
 	return start(t, "https", cfg, answer)
 }
@@ -53,7 +53,7 @@ func start(t testing.TB, scheme string, cfg *tls.Config, answer Answer) *Peer {
 	return p
 }
 
-// Serve answers the requests of one connection, which may be of any network.
+// Serve answers the requests of one connection, of any network.
 func (p *Peer) Serve(c net.Conn, answer Answer) {
 	defer c.Close()
 	r := bufio.NewReader(c)
@@ -87,7 +87,7 @@ func SaysAndCloses(text string) Answer {
 	}
 }
 
-// Hangs replies with text, then with nothing more until the other side goes away.
+// Hangs replies with text, then sends nothing until the other side disconnects.
 func Hangs(text string) Answer {
 	return func(c net.Conn, _ int32) bool {
 		_, _ = io.WriteString(c, text)
