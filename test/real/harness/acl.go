@@ -7,20 +7,20 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// The user that programs log in as at a GuardedBroker, by SASL/PLAIN.
+// The user with which programs log in to a GuardedBroker, by SASL/PLAIN.
 const (
 	GuardedUser     = "smshooks"
 	GuardedPassword = "smshooks-password"
 )
 
-// GuardedBroker is a Kafka that checks rights. The test itself, at Addr, may do everything; the user at GuardedAddr only
-// what was granted.
+// GuardedBroker is a broker that checks rights. The test itself, at Addr, may do everything; the user at GuardedAddr
+// has only the granted rights.
 type GuardedBroker struct {
 	*Broker
 	GuardedAddr string
 }
 
-// GuardedKafka gives the test a broker of its own with Kafka's own authorizer.
+// GuardedKafka starts a broker for the test, with Kafka's authorizer.
 func GuardedKafka(t testing.TB) *GuardedBroker {
 	t.Helper()
 	s := kafkaSpec()
@@ -42,7 +42,7 @@ func GuardedKafka(t testing.TB) *GuardedBroker {
 	return &GuardedBroker{Broker: &Broker{Addr: srv.addr, srv: srv}, GuardedAddr: srv.addrs[1]}
 }
 
-// Flags log the program in.
+// Flags returns the flags with which the program logs in.
 func (b *GuardedBroker) Flags() []string {
 	return []string{
 		"--kafka.brokers=" + b.GuardedAddr, "--kafka.sasl.mechanism=PLAIN",
@@ -54,25 +54,25 @@ func guardedACLs(ops []kadm.ACLOperation) *kadm.ACLBuilder {
 	return kadm.NewACLs().Allow("User:" + GuardedUser).Operations(ops...).ResourcePatternType(kadm.ACLPatternLiteral)
 }
 
-// Grant gives the user rights on topics.
+// Grant grants the user rights on topics.
 func (b *GuardedBroker) Grant(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
 	t.Helper()
 	b.create(t, guardedACLs(ops).AllowHosts().Topics(topics...))
 }
 
-// GrantGroup gives the user the rights of a member of a group.
+// GrantGroup grants the user the rights of a member of a group.
 func (b *GuardedBroker) GrantGroup(t testing.TB, group string) {
 	t.Helper()
 	b.create(t, guardedACLs([]kadm.ACLOperation{kadm.OpRead}).AllowHosts().Groups(group))
 }
 
-// GrantACL gives the user the rights of acls.
+// GrantACL grants the user the rights of acls.
 func (b *GuardedBroker) GrantACL(t testing.TB, acls *kadm.ACLBuilder) {
 	t.Helper()
 	b.create(t, acls)
 }
 
-// DepriveOfAll takes all rights away.
+// DepriveOfAll revokes all rights.
 func (b *GuardedBroker) DepriveOfAll(t testing.TB) {
 	t.Helper()
 	all := kadm.NewACLs().Allow("User:" + GuardedUser).AllowHosts().AnyResource().Operations(kadm.OpAny).
@@ -99,7 +99,7 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 			t.Fatalf("create ACL %+v: %v", c, c.Err)
 		}
 	}
-	// The controller has them; the broker that judges requests hears of them a moment later.
+	// The broker that checks requests learns of them a moment after the controller.
 	Eventually(t, 10*time.Second, func() bool {
 		described, err := kadm.NewClient(Client(t, b.Addr)).DescribeACLs(within(t, 10*time.Second), acls)
 		n := 0
@@ -107,10 +107,10 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 			n += len(d.Described)
 		}
 		return err == nil && n >= len(created)
-	}, "the broker shows %d ACLs", len(created))
+	}, "the broker has %d ACLs", len(created))
 }
 
-// Deprive takes rights on topics away.
+// Deprive revokes rights on topics.
 func (b *GuardedBroker) Deprive(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
 	t.Helper()
 	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, 20*time.Second), guardedACLs(ops).AllowHosts().Topics(topics...))

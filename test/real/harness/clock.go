@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Clock sets the wall clock of instances, as an administrator or a broken time server would; their monotonic clock, and
-// with it timers and timeouts, goes on, as it does then. Nobody else's clock is touched.
+// Clock sets the wall clock of instances, like an administrator or a broken time server. Their monotonic clock, and
+// with it timers and timeouts, is not affected, nor is any other process.
 type Clock struct {
 	Binary string // the program, built with a package time whose wall clock can be stepped
 	Env    string // for Options.Env
@@ -23,7 +23,7 @@ type Clock struct {
 
 const stepVariable = "SMSHOOKS_TEST_CLOCK"
 
-// Sources that are laid over the real ones for such a build.
+// Sources that replace the real ones in such a build.
 const (
 	stepTime = `package time
 
@@ -61,8 +61,8 @@ func init() {
 `
 )
 
-// SteppedClock builds the program with a clock that can be stepped. The first time on a machine it compiles the whole
-// standard library; the next time Go has that in its cache, since the sources are in the same place.
+// SteppedClock builds the program with a clock that can be stepped. The first build on a machine compiles the whole
+// standard library. Later ones find it in Go's cache, since the sources are in the same place.
 func SteppedClock(t testing.TB) *Clock {
 	t.Helper()
 	Need(t)
@@ -90,7 +90,7 @@ func SteppedClock(t testing.TB) *Clock {
 		}
 		return path
 	}
-	// By another name: a toolchain that go.mod asked for lies in the module cache, where nothing may be laid over.
+	// Use another path: a toolchain that go.mod selected is in the module cache, where files cannot be replaced.
 	goroot, installed := filepath.Join(kept, "goroot"), strings.TrimSpace(output(t, "go", "env", "GOROOT"))
 	if there, err := os.Readlink(goroot); err != nil || there != installed {
 		_ = os.Remove(goroot)
@@ -106,7 +106,7 @@ func SteppedClock(t testing.TB) *Clock {
 	const before, reads = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n", "\tsec += step.Load()\n"
 	stepped := strings.Replace(string(original), before, before+reads, 1)
 	if stepped == string(original) {
-		t.Fatalf("time.Now of %s is not what it was: the overlay does not fit", runtime.Version())
+		t.Fatalf("time.Now of %s has changed: the overlay does not fit", runtime.Version())
 	}
 	root := moduleRoot(t)
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {
@@ -142,7 +142,7 @@ func output(t testing.TB, command string, args ...string) string {
 	return string(out)
 }
 
-// Step puts the wall clock off by so much from the machine's, from 10 ms from now on.
+// Step sets the offset of the wall clock from the machine's. It takes effect within 10 ms.
 func (c *Clock) Step(t testing.TB, off time.Duration) {
 	t.Helper()
 	next := c.file + ".next" // renamed: a reader never sees half a number

@@ -11,14 +11,15 @@ import (
 	tcnetwork "github.com/testcontainers/testcontainers-go/network"
 )
 
-// Cluster is three brokers on a network of their own. Everything has three replicas, of which two must have a record
-// before it is acknowledged. Each is in a rack of its own, rack-1 to rack-3. The first broker is also the controller: the others may be killed.
+// Cluster is three brokers on their own network. Everything has three replicas, of which two must have a record before
+// it is acknowledged. Each broker is in its own rack, rack-1 to rack-3. The first one is also the controller; the
+// others may be killed.
 type Cluster struct {
 	Addr    string // of all, separated by commas
 	Brokers [3]*Broker
 }
 
-// OwnCluster gives the test a cluster of its own. It takes about ten seconds.
+// OwnCluster starts a cluster for the test. It takes about ten seconds.
 func OwnCluster(t testing.TB) *Cluster {
 	t.Helper()
 	Need(t)
@@ -64,7 +65,7 @@ func clusterEnv(node int, addr string) map[string]string {
 	vars["KAFKA_DEFAULT_REPLICATION_FACTOR"] = "3"
 	vars["KAFKA_MIN_INSYNC_REPLICAS"] = "2"
 	vars["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] = "3"
-	vars["KAFKA_REPLICA_LAG_TIME_MAX_MS"] = "3000" // else a dead replica holds up writes for half a minute
+	vars["KAFKA_REPLICA_LAG_TIME_MAX_MS"] = "3000" // otherwise a dead replica holds up writes for half a minute
 	vars["KAFKA_HEAP_OPTS"] = env("KAFKA_HEAP", "-Xms192m -Xmx384m")
 	return vars
 }

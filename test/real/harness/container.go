@@ -19,32 +19,32 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// ownerLabel names the test process a container belongs to, so that a later run can remove what a killed one left.
+// ownerLabel identifies the test process of a container, so that a later run can remove what a killed run left behind.
 const ownerLabel = "smshooks.test.owner"
 
-// server is a container with ports at fixed loopback addresses, which stay over stop and start.
+// server is a container with ports at fixed loopback addresses, which stay the same across stop and start.
 type server struct {
 	addr   string   // of its first port
 	addrs  []string // of all
-	name   string   // "kafka", "redis": for messages
+	name   string   // "kafka" or "redis", for messages
 	c      *testcontainers.DockerContainer
 	ready  func(ctx context.Context, addr string) error
 	shared bool
 }
 
-// spec says how a server's container is made.
+// spec describes the container of a server.
 type spec struct {
 	name, image string
-	ports       []string // inside the container; the first is the one that is asked for readiness
+	ports       []string // inside the container; readiness is checked at the first one
 	env         func(addrs []string) map[string]string
 	ready       func(ctx context.Context, addr string) error
 	more        []testcontainers.ContainerCustomizer
-	// command, if set, gives the container's command, and the container is on the host's network: it listens on the
-	// addresses themselves, and ports are only what tells them apart.
+	// command, if set, returns the container's command. The container is then on the host's network: it listens on the
+	// addresses themselves, and ports only tell them apart.
 	command func(addrs []string) []string
 }
 
-// run starts a container. The port may be taken between the look and the start, so it tries three times.
+// run starts a container. Another process may take the port before the start, so it tries three times.
 func (s spec) run(ctx context.Context) (*server, error) {
 	var err error
 	for range 3 {
@@ -101,8 +101,8 @@ func (s spec) try(ctx context.Context) (*server, error) {
 	return srv, nil
 }
 
-// asked waits until the server itself answers. A log line may be from before a restart, and a listening port proves
-// nothing: docker's proxy accepts as soon as the container exists.
+// asked waits until the server itself answers. A log line may be older than a restart, and a listening port proves
+// nothing: Docker's proxy accepts connections as soon as the container exists.
 type asked struct{ srv *server }
 
 // WaitUntilReady implements testcontainers' wait.Strategy.
@@ -149,11 +149,11 @@ func (s *server) logs() string {
 	}
 }
 
-// own fails the test if it is about to disturb what others share.
+// own fails the test if it is about to disturb a shared server.
 func (s *server) own(t testing.TB, what string) {
 	t.Helper()
 	if s.shared {
-		t.Fatalf("%s of the shared %s: take one of your own (OwnKafka, OwnRedis)", what, s.name)
+		t.Fatalf("%s of the shared %s: use one of your own (OwnKafka, OwnRedis)", what, s.name)
 	}
 }
 
@@ -170,11 +170,11 @@ func (s *server) start(t testing.TB) {
 	t.Helper()
 	s.own(t, "start")
 	if err := s.c.Start(within(t, 2*time.Minute)); err != nil {
-		t.Fatalf("start %s again: %v\n%s", s.name, err, s.logs())
+		t.Fatalf("restart %s: %v\n%s", s.name, err, s.logs())
 	}
 }
 
-// docker runs f with a client of the Docker daemon, for what testcontainers has no method for.
+// docker runs f with a client of the Docker daemon, where testcontainers has no method.
 func (s *server) docker(t testing.TB, what string, f func(ctx context.Context, cli *testcontainers.DockerClient, id string) error) {
 	t.Helper()
 	s.own(t, what)
@@ -210,7 +210,7 @@ func (s *server) pause(t testing.TB) {
 	t.Helper()
 	s.docker(t, "pause", func(ctx context.Context, cli *testcontainers.DockerClient, id string) error {
 		var err error
-		poll(20*time.Second, func() bool { // freezing fails now and then on a busy machine
+		poll(20*time.Second, func() bool { // freezing sometimes fails on a busy machine
 			_, err = cli.ContainerPause(ctx, id, client.ContainerPauseOptions{})
 			return err == nil
 		})
@@ -226,15 +226,15 @@ func (s *server) unpause(t testing.TB) {
 	})
 }
 
-// lazy is a server that is started by the first test that needs it and ended by Main.
+// lazy is a server that the first test that needs it starts and Main ends.
 type lazy struct {
 	mu  sync.Mutex
 	srv *server
 	err error
 }
 
-// The process's shared servers: the one mutable state of the package, since `go test` gives a package no other place
-// to keep what outlives a test.
+// The shared servers of the process. They are package state because `go test` has no other place for what outlives a
+// test.
 var (
 	sharedKafka lazy
 	sharedRedis lazyRedis
@@ -273,7 +273,7 @@ func (s *server) end() {
 	}
 }
 
-// lazyRedis is lazy for what may be several servers.
+// lazyRedis is like lazy for a Redis of one or more servers.
 type lazyRedis struct {
 	mu  sync.Mutex
 	r   *RedisServer
@@ -351,8 +351,7 @@ func owner(pid int) string {
 	return host + ":" + strconv.Itoa(pid)
 }
 
-// reap removes containers of test processes of this host that are no longer there. It only tidies: on any error the
-// tests go on.
+// reap removes containers of test processes of this host that have ended. It only cleans up: errors do not fail tests.
 func reap() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -385,7 +384,7 @@ func reapNetworks(ctx context.Context, cli *testcontainers.DockerClient) {
 	}
 }
 
-// abandoned tells whether a label names a test process of this host that is no longer there.
+// abandoned reports whether a label identifies a test process of this host that has ended.
 func abandoned(label string) bool {
 	host, pid, ok := strings.Cut(label, ":")
 	n, err := strconv.Atoi(pid)

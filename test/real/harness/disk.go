@@ -15,15 +15,15 @@ import (
 	"github.com/testcontainers/testcontainers-go/exec"
 )
 
-// logDirs is where the brokers of a small disk keep their logs.
+// logDirs is the directory of the logs of a broker with a small disk.
 const logDirs = "/var/lib/kafka-small"
 
-// Disk is a broker's small disk in memory. A second container holds it, so that it outlives the broker.
+// Disk is a broker's small disk in memory. A second container owns it, so that it outlives the broker.
 type Disk struct {
 	holder *testcontainers.DockerContainer
 }
 
-// SmallDiskKafka gives the test a broker whose logs lie on a disk of so many MiB.
+// SmallDiskKafka starts a broker for the test whose logs are on a disk of this size in MiB.
 func SmallDiskKafka(t testing.TB, mib int) (*Broker, *Disk) {
 	t.Helper()
 	Need(t)
@@ -59,13 +59,13 @@ func SmallDiskKafka(t testing.TB, mib int) (*Broker, *Disk) {
 	return &Broker{Addr: srv.addr, srv: srv}, &Disk{holder}
 }
 
-// Fill takes all the space that is left.
+// Fill uses up all free space.
 func (d *Disk) Fill(t testing.TB) {
 	t.Helper()
 	d.run(t, "dd if=/dev/zero of="+logDirs+"/ballast bs=64k 2>&1; dd if=/dev/zero of="+logDirs+"/rest bs=1k 2>&1; df "+logDirs)
 }
 
-// Free gives the space back.
+// Free frees the space again.
 func (d *Disk) Free(t testing.TB) {
 	t.Helper()
 	d.run(t, "rm -f "+logDirs+"/ballast "+logDirs+"/rest; df "+logDirs)
@@ -83,7 +83,7 @@ func (d *Disk) run(t testing.TB, script string) {
 	}
 }
 
-// Answers tells whether the broker answers.
+// Answers reports whether the broker answers.
 func (b *Broker) Answers(t testing.TB) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -1,9 +1,9 @@
-// Package harness starts what the tests of the real floor run against: a real Kafka and a real Redis in containers, the
-// program as a child process, and an HTTP receiver that records its requests.
+// Package harness starts what tests of the real floor need: a real Kafka and a real Redis in containers, the program as
+// a child process, and an HTTP receiver that records its requests.
 //
-// A test says what it needs (Kafka, Redis, Start, NewReceiver) and everything ends with it. One Kafka and one Redis are
-// shared by all tests of a process, which keep apart by topic names and key prefixes (TopicsFor); a test that stops or
-// kills them takes its own (OwnKafka, OwnRedis).
+// A test requests what it needs (Kafka, Redis, Start, NewReceiver), and everything ends with it. All tests of a process
+// share one Kafka and one Redis, with separate topic names and key prefixes (TopicsFor). A test that stops or kills a
+// server starts its own (OwnKafka, OwnRedis).
 package harness
 
 import (
@@ -18,13 +18,13 @@ import (
 	tclog "github.com/testcontainers/testcontainers-go/log"
 )
 
-// Main is the body of TestMain: it runs the tests, then what comes after, and ends the shared containers.
+// Main is the body of TestMain: it runs the tests, calls after, and ends the shared containers.
 func Main(m *testing.M, after ...func() error) {
 	// On a machine with a /.dockerenv testcontainers would dial the default gateway instead of loopback. Its reaper
-	// is one more image to pull; here the tests end what they start, and reap what a killed run left.
+	// would need another image; the tests end what they start, and reap cleans up after a killed run.
 	setDefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 	setDefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-	tclog.SetDefault(tclog.NewNoopLogger()) // it would bury what failed; errors carry what counts
+	tclog.SetDefault(tclog.NewNoopLogger()) // it would hide the failures; errors contain what matters
 	if wanted() {
 		reap()
 	}
@@ -40,8 +40,7 @@ func Main(m *testing.M, after ...func() error) {
 	os.Exit(code)
 }
 
-// Need skips the test unless the real floor is asked for: by SMSHOOKS_TEST_REAL, or by CI, where a missing real floor
-// is a failure.
+// Need skips the test unless SMSHOOKS_TEST_REAL or CI requests the real floor. In CI a missing real floor is a failure.
 func Need(t testing.TB) {
 	t.Helper()
 	if !wanted() {
@@ -51,19 +50,19 @@ func Need(t testing.TB) {
 
 func wanted() bool { return os.Getenv("SMSHOOKS_TEST_REAL") != "" || os.Getenv("CI") != "" }
 
-// Eventually polls cond every 20 ms and fails the test with msg when it is not true within timeout, and what a busy machine
-// adds (Slack). msg is formatted with args at the end, so pass pointers or functions' results that are still right then.
+// Eventually polls cond every 20 ms. It fails the test with msg if cond is not true within timeout plus the slack of a
+// busy machine (Slack). msg is formatted with args at the end, so pass values that are still right then, or pointers.
 func Eventually(t testing.TB, timeout time.Duration, cond func() bool, msg string, args ...any) {
 	t.Helper()
 	if began := time.Now(); !poll(timeout, cond) {
-		t.Fatalf("not within %v, and %v for a busy machine: %s", timeout, Slack(began).Round(time.Millisecond), fmt.Sprintf(msg, args...))
+		t.Fatalf("not within %v and a slack of %v: %s", timeout, Slack(began).Round(time.Millisecond), fmt.Sprintf(msg, args...))
 	}
 }
 
-// Pass lets time pass in which something must happen by contract, or must not: for what cannot be asked.
+// Pass waits while something must happen by contract, or must not, if there is no condition to poll.
 func Pass(d time.Duration) { <-time.After(d) }
 
-// poll asks cond every 20 ms, and a last time at the end of timeout.
+// poll checks cond every 20 ms, and once more at the end of timeout.
 func poll(timeout time.Duration, cond func() bool) bool {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -78,13 +77,13 @@ func poll(timeout time.Duration, cond func() bool) bool {
 	}
 }
 
-// over tells whether timeout has passed since began, and what a busy machine adds to it.
+// over reports whether timeout plus the slack of a busy machine has passed since began.
 func over(began time.Time, timeout time.Duration) bool {
 	passed := time.Since(began)
 	return passed > timeout && passed > timeout+Slack(began)
 }
 
-// FreeAddr gives a loopback address (127.0.0.1:port) nobody listens on.
+// FreeAddr returns a loopback address (127.0.0.1:port) that is not in use.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	port, err := freePort()
@@ -109,7 +108,7 @@ func setDefault(name, value string) {
 	}
 }
 
-// within gives a context for one step of the set-up, ended with the test.
+// within returns a context for one step of the set-up. It ends with the test.
 func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)

@@ -22,7 +22,7 @@ func TestProduceConsume(t *testing.T) {
 	topic := harness.TopicsFor(t).DLR
 	harness.CreateTopic(t, b.Addr, topic, 3, "retention.ms", "600000")
 	if got := harness.Consume(t, b.Addr, topic); len(got) != 0 {
-		t.Fatalf("an empty topic gave %d records", len(got))
+		t.Fatalf("%d records in an empty topic", len(got))
 	}
 
 	one := harness.Produce(t, b.Addr, topic, 2, "7", "first", kgo.RecordHeader{Key: "smshooks-kind", Value: []byte("dlr")})
@@ -78,14 +78,14 @@ func TestKafkaFaults(t *testing.T) {
 
 	b.Pause(t)
 	if err := produceBriefly(b.Addr); err == nil {
-		t.Error("a paused broker took a record")
+		t.Error("a paused broker accepted a record")
 	}
 	b.Unpause(t)
 	harness.Produce(t, b.Addr, "faults", 0, "k", "two")
 
 	b.Stop(t)
 	if err := produceBriefly(b.Addr); err == nil {
-		t.Error("a stopped broker took a record")
+		t.Error("a stopped broker accepted a record")
 	}
 	b.Start(t)
 	harness.Produce(t, b.Addr, "faults", 0, "k", "three")
@@ -96,7 +96,7 @@ func TestKafkaFaults(t *testing.T) {
 
 	var values []string
 	for _, r := range harness.Consume(t, b.Addr, "faults") {
-		if v := string(r.Value); v != "brief" { // a record that timed out may have been taken all the same
+		if v := string(r.Value); v != "brief" { // a record that timed out may have been stored
 			values = append(values, v)
 		}
 	}
@@ -154,7 +154,7 @@ func TestRedisFaults(t *testing.T) {
 func TestSharedRedis(t *testing.T) {
 	a, b := harness.Redis(t), harness.Redis(t)
 	if a.Addr != b.Addr {
-		t.Errorf("shared, yet at %s and %s", a.Addr, b.Addr)
+		t.Errorf("shared, but at %s and %s", a.Addr, b.Addr)
 	}
 	if err := a.Client(t).Ping(t.Context()).Err(); err != nil {
 		t.Error(err)
@@ -206,7 +206,7 @@ func TestReceiver(t *testing.T) {
 	}
 	r.Start(t)
 	if got, err := post(r.URL("/"), "", time.Second); err != nil || got != http.StatusOK {
-		t.Errorf("started again: %d %v", got, err)
+		t.Errorf("restarted: %d %v", got, err)
 	}
 }
 
@@ -219,7 +219,7 @@ func post(url, body string, timeout time.Duration) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// TestProxy: what is cut is refused, what is swallowed gets no answer, and healed it goes on.
+// TestProxy checks that a cut connection is refused, a half-open one gets no answer, and a healed one works again.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	b, p := harness.ProxiedKafka(t)
@@ -227,7 +227,7 @@ func TestProxy(t *testing.T) {
 	harness.Produce(t, p.Addr, "proxied", 0, "k", "one")
 	p.Cut(t)
 	if err := produceTo(p.Addr, "proxied"); err == nil {
-		t.Error("a record passed a connection that is cut")
+		t.Error("a record passed a cut connection")
 	}
 	p.Heal(t)
 	harness.Produce(t, p.Addr, "proxied", 0, "k", "two")
@@ -239,7 +239,7 @@ func TestProxy(t *testing.T) {
 	p.Delay(t, 200, 0)
 	began := time.Now()
 	harness.Produce(t, p.Addr, "proxied", 0, "k", "three")
-	if took := time.Since(began); took < 400*time.Millisecond { // at least two answers: metadata and the record's
+	if took := time.Since(began); took < 400*time.Millisecond { // at least two answers: the metadata and the acknowledgement
 		t.Errorf("a delay of 200 ms took %v", took)
 	}
 	if n := len(harness.Consume(t, b.Addr, "proxied")); n != 3 {

@@ -14,11 +14,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// topicIDs are the ids of the topics that Ensure saw last, by name. Tests use names that no other test does.
+// topicIDs holds the latest ids of topics that Ensure has seen, by name. Each test uses names of its own.
 var topicIDs sync.Map
 
-// NoteTopics notes the ids of topics, which Identity needs. Ensure does it by itself; a test that deletes topics and
-// creates them again otherwise calls it.
+// NoteTopics records the ids of topics for Identity. Ensure calls it; so does a test that recreates topics in another
+// way.
 func NoteTopics(t testing.TB, brokers string, topics ...string) {
 	t.Helper()
 	details, err := kadm.NewClient(Client(t, brokers)).ListTopics(within(t, 20*time.Second), topics...)
@@ -30,7 +30,7 @@ func NoteTopics(t testing.TB, brokers string, topics ...string) {
 	}
 }
 
-// noteEnsured notes the topics of which topics ensure printed a line.
+// noteEnsured records the ids of the topics in the output of topics ensure.
 func noteEnsured(t testing.TB, brokers, printed string) {
 	t.Helper()
 	var topics []string
@@ -42,19 +42,19 @@ func noteEnsured(t testing.TB, brokers, printed string) {
 	NoteTopics(t, brokers, topics...)
 }
 
-// Identity is the id that the contract derives for the event of a record.
+// Identity returns the id that the contract derives for the event of a record.
 func Identity(r *kgo.Record) string { return derive(r) }
 
-// BatchIdentity is the id of the nth batch of revocations that begins with a record.
+// BatchIdentity returns the id of the nth batch of revocations that begins with a record.
 func BatchIdentity(r *kgo.Record, n int32) string { return derive(r, n) }
 
-// Position is where a record is, as smshooks-origin has it.
+// Position returns the position of a record in the form of smshooks-origin.
 func Position(r *kgo.Record) string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
 
 func derive(r *kgo.Record, n ...int32) string {
 	id, ok := topicIDs.Load(r.Topic)
 	if !ok {
-		panic("the id of topic " + r.Topic + " is not known: call harness.NoteTopics")
+		panic("the id of topic " + r.Topic + " is unknown: call harness.NoteTopics")
 	}
 	topic := id.([16]byte)
 	b := append([]byte(nil), topic[:]...)

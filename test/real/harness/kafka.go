@@ -9,17 +9,17 @@ import (
 
 // Broker is a single-node Kafka in a container.
 type Broker struct {
-	Addr string // 127.0.0.1:port, the same over stop and start
+	Addr string // 127.0.0.1:port, the same across stop and start
 	srv  *server
 }
 
-// Kafka gives the broker all tests of the process share. It can't be stopped.
+// Kafka returns the broker that all tests of the process share. It cannot be stopped.
 func Kafka(t testing.TB) *Broker {
 	t.Helper()
 	s := kafkaSpec()
 	s.env = func(addrs []string) map[string]string {
 		vars := kafkaEnv(addrs)
-		vars["KAFKA_BROKER_SESSION_TIMEOUT_MS"] = "60000"              // nobody stops it; a busy machine may hold it up
+		vars["KAFKA_BROKER_SESSION_TIMEOUT_MS"] = "60000"              // no test stops it, but a busy machine may hold it up
 		vars["KAFKA_HEAP_OPTS"] = env("KAFKA_HEAP", "-Xms256m -Xmx1g") // for the topics of all tests
 		return vars
 	}
@@ -30,26 +30,26 @@ func Kafka(t testing.TB) *Broker {
 	return &Broker{Addr: srv.addr, srv: srv}
 }
 
-// OwnKafka gives the test a broker of its own, which it may stop, kill and pause. It takes about two seconds.
+// OwnKafka starts a broker for the test, which may stop, kill and pause it. It takes about two seconds.
 func OwnKafka(t testing.TB) *Broker {
 	t.Helper()
 	srv := runOwn(t, kafkaSpec())
 	return &Broker{Addr: srv.addr, srv: srv}
 }
 
-// Stop shuts the broker down in order. Its data stay.
+// Stop shuts the broker down cleanly. Its data are kept.
 func (b *Broker) Stop(t testing.TB) { t.Helper(); b.srv.stop(t) }
 
 // Start starts a stopped or killed broker at the same address and returns when it answers.
 func (b *Broker) Start(t testing.TB) { t.Helper(); b.srv.start(t) }
 
-// Kill ends the broker with SIGKILL. Its data stay.
+// Kill ends the broker with SIGKILL. Its data are kept.
 func (b *Broker) Kill(t testing.TB) { t.Helper(); b.srv.kill(t) }
 
 // Pause freezes the broker: connections stay open and nothing answers.
 func (b *Broker) Pause(t testing.TB) { t.Helper(); b.srv.pause(t) }
 
-// Unpause lets a paused broker go on.
+// Unpause resumes a paused broker.
 func (b *Broker) Unpause(t testing.TB) { t.Helper(); b.srv.unpause(t) }
 
 func kafkaSpec() spec {
@@ -65,7 +65,7 @@ func kafkaEnv(addrs []string) map[string]string {
 		"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT",
 		"KAFKA_LISTENERS":                      "PLAINTEXT://0.0.0.0:9092,INTERNAL://0.0.0.0:19092,CONTROLLER://localhost:9093",
 		"KAFKA_ADVERTISED_LISTENERS":           "PLAINTEXT://" + addrs[0] + ",INTERNAL://localhost:19092",
-		// A broker connects to itself for transactions; the address for clients is not one within the container.
+		// A broker connects to itself for transactions, and cannot use the address for clients inside the container.
 		"KAFKA_INTER_BROKER_LISTENER_NAME":               "INTERNAL",
 		"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR":         "1",
 		"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "1",
@@ -74,12 +74,12 @@ func kafkaEnv(addrs []string) map[string]string {
 		"KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS":     "1",
 		"KAFKA_LOG_CLEANER_DEDUPE_BUFFER_SIZE":           "8388608", // of the heap; 128 MiB by default
 		"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS":         "0",
-		// a topic that springs up by itself would hide a missing `topics ensure`
+		// a topic that is created automatically would hide a missing `topics ensure`
 		"KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
-		// tests want members with session timeouts of a second or two
+		// tests use session timeouts of a second or two
 		"KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS": "500",
-		// A broker that was killed waits for its own old registration to lapse, 9 s by default. One that a busy machine
-		// holds up for longer is fenced: its partitions have no leader until it is heard of again.
+		// A killed broker waits until its own old registration has expired, 9 s by default. A broker that a busy machine
+		// holds up for longer is fenced: its partitions have no leader until it sends a heartbeat again.
 		"KAFKA_BROKER_SESSION_TIMEOUT_MS":       "6000",
 		"KAFKA_BROKER_HEARTBEAT_INTERVAL_MS":    "500",
 		"KAFKA_HEAP_OPTS":                       env("KAFKA_HEAP", "-Xms256m -Xmx512m"),

@@ -14,14 +14,14 @@ import (
 // HostForContainers is the name under which a container of LoginKafka reaches this machine.
 const HostForContainers = "host.docker.internal"
 
-// LoginBroker is a Kafka with the listeners of a managed one. The test itself, at Addr, needs no login.
+// LoginBroker is a broker with the listeners of a managed service. The test itself, at Addr, needs no login.
 type LoginBroker struct {
 	*Broker
 	SASLAddr string // SASL_SSL: PLAIN, SCRAM-SHA-512 and OAUTHBEARER
-	CertAddr string // SSL that asks for the client's certificate
+	CertAddr string // SSL that requires a client certificate
 }
 
-// LoginOptions are what a LoginBroker trusts. The files are PEM.
+// LoginOptions configures what a LoginBroker trusts. The files are PEM.
 type LoginOptions struct {
 	CAFile, CertFile, KeyFile string
 	User, Password            string // of PLAIN
@@ -29,7 +29,7 @@ type LoginOptions struct {
 	Audience, Issuer          string // of tokens
 }
 
-// LoginKafka gives the test a broker of its own that checks logins.
+// LoginKafka starts a broker for the test that checks logins.
 func LoginKafka(t testing.TB, o LoginOptions) *LoginBroker {
 	t.Helper()
 	s := kafkaSpec()
@@ -39,7 +39,7 @@ func LoginKafka(t testing.TB, o LoginOptions) *LoginBroker {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.ReplaceAll(strings.TrimSpace(string(data)), "\n", `\n`) // as a properties file wants it
+		return strings.ReplaceAll(strings.TrimSpace(string(data)), "\n", `\n`) // escaped for a properties file
 	}
 	ca, chain, key := text(o.CAFile), text(o.CertFile), text(o.KeyFile)
 	const oauth = "org.apache.kafka.common.security.oauthbearer."
@@ -73,7 +73,7 @@ func LoginKafka(t testing.TB, o LoginOptions) *LoginBroker {
 		h.ExtraHosts = append(h.ExtraHosts, HostForContainers+":host-gateway")
 	}))
 	srv := runOwn(t, s)
-	for _, addr := range srv.addrs[1:] { // they open after the first
+	for _, addr := range srv.addrs[1:] { // these listeners open after the first one
 		Eventually(t, 30*time.Second, func() bool {
 			conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // only whether it answers
 			if err != nil {

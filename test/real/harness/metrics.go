@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Metrics are the samples of one scrape, keyed as they are printed: name or name{label="value",…}.
+// Metrics holds the samples of one scrape by name or name{label="value",…}, as printed.
 type Metrics map[string]float64
 
-// Sum adds the samples of a metric whose labels have the values given as pairs: Sum("x_total", "kind", "dlr").
+// Sum returns the sum of a metric's samples whose labels have the given pairs of values: Sum("x_total", "kind", "dlr").
 func (m Metrics) Sum(name string, labels ...string) float64 {
 	var sum float64
 	for sample, v := range m {
@@ -23,7 +23,7 @@ func (m Metrics) Sum(name string, labels ...string) float64 {
 	return sum
 }
 
-// Samples counts the samples of a metric whose labels have the values given as pairs.
+// Samples returns the number of a metric's samples whose labels have the given pairs of values.
 func (m Metrics) Samples(name string, labels ...string) int {
 	n := 0
 	for sample := range m {
@@ -35,7 +35,7 @@ func (m Metrics) Samples(name string, labels ...string) int {
 	return n
 }
 
-// Has reports whether a metric has a sample at all.
+// Has reports whether a metric has any sample.
 func (m Metrics) Has(name string) bool {
 	for sample := range m {
 		if base, _, _ := strings.Cut(sample, "{"); base == name {
@@ -45,7 +45,7 @@ func (m Metrics) Has(name string) bool {
 	return false
 }
 
-// Ledger gives the two sides of the contract's balance: they are equal when nothing is buffered.
+// Ledger returns the two sides of the contract's balance. They are equal if nothing is buffered.
 func (m Metrics) Ledger() (consumed, settled float64) {
 	return m.Sum("smshooks_records_consumed_total"), m.Sum("smshooks_settled_total")
 }
@@ -61,7 +61,7 @@ func hasLabels(printed string, pairs []string) bool {
 	return true
 }
 
-// parseMetrics reads Prometheus's text format; timestamps are not expected.
+// parseMetrics parses Prometheus's text format without timestamps.
 func parseMetrics(r io.Reader) (Metrics, error) {
 	m := Metrics{}
 	lines := bufio.NewScanner(r)

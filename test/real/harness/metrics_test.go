@@ -42,7 +42,7 @@ b 0
 		t.Errorf("ledger %v %v", c, s)
 	}
 	if _, err := parseMetrics(strings.NewReader("no-value")); err == nil {
-		t.Error("a line without a value was taken")
+		t.Error("a line without a value was accepted")
 	}
 }
 

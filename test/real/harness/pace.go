@@ -13,24 +13,24 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Clocks is how far the times of day of two processes of one machine may be apart. Instances take due times from records
-// that others wrote, so an attempt is early only if it starts before its due time by more than this.
+// Clocks is the largest difference between the clocks of two processes on one machine. Instances read due times that
+// other instances wrote, so an attempt is early only if it starts before its due time by more than this.
 const Clocks = 5 * time.Millisecond
 
-// Slack returns what a bound on time needs in addition, because the machine has other work: three times as long as it took
-// since from, at most, to take a record through the shared Kafka to a web server, both of this process. A retried event
-// goes through Kafka and to a web server twice. On a quiet machine it is some milliseconds. It is measured from the first use of
-// the shared Kafka on.
+// Slack returns the time to add to a time limit because the machine is busy: three times the longest time since from
+// that a record took from a producer through the shared Kafka to a web server, both in this process. A retried event
+// goes through Kafka and to a web server twice. On a quiet machine the slack is some milliseconds. The measurement
+// begins with the first use of the shared Kafka.
 func Slack(from time.Time) time.Duration { return 3 * measuredPace.longest(from, time.Now()) }
 
-// pace takes a record through Kafka to a web server every 50 ms and remembers how long that took.
+// pace sends a record through Kafka to a web server every 50 ms and remembers how long each took.
 type pace struct {
 	once sync.Once
 	stop context.CancelFunc
 	done sync.WaitGroup
 
 	mu    sync.Mutex
-	begun time.Time       // when the first record arrived; what was sent before waited for the new topic
+	begun time.Time       // when the first record arrived; earlier ones waited for the new topic
 	sent  []time.Time     // per record
 	takes []time.Duration // per record; 0 while it is under way, -1 if it was not stored
 }
@@ -108,7 +108,7 @@ func (p *pace) run(addr string) error {
 	return nil
 }
 
-// arrived notes that record n reached the web server.
+// arrived records that record n reached the web server.
 func (p *pace) arrived(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,8 +121,8 @@ func (p *pace) arrived(n int) {
 	}
 }
 
-// longest is the longest time a record took that was under way between two times; one that still is counts up to
-// the second.
+// longest returns the longest time of a record that was under way between two times. A record that is still under way
+// counts up to the second time.
 func (p *pace) longest(from, to time.Time) (most time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

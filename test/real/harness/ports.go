@@ -10,25 +10,24 @@ import (
 	"syscall"
 )
 
-// Ports for servers lie below the range the kernel takes for outgoing connections: a client that keeps dialling a
-// server that is down would else, now and then, be given the server's own port, connect to itself and keep the server
-// from coming back.
+// Ports for servers are below the kernel's range for outgoing connections. Otherwise a client that keeps dialling a
+// stopped server might at some time get the server's own port, connect to itself and block the server's restart.
 const (
 	firstPort = 20000
 	blocks    = 100
 	blockSize = 100
 )
 
-// ports are the blocks of ports that this process has reserved. A file lock per block keeps test processes apart that
-// run at the same time; the kernel releases it with the process.
+// ports holds the blocks of ports that this process has reserved. A file lock per block separates test processes that
+// run at the same time. The kernel releases it when the process ends.
 var ports struct {
 	sync.Mutex
 	locks []*os.File // one per reserved block; kept open because closing one releases it
 	next  int        // block to try next
-	free  []int      // ports of the last block not given yet
+	free  []int      // unused ports of the last block
 }
 
-// freePort returns a loopback TCP port that nobody listens on, and that no other test process gets while this one lives.
+// freePort returns a loopback TCP port that is not in use, and that no other test process gets while this one runs.
 func freePort() (int, error) {
 	ports.Lock()
 	defer ports.Unlock()
@@ -73,8 +72,8 @@ func reserveBlock() error {
 	return fmt.Errorf("reserve ports: no free block from port %d on: other test processes have them all", firstPort)
 }
 
-// unused reports whether nobody listens on a port. No process is forked meanwhile: until it executes, it would hold the
-// port with a copy of the socket.
+// unused reports whether a port is not in use. No process is forked meanwhile: until it executes, a child would hold
+// the port with its copy of the socket.
 func unused(port int) bool {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()

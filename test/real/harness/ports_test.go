@@ -25,7 +25,7 @@ func TestPorts(t *testing.T) {
 	seen := map[string]bool{}
 	take := func(addr string) {
 		if seen[addr] {
-			t.Errorf("%s was given twice", addr)
+			t.Errorf("%s was returned twice", addr)
 		}
 		seen[addr] = true
 	}

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// Options say how the program runs. The harness sets what it knows by environment variables, so that Env and, more so,
-// Args have the last word, as the contract orders them.
+// Options configures a run of the program. The harness uses environment variables. Env overrides them, and Args
+// overrides Env, in the contract's order.
 type Options struct {
 	Brokers   string   // kafka.brokers
 	RedisAddr string   // redis.addrs, after "<redis.master_name>@" for Sentinels; "" for commands that need none
@@ -34,7 +34,7 @@ type Options struct {
 	Timeout time.Duration // of Run; 0 = 2 minutes
 }
 
-// environ gives the child's environment: the test's own without settings, then the harness's, then the test's wishes.
+// environ returns the child's environment: the test's own without settings, the harness's, and o.Env.
 func (o Options) environ() []string {
 	var vars []string
 	for _, v := range os.Environ() {
@@ -61,15 +61,15 @@ func (o Options) environ() []string {
 	return append(vars, o.Env...)
 }
 
-// binaries are the program under test, built once per version and process.
+// binaries holds the program under test, built once per version and process.
 var binaries struct {
 	sync.Mutex
 	dir  string
 	path map[string]string
 }
 
-// Binary builds the program and gives its path: as it is shipped, or with the race detector where SMSHOOKS_TEST_RACE is
-// set. SMSHOOKS_TEST_BINARY names one that is built already.
+// Binary builds the program and returns its path. It is built as for a release, or with the race detector if
+// SMSHOOKS_TEST_RACE is set. SMSHOOKS_TEST_BINARY names an existing binary to use instead.
 func Binary(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("SMSHOOKS_TEST_BINARY"); path != "" {
@@ -78,7 +78,7 @@ func Binary(t testing.TB) string {
 	return BinaryOf(t, "dev")
 }
 
-// BinaryOf is Binary of a version, which the program's User-Agent tells.
+// BinaryOf is like Binary, with a version that appears in the program's User-Agent.
 func BinaryOf(t testing.TB, version string) string {
 	t.Helper()
 	args := []string{"-ldflags", "-X main.version=" + version}
@@ -121,11 +121,11 @@ func removeBinary() {
 	}
 }
 
-// Run runs a command of the program to its end (at most two minutes) and gives what it printed and its exit code. args are
-// the command and its flags; o.Args come after them.
+// Run runs a command of the program to its end (at most o.Timeout) and returns its output and exit code. args are the
+// command and its flags, followed by o.Args.
 func Run(t testing.TB, o Options, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	program := Binary(t) // building it is none of the command's time
+	program := Binary(t) // do not count the build as the command's time
 	cmd := exec.CommandContext(within(t, cmp.Or(o.Timeout, 2*time.Minute)), program, append(args, o.Args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = o.environ(), &out, &errOut, diesWithUs()
@@ -153,8 +153,8 @@ type Proc struct {
 	done chan struct{} // closed when the process has ended
 }
 
-// Start runs `smshooks serve`. It is ended with the test, and its log shown if the test failed. Options without Topics
-// use the default names. It does not wait: WaitReady does.
+// Start runs `smshooks serve` until the test ends, and prints its log if the test has failed. Options without Topics
+// use the default names. Start does not wait until the service is ready; see WaitReady.
 func Start(t testing.TB, o Options) *Proc {
 	t.Helper()
 	Need(t)
@@ -194,8 +194,8 @@ func Start(t testing.TB, o Options) *Proc {
 	return p
 }
 
-// StartProgram runs another program until the test ends, and shows what it printed if the test failed. env is added to
-// the test's own environment. It returns a function that returns what the program has printed so far.
+// StartProgram runs another program until the test ends, and prints its output if the test has failed. env is added to
+// the test's own environment. The returned function returns the output so far.
 func StartProgram(t testing.TB, env []string, command string, args ...string) (printed func() string) {
 	t.Helper()
 	Need(t)
@@ -221,10 +221,10 @@ func Example(t testing.TB, name string) string {
 	return build(t, "example-"+name, moduleRoot(t), "./examples/"+name)
 }
 
-// logTail is how much of a log a failed test prints.
+// logTail is the size of the part of a log that a failed test prints.
 const logTail = 24 << 10
 
-// shown returns the end of a log, and where the whole is if that is longer.
+// shown returns the end of a log, and the path of the complete log if it is longer.
 func shown(t testing.TB, log string) string {
 	if len(log) <= logTail {
 		return log
@@ -237,12 +237,12 @@ func shown(t testing.TB, log string) string {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return fmt.Sprintf("(the last lines; the whole could not be written: %v)\n%s", err, tail)
+		return fmt.Sprintf("(the last lines; the complete log could not be written: %v)\n%s", err, tail)
 	}
-	return fmt.Sprintf("(the last lines; the whole is in %s)\n%s", f.Name(), tail)
+	return fmt.Sprintf("(the last lines; the complete log is in %s)\n%s", f.Name(), tail)
 }
 
-// StartReady is Start and WaitReady.
+// StartReady calls Start and WaitReady.
 func StartReady(t testing.TB, o Options) *Proc {
 	t.Helper()
 	p := Start(t, o)
@@ -256,7 +256,7 @@ func (p *Proc) Kill() {
 	<-p.done
 }
 
-// Signal sends a signal; SIGSTOP and SIGCONT freeze the process and let it go on.
+// Signal sends a signal. SIGSTOP freezes the process, and SIGCONT resumes it.
 func (p *Proc) Signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(sig); err != nil {
@@ -264,21 +264,21 @@ func (p *Proc) Signal(t testing.TB, sig syscall.Signal) {
 	}
 }
 
-// Term sends SIGTERM, waits for the end and gives the exit code.
+// Term sends SIGTERM, waits for the end and returns the exit code.
 func (p *Proc) Term(t testing.TB) int {
 	t.Helper()
 	p.Signal(t, syscall.SIGTERM)
 	return p.Wait(t, time.Minute)
 }
 
-// Wait waits for the process to end and gives its exit code, -1 if a signal ended it.
+// Wait waits for the process to end and returns its exit code, -1 if a signal ended it.
 func (p *Proc) Wait(t testing.TB, timeout time.Duration) int {
 	t.Helper()
 	select {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(timeout):
-		t.Fatalf("smshooks still runs after %v", timeout)
+		t.Fatalf("smshooks is still running after %v", timeout)
 		return 0
 	}
 }
@@ -293,13 +293,13 @@ func (p *Proc) Running() bool {
 	}
 }
 
-// Pid is the process's id.
+// Pid returns the id of the process.
 func (p *Proc) Pid() int { return p.cmd.Process.Pid }
 
-// Log gives what the process has printed so far.
+// Log returns the output of the process so far.
 func (p *Proc) Log() string { return p.log.String() }
 
-// WaitReady waits until /readyz says 200, and fails at once when the process ends before.
+// WaitReady waits until /readyz returns 200. It fails at once if the process ends.
 func (p *Proc) WaitReady(t testing.TB, timeout time.Duration) {
 	t.Helper()
 	var last string
@@ -319,7 +319,7 @@ func (p *Proc) WaitReady(t testing.TB, timeout time.Duration) {
 	}
 }
 
-// WaitUnready waits until /readyz says 503 with a text that contains the one given.
+// WaitUnready waits until /readyz returns 503 with a body that contains text.
 func (p *Proc) WaitUnready(t testing.TB, timeout time.Duration, text string) {
 	t.Helper()
 	var last string
@@ -327,10 +327,10 @@ func (p *Proc) WaitUnready(t testing.TB, timeout time.Duration, text string) {
 		status, body, err := p.ops("/readyz")
 		last = fmt.Sprint(status, " ", body, " ", err)
 		return err == nil && status == http.StatusServiceUnavailable && strings.Contains(body, text)
-	}, "/readyz says 503 with %q; the last answer: %v", text, printed(func() string { return last }))
+	}, "/readyz returns 503 with %q; the last answer: %v", text, printed(func() string { return last }))
 }
 
-// Readyz returns what /readyz says: the status, 0 if there was no answer, and the text.
+// Readyz returns the status and body of /readyz. The status is 0 if there was no answer.
 func (p *Proc) Readyz() (status int, text string) {
 	status, text, err := p.ops("/readyz")
 	if err != nil {
@@ -342,38 +342,38 @@ func (p *Proc) Readyz() (status int, text string) {
 // WaitLog waits until the log contains a text.
 func (p *Proc) WaitLog(t testing.TB, timeout time.Duration, text string) {
 	t.Helper()
-	Eventually(t, timeout, func() bool { return strings.Contains(p.Log(), text) }, "the log says %q", text)
+	Eventually(t, timeout, func() bool { return strings.Contains(p.Log(), text) }, "%q in the log", text)
 }
 
-// WaitMetric waits until the sum of a metric's samples with the labels given satisfies ok, and returns it.
+// WaitMetric waits until the sum of a metric's samples with the given labels satisfies ok, and returns the sum.
 func (p *Proc) WaitMetric(t testing.TB, timeout time.Duration, ok func(v float64) bool, name string, labels ...string) float64 {
 	t.Helper()
 	var v float64
 	Eventually(t, timeout, func() bool {
 		v = p.Metrics(t).Sum(name, labels...)
 		return ok(v)
-	}, "%s%v is as wanted; the last value: %v", name, labels, printed(func() string { return fmt.Sprint(v) }))
+	}, "%s%v as expected; the last value: %v", name, labels, printed(func() string { return fmt.Sprint(v) }))
 	return v
 }
 
-// printed is text that is made when it is printed.
+// printed is a text that is computed when it is printed.
 type printed func() string
 
 func (p printed) String() string { return p() }
 
-// AtLeast is for WaitMetric.
+// AtLeast is a condition for WaitMetric.
 func AtLeast(n float64) func(float64) bool { return func(v float64) bool { return v >= n } }
 
-// Exactly is for WaitMetric.
+// Exactly is a condition for WaitMetric.
 func Exactly(n float64) func(float64) bool { return func(v float64) bool { return v == n } }
 
-// Ready asks /readyz once.
+// Ready reports whether /readyz returns 200 now.
 func (p *Proc) Ready() bool {
 	status, _, err := p.ops("/readyz")
 	return err == nil && status == http.StatusOK
 }
 
-// Alive asks /healthz once.
+// Alive reports whether /healthz returns 200 now.
 func (p *Proc) Alive() bool {
 	status, _, err := p.ops("/healthz")
 	return err == nil && status == http.StatusOK
@@ -397,7 +397,7 @@ func (p *Proc) Metrics(t testing.TB) Metrics {
 	return m
 }
 
-// WaitBalanced waits until the process has settled all it consumed, at least n records, and gives that scrape.
+// WaitBalanced waits until the process has settled all records that it consumed, at least n, and returns that scrape.
 func (p *Proc) WaitBalanced(t testing.TB, n float64, timeout time.Duration) Metrics {
 	t.Helper()
 	var m Metrics
@@ -414,7 +414,7 @@ func (p *Proc) WaitBalanced(t testing.TB, n float64, timeout time.Duration) Metr
 	return m
 }
 
-// ops asks the operations listener.
+// ops sends a request to the operations listener.
 func (p *Proc) ops(path string) (status int, body string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// useFake puts the stand-in in the program's place for one test.
+// useFake replaces the program with the stand-in for one test.
 func useFake(t *testing.T) {
 	t.Helper()
 	harness.Need(t)
@@ -69,7 +69,7 @@ func TestProc(t *testing.T) {
 func TestOpenFiles(t *testing.T) {
 	useFake(t)
 	p := harness.Start(t, harness.Options{OpenFiles: 77})
-	p.WaitUnready(t, 10*time.Second, "the first question")
+	p.WaitUnready(t, 10*time.Second, "the first request")
 	limits, err := os.ReadFile("/proc/" + strconv.Itoa(p.Pid()) + "/limits")
 	if err != nil {
 		t.Skip(err) // not Linux

@@ -6,5 +6,5 @@ import "syscall"
 
 func diesWithUs() *syscall.SysProcAttr { return nil }
 
-// alive can't be told here, so nothing is reaped.
+// alive cannot be determined on this system, so nothing is reaped.
 func alive(int) bool { return true }

@@ -10,14 +10,14 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Proxy stands between the program and a server, and breaks what passes.
+// Proxy is between the program and a server, and disturbs the connection.
 type Proxy struct {
-	Addr string // 127.0.0.1:port, the same over Cut and Heal
+	Addr string // 127.0.0.1:port, the same across Cut and Heal
 	p    *toxiproxy.Proxy
 	down bool
 }
 
-// NewProxy starts a proxy of a server's address.
+// NewProxy starts a proxy for a server's address.
 func NewProxy(t testing.TB, upstream string) *Proxy {
 	t.Helper()
 	return newProxyAt(t, FreeAddr(t), upstream)
@@ -44,14 +44,14 @@ func (p *Proxy) Cut(testing.TB) {
 	p.down = true
 }
 
-// Delay makes each piece of each answer come later by the milliseconds given, give or take the second number.
+// Delay delays each piece of an answer by the given milliseconds, plus or minus jitter.
 func (p *Proxy) Delay(t testing.TB, ms, jitter int) {
 	t.Helper()
 	p.toxic(t, fmt.Sprintf(`{"name":"delay","type":"latency","stream":"downstream","attributes":{"latency":%d,"jitter":%d}}`, ms, jitter))
 }
 
-// Swallow leaves connections open, and takes new ones, but lets nothing through in either direction, as half-open
-// sockets do. What was swallowed is lost: Heal closes these connections.
+// Swallow keeps connections open and accepts new ones, but passes nothing in either direction, like half-open sockets.
+// What it swallows is lost: Heal closes these connections.
 func (p *Proxy) Swallow(t testing.TB) {
 	t.Helper()
 	for _, stream := range []string{"upstream", "downstream"} {
@@ -66,7 +66,7 @@ func (p *Proxy) toxic(t testing.TB, json string) {
 	}
 }
 
-// Heal ends what was done.
+// Heal ends all disturbances.
 func (p *Proxy) Heal(t testing.TB) {
 	t.Helper()
 	if p.down {
@@ -79,8 +79,8 @@ func (p *Proxy) Heal(t testing.TB) {
 	p.p.Toxics.ResetToxics(context.Background())
 }
 
-// ProxiedKafka gives the test a broker of its own that has two doors: Addr is direct, and who comes by the proxy's
-// address is kept there, since that is what the broker tells him to use.
+// ProxiedKafka starts a broker for the test with two listeners. Addr is direct. A client that connects through the
+// proxy stays there, since the broker advertises the proxy's address to it.
 func ProxiedKafka(t testing.TB) (*Broker, *Proxy) {
 	t.Helper()
 	Need(t)

@@ -12,24 +12,24 @@ import (
 	"time"
 )
 
-// Request is one request a Receiver got.
+// Request is a request that a Receiver received.
 type Request struct {
 	Path   string // with the query, if there is one
 	Method string
 	Header http.Header
 	Body   []byte
 	Length int64     // Content-Length; -1 = chunked
-	N      int       // which request of its path, from 1
+	N      int       // number of the request on its path, from 1
 	Wide   int       // requests of its path in flight, this one included
-	Start  time.Time // its body was read
-	End    time.Time // its answer was given; zero while it is not
+	Start  time.Time // when its body was read
+	End    time.Time // when it was answered; zero until then
 }
 
-// Behaviour answers a request whose body has been read already (req.Body). It may block: r's context ends when the
-// client or the Receiver goes away.
+// Behaviour answers a request whose body has been read (req.Body). It may block: r's context ends when the client
+// disconnects or the Receiver stops.
 type Behaviour func(w http.ResponseWriter, r *http.Request, req Request)
 
-// Status answers with a code at once.
+// Status answers at once with a code.
 func Status(code int) Behaviour {
 	return func(w http.ResponseWriter, _ *http.Request, _ Request) { w.WriteHeader(code) }
 }
@@ -41,7 +41,7 @@ func Codes(codes ...int) Behaviour {
 	}
 }
 
-// Slow answers with a code after a while.
+// Slow answers with a code after a delay.
 func Slow(d time.Duration, code int) Behaviour {
 	return func(w http.ResponseWriter, r *http.Request, _ Request) {
 		select {
@@ -69,10 +69,10 @@ type Receiver struct {
 	count      map[string]int
 	flying     map[string]int
 	widest     map[string]int
-	changed    chan struct{} // closed and renewed with every request and every answer
+	changed    chan struct{} // closed and replaced at every request and every answer
 }
 
-// NewReceiver starts a receiver, ended with the test.
+// NewReceiver starts a receiver. It stops when the test ends.
 func NewReceiver(t testing.TB) *Receiver {
 	t.Helper()
 	r := &Receiver{
@@ -84,20 +84,20 @@ func NewReceiver(t testing.TB) *Receiver {
 	return r
 }
 
-// Addr gives the receiver's address, 127.0.0.1:port, the same over Stop and Start.
+// Addr returns the receiver's address, 127.0.0.1:port. It is the same across Stop and Start.
 func (r *Receiver) Addr() string { return r.addr }
 
-// URL gives the URL of a path ("/dlr").
+// URL returns the URL of a path ("/dlr").
 func (r *Receiver) URL(path string) string { return "http://" + r.addr + path }
 
-// On sets how a path behaves from the next request on.
+// On sets the behaviour of a path from the next request on.
 func (r *Receiver) On(path string, b Behaviour) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.behaviours[path] = b
 }
 
-// Stop closes the listener and all connections: new ones are refused. The record stays.
+// Stop closes the listener and all connections. New ones are refused. Recorded requests are kept.
 func (r *Receiver) Stop() {
 	r.mu.Lock()
 	srv, stop := r.srv, r.stop
@@ -134,7 +134,7 @@ func (r *Receiver) Start(t testing.TB) {
 func (r *Receiver) serve(w http.ResponseWriter, in *http.Request) {
 	body, err := io.ReadAll(in.Body)
 	if err != nil {
-		return // cut before it was whole: never received
+		return // cut off before it was complete: not received
 	}
 	req, behave := r.begin(in, body)
 	defer r.end(req)
@@ -173,7 +173,7 @@ func (r *Receiver) tell() {
 	r.changed = make(chan struct{})
 }
 
-// Requests gives the requests of a path in the order they came, "" for those of all paths.
+// Requests returns the requests of a path in the order of their arrival, or of all paths for "".
 func (r *Receiver) Requests(path string) []Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -186,7 +186,7 @@ func (r *Receiver) Requests(path string) []Request {
 	return list
 }
 
-// Count gives the number of requests a path got, "" for all paths together.
+// Count returns the number of requests of a path, or of all paths for "".
 func (r *Receiver) Count(path string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -196,14 +196,14 @@ func (r *Receiver) Count(path string) int {
 	return r.count[path]
 }
 
-// Widest gives the largest number of requests of a path that were in flight at once.
+// Widest returns the largest number of requests of a path that were in flight at once.
 func (r *Receiver) Widest(path string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.widest[path]
 }
 
-// Forget drops the record, not the behaviours. Requests in flight count on.
+// Forget discards the recorded requests, but not the behaviours. Requests in flight still count.
 func (r *Receiver) Forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,7 +212,7 @@ func (r *Receiver) Forget() {
 	clear(r.widest)
 }
 
-// WaitCount waits until a path ("" = all) got at least n requests, answered or not, and gives them.
+// WaitCount waits until a path ("" = all) has at least n requests, answered or not, and returns them.
 func (r *Receiver) WaitCount(t testing.TB, path string, n int, timeout time.Duration) []Request {
 	t.Helper()
 	Eventually(t, timeout, func() bool { return r.Count(path) >= n }, "%d requests at %q; there were %v", n, path,
@@ -220,8 +220,8 @@ func (r *Receiver) WaitCount(t testing.TB, path string, n int, timeout time.Dura
 	return r.Requests(path)
 }
 
-// Quiet waits until no request has come, to any path, for d, and gives up after timeout: for tests that look for
-// requests too many.
+// Quiet waits until no request has arrived on any path for d. It fails after timeout. Tests use it to look for surplus
+// requests.
 func (r *Receiver) Quiet(t testing.TB, d, timeout time.Duration) {
 	t.Helper()
 	late := time.After(timeout)
@@ -234,7 +234,7 @@ func (r *Receiver) Quiet(t testing.TB, d, timeout time.Duration) {
 		case <-time.After(d):
 			return
 		case <-late:
-			t.Fatalf("requests still come after %v", timeout)
+			t.Fatalf("requests still arrive after %v", timeout)
 		}
 	}
 }

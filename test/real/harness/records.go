@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// ByKey as a partition leaves the choice to the key's hash, as Kafka's own clients do.
+// ByKey as a partition chooses it by the key's hash, as Kafka's own clients do.
 const ByKey int32 = -1
 
 // Produce writes one record, acknowledged by all replicas, and returns it with its partition and offset.
@@ -28,8 +28,8 @@ func Event(topic string, userID int64, value string) *kgo.Record {
 	return &kgo.Record{Topic: topic, Partition: ByKey, Key: []byte(strconv.FormatInt(userID, 10)), Value: []byte(value)}
 }
 
-// ProduceMany writes records in their order, acknowledged by all replicas. A Partition of ByKey is chosen by the key;
-// mind that the zero value is partition 0. Their partitions and offsets are filled in.
+// ProduceMany writes records in order, acknowledged by all replicas. A Partition of ByKey is chosen by the key; the
+// zero value is partition 0. It sets their partitions and offsets.
 func ProduceMany(t testing.TB, brokers string, records []*kgo.Record) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(brokers, ",")...), kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -43,7 +43,7 @@ func ProduceMany(t testing.TB, brokers string, records []*kgo.Record) {
 	}
 }
 
-// chosen takes the partition the record names, and asks the other partitioner for ByKey.
+// chosen uses the record's partition, or the other partitioner for ByKey.
 type chosen struct{ byKey kgo.Partitioner }
 
 func (c chosen) ForTopic(topic string) kgo.TopicPartitioner {
@@ -61,7 +61,7 @@ func (c chosenFor) Partition(r *kgo.Record, n int) int {
 	return c.byKey.Partition(r, n)
 }
 
-// Consume gives all records of a topic up to its end as it is at the call, in order within each partition.
+// Consume returns all records of a topic up to its end at the time of the call, in order within each partition.
 func Consume(t testing.TB, brokers, topic string) []*kgo.Record {
 	t.Helper()
 	ctx := within(t, time.Minute)
@@ -73,7 +73,7 @@ func Consume(t testing.TB, brokers, topic string) []*kgo.Record {
 			err = ends.Error()
 		}
 		return err == nil
-	}, "the end of topic %s is known: %v", topic, printed(func() string { return fmt.Sprint(err) }))
+	}, "read the end offsets of topic %s: %v", topic, printed(func() string { return fmt.Sprint(err) }))
 	starts, err := adm.ListStartOffsets(ctx, topic)
 	if err != nil {
 		t.Fatalf("start of topic %s: %v", topic, err)
@@ -111,7 +111,7 @@ func Consume(t testing.TB, brokers, topic string) []*kgo.Record {
 	return all
 }
 
-// noLeaksInHeaders looks at what the program itself writes into its records; a source's have no headers of its.
+// noLeaksInHeaders checks the headers that the program writes. Records of a source have none of them.
 func noLeaksInHeaders(t testing.TB, topic string, records []*kgo.Record) {
 	t.Helper()
 	var written strings.Builder
@@ -124,7 +124,7 @@ func noLeaksInHeaders(t testing.TB, topic string, records []*kgo.Record) {
 	noLeaks(t, "the headers of "+topic, written.String())
 }
 
-// Header gives a record's header, "" if it is absent.
+// Header returns a record's header, "" if it is absent.
 func Header(r *kgo.Record, name string) string {
 	for _, h := range r.Headers {
 		if h.Key == name {
@@ -134,7 +134,7 @@ func Header(r *kgo.Record, name string) string {
 	return ""
 }
 
-// Webhook is a user's settings as other programs write them; "" is null.
+// Webhook holds a user's settings in the form of other programs; "" is null.
 type Webhook struct {
 	DLR, Click, Inbound, Revoke string // URLs
 	Auth                        string // user:pass
@@ -146,7 +146,7 @@ func SetWebhook(t testing.TB, brokers, topic string, userID int64, w Webhook) {
 	ProduceMany(t, brokers, []*kgo.Record{WebhookRecord(t, topic, userID, w)})
 }
 
-// WebhookRecord gives the record SetWebhook writes, for tests that write many at once.
+// WebhookRecord returns the record that SetWebhook writes, for tests that write many at once.
 func WebhookRecord(t testing.TB, topic string, userID int64, w Webhook) *kgo.Record {
 	t.Helper()
 	Secret(w.Auth)
@@ -172,26 +172,26 @@ func RemoveUser(t testing.TB, brokers, topic string, userID int64) {
 	ProduceMany(t, brokers, []*kgo.Record{{Topic: topic, Partition: ByKey, Key: []byte(strconv.FormatInt(userID, 10))}})
 }
 
-// DLRValue gives the value of a delivery report with a number as id.
+// DLRValue returns the value of a delivery report with a number as id.
 func DLRValue(userID, smsID int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":%s}`, userID, sms(smsID))
 }
 
-// ClickValue gives the value of a click by a person.
+// ClickValue returns the value of a click by a person.
 func ClickValue(userID, smsID int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":%s,"bot":false,"preview":false}`, userID, sms(smsID))
 }
 
-// InboundValue gives the value of a received message.
+// InboundValue returns the value of a received message.
 func InboundValue(userID, smsID int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d,"from":"4790000000","to":"2001","message":"a & b","received":"2026-01-02 03:04:05"}}`, userID, smsID)
 }
 
-// RevocationValue gives the value of a revocation.
+// RevocationValue returns the value of a revocation.
 func RevocationValue(userID int64, apiIDs, campaignIDs []int64) string {
 	value, err := json.Marshal(map[string]any{"user_id": userID, "api_sms_ids": apiIDs, "campaign_sms_ids": campaignIDs})
 	if err != nil {
-		panic(err) // numbers always marshal
+		panic(err) // encoding numbers cannot fail
 	}
 	return string(value)
 }

@@ -14,23 +14,23 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 )
 
-// RedisServer is a Redis in a container, with the image's own persistence: a stop in order saves, a kill loses. Where
-// SMSHOOKS_TEST_REDIS is cluster or sentinel, it is a whole cluster or a master with its replica and Sentinels, and what
-// is done to it is done to all of its nodes.
+// RedisServer is a Redis in a container with the image's persistence: a clean stop saves the data, a kill loses them.
+// If SMSHOOKS_TEST_REDIS is cluster or sentinel, it is a cluster, or a master with a replica and Sentinels, and methods
+// apply to all of its nodes.
 type RedisServer struct {
-	Addr  string // what Options.RedisAddr takes; it stays the same over stop and start
+	Addr  string // for Options.RedisAddr; the same across stop and start
 	nodes []*server
-	// settled returns nil once nodes that were started again serve together.
+	// settled returns nil once restarted nodes work together.
 	settled func(ctx context.Context) error
 }
 
-// Redis gives the server all tests of the process share. It can't be stopped or flushed.
+// Redis returns the server that all tests of the process share. It cannot be stopped or flushed.
 func Redis(t testing.TB) *RedisServer {
 	t.Helper()
 	return sharedRedis.get(t)
 }
 
-// OwnRedis gives the test a server of its own, which it may stop, kill, pause and flush.
+// OwnRedis starts a server for the test, which may stop, kill, pause and flush it.
 func OwnRedis(t testing.TB) *RedisServer {
 	t.Helper()
 	switch redisKind(t) {
@@ -42,7 +42,7 @@ func OwnRedis(t testing.TB) *RedisServer {
 	return single(runOwn(t, redisSpec()))
 }
 
-// SingleRedis is Redis, for tests that need the address of one server; it skips them where Redis is something else.
+// SingleRedis is like Redis for tests that need the address of a single server. It skips the test if Redis is not one.
 func SingleRedis(t testing.TB) *RedisServer {
 	t.Helper()
 	if kind := redisKind(t); kind != "" {
@@ -53,7 +53,7 @@ func SingleRedis(t testing.TB) *RedisServer {
 
 func single(srv *server) *RedisServer { return &RedisServer{Addr: srv.addr, nodes: []*server{srv}} }
 
-// redisKind is what SMSHOOKS_TEST_REDIS asks for: "" for a single server, cluster or sentinel.
+// redisKind returns SMSHOOKS_TEST_REDIS: "" for a single server, cluster or sentinel.
 func redisKind(t testing.TB) string {
 	t.Helper()
 	kind := env("SMSHOOKS_TEST_REDIS", "")
@@ -63,7 +63,7 @@ func redisKind(t testing.TB) string {
 	return kind
 }
 
-// Stop shuts the server down in order; its data stay.
+// Stop shuts the server down cleanly. Its data are kept.
 func (r *RedisServer) Stop(t testing.TB) {
 	t.Helper()
 	r.each(func(s *server) { s.stop(t) })
@@ -76,7 +76,7 @@ func (r *RedisServer) Start(t testing.TB) {
 	r.settle(t)
 }
 
-// Kill ends the server with SIGKILL; what it has not saved is lost.
+// Kill ends the server with SIGKILL. Unsaved data are lost.
 func (r *RedisServer) Kill(t testing.TB) {
 	t.Helper()
 	r.each(func(s *server) { s.kill(t) })
@@ -88,7 +88,7 @@ func (r *RedisServer) Pause(t testing.TB) {
 	r.each(func(s *server) { s.pause(t) })
 }
 
-// Unpause lets a paused server go on.
+// Unpause resumes a paused server.
 func (r *RedisServer) Unpause(t testing.TB) {
 	t.Helper()
 	r.each(func(s *server) { s.unpause(t) })
@@ -108,7 +108,7 @@ func (r *RedisServer) settle(t testing.TB) {
 	}
 	var err error
 	if !poll(time.Minute, func() bool { err = r.settled(within(t, 5*time.Second)); return err == nil }) {
-		t.Fatalf("the nodes of Redis do not serve together again: %v", err)
+		t.Fatalf("the nodes of Redis do not work together again: %v", err)
 	}
 }
 
@@ -129,14 +129,14 @@ func (r *RedisServer) FlushAll(t testing.TB) {
 	}
 }
 
-// Client gives a client of the server, closed with the test.
+// Client returns a client of the server. It is closed when the test ends.
 func (r *RedisServer) Client(t testing.TB) redis.UniversalClient {
 	cl := newRedisClient(r.Addr)
 	t.Cleanup(func() { _ = cl.Close() })
 	return cl
 }
 
-// Keys returns the keys that match pattern, those of all nodes.
+// Keys returns the keys of all nodes that match pattern.
 func (r *RedisServer) Keys(t testing.TB, pattern string) []string {
 	t.Helper()
 	var (
@@ -171,7 +171,7 @@ func (r *RedisServer) AnyAddr() string {
 	return addr
 }
 
-// newRedisClient makes a client of what an Options.RedisAddr names.
+// newRedisClient returns a client for an Options.RedisAddr.
 func newRedisClient(addr string) redis.UniversalClient {
 	o := redisOptions("")
 	master, addrs := splitRedisAddr(addr)
@@ -180,7 +180,7 @@ func newRedisClient(addr string) redis.UniversalClient {
 	})
 }
 
-// splitRedisAddr takes an Options.RedisAddr apart: <master name>@<addresses of Sentinels>, or addresses alone.
+// splitRedisAddr splits an Options.RedisAddr: <master name>@<addresses of Sentinels>, or addresses alone.
 func splitRedisAddr(addr string) (master, addrs string) {
 	if name, sentinels, ok := strings.Cut(addr, "@"); ok {
 		return name, sentinels
@@ -200,13 +200,13 @@ func redisSpec() spec {
 	}
 }
 
-// RedisArgs gives the test a server of its own with more arguments: "--maxmemory", "10mb".
+// RedisArgs starts a server for the test with additional arguments: "--maxmemory", "10mb".
 func RedisArgs(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
 	return single(runOwn(t, redisNode("redis", args...)))
 }
 
-// TLSRedis gives the test a server of its own that speaks TLS only, and asks clients for a certificate of the authority.
+// TLSRedis starts a server for the test that accepts only TLS and requires a client certificate of the authority.
 func TLSRedis(t testing.TB, caFile, certFile, keyFile string) *RedisServer {
 	t.Helper()
 	s := redisSpec()
@@ -221,9 +221,9 @@ func TLSRedis(t testing.TB, caFile, certFile, keyFile string) *RedisServer {
 	for inside, outside := range map[string]string{"ca.pem": caFile, "server.pem": certFile, "server.key": keyFile} {
 		s.more = append(s.more, testcontainers.WithFiles(testcontainers.ContainerFile{HostFilePath: outside, ContainerFilePath: "/tls/" + inside, FileMode: 0o644}))
 	}
-	// Whether it is ready shows at the first handshake, which it refuses for want of a certificate.
+	// It is ready once it answers a handshake, which it refuses because the client has no certificate.
 	s.ready = func(ctx context.Context, addr string) error {
-		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", addr) //nolint:gosec // only asks whether it is there
+		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", addr) //nolint:gosec // only checks whether it answers
 		if err != nil {
 			return err
 		}
@@ -232,7 +232,7 @@ func TLSRedis(t testing.TB, caFile, certFile, keyFile string) *RedisServer {
 	return single(runOwn(t, s))
 }
 
-// redisNode is a Redis on the host's network, so that the addresses that nodes tell of each other are true for all.
+// redisNode is a Redis on the host's network, so that the addresses that nodes announce are valid everywhere.
 func redisNode(name string, args ...string) spec {
 	s := redisSpec()
 	s.name = name
@@ -254,7 +254,7 @@ func askRedis(ctx context.Context, addr string) error {
 	defer cl.Close()
 	err := cl.Ping(ctx).Err()
 	if err != nil && strings.HasPrefix(err.Error(), "NOAUTH") {
-		return nil // it answers; the test knows the password
+		return nil // it answers, and the test has the password
 	}
 	return err
 }
@@ -268,16 +268,16 @@ type RedisNode struct {
 // Kill ends the node with SIGKILL. Start starts it again at the same address.
 func (n *RedisNode) Kill(t testing.TB) { t.Helper(); n.srv.kill(t) }
 
-// Start starts a killed node again.
+// Start restarts a killed node.
 func (n *RedisNode) Start(t testing.TB) { t.Helper(); n.srv.start(t) }
 
-// Pause freezes the node: connections stay open and nothing answers. To its peers it is gone.
+// Pause freezes the node: connections stay open and nothing answers. Its peers consider it failed.
 func (n *RedisNode) Pause(t testing.TB) { t.Helper(); n.srv.pause(t) }
 
-// Unpause lets a paused node go on.
+// Unpause resumes a paused node.
 func (n *RedisNode) Unpause(t testing.TB) { t.Helper(); n.srv.unpause(t) }
 
-// Client gives a client of this node alone, closed with the test.
+// Client returns a client of this node alone. It is closed when the test ends.
 func (n *RedisNode) Client(t testing.TB) *redis.Client {
 	cl := redis.NewClient(redisOptions(n.Addr))
 	t.Cleanup(func() { _ = cl.Close() })
@@ -295,13 +295,13 @@ func nodesOf(servers []*server) []*RedisNode {
 // RedisCluster is a cluster of three masters, each with a replica.
 type RedisCluster struct {
 	RedisServer
-	Nodes []*RedisNode // the masters as they were at the start, then their replicas in the same order
+	Nodes []*RedisNode // the initial masters, then their replicas in the same order
 }
 
-// nodeTimeout is how long a node of a cluster, or a Sentinel's master, may be silent before another takes its place.
+// nodeTimeout is the silence after which a node of a cluster, or a Sentinel's master, is replaced.
 const nodeTimeout = time.Second
 
-// OwnRedisCluster gives the test a cluster of its own, whose nodes it may kill and pause. It takes about five seconds.
+// OwnRedisCluster starts a cluster for the test, which may kill and pause its nodes. It takes about five seconds.
 func OwnRedisCluster(t testing.TB) *RedisCluster {
 	t.Helper()
 	c, err := clusterOf(t, func(s spec) (*server, error) { return runOwn(t, s), nil })
@@ -326,7 +326,7 @@ func clusterOf(t testing.TB, run func(spec) (*server, error)) (*RedisCluster, er
 	c.Addr, c.Nodes = strings.Join(addrs, ","), nodesOf(c.nodes)
 	c.settled = func(ctx context.Context) error { return clusterWhole(ctx, c.Nodes) }
 	ctx := within(t, 30*time.Second)
-	// Each node has one bus: the others are told of it once, and gossip does the rest.
+	// Introduce the other nodes to the first one; gossip does the rest.
 	first := redis.NewClient(redisOptions(addrs[0]))
 	defer first.Close()
 	for _, srv := range c.nodes[1:] {
@@ -346,19 +346,19 @@ func clusterOf(t testing.TB, run func(spec) (*server, error)) (*RedisCluster, er
 		}
 		replica := redis.NewClient(redisOptions(addrs[i+masters]))
 		defer replica.Close()
-		// The replica has to have heard of its master.
+		// The replica must know its master.
 		if !poll(15*time.Second, func() bool { err = replica.ClusterReplicate(ctx, id).Err(); return err == nil }) {
 			return nil, fmt.Errorf("CLUSTER REPLICATE: %w", err)
 		}
 	}
 	var err error
 	if !poll(30*time.Second, func() bool { err = c.settled(ctx); return err == nil }) {
-		return nil, fmt.Errorf("the cluster does not form: %w", err)
+		return nil, fmt.Errorf("form the cluster: %w", err)
 	}
 	return c, nil
 }
 
-// clusterWhole returns nil if every node sees all slots served, and every replica is in step with its master.
+// clusterWhole returns nil if every node sees all slots served and every replica is in sync with its master.
 func clusterWhole(ctx context.Context, nodes []*RedisNode) error {
 	for _, n := range nodes {
 		cl := redis.NewClient(redisOptions(n.Addr))
@@ -377,7 +377,7 @@ func clusterWhole(ctx context.Context, nodes []*RedisNode) error {
 	return nil
 }
 
-// inStep returns nil unless the server is a replica that has not copied its master yet.
+// inStep returns nil unless the server is a replica that is not in sync with its master.
 func inStep(ctx context.Context, cl *redis.Client) error {
 	info, err := cl.Info(ctx, "replication").Result()
 	if err == nil && strings.Contains(info, "role:slave") && !strings.Contains(info, "master_link_status:up") {
@@ -386,7 +386,7 @@ func inStep(ctx context.Context, cl *redis.Client) error {
 	return err
 }
 
-// MasterOf gives the node that serves a key now, as the nodes that are not among the gone say.
+// MasterOf returns the node that serves a key now, according to the nodes that are not in gone.
 func (c *RedisCluster) MasterOf(t testing.TB, key string, gone ...*RedisNode) *RedisNode {
 	t.Helper()
 	var found *RedisNode
@@ -401,7 +401,7 @@ func (c *RedisCluster) masterOf(ctx context.Context, key string, gone []*RedisNo
 		}
 		cl := redis.NewClient(redisOptions(n.Addr))
 		defer cl.Close()
-		// A master answers for its own slots only.
+		// A master answers only for its own slots.
 		if role, err := cl.Do(ctx, "ROLE").Slice(); err != nil || len(role) == 0 || role[0] != "master" {
 			continue
 		}
@@ -412,19 +412,19 @@ func (c *RedisCluster) masterOf(ctx context.Context, key string, gone []*RedisNo
 	return nil
 }
 
-// SentinelMaster is the name by which the Sentinels of tests know their master.
+// SentinelMaster is the name of the master in the Sentinels of tests.
 const SentinelMaster = "main"
 
 // RedisSentinel is a master, its replica, and three Sentinels.
 type RedisSentinel struct {
 	RedisServer
-	Nodes     []*RedisNode // the master as it was at the start, then its replica
+	Nodes     []*RedisNode // the initial master, then its replica
 	Sentinels []*RedisNode
 	password  string // of the Sentinels
 }
 
-// OwnRedisSentinel gives the test servers of its own under Sentinels, all of which it may kill and pause. It takes
-// about five seconds.
+// OwnRedisSentinel starts servers with Sentinels for the test, which may kill and pause all of them. It takes about
+// five seconds.
 func OwnRedisSentinel(t testing.TB) *RedisSentinel {
 	t.Helper()
 	s, err := sentinelOf(t, func(s spec) (*server, error) { return runOwn(t, s), nil }, "")
@@ -434,7 +434,7 @@ func OwnRedisSentinel(t testing.TB) *RedisSentinel {
 	return s
 }
 
-// OwnRedisSentinelWithPassword is OwnRedisSentinel whose Sentinels want a password.
+// OwnRedisSentinelWithPassword is like OwnRedisSentinel with Sentinels that require a password.
 func OwnRedisSentinelWithPassword(t testing.TB, password string) *RedisSentinel {
 	t.Helper()
 	s, err := sentinelOf(t, func(s spec) (*server, error) { return runOwn(t, s), nil }, password)
@@ -469,12 +469,12 @@ func sentinelOf(t testing.TB, run func(spec) (*server, error), password string) 
 	s.Addr = SentinelMaster + "@" + strings.Join(addrs, ",")
 	s.settled = s.whole
 	if !poll(30*time.Second, func() bool { err = s.settled(within(t, 5*time.Second)); return err == nil }) {
-		return nil, fmt.Errorf("the Sentinels do not find each other: %w", err)
+		return nil, fmt.Errorf("connect the Sentinels: %w", err)
 	}
 	return s, nil
 }
 
-// whole returns nil if each Sentinel knows the two others and the replica, and the replica is in step.
+// whole returns nil if each Sentinel knows the two others and the replica, and the replica is in sync.
 func (s *RedisSentinel) whole(ctx context.Context) error {
 	for _, n := range s.Sentinels {
 		o := redisOptions(n.Addr)
@@ -514,17 +514,17 @@ func sentinelSpec(name, masterPort, password string) spec {
 		if password != "" {
 			conf += "requirepass " + password + "\nsentinel sentinel-pass " + password + "\n"
 		}
-		// A Sentinel writes to its file what it learns, so that it is made only once.
+		// A Sentinel stores its state in its file, so the file is created only once.
 		return []string{"sh", "-c", "test -e /tmp/sentinel.conf || printf '%s' \"$0\" >/tmp/sentinel.conf; exec redis-server /tmp/sentinel.conf --sentinel", conf}
 	}
 	return s
 }
 
-// Master gives the node that the Sentinels which are not among the gone name as the master, once it serves as one.
+// Master returns the node that the Sentinels not in gone report as the master, once it works as one.
 func (s *RedisSentinel) Master(t testing.TB, gone ...*RedisNode) *RedisNode {
 	t.Helper()
 	var found *RedisNode
-	Eventually(t, 30*time.Second, func() bool { found = s.master(within(t, 2*time.Second), gone); return found != nil }, "the Sentinels name a master")
+	Eventually(t, 30*time.Second, func() bool { found = s.master(within(t, 2*time.Second), gone); return found != nil }, "the Sentinels report a master")
 	return found
 }
 
@@ -557,10 +557,10 @@ func (s *RedisSentinel) master(ctx context.Context, gone []*RedisNode) *RedisNod
 	return nil
 }
 
-// Settle waits until all nodes are in step again, after one was unpaused or started.
+// Settle waits until all nodes are in sync again after one was unpaused or started.
 func (s *RedisSentinel) Settle(t testing.TB) { t.Helper(); s.settle(t) }
 
-// Asked gives the Sentinel that a client listens to for news of the master.
+// Asked returns the Sentinel at which a client subscribes to changes of the master.
 func (s *RedisSentinel) Asked(t testing.TB) *RedisNode {
 	t.Helper()
 	for _, n := range s.Sentinels {
@@ -579,7 +579,7 @@ func (s *RedisSentinel) Asked(t testing.TB) *RedisNode {
 			}
 		}
 	}
-	t.Fatal("no client listens to a Sentinel")
+	t.Fatal("no client has subscribed at a Sentinel")
 	return nil
 }
 

@@ -11,7 +11,7 @@ func TestRedisCluster(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	c := harness.OwnRedisCluster(t)
-	t.Logf("a cluster in %v", time.Since(began).Round(time.Millisecond))
+	t.Logf("the cluster took %v", time.Since(began).Round(time.Millisecond))
 	c.Stop(t)
 	c.Start(t)
 	cl := c.Client(t)
@@ -28,7 +28,7 @@ func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	s := harness.OwnRedisSentinel(t)
-	t.Logf("Sentinels in %v", time.Since(began).Round(time.Millisecond))
+	t.Logf("the Sentinels took %v", time.Since(began).Round(time.Millisecond))
 	if err := s.Client(t).Set(t.Context(), "a", "1", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestRedisSentinel(t *testing.T) {
 	master.Kill(t)
 	next := s.Master(t, master)
 	if next == master {
-		t.Error("the master that was killed is still the master")
+		t.Error("the killed master is still the master")
 	}
 	if err := s.Client(t).Set(t.Context(), "b", "1", 0).Err(); err != nil {
 		t.Errorf("write after the failover: %v", err)

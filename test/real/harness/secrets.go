@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// secrets are texts of this process's tests that the program must never show: credentials of users' settings and API
-// keys. They are kept for the process, like the shared servers, since any instance may hear of any of them.
+// secrets holds texts that the program must never show: API keys and credentials from users' settings. They are kept
+// for the whole process, like the shared servers, since any instance may read any of them.
 var secrets struct {
 	mu  sync.Mutex
 	all []string
 }
 
-// Secret has every log and every figure that instances show from now on searched for a text, in its usual encodings too.
-// Texts of less than eight characters are left out: they may occur by chance.
+// Secret makes the harness search all later logs and metrics of instances for a text, also in its usual encodings. It
+// ignores texts of fewer than eight characters, which may occur by chance.
 func Secret(text string) {
 	if len(text) < 8 {
 		return
@@ -31,7 +31,7 @@ func Secret(text string) {
 	}
 }
 
-// Encodings gives a text as it may occur in logs, headers, forms and JSON.
+// Encodings returns a text in the encodings of logs, headers, forms and JSON.
 func Encodings(text string) []string {
 	forms := []string{text}
 	for _, form := range []string{
@@ -44,7 +44,7 @@ func Encodings(text string) []string {
 	return forms
 }
 
-// Leaks names the secrets that a text shows, with what stands around them.
+// Leaks returns the secrets that a text contains, with some context.
 func Leaks(text string) (found []string) {
 	secrets.mu.Lock()
 	defer secrets.mu.Unlock()
@@ -56,7 +56,7 @@ func Leaks(text string) (found []string) {
 	return found
 }
 
-// noLeaks fails the test if what an instance showed has a secret in it.
+// noLeaks fails the test if the output of an instance contains a secret.
 func noLeaks(t testing.TB, what, text string) {
 	t.Helper()
 	for _, leak := range Leaks(text) {

@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Topics are the names one test uses, so that tests share a broker and a Redis without meeting.
+// Topics holds the names of one test, so that tests can share a broker and a Redis.
 type Topics struct {
 	DLR, Click, Inbound, Revocation, Config, Keys, DeadLetter, Events, Releases string
 
@@ -19,7 +19,7 @@ type Topics struct {
 	KeyPrefix string // of every Redis key
 }
 
-// TopicsWith gives the contract's default names with a prefix, and a group and a Redis key prefix of the same name.
+// TopicsWith returns the contract's default names with a prefix, and a group and a Redis key prefix of the same name.
 func TopicsWith(prefix string) Topics {
 	return Topics{
 		DLR:        prefix + "-sms-dlr",
@@ -36,7 +36,7 @@ func TopicsWith(prefix string) Topics {
 	}
 }
 
-// TopicsFor gives names that no other test and no other run (`-count=2`) uses.
+// TopicsFor returns names that no other test and no other run (`-count=2`) uses.
 func TopicsFor(t testing.TB) Topics {
 	h := fnv.New32a()
 	h.Write([]byte(t.Name() + time.Now().String()))
@@ -49,16 +49,16 @@ func TopicsFor(t testing.TB) Topics {
 	return TopicsWith(name[:min(len(name), 40)] + "-" + strconv.FormatUint(uint64(h.Sum32()), 36))
 }
 
-// Retry names the topic of a source that waits for delay, written as the contract does ("6h", "500ms").
+// Retry returns the retry topic of a source for a delay in the contract's form ("6h", "500ms").
 func Retry(source, delay string) string { return source + "-retry-" + delay }
 
-// Overflow names the overflow topic of a source for a tier ("10s", "1m", "5m", "30m").
+// Overflow returns the overflow topic of a source for a tier ("10s", "1m", "5m", "30m").
 func Overflow(source, tier string) string { return source + "-overflow-" + tier }
 
-// Paused names the topic of a source for the events of paused endpoints; window is retry.window ("24h").
+// Paused returns the paused topic of a source; window is retry.window ("24h").
 func Paused(source, window string) string { return source + "-paused-" + window }
 
-// settings gives the names as settings, each under its dotted name.
+// settings returns the names as settings, by dotted name.
 func (n Topics) settings() [][2]string {
 	return [][2]string{
 		{"topics.dlr", n.DLR}, {"topics.click", n.Click}, {"topics.inbound", n.Inbound}, {"topics.revocation", n.Revocation},
@@ -68,7 +68,7 @@ func (n Topics) settings() [][2]string {
 	}
 }
 
-// Flags gives the names as flags of the program.
+// Flags returns the names as flags of the program.
 func (n Topics) Flags() []string {
 	var flags []string
 	for _, s := range n.settings() {
@@ -77,7 +77,7 @@ func (n Topics) Flags() []string {
 	return flags
 }
 
-// Env gives the names as environment variables of the program.
+// Env returns the names as environment variables of the program.
 func (n Topics) Env() []string {
 	var vars []string
 	for _, s := range n.settings() {
@@ -86,20 +86,20 @@ func (n Topics) Env() []string {
 	return vars
 }
 
-// Variable names the environment variable of a setting: kafka.brokers is SMSHOOKS_KAFKA_BROKERS.
+// Variable returns the environment variable of a setting: kafka.brokers is SMSHOOKS_KAFKA_BROKERS.
 func Variable(setting string) string {
 	return "SMSHOOKS_" + strings.ToUpper(strings.ReplaceAll(setting, ".", "_"))
 }
 
-// EnsureTopics runs `smshooks topics ensure` with the names and flags given (`--topics.partitions=3`), and returns what
-// it printed.
+// EnsureTopics runs `smshooks topics ensure` with the given names and flags (`--topics.partitions=3`), and returns its
+// output.
 func EnsureTopics(t testing.TB, b *Broker, n Topics, flags ...string) string {
 	t.Helper()
 	return Ensure(t, Options{Brokers: b.Addr, Topics: n}, flags...)
 }
 
-// Ensure runs topics ensure, again while the broker is fenced or slow: on a machine that is busy its controller may not hear
-// of it in time, or it may take long to create hundreds of partitions.
+// Ensure runs topics ensure, and repeats it while the broker is fenced or slow: on a busy machine its controller may
+// miss its heartbeats, or it may take long to create hundreds of partitions.
 func Ensure(t testing.TB, o Options, flags ...string) string {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; Pass(500 * time.Millisecond) {
@@ -115,9 +115,8 @@ func Ensure(t testing.TB, o Options, flags ...string) string {
 	}
 }
 
-// CreateTopic creates a topic without the program, for tests that want one that is wrong, and waits until the broker
-// shows it. configs are name, value
-// pairs, such as "cleanup.policy", "compact".
+// CreateTopic creates a topic without the program, for tests that need a wrong one, and waits until the broker lists
+// it. configs are pairs of name and value, such as "cleanup.policy", "compact".
 func CreateTopic(t testing.TB, brokers, topic string, partitions int32, configs ...string) {
 	t.Helper()
 	set := map[string]*string{}
@@ -131,10 +130,10 @@ func CreateTopic(t testing.TB, brokers, topic string, partitions int32, configs 
 	Eventually(t, 10*time.Second, func() bool {
 		listed, err := adm.ListEndOffsets(within(t, 5*time.Second), topic)
 		return err == nil && listed.Error() == nil && len(listed[topic]) == int(partitions)
-	}, "topic %s is there", topic)
+	}, "topic %s exists", topic)
 }
 
-// Client gives a Kafka client, closed with the test.
+// Client returns a Kafka client. It is closed when the test ends.
 func Client(t testing.TB, brokers string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(strings.Split(brokers, ",")...)}, opts...)...)

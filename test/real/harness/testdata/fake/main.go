@@ -1,4 +1,4 @@
-// Command fake stands in for smshooks in the harness's own tests: it serves /readyz, ready at the second question, and
+// Command fake stands in for smshooks in the harness's own tests: it serves /readyz, ready at the second request, and
 // /metrics, prints its arguments and settings, and ends with 0 on SIGTERM.
 package main
 
@@ -30,7 +30,7 @@ func main() {
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if asked.Add(1) < 2 {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprint(w, "the first question")
+			fmt.Fprint(w, "the first request")
 		}
 	})
 	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
