@@ -13,8 +13,8 @@ import (
 )
 
 // TestCapacity is the scaled run behind docs/capacity.md: all endpoints are down for one delay of the schedule, then
-// up. What the page reckons with is held against what happens: one record waits per event of the outage, and in the
-// delay after it the retries come at the rate at which the events came, on top of the new ones.
+// up. It compares the page's assumptions with what happens: each event of the outage leaves one delayed record, and
+// during the next delay the retries arrive at the rate of those events, in addition to the new ones.
 func TestCapacity(t *testing.T) {
 	inTurn(t)
 	rate, delay := pick(200, 1000), pick(5*time.Second, 30*time.Second)
@@ -42,18 +42,18 @@ func TestCapacity(t *testing.T) {
 		t.Errorf("%v records were stored for %d failed attempts", stored, failed)
 	}
 	rec.note("%.0f records waited, %.0f bytes each on disk", stored, s.bytesEach(t, harness.Retry(s.topics.DLR, delay.String()), stored))
-	// Each retry comes one delay after its failure, so that they come at the rate of the events of the outage.
+	// Each retry comes one delay after its failure, so retries arrive at the rate of the events of the outage.
 	if limit := delay + time.Second + harness.Slack(began); most > limit {
 		t.Errorf("a retry came %v after its failure, want %v at most", most, limit)
 	}
 	rec.note("each retry came within %.1f s of the delay", (most - delay).Seconds())
-	for i := range 3 { // the middle of each delay, away from the edges; these depend on what else the machine does
+	for i := range 3 { // the middle of each delay: the edges depend on other load on the machine
 		from := began.Add(time.Duration(i)*delay + delay/4)
 		rec.note("delay %d: %.0f attempts per second", i+1, s.perSecond(from, from.Add(delay/2)))
 	}
 }
 
-// retries counts failed attempts, and gives the longest time from one to the next attempt of its event.
+// retries returns the number of failed attempts, and the longest time from one to the next attempt of its event.
 func (j *judge) retries() (failed int, longest time.Duration) {
 	for _, s := range j.events() {
 		for i, h := range s.hits {
@@ -68,7 +68,7 @@ func (j *judge) retries() (failed int, longest time.Duration) {
 	return failed, longest
 }
 
-// perSecond is the rate of requests begun between two times.
+// perSecond returns the rate of requests that began between two times.
 func (s *env) perSecond(from, to time.Time) float64 {
 	s.judge.mu.Lock()
 	defer s.judge.mu.Unlock()
@@ -81,7 +81,7 @@ func (s *env) perSecond(from, to time.Time) float64 {
 	return float64(n) / to.Sub(from).Seconds()
 }
 
-// bytesEach is what a record of a topic takes on the broker's disk.
+// bytesEach returns the average size of a topic's records on the broker's disk.
 func (s *env) bytesEach(t testing.TB, topic string, records float64) float64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

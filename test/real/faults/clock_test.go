@@ -10,8 +10,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestClock: the wall clock of the instances is set forward and back by an hour under load. No attempt is early, and none
-// waits an hour longer.
+// TestClock sets the wall clock of the instances forward and back by an hour under load. No attempt may be early or an
+// hour late.
 func TestClock(t *testing.T) {
 	inTurn(t)
 	const rate = 200

@@ -15,10 +15,10 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// env is the environment of one case: a Kafka, a Redis, topics of its own, users and the judge.
+// env is the environment of one case: Kafka, Redis, its own topics, users and the judge.
 type env struct {
 	brokers  string // for clients of the test
-	serve    string // brokers as instances know them; a proxy may stand between
+	serve    string // brokers of the instances, possibly through a proxy
 	redis    string
 	topics   harness.Topics
 	judge    *judge
@@ -41,12 +41,12 @@ func newEnv(t testing.TB, brokers, redis string, users int64, flags ...string) *
 	return newEnvOf(t, brokers, redis, users, schedule, flags...)
 }
 
-// newEnvOf is newEnv with a retry.schedule of its own, of two delays.
+// newEnvOf is like newEnv with a retry.schedule of two delays.
 func newEnvOf(t testing.TB, brokers, redis string, users int64, schedule []time.Duration, flags ...string) *env {
 	t.Helper()
-	harness.Kafka(t) // also where the case has its own: it measures the machine's pace
-	// In the short form only a case that kills instances has a session that is shorter than the default: a busy machine
-	// holds an instance up for seconds, and its partitions are not to be lost by that.
+	harness.Kafka(t) // start it even if the case has its own: it measures the machine's pace
+	// In the short form, sessions are shorter than the default only in cases that kill instances: a busy machine
+	// may hold an instance up for seconds, which must not cost it its partitions.
 	s := &env{brokers: brokers, serve: brokers, redis: redis, topics: harness.TopicsFor(t), users: users, schedule: schedule, session: pick(45*time.Second, 6*time.Second)}
 	for _, flag := range flags {
 		if v, ok := strings.CutPrefix(flag, "--kafka.session_timeout="); ok {
@@ -72,8 +72,8 @@ func newEnvOf(t testing.TB, brokers, redis string, users int64, schedule []time.
 	return s
 }
 
-// usual is how the users' endpoints answer: within some milliseconds; those of every tenth user fail on the first
-// attempt of each event, those of every twentieth and one more always.
+// usual returns the answer of a user's endpoint, after some milliseconds. Endpoints of every tenth user fail the first
+// attempt of each event, those of one user in twenty fail always.
 func usual(_ string, user int64, attempt int) (int, time.Duration) {
 	after := time.Duration(user%5) * 2 * time.Millisecond
 	if user%20 == 1 || user%10 == 0 && attempt == 1 {
@@ -82,7 +82,7 @@ func usual(_ string, user int64, attempt int) (int, time.Duration) {
 	return http.StatusOK, after
 }
 
-// options are those of an instance, its own flags last.
+// options returns the options of an instance, with its own flags last.
 func (s *env) options(flags ...string) harness.Options {
 	args := append(append([]string(nil), s.flags...), flags...)
 	return harness.Options{Brokers: s.serve, RedisAddr: s.redis, Topics: s.topics, Args: args}
@@ -106,8 +106,8 @@ func (s *env) start(t testing.TB, flags ...string) *harness.Proc {
 	return p
 }
 
-// lost is when instances lost partitions because the machine held them up for a good part of their session: what was
-// not committed by then may be made again, by whoever had the partitions next.
+// lost returns when instances lost partitions because the machine held them up. What was not committed by then may be
+// repeated by the next owner.
 func (s *env) lost(t testing.TB) (spans []span) {
 	t.Helper()
 	s.mu.Lock()
@@ -143,22 +143,22 @@ type load struct {
 	cl   *kgo.Client
 
 	mu    sync.Mutex
-	acked map[string]bool // identities of what the broker said it has
+	acked map[string]bool // identities of the acknowledged events
 	wrong error
 }
 
-// loadRate describes a load for the table.
+// loadRate describes a load for the report.
 func loadRate(perSecond int, d time.Duration) string {
 	return fmt.Sprintf("%s events/s, %v", count(perSecond), d)
 }
 
-// load writes perSecond events of all sorts until it is ended.
+// load writes perSecond events of all kinds until it is ended.
 func (s *env) load(t testing.TB, perSecond int) *load {
 	t.Helper()
 	return s.loadOf(t, perSecond, s.event)
 }
 
-// loadOf writes perSecond events until it is ended; event gives the n-th.
+// loadOf writes perSecond events until it is ended. event returns the n-th one.
 func (s *env) loadOf(t testing.TB, perSecond int, event func(n int64) *kgo.Record) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -208,14 +208,14 @@ func (l *load) fail(err error) {
 	}
 }
 
-// written is how many events Kafka has acknowledged.
+// written returns the number of events that Kafka has acknowledged.
 func (l *load) written() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.acked)
 }
 
-// end stops the load and gives what Kafka acknowledged.
+// end stops the load and returns the events that Kafka acknowledged.
 func (l *load) end(t testing.TB) map[string]bool {
 	t.Helper()
 	l.stop()
@@ -228,8 +228,8 @@ func (l *load) end(t testing.TB) map[string]bool {
 	return l.acked
 }
 
-// event is the n-th event of a load: mostly delivery reports, some clicks (of bots too, and second ones), received
-// messages and revocations, and some of users without settings.
+// event returns the n-th event of a load: mostly delivery reports, some clicks (including bots' and repeated ones),
+// received messages and revocations, and some events of users without settings.
 func (s *env) event(n int64) *kgo.Record {
 	user := s.user(n)
 	switch {
@@ -239,7 +239,7 @@ func (s *env) event(n int64) *kgo.Record {
 		return harness.Event(s.topics.Click, user, botValue(user, n))
 	case n%20 == 7:
 		return harness.Event(s.topics.Click, user, harness.ClickValue(user, n))
-	case n%100 == 48: // again the click of 41 events ago, whose user it is
+	case n%100 == 48: // repeat the click of 41 events ago, which is of the same user
 		n -= 41
 		user = s.user(n)
 		return harness.Event(s.topics.Click, user, harness.ClickValue(user, n))
@@ -251,12 +251,12 @@ func (s *env) event(n int64) *kgo.Record {
 	return harness.Event(s.topics.DLR, user, harness.DLRValue(user, n))
 }
 
-// user is whose the n-th event is. They take turns, and a step is left out each 20 events, so that each meets all kinds.
+// user returns the user of the n-th event. Users take turns, and one turn in 20 is skipped, so that each has all kinds.
 func (s *env) user(n int64) int64 { return (n+n/20+2*(n/100))%s.users + 1 }
 
 func botValue(user, sms int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d},"bot":true}`, user, sms)
 }
 
-// identity is the stable identity of the event of a source record.
+// identity returns the identity of the event of a source record.
 func identity(r *kgo.Record) string { return harness.Identity(r) }

@@ -27,22 +27,22 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// The faulty servers listen at 127.0.0.2, which the program may reach. So it may reach 127.0.0.21, where nobody listens.
-// 127.0.0.1 represents the platform's own network and stays blocked.
+// The faulty servers listen at 127.0.0.2, which the program may reach. It may also reach 127.0.0.21, where nothing
+// listens. 127.0.0.1 represents the platform's own network and stays blocked.
 const outside, deaf, within = "127.0.0.2", "127.0.0.21", "127.0.0.1"
 
-// allFailures is the contract's closed list, but for "http NNN".
+// allFailures is the contract's closed list, except "http NNN".
 var allFailures = []string{"timeout", "connection refused", "connection reset", "dns", "tls", "blocked address", "network"}
 
-// TestHostileEndpoints: endpoints that do all that a web server should not, beside healthy ones, on the same host too.
-// Each attempt has an outcome of the closed list within the time-out, memory stays where it was, and the healthy ones do
-// not notice.
+// TestHostileEndpoints runs endpoints that do everything wrong beside healthy ones, some on the same host. Each attempt
+// must have an outcome of the closed list within the timeout, memory must stay bounded, and the healthy endpoints must
+// not be affected.
 func TestHostileEndpoints(t *testing.T) {
 	inTurn(t)
 	const firstVice, timeout = 1001, time.Second
 	healthyUsers, rate, each := int64(100), pick(200, 500), pick(4, 30)
 	f := newFaultyServer()
-	// Its port is one of those that the harness reserves, so that nobody has it at the address of within.
+	// Its port is one that the harness reserves, so that no other process has it at the address of within.
 	_, port, err := net.SplitHostPort(harness.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
@@ -88,15 +88,15 @@ func TestHostileEndpoints(t *testing.T) {
 		t.Errorf("healthy events: p50 %v, p99 %v from Kafka to the request", p50, p99)
 	}
 	rec.note("healthy events: p50 %v, p99 %v from Kafka to the request", p50.Round(100*time.Microsecond), p99.Round(100*time.Microsecond))
-	rec.note("at most %.0f MiB resident; %.0f MiB of floods were taken", most/(1<<20), float64(f.flooded.Load())/(1<<20))
+	rec.note("at most %.0f MiB resident; %.0f MiB of floods were accepted", most/(1<<20), float64(f.flooded.Load())/(1<<20))
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = len(bad)+len(good), b.delivered, b.dead, b.missing
 		r.Duplicates, r.Unexplained, r.Beyond, r.Early = b.again, b.again, b.beyond, b.early
 	})
 }
 
-// waitRequestsEnd waits until the sockets and goroutines of the attempts have ended. Connections to the healthy host may
-// stay idle for a minute, and how many there are depends on how many requests were in flight at once.
+// waitRequestsEnd waits until the sockets and goroutines of the attempts have ended. Connections to the healthy host
+// may stay idle for a minute, and how many there are depends on how many requests were in flight at once.
 func waitRequestsEnd(t *testing.T, p *harness.Proc, before harness.Metrics) {
 	t.Helper()
 	const fds, goroutines = "process_open_fds", "go_goroutines"
@@ -108,12 +108,12 @@ func waitRequestsEnd(t *testing.T, p *harness.Proc, before harness.Metrics) {
 	})
 	harness.Eventually(t, 90*time.Second, func() bool {
 		now = p.Metrics(t)
-		// Hundreds of goroutines that ran requests are kept for the next ones. A leak of one per attempt is more.
+		// Hundreds of goroutines are kept for the next requests. A leak of one per attempt would be more.
 		return now.Sum(fds) < before.Sum(fds)+50 && now.Sum(goroutines) < before.Sum(goroutines)+400
-	}, "sockets and goroutines of the attempts end")
+	}, "the attempts' sockets and goroutines have ended")
 }
 
-// secureFaults are TLS peers that are not to be trusted, and one that is, by the authority written to file.
+// secureFaults returns TLS peers that must not be trusted, and a trusted one, whose authority it writes to file.
 func secureFaults(t *testing.T, f *faultyServer, file string) []fault {
 	t.Helper()
 	authority, err := certs.New()
@@ -144,7 +144,7 @@ func smuggler(f *faultyServer) string {
 	return "/smuggle"
 }
 
-// silentFaults are ports where nobody answers.
+// silentFaults returns ports that do not answer.
 func silentFaults(t *testing.T) []fault {
 	t.Helper()
 	silent, err := net.Listen("tcp4", outside+":0")
@@ -167,15 +167,15 @@ func silentFaults(t *testing.T) []fault {
 	}
 }
 
-// namedFaults are names in a DNS of the test's own. The program asks the one in /etc/resolv.conf, so it runs in a mount
-// namespace with another such file, by way of the binary returned. Without root there are no such faults.
+// namedFaults returns names on a DNS server of the test. The returned binary runs the program in a mount namespace with
+// another /etc/resolv.conf. Without root there are no such faults.
 func namedFaults(t *testing.T, f *faultyServer, dir string) (faults []fault, binary string) {
 	t.Helper()
 	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
 		if os.Getuid() == 0 || os.Getenv("CI") != "" {
-			t.Fatalf("no mount namespace for the faults of the DNS: %v %s", err, out)
+			t.Fatalf("no mount namespace for the DNS faults: %v %s", err, out)
 		}
-		t.Logf("without faults of the DNS, which need root: %v %s", err, out)
+		t.Logf("without the DNS faults, which need root: %v %s", err, out)
 		return nil, ""
 	}
 	const nameserver = "127.0.0.99"
@@ -216,7 +216,7 @@ func namedFaults(t *testing.T, f *faultyServer, dir string) (faults []fault, bin
 	return []fault{
 		{"a good name", at("good", "/tls"), ""},
 		{"a name that answers late", at("late", "/tls"), ""},
-		// Attempts share a look-up that goes on, so that the resolver's own patience may end before theirs.
+		// Attempts share a pending lookup, so the resolver's timeout may end before theirs.
 		{"a name that answers too late", at("too-late", "/tls"), "timeout|dns"},
 		{"a name without an answer", at("silent", "/tls"), "timeout|dns"},
 		{"a name that does not exist", at("nobody", "/tls"), "dns"},
@@ -227,7 +227,7 @@ func namedFaults(t *testing.T, f *faultyServer, dir string) (faults []fault, bin
 	}, wrapper
 }
 
-// apiKey is the key of a user of this test.
+// apiKey returns the API key of a user of this test.
 func apiKey(user int64) string { return fmt.Sprintf("key-of-user-%d", user) }
 
 // configureFaults creates a user and a key for each fault, and configures the healthy users.
@@ -249,7 +249,7 @@ func (s *env) configureFaults(t *testing.T, f *faultyServer, faults []fault, fir
 	harness.ProduceMany(t, s.brokers, records)
 }
 
-// healthyLoad writes events of healthy users at a steady rate, and gives them and the most memory that was resident.
+// healthyLoad writes events of healthy users at a steady rate. It returns them and the peak of resident memory.
 func (s *env) healthyLoad(t *testing.T, p *harness.Proc, users int64, perSecond int, lasts time.Duration) (good []*kgo.Record, most float64) {
 	t.Helper()
 	cl := harness.Client(t, s.brokers, kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))
@@ -284,7 +284,7 @@ type faultLedger struct {
 	delays                                         []time.Duration // of healthy events, from Kafka to the request
 }
 
-// waitFaults waits for the fate of every event and compares it with the one its fault calls for.
+// waitFaults waits for the fate of every event and compares it with the expected fate of its fault.
 func (s *env) waitFaults(t *testing.T, f *faultyServer, faults []fault, first int64, bad, good []*kgo.Record, timeout time.Duration) faultLedger {
 	t.Helper()
 	wants := func(r *kgo.Record) fault {
@@ -311,7 +311,7 @@ func (s *env) waitFaults(t *testing.T, f *faultyServer, faults []fault, first in
 	}
 	for deadline := time.Now().Add(timeout); open() > 0 && time.Now().Before(deadline); harness.Pass(300 * time.Millisecond) {
 	}
-	harness.Pass(2500 * time.Millisecond) // for attempts too many
+	harness.Pass(2500 * time.Millisecond) // for surplus attempts
 	b.missing = open()
 	for _, r := range bad {
 		d, want := dead[identity(r)], wants(r)
@@ -351,14 +351,14 @@ func (b *faultLedger) repeats(t *testing.T, hits []faultyServerHit) {
 	began := map[int]time.Time{}
 	var before faultyServerHit
 	for _, h := range hits {
-		// A kept connection that ends before a reply may have ended before the request: it is made once more on a new one.
+		// A kept connection that ends before a reply may have ended before the request, so the request is repeated once.
 		if before.attempt == h.attempt && before.silent && before.kept && !h.kept {
 			continue
 		}
 		before = h
 		if !began[h.attempt].IsZero() {
 			b.again++
-			t.Errorf("made again: %v", hits)
+			t.Errorf("repeated: %v", hits)
 		}
 		began[h.attempt] = h.at
 		if n := h.attempt - 2; n >= 0 && n < len(b.schedule) && h.at.Before(began[h.attempt-1].Add(b.schedule[n]-harness.Clocks)) {

@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-// faultyServer is a web server on bare connections. Some of its paths answer wrongly, each in its own way.
+// faultyServer is a web server on raw connections. Each of its faulty paths misbehaves in its own way.
 type faultyServer struct {
 	addr    string
 	answers map[string]func(c net.Conn, attempt int) (keep bool)
 	silent  map[string]bool // paths that end the connection without a reply
-	flooded atomic.Int64    // bytes of floods that were taken
+	flooded atomic.Int64    // bytes of floods that the client accepted
 
 	mu       sync.Mutex
 	requests map[string][]faultyServerHit // by identity
@@ -63,7 +63,7 @@ func (f *faultyServer) serve(t testing.TB, l net.Listener) {
 	}()
 }
 
-// listenTLS is listen behind TLS.
+// listenTLS is like listen with TLS.
 func (f *faultyServer) listenTLS(t testing.TB, address string, cfg *tls.Config) string {
 	t.Helper()
 	l, err := tls.Listen("tcp4", address, cfg)
@@ -100,7 +100,7 @@ func (f *faultyServer) talk(c net.Conn) {
 	}
 }
 
-// hits gives the requests of an identity.
+// hits returns the requests of an identity.
 func (f *faultyServer) hits(id string) []faultyServerHit {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,7 +133,7 @@ func sayAndReset(text string) func(net.Conn, int) bool {
 	}
 }
 
-// drip says first at once, then text again and again, a byte every d.
+// drip sends first at once, then text repeatedly, one byte every d.
 func drip(first, text string, d time.Duration) func(net.Conn, int) bool {
 	return func(c net.Conn, _ int) bool {
 		_, _ = io.WriteString(c, first)
@@ -148,7 +148,7 @@ func drip(first, text string, d time.Duration) func(net.Conn, int) bool {
 	}
 }
 
-// flood says first, then piece until 10 GB are said or the peer is gone.
+// flood sends first, then piece repeatedly until it has sent 10 GB or the peer disconnects.
 func (f *faultyServer) flood(first, piece string) func(net.Conn, int) bool {
 	block := []byte(strings.Repeat(piece, 1+(64<<10)/len(piece)))
 	return func(c net.Conn, _ int) bool {
@@ -164,14 +164,14 @@ func (f *faultyServer) flood(first, piece string) func(net.Conn, int) bool {
 	}
 }
 
-// fault is one way to answer, and what the attempts then fail with: "" = it counts as delivered, "*" = any failure of the
+// fault is a way to answer, and the failure of the attempts: "" = it counts as delivered, "*" = any failure of the
 // closed list.
 type fault struct {
 	name, url string
 	failure   string
 }
 
-// faults are those of plain connections at v's address.
+// faults returns the faults of plain connections at v's address.
 func (f *faultyServer) faults() []fault {
 	const ok = "HTTP/1.1 200 OK\r\n"
 	var all []fault
@@ -214,10 +214,10 @@ func (f *faultyServer) faults() []fault {
 	return all
 }
 
-// gzipBomb is less than the 64 KiB that are read of a reply's body, and would be 60 MiB.
+// gzipBomb returns a body of less than the 64 KiB that are read of a reply, which decompresses to 60 MiB.
 func gzipBomb() string {
 	var b strings.Builder
-	w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // neither of them fails
+	w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // writing to memory cannot fail
 	zeros := make([]byte, 1<<20)
 	for range 60 {
 		_, _ = w.Write(zeros)

@@ -20,25 +20,25 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// crowd is the web server of a thousand users, the first of whom may misbehave. It knows an event by its message's
-// number, so that it can judge any consumer of the topic.
+// crowd is the web server of a thousand users, the first of whom may misbehave. It identifies an event by its message's
+// number, so it can judge any consumer of the topic.
 type crowd struct {
 	addr  string
 	began time.Time
 
 	mu       sync.Mutex
 	hung     int64           // users 1 to hung misbehave
-	slowly   bool            // answer 500 after two seconds, else never
+	slowly   bool            // answer 500 after two seconds instead of never
 	produced []time.Duration // per event, since began
 	first    []time.Duration // first request; 0 = none
 	ok       []bool          // answered 200
-	attempts []int32         // the numbers of the requests so far, a bit each
-	ended    []time.Duration // when the last of them was answered or given up, since began
+	attempts []int32         // the attempt numbers so far, one bit each
+	ended    []time.Duration // when the last of them was answered or cancelled, since began
 	users    []int64
 
 	schedule      []time.Duration // between attempts
 	again, beyond int             // attempts that should not have been made
-	short         []time.Duration // by how much attempts seem early
+	short         []time.Duration // by how much attempts appear to be early
 }
 
 func newCrowd(t testing.TB) *crowd {
@@ -59,14 +59,14 @@ func newCrowd(t testing.TB) *crowd {
 	return c
 }
 
-// misbehave sets who hangs from the next request on.
+// misbehave sets which users hang from the next request on.
 func (c *crowd) misbehave(hung int64, slowly bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hung, c.slowly = hung, slowly
 }
 
-// add makes an event of a user and gives its number.
+// add creates an event of a user and returns its number.
 func (c *crowd) add(user int64) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +111,7 @@ func (c *crowd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// judge holds an attempt of event n against those before it. c.mu is held.
+// judge compares an attempt of event n with those before it. c.mu is held.
 func (c *crowd) judge(n, attempt int, now time.Duration) {
 	switch bit := int32(1) << attempt; {
 	case len(c.schedule) == 0:
@@ -129,8 +129,8 @@ func (c *crowd) judge(n, attempt int, now time.Duration) {
 	}
 }
 
-// early counts attempts that came too early, for a machine that adds slack to what takes time: that a request was given up
-// is seen here a little later than there. c.mu is held.
+// early returns the number of early attempts, given the slack of a busy machine: the server notices a cancelled request
+// a little later than the client. c.mu is held.
 func (c *crowd) early(slack time.Duration) (n int) {
 	for _, short := range c.short {
 		if short > 250*time.Millisecond+slack {
@@ -140,14 +140,14 @@ func (c *crowd) early(slack time.Duration) (n int) {
 	return n
 }
 
-// end notes that a request of event n is over.
+// end records the end of a request of event n.
 func (c *crowd) end(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended[n] = time.Since(c.began)
 }
 
-// phase is a stretch of load and how its healthy events fared.
+// phase is a period of load and the results of its healthy events.
 type phase struct {
 	from, to  int   // events
 	hung      int64 // users
@@ -168,7 +168,7 @@ func (p phase) String() string {
 	return fmt.Sprintf("p50 %v, p99 %v, %s of %s delivered", p.at(50), p.at(99), count(p.delivered), count(p.healthy))
 }
 
-// look computes what is known of a phase by now.
+// look computes the current results of a phase.
 func (c *crowd) look(p phase) phase {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,7 +188,7 @@ func (c *crowd) look(p phase) phase {
 	return p
 }
 
-// wait waits until a phase's healthy events are delivered, and gives what is then, or after the time.
+// wait waits until a phase's healthy events are delivered or the time is over, and returns the results.
 func (c *crowd) wait(p phase, timeout time.Duration) phase {
 	for deadline := time.Now().Add(timeout); ; harness.Pass(50 * time.Millisecond) {
 		if p = c.look(p); p.delivered == p.healthy || time.Now().After(deadline) {
@@ -197,10 +197,10 @@ func (c *crowd) wait(p phase, timeout time.Duration) phase {
 	}
 }
 
-// traffic describes who gets what share of the events.
+// traffic describes the users' shares of the events.
 type traffic struct {
 	users, hung int64
-	percent     int64 // of the events are those of the hung
+	percent     int64 // share of the events that the hung users get
 	perSecond   int
 	lasts       time.Duration
 	slowly      bool
@@ -214,8 +214,8 @@ func (f traffic) String() string {
 	return fmt.Sprintf("%d of %s users %s, %d%% of the traffic", f.hung, count(int(f.users)), how, f.percent)
 }
 
-// user is whose the n-th event is: percent of every hundred, here and there, are those of the hung, who take turns, as
-// the others do.
+// user returns the user of the n-th event. percent of every hundred events, spread evenly, are for the hung users. Both
+// groups of users take turns.
 func (f traffic) user(n int64) int64 {
 	round, place := n/100, n*37%100
 	if place < f.percent {
@@ -279,11 +279,11 @@ func (c *crowd) backlog(t testing.TB, s *env, f traffic, total int64) phase {
 	return p
 }
 
-// startHandwritten runs the hand-written consumer that the benchmark compares with: 64 workers, no queue per user.
+// startHandwritten runs the hand-written consumer of the benchmark: 64 workers, no queue per user.
 func startHandwritten(t testing.TB, s *env, base string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(harness.Bench(t), "handwritten", "--kafka", s.brokers, "--group", s.topics.Group+"-handwritten", "--topic", s.topics.DLR, "--base", base)
-	in, err := cmd.StdinPipe() // it stays until its input ends
+	in, err := cmd.StdinPipe() // it runs until its input ends
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func startHandwritten(t testing.TB, s *env, base string) (stop func()) {
 		once.Do(func() {
 			select {
 			case <-ended:
-				t.Errorf("the hand-written consumer ended by itself: %s", out.String())
+				t.Errorf("the hand-written consumer ended unexpectedly: %s", out.String())
 			default:
 			}
 			_ = cmd.Process.Kill()

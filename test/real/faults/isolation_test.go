@@ -10,12 +10,12 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// crowdEnv is an env whose users are a crowd's.
+// crowdEnv is an env with the users of a crowd.
 func crowdEnv(t *testing.T, c *crowd, users int64) *env {
 	t.Helper()
 	broker := harness.Kafka
 	if long() {
-		broker = harness.OwnKafka // on a shared one the p99 without anybody hanging rose from 28 to 236 ms over twelve cases
+		broker = harness.OwnKafka // on a shared one the p99 without hung users rose from 28 to 236 ms over twelve cases
 	}
 	s := newEnv(t, broker(t).Addr, harness.Redis(t).Addr, 1, "--topics.partitions=12", "--dispatch.timeout="+pick("2s", "10s"))
 	var records []*kgo.Record
@@ -26,7 +26,7 @@ func crowdEnv(t *testing.T, c *crowd, users int64) *env {
 	return s
 }
 
-// memory watches what an instance uses.
+// memory observes the memory of an instance.
 type memory struct{ resident, buffered float64 }
 
 func (m *memory) look(t testing.TB, p *harness.Proc) func() {
@@ -37,16 +37,16 @@ func (m *memory) look(t testing.TB, p *harness.Proc) func() {
 	}
 }
 
-// The bounds: dispatch.max_buffered_bytes and what a poll adds; and, resident, twice that for a heap that is being
-// collected, the clients' buffers and the program itself.
+// The limits. Buffered: dispatch.max_buffered_bytes and one poll. Resident: twice that for a heap during garbage
+// collection, the clients' buffers and the program itself.
 const (
 	maxBuffered = 72 << 20
 	maxResident = 300 << 20
 )
 
-// TestIsolation: a thousand users, some of whom hang or answer 500 slowly. The others' events are delivered as fast as in
-// a run without them, memory stays within its bound, and the events of the hung ones are accounted for. The hand-written
-// consumer runs beside it.
+// TestIsolation has a thousand users, some of whom hang or answer 500 slowly. The others' events must be delivered as
+// fast as without them, memory must stay within its limits, and the events of the hung users must be accounted for. A
+// hand-written consumer runs for comparison.
 func TestIsolation(t *testing.T) {
 	longOnly(t, "TestIsolation of the real floor")
 	harness.Need(t)
@@ -66,7 +66,7 @@ func TestIsolation(t *testing.T) {
 	for _, f := range cases {
 		f.users, f.perSecond, f.lasts = users, rate, pick(5*time.Second, 10*time.Minute)
 		t.Run(f.String(), func(t *testing.T) { isolate(t, f) })
-		if f.hung == 1 && f.percent == 2 && !f.slowly && long() { // a comparison, and no check
+		if f.hung == 1 && f.percent == 2 && !f.slowly && long() { // a comparison, not a check
 			f.lasts = 45 * time.Second // long enough to see it fall behind
 			t.Run("hand-written, "+f.String(), func(t *testing.T) { isolateHandwritten(t, f) })
 		}
@@ -91,13 +91,13 @@ func isolate(t *testing.T, f traffic) {
 	base := before
 	if long() {
 		if after := c.wait(c.run(t, s, calm, m.look(t, p)), 20*time.Second); after.at(99) > base.at(99) {
-			base = after // the slower of the two: other work on the machine comes and goes
+			base = after // the slower of the two, because other load on the machine varies
 		}
 	}
 	missing, delivered, dead := c.account(t, s, during, pick(60*time.Second, 10*time.Minute))
 	rec.note("without them: %v", base)
 	rec.note("with them: %v", during)
-	rec.note("at most %.0f MiB resident, %.1f MiB of events held", m.resident/(1<<20), m.buffered/(1<<20))
+	rec.note("at most %.0f MiB resident, %.1f MiB of events buffered", m.resident/(1<<20), m.buffered/(1<<20))
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = during.to-during.from, delivered, dead, missing
 	})
@@ -105,23 +105,23 @@ func isolate(t *testing.T, f traffic) {
 	if during.delivered != during.healthy {
 		t.Errorf("%d healthy events are missing", during.healthy-during.delivered)
 	}
-	// In a short run one pause of the machine is the whole 99th percentile.
+	// In a short run, one pause of the machine decides the 99th percentile.
 	if limit := base.at(99)*3/2 + pick(250*time.Millisecond+harness.Slack(c.began), 0); during.at(99) > limit {
 		t.Errorf("healthy p99 is %v with them, %v without: more than 1.5 times", during.at(99), base.at(99))
 	}
 	if m.buffered > maxBuffered || m.resident > maxResident {
-		t.Errorf("%.0f MiB resident, %.1f MiB of events held", m.resident/(1<<20), m.buffered/(1<<20))
+		t.Errorf("%.0f MiB resident, %.1f MiB of events buffered", m.resident/(1<<20), m.buffered/(1<<20))
 	}
 	p.WaitBalanced(t, 1, 20*time.Second)
 }
 
-// account waits until each event of a phase is delivered, or dead after all attempts to one who hung, now that nobody
-// hangs.
+// account waits until each event of a phase is delivered, or is dead after all attempts at a user that hung. No user
+// hangs any more.
 func (c *crowd) account(t *testing.T, s *env, p phase, timeout time.Duration) (missing, delivered, dead int) {
 	t.Helper()
-	every := int32(1)<<(len(s.schedule)+2) - 2 // attempts 1 to 3, a bit each
+	every := int32(1)<<(len(s.schedule)+2) - 2 // attempts 1 to 3, one bit each
 	for deadline := time.Now().Add(timeout); ; harness.Pass(500 * time.Millisecond) {
-		given := map[string]bool{} // up to now: what comes later is looked at the next time
+		given := map[string]bool{} // up to now; later ones are examined in the next round
 		for _, r := range harness.Consume(t, s.brokers, s.topics.DeadLetter) {
 			given[string(r.Value)] = harness.Header(r, "smshooks-reason") == "attempts_exhausted"
 		}
@@ -142,13 +142,13 @@ func (c *crowd) account(t *testing.T, s *env, p phase, timeout time.Duration) (m
 			return 0, delivered, dead
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%d events are neither delivered nor dead %v after nobody hangs any more", missing, timeout)
+			t.Errorf("%d events are neither delivered nor dead %v after the last user stopped hanging", missing, timeout)
 			return missing, delivered, dead
 		}
 	}
 }
 
-// wantInOrder wants no attempt made again, beyond the third or early.
+// wantInOrder checks that no attempt was repeated, beyond the third or early.
 func (c *crowd) wantInOrder(t *testing.T, rec *caseRecord) {
 	t.Helper()
 	slack := harness.Slack(c.began)
@@ -157,7 +157,7 @@ func (c *crowd) wantInOrder(t *testing.T, rec *caseRecord) {
 	early := c.early(slack)
 	rec.set(func(r *result) { r.Duplicates, r.Unexplained, r.Beyond, r.Early = c.again, c.again, c.beyond, early })
 	if c.again > 0 || c.beyond > 0 || early > 0 {
-		t.Errorf("%d attempts were made again, %d were beyond the third, %d early", c.again, c.beyond, early)
+		t.Errorf("%d attempts were repeated, %d were beyond the third, %d early", c.again, c.beyond, early)
 	}
 }
 
@@ -182,7 +182,8 @@ func isolateHandwritten(t *testing.T, f traffic) {
 	rec.set(func(r *result) { r.Produced, r.Delivered = during.to-during.from, during.delivered })
 }
 
-// TestIsolationBacklog: a backlog, a part of it for one endpoint that hangs: the others' events are delivered meanwhile.
+// TestIsolationBacklog processes a backlog, part of it for an endpoint that hangs. The others' events must be delivered
+// meanwhile.
 func TestIsolationBacklog(t *testing.T) {
 	longOnly(t, "TestIsolation of the real floor")
 	harness.Need(t)
@@ -215,11 +216,11 @@ func TestIsolationBacklog(t *testing.T) {
 			t.Errorf("%d of %d healthy events within %v", p.delivered, p.healthy, p.took)
 		}
 		if m.buffered > maxBuffered || m.resident > maxResident {
-			t.Errorf("%.0f MiB resident, %.1f MiB of events held", m.resident/(1<<20), m.buffered/(1<<20))
+			t.Errorf("%.0f MiB resident, %.1f MiB of events buffered", m.resident/(1<<20), m.buffered/(1<<20))
 		}
 	})
 	if !long() {
-		return // the rest is a comparison, and no check
+		return // the rest is a comparison, not a check
 	}
 	t.Run("hand-written", func(t *testing.T) {
 		rec := newCase(t, "13b", "for comparison, a hand-written consumer: a backlog, 2% for one who hangs", load)
@@ -232,7 +233,7 @@ func TestIsolationBacklog(t *testing.T) {
 		p = c.wait(p, pick(5*time.Second, 45*time.Second))
 		stop()
 		if p.delivered == 0 {
-			t.Error("it delivered nothing: the comparison shows nothing")
+			t.Error("it delivered nothing: the comparison is meaningless")
 		}
 		rec.note("healthy events: %s of %s within %v", count(p.delivered), count(p.healthy), pick(5*time.Second, 45*time.Second))
 		rec.set(func(r *result) { r.Produced, r.Delivered = int(total), p.delivered })

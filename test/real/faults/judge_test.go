@@ -17,21 +17,21 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// hit is one request the judge got, small enough to remember hundreds of thousands.
+// hit is a request to the judge, small enough to store hundreds of thousands.
 type hit struct {
 	id      int32 // into judge.names
 	attempt int32
 	user    int64
 	start   time.Duration // since judge.began
-	end     time.Duration // when the answer was given; 0 while it is not
-	ok      bool          // that answer was a success
-	by      string        // User-Agent: the instance, where the instances of a case have versions of their own
+	end     time.Duration // when it was answered; 0 until then
+	ok      bool          // whether the answer was a success
+	by      string        // User-Agent: identifies the instance if the instances of a case have different versions
 }
 
-// manner is how an endpoint answers an attempt: a status after a while.
+// manner is an endpoint's answer to an attempt: a status after a delay.
 type manner func(kind string, user int64, attempt int) (status int, after time.Duration)
 
-// judge is the customers' web server. It remembers who asked for what, when, and what it said.
+// judge is the customers' web server. It records every request and its answer.
 type judge struct {
 	addr  string
 	began time.Time
@@ -43,12 +43,12 @@ type judge struct {
 	kindOf  []string // of the names
 	hits    []hit
 	agents  map[string]string // User-Agent headers, each kept once
-	revoked map[int64][]int   // per revoked id the hits that were answered with success
+	revoked map[int64][]int   // the successful hits of each revoked id
 	flying  map[string]int
 	widest  int // most requests of one endpoint in flight at once
 }
 
-// newJudge starts a judge, ended with the test.
+// newJudge starts a judge. It stops when the test ends.
 func newJudge(t testing.TB, m manner) *judge {
 	t.Helper()
 	j := &judge{addr: harness.FreeAddr(t), began: time.Now(), manner: m, numbers: map[string]int32{}, agents: map[string]string{}, revoked: map[int64][]int{}, flying: map[string]int{}}
@@ -67,18 +67,18 @@ func newJudge(t testing.TB, m manner) *judge {
 	return j
 }
 
-// What no log and no figure of any case may show.
+// Register what no log or metric of any case may contain.
 const (
 	envToken    = "token-of-the-env-f1c7"
 	envPassword = "password-of-the-env-93ab"
 )
 
-// url is where a user's events of a kind go.
+// url returns the URL for a user's events of a kind.
 func (j *judge) url(kind string, user int64) string {
 	return "http://" + j.addr + "/" + kind + "/" + strconv.FormatInt(user, 10) + "?token=" + envToken
 }
 
-// behave changes how endpoints answer from the next request on.
+// behave changes the answers of endpoints from the next request on.
 func (j *judge) behave(m manner) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -89,7 +89,7 @@ func (j *judge) behave(m manner) {
 func (j *judge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // cut before it was whole: never received
+		return // cut off before it was complete: not received
 	}
 	kind, tail, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	user, _ := strconv.ParseInt(tail, 10, 64)
@@ -147,28 +147,28 @@ func (j *judge) end(n int, path string, ok bool, batch []byte) {
 		Campaign []int64 `json:"campaign_sms_ids"`
 	}
 	if json.Unmarshal(batch, &ids) != nil {
-		return // then the ids are missing in the ledger
+		return // the ids are then missing in the ledger
 	}
 	for _, id := range append(ids.API, ids.Campaign...) {
 		j.revoked[id] = append(j.revoked[id], n)
 	}
 }
 
-// count is the number of requests so far.
+// count returns the number of requests so far.
 func (j *judge) count() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return len(j.hits)
 }
 
-// wait waits until n requests more have come.
+// wait waits for n more requests.
 func (j *judge) wait(t testing.TB, more int, timeout time.Duration) {
 	t.Helper()
 	from := j.count()
 	harness.Eventually(t, timeout, func() bool { return j.count() >= from+more }, "%d more requests", more)
 }
 
-// seen is all the judge remembers of one event.
+// seen is what the judge has recorded of one event.
 type seen struct {
 	hits []hit // in the order of their starts
 	ok   bool
@@ -185,7 +185,7 @@ func (j *judge) since(n int) (ids []string, hits []hit) {
 	return ids, hits
 }
 
-// events gives what was seen, per identity.
+// events returns what was seen, by identity.
 func (j *judge) events() map[string]*seen {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -202,7 +202,7 @@ func (j *judge) events() map[string]*seen {
 	return all
 }
 
-// succeeded tells which revoked ids and which events were answered with success.
+// succeeded returns the revoked ids and the events that were answered with success.
 func (j *judge) succeeded() (events map[string]bool, revoked map[int64]bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

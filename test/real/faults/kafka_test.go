@@ -9,7 +9,7 @@ import (
 
 const whyKafka = "what was finished while Kafka could not take the commit, of partitions that went to another member"
 
-// TestBroker: the only broker is killed under load and started again.
+// TestBroker kills the only broker under load and restarts it.
 func TestBroker(t *testing.T) {
 	longOnly(t, "TestKafkaRestart")
 	inTurn(t)
@@ -36,7 +36,7 @@ func TestBroker(t *testing.T) {
 	wantAlive(t, members)
 }
 
-// sessionTime is within what a group finds itself together again after an outage of Kafka.
+// sessionTime is the time within which a group re-forms after an outage of Kafka.
 func (s *env) sessionTime() time.Duration { return 6 * time.Second }
 
 func wantAlive(t testing.TB, members []*harness.Proc) {
@@ -48,7 +48,7 @@ func wantAlive(t testing.TB, members []*harness.Proc) {
 	}
 }
 
-// TestBrokers: of three brokers one goes, then another, so that writes are refused, and then they come back.
+// TestBrokers kills one of three brokers, then a second one, so that writes are refused, and restarts both.
 func TestBrokers(t *testing.T) {
 	inTurn(t)
 	rate, each := pick(300, 2000), pick(5*time.Second, 15*time.Second)
@@ -72,7 +72,7 @@ func TestBrokers(t *testing.T) {
 	written := l.written()
 	harness.Pass(time.Second)
 	if n := l.written() - written; n > 0 {
-		t.Errorf("Kafka took %d events though one of three replicas was left: the case shows nothing", n)
+		t.Errorf("Kafka accepted %d events with one of three replicas left: the case is meaningless", n)
 	}
 	c.Brokers[1].Start(t)
 	c.Brokers[2].Start(t)

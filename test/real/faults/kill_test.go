@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// inTurn lets short forms share the machine; a long form has it alone.
+// inTurn runs short forms in parallel. A long form has the machine to itself.
 func inTurn(t *testing.T) {
 	t.Helper()
 	harness.Need(t)
@@ -22,28 +22,28 @@ func inTurn(t *testing.T) {
 	}
 }
 
-// longOnly ends the short form of a case that another test shows, with every run of make test.
+// longOnly skips the short form of a case that another test of make test covers.
 func longOnly(t *testing.T, test string) {
 	t.Helper()
 	if !long() {
-		t.Skip("a case of make faults; in make test " + test + " shows it")
+		t.Skip("a case of make faults; in make test " + test + " covers it")
 	}
 }
 
-// patience is how long instances may take to become ready on a machine that has much to do.
+// patience is how long instances may take to become ready on a busy machine.
 const patience = 2 * time.Minute
 
-// backlog is how long what is left at the end of a load may take.
+// backlog is how long the events that are left at the end of a load may take.
 func backlog() time.Duration { return pick(2*time.Minute, 8*time.Minute) }
 
-// TestKill: one of three instances is killed with SIGKILL every two seconds and started again.
+// TestKill kills one of three instances with SIGKILL every two seconds and restarts it.
 func TestKill(t *testing.T) {
 	inTurn(t)
 	rate, lasts := pick(500, 5000), pick(6*time.Second, time.Minute)
 	rec := newCase(t, "1", "kill -9 of one of three instances", loadRate(rate, lasts))
 	rec.did("one of three instances is killed with SIGKILL every 2 s for %v, each time another one, and started again at once", lasts)
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 500, "--kafka.session_timeout="+pick("4s", "2s"))
-	// Each of the three is a version of its own, so that the judge knows whose requests may be made again.
+	// Each of the three has its own version, so that the judge knows whose requests may be repeated.
 	members := make([]*harness.Proc, 3)
 	start := func(n int) {
 		o := s.options()
@@ -78,10 +78,10 @@ func TestKill(t *testing.T) {
 	wantNarrow(t, s, rec)
 }
 
-// version is the n-th instance's where the judge tells them apart.
+// version returns the version of the n-th instance, by which the judge tells instances apart.
 func version(n int) string { return "instance-" + strconv.Itoa(n) }
 
-// saidOf counts the log lines of instances that hold a text.
+// saidOf counts the log lines of instances that contain a text.
 func saidOf(all []*harness.Proc, text string) (n int) {
 	for _, p := range all {
 		n += strings.Count(p.Log(), text)
@@ -102,7 +102,7 @@ func (s *env) members(t testing.TB, n int, flags ...string) []*harness.Proc {
 	return all
 }
 
-// TestStorm: members join and leave in order all the time.
+// TestStorm lets members join and leave continuously.
 func TestStorm(t *testing.T) {
 	inTurn(t)
 	rate, lasts, n := pick(300, 2000), pick(5*time.Second, time.Minute), pick(4, 8)
@@ -134,7 +134,7 @@ func TestStorm(t *testing.T) {
 	wantNarrow(t, s, rec)
 }
 
-// wantExit sends SIGTERM and wants an exit code. It is for goroutines too: it doesn't end the test.
+// wantExit sends SIGTERM and checks the exit code. It may run in goroutines, since it does not end the test.
 func wantExit(t testing.TB, p *harness.Proc, code int) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -144,7 +144,7 @@ func wantExit(t testing.TB, p *harness.Proc, code int) time.Duration {
 	return time.Since(began)
 }
 
-// wantNarrow wants no endpoint with more than three requests at once.
+// wantNarrow checks that no endpoint had more than three requests at once.
 func wantNarrow(t testing.TB, s *env, rec *caseRecord) {
 	t.Helper()
 	s.judge.mu.Lock()
@@ -155,8 +155,8 @@ func wantNarrow(t testing.TB, s *env, rec *caseRecord) {
 	}
 }
 
-// TestSigterm: instances are told to stop in the middle of their work, again and again. Within the grace what is in
-// flight comes to its end and is committed, so that nothing at all is sent twice.
+// TestSigterm stops instances in the middle of their work, repeatedly. Requests in flight must end and be committed
+// within the grace, so that nothing is sent twice.
 func TestSigterm(t *testing.T) {
 	inTurn(t)
 	rate, rounds := pick(500, 3000), pick(2, 6)
@@ -190,7 +190,7 @@ func TestSigterm(t *testing.T) {
 	b.judge(t, rec, judgement{})
 }
 
-// inFlight is how many requests are begun and not answered.
+// inFlight returns the number of requests that are not answered yet.
 func (j *judge) inFlight() (n int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -200,12 +200,12 @@ func (j *judge) inFlight() (n int) {
 	return n
 }
 
-// TestRolling: six instances are replaced one after the other, with each of the group's protocols.
+// TestRolling replaces six instances one after the other, with each group protocol.
 func TestRolling(t *testing.T) {
 	longOnly(t, "TestGroupRebalance, TestGroupRebalanceByBrokers and TestStaticMember")
 	for name, c := range map[string]struct {
 		protocol string
-		named    bool // kafka.instance_id: no rebalance, so that no partition waits longer than its instance is away
+		named    bool // kafka.instance_id: no rebalance, so no partition waits longer than its instance is down
 	}{
 		"classic":              {"classic", false},
 		"classic, instance_id": {"classic", true},
@@ -256,14 +256,14 @@ func rolling(t *testing.T, name, protocol string, named bool) {
 	calm, longest := b.idle(from, calmTo), b.idle(calmTo, to)
 	rec.note("worst time without a first attempt, of the partitions from best to worst: %s; before the restarts the worst was %s. "+
 		"An instance was away for up to %s", seconds(longest...), seconds(calm[len(calm)-1]), seconds(away))
-	// As long as its instance was away, and a moment to find its place again; a rebalance would take the session's 45 s.
+	// As long as its instance was down, and a moment to rejoin; a rebalance would take the session's 45 s.
 	worst := longest[len(longest)-1]
 	if limit := away + 2*time.Second + harness.Slack(from); named && worst > limit {
 		t.Errorf("a partition was idle for %v, want at most %v", worst, limit)
 	}
 }
 
-// seconds prints durations.
+// seconds formats durations.
 func seconds(all ...time.Duration) string {
 	var words []string
 	for _, d := range all {

@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestLedgerSees: the ledger sees each of the faults it is there for, and none where there is none.
+// TestLedgerSees checks that the ledger reports each fault, and nothing else.
 func TestLedgerSees(t *testing.T) {
 	began := time.Now()
 	s := &env{judge: &judge{began: began}, schedule: []time.Duration{time.Second, 2 * time.Second}}
@@ -49,7 +49,7 @@ func TestLedgerSees(t *testing.T) {
 		"beyond":                     {hits: []hit{try(4, 0, 1, true)}, wrong: 1},
 		"unnumbered":                 {hits: []hit{try(0, 0, 1, true)}, wrong: 1},
 		"twice":                      {hits: []hit{try(1, 0, 1, true), try(1, sec, sec+1, true)}, again: 1, unexplained: 1},
-		"once more after success":    {hits: []hit{try(1, 0, 1, true), try(2, 2*sec, 3*sec, true)}, again: 1, unexplained: 1},
+		"repeated after success":     {hits: []hit{try(1, 0, 1, true), try(2, 2*sec, 3*sec, true)}, again: 1, unexplained: 1},
 		"in flight at a crash":       {hits: []hit{try(1, sec, 0, false), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1},
 		"before a crash":             {hits: []hit{try(1, 4*sec, 4*sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1},
 		"long before a crash":        {hits: []hit{try(1, sec, sec+1, true), try(1, 9*sec, 9*sec+1, true)}, faults: crash, again: 1, unexplained: 1},
@@ -66,7 +66,7 @@ func TestLedgerSees(t *testing.T) {
 	}
 }
 
-// TestLedgerMisses: an event in none of the places is missing, and the test fails of it.
+// TestLedgerMisses checks that an event without a fate counts as missing and fails the test.
 func TestLedgerMisses(t *testing.T) {
 	j := &judge{began: time.Now(), numbers: map[string]int32{}, revoked: map[int64][]int{7: {0}}, names: []string{"t/0/5"}, hits: make([]hit, 1)}
 	ok := &seen{hits: []hit{{attempt: 1, ok: true, end: 1}}, ok: true}
@@ -87,7 +87,7 @@ func TestLedgerMisses(t *testing.T) {
 	}
 }
 
-// mute is a test that keeps its failures to itself.
+// mute is a test that only records its failures.
 type mute struct {
 	testing.TB
 	failed bool
@@ -96,8 +96,8 @@ type mute struct {
 func (m *mute) Errorf(string, ...any) { m.failed = true }
 func (m *mute) Error(...any)          { m.failed = true }
 
-// TestLedgerSwaps: the second click of a message may be sent in place of one that waits, not of one that never did, and
-// not besides it.
+// TestLedgerSwaps checks that the second click of a message may be sent in place of a delayed first one, but not in
+// place of one that was never delayed, nor in addition to it.
 func TestLedgerSwaps(t *testing.T) {
 	for name, c := range map[string]struct {
 		ok     map[string]bool
@@ -132,8 +132,8 @@ func TestLedgerSwaps(t *testing.T) {
 	}
 }
 
-// TestLedgerTwice: an event that is given up twice, or after it was delivered, and an id that is revoked in two batches are
-// seen, unless a fault is behind it.
+// TestLedgerTwice checks that the ledger reports an event that was given up twice or after its delivery, and an id
+// revoked in two batches, unless a fault explains it.
 func TestLedgerTwice(t *testing.T) {
 	began := time.Now()
 	const sec = time.Second
@@ -187,7 +187,7 @@ func TestLedgerTwice(t *testing.T) {
 	}
 }
 
-// TestLedgerDeadTooSoon: an event may be given up only when all its attempts were seen to fail, for that reason.
+// TestLedgerDeadTooSoon checks that an event may be given up only after all its attempts were seen to fail.
 func TestLedgerDeadTooSoon(t *testing.T) {
 	letter := func(reason, attempts string) *kgo.Record {
 		return &kgo.Record{Headers: []kgo.RecordHeader{{Key: "smshooks-reason", Value: []byte(reason)}, {Key: "smshooks-attempts", Value: []byte(attempts)}}}

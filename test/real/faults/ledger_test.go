@@ -22,19 +22,19 @@ const (
 	duplicate     = "duplicate"
 )
 
-// produced is one event as its source topic holds it.
+// produced is an event in its source topic.
 type produced struct {
 	record  string // <topic>/<partition>/<offset>
 	at      time.Time
-	purpose string  // the fate of an event that is not to be sent, "" of one that is
-	ids     []int64 // of a revocation, which is judged by them
+	purpose string  // the fate of an event that must not be sent, otherwise ""
+	ids     []int64 // ids of a revocation, by which it is judged
 	first   string  // of a second click: the first one
 }
 
-// span is a time in which instances, or Kafka under them, were not able to store what was finished.
+// span is a time in which instances or Kafka could not store what was finished.
 type span struct {
 	from, to time.Time
-	by       string // User-Agent of the only instance it befell, "" if it befell all
+	by       string // User-Agent of the only affected instance, "" if all are affected
 }
 
 // ledger is the ledger of a case.
@@ -46,16 +46,16 @@ type ledger struct {
 	seen     map[string]*seen
 	revoked  map[int64]bool
 	pending  []string      // neither delivered nor dead
-	overtook []string      // first clicks that waited in a topic while the second one of their message was sent in their place
+	overtook []string      // delayed first clicks whose message's second click was sent instead
 	slack    time.Duration // what a busy machine adds to the time of a commit
 }
 
-// sources are the topics events are written to.
+// sources returns the topics to which events are written.
 func (s *env) sources() []string {
 	return []string{s.topics.DLR, s.topics.Click, s.topics.Inbound, s.topics.Revocation}
 }
 
-// waits are the topics that wait.
+// waits returns the delay topics.
 func (s *env) waits() []string {
 	var all []string
 	for _, source := range s.sources() {
@@ -69,7 +69,7 @@ func (s *env) waits() []string {
 	return all
 }
 
-// readSources gives what was produced, and fails if an acknowledged event is not there.
+// readSources returns the produced events, and fails if an acknowledged event is missing.
 func (s *env) readSources(t testing.TB, acked map[string]bool) map[string]produced {
 	t.Helper()
 	all := map[string]produced{}
@@ -120,8 +120,8 @@ func (s *env) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) pro
 	return p
 }
 
-// drain waits until every event that is to be sent is delivered or dead and the group has no lag, and then for more
-// requests than there should be, and returns the ledger. When the time is over it returns the ledger as it is then.
+// drain waits until every event that must be sent is delivered or dead and the group has no lag, and then for surplus
+// requests. It returns the ledger, also if the time is over.
 func (s *env) drain(t testing.TB, acked map[string]bool, timeout time.Duration) *ledger {
 	t.Helper()
 	b := &ledger{s: s, produced: s.readSources(t, acked)}
@@ -177,8 +177,8 @@ func (b *ledger) readFates(t testing.TB) {
 	}
 }
 
-// swapClicks lets the second click of a message stand for the first where that one was sent: while Redis is away clicks
-// wait in overflow topics, and the one that comes back first is the first that is known.
+// swapClicks exchanges the first and second click of a message if the second one was sent: while Redis is unreachable,
+// clicks are delayed in overflow topics, and the one that comes due first is taken for the first.
 func (b *ledger) swapClicks(ok map[string]bool) {
 	fated := func(id string) bool { return ok[id] || b.dead[id] != nil }
 	for second, p := range b.produced {
@@ -196,7 +196,7 @@ func allIn(ids []int64, set map[int64]bool) bool {
 	return len(ids) > 0 && !slices.ContainsFunc(ids, func(id int64) bool { return !set[id] })
 }
 
-// lag is how many records of all topics the group has not committed; -1 if it can't be asked now.
+// lag returns the number of records that the group has not committed, -1 if it cannot be read now.
 func (s *env) lag(adm *kadm.Client) int64 {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -220,18 +220,18 @@ func (s *env) lag(adm *kadm.Client) int64 {
 	return lag
 }
 
-// judgement says what a case allows.
+// judgement describes what a case allows.
 type judgement struct {
-	faults  []span    // requests begun a commit's time before these, or in flight then, may be made again
+	faults  []span    // requests that began a commit's time before these, or were in flight then, may be repeated
 	why     string    // for the table
-	healed  time.Time // the end of the last fault; zero if there is no recovery to tell
+	healed  time.Time // the end of the last fault; zero if no recovery is measured
 	forgets bool      // the memory of clicks was lost: a second click may be sent
 }
 
-// commitTime is how long what is finished may stay without a commit: the time between two, and a round trip.
+// commitTime is how long a finished offset may stay uncommitted: the commit interval and a round trip.
 const commitTime = time.Second + 500*time.Millisecond
 
-// judge closes the ledger: it counts, writes the case's row, and fails the test for what must not be.
+// judge closes the ledger: it counts, writes the case's row and fails the test for every violation.
 func (b *ledger) judge(t testing.TB, rec *caseRecord, may judgement) {
 	t.Helper()
 	b.slack = harness.Slack(b.s.judge.began)
@@ -250,7 +250,7 @@ func (b *ledger) judge(t testing.TB, rec *caseRecord, may judgement) {
 				sentOnPurpose = append(sentOnPurpose, id+" ("+p.purpose+")")
 			}
 		case s != nil && s.ok || allIn(p.ids, b.revoked):
-			r.Delivered++ // a dead batch of revocations is taken off below
+			r.Delivered++ // dead batches of revocations are subtracted below
 		case b.dead[id] != nil:
 			r.Dead++
 		case len(b.waiting[id]) > 0:
@@ -261,7 +261,7 @@ func (b *ledger) judge(t testing.TB, rec *caseRecord, may judgement) {
 	}
 	for _, first := range b.overtook {
 		if len(b.waiting[first]) == 0 {
-			t.Errorf("%s never waited, and yet the second click of its message was sent", first)
+			t.Errorf("%s was never delayed, but the second click of its message was sent", first)
 		}
 	}
 	if len(b.overtook) > 0 {
@@ -284,15 +284,15 @@ func (b *ledger) judge(t testing.TB, rec *caseRecord, may judgement) {
 		to.Why, to.Recovery = may.why, r.Recovery
 	})
 	for what, ids := range map[string][]string{
-		"missing": missing, "made or given up again without a reason": unexplained, "beyond the third attempt": beyond, "early": early,
-		"sent though not to be sent": sentOnPurpose, "given up without three failed attempts": b.deadTooSoon(),
+		"missing": missing, "repeated or given up again without a reason": unexplained, "beyond the third attempt": beyond, "early": early,
+		"sent but should not be": sentOnPurpose, "given up without three failed attempts": b.deadTooSoon(),
 	} {
 		if len(ids) > 0 {
 			t.Errorf("%d %s, such as %v", len(ids), what, ids[:min(len(ids), 5)])
 		}
 	}
 	if r.Delivered == 0 {
-		t.Error("nothing was delivered: the case shows nothing")
+		t.Error("nothing was delivered: the case is meaningless")
 	}
 }
 
@@ -308,7 +308,7 @@ func (b *ledger) deadRevocations(t testing.TB, r *result) {
 	}
 }
 
-// again counts the requests made again, and names those that nothing explains.
+// again returns the number of repeated requests and describes the unexplained ones.
 func (b *ledger) again(may judgement) (n int, unexplained []string) {
 	for id, s := range b.seen {
 		first := map[int32]hit{}
@@ -326,7 +326,7 @@ func (b *ledger) again(may judgement) (n int, unexplained []string) {
 				continue
 			}
 			n++
-			// an event whose first attempt was repeated may have been stored for its second twice
+			// an event whose first attempt was repeated may have been stored twice for its second
 			if !repeated && !b.explained(f, may.faults) && !b.storedTwice(id, int(h.attempt)-1, may.faults) {
 				unexplained = append(unexplained, fmt.Sprintf("%s attempt %d, ended %v before the next fault, and again %v later", id, h.attempt,
 					b.ahead(f, may.faults), h.start-f.start))
@@ -338,8 +338,8 @@ func (b *ledger) again(may judgement) (n int, unexplained []string) {
 	return n, unexplained
 }
 
-// revokedAgain counts ids that were told as revoked again, in a batch of another identity, and names those that nothing
-// explains. What was read again is put into batches anew.
+// revokedAgain returns the number of ids that were sent again in a batch with another identity, and describes the
+// unexplained ones. Records that are read again are put into new batches.
 func (b *ledger) revokedAgain(may judgement) (n int, unexplained []string) {
 	j := b.s.judge
 	j.mu.Lock()
@@ -365,8 +365,8 @@ func (b *ledger) revokedAgain(may judgement) (n int, unexplained []string) {
 	return n, unexplained
 }
 
-// givenUpAgain names events that have two dead letters, or one though they were delivered or are not to be sent, where
-// neither a fault nor a repeated attempt is behind it.
+// givenUpAgain describes events with two dead letters, or with one although they were delivered or must not be sent, if
+// neither a fault nor a repeated attempt explains it.
 func (b *ledger) givenUpAgain(may judgement) (ids []string) {
 	for id, letters := range b.dead {
 		repeated := false
@@ -395,8 +395,8 @@ func (b *ledger) givenUpAgain(may judgement) (ids []string) {
 	return ids
 }
 
-// explained tells whether a request fell into a fault of its instance, or into the time before it that may not be
-// committed. A hit whose instance isn't known may be any's.
+// explained reports whether a request fell into a fault of its instance, or into the time before it that may not have
+// been committed. A hit of an unknown instance may be of any.
 func (b *ledger) explained(h hit, faults []span) bool {
 	start := b.s.judge.began.Add(h.start)
 	return slices.ContainsFunc(faults, func(f span) bool {
@@ -409,9 +409,9 @@ func (b *ledger) explained(h hit, faults []span) bool {
 	})
 }
 
-// storedTwice reports whether an event was stored in a delay topic, with so many attempts made, so shortly before a fault
-// that its offset may not have been committed: it is then both in that topic and read again, and made twice later.
-// attempts -1 stands for any number of them. The instance that stored it is the one that made its last attempt.
+// storedTwice reports whether an event was stored in a delay topic, after that number of attempts, so shortly before a
+// fault that its offset may not have been committed. It is then both in that topic and read again, and attempted twice
+// later. attempts -1 is any number. The instance that stored it is the one that made its last attempt.
 func (b *ledger) storedTwice(id string, attempts int, faults []span) bool {
 	return slices.ContainsFunc(b.waiting[id], func(r *kgo.Record) bool {
 		n, err := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
@@ -431,7 +431,7 @@ func (b *ledger) storedTwice(id string, attempts int, faults []span) bool {
 	})
 }
 
-// ahead is how long before the next fault a request had ended.
+// ahead returns how long before the next fault a request had ended.
 func (b *ledger) ahead(h hit, faults []span) time.Duration {
 	end, next := b.s.judge.began.Add(h.end), time.Duration(-1)
 	for _, f := range faults {
@@ -442,7 +442,7 @@ func (b *ledger) ahead(h hit, faults []span) time.Duration {
 	return next.Round(time.Millisecond)
 }
 
-// deadTooSoon names events that were given up without all their attempts having been made and having failed.
+// deadTooSoon describes events that were given up before all their attempts had failed.
 func (b *ledger) deadTooSoon() (ids []string) {
 	attempts := len(b.s.schedule) + 1
 	for id, letters := range b.dead {
@@ -468,7 +468,7 @@ func (b *ledger) deadTooSoon() (ids []string) {
 	return ids
 }
 
-// beyond names attempts numbered wrongly.
+// beyond describes attempts with wrong numbers.
 func (b *ledger) beyond() (ids []string) {
 	for id, s := range b.seen {
 		for _, h := range s.hits {
@@ -480,8 +480,9 @@ func (b *ledger) beyond() (ids []string) {
 	return ids
 }
 
-// early names attempts that were made before they were due: by the schedule from the end of the one before, and by
-// the due time in their records' headers. Another instance may make an attempt than the one that wrote its due time.
+// early describes attempts that were made before they were due, by the schedule from the end of the previous one and by
+// the due time in their records' headers. An attempt may be made by another instance than the one that wrote its due
+// time.
 func (b *ledger) early(may judgement) (ids []string) {
 	for id, s := range b.seen {
 		ended := map[int32]time.Duration{} // the earliest end of each attempt
@@ -508,7 +509,7 @@ func (b *ledger) early(may judgement) (ids []string) {
 	return ids
 }
 
-// due is the earliest due time of the records of an event that wait after so many attempts.
+// due returns the earliest due time of an event's delayed records with that number of attempts.
 func (b *ledger) due(id string, attempts int) (due time.Time, stored bool) {
 	for _, r := range b.waiting[id] {
 		n, _ := strconv.Atoi(harness.Header(r, "smshooks-attempts"))
@@ -520,7 +521,7 @@ func (b *ledger) due(id string, attempts int) (due time.Time, stored bool) {
 	return due, stored
 }
 
-// recovery is how long after the end of the fault a first attempt was last more than a second behind its event.
+// recovery returns how long after the end of the fault a first attempt was last more than a second behind its event.
 func (b *ledger) recovery(healed time.Time) time.Duration {
 	var last time.Time
 	for id, s := range b.seen {
@@ -536,7 +537,7 @@ func (b *ledger) recovery(healed time.Time) time.Duration {
 	return max(last.Sub(healed), 0)
 }
 
-// delays gives the median and the 99th percentile of first attempts behind their events.
+// delays returns the median and the 99th percentile of the delays of first attempts.
 func (b *ledger) delays() (p50, p99, worst time.Duration) {
 	var all []time.Duration
 	for id, s := range b.seen {
@@ -551,8 +552,8 @@ func (b *ledger) delays() (p50, p99, worst time.Duration) {
 	return all[len(all)/2], all[len(all)*99/100], all[len(all)-1]
 }
 
-// wantPurposes compares the fates that instances counted with those the events call for. It is right only if no
-// instance was killed and nothing was read again.
+// wantPurposes compares the fates that instances counted with the expected ones. It is valid only if no instance was
+// killed and nothing was read again.
 func (b *ledger) wantPurposes(t testing.TB, members ...*harness.Proc) {
 	t.Helper()
 	want := map[string]float64{notConfigured: 0, filtered: 0, duplicate: 0}

@@ -8,7 +8,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// disturbance is one way a connection goes wrong.
+// disturbance is a way in which a connection fails.
 type disturbance struct {
 	name, what string
 	begin      func(t testing.TB, p *harness.Proxy)
@@ -24,8 +24,8 @@ var (
 		func(t testing.TB, p *harness.Proxy) { p.Swallow(t) }, false}
 )
 
-// TestLinkKafka: the connection between two instances and Kafka goes wrong, in three ways. The short form has them one
-// after the other in one case.
+// TestLinkKafka disturbs the connection between two instances and Kafka in three ways. The short form is one case with
+// all three.
 func TestLinkKafka(t *testing.T) {
 	inTurn(t)
 	each := func(t *testing.T, point, name string, disturbances ...disturbance) {
@@ -44,7 +44,7 @@ func TestLinkKafka(t *testing.T) {
 	}
 }
 
-// TestLinkRedis: the same with Redis. Nobody's crash: nothing may be sent twice.
+// TestLinkRedis does the same with Redis. There is no crash, so nothing may be sent twice.
 func TestLinkRedis(t *testing.T) {
 	inTurn(t)
 	each := func(t *testing.T, point, name string, disturbances ...disturbance) {
@@ -66,7 +66,7 @@ type linkCase struct {
 	brokers, serve, redis string
 	proxy                 *harness.Proxy
 	disturbances          []disturbance
-	why                   string // duplicates are allowed, because; "" if they are not
+	why                   string // why duplicates are allowed; "" if they are not
 	known                 bool   // known users' events go on meanwhile
 }
 

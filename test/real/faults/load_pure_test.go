@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TestTraffic: all users get events, and the hung ones the share that is said.
+// TestTraffic checks that all users get events, and that the hung ones get their share.
 func TestTraffic(t *testing.T) {
 	const events = 100_000
 	for _, hung := range []int64{1, 10, 100} {
@@ -43,7 +43,7 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// TestLoadFails: events of every kind are among those of the users whose endpoints fail once, and always.
+// TestLoadFails checks that users whose endpoints fail once or always get events of every kind.
 func TestLoadFails(t *testing.T) {
 	for _, users := range []int64{200, 300, 500, 2000} {
 		s := &env{users: users}
@@ -69,7 +69,7 @@ func TestLoadFails(t *testing.T) {
 	}
 }
 
-// TestCrowdSees: the crowd sees attempts that should not have been made.
+// TestCrowdSees checks that the crowd notices attempts that should not have been made.
 func TestCrowdSees(t *testing.T) {
 	const sec = time.Second
 	for name, c := range map[string]struct {

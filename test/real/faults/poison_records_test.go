@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// poison is a kind of record that no event can be made of.
+// poison is a kind of record that is not a valid event.
 type poison struct {
 	name  string
 	topic func(harness.Topics) string
@@ -23,7 +23,7 @@ func clickTopic(t harness.Topics) string      { return t.Click }
 func inboundTopic(t harness.Topics) string    { return t.Inbound }
 func revocationTopic(t harness.Topics) string { return t.Revocation }
 
-// poisons are the kinds. In a value USER stands for the user, ID for a number of its own.
+// poisons returns the kinds. In a value, USER stands for the user and ID for a unique number.
 func poisons() []poison {
 	var all []poison
 	add := func(name string, topic func(harness.Topics) string, format string) {
@@ -33,19 +33,19 @@ func poisons() []poison {
 		}})
 	}
 	const good = `"sms":{"id":ID,"status":"sent"}`
-	// no JSON
+	// not JSON
 	all = append(all, poison{name: "null value", topic: dlrTopic, value: func(_, _ int64) []byte { return nil }})
 	add("empty value", dlrTopic, "")
 	add("text", inboundTopic, "hello ID")
 	add("cut off", dlrTopic, `{"user_id":USER,"sms":{"id":ID,"status":"se`)
-	add("something behind", clickTopic, `{"user_id":USER,`+good+`} x`)
+	add("trailing data", clickTopic, `{"user_id":USER,`+good+`} x`)
 	add("two objects", dlrTopic, `{"user_id":USER,`+good+`}{"user_id":USER,`+good+`}`)
 	add("single quotes", dlrTopic, `{'user_id':USER,'sms':{'id':ID}}`)
-	add("a comma too many", inboundTopic, `{"user_id":USER,`+good+`,}`)
+	add("a surplus comma", inboundTopic, `{"user_id":USER,`+good+`,}`)
 	add("a comment", dlrTopic, `{"user_id":USER,`+good+`} // x`)
 	add("NaN", dlrTopic, `{"user_id":USER,"sms":{"id":ID,"cost":NaN}}`)
-	add("a zero in front", dlrTopic, `{"user_id":USER,"sms":{"id":ID,"parts":01}}`)
-	add("a new line in a string", inboundTopic, "{\"user_id\":USER,\"sms\":{\"id\":ID,\"message\":\"a\nb\"}}")
+	add("a leading zero", dlrTopic, `{"user_id":USER,"sms":{"id":ID,"parts":01}}`)
+	add("a line feed in a string", inboundTopic, "{\"user_id\":USER,\"sms\":{\"id\":ID,\"message\":\"a\nb\"}}")
 	add("a wrong escape", dlrTopic, `{"user_id":USER,"sms":{"id":ID,"text":"\x41"}}`)
 	add("a zero byte", dlrTopic, "{\"user_id\":USER,\"sms\":{\"id\":ID}}\x00")
 	add("a byte order mark", dlrTopic, "\xef\xbb\xbf{\"user_id\":USER,\"sms\":{\"id\":ID}}")
@@ -57,7 +57,7 @@ func poisons() []poison {
 	all = append(all, poison{name: "nested too deep", topic: dlrTopic, value: func(user, n int64) []byte {
 		return fmt.Appendf(nil, `{"user_id":%d,"sms":{"id":%d,"x":%s%s}}`, user, n, strings.Repeat("[", 50_000), strings.Repeat("]", 50_000))
 	}})
-	// JSON, but no record
+	// JSON, but not a record
 	add("null", dlrTopic, "null")
 	add("a list", clickTopic, "[]")
 	add("a number", dlrTopic, "42")
@@ -92,7 +92,7 @@ func poisons() []poison {
 	return all
 }
 
-// odd are records that look wrong and are not: they are to be delivered.
+// odd returns records that look wrong but are valid, and must be delivered.
 func odd(topics harness.Topics, user, n int64) []*kgo.Record {
 	id := strconv.FormatInt(n, 10)
 	of := func(value string) *kgo.Record {
@@ -104,7 +104,7 @@ func odd(topics harness.Topics, user, n int64) []*kgo.Record {
 	keyless.Key, keyless.Partition = nil, 0
 	headers := of(`{"user_id":USER,"sms":{"id":"headers-ID"}}`)
 	for _, name := range []string{"smshooks-id", "smshooks-attempts", "smshooks-due", "smshooks-event-time", "smshooks-error", "smshooks-replayed"} {
-		headers.Headers = append(headers.Headers, kgo.RecordHeader{Key: name, Value: []byte("99")}) // a source's headers count for nothing
+		headers.Headers = append(headers.Headers, kgo.RecordHeader{Key: name, Value: []byte("99")}) // headers of a source are ignored
 	}
 	return []*kgo.Record{
 		miskeyed, keyless, headers,
@@ -116,8 +116,8 @@ func odd(topics harness.Topics, user, n int64) []*kgo.Record {
 	}
 }
 
-// wrongHeaders are records of delay topics whose headers are not as smshooks writes them, and what becomes of each:
-// the dead letter's reason, "" for a delivery.
+// wrongHeaders returns records of delay topics with headers that smshooks never writes, and the fate of each: the
+// reason of the dead letter, or "" for a delivery.
 func wrongHeaders(topics harness.Topics, user int64) (records []*kgo.Record, reasons []string) {
 	add := func(topic, reason string, headers ...string) {
 		n := int64(len(records))
@@ -146,13 +146,13 @@ func wrongHeaders(topics harness.Topics, user int64) (records []*kgo.Record, rea
 		add(topic, "", "smshooks-id", id+"twice", "smshooks-attempts", "7", "smshooks-attempts", "1")
 		add(topic, "", "smshooks-id", id+"large", "x", strings.Repeat("x", 50_000))
 		add(topic, "", "smshooks-id", "")
-		// no header line can be made of it: the attempts fail
+		// it is not valid in a header line, so the attempts fail
 		add(topic, "attempts_exhausted", "smshooks-id", id+"x\r\nX-Evil: 1", "smshooks-attempts", "2")
 	}
 	return records, reasons
 }
 
-// settingsPoison are records of the config topic that say nothing, for a key that has good settings already.
+// settingsPoison returns unreadable records of the config topic, for a key that already has valid settings.
 func settingsPoison(topic string, user int64) []*kgo.Record {
 	key := strconv.FormatInt(user, 10)
 	var all []*kgo.Record
@@ -166,10 +166,10 @@ func settingsPoison(topic string, user int64) []*kgo.Record {
 	for _, other := range []string{"", "x", "0", "-1", "01", "9223372036854775808", "\xff"} {
 		all = append(all, &kgo.Record{Topic: topic, Partition: harness.ByKey, Key: []byte(other), Value: []byte(`{"user_id":` + key + `,"dlr_url":null}`)})
 	}
-	return all // one without a key is refused by the broker: the topic is compacted
+	return all // the broker refuses a record without a key, because the topic is compacted
 }
 
-// keysPoison are records of the keys topic that say nothing, for the hash of a good key.
+// keysPoison returns unreadable records of the keys topic, for the hash of a valid key.
 func keysPoison(topic, hash string) []*kgo.Record {
 	var all []*kgo.Record
 	for _, value := range []string{"", "x", "null", "[]", "{}", `{"user_id":"1"}`, `{"user_id":0}`, `{"user_id":1.5}`, `{"user_id":1`, "\xff"} {

@@ -18,8 +18,9 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestPoison: a tenth of the records can never be handled. Each is in the dead-letter topic, byte for byte and once; the
-// others are delivered, those that only look wrong, too, or were attempted three times; no partition stands still.
+// TestPoison writes records of which a tenth can never be handled. Each of these must be in the dead letter topic once,
+// byte for byte. The others, also those that only look wrong, must be delivered or attempted three times. No partition
+// may stall.
 func TestPoison(t *testing.T) {
 	harness.Need(t)
 	kinds := poisons()
@@ -28,7 +29,7 @@ func TestPoison(t *testing.T) {
 	rec.did("a tenth of the records was of %d kinds that no event can be made of (no JSON, no UTF-8, wrong types, too deep), some more only looked wrong", len(kinds))
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
 	p := s.start(t)
-	var bad, good, sound []*kgo.Record // sound: those of good that only look wrong
+	var bad, good, sound []*kgo.Record // the valid ones that only look wrong
 	var all []*kgo.Record
 	for n := range total {
 		user := n%s.users + 1
@@ -71,7 +72,7 @@ func TestPoison(t *testing.T) {
 	}
 	for _, r := range sound {
 		if id := identity(r); !settled.ok[id] {
-			t.Errorf("%s only looks wrong, and was not delivered: %.200q", id, r.Value)
+			t.Errorf("%s only looks wrong, but was not delivered: %.200q", id, r.Value)
 		}
 	}
 	ledger := ledger{s: s, seen: settled.seen, dead: map[string][]*kgo.Record{}}
@@ -94,7 +95,7 @@ func TestPoison(t *testing.T) {
 		r.Duplicates, r.Unexplained, r.Beyond, r.Early = again, again, beyond, len(early)
 	})
 	if again > 0 || beyond > 0 {
-		t.Errorf("%d requests were made again, %d attempts beyond the third", again, beyond)
+		t.Errorf("%d requests were repeated, %d attempts beyond the third", again, beyond)
 	}
 	for id, n := range settled.copies {
 		if n > 1 {
@@ -102,14 +103,14 @@ func TestPoison(t *testing.T) {
 		}
 	}
 	if n := p.Metrics(t).Sum("smshooks_miskeyed_records_total"); n == 0 {
-		t.Error("no record counts as miskeyed")
+		t.Error("no record was counted as miskeyed")
 	}
 	if !p.Running() || strings.Contains(p.Log(), "panic") {
 		t.Error("it panicked")
 	}
 }
 
-// fates are what became of events, by identity.
+// fates holds the fates of events, by identity.
 type fates struct {
 	ok     map[string]bool
 	dead   map[string]*kgo.Record
@@ -117,7 +118,7 @@ type fates struct {
 	seen   map[string]*seen
 }
 
-// waitFates waits until all good records are delivered or dead, and as many dead letters of bad ones are there.
+// waitFates waits until all valid records are delivered or dead, and all bad ones are dead letters.
 func (s *env) waitFates(t testing.TB, good []*kgo.Record, bad int, timeout time.Duration) fates {
 	t.Helper()
 	var f fates
@@ -144,7 +145,7 @@ func (s *env) waitFates(t testing.TB, good []*kgo.Record, bad int, timeout time.
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("after %v %d events have no fate, and %d of %d dead letters are there", timeout, left, invalid, bad)
+			t.Errorf("after %v %d events have no fate, and %d of %d dead letters are stored", timeout, left, invalid, bad)
 			break
 		}
 	}
@@ -164,7 +165,7 @@ func (f fates) count(records []*kgo.Record) (delivered, dead int) {
 	return delivered, dead
 }
 
-// repeated counts requests made again under the same number, and those beyond the schedule.
+// repeated returns the number of requests repeated under the same number, and of those beyond the schedule.
 func (f fates) repeated(s *env) (again, beyond int) {
 	for _, e := range f.seen {
 		numbers := map[int32]bool{}
@@ -181,7 +182,7 @@ func (f fates) repeated(s *env) (again, beyond int) {
 	return again, beyond
 }
 
-// wantDeadLetters holds each bad record against its dead letter, and gives how many have none.
+// wantDeadLetters compares each bad record with its dead letter, and returns how many have none.
 func wantDeadLetters(t *testing.T, bad []*kgo.Record, dead map[string]*kgo.Record) (missing int) {
 	t.Helper()
 	for _, r := range bad {
@@ -205,8 +206,8 @@ func wantDeadLetters(t *testing.T, bad []*kgo.Record, dead map[string]*kgo.Recor
 	return missing
 }
 
-// TestPoisonedHeaders: records of retry and overflow topics with headers that cannot be read are handled as far as they
-// can be, and what comes behind them in their partitions is on time.
+// TestPoisonedHeaders checks that records of retry and overflow topics with unreadable headers are handled as far as
+// possible, and that the records behind them in their partitions are on time.
 func TestPoisonedHeaders(t *testing.T) {
 	harness.Need(t)
 	s := newEnvOf(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 40, []time.Duration{time.Second, 2 * time.Second}) // both forms
@@ -267,8 +268,8 @@ func TestPoisonedHeaders(t *testing.T) {
 	})
 }
 
-// TestPoisonedSettings: records of the config and keys topics that cannot be read leave the former ones as they are, are
-// counted, and hold nothing up.
+// TestPoisonedSettings checks that unreadable records of the config and keys topics leave the previous ones in effect,
+// are counted, and block nothing.
 func TestPoisonedSettings(t *testing.T) {
 	harness.Need(t)
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 20)
@@ -284,9 +285,9 @@ func TestPoisonedSettings(t *testing.T) {
 	rec := newCase(t, "6c", "poisoned settings and keys", fmt.Sprintf("%d records", len(config)+len(keys)))
 	rec.did("records that cannot be read were written over a user's settings and over an API key, before a start and while the service ran")
 	harness.ProduceMany(t, s.brokers, append(append([]*kgo.Record(nil), config...), keys...))
-	p := harness.StartReady(t, o) // it reads them at the start
+	p := harness.StartReady(t, o) // the service reads them at the start
 	harness.ProduceMany(t, s.brokers, append(settingsPoison(s.topics.Config, 3), keysPoison(s.topics.Keys, hex.EncodeToString(sum[:]))...))
-	// what comes behind them counts within a second
+	// later records take effect within a second
 	changed := harness.WebhookRecord(t, s.topics.Config, 4, harness.Webhook{DLR: s.judge.url("changed", 4)})
 	harness.ProduceMany(t, s.brokers, []*kgo.Record{changed})
 	harness.Pass(time.Second)
@@ -298,10 +299,10 @@ func TestPoisonedSettings(t *testing.T) {
 	harness.Eventually(t, 10*time.Second, func() bool {
 		ok, _ := s.judge.succeeded()
 		return ok[identity(records[0])] && ok[identity(records[1])] && ok[identity(records[2])]
-	}, "events of all three users, by their former or their new settings")
+	}, "events of all three users, by their previous or their new settings")
 	s.judge.mu.Lock()
 	if _, asked := s.judge.flying["/changed/4"]; !asked {
-		t.Error("the settings behind the bad ones do not count")
+		t.Error("the settings after the bad ones have no effect")
 	}
 	s.judge.mu.Unlock()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+p.Addr+"/v1/user/get-webhook", nil)
@@ -316,7 +317,7 @@ func TestPoisonedSettings(t *testing.T) {
 	body, _ := io.ReadAll(resp.Body)
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusOK || !strings.Contains(string(body), s.judge.url("dlr", 2)) {
-		t.Errorf("the former key: %d %s", resp.StatusCode, body)
+		t.Errorf("the previous key: %d %s", resp.StatusCode, body)
 	}
 	m := p.Metrics(t)
 	for topic, n := range map[string]int{s.topics.Config: len(config), s.topics.Keys: len(keys)} {

@@ -1,5 +1,5 @@
-// Package faults_test breaks what is around the program, and the program itself, and has the customers' web server
-// and Kafka's topics judge what became of each event. Every case leaves a line for docs/reliability.md.
+// Package faults_test breaks the program and everything around it. The customers' web server and Kafka's topics show
+// what became of each event. Every case writes a line for docs/reliability.md.
 //
 // The cases have a short form, a few seconds of load, which runs with the rest of the real floor, and a long form with
 // the full numbers: SMSHOOKS_FAULTS=long (make faults).
@@ -24,18 +24,18 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m, report) }
 
-// Variables of the suite. The results are JSON lines, appended, so that cases may run one at a time; the report is
-// rendered from all lines there are, the last one of a case counts.
+// Environment variables of the suite. Results are appended as JSON lines, so that cases may run one at a time. The
+// report is rendered from all lines. The last line of a case counts.
 const (
 	formVariable    = "SMSHOOKS_FAULTS"         // "long": the full numbers
 	resultsVariable = "SMSHOOKS_FAULTS_RESULTS" // file of JSON lines
 	reportVariable  = "SMSHOOKS_FAULTS_REPORT"  // file of the table
 )
 
-// long tells whether the full numbers are asked for.
+// long reports whether the full numbers are requested.
 func long() bool { return os.Getenv(formVariable) == "long" }
 
-// pick gives the short or the long form's number.
+// pick returns the number for the short or the long form.
 func pick[T any](short, full T) T {
 	if long() {
 		return full
@@ -43,13 +43,13 @@ func pick[T any](short, full T) T {
 	return short
 }
 
-// result is what became of one case. A count that a case does not take stays -1 and is shown as "–".
+// result is the result of a case. A count that is not measured is -1 and shown as "–".
 type result struct {
 	Case     string        `json:"case"`  // "kill -9 of one of three"
 	Point    string        `json:"point"` // group in the table: "1", "7a"; sorts the rows
 	Form     string        `json:"form"`  // short, long
 	Load     string        `json:"load"`  // "5,000 events/s, 60 s"
-	Done     string        `json:"done"`  // what was done to it
+	Done     string        `json:"done"`  // what was done to the service
 	When     time.Time     `json:"when"`
 	Build    string        `json:"build"` // git describe
 	Took     time.Duration `json:"took"`
@@ -59,13 +59,13 @@ type result struct {
 	Dead        int `json:"dead"`
 	Waiting     int `json:"waiting"` // in retry and overflow topics at the end
 	OnPurpose   int `json:"on_purpose"`
-	Missing     int `json:"missing"`     // in none of these
-	Duplicates  int `json:"duplicates"`  // requests made again under the same number
+	Missing     int `json:"missing"`     // with none of these fates
+	Duplicates  int `json:"duplicates"`  // requests repeated under the same number
 	Unexplained int `json:"unexplained"` // duplicates that contract 4 does not allow
 	Beyond      int `json:"beyond"`      // attempts beyond the third
 	Early       int `json:"early"`       // attempts before they were due
 
-	Why      string        `json:"why,omitempty"`      // duplicates are allowed, because
+	Why      string        `json:"why,omitempty"`      // why duplicates are allowed
 	Recovery time.Duration `json:"recovery,omitempty"` // from the end of the fault until events are on time again
 	Notes    []string      `json:"notes,omitempty"`
 	Failed   bool          `json:"failed"`
@@ -80,7 +80,7 @@ type caseRecord struct {
 	r  result
 }
 
-// newCase begins a case: the issue's point it belongs to ("1", "7"), a name of a few words and the load put on it.
+// newCase begins a case with its group in the table ("1", "7"), a name of a few words and a description of the load.
 func newCase(t testing.TB, point, name, load string) *caseRecord {
 	t.Helper()
 	c := &caseRecord{t: t, began: time.Now(), r: result{
@@ -98,7 +98,7 @@ func (c *caseRecord) set(change func(r *result)) {
 	change(&c.r)
 }
 
-// did says what was done to the service.
+// did describes what was done to the service.
 func (c *caseRecord) did(format string, args ...any) {
 	c.set(func(r *result) { r.Done = fmt.Sprintf(format, args...) })
 }
@@ -108,7 +108,7 @@ func (c *caseRecord) note(format string, args ...any) {
 	c.set(func(r *result) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) })
 }
 
-// build names what was tested, "" outside a clone.
+// build returns the version under test, "" outside a clone.
 var build = sync.OnceValue(func() string {
 	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
 	if err != nil {
@@ -145,7 +145,7 @@ func (c *caseRecord) write() {
 	}
 }
 
-// readResults reads JSON lines; of a case that occurs twice the last line counts. No file is no results.
+// readResults reads JSON lines. The last line of a case counts. A missing file has no results.
 func readResults(path string) ([]result, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -174,7 +174,7 @@ func readResults(path string) ([]result, error) {
 	return all, lines.Err()
 }
 
-// writeResults writes JSON lines anew, one per case.
+// writeResults replaces the file with one JSON line per case.
 func writeResults(path string, all []result) error {
 	var b bytes.Buffer
 	lines := json.NewEncoder(&b)

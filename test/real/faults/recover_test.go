@@ -14,7 +14,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// delayed are events that wait for their second attempt, written as the service writes them.
+// delayed holds events that wait for their second attempt, written in the service's form.
 type delayed struct {
 	s     *env
 	users map[string]int64 // by identity
@@ -71,7 +71,8 @@ func (d *delayed) attempted(from, to int64) (left int, first time.Duration) {
 	return left, first
 }
 
-// release runs the operator's command in the background. The channel receives what it printed when the recovery is done.
+// release runs the operator's command in the background. The channel receives what it printed when the recovery is
+// done.
 func (d *delayed) release(t testing.TB, args ...string) <-chan string {
 	printed := make(chan string, 1)
 	go func() {
@@ -86,13 +87,13 @@ func (d *delayed) release(t testing.TB, args ...string) <-chan string {
 	return printed
 }
 
-// healthy is a steady load of users with nothing to recover.
+// healthy is a steady load of users who recover nothing.
 type healthy struct {
 	mu    sync.Mutex
 	times map[string]time.Time // when each event was written
 }
 
-// p99 is the 99th percentile of the time from the write to the request, of events written between two times.
+// p99 returns the 99th percentile of the time from the write to the request, of events written between two times.
 func (h *healthy) p99(s *env, from, to time.Time) time.Duration {
 	var took []time.Duration
 	seen := s.judge.events()
@@ -115,8 +116,8 @@ func (h *healthy) p99(s *env, from, to time.Time) time.Duration {
 	return took[len(took)*99/100]
 }
 
-// TestRecoverUnderKills: many delayed events of one user, and then of many users while instances are killed, are made due at
-// once. Each has its second attempt, and no other, except what a kill explains.
+// TestRecoverUnderKills releases many delayed events of one user, and then of many users while instances are killed.
+// Each must have its second attempt, and no other, except what a kill explains.
 func TestRecoverUnderKills(t *testing.T) {
 	inTurn(t)
 	ofOne, crowd, each := pick(20_000, 1_000_000), int64(pick(50, 1000)), 100
@@ -190,7 +191,7 @@ func TestRecoverUnderKills(t *testing.T) {
 	d.judge(t, rec, kills)
 }
 
-// wantReleased checks what the command printed at last.
+// wantReleased checks the last line that the command printed.
 func wantReleased(t testing.TB, printed string, n int) {
 	t.Helper()
 	if !strings.HasSuffix(printed, fmt.Sprintf("\n%d released\n", n)) {

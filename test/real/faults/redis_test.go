@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestFlush: Redis is emptied under load, more than once. Settings come back; only the memory of clicks is lost.
+// TestFlush empties Redis repeatedly under load. Settings must come back; only the memory of clicks may be lost.
 func TestFlush(t *testing.T) {
 	inTurn(t)
 	rate, rounds := pick(500, 3000), pick(2, 6)
@@ -37,7 +37,7 @@ func TestFlush(t *testing.T) {
 	wantAlive(t, members)
 }
 
-// TestRedisAway: Redis is stopped for longer than anything waits in memory.
+// TestRedisAway stops Redis for longer than anything waits in memory.
 func TestRedisAway(t *testing.T) {
 	longOnly(t, "TestRedisAway of the real floor, and TestLinkRedis,")
 	inTurn(t)

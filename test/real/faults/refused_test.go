@@ -11,8 +11,9 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestRefused: the broker refuses the records of a retry topic, then of the dead letters, as too large. The events are
-// kept, the log is loud, and everybody else's go on; when the topic takes them again they go their way.
+// TestRefused makes the broker refuse the records of a retry topic, then the dead letters, as too large. The events
+// must be kept and the log must report it, while other users' events go on. Once the topic accepts records again, they
+// are stored.
 func TestRefused(t *testing.T) {
 	inTurn(t)
 	rate, lasts := pick(300, 1000), pick(4*time.Second, 30*time.Second)
@@ -29,7 +30,7 @@ func TestRefused(t *testing.T) {
 		s.limit(t, topic, "100")
 		began, said := time.Now(), len(p.Log())
 		loudly := func() int { return strings.Count(p.Log()[said:], "cannot store a record") }
-		harness.Eventually(t, patience, func() bool { return loudly() > 0 }, "%s refuses all records and the log says so", topic)
+		harness.Eventually(t, patience, func() bool { return loudly() > 0 }, "%s refuses all records, and the log reports it", topic)
 		harness.Pass(lasts)
 		loud := loudly()
 		what := map[string]string{retry: "the retry topic refuses", s.topics.DeadLetter: "the dead-letter topic refuses"}[topic]
@@ -58,8 +59,8 @@ func (s *env) limit(t testing.TB, topic, bytes string) {
 	}
 }
 
-// healthy is the 99th percentile of first attempts behind their events, of events that are delivered by their first
-// attempt, begun between two times.
+// healthy returns the 99th percentile of the delays of first attempts that began between two times and delivered their
+// event.
 func (s *env) healthy(t testing.TB, from, to time.Time) time.Duration {
 	t.Helper()
 	b := &ledger{s: s, produced: s.readSources(t, nil), seen: map[string]*seen{}}
@@ -76,7 +77,7 @@ func (s *env) healthy(t testing.TB, from, to time.Time) time.Duration {
 	return p99.Round(time.Millisecond)
 }
 
-// TestDiskFull: the broker's disk is full while events fail and wait to be stored.
+// TestDiskFull fills the broker's disk while events fail and must be stored.
 func TestDiskFull(t *testing.T) {
 	inTurn(t)
 	rate, lasts := pick(200, 500), pick(5*time.Second, 15*time.Second)
@@ -100,7 +101,7 @@ func TestDiskFull(t *testing.T) {
 	unready := time.Since(full)
 	harness.Pass(lasts)
 	if p.Ready() || k.Answers(t) {
-		t.Error("the broker lives, or the service is ready: the disk was not full")
+		t.Error("the broker runs or the service is ready: the disk was not full")
 	}
 	loud := 0
 	for _, line := range strings.Split(p.Log()[said:], "\n") {
@@ -109,7 +110,7 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	if loud == 0 {
-		t.Error("the log says nothing of it")
+		t.Error("the log does not report it")
 	}
 	disk.Free(t)
 	k.Restart(t)

@@ -7,14 +7,15 @@ import (
 	"testing"
 )
 
-// TestReport: rows in the order of their points, the last line of a case counts, and a failed case says so.
+// TestReport checks that rows are in the order of their points, that the last line of a case counts, and that a failed
+// case is marked.
 func TestReport(t *testing.T) {
 	dir := t.TempDir()
 	results, to := filepath.Join(dir, "results.jsonl"), filepath.Join(dir, "report.md")
 	t.Setenv(resultsVariable, results)
 	t.Setenv(reportVariable, to)
 	if err := report(); err == nil {
-		t.Error("a report of nothing")
+		t.Error("a report without results")
 	}
 	lines := `{"case":"late one","point":"10","form":"long","produced":1234567,"missing":0}
 {"case":"first","point":"2b","produced":1,"missing":1,"failed":true}
@@ -36,11 +37,11 @@ func TestReport(t *testing.T) {
 	for _, want := range []string{"| 2b | first |  | 77 |", "passed", "| 2c | second |  | – |", "**failed**", "| 10 | late one |  | 1,234,567 |", "p99 3 ms"} {
 		i := strings.Index(text, want)
 		if i <= at {
-			t.Errorf("%q is at %d, after %d is wanted:\n%s", want, i, at, text)
+			t.Errorf("%q is at %d, want it after %d:\n%s", want, i, at, text)
 		}
 		at = i
 	}
 	if strings.Count(text, "| first |") != 1 {
-		t.Error("a case is there twice")
+		t.Error("a case is listed twice")
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// report renders the table from the results, if it is asked for. It runs after all tests.
+// report renders the table from the results, if requested. It runs after all tests.
 func report() error {
 	to := os.Getenv(reportVariable)
 	if to == "" {
@@ -54,7 +54,7 @@ web server saw all three of its attempts fail; in 7, where many endpoints cannot
 attempts follow their events within a second again. "–" is not counted in that case.
 `
 
-// render gives the report as Markdown.
+// render returns the report as Markdown.
 func render(all []result) string {
 	var b strings.Builder
 	b.WriteString(preface)
@@ -99,7 +99,7 @@ func recovery(d time.Duration) string {
 	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
-// count writes a number with commas, "–" for one that was not taken.
+// count returns a number with commas, or "–" if it was not measured.
 func count(n int) string {
 	if n < 0 {
 		return "–"
@@ -113,13 +113,13 @@ func count(n int) string {
 
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 
-// number is the leading number of a point: 7 of "7a".
+// number returns the leading number of a point: 7 for "7a".
 func number(point string) int {
 	end := strings.IndexFunc(point, func(r rune) bool { return r < '0' || r > '9' })
 	if end < 0 {
 		end = len(point)
 	}
-	n, _ := strconv.Atoi(point[:end]) // no number sorts first
+	n, _ := strconv.Atoi(point[:end]) // points without a number are first
 	return n
 }
 

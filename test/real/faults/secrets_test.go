@@ -28,28 +28,28 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// canary is a text that occurs nowhere else.
+// canary returns a text that occurs nowhere else.
 func canary(prefix string) string {
 	var b [6]byte
 	_, _ = rand.Read(b[:])
 	return prefix + hex.EncodeToString(b[:])
 }
 
-// vault is what must not be found, by name, and where it was looked for.
+// vault holds the secrets that must not be found, by name, and the places that were searched.
 type vault struct {
 	t       *testing.T
 	secrets map[string]string
 	looked  map[string]int // bytes, by place
 }
 
-// has takes a secret in, for the rest of the process too.
+// has adds a secret, also for the rest of the process.
 func (v *vault) has(name, text string) string {
 	v.secrets[name] = text
 	harness.Secret(text)
 	return text
 }
 
-// search looks for all secrets in a text, but for those that may be there.
+// search looks for all secrets in a text, except those that are allowed there.
 func (v *vault) search(place, text string, may ...string) {
 	v.t.Helper()
 	v.looked[place] += len(text)
@@ -65,8 +65,8 @@ func (v *vault) search(place, text string, may ...string) {
 	}
 }
 
-// TestSecrets: after a life with everything in it that goes wrong, no API key, no credentials, no signing secret, no
-// settings' key and no query of a URL is in a log line at debug level, a metric, a span, an error, a dead letter or a page.
+// TestSecrets provokes every kind of failure. No API key, credentials, signing secret, settings key or query of a URL
+// may then be in a log line at debug level, a metric, a span, an error, a dead letter or a page.
 func TestSecrets(t *testing.T) {
 	harness.Need(t)
 	rec := newCase(t, "16", "secrets", "every way in and out, at log level debug")
@@ -100,7 +100,7 @@ func TestSecrets(t *testing.T) {
 
 	v.poisonSettings(s, auth)
 	v.failEndpoints(t, s, recv, p, token)
-	v.callAPI(p, key, revoked, url.Values{}, auth) // deliveries and dead letters are there by now
+	v.callAPI(p, key, revoked, url.Values{}, auth) // by now there are deliveries and dead letters
 	v.wrongSettings(t, o)
 
 	v.search("metrics", opsPage(t, p, "/metrics"))
@@ -115,12 +115,12 @@ func TestSecrets(t *testing.T) {
 	v.search("log", log)
 	for _, line := range []string{"API listener", "unreadable", "events sent again"} {
 		if !strings.Contains(log, line) {
-			t.Errorf("the log has no %q: the test shows nothing", line)
+			t.Errorf("the log has no %q: the test is meaningless", line)
 		}
 	}
 	for place, n := range v.looked {
 		if n == 0 {
-			t.Errorf("nothing came from %s: the test shows nothing", place)
+			t.Errorf("no output from %s: the test is meaningless", place)
 		}
 		rec.note("%s: %s bytes", place, count(n))
 	}
@@ -191,7 +191,7 @@ func headersOf(resp *http.Response) string {
 	return b.String()
 }
 
-// callAPI makes good and bad requests of every kind. A user's own settings may show the URL's token, to that user.
+// callAPI makes valid and invalid requests of every kind. A user's own settings may show the URL's token to that user.
 func (v *vault) callAPI(p *harness.Proc, key, revoked string, settings url.Values, auth string) {
 	v.t.Helper()
 	const form = "application/x-www-form-urlencoded"
@@ -256,7 +256,7 @@ func (v *vault) callAPI(p *harness.Proc, key, revoked string, settings url.Value
 	}
 }
 
-// rotate has signing secrets made. The reply that makes one is the only one that shows it.
+// rotate creates signing secrets. Only the reply to that request may show a secret.
 func (v *vault) rotate(p *harness.Proc, key string) {
 	v.t.Helper()
 	bad := v.has("a signing secret that is refused", canary("signing"))
@@ -278,7 +278,7 @@ func (v *vault) rotate(p *harness.Proc, key string) {
 		v.search("API replies", string(reply)+headersOf(resp), "the URL's token")
 		return reply
 	}
-	for i := range 3 { // the third drops the first
+	for i := range 3 { // the third one drops the first
 		var reply struct{ Data struct{ Secret string } }
 		if err := json.Unmarshal(call("POST", "webhook-secret/rotate", "grace=1h"), &reply); err != nil {
 			v.t.Fatal(err)
@@ -297,7 +297,7 @@ func (v *vault) rotate(p *harness.Proc, key string) {
 
 var formToken = regexp.MustCompile(`name="token" value="([^"]+)"`)
 
-// openPage signs in, wrongly and rightly, and sends the account page's forms.
+// openPage signs in with a wrong and a valid key, and sends the account page's forms.
 func (v *vault) openPage(p *harness.Proc, key string, settings url.Values) {
 	v.t.Helper()
 	jar, err := cookiejar.New(nil)
@@ -361,7 +361,7 @@ func (v *vault) openPage(p *harness.Proc, key string, settings url.Values) {
 	post("/sign-out", token)
 }
 
-// poisonSettings writes records that cannot be read and have secrets in them.
+// poisonSettings writes unreadable records that contain secrets.
 func (v *vault) poisonSettings(s *env, auth string) {
 	v.t.Helper()
 	bad := v.has("auth in an unreadable record", canary("unreadable"))
@@ -376,14 +376,14 @@ func (v *vault) poisonSettings(s *env, auth string) {
 	records = append(records, &kgo.Record{Topic: s.topics.Config, Partition: harness.ByKey, Key: []byte(bad), Value: []byte(`{"user_id":5}`)},
 		&kgo.Record{Topic: s.topics.Keys, Partition: harness.ByKey, Key: []byte(bad), Value: []byte(`{"user_id":5}`)},
 		&kgo.Record{Topic: s.topics.Keys, Partition: harness.ByKey, Key: []byte(strings.Repeat("a", 64)), Value: []byte(`{"user_id":"` + bad + `"}`)})
-	// plain credentials of another writer, with a password that is no good and a URL with credentials
+	// another program's plain credentials, with an invalid password, and a URL with credentials
 	records = append(records, harness.WebhookRecord(v.t, s.topics.Config, 6, harness.Webhook{
 		DLR: "http://user:" + v.secrets["a URL's password"] + "@127.0.0.1:1/?token=" + v.secrets["the URL's token"], Auth: auth,
 	}), harness.WebhookRecord(v.t, s.topics.Config, 7, harness.Webhook{DLR: "no URL " + v.secrets["the URL's token"], Auth: auth}))
 	harness.ProduceMany(v.t, s.brokers, records)
 }
 
-// failEndpoints has events delivered, fail in every way, and die; an instance that lost its key has its say, too.
+// failEndpoints makes events succeed, fail in every way and become dead letters, also at an instance without its key.
 func (v *vault) failEndpoints(t *testing.T, s *env, recv *harness.Receiver, p *harness.Proc, token string) {
 	t.Helper()
 	query := "?token=" + token
@@ -400,7 +400,7 @@ func (v *vault) failEndpoints(t *testing.T, s *env, recv *harness.Receiver, p *h
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, int64(20+i), harness.Webhook{DLR: to, Click: to, Inbound: to, Revoke: to, Auth: auth}))
 	}
 	harness.ProduceMany(t, s.brokers, records)
-	harness.Pass(1500 * time.Millisecond) // settings count within a second
+	harness.Pass(1500 * time.Millisecond) // settings take effect within a second
 	records = nil
 	for _, user := range []int64{2, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27} {
 		records = append(records, harness.Event(s.topics.DLR, user, harness.DLRValue(user, 1)), harness.Event(s.topics.Click, user, harness.ClickValue(user, 1)),
@@ -410,10 +410,10 @@ func (v *vault) failEndpoints(t *testing.T, s *env, recv *harness.Receiver, p *h
 	harness.ProduceMany(t, s.brokers, records)
 	harness.Eventually(t, 40*time.Second, func() bool {
 		return len(harness.Consume(t, s.brokers, s.topics.DeadLetter)) >= 1+8*4 && recv.Count("/dlr") > 0 && recv.Count("/revoke") > 0
-	}, "the dead letters of the endpoints that fail")
+	}, "the dead letters of the failing endpoints")
 }
 
-// wrongSettings starts the program with settings that are wrong and secret, and has them printed.
+// wrongSettings starts the program with invalid secret settings, and prints them.
 func (v *vault) wrongSettings(t *testing.T, o harness.Options) {
 	t.Helper()
 	secret := v.has("a wrong setting's value", canary("setting"))
@@ -437,8 +437,8 @@ func (v *vault) wrongSettings(t *testing.T, o harness.Options) {
 	v.search("deadletter list", out+stderr)
 }
 
-// searchTopics looks through everything the program wrote to Kafka. Credentials are sealed in what it writes; the
-// config topic also holds what this test wrote.
+// searchTopics searches everything that the program wrote to Kafka, where credentials are sealed. The config topic also
+// holds what this test wrote.
 func (v *vault) searchTopics(t *testing.T, s *env) {
 	t.Helper()
 	for _, topic := range append(s.waits(), s.topics.DeadLetter) {
@@ -460,7 +460,7 @@ func (v *vault) searchTopics(t *testing.T, s *env) {
 	}
 }
 
-// searchRedis looks through all keys of the program. URLs are kept there; credentials are sealed.
+// searchRedis searches all keys of the program. URLs are stored there; credentials are sealed.
 func (v *vault) searchRedis(t *testing.T, s *env) {
 	t.Helper()
 	server := harness.Redis(t)
@@ -495,7 +495,7 @@ func dump(t *testing.T, cl redis.UniversalClient, key string) string {
 	return fmt.Sprint(value)
 }
 
-// searchReceiver: credentials go with delivery reports alone, and nothing else that is secret goes anywhere.
+// searchReceiver checks that only delivery reports carry credentials, and that no other secret is sent.
 func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
 	v.t.Helper()
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(auth))
@@ -518,6 +518,6 @@ func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
 		v.search("deliveries", r.Path+fmt.Sprint(header)+string(r.Body), "the URL's token")
 	}
 	if carried == 0 || signed == 0 {
-		v.t.Errorf("%d delivery reports carried credentials, %d requests a signature: the test shows nothing", carried, signed)
+		v.t.Errorf("%d delivery reports carried credentials, %d requests a signature: the test is meaningless", carried, signed)
 	}
 }

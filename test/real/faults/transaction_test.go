@@ -12,8 +12,9 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestTransactionsUnderLoad: a producer aborts every third transaction, and one transaction hangs in the end, on a source
-// and on the config topic. What was committed is sent, what was aborted never is, and a second instance starts meanwhile.
+// TestTransactionsUnderLoad runs a producer that aborts every third transaction, and leaves one open at the end, on a
+// source and on the config topic. Only committed records must be sent, and a second instance must be able to start
+// meanwhile.
 func TestTransactionsUnderLoad(t *testing.T) {
 	inTurn(t)
 	const users = 20
@@ -84,7 +85,7 @@ func TestTransactionsUnderLoad(t *testing.T) {
 	}, "all %d committed messages are sent", len(committed))
 	for m := range got {
 		if !committed[m] {
-			t.Errorf("message %d was sent, its transaction was not committed", m)
+			t.Errorf("message %d was sent, but its transaction was not committed", m)
 		}
 	}
 	for _, one := range []*harness.Proc{p, second} {
@@ -92,7 +93,7 @@ func TestTransactionsUnderLoad(t *testing.T) {
 	}
 	wantAlive(t, []*harness.Proc{p, second})
 	if err := hang.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
-		t.Errorf("end the transaction that hangs: %v", err)
+		t.Errorf("end the open transaction: %v", err)
 	}
-	t.Logf("%d messages of %d committed and sent", len(committed), message)
+	t.Logf("%d messages of %d were committed and sent", len(committed), message)
 }

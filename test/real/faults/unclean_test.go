@@ -14,7 +14,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// unclean is a service that reads a topic with two replicas, on the brokers that may be killed.
+// unclean is a service that reads a topic with two replicas, on the two brokers that may be killed.
 type unclean struct {
 	cluster *harness.Cluster
 	topics  harness.Topics
@@ -23,8 +23,9 @@ type unclean struct {
 	next    int64 // message
 }
 
-// TestUncleanElection: a replica that lacks records becomes the leader, and the partitions are cut back to what it has,
-// under a running instance and while none runs. The records in their place are sent, and a log line names the loss.
+// TestUncleanElection makes a replica that lacks records the leader, so that the partitions are truncated, under a
+// running instance and while none runs. The records that replace the lost ones must be sent, and a log line must report
+// the loss.
 func TestUncleanElection(t *testing.T) {
 	inTurn(t)
 	u := &unclean{cluster: harness.OwnCluster(t), topics: harness.TopicsFor(t), recv: harness.NewReceiver(t)}
@@ -42,7 +43,7 @@ func TestUncleanElection(t *testing.T) {
 	u.sent(t, u.produce(t, most/2)) // fewer than were lost
 	u.named(t, p, lost)
 
-	t.Log("while no instance runs: the second broker has not come back, so it lacks what the third one has got since")
+	t.Log("while no instance runs: the second broker has not returned, so it lacks what the third one has received since")
 	lost = u.lose(t, most, 3, 2, func() {
 		if code := p.Term(t); code != 0 {
 			t.Errorf("exit code %d", code)
@@ -54,12 +55,11 @@ func TestUncleanElection(t *testing.T) {
 	u.named(t, p, lost)
 }
 
-// lose has n records sent that only the leader has, and lets the follower, which is down, take its place. Before that the
-// group commits all of them, and meanwhile is called. It returns what is lost: of each partition, what was committed
-// beyond the follower's end.
+// lose sends n records that only the leader has. The group commits them and meanwhile is called. Then the follower,
+// which was down, becomes the leader. lose returns what was committed beyond the follower's end, by partition.
 func (u *unclean) lose(t testing.TB, n int, leader, follower int32, meanwhile func()) (lost [2]stretch) {
 	t.Helper()
-	u.state(t, "the leader is alone in sync", func(p kadm.PartitionDetail) bool {
+	u.state(t, "only the leader is in sync", func(p kadm.PartitionDetail) bool {
 		return p.Leader == leader && slices.Equal(p.ISR, []int32{leader})
 	})
 	u.sent(t, u.produce(t, n))
@@ -67,7 +67,7 @@ func (u *unclean) lose(t testing.TB, n int, leader, follower int32, meanwhile fu
 	meanwhile()
 	u.cluster.Brokers[leader-1].Stop(t)
 	u.cluster.Brokers[follower-1].Start(t)
-	u.state(t, "the replica that lacks records leads", func(p kadm.PartitionDetail) bool { return p.Leader == follower })
+	u.state(t, "the replica that lacks records is the leader", func(p kadm.PartitionDetail) bool { return p.Leader == follower })
 	from := u.ends(t)
 	for p := range lost {
 		lost[p] = stretch{from[p], to[p]}
@@ -78,10 +78,10 @@ func (u *unclean) lose(t testing.TB, n int, leader, follower int32, meanwhile fu
 	return lost
 }
 
-// stretch is offsets of a partition, to not included.
+// stretch is a range of offsets of a partition, without to.
 type stretch struct{ from, to int64 }
 
-// named waits for the log lines about what was lost.
+// named waits for the log lines about the loss.
 func (u *unclean) named(t testing.TB, p *harness.Proc, lost [2]stretch) {
 	t.Helper()
 	for partition, l := range lost {
@@ -96,14 +96,14 @@ func (u *unclean) options(t testing.TB) harness.Options {
 		Args: []string{"--topics.partitions=2", "--retry.schedule=1s,2s", "--overflow.delays=1s,3s", "--kafka.session_timeout=6s"}}
 }
 
-// place moves the source to the second and third broker, and lets either of them lead it, come what may. The second one
-// leads both partitions. The group's coordinator is the first broker: were it one that is stopped, the running instance
-// would lose its partitions, and begin them anew as after a restart.
+// place moves the source to the second and third broker and allows unclean elections. The second one leads both
+// partitions. The group's coordinator is the first broker: if it were stopped, the running instance would lose its
+// partitions and start as after a restart.
 func (u *unclean) place(t testing.TB) {
 	t.Helper()
 	const groups = "__consumer_offsets"
 	harness.Eventually(t, patience, func() bool {
-		found := u.adm.FindGroupCoordinators(t.Context(), u.topics.Group) // the first search creates the topic
+		found := u.adm.FindGroupCoordinators(t.Context(), u.topics.Group) // the first lookup creates the topic
 		return found.Error() == nil
 	}, "the group has a coordinator")
 	var move kadm.AlterPartitionAssignmentsReq
@@ -193,7 +193,7 @@ func (m missingText) String() string {
 	return fmt.Sprintf("%d, such as %v", len(*m.messages), (*m.messages)[:min(len(*m.messages), 5)])
 }
 
-// ends are those of the source's partitions.
+// ends returns the end offsets of the source's partitions.
 func (u *unclean) ends(t testing.TB) (ends [2]int64) {
 	t.Helper()
 	harness.Eventually(t, patience, func() bool {
@@ -209,7 +209,7 @@ func (u *unclean) ends(t testing.TB) (ends [2]int64) {
 			ends[p] = end.Offset
 		}
 		return true
-	}, "the source's ends are known")
+	}, "the source's end offsets are known")
 	return ends
 }
 

@@ -6,10 +6,9 @@ import (
 	"testing"
 )
 
-// TestWindow: an outage of 30 h is only to be had in virtual time. The cases live with the service they wire, and run with
-// its tests; here they are run for the report.
+// TestWindow runs the tests of internal/app with an outage of 30 h, which needs virtual time, once more for the report.
 func TestWindow(t *testing.T) {
-	longOnly(t, "each of the tests of internal/app that are run here")
+	longOnly(t, "each of these tests of internal/app")
 	inTurn(t)
 	rec := newCase(t, "12", "retry topics across 30 h, virtual time", "single events of each kind")
 	rec.did("the whole service in virtual time on an in-process Kafka and Redis: away for 30 h, for 20 h and up to the window's end, " +
