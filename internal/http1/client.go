@@ -149,20 +149,16 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 		return nil, fmt.Errorf("dial: %w", err)
 	}
 	now := time.Now()
-	cn := newConn(host, plain, &c.open)
+	cn := newConn(host, plain, &c.open, &c.buffers)
 	// Spread the replacement of connections that were opened at the same moment.
 	cn.replaceAt = now.Add(c.cfg.MaxAge - rand.N(c.cfg.MaxAge/5+1))
 	if host.ServerName == "" {
 		return cn, nil
 	}
-	cfg := c.cfg.TLS.Clone()
-	cfg.ServerName = host.ServerName
-	secured := tls.Client(plain, cfg)
-	if err := secured.HandshakeContext(ctx); err != nil {
+	if err := cn.secure(ctx, deadline, c.cfg.TLS); err != nil {
 		_ = cn.Close()
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
-	cn.Conn = secured
 	return cn, nil
 }
 

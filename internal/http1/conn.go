@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,19 +34,21 @@ type conn struct {
 
 	before, after *conn // neighbours in the idle list
 	open          *atomic.Int64
+	buffers       *sync.Pool
 	closed        atomic.Bool
 
 	plain     net.Conn // the connection below TLS
+	wire      *wire    // what TLS takes for the connection below it; nil without TLS
 	raw       syscall.RawConn
 	trip      trip
 	step      func(fd uintptr) bool // trip.step, bound once
 	interrupt func()                // ends the current request
 }
 
-// newConn wraps c, which counts in open until it is closed. The caller may put TLS on top of it.
-func newConn(host Host, c net.Conn, open *atomic.Int64) *conn {
-	cn := &conn{Conn: c, host: host, plain: c, open: open}
-	cn.interrupt = func() { _ = cn.SetDeadline(longAgo) }
+// newConn wraps c, which counts in open until it is closed.
+func newConn(host Host, c net.Conn, open *atomic.Int64, buffers *sync.Pool) *conn {
+	cn := &conn{Conn: c, host: host, plain: c, open: open, buffers: buffers}
+	cn.interrupt = func() { _ = c.SetDeadline(longAgo) }
 	if s, ok := c.(syscall.Conn); ok && rawIO {
 		cn.raw, _ = s.SyscallConn()
 		cn.step = cn.trip.step
@@ -90,10 +93,8 @@ func (c *conn) direct() bool { return c.Conn == c.plain }
 func (c *conn) prepare(deadline time.Time, size int) error {
 	c.reused, c.answered, c.reusable = c.used, false, false
 	err := c.SetDeadline(deadline)
-	if err == nil && c.used && (size > maxInlineWrite || !c.direct()) { // otherwise writeRead checks it
-		if err = c.check(); err == nil {
-			err = c.SetReadDeadline(deadline)
-		}
+	if err == nil && c.used && (size > maxInlineWrite || c.raw == nil) { // otherwise writeRead checks it
+		err = c.check()
 	}
 	if err != nil && c.used {
 		return errStale
@@ -102,7 +103,7 @@ func (c *conn) prepare(deadline time.Time, size int) error {
 }
 
 // check returns errStale unless a used connection can carry a request: the peer has neither closed it nor sent
-// unexpected data. It changes the read deadline.
+// unexpected data.
 func (c *conn) check() error {
 	if c.raw != nil {
 		c.trip = trip{}
@@ -110,15 +111,19 @@ func (c *conn) check() error {
 			return errStale
 		}
 	}
+	return c.checkTLS()
+}
+
+// checkTLS returns errStale if TLS has buffered data, which would become the next reply.
+func (c *conn) checkTLS() error {
 	if c.direct() {
 		return nil
 	}
-	// TLS may have buffered data, which would become the next reply.
 	var one [1]byte
-	if err := c.SetReadDeadline(longAgo); err != nil {
-		return errStale
-	}
-	if _, err := c.Read(one[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+	c.wire.dry = true
+	_, err := c.Read(one[:])
+	c.wire.dry = false
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return errStale
 	}
 	return nil
@@ -128,9 +133,12 @@ func (c *conn) check() error {
 // nothing and err is nil. It returns errStale if it sent nothing.
 func (c *conn) writeRead(message, p []byte) (sent, n int, err error) {
 	fresh := !c.used
-	if c.raw != nil && c.direct() {
+	switch {
+	case c.raw != nil && c.direct():
 		sent, n, err = c.roundTrip(message, p)
-	} else {
+	case c.raw != nil:
+		sent, n, err = c.secureTrip(message, p)
+	default:
 		sent, err = c.Write(message)
 		if err == nil {
 			n, err = c.Read(p)
@@ -158,4 +166,24 @@ func (c *conn) roundTrip(message, p []byte) (sent, n int, err error) {
 		err = io.EOF
 	}
 	return t.sent, t.n, err
+}
+
+// secureTrip is roundTrip for a connection with TLS. All of message counts as sent if a part was.
+func (c *conn) secureTrip(message, p []byte) (sent, n int, err error) {
+	if c.used {
+		if err := c.checkTLS(); err != nil {
+			return 0, 0, err
+		}
+	}
+	buf := c.buffers.Get().(*buffer)
+	defer c.buffers.Put(buf)
+	c.wire.hold(buf[:0])
+	if _, err := c.Write(message); err != nil {
+		return 0, 0, err
+	}
+	n, err = c.Read(p)
+	if c.wire.sent {
+		sent = len(message)
+	}
+	return sent, n, err
 }

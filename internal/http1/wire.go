@@ -1,0 +1,72 @@
+package http1
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"os"
+	"time"
+)
+
+// wire is the connection below TLS. It makes a request over TLS cost as many system calls as one without: it holds back
+// the records of the request until TLS reads the reply, and then sends and reads in one [trip].
+type wire struct {
+	net.Conn
+	conn *conn
+
+	dry   bool // Read fails instead of reading
+	holds bool // Write holds data back
+	held  []byte
+	sent  bool // a part of what was held back was sent
+}
+
+// secure puts TLS on a new connection.
+func (c *conn) secure(ctx context.Context, deadline time.Time, shared *tls.Config) error {
+	if err := c.SetDeadline(deadline); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, c.interrupt)
+	defer stop()
+	cfg := shared.Clone()
+	cfg.ServerName = c.host.ServerName
+	c.wire = &wire{Conn: c.plain, conn: c}
+	secured := tls.Client(c.wire, cfg)
+	if err := secured.Handshake(); err != nil {
+		return err
+	}
+	c.Conn = secured
+	return nil
+}
+
+// hold lets Write hold data back, in buf if it fits, until the next Read.
+func (w *wire) hold(buf []byte) { w.held, w.holds, w.sent = buf, true, false }
+
+// Write implements [net.Conn].
+func (w *wire) Write(p []byte) (int, error) {
+	if !w.holds {
+		return w.Conn.Write(p)
+	}
+	w.held = append(w.held, p...)
+	return len(p), nil
+}
+
+// Read implements [net.Conn]. It first sends what was held back.
+func (w *wire) Read(p []byte) (int, error) {
+	if w.dry {
+		return 0, os.ErrDeadlineExceeded
+	}
+	if !w.holds {
+		return w.Conn.Read(p)
+	}
+	out := w.held
+	w.held, w.holds = nil, false
+	sent, n, err := w.conn.roundTrip(out, p)
+	w.sent = sent > 0
+	if err != nil || sent == len(out) {
+		return n, err
+	}
+	if _, err := w.Conn.Write(out[sent:]); err != nil {
+		return 0, err
+	}
+	return w.Conn.Read(p)
+}
