@@ -250,3 +250,30 @@ func TestNamesThatFail(t *testing.T) {
 		})
 	}
 }
+
+// TestKeptAnswers checks that the answer of a name server serves several dials, and that each of them is checked.
+func TestKeptAnswers(t *testing.T) {
+	dns := resolveBy(t)
+	kept := func(address string) names.Answer {
+		return func(int) names.Reply {
+			return names.Reply{Addresses: []netip.Addr{netip.MustParseAddr(address)}, Lifetime: time.Minute}
+		}
+	}
+	dns.On("kept.example", kept("127.0.0.1"))
+	dns.On("inside.example", kept("127.0.0.2"))
+	const last = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+	p := peer.New(t, peer.Says(last))
+	_, port, _ := net.SplitHostPort(p.Addr)
+	s := newSender(t, func(c *Config) { c.Addresses.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+	for range 3 {
+		if out := s.Send(t.Context(), request(t, "http://kept.example:"+port+"/hook")); out.Failure != "" {
+			t.Errorf("%+v", out)
+		}
+		if out := s.Send(t.Context(), request(t, "http://inside.example:"+port+"/hook")); out.Failure != webhook.BlockedAddress {
+			t.Errorf("%+v", out)
+		}
+	}
+	if asked, dials := dns.Asked("kept.example"), p.Connections.Load(); asked != 1 || dials != 3 {
+		t.Errorf("%d questions for %d connections", asked, dials)
+	}
+}

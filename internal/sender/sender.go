@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/smshooks/smshooks/internal/dnscache"
 	"github.com/smshooks/smshooks/internal/http1"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -24,8 +25,10 @@ const (
 	maxReplyBody = 64 << 10
 	maxReplyHead = 16 << 10
 	maxPooled    = 64 << 10
-	// maxConnectionAge bounds how long a changed DNS answer takes to have an effect.
-	maxConnectionAge = 5 * time.Minute
+	// maxDNSAge bounds how long a changed DNS answer takes to have an effect. A connection may be opened with an answer
+	// that has been kept for some time.
+	maxDNSAge        = 5 * time.Minute
+	maxConnectionAge = maxDNSAge - dnscache.MaxAge
 )
 
 // Config of a Sender.
@@ -103,7 +106,9 @@ func New(cfg Config) *Sender {
 	dial, policy := cfg.Dial, newAddressPolicy(cfg.Addresses)
 	if dial == nil {
 		warmUp()
-		dial = (&net.Dialer{Timeout: cfg.Timeout, ControlContext: policy.control}).DialContext
+		// No keep-alive probes: a request has a deadline, and an idle connection is checked.
+		dial = (&net.Dialer{Timeout: cfg.Timeout, KeepAlive: -1, Resolver: dnscache.New(net.DefaultResolver),
+			ControlContext: policy.control}).DialContext
 	}
 	return &Sender{
 		timeout:   cfg.Timeout,
@@ -111,8 +116,9 @@ func New(cfg Config) *Sender {
 		userAgent: "smshooks/" + cfg.Version,
 		policy:    policy,
 		client: http1.New(http1.Config{
-			Dial:     dial,
-			TLS:      &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: newSessions()},
+			Dial: dial,
+			TLS: &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: newSessions(),
+				DynamicRecordSizingDisabled: true}, // a request is one record
 			MaxAge:   maxConnectionAge,
 			MaxIdle:  4 * cfg.MaxInFlight,
 			MaxConns: cfg.MaxConns,

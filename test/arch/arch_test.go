@@ -26,6 +26,7 @@ var floors = map[string]int{
 
 	"internal/tlsfiles": 0, // the standard library only: the connections to Kafka and Redis use it
 	"internal/http1":    0, // the standard library only: internal/sender uses it
+	"internal/dnscache": 0, // the standard library and golang.org/x only: internal/sender uses it
 
 	"internal/outage": 1,
 	"internal/topics": 1,

@@ -19,6 +19,7 @@ type Reply struct {
 	After     time.Duration // before it is sent
 	Fails     bool          // the server reports a failure
 	Silent    bool          // there is no answer
+	Lifetime  time.Duration // for which the asker may keep the answer
 }
 
 // Answer returns the reply to query n, from 1, for a name.
@@ -118,7 +119,8 @@ func (s *Server) answer(question []byte, to net.Addr) {
 			break // there are no others
 		}
 		m.Answers = append(m.Answers, dnsmessage.Resource{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}, Body: &dnsmessage.AResource{A: a.As4()},
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: uint32(r.Lifetime.Seconds())},
+			Body:   &dnsmessage.AResource{A: a.As4()},
 		})
 	}
 	if packed, err := m.Pack(); err == nil {

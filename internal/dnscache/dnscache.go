@@ -1,0 +1,93 @@
+// Package dnscache is Go's resolver with a cache of the name server's answers below it. Everything else remains Go's:
+// the hosts file, search domains, both address families, and that simultaneous look-ups of one name are one.
+package dnscache
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// MaxAge is for how long an answer is kept at most, whatever lifetime it has.
+	MaxAge = time.Minute
+	// maxBytes bounds the answers that are kept. One of them has about 200 bytes.
+	maxBytes = 16 << 20
+	overhead = 160 // bytes of an answer, besides question and message
+)
+
+// New returns a resolver that asks the same name servers as base, and has an empty cache. It keeps answers with
+// addresses, and answers that a name has none of one family, for as long as their lifetime allows. It keeps no failures.
+func New(base *net.Resolver) *net.Resolver {
+	c := newCache(base.Dial)
+	return &net.Resolver{PreferGo: true, Dial: c.open}
+}
+
+// dialer connects to a name server.
+type dialer func(ctx context.Context, network, server string) (net.Conn, error)
+
+type cache struct {
+	dial dialer
+
+	mu      sync.Mutex
+	answers map[string]answer // by question, as it stands in a message
+	bytes   int
+}
+
+// answer is a message of the name server.
+type answer struct {
+	message []byte
+	expires time.Time
+}
+
+func newCache(dial dialer) *cache {
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	return &cache{dial: dial, answers: make(map[string]answer)}
+}
+
+// open returns what the resolver takes for a connection to a name server.
+func (c *cache) open(ctx context.Context, network, server string) (net.Conn, error) {
+	if !strings.HasPrefix(network, "udp") {
+		return c.dial(ctx, network, server) // for an answer that is too large for a packet
+	}
+	return &exchange{cache: c, dial: func() (net.Conn, error) { return c.dial(ctx, network, server) }}, nil
+}
+
+// get returns an answer that has not expired.
+func (c *cache) get(question string) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, ok := c.answers[question]
+	if ok && !time.Now().Before(a.expires) {
+		c.drop(question)
+		return nil
+	}
+	return a.message
+}
+
+func (c *cache) put(question string, message []byte, lifetime time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(question)
+	c.answers[question] = answer{message, time.Now().Add(lifetime)}
+	c.bytes += size(question, message)
+	for other := range c.answers { // in no particular order
+		if c.bytes <= maxBytes {
+			break
+		}
+		c.drop(other)
+	}
+}
+
+func (c *cache) drop(question string) {
+	if a, ok := c.answers[question]; ok {
+		delete(c.answers, question)
+		c.bytes -= size(question, a.message)
+	}
+}
+
+func size(question string, message []byte) int { return len(question) + len(message) + overhead }
