@@ -31,6 +31,7 @@ type Config struct {
 	Sources  [webhook.NumKinds]string
 	Overflow [webhook.NumKinds]string // the first overflow topic of each kind
 	Batches  []string                 // the delay topics of revocations
+	MaxIDs   int                      // of a batch of revocations
 	Epoch    string                   // topics.epoch
 	// Patience is how long Kafka may not answer before a call fails; 0: 4 s.
 	Patience time.Duration

@@ -37,7 +37,7 @@ type fakeKafka struct {
 
 func newKafka(t *testing.T) *fakeKafka {
 	t.Helper()
-	topics := append([]string{testConfig.Topic, testConfig.Sources[webhook.DLR], "rev-r"}, testConfig.Overflow[:]...)
+	topics := append([]string{testConfig.Topic, testConfig.Sources[webhook.DLR], testConfig.Sources[webhook.RevokeClick], "rev-r"}, testConfig.Overflow[:]...)
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...))
 	if err != nil {
 		t.Fatal(err)

@@ -23,21 +23,27 @@ type Origin struct {
 	UserID    int64
 	Kind      webhook.Kind
 	Partition int32
-	Offset    int64
-	// Failed is when the first failed attempt ended; zero: none failed. A batch of revocations, which has no record of
-	// its own until then, was stored at that time.
+	Offset    int64 // of a batch of revocations: of its first record
+	End       int64 // of a batch of revocations: the offset behind its last record; 0: unknown
+	// Failed is when the first failed attempt ended; zero: none failed. A batch of revocations got a record of
+	// its own at that time.
 	Failed time.Time
 }
 
 // Source returns the source record of an event, nil if its topic does not hold it any more. The record at the position
-// counts only if it has the event's id and user: a topic may have been deleted and created again. Of a batch of
-// revocations it returns the record that was stored when an attempt failed. Errors are those of Kafka.
+// counts only if it has the event's id and user: a topic may have been deleted and created again. A batch of revocations
+// is made again from its source records, or else it is the record that was stored when an attempt failed. Errors are
+// those of Kafka.
 func (s *Store) Source(ctx context.Context, o Origin) (*kgo.Record, error) {
-	switch {
-	case o.Kind == webhook.RevokeClick && !o.Failed.IsZero():
-		return s.batch(ctx, o)
-	case o.Kind == webhook.RevokeClick, o.Offset < 0:
+	if o.Offset < 0 && o.Failed.IsZero() {
 		return nil, nil
+	}
+	if o.Kind == webhook.RevokeClick {
+		r, err := s.merged(ctx, o)
+		if r == nil && err == nil && !o.Failed.IsZero() {
+			r, err = s.batch(ctx, o)
+		}
+		return r, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
@@ -80,9 +86,68 @@ const (
 	batchSlack = time.Minute
 	// batchRecords limits the records of one topic that are read for a batch: those of a few minutes.
 	batchRecords = 5000
+	// mergedRecords is how many source records a batch may span, those of other users included.
+	mergedRecords = 50_000
 )
 
-var errFound = errors.New("found")
+var (
+	errFound = errors.New("found")
+	errOther = errors.New("the first record is not the user's")
+)
+
+// merged makes a batch of revocations again from the source records of its user, as the service did. It returns nil if
+// the topic does not hold all of them, or if they are too many to read.
+func (s *Store) merged(ctx context.Context, o Origin) (*kgo.Record, error) {
+	span := compacted.Span{Start: o.Offset, End: o.End}
+	if o.Offset < 0 || span.End <= span.Start || span.End-span.Start > mergedRecords {
+		return nil, nil
+	}
+	topic := s.cfg.Sources[webhook.RevokeClick]
+	held, err := s.spansOf(ctx, topic, time.Time{}, time.Time{})
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if all := held[o.Partition]; span.Start < all.Start || span.End > all.End {
+		return nil, nil
+	}
+	r, err := compacted.OpenSpans(s.newClient, topic, map[int32]compacted.Span{o.Partition: span}, s.cfg.Patience)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var revocations []webhook.Revocation
+	err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
+		var one webhook.Revocation
+		if webhook.DecodeRevocation(record.Value, &one) == nil && one.UserID == o.UserID {
+			revocations = append(revocations, one)
+		} else if record.Offset == o.Offset {
+			return errOther
+		}
+		return nil
+	})
+	if errors.Is(err, errOther) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	found, err := kafka.TopicMetadata(ctx, s.client, topic)
+	if err != nil {
+		return nil, err
+	}
+	first := event.Event{Record: event.Record{
+		Partition: o.Partition, Offset: o.Offset, Namespace: event.NamespaceOf(found[topic].TopicID, topic, s.cfg.Epoch),
+	}}
+	for n, one := range webhook.Batches(revocations, s.cfg.MaxIDs) {
+		if first.BatchIdentity(n) == o.ID {
+			return &kgo.Record{Topic: topic, Partition: o.Partition, Offset: o.Offset, Value: one.AppendRecord(nil)}, nil
+		}
+	}
+	return nil, nil
+}
 
 // batch finds the record that a batch of revocations was stored in when an attempt failed: in the delay topics the
 // partition has the number of the source partition.

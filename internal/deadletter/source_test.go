@@ -105,6 +105,54 @@ func TestSourceOfABatch(t *testing.T) {
 	}
 }
 
+// The body of a batch that was delivered at once is made again from its records.
+func TestBatchIsMerged(t *testing.T) {
+	k := newKafka(t)
+	s := k.store()
+	s.cfg.MaxIDs = 3
+	var first, last *kgo.Record
+	for i, value := range []string{`{"user_id":42,"api_sms_ids":[1,2]}`, `{"user_id":43,"api_sms_ids":[9]}`, `{"user_id":42}`, `garbage`,
+		`{"user_id":42,"api_sms_ids":[2,3],"campaign_sms_ids":[4]}`, `{"user_id":42,"api_sms_ids":[5]}`} {
+		r := &kgo.Record{Topic: testConfig.Sources[webhook.RevokeClick], Key: []byte("42"), Value: []byte(value)}
+		if err := k.client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = r
+		}
+		if i < 5 {
+			last = r // the next one belongs to the next batch
+		}
+	}
+	details, err := kadm.NewClient(k.client).ListTopics(t.Context(), first.Topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := event.Event{Record: event.Record{Partition: first.Partition, Offset: first.Offset, Namespace: event.NamespaceOf(details[first.Topic].ID, first.Topic, "")}}
+	origin := func(n int, change func(*Origin)) Origin {
+		o := Origin{ID: e.BatchIdentity(n), UserID: 42, Kind: webhook.RevokeClick, Partition: first.Partition, Offset: first.Offset, End: last.Offset + 1}
+		change(&o)
+		return o
+	}
+	for name, c := range map[string]struct {
+		o    Origin
+		want string
+	}{
+		"first":            {origin(0, func(*Origin) {}), `{"user_id":42,"api_sms_ids":[1,2,3],"campaign_sms_ids":[]}`},
+		"second":           {origin(1, func(*Origin) {}), `{"user_id":42,"api_sms_ids":[],"campaign_sms_ids":[4]}`},
+		"third":            {origin(2, func(*Origin) {}), ""},
+		"of another user":  {origin(0, func(o *Origin) { o.UserID = 43 }), ""},
+		"unknown end":      {origin(0, func(o *Origin) { o.End = 0 }), ""},
+		"behind the end":   {origin(0, func(o *Origin) { o.End = last.Offset + 10 }), ""},
+		"too long to read": {origin(0, func(o *Origin) { o.End = last.Offset + mergedRecords }), ""},
+	} {
+		got, err := s.Source(t.Context(), c.o)
+		if err != nil || (got == nil) != (c.want == "") || got != nil && string(got.Value) != c.want {
+			t.Errorf("%s: %+v, %v, want %s", name, got, err, c.want)
+		}
+	}
+}
+
 // refusing admits no event with one of these ids.
 type refusing struct {
 	ids    map[string]bool

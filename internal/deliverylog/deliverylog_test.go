@@ -60,10 +60,10 @@ func TestReadBack(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)
 	want := []event.Attempt{
-		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon.Add(3 * time.Second), Host: "h", Status: 503, Failure: "http 503", Took: 1500 * time.Microsecond, Offset: -1, Fate: webhook.Dead},
+		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon.Add(3 * time.Second), Host: "h", Status: 503, Failure: "http 503", Took: 1500 * time.Microsecond, Offset: 17, End: 23, Fate: webhook.Dead},
 		{UserID: 42, Kind: webhook.DLR, ID: "again", Number: 2, Time: noon.Add(2500 * time.Millisecond), Host: "spare", Status: 200, Failover: true},
 		{UserID: 42, Kind: webhook.DLR, ID: "odd\tid\n", Number: 1, Time: noon.Add(2 * time.Second), Host: "[::1]:80", Failure: webhook.ConnectionRefused,
-			Message: event.NewText([]byte("\t\"odd\"\n")), Failover: true, Fate: webhook.Retry, Next: noon.Add(6 * time.Hour), EventTime: noon.Add(time.Millisecond)},
+			Message: event.NewText([]byte("\t\"odd\"\n")), Recipient: event.NewText([]byte("\"1\t")), Failover: true, Fate: webhook.Retry, Next: noon.Add(6 * time.Hour), EventTime: noon.Add(time.Millisecond)},
 		attempt(42, 1, webhook.Inbound, ""),
 	}
 	for _, a := range slices.Backward(want) {
@@ -349,7 +349,7 @@ func TestNotes(t *testing.T) {
 	}
 	stop()
 	kept, err := mini.List("smshooks:notes:42")
-	if err != nil || len(kept) != PerUser {
+	if err != nil || len(kept) > PerUser+slack {
 		t.Errorf("%d notes are kept, %v", len(kept), err)
 	}
 	if ttl := mini.TTL("smshooks:notes:42"); ttl < Keep {
@@ -410,7 +410,7 @@ func TestKeepsTheLatestReplies(t *testing.T) {
 func FuzzLine(f *testing.F) {
 	a := attempt(42, 1, webhook.Click, "http 503")
 	f.Add(string(encode(&a)))
-	f.Add("2\t1\tdlr\t1\t200\t5\t\t1\tretry\t9\t0\t0\t-1\th\t\"a\\tb\"\tid")
+	f.Add("3\t1\tdlr\t1\t200\t5\t\t1\tretry\t9\t0\t0\t-1\t0\th\t\"a\\tb\"\t+1\tid")
 	f.Fuzz(func(t *testing.T, line string) {
 		a, ok := decode(line)
 		if !ok || len(a.Message.String()) > maxMessage {

@@ -11,9 +11,9 @@ import (
 
 const (
 	// lineVersion begins each line. Versions of the service that do not know it skip the line.
-	lineVersion = "2"
+	lineVersion = "3"
 	// lineParts is the number of fields of a line. The id is the last one: it comes from a record and may be any text.
-	lineParts = 16
+	lineParts = 18
 	// maxMessage is the longest message id that is kept, in bytes. A longer one is not kept.
 	maxMessage = 256
 
@@ -22,7 +22,8 @@ const (
 
 // encode writes an attempt as one line, separated by tabs: version, Unix microseconds, kind, number, status,
 // microseconds taken, failure, flags, fate, Unix milliseconds of the next attempt and of the event (0 = unknown),
-// partition and offset of the source record, host, message id, id. The user is in the key.
+// partition and offset of the source record, offset behind a batch's last record, host, message id, recipient, id. The user
+// is in the key.
 func encode(a *event.Attempt) []byte {
 	b := make([]byte, 0, 128+len(a.Failure)+len(a.Host)+len(a.ID))
 	number := func(n int64) { b = append(strconv.AppendInt(b, n, 10), '\t') }
@@ -44,25 +45,35 @@ func encode(a *event.Attempt) []byte {
 	number(milli(a.EventTime))
 	number(int64(a.Partition))
 	number(a.Offset)
+	number(a.End)
 	text(a.Host)
-	b = append(appendMessage(b, a), '\t')
+	b = append(appendField(b, &a.Message), '\t')
+	b = append(appendField(b, &a.Recipient), '\t')
 	return append(b, a.ID...)
 }
 
-// appendMessage appends the message id, quoted if it would not fit into a field.
-func appendMessage(b []byte, a *event.Attempt) []byte {
+// appendField appends a text of a record, quoted if it would not fit into a field.
+func appendField(b []byte, t *event.Text) []byte {
 	start := len(b)
-	b = a.Message.Append(b)
-	id := b[start:]
-	if len(id) > maxMessage {
+	b = t.Append(b)
+	text := b[start:]
+	if len(text) > maxMessage {
 		return b[:start]
 	}
-	for i, c := range id {
+	for i, c := range text {
 		if c == '\t' || i == 0 && c == '"' {
-			return strconv.AppendQuote(b[:start], string(id))
+			return strconv.AppendQuote(b[:start], string(text))
 		}
 	}
 	return b
+}
+
+// field reads what appendField has written.
+func field(text string) (t event.Text, err error) {
+	if strings.HasPrefix(text, `"`) {
+		text, err = strconv.Unquote(text)
+	}
+	return event.NewText([]byte(text)), err
 }
 
 // milli returns t in Unix milliseconds, 0 if it is zero.
@@ -89,23 +100,22 @@ func decode(line string) (a event.Attempt, ok bool) {
 	if err != nil || !known || parts[0] != lineVersion {
 		return a, false
 	}
-	var numbers [9]int64
-	for i, at := range [...]int{1, 3, 4, 5, 7, 9, 10, 11, 12} {
+	var numbers [10]int64
+	for i, at := range [...]int{1, 3, 4, 5, 7, 9, 10, 11, 12, 13} {
 		if numbers[i], err = strconv.ParseInt(parts[at], 10, 64); err != nil {
 			return a, false
 		}
 	}
-	message := parts[14]
-	if strings.HasPrefix(message, `"`) {
-		if message, err = strconv.Unquote(message); err != nil {
-			return a, false
-		}
+	message, err1 := field(parts[15])
+	recipient, err2 := field(parts[16])
+	if err1 != nil || err2 != nil {
+		return a, false
 	}
 	return event.Attempt{
-		Kind: kind, ID: parts[15], Number: int(numbers[1]), Time: time.UnixMicro(numbers[0]).UTC(), Host: parts[13],
+		Kind: kind, ID: parts[17], Number: int(numbers[1]), Time: time.UnixMicro(numbers[0]).UTC(), Host: parts[14],
 		Status: int(numbers[2]), Took: time.Duration(numbers[3]) * time.Microsecond, Failure: webhook.Failure(parts[6]),
 		Failover: numbers[4]&withFailover != 0, Fate: fate, Next: fromMilli(numbers[5]), EventTime: fromMilli(numbers[6]),
-		Partition: int32(numbers[7]), Offset: numbers[8], Message: event.NewText([]byte(message)),
+		Partition: int32(numbers[7]), Offset: numbers[8], End: numbers[9], Message: message, Recipient: recipient,
 	}, true
 }
 

@@ -98,12 +98,14 @@ type Event struct {
 	ID        string
 	Kind      webhook.Kind
 	Message   string       // "" for revocations
+	Recipient string       // phone number or short code; "" if unknown
 	Time      time.Time    // of the event; zero if unknown
 	Fate      webhook.Fate // of its latest record
 	Changed   time.Time    // when its latest row was made
 	Next      time.Time    // earliest time of the next attempt; zero if none is planned, or while it is paused
 	Partition int32        // of the source record
 	Offset    int64        // of the source record; -1 = unknown
+	End       int64        // offset behind the last source record of a batch of revocations; 0 = unknown
 	Attempts  []Attempt    // oldest first
 }
 
@@ -135,7 +137,8 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attem
 		if !known {
 			i = len(events)
 			index[a.ID] = i
-			events = append(events, Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(), Offset: -1})
+			events = append(events, Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(),
+				Recipient: a.Recipient.String(), Offset: -1})
 		}
 		e := &events[i]
 		if e.Time.IsZero() { // the rows of a replay have its time
@@ -145,6 +148,7 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attem
 		if a.Offset >= 0 {
 			e.Partition, e.Offset = a.Partition, a.Offset
 		}
+		e.End = max(e.End, a.End)
 		if a.Number > 0 {
 			reply, kept := replies[keyOf(&a)]
 			a.Reply = reply

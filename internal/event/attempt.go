@@ -14,10 +14,12 @@ type Attempt struct {
 	Kind      webhook.Kind
 	ID        string    // the event's identity
 	Message   Text      // sms.id; "" for revocations
+	Recipient Text      // sms.to, which is personal data; "" for revocations, and if it is longer than any number
 	EventTime time.Time // timestamp of the source record
 	Partition int32     // of the source record
 	Offset    int64     // of the source record; -1 = unknown
-	// Number counts from 1. 0 stands for no attempt: the row records the end of an event attempted before, and
+	End       int64     // of a batch of revocations: the offset behind its last source record; 0 = unknown
+	// Number counts from 1. 0 stands for no attempt: the row says that the event waits, or how it has ended, and
 	// has no Host, Status, Failure, Took and Reply.
 	Number   int
 	Time     time.Time
@@ -33,10 +35,13 @@ type Attempt struct {
 
 // NewAttempt returns an attempt, or a row without one, with the fields of its event.
 func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
-	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate}
+	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate, End: e.End}
 	if e.Kind != webhook.RevokeClick {
 		var room [textSize]byte
 		a.Message = NewText(e.Message.AppendID(room[:0], e.Value))
+		if to := e.Message.AppendRecipient(room[:0], e.Value); len(to) <= textSize {
+			a.Recipient = NewText(to)
+		}
 	}
 	if fate == webhook.Retry || fate == webhook.Overflow {
 		a.Next = e.Due

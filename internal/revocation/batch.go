@@ -11,29 +11,19 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// maxBytes bounds the total length of a batch's ids, so that it fits into a delay topic: topics accept 2 MiB.
-const maxBytes = 512 << 10
-
-// batches returns the batches of one user's records. Each id is once in its list, in the order in which it was seen
-// first. A batch has at most maxIDs ids and maxBytes.
+// batches returns the batches of one user's records.
 func (u *userRecords) batches(maxIDs int) []*event.Event {
-	var all webhook.Revocation
-	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}
-	for _, e := range u.records {
-		all.APISMSIDs = appendNew(all.APISMSIDs, e.Batch.APISMSIDs, seenAPI)
-		all.CampaignSMSIDs = appendNew(all.CampaignSMSIDs, e.Batch.CampaignSMSIDs, seenCampaign)
+	revocations := make([]webhook.Revocation, len(u.records))
+	for i, e := range u.records {
+		revocations[i] = e.Batch
 	}
-	first := u.records[0]
+	first, last := u.records[0], u.records[len(u.records)-1]
 	lease := &sharedLease{records: u.records, fate: webhook.Batched}
 	var batches []*event.Event
-	for n := 0; all.Count() > 0; n++ {
-		one := webhook.Revocation{UserID: first.UserID}
-		room := room{maxIDs, maxBytes}
-		one.APISMSIDs, all.APISMSIDs = room.take(all.APISMSIDs)
-		one.CampaignSMSIDs, all.CampaignSMSIDs = room.take(all.CampaignSMSIDs)
+	for n, one := range webhook.Batches(revocations, maxIDs) {
 		batches = append(batches, &event.Event{
 			Record: event.Record{
-				Class: topics.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset,
+				Class: topics.Source, Topic: first.Topic, Partition: first.Partition, Offset: first.Offset, End: last.Offset + 1,
 				Key: strconv.AppendInt(nil, first.UserID, 10), Value: one.AppendRecord(nil), Origin: first.SourcePosition(),
 			},
 			Delivery: event.Delivery{
@@ -47,30 +37,6 @@ func (u *userRecords) batches(maxIDs int) []*event.Event {
 	}
 	lease.open = len(batches)
 	return batches
-}
-
-func appendNew(list, ids [][]byte, seen map[string]struct{}) [][]byte {
-	for _, id := range ids {
-		if _, ok := seen[string(id)]; !ok {
-			seen[string(id)] = struct{}{}
-			list = append(list, id)
-		}
-	}
-	return list
-}
-
-// room is the space left in a batch.
-type room struct{ ids, bytes int }
-
-// take returns the ids that fit, at least one if the batch is empty, and the others.
-func (r *room) take(ids [][]byte) (taken, left [][]byte) {
-	n := 0
-	for n < len(ids) && r.ids > 0 && (r.bytes >= len(ids[n]) || r.bytes == maxBytes) {
-		r.ids--
-		r.bytes -= len(ids[n])
-		n++
-	}
-	return ids[:n:n], ids[n:]
 }
 
 // sharedLease is the lease of the batches that one tick made of a user's records. It settles the records when all of

@@ -467,8 +467,8 @@ func TestChunksOfLongIDs(t *testing.T) {
 				size += len(id)
 				got = append(got, string(id))
 			}
-			if last := n == len(s.batches)-1; size > maxBytes || !last && size <= maxBytes-digits {
-				t.Errorf("batch %d has %d bytes of ids, want as many as fit into %d", n, size, maxBytes)
+			if last := n == len(s.batches)-1; size > webhook.MaxBatchBytes || !last && size <= webhook.MaxBatchBytes-digits {
+				t.Errorf("batch %d has %d bytes of ids, want as many as fit into %d", n, size, webhook.MaxBatchBytes)
 			}
 		}
 		if !slices.Equal(got, list) || len(s.batches) != 3 {

@@ -101,9 +101,6 @@ func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 		v.Readable = readableBody(v.Body)
 	} else if v.NoBody == "" {
 		v.NoBody = "The request is not stored any more."
-		if e.Kind == webhook.RevokeClick {
-			v.NoBody = "The request of a click revocation is stored only if an attempt failed."
-		}
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 const (
 	maxFields    = 24
 	fieldID      = 0  // the index of "id", the same in every kind
+	fieldTo      = 4  // the index of "to" in smsFields
+	inboundTo    = 2  // the index of "to" in inboundFields
 	fieldClicked = 16 // the index of "clicked" in smsFields
 
 	fieldDLRStatus = 23 // the index of "dlr_status" in smsFields

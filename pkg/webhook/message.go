@@ -230,6 +230,15 @@ const (
 	hashPrime = 1099511628211
 )
 
+// AppendRecipient appends the text of sms.to, as [Message.Numbers] returns it.
+func (m *Message) AppendRecipient(dst, value []byte) []byte {
+	field := fieldTo
+	if m.kind == Inbound {
+		field = inboundTo
+	}
+	return appendText(dst, m.text(value, field))
+}
+
 // Key returns a hash of [Message.ID] that is the same in every process. It allocates only if the id is a long string
 // with escapes.
 func (m *Message) Key(value []byte) uint64 {

@@ -179,6 +179,16 @@ func TestSeeAndResend(t *testing.T) {
 		t.Errorf("the batch: %s", text)
 	}
 
+	// That of a batch that is delivered at once is made again from its source records.
+	e.recv.On(path("revoke", user.user), harness.Status(200))
+	batch = e.revocation(user.user, []int64{4, 5}, nil)
+	e.emit(t, batch, e.revocation(user.user, []int64{5, 6}, []int64{7}))
+	sent = e.recv.WaitCount(t, path("revoke", user.user), 2, 20*time.Second)[1]
+	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "delivered", 1)
+	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" {
+		t.Errorf("the batch that was delivered: %s, the server received %s", text, sent.Body)
+	}
+
 	// Once the topic has lost the record, the body is gone, and the event cannot be sent again.
 	var offsets kadm.Offsets
 	offsets.Add(kadm.Offset{Topic: e.topics.DLR, Partition: failed.Partition, At: failed.Offset + 1})
