@@ -7,7 +7,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/release"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -43,11 +42,11 @@ func (a *App) newRecoveries(p *pipeline) *release.Worker {
 }
 
 // resumed releases the paused events of a user whose pause of a kind has ended.
-func (a *App) resumed(userID int64, kind webhook.Kind, at compacted.Version) {
+func (a *App) resumed(userID int64, kind webhook.Kind, document string) {
 	if a.releases == nil {
 		return
 	}
-	a.releases.Resume(userID, kind, at, slices.DeleteFunc(a.plan.Delays(kind), func(topic string) bool {
+	a.releases.Resume(userID, kind, document, slices.DeleteFunc(a.plan.Delays(kind), func(topic string) bool {
 		return a.plan.Describe(topic).Class != topics.Paused
 	}))
 }

@@ -67,13 +67,12 @@ func newID() string {
 	return prefix + encoding.EncodeToString(id[:])
 }
 
-// ResumeID returns the id of the recovery that follows the end of a pause. It is derived from the place of the settings
-// that ended it, so that all instances write the same marker.
-func ResumeID(userID int64, kind webhook.Kind, partition int32, offset int64) string {
+// ResumeID returns the id of the recovery that follows the end of a pause. It is derived from the document that ended it,
+// so that all instances write the same marker.
+func ResumeID(userID int64, kind webhook.Kind, document string) string {
 	b := append([]byte("resume/"), kind.String()...)
 	b = binary.BigEndian.AppendUint64(b, uint64(userID))
-	b = binary.BigEndian.AppendUint32(b, uint32(partition))
-	b = binary.BigEndian.AppendUint64(b, uint64(offset))
+	b = append(b, document...)
 	sum := sha256.Sum256(b)
 	return prefix + encoding.EncodeToString(sum[:16])
 }

@@ -27,12 +27,12 @@ type resumptions struct {
 	waiting []resumption
 }
 
-// Resume releases what waits in the paused topics of a kind, because the user's pause has ended. at is the version of
-// the settings that ended it. It returns at once. All instances may call it.
-func (l *Log) Resume(userID int64, kind webhook.Kind, at compacted.Version, topics []string) {
+// Resume releases what waits in the paused topics of a kind, because the user's pause has ended. document names the
+// settings that ended it. It returns at once. All instances may call it.
+func (l *Log) Resume(userID int64, kind webhook.Kind, document string, topics []string) {
 	l.resumed.mu.Lock()
 	l.resumed.waiting = append(l.resumed.waiting, resumption{
-		Marker{ID: ResumeID(userID, kind, at.Partition, at.Offset), Cause: Resume, User: userID}, topics,
+		Marker{ID: ResumeID(userID, kind, document), Cause: Resume, User: userID}, topics,
 	})
 	l.resumed.mu.Unlock()
 	select {

@@ -192,9 +192,9 @@ func TestResumeID(t *testing.T) {
 	ids := map[string]bool{}
 	for _, kind := range webhook.Kinds() {
 		for user := range int64(3) {
-			for offset := range int64(3) {
-				id := ResumeID(user, kind, 1, offset)
-				if ids[id] || id != ResumeID(user, kind, 1, offset) {
+			for _, document := range []string{"a/0/1/2", "a/0/1/3", "b/0/1/2"} {
+				id := ResumeID(user, kind, document)
+				if ids[id] || id != ResumeID(user, kind, document) {
 					t.Errorf("%s", id)
 				}
 				ids[id] = true

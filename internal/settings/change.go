@@ -81,6 +81,9 @@ type unusable struct {
 	locked bool // the whole document; false: a signing secret
 }
 
+// lockedAt reports whether u is a whole document of that version.
+func (u unusable) lockedAt(v compacted.Version) bool { return u.locked && u.ver.Is(v) }
+
 // reportUnusable counts and logs records, by their users, of which this instance cannot use something. Superseded ones
 // do not matter: after a rotation of keys they stay in the topic until it is compacted.
 func (s *Store) reportUnusable(records map[int64]unusable) {

@@ -37,7 +37,7 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 		s.rdb.use(hex.EncodeToString(id[:8])) // as unique as is needed here, and the keys of Redis stay short
 		s.closeProducer()                     // it would continue with the topic as it was
 		s.unusable = map[int64]unusable{}
-		s.pauses = pauses{}
+		s.pauses.begin()
 	}
 	s.queue.reset()
 }
@@ -71,6 +71,7 @@ func (s *Store) end() {
 	users := s.users.count()
 	s.obs.ConfigUsers(users)
 	s.log.Info("config topic read to its end", zap.Int("users_in_memory", users))
+	s.noteResumedAnew()
 	s.reportUnusable(s.unusable)
 	s.unusable = nil
 	s.becameReady()

@@ -1,33 +1,77 @@
 package settings
 
 import (
+	"encoding/hex"
+
 	"github.com/smshooks/smshooks/internal/compacted"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
+// kinds is a set of kinds, a bit for each.
+type kinds uint8
+
+// all returns the kinds of a set.
+func (ks kinds) all() (list []webhook.Kind) {
+	for _, kind := range webhook.Kinds() {
+		if ks&(1<<kind) != 0 {
+			list = append(list, kind)
+		}
+	}
+	return list
+}
+
 // pauses remembers which kinds each user has paused, for users who have paused any. Only the goroutine that reads the
 // topic uses it.
-type pauses map[int64]uint8 // a bit for each kind
+type pauses struct {
+	now map[int64]kinds
+	// before are the pauses from before the topic was read again from its start, until it was read to its end. The
+	// documents on the way are not compared with them: later ones may follow.
+	before map[int64]kinds
+}
+
+func newPauses() pauses { return pauses{now: map[int64]kinds{}, before: map[int64]kinds{}} }
+
+// begin prepares for a topic whose records are not those that were read.
+func (p *pauses) begin() {
+	for userID, was := range p.now {
+		p.before[userID] |= was
+	}
+	p.now = map[int64]kinds{}
+}
 
 // see records what a user's newest document pauses, and returns the kinds that it does not pause any more.
-func (p pauses) see(c *change) (resumed []webhook.Kind) {
-	var now uint8
+func (p *pauses) see(c *change) (resumed kinds) {
+	var now kinds
 	for _, kind := range webhook.Kinds() {
 		if !c.removed && c.document.IsPaused(kind) {
 			now |= 1 << kind
 		}
 	}
-	for _, kind := range webhook.Kinds() {
-		if p[c.userID]&^now&(1<<kind) != 0 {
-			resumed = append(resumed, kind)
+	resumed = p.now[c.userID] &^ now
+	p.set(c.userID, now)
+	return resumed
+}
+
+func (p *pauses) set(userID int64, now kinds) {
+	if now == 0 {
+		delete(p.now, userID)
+	} else {
+		p.now[userID] = now
+	}
+}
+
+// end compares the pauses from before with those of now, when the topic was read to its end. It calls resumed with the
+// users who do not pause a kind any more. A user of whom known reports that the topic has no usable document pauses
+// what he did: his settings may be written later.
+func (p *pauses) end(known func(userID int64) bool, resumed func(userID int64, resumed kinds)) {
+	for userID, was := range p.before {
+		if !known(userID) {
+			p.set(userID, was)
+		} else if ended := was &^ p.now[userID]; ended != 0 {
+			resumed(userID, ended)
 		}
 	}
-	if now == 0 {
-		delete(p, c.userID)
-	} else {
-		p[c.userID] = now
-	}
-	return resumed
+	p.before = map[int64]kinds{}
 }
 
 // noteResumed reports the kinds whose pause a change has ended. Changes from before the start are not reported.
@@ -35,13 +79,29 @@ func (s *Store) noteResumed(c *change) {
 	if newest, _ := s.newest(c.userID); s.cfg.Resumed == nil || c.locked != nil || !newest.Is(c.ver) {
 		return
 	}
-	for _, kind := range s.pauses.see(c) {
-		if s.topic.Read() {
-			s.cfg.Resumed(c.userID, kind, c.ver)
-		}
+	if resumed := s.pauses.see(c); s.topic.Read() {
+		s.resumed(c.userID, resumed, c.ver)
 	}
 }
 
-// Resumed is called when a user's pause of a kind has ended. It must not block. All instances call it with the version
-// of the same document.
-type Resumed func(userID int64, kind webhook.Kind, ver compacted.Version)
+// noteResumedAnew reports the kinds that are not paused any more in a topic that was created again or has lost records.
+func (s *Store) noteResumedAnew() {
+	s.pauses.end(func(userID int64) bool {
+		ver, _ := s.newest(userID)
+		return ver.Offset > 0 && !s.unusable[userID].lockedAt(ver)
+	}, func(userID int64, resumed kinds) {
+		ver, _ := s.newest(userID)
+		s.resumed(userID, resumed, ver)
+	})
+}
+
+func (s *Store) resumed(userID int64, resumed kinds, ver compacted.Version) {
+	topic := s.topic.ID()
+	for _, kind := range resumed.all() {
+		s.cfg.Resumed(userID, kind, hex.EncodeToString(topic[:])+"/"+ver.String())
+	}
+}
+
+// Resumed is called when a user's pause of a kind has ended. It must not block. All instances call it with the same
+// name of the document that ended it, which no other document has.
+type Resumed func(userID int64, kind webhook.Kind, document string)

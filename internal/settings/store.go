@@ -111,7 +111,7 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 		repairs:  repairs{wake: make(chan struct{}, 1), known: map[int64]*repair{}},
 		sweepNow: make(chan struct{}, 1),
 		orphans:  newOrphans(),
-		pauses:   pauses{},
+		pauses:   newPauses(),
 
 		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued",
 			"settings are written to Redis again"),

@@ -107,21 +107,24 @@ func TestRecreatedTopics(t *testing.T) {
 }
 
 // TestRecreatedSettings deletes the topics of settings, keys and releases under a running service and creates them again:
-// from the moment that /readyz is 200 what the new ones hold counts, and nothing else does.
+// from the moment that /readyz is 200 what the new ones hold counts, and nothing else does. A pause that has ended with
+// them releases what waits.
 func TestRecreatedSettings(t *testing.T) {
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.emit(t, e.pausedDocument(t, 3, "dlr"))
 	former := e.newKey(t, 1)
 	p := e.serve(t)
-	e.emit(t, e.dlr(1, 1))
+	e.emit(t, e.dlr(1, 1), e.dlr(3, 1))
 	e.recv.WaitCount(t, path("dlr", 1), 1, 20*time.Second)
+	e.waitStored(t, harness.Paused(e.topics.DLR, "24h"), 3, 1, 20*time.Second)
 	topics := []string{e.topics.Config, e.topics.Keys, e.topics.Releases}
 	for n := int64(2); n < 4; n++ {
 		switches := strings.Count(p.Log(), "switched to the topics that were created again")
 		deleteTopics(t, e, topics...)
 		e.ensure(t)
 		created := time.Now()
-		e.configure(t, map[int64]harness.Webhook{1: {DLR: e.recv.URL(path("again", n))}})
+		e.configure(t, map[int64]harness.Webhook{1: {DLR: e.recv.URL(path("again", n))}, 3: {DLR: e.recv.URL(path("resumed", n))}})
 		key := e.newKey(t, 1)
 		harness.Eventually(t, noticed, func() bool {
 			return strings.Count(p.Log(), "switched to the topics that were created again") > switches
@@ -149,6 +152,7 @@ func TestRecreatedSettings(t *testing.T) {
 		}, "the recovery is done")
 		former = key
 	}
+	e.recv.WaitCount(t, path("resumed", 2), 1, 30*time.Second) // its pause ended in the first of the new topics
 	if n := e.recv.Count(path("dlr", 1)) + e.recv.Count(path("dlr", 2)); n != 1 {
 		t.Errorf("%d requests to URLs of deleted topics, want none but the first", n-1)
 	}
