@@ -57,12 +57,15 @@ type Client struct {
 	buffers sync.Pool
 	open    atomic.Int64 // connections and dials
 	pool    pool
+
+	refusals refusals
 }
 
 // New returns a Client without connections.
 func New(cfg Config) *Client {
 	c := &Client{cfg: cfg, buffers: sync.Pool{New: func() any { return new(buffer) }}}
 	c.pool.init(cfg.MaxIdle)
+	c.refusals.addresses = map[string]refusal{}
 	return c
 }
 
@@ -134,6 +137,9 @@ func (c *Client) request(
 // dial opens a connection, with TLS if host has a ServerName. If descriptors are exhausted, it closes idle connections
 // and tries again.
 func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn, error) {
+	if err := c.refusals.share(host.Address); err != nil {
+		return nil, &dialError{err}
+	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	// A dial that hangs also holds a descriptor.
@@ -144,9 +150,10 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 	if reason := Exhausted(err); reason != "" && reason != portsExhausted && c.pool.closeOldest(freedForDial) > 0 {
 		plain, err = c.cfg.Dial(ctx, "tcp", host.Address)
 	}
+	c.refusals.ended(host.Address, err)
 	if err != nil {
 		c.open.Add(-1)
-		return nil, fmt.Errorf("dial: %w", err)
+		return nil, &dialError{err}
 	}
 	now := time.Now()
 	cn := newConn(host, plain, &c.open, &c.buffers)
@@ -161,6 +168,12 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 	}
 	return cn, nil
 }
+
+// dialError is the error of a dial. Its text is needed far less often than its cause.
+type dialError struct{ cause error }
+
+func (e *dialError) Error() string { return "dial: " + e.cause.Error() }
+func (e *dialError) Unwrap() error { return e.cause }
 
 // freedForDial is the number of idle connections that are closed when a dial fails for lack of descriptors.
 const freedForDial = 16

@@ -35,10 +35,10 @@ func Exhaustions() []string {
 // Exhausted returns the resource that this process lacked when a request failed with err: descriptors (emfile, enfile),
 // memory (enomem, enobufs) or local ports (eaddrnotavail). It returns "" if err has another cause.
 func Exhausted(err error) string {
-	var dns *net.DNSError
-	resolving := errors.As(err, &dns)
+	errno, known := errors.AsType[syscall.Errno](err)
+	dns, resolving := errors.AsType[*net.DNSError](err)
 	for _, e := range exhaustions {
-		if !errors.Is(err, e.errno) && !(resolving && strings.Contains(dns.Err, e.errno.Error())) {
+		if !(known && errno == e.errno) && !(resolving && strings.Contains(dns.Err, e.errno.Error())) {
 			continue
 		}
 		if e.reason == portsExhausted && !reachable(err) {

@@ -17,17 +17,15 @@ import (
 
 // classify returns the failure that err stands for. deadline is that of the request.
 func classify(err error, deadline time.Time) webhook.Failure {
-	var (
-		blocked blockedError
-		dns     *net.DNSError
-	)
+	_, blocked := errors.AsType[blockedError](err)
+	_, dns := errors.AsType[*net.DNSError](err)
 	switch {
-	case errors.As(err, &blocked):
+	case blocked:
 		return webhook.BlockedAddress
 	case !time.Now().Before(deadline), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.Is(err, syscall.ETIMEDOUT):
 		return webhook.Timeout
-	case errors.As(err, &dns):
+	case dns:
 		return webhook.DNS
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return webhook.ConnectionRefused

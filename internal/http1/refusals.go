@@ -1,0 +1,69 @@
+package http1
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// maxRefusals is the number of refusing addresses that are remembered.
+const maxRefusals = 10_000
+
+// refusals lets dials that begin together share one refused connection. A dial whose address refused the last one lets
+// the goroutines that are about to dial it begin, too. The first of them dials, and those that began before it was
+// refused take its error for theirs. So an outage of a host with many endpoints costs a fraction of the dials. A refusal
+// never counts for a dial that begins after it.
+type refusals struct {
+	count     atomic.Int64 // of addresses
+	mu        sync.RWMutex
+	addresses map[string]refusal // whose last dial was refused
+}
+
+type refusal struct {
+	at  time.Time // of the answer
+	err error
+}
+
+// share returns the error of a dial of the same address that is refused after share is called, and nil if there is none:
+// then the caller dials.
+func (r *refusals) share(address string) error {
+	if r.count.Load() == 0 {
+		return nil
+	}
+	began := time.Now()
+	if _, refuses := r.last(address); !refuses {
+		return nil
+	}
+	runtime.Gosched()
+	if last, refuses := r.last(address); refuses && last.at.After(began) {
+		return last.err
+	}
+	return nil
+}
+
+func (r *refusals) last(address string) (refusal, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	last, ok := r.addresses[address]
+	return last, ok
+}
+
+// ended records the result of a dial.
+func (r *refusals) ended(address string, err error) {
+	refused := errors.Is(err, syscall.ECONNREFUSED)
+	if !refused && r.count.Load() == 0 {
+		return
+	}
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, known := r.addresses[address]; refused && (known || len(r.addresses) < maxRefusals) {
+		r.addresses[address] = refusal{now, err}
+	} else {
+		delete(r.addresses, address)
+	}
+	r.count.Store(int64(len(r.addresses)))
+}
