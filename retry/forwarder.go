@@ -33,7 +33,8 @@ type Topics interface {
 	Paused(kind webhook.Kind) string
 }
 
-// Producer is the part of a Kafka client that is needed; *kgo.Client is one.
+// Producer is the part of a Kafka client that is needed; *kgo.Client is one. Once a record is stored it uses neither the
+// record nor its memory.
 type Producer interface {
 	TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
 }
@@ -47,6 +48,7 @@ type Forwarder struct {
 	producer   Producer
 	large      Producer // for records that are too large for a batch
 	refusals   refusals
+	parcels    sync.Pool
 
 	// Died, if not nil, is called for every event that was stored as a dead letter, for e.Reason.
 	Died func(e *event.Event)
@@ -61,128 +63,160 @@ type Names struct {
 // NewForwarder returns a Forwarder that produces with producer, or with large if producer reports that a record is too
 // large. Both must wait for all in-sync replicas (acks=all) and use [Partitioner].
 func NewForwarder(names Names, producer, large Producer, log *zap.Logger) *Forwarder {
-	return &Forwarder{
+	f := &Forwarder{
 		topics: names.Topics, deadLetter: names.DeadLetter, producer: producer, large: large,
 		refusals: refusals{log: log, topics: map[string]*refusingTopic{}},
 	}
+	f.parcels.New = func() any {
+		p := &parcel{Forwarder: f}
+		p.promise = p.produced
+		return p
+	}
+	return f
 }
 
 // Retry stores e in the retry topic of a step of the schedule, until e.Due. e.Attempts counts the failed attempt, and
 // e.Failure is its failure.
 func (f *Forwarder) Retry(e *event.Event, step int) {
-	f.produce(e, delayRecord(e, f.topics.Retry(e.Kind, step)), webhook.Retry)
+	f.delay(e, f.topics.Retry(e.Kind, step), webhook.Retry)
 }
 
 // Overflow stores e in the overflow topic of a tier, until e.Due.
 func (f *Forwarder) Overflow(e *event.Event, tier int) {
-	f.produce(e, delayRecord(e, f.topics.Overflow(e.Kind, tier)), webhook.Overflow)
+	f.delay(e, f.topics.Overflow(e.Kind, tier), webhook.Overflow)
 }
 
 // Pause stores e in the paused topic of its kind, until e.Due.
 func (f *Forwarder) Pause(e *event.Event) {
-	f.produce(e, delayRecord(e, f.topics.Paused(e.Kind)), webhook.Paused)
+	f.delay(e, f.topics.Paused(e.Kind), webhook.Paused)
 }
 
 // Dead stores e as a dead letter.
 func (f *Forwarder) Dead(e *event.Event, reason webhook.Reason) {
 	e.Reason = reason
-	f.produce(e, f.deadRecord(e, string(e.Failure)), webhook.Dead)
+	f.kill(e, string(e.Failure))
 }
 
 // Invalid stores a record that cannot be decoded as a dead letter, byte for byte. what says what is wrong with it.
 func (f *Forwarder) Invalid(e *event.Event, what string) {
 	e.Attempts, e.Reason = 0, webhook.InvalidRecord
-	f.produce(e, f.deadRecord(e, what), webhook.Dead)
+	f.kill(e, what)
 }
 
-// delayRecord returns the record of e for a delay topic. Its partition has the number of the source record's: the
-// member that owns the one owns the other, whichever partitioner the gateway uses.
-func delayRecord(e *event.Event, topic string) *kgo.Record {
-	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(e.Due))}
-	hs := append(headers(e, string(e.Failure)), due)
+// delay stores e in a delay topic. Its partition has the number of the source record's: the member that owns the one
+// owns the other, whichever partitioner the gateway uses.
+func (f *Forwarder) delay(e *event.Event, topic string, fate webhook.Fate) {
+	p := f.parcel(e, fate, string(e.Failure))
+	p.record.Topic, p.record.Partition = topic, e.Partition
+	p.header(event.HeaderDue, webhook.AppendTime(p.text, e.Due))
 	if source, known := e.Source(); known && e.Kind == webhook.DLR {
-		id := base64.RawURLEncoding.AppendEncode(nil, []byte(source.Topic))
-		hs = append(hs, kgo.RecordHeader{Key: event.HeaderTopicID, Value: id})
+		p.header(event.HeaderTopicID, base64.RawURLEncoding.AppendEncode(p.text, []byte(source.Topic)))
 	}
-	return &kgo.Record{
-		Topic:     topic,
-		Partition: e.Partition,
-		Key:       strconv.AppendInt(nil, e.UserID, 10),
-		Value:     e.Value,
-		Headers:   hs,
-	}
+	p.record.Key = p.append(strconv.AppendInt(p.text, e.UserID, 10))
+	p.produce()
 }
 
-// deadRecord returns the record of e for the dead letter topic.
-func (f *Forwarder) deadRecord(e *event.Event, failure string) *kgo.Record {
-	reason := kgo.RecordHeader{Key: event.HeaderReason, Value: []byte(e.Reason)}
-	return &kgo.Record{Topic: f.deadLetter, Key: e.Key, Value: e.Value, Headers: append(headers(e, failure), reason)}
+// kill stores e in the dead letter topic, for e.Reason.
+func (f *Forwarder) kill(e *event.Event, failure string) {
+	p := f.parcel(e, webhook.Dead, failure)
+	p.record.Topic, p.record.Key = f.deadLetter, e.Key
+	p.header(event.HeaderReason, append(p.text, e.Reason...))
+	p.produce()
 }
 
-// headers returns the headers that all stored records have.
-func headers(e *event.Event, failure string) []kgo.RecordHeader {
-	hs := append(make([]kgo.RecordHeader, 0, 10),
-		kgo.RecordHeader{Key: event.HeaderID, Value: []byte(e.Identity())},
-		kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte(e.SourcePosition())},
-		kgo.RecordHeader{Key: event.HeaderKind, Value: []byte(e.Kind.String())},
-		kgo.RecordHeader{Key: event.HeaderTime, Value: []byte(event.FormatTime(e.Time))},
-		kgo.RecordHeader{Key: event.HeaderAttempts, Value: strconv.AppendInt(nil, int64(e.Attempts), 10)})
-	if e.Replayed != "" {
-		hs = append(hs, kgo.RecordHeader{Key: event.HeaderReplayed, Value: []byte(e.Replayed)})
-	}
-	if e.Traceparent != "" {
-		hs = append(hs, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte(e.Traceparent)})
-	}
-	if failure != "" {
-		hs = append(hs, kgo.RecordHeader{Key: event.HeaderError, Value: []byte(failure)})
-	}
-	return hs
-}
-
-// produce stores r and settles e with fate once it is acknowledged.
-func (f *Forwarder) produce(e *event.Event, r *kgo.Record, fate webhook.Fate) {
-	f.try(&pending{e, fate, f.producer, false}, r)
-}
-
-// pending is an event whose record is not stored yet.
-type pending struct {
+// parcel is an event on its way to a topic. It is reused, with its memory, once its record is stored: the producer uses
+// neither any more then.
+type parcel struct {
+	*Forwarder
 	event   *event.Event
 	fate    webhook.Fate
 	by      Producer
 	refused bool // the broker has refused the record before
+
+	record  kgo.Record
+	text    []byte                   // the headers' values, and the key
+	promise func(*kgo.Record, error) // p.produced, bound once
 }
 
-// try produces r, and again if it is refused.
-func (f *Forwarder) try(p *pending, r *kgo.Record) {
-	e, ctx := p.event, p.event.Context()
-	copied := func(r *kgo.Record) *kgo.Record {
-		return &kgo.Record{Topic: r.Topic, Partition: e.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
+// parcel returns one for e, with the headers that all stored records have.
+func (f *Forwarder) parcel(e *event.Event, fate webhook.Fate, failure string) *parcel {
+	p := f.parcels.Get().(*parcel)
+	p.event, p.fate, p.by, p.refused, p.text = e, fate, f.producer, false, p.text[:0]
+	p.record = kgo.Record{Value: e.Value, Headers: p.record.Headers[:0]}
+	p.header(event.HeaderID, append(p.text, e.Identity()...))
+	p.header(event.HeaderOrigin, append(p.text, e.SourcePosition()...))
+	p.header(event.HeaderKind, append(p.text, e.Kind.String()...))
+	p.header(event.HeaderTime, webhook.AppendTime(p.text, e.Time))
+	p.header(event.HeaderAttempts, strconv.AppendInt(p.text, int64(e.Attempts), 10))
+	if e.Replayed != "" {
+		p.header(event.HeaderReplayed, append(p.text, e.Replayed...))
 	}
-	p.by.TryProduce(ctx, r, func(r *kgo.Record, err error) {
-		switch {
-		case err != nil && ctx.Err() == nil && !errors.Is(err, kgo.ErrClientClosed):
-			if errors.Is(err, kerr.MessageTooLarge) && p.by == f.producer {
-				p.by = f.large // the record or its batch is too large: it has the best chance alone
-				f.try(p, copied(r))
-				return
-			}
-			// The event is kept: nothing above it is committed until the broker accepts the record.
-			f.refusals.add(e, r, err, p.refused)
-			p.refused = true
-			time.AfterFunc(retryInterval, func() { f.try(p, copied(r)) })
-			return
-		case err == nil:
-			if p.fate == webhook.Dead && f.Died != nil {
-				f.Died(e)
-			}
-			e.Settle(p.fate)
-		default:
-			e.Abandon()
+	if e.Traceparent != "" {
+		p.header(event.HeaderTrace, append(p.text, e.Traceparent...))
+	}
+	if failure != "" {
+		p.header(event.HeaderError, append(p.text, failure...))
+	}
+	return p
+}
+
+// append sets p.text to text, which continues it, and returns what was appended.
+func (p *parcel) append(text []byte) []byte {
+	added := text[len(p.text):len(text):len(text)]
+	p.text = text
+	return added
+}
+
+// header adds a header whose value was appended to p.text.
+func (p *parcel) header(key string, text []byte) {
+	p.record.Headers = append(p.record.Headers, kgo.RecordHeader{Key: key, Value: p.append(text)})
+}
+
+// produce produces the record, and again if it is refused.
+func (p *parcel) produce() { p.by.TryProduce(p.event.Context(), &p.record, p.promise) }
+
+// produced settles the event if its record is stored.
+func (p *parcel) produced(r *kgo.Record, err error) {
+	e := p.event
+	switch {
+	case err != nil && e.Context().Err() == nil && !errors.Is(err, kgo.ErrClientClosed):
+		p.again(err)
+		return
+	case err == nil:
+		if p.fate == webhook.Dead && p.Died != nil {
+			p.Died(e)
 		}
-		if p.refused {
-			f.refusals.remove(r.Topic)
-		}
-	})
+		e.Settle(p.fate)
+	default:
+		e.Abandon()
+	}
+	if p.refused {
+		p.refusals.remove(r.Topic)
+	}
+	if err == nil {
+		p.event, p.record.Value, p.record.Key = nil, nil, nil
+		p.parcels.Put(p)
+	}
+}
+
+// again produces a refused record again. The event is kept: nothing above it is committed until the broker accepts the
+// record.
+func (p *parcel) again(err error) {
+	if errors.Is(err, kerr.MessageTooLarge) && p.by == p.producer {
+		p.by = p.large // the record or its batch is too large: it has the best chance alone
+		p.produceCopy()
+		return
+	}
+	p.refusals.add(p.event, &p.record, err, p.refused)
+	p.refused = true
+	time.AfterFunc(retryInterval, p.produceCopy)
+}
+
+// produceCopy produces the record without what a producer has set in it.
+func (p *parcel) produceCopy() {
+	r := p.record
+	p.record = kgo.Record{Topic: r.Topic, Partition: p.event.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
+	p.produce()
 }
 
 // refusals logs, per topic, when the broker begins to refuse records and when all of them are stored.
