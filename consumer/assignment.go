@@ -155,8 +155,8 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	a.tracker.Finish(e.Generation, e.Offset)
 	a.owner.metrics.Settled(a.topic, e.Kind, fate)
 	a.owner.buffer.release(e)
-	if fate == webhook.Delivered && cap(e.Memory) <= maxReused {
-		a.owner.events.Put(e) // after other fates a producer may still use the memory
+	if (fate == webhook.Delivered || fate.Stored()) && cap(e.Memory) <= maxReused {
+		a.owner.events.Put(e)
 	}
 	a.done()
 }

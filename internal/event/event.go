@@ -126,8 +126,8 @@ func (e *Event) Acquire() bool {
 // Acquired reports whether Acquire has returned true.
 func (e *Event) Acquired() bool { return e.acquired }
 
-// Settle ends the event: its fate is stored. The memory of a delivered event is reused for another record, so the
-// caller must not touch it afterwards.
+// Settle ends the event: its fate is stored. The memory of a delivered or stored event is reused for another record, so
+// the caller must not touch it afterwards.
 func (e *Event) Settle(fate webhook.Fate) { e.Lease.Settle(e, fate) }
 
 // Abandon ends the event without a fate: the next owner of its partition reads the record again.
