@@ -414,9 +414,11 @@ func (d *Dispatcher) judge(e *event.Event, failure webhook.Failure, took time.Du
 		return verdict{kind: delivered}
 	}
 	e.Failure = failure
-	d.Log.Info("attempt failed", zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()),
-		zap.Int64("user_id", e.UserID), zap.Int("attempt", e.Attempts), zap.String("failure", string(failure)),
-		zap.Duration("took", took))
+	if line := d.Log.Check(zap.InfoLevel, "attempt failed"); line != nil {
+		line.Write(zap.String("id", e.Identity()), zap.String("record", e.SourcePosition()),
+			zap.Int64("user_id", e.UserID), zap.Int("attempt", e.Attempts), zap.String("failure", string(failure)),
+			zap.Duration("took", took))
+	}
 	reason, step, due := d.Policy.AfterFailure(e, now)
 	if reason != "" {
 		return deadLetter(reason)

@@ -283,11 +283,13 @@ func (t *Tracker) changes(work map[key][]note) (changes []*changed) {
 			events, must := c.next.apply(&notes[i], now)
 			c.events, stored = append(c.events, events...), stored || must
 		}
-		if c.to = c.next.text(); stored && (c.to != c.from || len(c.events) > 0) {
-			changes = append(changes, c)
-			continue
+		if stored { // which most failures of an endpoint that fails need not be
+			if c.to = c.next.text(); c.to != c.from || len(c.events) > 0 {
+				changes = append(changes, c)
+				continue
+			}
+			e.unsaved = false
 		}
-		e.unsaved = e.unsaved && c.to != c.from
 		t.keep(k, e, c.next)
 		delete(work, k)
 	}

@@ -103,7 +103,8 @@ func isEvent(parameter ast.Expr) bool {
 	return ok && of.Sel.Name == "Event"
 }
 
-// isLog reports whether a call logs a line: x.log.Warn(…), x.Log.Info(…) and the like, or x.Fail(err, …) of an outage.
+// isLog reports whether a call logs a line: x.log.Warn(…), x.Log.Info(…) and the like, line.Write(…) of one that was
+// checked, or x.Fail(err, …) of an outage.
 func isLog(call *ast.CallExpr) bool {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
@@ -112,6 +113,9 @@ func isLog(call *ast.CallExpr) bool {
 	switch method.Sel.Name {
 	case "Fail":
 		return len(call.Args) > 1
+	case "Write":
+		of, ok := method.X.(*ast.Ident)
+		return ok && of.Name == "line"
 	case "Debug", "Info", "Warn", "Error":
 	default:
 		return false
