@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,20 +82,22 @@ const quiet = 10 * time.Minute
 // other unchanged. The client logs addresses, topics, offsets and errors, never records or credentials.
 type logger struct {
 	log   *zap.Logger
-	first *zap.Logger // logs a message once in a while
+	first func() *zap.Logger // logs a message once in a while; made when it is needed, since it takes half a megabyte
 }
 
 func newLogger(log *zap.Logger) *logger {
 	log = log.WithOptions(zap.WithCaller(false), zap.AddStacktrace(zapcore.FatalLevel))
-	return &logger{log, log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, quiet, 1, 0)
-	}))}
+	return &logger{log, sync.OnceValue(func() *zap.Logger {
+		return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+			return zapcore.NewSamplerWithOptions(core, quiet, 1, 0)
+		}))
+	})}
 }
 
 func (*logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	log, at := l.first, zapcore.WarnLevel
+	at := zapcore.WarnLevel
 	switch level {
 	case kgo.LogLevelWarn:
 	case kgo.LogLevelError:
@@ -102,11 +105,11 @@ func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	default:
 		return
 	}
-	for _, beginning := range reported {
-		if strings.HasPrefix(msg, beginning) {
-			log, at = l.log, zapcore.DebugLevel
-			break
-		}
+	log := l.log
+	if slices.ContainsFunc(reported, func(beginning string) bool { return strings.HasPrefix(msg, beginning) }) {
+		at = zapcore.DebugLevel
+	} else {
+		log = l.first()
 	}
 	entry := log.Check(at, msg)
 	if entry == nil {
