@@ -1,7 +1,9 @@
 package web
 
 import (
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
@@ -125,7 +127,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestSecret: a secret is shown by the page that creates it and by no other.
+// TestSecret: a secret is shown by the page that follows its creation and by no other.
 func TestSecret(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)
@@ -134,6 +136,24 @@ func TestSecret(t *testing.T) {
 	rotate := func(pairs ...string) (secret, body string) {
 		t.Helper()
 		w := b.post("/secret/rotate", pairs...)
+		if to := w.Header().Get("Location"); w.Code != http.StatusSeeOther || to != settingsPath+"#signing" || strings.Contains(fmt.Sprint(w.Header()), "whsec_") {
+			t.Fatalf("%d %v", w.Code, w.Header())
+		}
+		kept := w.Result().Cookies()[0]
+		show := func(by *browser) *httptest.ResponseRecorder {
+			r := httptest.NewRequest(http.MethodGet, base+"/settings", nil)
+			r.AddCookie(by.cookie)
+			r.AddCookie(&http.Cookie{Name: kept.Name, Value: kept.Value})
+			return serve(s.page, r)
+		}
+		if kept.Path != settingsPath || !kept.HttpOnly || kept.SameSite != http.SameSiteStrictMode || kept.MaxAge != 60 {
+			t.Errorf("cookie %+v", kept)
+		}
+		want(t, show(s.signIn(t, key43)), http.StatusOK, "!whsec_")
+		w = show(b)
+		if gone := w.Result().Cookies()[0]; gone.Name != kept.Name || gone.Path != kept.Path || gone.MaxAge != -1 {
+			t.Errorf("the cookie stays: %+v", gone)
+		}
 		want(t, w, http.StatusOK, `id="signing-state">set<`, "it is not shown again", "Replace the secret", "Stop signing")
 		if w.Header().Get("Cache-Control") != "no-store" {
 			t.Error("the secret may be cached")

@@ -150,34 +150,41 @@ func (s *sessions) remembered(now time.Time) map[string]time.Time {
 	return maps.Clone(s.ended)
 }
 
-// seal returns the cookie value of a session. Errors are from Redis.
-func (s *sessions) seal(ctx context.Context, in *session) (string, error) {
+// seal returns a text that only open with the same purpose reads. Errors are from Redis.
+func (s *sessions) seal(ctx context.Context, plain, purpose []byte) (string, error) {
 	aead, err := s.current(ctx, 0)
 	if err != nil {
 		return "", err
 	}
-	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, nil, in.append(nil), associated)), nil
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, nil, plain, purpose)), nil
 }
 
-// open reads a cookie. Errors are errNoSession or from Redis.
-func (s *sessions) open(ctx context.Context, cookie string, now time.Time) (session, error) {
-	sealed, err := base64.RawURLEncoding.DecodeString(cookie)
-	if err != nil || len(cookie) > maxCookie {
-		return session{}, errNoSession
+// open reads a text of seal. Errors are errNoSession or from Redis.
+func (s *sessions) open(ctx context.Context, text string, purpose []byte) ([]byte, error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(text) > maxCookie {
+		return nil, errNoSession
 	}
 	for _, age := range []time.Duration{rereadAfter, rereadIfWrong} {
 		aead, err := s.current(ctx, age)
 		if err != nil {
-			return session{}, err
+			return nil, err
 		}
-		plain, err := aead.Open(nil, nil, sealed, associated)
-		if err != nil {
-			continue // may have been sealed with a newer key
-		}
-		if in, ok := parseSession(plain); ok && now.Before(in.expires) {
-			return in, nil
-		}
-		break
+		if plain, err := aead.Open(nil, nil, sealed, purpose); err == nil {
+			return plain, nil
+		} // else it may have been sealed with a newer key
+	}
+	return nil, errNoSession
+}
+
+// openSession reads a session's cookie. Errors are errNoSession or from Redis.
+func (s *sessions) openSession(ctx context.Context, cookie string, now time.Time) (session, error) {
+	plain, err := s.open(ctx, cookie, associated)
+	if err != nil {
+		return session{}, err
+	}
+	if in, ok := parseSession(plain); ok && now.Before(in.expires) {
+		return in, nil
 	}
 	return session{}, errNoSession
 }
@@ -246,8 +253,12 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 
 // setCookie sets the session cookie, or deletes it if value is "".
 func setCookie(w http.ResponseWriter, r *http.Request, value string, site http.SameSite) {
-	c := &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, HttpOnly: true, SameSite: site, Secure: secure(r)}
-	if value == "" {
+	writeCookie(w, r, &http.Cookie{Name: cookieName, Value: value, Path: cookiePath, SameSite: site})
+}
+
+// writeCookie sets a cookie that scripts cannot read, or deletes it if its value is "".
+func writeCookie(w http.ResponseWriter, r *http.Request, c *http.Cookie) {
+	if c.HttpOnly, c.Secure = true, secure(r); c.Value == "" {
 		c.MaxAge = -1
 	}
 	http.SetCookie(w, c)

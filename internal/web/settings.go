@@ -133,6 +133,11 @@ func (f *form) forget() *form {
 
 // settings writes the settings.
 func (p *Page) settings(w http.ResponseWriter, r *http.Request, s *session, status int, f frame) {
+	if v := p.takeSecret(w, r, s.userID); v != nil {
+		f.Notice = textSecret
+		p.edit(w, r, s, status, settingsView{frame: f, Signing: v})
+		return
+	}
 	p.edit(w, r, s, status, settingsView{frame: f})
 }
 

@@ -59,7 +59,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	hash, _ := hex.DecodeString(apikey.Hash(key))
 	copy(s.keyHash[:], hash)
 	_, _ = rand.Read(s.token[:]) // never fails
-	cookie, err := p.sessions.seal(r.Context(), &s)
+	cookie, err := p.sessions.seal(r.Context(), s.append(nil), associated)
 	if err != nil {
 		p.log.Warn("starting a session failed", zap.Int64("user_id", userID), zap.Error(err))
 		refuse(http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
@@ -75,7 +75,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 // signOut ends the session, so that a copy of the cookie is useless.
 func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 	if c, err := r.Cookie(cookieName); err == nil {
-		s, err := p.sessions.open(r.Context(), c.Value, time.Now())
+		s, err := p.sessions.openSession(r.Context(), c.Value, time.Now())
 		if err == nil && !s.owns(r) {
 			p.otherSession(w)
 			return
@@ -109,7 +109,7 @@ func (p *Page) who(r *http.Request) (session, error) {
 	if err != nil {
 		return session{}, errNoSession
 	}
-	s, err := p.sessions.open(r.Context(), c.Value, time.Now())
+	s, err := p.sessions.openSession(r.Context(), c.Value, time.Now())
 	if err != nil && !errors.Is(err, errNoSession) {
 		p.log.Warn("reading a session failed", zap.Error(err))
 		return session{}, errUnavailable

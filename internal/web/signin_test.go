@@ -209,15 +209,15 @@ func TestSessionExpires(t *testing.T) {
 	s := newSite(t)
 	now := time.Now()
 	in := session{userID: 1<<63 - 1, expires: now.Add(sessionLasts).Truncate(time.Second), keyHash: [hashBytes]byte{1}, token: [tokenBytes]byte{2}}
-	cookie, err := s.page.sessions.seal(context.Background(), &in)
+	cookie, err := s.page.sessions.seal(context.Background(), in.append(nil), associated)
 	if err != nil || len(cookie) > maxCookie {
 		t.Fatal(err, len(cookie))
 	}
-	out, err := s.page.sessions.open(context.Background(), cookie, now)
+	out, err := s.page.sessions.openSession(context.Background(), cookie, now)
 	if err != nil || out != in {
 		t.Errorf("%+v, %v; want %+v", out, err, in)
 	}
-	if _, err := s.page.sessions.open(context.Background(), cookie, now.Add(sessionLasts)); !errors.Is(err, errNoSession) {
+	if _, err := s.page.sessions.openSession(context.Background(), cookie, now.Add(sessionLasts)); !errors.Is(err, errNoSession) {
 		t.Errorf("after its time: %v", err)
 	}
 }

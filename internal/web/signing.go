@@ -1,6 +1,7 @@
 package web
 
 import (
+	"encoding/json"
 	"net/http"
 	"time"
 )
@@ -30,7 +31,8 @@ func (v *signingView) Graces() []option {
 	return all
 }
 
-// rotateSecret creates a signing secret and shows it. There is no redirect, since no other page may show the secret.
+// rotateSecret creates a signing secret. The page that the browser is sent to shows it, once: it is kept in a sealed
+// cookie until then, so that a reload makes no other secret.
 func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
@@ -47,11 +49,58 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
 		return
 	}
-	v := &signingView{Signing: true, Secret: secret}
+	n := newSecret{UserID: s.userID, Secret: secret, Expires: time.Now().Add(secretLasts)}
 	if until != nil {
-		v.Until, _ = time.Parse(time.RFC3339, *until) // the service has formatted it
+		n.Until, _ = time.Parse(time.RFC3339, *until) // the service has formatted it
 	}
-	p.edit(w, r, &s, http.StatusOK, settingsView{frame: frame{Notice: textSecret}, Signing: v})
+	plain, _ := json.Marshal(n) // never fails
+	sealed, err := p.sessions.seal(r.Context(), plain, secretPurpose)
+	if err != nil { // it is stored, and must be shown
+		p.edit(w, r, &s, http.StatusOK, settingsView{frame: frame{Notice: textSecret}, Signing: n.view()})
+		return
+	}
+	writeCookie(w, r, secretCookie(sealed))
+	http.Redirect(w, r, settingsPath+"#signing", http.StatusSeeOther)
+}
+
+// newSecret is a signing secret on its way from the form to the page that shows it.
+type newSecret struct {
+	UserID  int64
+	Secret  string
+	Until   time.Time
+	Expires time.Time
+}
+
+// secretLasts is how long a new secret waits to be shown.
+const secretLasts = time.Minute
+
+// secretPurpose is the associated data of sealed secrets.
+var secretPurpose = []byte("smshooks new secret 1")
+
+// secretCookie returns the cookie that holds a sealed secret, and with "" the one that deletes it.
+func secretCookie(sealed string) *http.Cookie {
+	return &http.Cookie{Name: "smshooks_secret", Value: sealed, Path: settingsPath, MaxAge: int(secretLasts.Seconds()),
+		SameSite: http.SameSiteStrictMode}
+}
+
+func (n *newSecret) view() *signingView {
+	return &signingView{Signing: true, Secret: n.Secret, Until: n.Until}
+}
+
+// takeSecret returns the view of a new secret that this request is to show, and makes the browser forget it; nil if
+// there is none.
+func (p *Page) takeSecret(w http.ResponseWriter, r *http.Request, userID int64) *signingView {
+	c, err := r.Cookie(secretCookie("").Name)
+	if err != nil {
+		return nil
+	}
+	writeCookie(w, r, secretCookie(""))
+	plain, err := p.sessions.open(r.Context(), c.Value, secretPurpose)
+	var n newSecret
+	if err != nil || json.Unmarshal(plain, &n) != nil || n.UserID != userID || !time.Now().Before(n.Expires) {
+		return nil
+	}
+	return n.view()
 }
 
 // clearSecret ends signing.
