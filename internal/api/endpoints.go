@@ -50,7 +50,7 @@ func (h *handler) getWebhook(r *request) (any, error) {
 }
 
 func (h *handler) testWebhook(r *request) (any, error) {
-	results, err := h.service.Test(r.ctx, r.userID, nil)
+	results, err := h.service.Test(r.ctx, r.userID, nil, nil)
 	if err != nil {
 		return nil, err
 	}

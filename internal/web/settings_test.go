@@ -204,6 +204,12 @@ func TestTestWithoutScript(t *testing.T) {
 		`<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.0 s`,
 		`<span class="badge error">error</span> <span class="text">connection refused after 1.0 ms`,
 		`<span class="badge skipped">skipped</span> <span class="text">not configured`, `role="status"`)
+	s.sent = nil
+	w := s.signIn(t, key42).post("/test", "kind", "click")
+	want(t, w, http.StatusOK, `<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.0 s`, "not tested yet", "!HTTP 200")
+	if len(s.sent) != 1 {
+		t.Errorf("%d test events, want the one of the pressed button", len(s.sent))
+	}
 }
 
 func TestTestWithScript(t *testing.T) {

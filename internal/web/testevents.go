@@ -41,7 +41,7 @@ func testOf(kind webhook.Kind, t api.TestResult) testView {
 	return v
 }
 
-// test sends the test events. A request for JSON lines receives each result as soon as it arrives, other requests the
+// test sends the test event of the kind whose button was pressed, or all. A request for JSON lines receives each result as soon as it arrives, other requests the
 // page with all results.
 func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
@@ -53,7 +53,11 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	if lines {
 		each = lineWriter(w)
 	}
-	results, err := p.service.Test(r.Context(), s.userID, each)
+	var only *webhook.Kind
+	if kind, err := webhook.ParseKind(r.PostForm.Get("kind")); err == nil {
+		only = &kind
+	}
+	results, err := p.service.Test(r.Context(), s.userID, only, each)
 	var tooMany *api.TooManyError
 	switch {
 	case errors.Is(err, api.ErrUnavailable):
@@ -63,10 +67,11 @@ func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 		p.views.message(w, http.StatusTooManyRequests, textBusy)
 	case lines: // all results have been written
 	default:
-		v := settingsView{frame: frame{Notice: "Test events were sent. The results are below."},
-			Tests: make([]testView, 0, len(results))}
-		for kind, t := range results {
-			v.Tests = append(v.Tests, testOf(webhook.Kinds()[kind], t))
+		v := settingsView{frame: frame{Notice: "Test events were sent. The results are below."}, Tests: untried()}
+		for _, kind := range webhook.Kinds() {
+			if only == nil || kind == *only {
+				v.Tests[kind] = testOf(kind, results[kind])
+			}
 		}
 		p.edit(w, r, &s, http.StatusOK, v)
 	}

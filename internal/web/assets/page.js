@@ -53,17 +53,17 @@ function focusOn(part) {
   title.focus({ preventScroll: true });
 }
 
-// test sends the test events and shows each result as it arrives.
-async function test(form) {
-  const button = document.getElementById("test-button");
+// test sends the test event of the pressed button, or all, and shows each result as it arrives.
+async function test(form, button) {
   const status = document.getElementById("test-status");
-  if (button.getAttribute("aria-disabled") === "true") return;
+  if (form.querySelector("[aria-disabled=true]")) return;
+  const rows = button.value ? [button.closest("tr")] : [...form.querySelectorAll("tbody tr")];
   button.setAttribute("aria-disabled", "true");
   status.textContent = "Sending…";
-  for (const row of form.querySelectorAll("tbody tr")) result(row, "", "waiting for the response");
+  for (const row of rows) result(row, "", "waiting for the response");
   let good = 0, sent = 0;
   try {
-    const reply = await fetch(form.action, { method: "POST", body: body(form), headers: { Accept: json } });
+    const reply = await fetch(form.action, { method: "POST", body: body(form, button), headers: { Accept: json } });
     if (reply.status === 401) location.reload();
     if (!reply.ok) {
       const page = new DOMParser().parseFromString(await reply.text(), "text/html");
@@ -75,10 +75,10 @@ async function test(form) {
       if (outcome.status !== "skipped") sent++;
       if (outcome.status === "ok") good++;
     }
-    status.textContent = sent ? good + " of " + sent + " succeeded." : "No URL is saved yet.";
+    status.textContent = sent ? good + " of " + sent + " succeeded." : "No URL is saved for it yet.";
   } catch (error) {
     status.textContent = error instanceof TypeError || !error.message ? "The server is not reachable. Please try again." : error.message;
-    for (const row of form.querySelectorAll("tbody tr")) {
+    for (const row of rows) {
       if (!row.querySelector(".badge").classList[1]) result(row, "", "not tested");
     }
   }
@@ -176,7 +176,7 @@ document.addEventListener("submit", (event) => {
   const id = form.dataset.swap;
   if (form.id === "test-form") {
     event.preventDefault();
-    test(form);
+    test(form, event.submitter || document.getElementById("test-button"));
   } else if (id) {
     event.preventDefault();
     swap(id, form.action, { method: "POST", body: body(form, event.submitter) });
