@@ -62,6 +62,7 @@ type deliveriesView struct {
 type eventRow struct {
 	ID, Link      string
 	Kind, Message string
+	Recipient     string
 	State         badge
 	Result        string // of its latest attempt
 	Attempts      int
@@ -70,7 +71,8 @@ type eventRow struct {
 }
 
 func rowOf(e *deliverylog.Event) eventRow {
-	row := eventRow{ID: e.ID, Link: eventPath(e.ID), Kind: kinds[e.Kind].One, Message: e.Message, State: stateOf(e.Fate),
+	row := eventRow{ID: e.ID, Link: eventPath(e.ID), Kind: kinds[e.Kind].One, Message: e.Message,
+		Recipient: e.Recipient, State: stateOf(e.Fate),
 		Changed: e.Changed, Last: last(e), Next: e.Next}
 	for i := range e.Attempts {
 		if !e.Attempts[i].Failover {
@@ -100,16 +102,21 @@ var ages = []struct {
 
 // eventFilter selects events of the list. Zero fields select all.
 type eventFilter struct {
-	search, kind, state string // search is the id of a message or an event
+	search, kind, state string // search is the id of a message or an event, or a recipient
 	code                int
 	since               time.Time
 }
 
 func (f *eventFilter) matches(e *deliverylog.Event) bool {
-	return (f.search == "" || f.search == e.Message || f.search == e.ID) &&
+	return (f.search == "" || f.search == e.Message || f.search == e.ID || sameNumber(f.search, e.Recipient)) &&
 		(f.kind == "" || f.kind == e.Kind.String()) && (f.state == "" || f.state == e.Fate.State()) &&
 		(f.since.IsZero() || !e.Changed.Before(f.since)) &&
 		(f.code == 0 || slices.ContainsFunc(e.Attempts, func(a deliverylog.Attempt) bool { return a.Status == f.code }))
+}
+
+// sameNumber reports whether two texts are the same phone number, with or without a plus sign.
+func sameNumber(a, b string) bool {
+	return a != "" && b != "" && strings.TrimPrefix(a, "+") == strings.TrimPrefix(b, "+")
 }
 
 // choose reads the filter of a query, and fills the form with it. Values that are no choice select all.

@@ -27,6 +27,9 @@ func TestDeliveries(t *testing.T) {
 	add := func(id, message string, kind webhook.Kind, number, status int, fate webhook.Fate, ago time.Duration) {
 		a := event.Attempt{UserID: 42, ID: id, Kind: kind, Message: event.NewText([]byte(message)), Number: number, Status: status, Fate: fate,
 			Time: time.Now().Add(-ago), Host: "a.example"}
+		if id == "a" {
+			a.Recipient = event.NewText([]byte("15551234567"))
+		}
 		if status != http.StatusOK {
 			a.Failure = webhook.HTTPFailure(status)
 		}
@@ -41,7 +44,7 @@ func TestDeliveries(t *testing.T) {
 	add("d", "9", webhook.DLR, 1, 404, webhook.Retry, time.Hour+time.Minute)
 	add("a", "7", webhook.DLR, 2, 200, webhook.Delivered, time.Minute)
 	for query, want := range map[string]string{
-		"": "a d c b", "?message_id=7": "a c", "?message_id=+c+": "c", "?message_id=70": "", "?kind=dlr": "a d", "?state=waiting": "d", "?state=dead": "c",
+		"": "a d c b", "?message_id=7": "a c", "?message_id=+c+": "c", "?message_id=70": "", "?kind=dlr": "a d", "?message_id=%2B15551234567": "a", "?message_id=15551234567": "a", "?state=waiting": "d", "?state=dead": "c",
 		"?state=delivered&kind=click": "b", "?http_code=503": "a", "?http_code=200": "a b", "?age=1h": "a", "?age=24h": "a d c b", "?kind=x&state=x&age=x&page=x": "a d c b", "?page=9": "a d c b",
 	} {
 		body := b.get("/deliveries" + query).Body.String()
@@ -61,6 +64,8 @@ func TestDeliveries(t *testing.T) {
 	w := b.get("/deliveries?state=waiting&kind=dlr&http_code=404")
 	want(t, w, http.StatusOK, `<a href="`+base+`/events/d">Delivery receipt</a>`, `<span class="badge waiting">waiting</span> <span class="detail">HTTP 404`, `<time datetime="2030-01-02T03:04:05.000Z">2030-01-02 03:04:05 UTC</time>`,
 		`<option value="waiting" selected>`, `<option value="dlr" selected>`, `value="404"`, ">Clear<", "1–1 of 1")
+	want(t, b.get("/deliveries?message_id=7"), http.StatusOK, `<td role="cell" class="recipient"><span class="narrow-only">To </span>15551234567</td>`)
+	want(t, b.get("/events/a"), http.StatusOK, "<dt>Recipient</dt><dd>15551234567</dd>")
 	want(t, b.get("/deliveries?http_code=x"), http.StatusOK, "HTTP status: Must be an HTTP status such as 503.", `aria-invalid="true"`, "!No event matches", "!<tbody")
 }
 

@@ -161,7 +161,7 @@ func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attemp
 		at := slices.IndexFunc(events, func(e deliverylog.Event) bool { return e.ID == a.ID })
 		if at < 0 {
 			at = len(events)
-			events = append(events, deliverylog.Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(), Time: a.EventTime})
+			events = append(events, deliverylog.Event{ID: a.ID, Kind: a.Kind, Message: a.Message.String(), Recipient: a.Recipient.String(), Time: a.EventTime})
 		}
 		e := &events[at]
 		e.Fate, e.Changed, e.Next = a.Fate, a.Time, a.Next
