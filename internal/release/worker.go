@@ -65,6 +65,9 @@ type Worker struct {
 	failed     atomic.Pointer[failure] // nil after a success
 	avoid      unit                    // that failed last: the others come first
 	swept      map[unit]event.Lease    // partitions of paused topics that were swept, by their assignment
+
+	unreadAfter, unreadInterval time.Duration
+	lookedUnread                time.Time // when units that nobody reads were last looked for
 }
 
 // NewWorker returns a Worker that does nothing until Run runs.
@@ -74,6 +77,7 @@ func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Lo
 		examining: rate.NewLimiter(maxExamined, examineChunk), copying: rate.NewLimiter(maxCopied, maxCopies),
 		failing: outage.New(logger, "cannot release delayed events: they wait, trying again",
 			"delayed events are released again"),
+		unreadAfter: unreadAfter, unreadInterval: unreadInterval,
 	}
 }
 
@@ -147,7 +151,8 @@ func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 	swept, unswept := w.sweep(ctx)
 	tasks := w.tasks()
 	if len(tasks) == 0 {
-		return swept, unswept
+		ended, err := w.endUnread(ctx)
+		return swept || ended, cmp.Or(unswept, err)
 	}
 	tasks, unlocated := w.locate(ctx, tasks)
 	tasks, done, err := w.finishEmpty(ctx, tasks)

@@ -134,3 +134,27 @@ func TestRecover(t *testing.T) {
 	p.WaitBalanced(t, 1, 10*time.Second)
 	q.WaitBalanced(t, 0, 10*time.Second)
 }
+
+// TestRecoverWithOtherSettings: a recovery that names delay topics of which no instance knows, because the command that
+// began it has another schedule, ends nevertheless.
+func TestRecoverWithOtherSettings(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"classic", "consumer"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, "--retry.schedule="+recoverDelay.String()+","+recoverDelay.String())
+			e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
+			e.recv.On(path("dlr", 1), firstFails())
+			e.serve(t, "--kafka.group_protocol="+protocol)
+			e.emit(t, e.dlr(1, 1))
+			e.waitStored(t, harness.Retry(e.topics.DLR, "40s"), 1, 1, 30*time.Second)
+			other := e.options("--retry.drain=77s")
+			harness.Ensure(t, other)
+			out, stderr, code := harness.Run(t, other, "retry", "release", "--user=1")
+			if code != 0 || !regexp.MustCompile(`^rcv_\w+\n1 released\n$`).MatchString(out) {
+				t.Errorf("exit code %d, %s%s", code, out, stderr)
+			}
+			e.secondAttempts(t, 1, 1, 10*time.Second)
+		})
+	}
+}
