@@ -89,6 +89,9 @@ func (l *Log) take(r *kgo.Record) error {
 		return errors.New("not a record of this version")
 	}
 	l.add(e)
+	if e.Marker != nil {
+		l.found(e.Marker.ID, place{l.follower.ID(), r.Partition, r.Offset})
+	}
 	return nil
 }
 
@@ -105,11 +108,29 @@ func (l *Log) Run(ctx context.Context) error {
 	go l.writeResumptions(ctx)
 	go func() {
 		for compacted.Sleep(ctx, forgetInterval) == nil {
-			l.forget(l.cfg.Now().Add(-l.cfg.Keep))
+			l.forgetGone(ctx)
 		}
 	}()
 	defer l.Close()
 	return l.follower.Run(ctx)
+}
+
+// forgetGone forgets the recoveries that are older than Keep and whose markers the topic does not hold any more. While it
+// holds them, delay topics may hold records that they have released: `topics ensure` keeps none for longer.
+func (l *Log) forgetGone(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	defer cancel()
+	r := l.follower.Reader()
+	if r == nil {
+		return
+	}
+	bounds, err := compacted.Describe(ctx, r.Client(), l.cfg.Topic)
+	if err != nil {
+		return // the next time will do
+	}
+	l.forget(l.cfg.Now().Add(-l.cfg.Keep), func(p place) bool {
+		return p.topic == [16]byte(bounds.ID) && p.offset >= bounds.Spans[p.partition].Start
+	})
 }
 
 // Close closes the connection that Begin has opened, for a log that does not run.

@@ -40,6 +40,14 @@ type recovery struct {
 	moved   int64
 	ended   time.Time
 	retired bool // it has ended and copied nothing
+	at      place
+}
+
+// place is where a marker was read.
+type place struct {
+	topic     [16]byte
+	partition int32
+	offset    int64
 }
 
 // done is what a recovery has done in a unit.
@@ -90,7 +98,13 @@ func (s *State) close(id string, r *recovery) {
 		return
 	}
 	delete(s.open, id)
-	maps.DeleteFunc(r.units, func(_ unit, d *done) bool { return len(d.spans) == 0 })
+	units := map[unit]*done{} // a new map: one from which entries are deleted keeps its size
+	for u, d := range r.units {
+		if len(d.spans) > 0 {
+			units[u] = d
+		}
+	}
+	r.units = units
 	m := *r.Marker
 	m.Topics, m.Ends = make(map[string]int32, len(r.units)), make(map[string][]int64, len(r.units))
 	for u := range r.units {
@@ -325,15 +339,24 @@ func (s *State) Running() int {
 	return len(s.open)
 }
 
-// forget drops recoveries that began before a time: the records that they select have expired.
-func (s *State) forget(before time.Time) {
+// found records where a marker was read.
+func (s *State) found(id string, at place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.byID[id]; r != nil {
+		r.at = at
+	}
+}
+
+// forget drops recoveries that began before a time, unless held reports that their marker is still there.
+func (s *State) forget(before time.Time, held func(place) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := func(r *recovery) bool {
 		if r.Marker == nil {
 			return r.seen.Before(before)
 		}
-		return r.Created.Before(before)
+		return r.Created.Before(before) && !held(r.at)
 	}
 	for id, r := range s.byID {
 		if old(r) || r.retired && time.Since(r.seen) > remembered {

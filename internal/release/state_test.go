@@ -16,6 +16,9 @@ import (
 var noon = time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
 
 // delayedEvent is a record of the third partition of retry, at an offset.
+// gone says that the topic does not hold a marker any more.
+func gone(place) bool { return false }
+
 func delayedEvent(user string, offset int64) *event.Event {
 	return &event.Event{
 		Record:   event.Record{Topic: "retry", Partition: 2, Offset: offset, Epoch: 5, Namespace: "id", Key: []byte(user), Class: topics.Retry},
@@ -177,11 +180,11 @@ func TestLatest(t *testing.T) {
 	if latest, ok := s.Latest(42); !ok || latest.ID != "rcv_2" || !latest.Ended.IsZero() || s.Running() != 5 {
 		t.Errorf("%+v, %d are running", latest, s.Running())
 	}
-	s.forget(noon.Add(90 * time.Minute))
+	s.forget(noon.Add(90*time.Minute), gone)
 	if latest, ok := s.Latest(42); ok || s.Running() != 3 {
 		t.Errorf("%+v, %d are running", latest, s.Running())
 	}
-	s.forget(noon.Add(3 * time.Hour))
+	s.forget(noon.Add(3*time.Hour), gone)
 	if s.Any() || s.Running() != 0 || len(s.byUser) != 0 {
 		t.Error("something is left")
 	}
@@ -267,14 +270,14 @@ func TestRetires(t *testing.T) {
 	s.apply(entry{Marker: markerOf("rcv_new", nil)})
 	s.apply(report("rcv_new", 10, 20, 20, true))
 	s.apply(entry{Empty: &empty{"rcv_new", everything, noon}})
-	s.forget(noon.Add(-time.Hour))
+	s.forget(noon.Add(-time.Hour), gone)
 	if len(s.byID) != 1 || !s.Any() || len(s.byID["rcv_new"].Topics) != 1 {
 		t.Errorf("%d recoveries, any %v: %+v", len(s.byID), s.Any(), s.byID["rcv_new"])
 	}
 	if released, undecided := s.Decide(delayedEvent("42", 15)); !released || undecided {
 		t.Errorf("what was copied: released %v, undecided %v", released, undecided)
 	}
-	s.forget(noon.Add(time.Hour))
+	s.forget(noon.Add(time.Hour), gone)
 	if s.Any() || len(s.byID)+len(s.byUser) != 0 {
 		t.Errorf("%d recoveries, %d users, any %v", len(s.byID), len(s.byUser), s.Any())
 	}

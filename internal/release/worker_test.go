@@ -443,6 +443,42 @@ func TestHeldIsNotCopied(t *testing.T) {
 	}
 }
 
+// TestRememberedAsLongAsTheTopic: what a recovery has released is known for as long as the topic holds its marker, however
+// old it is: the records left behind may be read late.
+func TestRememberedAsLongAsTheTopic(t *testing.T) {
+	k := newEnv(t)
+	k.delay("retry", 0, "42", 3)
+	i := k.start(k.owner(0))
+	id := k.begin(i, Marker{Cause: Customer, User: 42})
+	k.done(i, id)
+	if err := i.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	i.cfg.Keep = -time.Hour // it is older than that
+	i.forgetGone(t.Context())
+	details, err := kadm.NewClient(k.client).ListTopics(t.Context(), "retry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := delayedEvent("42", 1)
+	left.Topic, left.Partition, left.Epoch = "retry", 0, -1
+	left.Namespace = event.NamespaceOf(details["retry"].ID, "retry", "")
+	if released, _ := i.Decide(left); !released {
+		t.Error("what was released is forgotten although the topic says it")
+	}
+	ends, err := kadm.NewClient(k.client).ListEndOffsets(t.Context(), "releases")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kadm.NewClient(k.client).DeleteRecords(t.Context(), ends.Offsets()); err != nil {
+		t.Fatal(err)
+	}
+	i.forgetGone(t.Context())
+	if _, known := i.Status(id); known {
+		t.Error("a recovery whose marker was removed is remembered")
+	}
+}
+
 func TestCount(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 10)
