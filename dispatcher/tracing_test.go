@@ -46,6 +46,37 @@ func TestAttemptIsTold(t *testing.T) {
 	})
 }
 
+// Both requests of an attempt with a failover are recorded as spans of the same attempt.
+func TestFailoverIsTold(t *testing.T) {
+	withEnv(t, func(t *testing.T, s *env) {
+		s.memory[1] = withSpare(1)
+		s.answers(func(w http.ResponseWriter, r *http.Request) {
+			if r.Host != "spare" {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		events := s.dlrs(0, 1, 1)
+		f := &told{}
+		events[0].Trace = f
+		id := events[0].Identity()
+		s.Handle(events)
+		s.rest(time.Second)
+		if len(f.attempts) != 2 {
+			t.Fatalf("told of %+v, want two requests", f.attempts)
+		}
+		for i, want := range []event.Attempt{
+			{Host: "user1", Status: http.StatusServiceUnavailable, Failure: webhook.HTTPFailure(http.StatusServiceUnavailable)},
+			{Host: "spare", Status: http.StatusOK, Failover: true},
+		} {
+			got := f.attempts[i]
+			if got.ID != id || got.Number != 1 || got.Host != want.Host || got.Status != want.Status || got.Failure != want.Failure ||
+				got.Failover != want.Failover {
+				t.Errorf("request %d: %+v, want %+v", i+1, got, want)
+			}
+		}
+	})
+}
+
 // still is a lease that is never revoked.
 type still struct{ event.Lease }
 

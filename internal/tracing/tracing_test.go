@@ -114,6 +114,34 @@ func TestTraceAcrossADelayTopic(t *testing.T) {
 	}
 }
 
+// The two requests of an attempt with a failover have a span each, one after the other, in the span of the record.
+func TestFailoverSpans(t *testing.T) {
+	c := collector.New(t)
+	tracer := newTest(t, c.URL, 1)
+	e := &event.Event{
+		Record:   event.Record{Topic: "sms-dlr", Partition: 3, Offset: 17},
+		Delivery: event.Delivery{Kind: webhook.DLR, ID: "evt_1", UserID: 42},
+	}
+	following := tracer.Follow(e)
+	at := time.Unix(1_800_000_000, 0)
+	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: "evt_1", Number: 1, Time: at, Host: "example.com", Status: 503, Failure: webhook.HTTPFailure(503), Took: 30 * time.Millisecond})
+	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: "evt_1", Number: 1, Time: at.Add(30 * time.Millisecond), Host: "spare.example", Status: 200, Took: time.Millisecond, Failover: true})
+	following.End(e, webhook.Delivered.String())
+	got := end(t, c, tracer)
+	if len(got) != 3 {
+		t.Fatalf("%d spans, want one for the record and two for its requests", len(got))
+	}
+	first, second, record := got[0], got[1], got[2]
+	wantAttributes(t, first, map[string]string{"smshooks.attempt": "1", "smshooks.outcome": "failed", "server.address": "example.com", "smshooks.failover": ""})
+	wantAttributes(t, second, map[string]string{"smshooks.attempt": "1", "smshooks.outcome": "ok", "server.address": "spare.example", "smshooks.failover": "true"})
+	if string(first.ParentSpanId) != string(record.SpanId) || string(second.ParentSpanId) != string(record.SpanId) {
+		t.Error("a request is not in the span of its record")
+	}
+	if first.EndTimeUnixNano > second.StartTimeUnixNano {
+		t.Errorf("the failover began at %d, before the first request ended at %d", second.StartTimeUnixNano, first.EndTimeUnixNano)
+	}
+}
+
 func wantAttributes(t *testing.T, s *spans.Span, want map[string]string) {
 	t.Helper()
 	got := attributes(s)
