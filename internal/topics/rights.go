@@ -45,7 +45,9 @@ func (p *Plan) Rights(group string) []CommandRights {
 		write    = []string{"Write"}
 		both     = []string{"Read", "Write"}
 		check    = []string{"Describe", "DescribeConfigs"}
-		ensure   = []string{"Create", "Describe", "DescribeConfigs", "Alter", "AlterConfigs"}
+		create   = []string{"Create", "Describe", "DescribeConfigs"}
+		alter    = []string{"Create", "Describe", "AlterConfigs"} // which includes DescribeConfigs
+		ensure   = []string{"Create", "Alter", "AlterConfigs"}    // Alter includes Describe
 		all      = slices.Concat(sources[:], []string{p.Config, p.Keys, p.DeadLetter, p.Events, p.Releases})
 		checked  = func(operations []string) []string { return append(slices.Clone(operations), "DescribeConfigs") }
 		member   = Right{Resource: "group", Name: group, Operations: read}
@@ -56,7 +58,8 @@ func (p *Plan) Rights(group string) []CommandRights {
 			on(checked(read), sources[:]...), delays(delayed, checked(both)...), on(checked(read), p.Keys),
 			on(checked(both), p.Config, p.DeadLetter, p.Releases), on(checked(write), p.Events),
 			[]Right{member, {"transactionalId", TransactionPrefix(group), true, write}})},
-		{"topics ensure", slices.Concat(on(ensure, all...), delays(delayed, ensure...))},
+		{"topics ensure", slices.Concat(on(create, sources[:]...), on(create, p.Config, p.Keys, p.Events),
+			on(alter, p.DeadLetter, p.Releases), delays(delayed, ensure...))},
 		{"topics check", slices.Concat(on(check, all...), delays(delayed, check...), []Right{observer})},
 		{"keys", on(both, p.Keys)},
 		{"deadletter", slices.Concat(on(read, p.DeadLetter), delays([]Class{Overflow}, write...))},
