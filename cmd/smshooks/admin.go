@@ -39,7 +39,8 @@ func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Con
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	return f(ctx, admin)
+	_, command, _ := strings.Cut(cmd.CommandPath(), " ")
+	return admin.NameRights(ctx, command, f(ctx, admin))
 }
 
 func topicsCommand() *cobra.Command {
@@ -97,7 +98,7 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 	}
 	orphaned, flags, err := admin.OrphanedTopics(ctx)
 	if err != nil { // not a failure: the topics themselves have been checked
-		fmt.Fprintln(cmd.ErrOrStderr(), err)
+		fmt.Fprintln(cmd.ErrOrStderr(), admin.NameRights(ctx, "topics check", err))
 	}
 	for _, o := range orphaned {
 		fmt.Fprintln(cmd.ErrOrStderr(), o)

@@ -22,6 +22,7 @@ import (
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/settings"
 	"github.com/smshooks/smshooks/internal/tlsfiles"
+	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/delay"
 )
 
@@ -95,6 +96,22 @@ func (a *Admin) Connection() kafka.Connection {
 
 // Close closes the connections.
 func (a *Admin) Close() { a.client.Close() }
+
+// NameRights adds to the error of a command, such as "topics ensure", the rights that the user lacks for it.
+func (a *Admin) NameRights(ctx context.Context, command string, err error) error {
+	plan := a.cfg.TopicPlan()
+	return kafka.NameRights(ctx, a.client, plan, plan.RightsOf(command, a.cfg.Kafka.Group), err)
+}
+
+// mayRead returns an error if the user lacks the right to read a topic, which a reader would wait for.
+func (a *Admin) mayRead(ctx context.Context, topic string) error {
+	need := []topics.Right{{Resource: "topic", Name: topic, Operations: []string{kafka.Read.String()}}}
+	missing, err := kafka.MissingRights(ctx, a.client, a.cfg.TopicPlan(), need)
+	if err == nil && len(missing) > 0 {
+		err = errors.New(missing[0])
+	}
+	return err
+}
 
 // EnsureTopics creates the missing topics and returns a line for each topic.
 func (a *Admin) EnsureTopics(ctx context.Context) ([]kafka.Line, error) {
@@ -253,6 +270,9 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 	}
 	if err := rdb.Ping(loading).Err(); err != nil { // its locks serialise the updates of a user across all instances
 		return settings.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
+	}
+	if err := a.mayRead(loading, cfg.Topics.Config); err != nil {
+		return settings.Resealing{}, err
 	}
 	store := settings.New(settings.Config{
 		Topic: cfg.Topics.Config, KeyPrefix: cfg.Redis.KeyPrefix, Secrets: sealer,

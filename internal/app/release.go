@@ -68,6 +68,9 @@ func (a *Admin) marker(ctx context.Context, s Selection) (m release.Marker, topi
 // withReleases calls f with the releases known by now.
 func (a *Admin) withReleases(ctx context.Context, f func(context.Context, *release.Log) error) error {
 	plan := a.cfg.TopicPlan()
+	if err := a.mayRead(ctx, plan.Releases); err != nil {
+		return err
+	}
 	log := release.NewLog(release.Config{
 		Topic: plan.Releases, Keep: plan.MinRetention(plan.Releases), Now: time.Now,
 	}, a.kafka.NewClient, a.log.Named("releases"), noMetrics{})

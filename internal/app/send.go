@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/time/rate"
 
@@ -53,6 +54,9 @@ func (a *Admin) Send(ctx context.Context, s Sending, sent func(Sent) error) erro
 		return err
 	}
 	t := found[topic]
+	if err := kerr.ErrorForCode(t.ErrorCode); kafka.IsDenied(err) {
+		return fmt.Errorf("read topic %s: %w", topic, err)
+	}
 	if len(t.Partitions) == 0 { // producing would wait for the topic
 		return fmt.Errorf("topic %s does not exist (smshooks topics ensure creates it)", topic)
 	}

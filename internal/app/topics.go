@@ -35,7 +35,11 @@ func (a *App) awaitTopics(ctx context.Context) error {
 			if errors.As(err, &wrong) || ctx.Err() != nil {
 				return err
 			}
-			err = kafka.Explain(err)
+			needs := a.plan.RightsOf("serve", a.Config.Kafka.Group)
+			if a.Config.Topics.Ensure {
+				needs = append(needs, a.plan.RightsOf("topics ensure", "")...)
+			}
+			err = kafka.NameRights(ctx, a.admin, a.plan, needs, kafka.Explain(err))
 			unchecked.Fail(err)
 		}
 		if ctx.Err() != nil || !kafka.IsUnavailable(err) {

@@ -120,6 +120,9 @@ func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool,
 			if fenced(t) {
 				err = kerr.BrokerNotAvailable
 			}
+			if IsDenied(err) {
+				err = fmt.Errorf("this user lacks the Create right: %w", err)
+			}
 			errs = append(errs, fmt.Errorf("create topic %s: %w%s", t.Topic, err, suffix(t.ErrorMessage)))
 		}
 	}

@@ -35,7 +35,7 @@ func readState(ctx context.Context, cl *kgo.Client, topics []string) (map[string
 	}
 	described, err := kadm.NewClient(cl).DescribeTopicConfigs(ctx, present...)
 	if err != nil {
-		return nil, fmt.Errorf("read topic settings (needs the DescribeConfigs permission): %w", err)
+		return nil, fmt.Errorf("read topic settings: %w", err)
 	}
 	for _, resource := range described {
 		if errors.Is(resource.Err, kerr.UnknownTopicOrPartition) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -17,15 +16,6 @@ import (
 
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
-)
-
-// Rights are what the service does with a topic.
-type Rights uint8
-
-// The rights, as Kafka's ACLs name them.
-const (
-	Read Rights = 1 << iota
-	Write
 )
 
 const (
@@ -200,14 +190,11 @@ func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []
 		switch err := kerr.ErrorForCode(t.ErrorCode); {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
 			problems = append(problems, fmt.Sprintf("topic %s does not exist: create it (smshooks topics ensure)", topic))
-		case errors.Is(err, kerr.TopicAuthorizationFailed):
-			problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, w.needs[topic]))
 		case slices.Contains(recreated, topic), w.readsFormer(topic):
 			problems = append(problems, fmt.Sprintf("topic %s was deleted and created again and is not in use yet", topic))
-		// A broker that does not know the rights sends the lowest number, or none: who sees a topic may at least describe it.
-		case err == nil && t.AuthorizedOperations != math.MinInt32 && t.AuthorizedOperations != 0:
-			if lacking := w.needs[topic] &^ rightsOf(t.AuthorizedOperations); lacking != 0 {
-				problems = append(problems, fmt.Sprintf("topic %s: this user lacks the %s right", topic, lacking))
+		default:
+			if missing := lacking(w.needs[topic], t.ErrorCode, t.AuthorizedOperations); missing != 0 {
+				problems = append(problems, lacks("topic "+topic, missing))
 			}
 		}
 	}
@@ -228,28 +215,4 @@ func (w *Watcher) report(problems []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.problems = problems
-}
-
-// rightsOf reads the bits of a metadata response, each at the number of its ACL operation.
-func rightsOf(operations int32) (r Rights) {
-	if operations&(1<<kmsg.ACLOperationRead) != 0 {
-		r |= Read
-	}
-	if operations&(1<<kmsg.ACLOperationWrite) != 0 {
-		r |= Write
-	}
-	return r
-}
-
-// String names the rights as Kafka's ACLs do.
-func (r Rights) String() string {
-	switch r {
-	case Read:
-		return "Read"
-	case Write:
-		return "Write"
-	case Read | Write:
-		return "Read and Write"
-	}
-	return "no"
 }

@@ -212,7 +212,8 @@ func (p *pass) fence(ctx context.Context) error {
 	asking, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	if _, _, err := client.ProducerID(asking); err != nil {
-		return fmt.Errorf("begin transactions as %s (the right to this TransactionalId is needed): %w", id, err)
+		return fmt.Errorf("begin transactions as %s (the Kafka user needs the right Write on this transactional id): %w",
+			id, err)
 	}
 	if err := p.log.CatchUp(ctx); err != nil {
 		return err

@@ -2,6 +2,7 @@ package topics
 
 import (
 	"slices"
+	"strings"
 )
 
 // Right is what a Kafka user may do with the resources of one name, or of all names with one prefix.
@@ -70,4 +71,14 @@ func (p *Plan) Rights(group string) []CommandRights {
 		{"retry release", slices.Concat(
 			on(both, p.Releases), on(read, p.Config), delays(delayed, read...), []Right{observer})},
 	}
+}
+
+// RightsOf returns the least rights of a command, such as "keys create".
+func (p *Plan) RightsOf(command, group string) []Right {
+	for _, c := range p.Rights(group) {
+		if command == c.Command || strings.HasPrefix(command, c.Command+" ") {
+			return c.Rights
+		}
+	}
+	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // The user with which programs log in to a GuardedBroker, by SASL/PLAIN.
@@ -20,8 +22,8 @@ type GuardedBroker struct {
 	GuardedAddr string
 }
 
-// GuardedKafka starts a broker for the test, with Kafka's authorizer.
-func GuardedKafka(t testing.TB) *GuardedBroker {
+// GuardedKafka starts a broker for the test, with Kafka's authorizer. More users may log in with the same password.
+func GuardedKafka(t testing.TB, users ...string) *GuardedBroker {
 	t.Helper()
 	s := kafkaSpec()
 	s.ports = []string{"9092", "9094"}
@@ -32,8 +34,11 @@ func GuardedKafka(t testing.TB) *GuardedBroker {
 		vars["KAFKA_ADVERTISED_LISTENERS"] += ",GUARDED://" + addrs[1]
 		vars["KAFKA_INTER_BROKER_LISTENER_NAME"] = "PLAINTEXT"
 		vars["KAFKA_SASL_ENABLED_MECHANISMS"] = "PLAIN"
-		vars["KAFKA_LISTENER_NAME_GUARDED_PLAIN_SASL_JAAS_CONFIG"] = `org.apache.kafka.common.security.plain.PlainLoginModule required user_` +
-			GuardedUser + `="` + GuardedPassword + `";`
+		logins := "org.apache.kafka.common.security.plain.PlainLoginModule required"
+		for _, user := range append(users, GuardedUser) {
+			logins += " user_" + user + `="` + GuardedPassword + `"`
+		}
+		vars["KAFKA_LISTENER_NAME_GUARDED_PLAIN_SASL_JAAS_CONFIG"] = logins + ";"
 		vars["KAFKA_AUTHORIZER_CLASS_NAME"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 		vars["KAFKA_SUPER_USERS"] = "User:ANONYMOUS"
 		return vars
@@ -43,10 +48,13 @@ func GuardedKafka(t testing.TB) *GuardedBroker {
 }
 
 // Flags returns the flags with which the program logs in.
-func (b *GuardedBroker) Flags() []string {
+func (b *GuardedBroker) Flags() []string { return b.FlagsOf(GuardedUser) }
+
+// FlagsOf returns the flags with which the program logs in as a user.
+func (b *GuardedBroker) FlagsOf(user string) []string {
 	return []string{
 		"--kafka.brokers=" + b.GuardedAddr, "--kafka.sasl.mechanism=PLAIN",
-		"--kafka.sasl.username=" + GuardedUser, "--kafka.sasl.password=" + GuardedPassword,
+		"--kafka.sasl.username=" + user, "--kafka.sasl.password=" + GuardedPassword,
 	}
 }
 
@@ -70,6 +78,31 @@ func (b *GuardedBroker) GrantGroup(t testing.TB, group string) {
 func (b *GuardedBroker) GrantACL(t testing.TB, acls *kadm.ACLBuilder) {
 	t.Helper()
 	b.create(t, acls)
+}
+
+// GrantMany gives rights to several users in one request.
+func (b *GuardedBroker) GrantMany(t testing.TB, acls []kmsg.CreateACLsRequestCreation) {
+	t.Helper()
+	cl, req := Client(t, b.Addr), kmsg.NewCreateACLsRequest()
+	req.Creations = acls
+	resp, err := req.RequestWith(within(t, 20*time.Second), cl)
+	if err != nil {
+		t.Fatalf("create ACLs: %v", err)
+	}
+	for i, r := range resp.Results {
+		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+			t.Fatalf("create ACL %+v: %v", acls[i], err)
+		}
+	}
+	all := kadm.NewACLs().AnyResource().Allow().AllowHosts().Operations(kadm.OpAny).ResourcePatternType(kadm.ACLPatternAny)
+	Eventually(t, 10*time.Second, func() bool {
+		described, err := kadm.NewClient(cl).DescribeACLs(within(t, 10*time.Second), all)
+		n := 0
+		for _, d := range described {
+			n += len(d.Described)
+		}
+		return err == nil && n >= len(acls)
+	}, "the broker shows %d ACLs", len(acls))
 }
 
 // DepriveOfAll revokes all rights.
