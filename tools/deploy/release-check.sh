@@ -83,5 +83,10 @@ if [ -n "$own" ]; then
   [ "$said" = "smshooks $version" ] || fail "the binary says it is '$said'"
   SMSHOOKS_REDIS_PASSWORD=x "$work/$own/usr/bin/smshooks" config print --config "$work/$own/etc/smshooks/smshooks.yaml" >/dev/null ||
     fail "the packages' settings are refused"
+  if [ "$(id -u)" = 0 ]; then
+    "$work/one/tools/deploy/install-check.sh" smshooks-$version-linux-$own.{deb,rpm} || fail "a package cannot be installed and removed"
+  else
+    echo "release: the packages were not installed: that needs root's rights" >&2
+  fi
 fi
 echo "release: two builds are the same bytes; $(grep -c '"bom-ref"' "smshooks-$version-linux-amd64.cdx.json") components in the SBOM, $(grep -c "^====" THIRD_PARTY_LICENSES | awk '{print $1/2}') licences, $(ls ./*.deb ./*.rpm | wc -l) packages"
