@@ -1,5 +1,8 @@
 package lanes
 
+// maxKept is the capacity of the largest buffer that an empty fifo keeps.
+const maxKept = 64
+
 // fifo is a growing ring buffer.
 type fifo[E any] struct {
 	buf  []E
@@ -33,7 +36,7 @@ func (f *fifo[E]) removeAt(i int) E {
 	*f.at(0) = zero
 	f.head = (f.head + 1) % len(f.buf)
 	f.n--
-	if f.n == 0 && len(f.buf) > 64 {
+	if f.n == 0 && len(f.buf) > maxKept {
 		f.buf, f.head = nil, 0
 	}
 	return e

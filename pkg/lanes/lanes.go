@@ -74,6 +74,7 @@ type Lanes[G comparable, T any] struct {
 	recent  recent                        // enforces Burst
 	lag     time.Duration                 // moving average of how late timers fire
 	idle    []chan job[G, T]              // workers without an item
+	spare   spare[T]
 	closed  bool
 
 	burstTimer     *time.Timer // starts the items that Burst held back
@@ -108,7 +109,7 @@ func (l *Lanes[G, T]) submit(id G, key uint64, item T, deferred bool) bool {
 	defer l.mu.Unlock()
 	g := l.groups[id]
 	if g == nil {
-		g = &group[G, T]{id: id, deferred: deferred, slots: make([]slot, 0, min(l.cfg.Parallel, 4))}
+		g = &group[G, T]{id: id, deferred: deferred}
 		l.groups[id] = g
 	}
 	e := entry[T]{item: item, key: key, since: now}
@@ -119,6 +120,7 @@ func (l *Lanes[G, T]) submit(id G, key uint64, item T, deferred bool) bool {
 	if g.queue.len() >= l.limit(g, now) {
 		return false
 	}
+	l.spare.lendQueue(&g.queue)
 	g.queue.push(e)
 	l.countFast(g, 1)
 	l.waiting[g] = struct{}{}

@@ -106,6 +106,7 @@ func (l *Lanes[G, T]) Purge(gone func(T) bool) []T {
 func (l *Lanes[G, T]) unlistEmpty(g *group[G, T]) {
 	if g.queue.len() == 0 {
 		delete(l.waiting, g)
+		l.spare.returnQueue(&g.queue)
 	}
 }
 

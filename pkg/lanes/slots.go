@@ -74,6 +74,7 @@ func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] 
 	if l.cfg.Burst > 0 {
 		j.number = l.recent.started(now)
 	}
+	l.spare.lendSlots(&g.slots)
 	g.slots = append(g.slots, j.slot)
 	l.running++
 	switch j.class {
@@ -98,6 +99,7 @@ func (l *Lanes[G, T]) release(j job[G, T], now time.Time) {
 			break
 		}
 	}
+	l.spare.returnSlots(&g.slots)
 	l.running--
 	switch j.class {
 	case classShared:
