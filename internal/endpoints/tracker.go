@@ -277,20 +277,21 @@ func (t *Tracker) changes(work map[key][]note) (changes []*changed) {
 			delete(work, k)
 			continue
 		}
-		c := &changed{swap: swap{key: k, from: e.stored}, entry: e, next: e.state}
-		stored := e.unsaved
+		next, stored := e.state, e.unsaved
+		var all []Event
 		for i := range notes {
-			events, must := c.next.apply(&notes[i], now)
-			c.events, stored = append(c.events, events...), stored || must
+			events, must := next.apply(&notes[i], now)
+			all, stored = append(all, events...), stored || must
 		}
 		if stored { // which most failures of an endpoint that fails need not be
-			if c.to = c.next.text(); c.to != c.from || len(c.events) > 0 {
-				changes = append(changes, c)
+			if to := next.text(); to != e.stored || len(all) > 0 {
+				c := changed{swap{key: k, from: e.stored, to: to}, e, next, all}
+				changes = append(changes, &c)
 				continue
 			}
 			e.unsaved = false
 		}
-		t.keep(k, e, c.next)
+		t.keep(k, e, next)
 		delete(work, k)
 	}
 	return changes
