@@ -33,8 +33,8 @@ type Topics interface {
 	Paused(kind webhook.Kind) string
 }
 
-// Producer is the part of a Kafka client that is needed; *kgo.Client is one. Once a record is stored it uses neither the
-// record nor its memory.
+// Producer is the part of a Kafka client that is needed; *kgo.Client is one. Once a record is stored it uses neither
+// the record nor its memory.
 type Producer interface {
 	TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
 }

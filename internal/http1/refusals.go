@@ -14,8 +14,8 @@ const maxRefusals = 10_000
 
 // refusals lets dials that begin together share one refused connection. A dial whose address refused the last one lets
 // the goroutines that are about to dial it begin, too. The first of them dials, and those that began before it was
-// refused take its error for theirs. So an outage of a host with many endpoints costs a fraction of the dials. A refusal
-// never counts for a dial that begins after it.
+// refused take its error for theirs. So an outage of a host with many endpoints costs a fraction of the dials. A
+// refusal never counts for a dial that begins after it.
 type refusals struct {
 	count     atomic.Int64 // of addresses
 	mu        sync.RWMutex
@@ -27,8 +27,8 @@ type refusal struct {
 	err error
 }
 
-// share returns the error of a dial of the same address that is refused after share is called, and nil if there is none:
-// then the caller dials.
+// share returns the error of a dial of the same address that is refused after share is called. If it returns nil, the
+// caller dials.
 func (r *refusals) share(address string) error {
 	if r.count.Load() == 0 {
 		return nil
