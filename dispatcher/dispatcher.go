@@ -38,6 +38,7 @@ const (
 	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
 	// more events than maxReadyEvents of endpoints that answer at once could. Endpoints that were never called count as
 	// healthy while first calls end well. Slow endpoints do not count: their backlog must not delay the others.
+	// Nor do events that wait for Redis while it does not answer.
 	maxReadyEndpoints = 256
 	maxReadyEvents    = 512
 )
@@ -245,8 +246,9 @@ func (d *Dispatcher) Purge() {
 // revoked reports whether e must end because its partition is being revoked.
 func revoked(e *event.Event) bool { return e.Lease.State() != event.Held }
 
-// Behind reports whether so many events could start at once that more would only be buffered, or overflow.
+// Behind reports whether so many events could start at once, or be looked up, that more would only be buffered, or
+// overflow.
 func (d *Dispatcher) Behind() bool {
 	endpoints, events := d.lanes.Ready()
-	return endpoints > maxReadyEndpoints || events > maxReadyEvents
+	return d.lookups.behind() || endpoints > maxReadyEndpoints || events > maxReadyEvents
 }

@@ -721,3 +721,42 @@ func TestEndsAreLogged(t *testing.T) {
 		})
 	}
 }
+
+// TestManyUsersToLookUp hands over events of many users who are not in memory, as after a start with more users than
+// memory holds. While Redis answers, the dispatcher is behind rather than that events overflow. While it does not,
+// events of known users must not wait.
+func TestManyUsersToLookUp(t *testing.T) {
+	withEnv(t, func(_ *testing.T, s *env) {
+		const users, poll = 20_000, 500
+		s.loading = 10 * time.Millisecond
+		s.answers(status(200))
+		var at time.Duration
+		for n := range int64(users / poll) {
+			s.Handle(s.unknown(1000+n*poll, poll))
+			for i := 0; i < 100 && s.Behind(); i++ {
+				s.rest(time.Millisecond)
+				at += time.Millisecond
+			}
+		}
+		s.rest(time.Second)
+		if got := s.counts(); got["not_configured"] != users {
+			t.Errorf("ends %v after %v, want %d looked up", got, at, users)
+		}
+		s.redis(true)
+		for n := range int64(6) {
+			s.Handle(s.unknown(users+1000+n*poll, poll))
+			s.rest(10 * time.Millisecond)
+		}
+		if s.Behind() {
+			t.Error("the dispatcher is behind although Redis does not answer: events of known users wait")
+		}
+	})
+}
+
+// unknown returns events of users from on who are not in memory.
+func (s *env) unknown(from, n int64) (events []*event.Event) {
+	for user := range n {
+		events = append(events, s.newEvent(webhook.DLR, from+user, from+user, fmt.Sprint(from+user)))
+	}
+	return events
+}

@@ -46,6 +46,7 @@ type env struct {
 	stored   map[int64]*webhook.Settings
 	owners   map[string]string // of clicks
 	loads    int
+	loading  time.Duration             // of one Load
 	dead     map[string]webhook.Reason // what the policy says, by identity
 	batches  []*event.Event
 	newer    bool     // a later receipt of every message was delivered
@@ -107,6 +108,7 @@ func (s *env) Lookup(userID int64) (*webhook.Settings, bool) {
 const locked = 1_000_000
 
 func (s *env) Load(_ context.Context, userIDs []int64) error {
+	time.Sleep(s.loading)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loads++

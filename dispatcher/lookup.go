@@ -27,6 +27,7 @@ type lookupQueue struct {
 	queue []*event.Event
 	count map[endpoint]int // events of an endpoint in the queue or in the current round
 	total atomic.Int64     // sum of count
+	slow  atomic.Bool      // most events of the last round could not be looked up
 	added chan struct{}    // signals the goroutine
 }
 
@@ -104,6 +105,9 @@ func (q *lookupQueue) leave(endpoints ...endpoint) {
 	q.total.Add(-int64(len(endpoints)))
 }
 
+// behind reports whether more events than two rounds take wait for Redis, which answers.
+func (q *lookupQueue) behind() bool { return q.total.Load() > 2*lookupBatch && !q.slow.Load() }
+
 func endpointsOf(events []*event.Event) []endpoint {
 	all := make([]endpoint, len(events))
 	for i, e := range events {
@@ -147,7 +151,9 @@ func (d *Dispatcher) runLookups(ctx context.Context) {
 			if len(batch) == 0 {
 				break
 			}
-			if left := d.lookUp(ctx, batch); len(left) > 0 {
+			left := d.lookUp(ctx, batch)
+			d.lookups.slow.Store(len(left) > len(batch)/2)
+			if len(left) > 0 {
 				d.lookups.putBack(left)
 				timer.Reset(lookupInterval)
 				added = nil // Redis does not answer: a new event is no reason to ask at once
