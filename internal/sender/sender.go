@@ -117,7 +117,7 @@ func New(cfg Config) *Sender {
 		policy:    policy,
 		client: http1.New(http1.Config{
 			Dial: dial,
-			TLS: &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: newSessions(),
+			TLS: &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: newSessions(maxSessions),
 				DynamicRecordSizingDisabled: true}, // a request is one record
 			MaxAge:   maxConnectionAge,
 			MaxIdle:  4 * cfg.MaxInFlight,

@@ -4,17 +4,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/smshooks/smshooks/test/certs"
 )
-
-// kept counts the sessions that a cache received.
-type kept struct{ puts int }
-
-func (k *kept) Get(string) (*tls.ClientSessionState, bool)    { return nil, false }
-func (k *kept) Put(_ string, session *tls.ClientSessionState) { k.puts++ }
 
 // sockets are the ends of a connection. Unlike a net.Pipe it buffers data that is not read yet.
 func sockets(t *testing.T) (near, far net.Conn) {
@@ -51,7 +46,7 @@ func TestSessions(t *testing.T) {
 			}
 		})
 		near, far := sockets(t)
-		inner := &kept{}
+		cache := newSessions(maxSessions)
 		cfg := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 		if c.ticket > 0 {
 			cfg.WrapSession = func(tls.ConnectionState, *tls.SessionState) ([]byte, error) { return make([]byte, c.ticket), nil }
@@ -62,7 +57,7 @@ func TestSessions(t *testing.T) {
 			_, err := server.Write([]byte("x")) // the ticket comes before
 			done <- err
 		}()
-		client := tls.Client(near, &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", ClientSessionCache: sessions{inner}}) //nolint:gosec // a test's own server
+		client := tls.Client(near, &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", ClientSessionCache: cache}) //nolint:gosec // a test's own server
 		_ = client.SetDeadline(time.Now().Add(10 * time.Second))
 		if _, err := client.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
@@ -70,8 +65,41 @@ func TestSessions(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		if got := inner.puts > 0; got != c.keep {
+		if got := len(cache.byKey) > 0; got != c.keep {
 			t.Errorf("%s: kept %v, want %v", name, got, c.keep)
 		}
+	}
+}
+
+// TestSessionsBound checks that the cache stays within its bound, and keeps the sessions that are used.
+func TestSessionsBound(t *testing.T) {
+	session := func(ticket int) *tls.ClientSessionState {
+		state, err := tls.NewResumptionState(make([]byte, ticket), &tls.SessionState{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state
+	}
+	one, _ := size(session(1000))
+	s := newSessions(10 * one)
+	for i := range 30 {
+		s.Put(strconv.Itoa(i), session(1000))
+		if _, ok := s.Get("0"); !ok {
+			t.Fatalf("session %d displaced one in use", i)
+		}
+		if s.bytes > s.max || len(s.byKey) != s.order.Len() || len(s.byKey) != min(i+1, 10) {
+			t.Fatalf("after %d: %d sessions, %d in order, %d bytes", i, len(s.byKey), s.order.Len(), s.bytes)
+		}
+	}
+	s.Put("0", session(10))
+	s.Put("29", nil)
+	if _, ok := s.Get("29"); ok || s.bytes >= 9*one || s.bytes <= 8*one {
+		t.Errorf("%d bytes after one session was replaced and one removed", s.bytes)
+	}
+	for key := range s.byKey {
+		s.Put(key, nil)
+	}
+	if s.bytes != 0 || s.order.Len() != 0 {
+		t.Errorf("%d bytes without a session", s.bytes)
 	}
 }
