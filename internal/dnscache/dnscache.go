@@ -19,7 +19,8 @@ const (
 )
 
 // New returns a resolver that asks the same name servers as base, and has an empty cache. It keeps answers with
-// addresses, and answers that a name has none of one family, for as long as their lifetime allows. It keeps no failures.
+// addresses, and answers that a name has none of one family, for as long as their lifetime allows. It keeps no
+// failures.
 func New(base *net.Resolver) *net.Resolver {
 	c := newCache(base.Dial)
 	return &net.Resolver{PreferGo: true, Dial: c.open}

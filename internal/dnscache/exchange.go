@@ -65,7 +65,8 @@ func (e *exchange) Read(p []byte) (int, error) {
 // checks as in the resolver.
 func (e *exchange) keep(message []byte) {
 	head, question, ok := parse(message)
-	if !ok || !head.Response || head.ID != e.id || question != e.question || head.Truncated || head.RCode != dnsmessage.RCodeSuccess {
+	if !ok || !head.Response || head.ID != e.id || question != e.question ||
+		head.Truncated || head.RCode != dnsmessage.RCodeSuccess {
 		return
 	}
 	if life := min(lifetime(message), MaxAge); life > 0 {
