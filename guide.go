@@ -5,7 +5,7 @@ import "embed"
 
 // Guide has the receivers' guide and the sample receivers, by their paths in the repository.
 //
-//go:embed docs/receivers.md examples/receiver/main.go
+//go:embed docs/receivers.md docs/bodies.md examples/receiver/main.go
 //go:embed examples/receivers/php/receiver.php examples/receivers/node/receiver.mjs
 //go:embed examples/receivers/python/receiver.py examples/receivers/java/Receiver.java
 var Guide embed.FS

@@ -20,16 +20,6 @@ type file struct {
 	content       []byte
 }
 
-// guide are the documents that the page offers, by their paths in the repository, and their names on the page.
-var guide = []struct{ path, Name, Label string }{
-	{"docs/receivers.md", "receivers.md", "Receivers' guide"},
-	{"examples/receivers/php/receiver.php", "receiver.php", "PHP"},
-	{"examples/receivers/node/receiver.mjs", "receiver.mjs", "Node"},
-	{"examples/receivers/python/receiver.py", "receiver.py", "Python"},
-	{"examples/receivers/java/Receiver.java", "Receiver.java", "Java"},
-	{"examples/receiver/main.go", "receiver.go", "Go"},
-}
-
 func loadFiles() map[string]file {
 	mustAddTypes()
 	files := map[string]file{}
@@ -42,8 +32,8 @@ func loadFiles() map[string]file {
 			files[e.Name()] = load(assets, "assets/"+e.Name(), mime.TypeByExtension(path.Ext(e.Name())))
 		}
 	}
-	for _, g := range guide {
-		files[g.Name] = load(smshooks.Guide, g.path, "text/plain; charset=utf-8")
+	for _, d := range samples {
+		files[d.Name] = load(smshooks.Guide, d.path, "text/plain; charset=utf-8")
 	}
 	return files
 }
@@ -53,6 +43,10 @@ func load(from fs.FS, name, kind string) file {
 	if err != nil {
 		panic(err) // the files are part of the program
 	}
+	return newFile(content, kind)
+}
+
+func newFile(content []byte, kind string) file {
 	sum := sha256.Sum256(content)
 	return file{kind, hex.EncodeToString(sum[:6]), content}
 }
@@ -89,7 +83,7 @@ func loadViews(files map[string]file) *views {
 		"asset": func(name string) string { return base + "/" + name + "?v=" + files[name].version },
 		"path":  func(rest string) string { return base + rest },
 		"time":  timeElement, "machine": machineTime,
-		"guide": func() any { return guide[0] }, "samples": func() any { return guide[1:] },
+		"guide": func() any { return guide }, "samples": func() any { return samples },
 		"describedBy": field.describedBy,
 		"title":       func(view string) string { return strings.ToUpper(view[:1]) + view[1:] + " · Webhooks" },
 	})
@@ -108,6 +102,15 @@ func (v *views) render(w http.ResponseWriter, status int, name string, data any)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes()) // the client may have disconnected
+}
+
+// page returns a page that needs no request.
+func (v *views) page(name string, data any) []byte {
+	var b bytes.Buffer
+	if err := v.t.ExecuteTemplate(&b, name, data); err != nil {
+		panic(err) // the templates and the data are part of the program
+	}
+	return b.Bytes()
 }
 
 // signInView is the page of a user who is not signed in.

@@ -76,6 +76,7 @@ func New(o Options) *Page {
 	}
 	p.files = loadFiles()
 	p.views = loadViews(p.files)
+	loadGuide(p.files, p.views)
 	p.routes = map[string]route{
 		"":               {get: p.view(p.overview), post: p.save},
 		"/deliveries":    {get: p.view(p.deliveries)},

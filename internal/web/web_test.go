@@ -108,11 +108,11 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestGuide follows the links to the guide and the samples.
-func TestGuide(t *testing.T) {
+// TestSamples follows the links to the samples.
+func TestSamples(t *testing.T) {
 	s := newSite(t)
 	page := s.signIn(t, key42).get("/settings").Body.String()
-	for file, text := range map[string]string{"receivers.md": "# Receivers", "receiver.php": "<?php", "receiver.mjs": "import ", "receiver.py": "import ", "Receiver.java": "import ", "receiver.go": "package main"} {
+	for file, text := range map[string]string{"receiver.php": "<?php", "receiver.mjs": "import ", "receiver.py": "import ", "Receiver.java": "import ", "receiver.go": "package main"} {
 		link := regexp.MustCompile(`href="(` + base + "/" + file + `\?v=[0-9a-f]{12})"`).FindStringSubmatch(page)
 		if link == nil {
 			t.Errorf("no link to %s", file)

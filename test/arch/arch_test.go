@@ -91,6 +91,7 @@ var drivers = map[string][]string{
 	"github.com/Shopify/toxiproxy":       {"test/real"},
 	"github.com/valyala/fasthttp":        {"tools/bench"},
 	"github.com/golang-jwt":              {"internal/web", "test"},
+	"github.com/yuin/goldmark":           {"internal/web"},
 	"code.dny.dev/ssrf":                  {"internal/sender"},
 	"net/http":                           {"internal/http1", "internal/sender", "internal/api", "internal/web", "internal/metrics", "internal/app", "internal/demo", "internal/kafka", "cmd/smshooks", "examples", "test", "tools"},
 	"golang.org/x/oauth2":                {"internal/kafka"},
