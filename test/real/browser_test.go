@@ -399,5 +399,10 @@ func testEvents(t *testing.T, b *tab, e *env) {
 	if got := e.recv.Requests("/dlr/42"); len(got) != 1 || !strings.HasPrefix(got[0].Header.Get("Webhook-Id"), "test_dlr_") {
 		t.Errorf("%d requests", len(got))
 	}
+	b.press(`#result-dlr button`)
+	b.see(text("test-status"), "1 of 1 succeeded.")
+	if n := e.recv.Count("/dlr/42"); n != 2 || e.recv.Count("/inbound/42") != 1 {
+		t.Errorf("%d test events to the endpoint of the button, want 2 with the one before, and none to others", n)
+	}
 	e.recv.Forget()
 }

@@ -29,6 +29,7 @@ var generatedClients = map[string]generatedClient{
 	"python": {"generate -i openapi.yaml -g python", "python.py", []string{"python3", "main.py"}},
 	"go":     {"generate -i openapi.yaml -g go", "openapi-generator.go", []string{"go", "run", "."}},
 	"oapi":   {"oapi-codegen@", "oapi-codegen.go", []string{"go", "run", "."}},
+	"node":   {"generate -i openapi.yaml -g typescript-fetch", "typescript.ts", []string{"node", "main.js"}},
 }
 
 // documentedCommands returns the commands of the block of docs/receivers.md with marker, without those that download or
@@ -47,7 +48,7 @@ func documentedCommands(t *testing.T, marker string) string {
 		}
 		var commands []string
 		for line := range strings.Lines(block) {
-			if !strings.HasPrefix(line, "curl ") && !strings.HasPrefix(line, "pip ") {
+			if !strings.HasPrefix(line, "curl ") && !strings.HasPrefix(line, "pip ") && !strings.HasPrefix(line, "npm ") {
 				commands = append(commands, line)
 			}
 		}
@@ -57,7 +58,7 @@ func documentedCommands(t *testing.T, marker string) string {
 	return ""
 }
 
-// prepare makes a directory with what the commands need: the document, the generator, and a module for Go.
+// prepare makes a directory with what the commands need: the document, the generator, a module for Go, and TypeScript.
 func (c generatedClient) prepare(t *testing.T, document []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -72,12 +73,14 @@ func (c generatedClient) prepare(t *testing.T, document []byte) (dir string) {
 			t.Fatal(err)
 		}
 	}
-	jar := os.Getenv("SMSHOOKS_TEST_OPENAPI_GENERATOR")
-	if jar == "" {
-		t.Fatal(`SMSHOOKS_TEST_OPENAPI_GENERATOR is not set: run eval "$(test/stack/up.sh)"`)
-	}
-	if err := os.Symlink(jar, filepath.Join(dir, filepath.Base(jar))); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"SMSHOOKS_TEST_OPENAPI_GENERATOR", "SMSHOOKS_TEST_NODE_MODULES"} {
+		from := os.Getenv(name)
+		if from == "" {
+			t.Fatalf(`%s is not set: run eval "$(test/stack/up.sh)"`, name)
+		}
+		if err := os.Symlink(from, filepath.Join(dir, filepath.Base(from))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return dir
 }

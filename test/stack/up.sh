@@ -19,6 +19,7 @@ STACK_DIR=${STACK_DIR:-/var/tmp/smshooks-stack}
 GENERATOR_VERSION=7.14.0
 generator=$STACK_DIR/openapi-generator-cli-$GENERATOR_VERSION.jar
 python=$STACK_DIR/python-client-1
+typescript=$STACK_DIR/typescript-5.9.3
 msk=$STACK_DIR/aws-msk-iam-auth-1
 local_kafka=local/kafka:$KAFKA_VERSION
 local_redis=local/redis:7
@@ -99,7 +100,8 @@ compose() {
   packages docker-compose
 }
 
-# One test generates clients from the OpenAPI document: OpenAPI Generator, and what its client for Python imports.
+# One test generates clients from the OpenAPI document: OpenAPI Generator, what its client for Python imports,
+# and the compiler of its client for TypeScript.
 clients() {
   local log=$STACK_DIR/clients.log
   if [ ! -e "$generator" ]; then
@@ -114,6 +116,12 @@ clients() {
     python3 -m pip install -q --target "$python" pydantic==2.13.4 urllib3==2.7.0 python-dateutil==2.9.0.post0 \
       typing-extensions==4.15.0 >"$log" 2>&1 || { tail -20 "$log"; die "pip could not fetch the client's libraries"; }
     touch "$python/.complete"
+  fi
+  if [ ! -e "$typescript/.complete" ]; then
+    say "fetching TypeScript"
+    npm install --silent --no-save --prefix "$typescript" typescript@5.9.3 >"$log" 2>&1 ||
+      { tail -20 "$log"; die "npm could not fetch TypeScript"; }
+    touch "$typescript/.complete"
   fi
   say "client generators: there"
 }
@@ -345,6 +353,7 @@ export SMSHOOKS_TEST_REDIS_IMAGE=$redis
 export SMSHOOKS_TEST_PROMETHEUS_IMAGE=$prometheus
 export SMSHOOKS_TEST_OPENAPI_GENERATOR=$generator
 export SMSHOOKS_TEST_PYTHONPATH=$python
+export SMSHOOKS_TEST_NODE_MODULES=$typescript/node_modules
 export SMSHOOKS_TEST_MSK_LIBRARY=$msk
 export TESTCONTAINERS_RYUK_DISABLED=true
 export TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1
