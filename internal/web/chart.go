@@ -147,11 +147,14 @@ func (c *chart) layBars(from time.Time, step time.Duration) {
 // layTimes computes the marks of the time axis, at whole multiples of an interval.
 func (c *chart) layTimes(from time.Time, span time.Duration) {
 	distance := atLeast(span / maxTicks)
+	if distance > 6*time.Hour {
+		distance = max(distance, 24*time.Hour) // two marks of one day would have the same text
+	}
 	layout, style := "15:04", "minute"
 	switch {
 	case distance < time.Minute:
 		layout, style = "15:04:05", "second"
-	case distance >= 12*time.Hour:
+	case distance >= 24*time.Hour:
 		layout, style = "2 Jan", "day"
 	}
 	for at := from.Truncate(distance); at.Before(from.Add(span)); at = at.Add(distance) {

@@ -87,8 +87,10 @@ func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 	switch {
 	case e.Fate == webhook.Paused:
 		v.Held = "Held back while " + strings.ToLower(kinds[e.Kind].Label) + " are paused."
+	case e.Fate == webhook.Overflow && !e.Next.After(e.Changed):
+		v.Held = "Recovered or resent: the attempt follows at once."
 	case e.Fate == webhook.Overflow:
-		v.Held = "Queued for an attempt: too many events were waiting for your server."
+		v.Held = "Queued: no attempt was possible yet."
 	}
 	for i := range e.Attempts {
 		a := &e.Attempts[i]

@@ -113,6 +113,7 @@ func pictures(t *testing.T, b *tab, e *env, page string) {
 	b.size(320, 800)
 	b.see("document.documentElement.scrollWidth <= document.documentElement.clientWidth", "true")
 	b.size(1100, 800)
+	b.open(page)
 }
 
 // traffic makes something to look at: events over a while, a few of which fail. It returns the path of one.

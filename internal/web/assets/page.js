@@ -106,6 +106,7 @@ async function* lines(stream) {
 }
 
 const localTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const thisYear = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit" });
 const axisTime = {
   day: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" }),
   minute: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" }),
@@ -116,7 +117,8 @@ const axisTime = {
 function enhance() {
   for (const time of document.querySelectorAll("time:not([title])")) {
     time.title = time.textContent;
-    time.textContent = localTime.format(new Date(time.dateTime));
+    const at = new Date(time.dateTime);
+    time.textContent = (at.getFullYear() === new Date().getFullYear() ? thisYear : localTime).format(at);
   }
   for (const tick of document.querySelectorAll("text[data-time]")) {
     tick.textContent = axisTime[tick.dataset.style].format(new Date(tick.dataset.time));
