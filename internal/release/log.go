@@ -115,8 +115,8 @@ func (l *Log) Run(ctx context.Context) error {
 	return l.follower.Run(ctx)
 }
 
-// forgetGone forgets the recoveries that are older than Keep and whose markers the topic does not hold any more. While it
-// holds them, delay topics may hold records that they have released: `topics ensure` keeps none for longer.
+// forgetGone forgets the recoveries that are older than Keep and whose markers the topic does not hold any more. While
+// it holds them, delay topics may hold records that they have released: `topics ensure` keeps none for longer.
 func (l *Log) forgetGone(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()

@@ -22,9 +22,9 @@ const (
 	unreadInterval = 10 * time.Second
 )
 
-// endUnread ends a unit of which no member of the group is the owner: its topic is deleted, has fewer partitions now, or
-// is one that only the settings of the marker's writer named. Without it the recovery would run until it is forgotten.
-// What waits there is sent when it is due, if somebody reads it then.
+// endUnread ends a unit of which no member of the group is the owner: its topic is deleted, has fewer partitions now,
+// or is one that only the settings of the marker's writer named. Without it the recovery would run until it is
+// forgotten. What waits there is sent when it is due, if somebody reads it then.
 //
 // One member does it: the one that owns the first partition of copies. It ends the unit in a transaction, as an owner
 // does. So if an owner appears meanwhile, one of the two is fenced.
@@ -34,7 +34,7 @@ func (w *Worker) endUnread(ctx context.Context) (ended bool, err error) {
 	}
 	owned := w.partitions.Delayed()
 	owns := func(u unit) bool {
-		return slices.ContainsFunc(owned, func(p event.Partition) bool { return p.Topic == u.topic && p.Number == u.partition })
+		return slices.ContainsFunc(owned, func(p event.Partition) bool { return u == unit{p.Topic, p.Number} })
 	}
 	if !owns(unit{w.cfg.Released(webhook.DLR), 0}) {
 		return false, nil
