@@ -1,6 +1,7 @@
 package real_test
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -89,5 +90,66 @@ func TestAddedPartitions(t *testing.T) {
 	p.WaitBalanced(t, 2, 10*time.Second)
 	if n := strings.Count(p.Log(), "cannot store a record"); n != 1 {
 		t.Errorf("%d lines say that a record cannot be stored, want one", n)
+	}
+}
+
+// TestRecoverWithoutTransactions: a recovery of a service that may not use its TransactionalIds waits. /readyz and one log
+// line name the right, everything else goes on, and once the right is granted the recovery ends by itself.
+func TestRecoverWithoutTransactions(t *testing.T) {
+	t.Parallel()
+	const events = 10
+	b := harness.GuardedKafka(t)
+	e := &env{topics: harness.TopicsFor(t), kafka: b.Broker, redis: harness.Redis(t)}
+	e.begin(t, []string{"--retry.schedule=5m,5m"})
+	var missing []rule
+	for _, r := range printedACLs(t, e.options(b.Flags()...))["serve"] {
+		if r.resource == "--transactional-id" {
+			missing = append(missing, r)
+		} else {
+			b.GrantACL(t, r.acl())
+		}
+	}
+	if len(missing) == 0 {
+		t.Fatal("no right to TransactionalIds is printed")
+	}
+	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
+	e.recv.On(path("dlr", 2), firstFails())
+	key := e.newKey(t, 2)
+	p := e.serve(t, b.Flags()...)
+	var failing []*kgo.Record
+	for sms := range int64(events) {
+		failing = append(failing, e.dlr(2, sms+1))
+	}
+	e.emit(t, failing...)
+	e.waitStored(t, harness.Retry(e.topics.DLR, "5m"), 2, events, 30*time.Second)
+	var begun recovery
+	if status := ask(t, p, http.MethodPost, key, "/v1/user/recover", "", &begun); status != http.StatusOK {
+		t.Fatalf("recover: %d", status)
+	}
+	right := "as " + e.topics.Group + "-release-" + harness.Retry(e.topics.DLR, "5m") +
+		"-0 (the Kafka user needs the right Write on this transactional id)"
+	harness.Eventually(t, 40*time.Second, func() bool {
+		status, text := p.Readyz()
+		return status == http.StatusServiceUnavailable && strings.Contains(text, "releases: ") && strings.Contains(text, right)
+	}, "/readyz names the right")
+	e.emit(t, e.dlr(1, 1))
+	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
+	if n := e.recv.Count(path("dlr", 2)); n != events {
+		t.Errorf("%d requests of the user before the recovery has copied anything, want %d", n, events)
+	}
+	for _, r := range missing {
+		b.GrantACL(t, r.acl())
+	}
+	e.recv.WaitCount(t, path("dlr", 2), 2*events, 40*time.Second)
+	p.WaitReady(t, 20*time.Second)
+	harness.Eventually(t, 20*time.Second, func() bool {
+		var latest recovery
+		return ask(t, p, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.ID == begun.ID &&
+			latest.State == "done" && latest.Released == events
+	}, "the recovery is done")
+	for line, want := range map[string]int{right: 2, "delayed events are released again": 1} { // the right: in /readyz's line, too
+		if n := strings.Count(p.Log(), line); n < 1 || n > want {
+			t.Errorf("%d lines %q, want at most %d", n, line, want)
+		}
 	}
 }

@@ -32,7 +32,6 @@ func GuardedKafka(t testing.TB, users ...string) *GuardedBroker {
 		vars["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"] += ",GUARDED:SASL_PLAINTEXT"
 		vars["KAFKA_LISTENERS"] += ",GUARDED://0.0.0.0:9094"
 		vars["KAFKA_ADVERTISED_LISTENERS"] += ",GUARDED://" + addrs[1]
-		vars["KAFKA_INTER_BROKER_LISTENER_NAME"] = "PLAINTEXT"
 		vars["KAFKA_SASL_ENABLED_MECHANISMS"] = "PLAIN"
 		logins := "org.apache.kafka.common.security.plain.PlainLoginModule required"
 		for _, user := range append(users, GuardedUser) {
