@@ -106,10 +106,10 @@ func (t *tests) end(userID int64) {
 	}
 }
 
-// Test sends an example of a kind, or of each kind if only is nil, to the user's URLs, all at the same time, and returns
-// the results. If each is not nil, it is called for each result as soon as it arrives, never concurrently. Nothing is
-// retried or logged as a delivery. With a *TooManyError nothing was sent. ErrUnavailable means that this instance cannot
-// send now.
+// Test sends an example of a kind, or of each kind if only is nil, to the user's URLs, all at the same time, and
+// returns the results. If each is not nil, it is called for each result as soon as it arrives, never concurrently.
+// Nothing is retried or logged as a delivery. With a *TooManyError nothing was sent. ErrUnavailable means that this
+// instance cannot send now.
 func (s *Service) Test(ctx context.Context, userID int64, only *webhook.Kind,
 	each func(webhook.Kind, TestResult)) ([webhook.NumKinds]TestResult, error) {
 	var results [webhook.NumKinds]TestResult

@@ -61,8 +61,8 @@ func (a *App) newCustomers() (*customers, error) {
 func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time,
 	note func(event.Attempt)) (*deadletter.Store, error) {
 	plan := cfg.TopicPlan()
-	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now, Note: note,
-		Batches: plan.Delays(webhook.RevokeClick), MaxIDs: cfg.Revocation.MaxIDs}
+	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now,
+		Note: note, Batches: plan.Delays(webhook.RevokeClick), MaxIDs: cfg.Revocation.MaxIDs}
 	for _, kind := range webhook.Kinds() {
 		c.Overflow[kind] = plan.Overflow(kind, 0)
 	}

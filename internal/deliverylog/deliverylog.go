@@ -1,5 +1,5 @@
-// Package deliverylog keeps in Redis each user's latest HTTP attempts, the replies of the latest failures, and notes: what
-// became of events without an attempt, most of all that they wait. Each is a list. Notes have one of their own, so that
+// Package deliverylog keeps in Redis each user's latest HTTP attempts, the replies of the latest failures, and notes:
+// what became of events without an attempt, most of all that they wait. Each is a list. Notes have one of their own, so that
 // an outage that makes many events wait leaves the attempts in their list.
 //
 // The dispatcher adds attempts and notes; what releases or replays events adds notes. internal/api lists them. Writing

@@ -22,8 +22,8 @@ const (
 
 // encode writes an attempt as one line, separated by tabs: version, Unix microseconds, kind, number, status,
 // microseconds taken, failure, flags, fate, Unix milliseconds of the next attempt and of the event (0 = unknown),
-// partition and offset of the source record, offset behind a batch's last record, host, message id, recipient, id. The user
-// is in the key.
+// partition and offset of the source record, offset behind a batch's last record, host, message id, recipient, id. The
+// user is in the key.
 func encode(a *event.Attempt) []byte {
 	b := make([]byte, 0, 128+len(a.Failure)+len(a.Host)+len(a.ID))
 	number := func(n int64) { b = append(strconv.AppendInt(b, n, 10), '\t') }

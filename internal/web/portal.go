@@ -119,7 +119,8 @@ func (p *Page) signInByToken(w http.ResponseWriter, r *http.Request, token strin
 		s := session{userID: userID, keyHash: p.portal.mark(), expires: now.Add(sessionLasts)}
 		_, _ = rand.Read(s.token[:]) // never fails
 		var cookie string
-		if cookie, err = p.sessions.seal(r.Context(), s.append(nil), associated); err == nil { // first, so that a failure does not use the token up
+		// First, so that a failure does not use the token up.
+		if cookie, err = p.sessions.seal(r.Context(), s.append(nil), associated); err == nil {
 			err = p.portal.use(r.Context(), claims, now)
 		}
 		if err == nil {

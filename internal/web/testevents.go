@@ -41,8 +41,8 @@ func testOf(kind webhook.Kind, t api.TestResult) testView {
 	return v
 }
 
-// test sends the test event of the kind whose button was pressed, or all. A request for JSON lines receives each result as soon as it arrives, other requests the
-// page with all results.
+// test sends the test event of the kind whose button was pressed, or all. A request for JSON lines receives each result
+// as soon as it arrives, other requests the page with all results.
 func (p *Page) test(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
