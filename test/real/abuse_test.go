@@ -16,12 +16,12 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestClosedStderr: a reader of the log that ends does not end the service.
+// TestClosedStderr checks that the service continues when the reader of its log ends.
 func TestClosedStderr(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "serve", "--kafka.brokers="+harness.FreeAddr(t), "--redis.addrs="+harness.FreeAddr(t),
-		"--api.addr=127.0.0.1:0", "--ops.addr=127.0.0.1:0", "--log.level=debug") // a line a second at least
+		"--api.addr=127.0.0.1:0", "--ops.addr=127.0.0.1:0", "--log.level=debug") // at least one line a second
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestClosedStderr(t *testing.T) {
 	}
 }
 
-// TestHangUp: SIGHUP ends neither the service nor a request.
+// TestHangUp checks that SIGHUP ends neither the service nor a request.
 func TestHangUp(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -69,8 +69,8 @@ func TestHangUp(t *testing.T) {
 	}
 }
 
-// TestConnectionErrors: a command that cannot use Kafka ends within seconds and names the setting, as does a service
-// whose setting the broker refuses.
+// TestConnectionErrors checks that a command that cannot use Kafka ends within seconds and names the setting, and so
+// does a service with a setting that the broker refuses.
 func TestConnectionErrors(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -78,8 +78,8 @@ func TestConnectionErrors(t *testing.T) {
 		name, want string
 		flags      []string
 	}{
-		{"nothing there", "kafka.brokers: ", []string{"--kafka.brokers=" + harness.FreeAddr(t)}},
-		{"Redis there", "kafka.brokers: ", []string{"--kafka.brokers=" + e.redis.AnyAddr()}},
+		{"closed port", "kafka.brokers: ", []string{"--kafka.brokers=" + harness.FreeAddr(t)}},
+		{"port of Redis", "kafka.brokers: ", []string{"--kafka.brokers=" + e.redis.AnyAddr()}},
 		{"TLS to a plaintext port", "kafka.tls.enabled: ", []string{"--kafka.tls.enabled"}},
 	} {
 		began := time.Now()
@@ -94,8 +94,8 @@ func TestConnectionErrors(t *testing.T) {
 	}
 }
 
-// TestReplayOnceWhileUnderWay: however often replay is called, an event is on its way once; a user who calls it too
-// often at once gets 429, and others do not.
+// TestReplayOnceWhileUnderWay checks that an event is replayed only once at a time, however often replay is called. A
+// user with concurrent calls gets 429, and others do not.
 func TestReplayOnceWhileUnderWay(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -143,15 +143,15 @@ func TestReplayOnceWhileUnderWay(t *testing.T) {
 			t.Errorf("replayed while under way: %d %s", code, body)
 		}
 	}
-	// Delivered in the end, they may be sent again.
+	// Once they are delivered, they may be sent again.
 	e.recv.On("/dlr/1", harness.Status(200))
 	harness.Eventually(t, 60*time.Second, func() bool {
 		code, body := replay()
 		return code == http.StatusOK && !strings.Contains(body, `"replayed":0`)
-	}, "an event that was delivered is replayed again")
+	}, "a delivered event is replayed again")
 }
 
-// TestUnknownKeysLimited: who tries keys is limited, and a right key from the same address is not.
+// TestUnknownKeysLimited checks that a client that tries keys is limited, but not a valid key from the same address.
 func TestUnknownKeysLimited(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -177,10 +177,10 @@ func TestUnknownKeysLimited(t *testing.T) {
 	for i := range 500 {
 		codes[ask(fmt.Sprint("smsh_wrong_", i))]++
 		if i%100 == 0 && ask(key) != http.StatusOK {
-			t.Error("the right key is refused")
+			t.Error("a valid key is refused")
 		}
 	}
 	if most := 20 * (2 + int(time.Since(began)/time.Second)); codes[401] < 20 || codes[401] > most || codes[401]+codes[429] != 500 {
-		t.Errorf("answers %v, want at most %d times 401 and 429 else", codes, most)
+		t.Errorf("replies %v, want at most %d times 401, otherwise 429", codes, most)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// rule is a line that `topics acls` prints.
+// rule is a line of the output of `topics acls`.
 type rule struct {
 	operations []kadm.ACLOperation
 	prefixed   bool
@@ -21,7 +21,7 @@ type rule struct {
 	name       string
 }
 
-// printedACLs returns the rules of each command, by its name.
+// printedACLs returns the rules of each command, by name.
 func printedACLs(t *testing.T, o harness.Options) map[string][]rule {
 	t.Helper()
 	out, stderr, code := harness.Run(t, o, "topics", "acls", "--principal=User:"+harness.GuardedUser)
@@ -73,8 +73,8 @@ func (r rule) acl() *kadm.ACLBuilder {
 	}
 }
 
-// TestLeastRights gives the program, for each command, the rights that `topics acls` prints for it and no others, on a
-// broker with Kafka's own authorizer. Each does its work, and a missing right is named.
+// TestLeastRights runs each command with exactly the rights that `topics acls` prints for it, on a broker with Kafka's
+// own authorizer. Each must do its work, and the error must name a missing right.
 func TestLeastRights(t *testing.T) {
 	t.Parallel()
 	b := harness.GuardedKafka(t)
@@ -85,7 +85,7 @@ func TestLeastRights(t *testing.T) {
 	as := func(command string) {
 		t.Helper()
 		if len(rules[command]) == 0 {
-			t.Fatalf("no rights are printed for %q", command)
+			t.Fatalf("no rights printed for %q", command)
 		}
 		b.DepriveOfAll(t)
 		for _, r := range rules[command] {
@@ -129,7 +129,7 @@ func TestLeastRights(t *testing.T) {
 	}
 	for _, word := range []string{"AUTHORIZATION", "lacks the"} {
 		if strings.Contains(p.Log(), word) {
-			t.Errorf("the log of a service with all its rights has %q", word)
+			t.Errorf("the log of a service with all rights contains %q", word)
 		}
 	}
 

@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestSourceLag: the age of the oldest record that is not settled is that of its time, and 0 when all are.
+// TestSourceLag checks that the metric is the age of the oldest unsettled record, and 0 if all are settled.
 func TestSourceLag(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

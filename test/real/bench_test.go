@@ -17,8 +17,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestBench lets the benchmark run through all its scenarios with small counts, on servers that are given, and looks at
-// what it writes and what it leaves. The figures themselves mean nothing here.
+// TestBench runs all scenarios of the benchmark with small counts on given servers, and checks its output and that it
+// leaves nothing behind. The figures themselves have no meaning here.
 func TestBench(t *testing.T) {
 	t.Parallel()
 	kafka, redis := harness.Kafka(t), harness.SingleRedis(t)
@@ -52,7 +52,7 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{ // by scenario, the figure it is about
+	want := map[string]string{ // the main figure of each scenario
 		"throughput": "per_second", "users": "cpu_us", "partitions": "cpu_us", "parked": "idle_cpu_pct", "latency": "p99_ms", "outage": "per_second",
 		"start": "start_s", "tls": "handshakes",
 	}
@@ -82,8 +82,8 @@ func TestBench(t *testing.T) {
 	leftovers(t, kafka, redis)
 }
 
-// leftovers fails if the benchmark left topics, groups or keys. A broker may still name a topic for a moment after it
-// was deleted.
+// leftovers fails if the benchmark left topics, groups or keys behind. A broker may list a topic for a moment after its
+// deletion.
 func leftovers(t *testing.T, kafka *harness.Broker, redis *harness.RedisServer) {
 	t.Helper()
 	admin, cache := kadm.NewClient(harness.Client(t, kafka.Addr)), redis.Client(t)
@@ -105,5 +105,5 @@ func leftovers(t *testing.T, kafka *harness.Broker, redis *harness.RedisServer) 
 		}
 		left = slices.DeleteFunc(slices.Concat(topics.Names(), groups.Groups(), keys), func(name string) bool { return !strings.HasPrefix(name, "bench-") })
 		return len(left) == 0
-	}, "the benchmark left %v", &left)
+	}, "the benchmark left %v behind", &left)
 }

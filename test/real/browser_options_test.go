@@ -17,7 +17,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// axe is the source of axe-core, which judges whether everybody can use a page.
+// axe is the source of axe-core, which checks the accessibility of a page.
 var axe = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -35,8 +35,8 @@ var axe = sync.OnceValues(func() (string, error) {
 	return string(source), err
 })
 
-// accessible fails the test if axe finds something in the present state of the page, in all colours and widths, or if
-// the page must be scrolled sideways.
+// accessible fails the test if axe finds a problem in the current state of the page, in all colours and widths, or if
+// the page scrolls sideways.
 func (b *tab) accessible(state string) {
 	b.t.Helper()
 	source, err := axe()
@@ -62,7 +62,7 @@ func (b *tab) accessible(state string) {
 	b.size(1100, 800)
 }
 
-// furtherSettings asks the API for a user's further settings, as one text.
+// furtherSettings reads a user's further settings from the API, as one text.
 func furtherSettings(t testing.TB, p *harness.Proc, key string) string {
 	t.Helper()
 	var d map[string]any
@@ -72,7 +72,7 @@ func furtherSettings(t testing.TB, p *harness.Proc, key string) string {
 	return fmt.Sprint(d["dlr_failover_url"], " ", d["dlr_paused"], " ", d["dlr_order"], " ", d["dlr_statuses"], " ", d["signing"])
 }
 
-// saveOptions presses Save options, and waits for the part of the page that answers.
+// saveOptions presses Save options and waits until the page shows the result.
 func (b *tab) saveOptions() {
 	b.t.Helper()
 	b.do(chromedp.Evaluate[chromedp.Void]("document.getElementById('options').pressed = true"))
@@ -80,11 +80,11 @@ func (b *tab) saveOptions() {
 	b.see("document.getElementById('options').pressed", "undefined")
 }
 
-// options changes the further settings. The rest of the page keeps what was typed and not saved.
+// options changes the further settings. The rest of the page must keep unsaved input.
 func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	t.Helper()
 	b.fill("click_url", "https://not.saved.example/")
-	b.see(leaving, "true") // the browser asks first
+	b.see(leaving, "true") // the browser asks for confirmation
 	b.press("#status-Pending")
 	b.saveOptions()
 	b.see(text("messages"), "The options apply from now on.")
@@ -92,7 +92,7 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	b.fill("click_url", "")
 	b.see(leaving, "false")
 	if got := furtherSettings(t, p, key); got != "<nil> false all [Delivered Failed Rejected Expired Unknown] false" {
-		t.Errorf("the API says %s", got)
+		t.Errorf("the API returns %s", got)
 	}
 	b.press("#dlr_paused")
 	b.fill("dlr_failover_url", "https://spare.example.com/dlr")
@@ -100,7 +100,7 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	b.saveOptions()
 	b.see(text("messages"), "The options apply from now on.")
 	if got := furtherSettings(t, p, key); got != "https://spare.example.com/dlr true latest [Delivered Failed Rejected Expired Unknown] false" {
-		t.Errorf("the API says %s", got)
+		t.Errorf("the API returns %s", got)
 	}
 	b.press("#dlr_paused")
 	b.fill("dlr_failover_url", "")
@@ -124,14 +124,14 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	b.saveOptions()
 	b.see(text("messages"), "The options apply from now on.")
 	if got := furtherSettings(t, p, key); got != "<nil> false all <nil> false" {
-		t.Errorf("the API says %s", got)
+		t.Errorf("the API returns %s", got)
 	}
 }
 
-// leaving is the script for whether the browser asks before it leaves the page.
+// leaving is the script that reports whether the browser asks before it leaves the page.
 const leaving = `(() => { const e = new Event("beforeunload", { cancelable: true }); window.dispatchEvent(e); return e.defaultPrevented; })()`
 
-// signing makes signing secrets and ends signing. A secret is shown once.
+// signing creates signing secrets and ends signing. A secret must be shown only once.
 func signing(t *testing.T, b *tab, p *harness.Proc, page, key string) {
 	t.Helper()
 	b.press("#rotate")
@@ -145,7 +145,7 @@ func signing(t *testing.T, b *tab, p *harness.Proc, page, key string) {
 	b.see(text("copy"), "Copied")
 	b.accessible("new secret")
 	if got := furtherSettings(t, p, key); !strings.HasSuffix(got, "true") {
-		t.Errorf("the API says %s", got)
+		t.Errorf("the API returns %s", got)
 	}
 	b.open(page + "/settings")
 	b.see(text("signing-state"), "set")
@@ -156,13 +156,13 @@ func signing(t *testing.T, b *tab, p *harness.Proc, page, key string) {
 	second := b.eval(value("secret"))
 	harness.Secret(second)
 	if first == second {
-		t.Error("the second secret is the first")
+		t.Error("the second secret equals the first")
 	}
 	b.press("#signing summary")
 	b.press("#clear-secret")
 	b.see(text("messages"), "Requests are not signed any more.")
 	b.see(text("signing-state"), "not set")
 	if got := furtherSettings(t, p, key); !strings.HasSuffix(got, "false") {
-		t.Errorf("the API says %s", got)
+		t.Errorf("the API returns %s", got)
 	}
 }

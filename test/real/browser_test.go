@@ -23,25 +23,25 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// browserTakes is how long a step in the browser may take; machines of CI are slow.
+// browserTakes limits a step in the browser; CI machines are slow.
 const browserTakes = 15 * time.Second
 
-// tab is one tab of a Chromium of its own.
+// tab is a tab in its own Chromium.
 type tab struct {
 	t   testing.TB
 	ctx context.Context
 
 	mu     sync.Mutex
-	faults []string // what the page did wrong, by the browser's judgement
+	faults []string // problems that the browser reported
 }
 
-// newTab starts Chromium. Without one the test fails: make test-real installs it on Debian.
+// newTab starts Chromium. The test fails if it is not installed; make test-real installs it on Debian.
 func newTab(t testing.TB) *tab {
 	t.Helper()
 	names := []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
 	at := slices.IndexFunc(names, func(name string) bool { _, err := exec.LookPath(name); return err == nil })
 	if at < 0 {
-		t.Fatalf("the page's test needs a browser: install one of %s", strings.Join(names, ", "))
+		t.Fatalf("this test needs a browser: install one of %s", strings.Join(names, ", "))
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:len(chromedp.DefaultExecAllocatorOptions):len(chromedp.DefaultExecAllocatorOptions)],
 		chromedp.ExecPath(names[at]), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
@@ -60,7 +60,7 @@ func newTab(t testing.TB) *tab {
 	return b
 }
 
-// hear notes exceptions and what the content policy blocked. Answers of 4xx are logged too, and are no fault.
+// hear records exceptions and violations of the content security policy. It ignores logged replies of 4xx.
 func (b *tab) hear(event any) {
 	fault := ""
 	switch e := event.(type) {
@@ -78,13 +78,13 @@ func (b *tab) hear(event any) {
 	}
 }
 
-// clean fails the test if the browser had anything to complain about.
+// clean fails the test if the browser has reported a problem.
 func (b *tab) clean() {
 	b.t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, fault := range b.faults {
-		b.t.Errorf("the browser says: %s", fault)
+		b.t.Errorf("the browser reports: %s", fault)
 	}
 }
 
@@ -94,20 +94,20 @@ func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	defer cancel()
 	err := chromedp.Do(ctx, steps...)
 	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Could not find node") {
-		err = chromedp.Do(ctx, steps...) // the page put a new element in its place between finding and using it
+		err = chromedp.Do(ctx, steps...) // the page replaced the element between finding and using it
 	}
 	if err != nil {
-		b.t.Fatalf("browser: %v\nthe page says: %s", err, b.eval(`document.querySelector("main").innerText`))
+		b.t.Fatalf("browser: %v\nthe page shows: %s", err, b.eval(`document.querySelector("main").innerText`))
 	}
 }
 
-// eval gives the value of a script as text, "" while there is none.
+// eval returns the value of a script as text, "" while there is none.
 func (b *tab) eval(script string) string {
 	ctx, cancel := context.WithTimeout(b.ctx, browserTakes)
 	defer cancel()
 	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`String(`+script+`)`))
 	if err != nil {
-		return "" // a page is on its way
+		return "" // a page is loading
 	}
 	return text
 }
@@ -124,10 +124,10 @@ func (b *tab) see(script, text string) {
 	harness.Eventually(b.t, browserTakes, func() bool { got = b.eval(script); return strings.Contains(got, text) }, "%s shows %q", script, text)
 }
 
-// text is the script for what an element shows, by id.
+// text is the script for the text of an element, by id.
 func text(id string) string { return fmt.Sprintf("document.getElementById(%q).innerText", id) }
 
-// value is the script for what a field holds, by id.
+// value is the script for the value of a field, by id.
 func value(id string) string { return fmt.Sprintf("document.getElementById(%q).value", id) }
 
 func (b *tab) open(url string) { b.t.Helper(); b.do(chromedp.Navigate(url)) }
@@ -144,7 +144,7 @@ func (b *tab) save() {
 	b.leave("#settings button")
 }
 
-// openUntil opens a page again and again until a script's value contains text: what is asked for may be on its way.
+// openUntil opens a page repeatedly until a script's value contains text.
 func (b *tab) openUntil(url, script, text string) {
 	b.t.Helper()
 	got := ""
@@ -155,7 +155,7 @@ func (b *tab) openUntil(url, script, text string) {
 	}, "%s: %s shows %q", url, script, text)
 }
 
-// leave presses what leads to another page, and waits for that: the one before may show the same.
+// leave presses a link to another page and waits for that page, which may look the same.
 func (b *tab) leave(selector string) {
 	b.t.Helper()
 	b.do(chromedp.Evaluate[chromedp.Void]("window.before = true"))
@@ -169,7 +169,7 @@ func (b *tab) arrive() {
 	b.see("document.readyState", "complete")
 }
 
-// fill replaces what a field holds, as if typed.
+// fill replaces the value of a field, as if typed.
 func (b *tab) fill(id, with string) {
 	b.t.Helper()
 	field := chromedp.CSS("#" + id)
@@ -191,7 +191,7 @@ func (b *tab) size(width, height int64) {
 	b.do(chromedp.EmulateViewport(width, height))
 }
 
-// media sets what a browser tells about its user: light or dark, and whether the user's own colours are forced.
+// media emulates the user's preferences: light or dark, and forced colours.
 func (b *tab) media(scheme, forced string) {
 	b.t.Helper()
 	features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "forced-colors", Value: forced}}
@@ -207,7 +207,8 @@ func (b *tab) scripts(on bool) {
 	}
 }
 
-// picture keeps a picture of the whole page, if SMSHOOKS_TEST_SCREENSHOTS names a folder (from the repository's root).
+// picture saves a screenshot of the whole page if SMSHOOKS_TEST_SCREENSHOTS is a folder (relative to the repository's
+// root).
 func (b *tab) picture(name string) {
 	b.t.Helper()
 	folder := os.Getenv("SMSHOOKS_TEST_SCREENSHOTS")
@@ -228,7 +229,7 @@ func (b *tab) picture(name string) {
 	}
 }
 
-// tidy gives a picture the names of a real installation instead of the test's own; untidy takes them back.
+// tidy shows the names of a real installation instead of the test's own; untidy restores them.
 const tidy = `{
 	document.activeElement.blur();
 	window.scrollTo(0, 0);
@@ -248,7 +249,7 @@ const tidy = `{
 
 const pagePath = "/account/webhooks"
 
-// newKey makes an API key of a user, which works within a second.
+// newKey creates an API key of a user, which works within a second.
 func (e *env) newKey(t testing.TB, user int64) string {
 	t.Helper()
 	out, stderr, code := harness.Run(t, e.options(), "keys", "create", "--user", fmt.Sprint(user))
@@ -258,7 +259,7 @@ func (e *env) newKey(t testing.TB, user int64) string {
 	return strings.TrimSpace(out)
 }
 
-// webhooks asks the API for a user's settings, as one text.
+// webhooks reads a user's settings from the API, as one text.
 func webhooks(t testing.TB, addr, key string) string {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, "http://"+addr+"/v1/user/get-webhook", nil)
@@ -279,7 +280,7 @@ func webhooks(t testing.TB, addr, key string) string {
 	return fmt.Sprint(d["dlr_url"], " ", d["click_url"], " ", d["inbound_url"], " ", d["revoke_click_url"], " ", d["auth"])
 }
 
-// TestAccountPage goes through the page as a user does, in a real browser.
+// TestAccountPage uses the page like a user, in a real browser.
 func TestAccountPage(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -298,7 +299,7 @@ func TestAccountPage(t *testing.T) {
 	b.see(text("auth-state"), "set")
 	b.see(text("dlr_url-warning"), "without encryption")
 	if got, want := webhooks(t, p.Addr, key), fmt.Sprint(e.recv.URL("/dlr/42 "), e.recv.URL("/click/42 "), e.recv.URL("/inbound/42"), " <nil> true"); got != want {
-		t.Errorf("the API says %s, want %s", got, want)
+		t.Errorf("the API returns %s, want %s", got, want)
 	}
 
 	badAddress(b, e)
@@ -319,7 +320,7 @@ func TestAccountPage(t *testing.T) {
 		return strings.Contains(b.eval("document.body.innerText"), "Your session has ended")
 	}, "a revoked key is signed out")
 	if logged := p.Log(); strings.Contains(logged, key) || strings.Contains(logged, "secret") {
-		t.Error("the log tells a key or credentials")
+		t.Error("the log contains a key or credentials")
 	}
 }
 
@@ -345,7 +346,7 @@ func signIn(t *testing.T, b *tab, page, key string) {
 	}
 }
 
-// badAddress: the error stands next to its field, which has the focus, and nothing that was entered is lost.
+// badAddress checks that the error is next to its field, which has the focus, and that no input is lost.
 func badAddress(b *tab, e *env) {
 	b.t.Helper()
 	b.fill("click_url", e.recv.URL("/other"))
@@ -360,7 +361,7 @@ func badAddress(b *tab, e *env) {
 	b.picture("account-error.png")
 }
 
-// clearing takes two addresses and the credentials away; what was not saved before is not there.
+// clearing removes two addresses and the credentials. Earlier unsaved input must not appear.
 func clearing(t *testing.T, b *tab, e *env, addr, key string) {
 	t.Helper()
 	b.fill("click_url", "")
@@ -371,14 +372,14 @@ func clearing(t *testing.T, b *tab, e *env, addr, key string) {
 	b.see(text("auth-state"), "not set")
 	b.see("'.' + "+value("click_url")+" + '.'", "..")
 	if got, want := webhooks(t, addr, key), e.recv.URL("/dlr/42")+" <nil> <nil> <nil> false"; got != want {
-		t.Errorf("the API says %s, want %s", got, want)
+		t.Errorf("the API returns %s, want %s", got, want)
 	}
 	b.fill("inbound_url", e.recv.URL("/inbound/42"))
 	b.save()
 	b.see(text("messages"), "Saved.")
 }
 
-// testEvents: each result is shown when it is there, without waiting for the slowest.
+// testEvents checks that each result is shown as soon as it arrives, without waiting for the slowest.
 func testEvents(t *testing.T, b *tab, e *env) {
 	t.Helper()
 	answer := make(chan struct{})

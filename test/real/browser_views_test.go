@@ -18,11 +18,11 @@ import (
 // rowsShown is the script for the number of events in the list.
 const rowsShown = `document.querySelectorAll("#deliveries tbody tr").length + " rows"`
 
-// history: real events are delivered or given up, the views show them, and one is resent. It
-// returns the id of the one that was given up.
+// history delivers real events or lets them fail, checks the views, and resends one. It returns the id of the one that
+// was given up.
 func history(t *testing.T, b *tab, e *env, page string) (id string) {
 	t.Helper()
-	settle(t) // until the last change counts everywhere
+	settle(t) // until the last change has taken effect everywhere
 	e.recv.On("/inbound/42", harness.Status(500))
 	for sms := range int64(30) {
 		e.emit(t, e.dlr(42, sms))
@@ -82,7 +82,7 @@ func history(t *testing.T, b *tab, e *env, page string) (id string) {
 	if got, n := again.Header.Get("Webhook-Id"), again.Header.Get("Webhook-Attempt"); got != id || n != "1" {
 		t.Errorf("resent as %s, attempt %s; want %s, attempt 1", got, n, id)
 	}
-	b.see(text("event-state"), "delivered") // the view follows
+	b.see(text("event-state"), "delivered") // the view is updated
 	b.accessible("an event that was resent")
 	b.openUntil(page, text("state-inbound"), "ok")
 	return id
@@ -116,7 +116,7 @@ func pictures(t *testing.T, b *tab, e *env, page string) {
 	b.open(page)
 }
 
-// traffic makes something to look at: events over a while, a few of which fail. It returns the path of one.
+// traffic creates events over a while, a few of which fail. It returns the path of one.
 func traffic(t *testing.T, b *tab, e *env, page string) string {
 	t.Helper()
 	b.open(page + "/settings")
@@ -153,7 +153,7 @@ func traffic(t *testing.T, b *tab, e *env, page string) string {
 	return path
 }
 
-// withoutScripts: reading, saving, testing and resending work without any.
+// withoutScripts checks that reading, saving, testing and resending work without JavaScript.
 func withoutScripts(t *testing.T, b *tab, e *env, page, key, id string) {
 	t.Helper()
 	e.recv.On("/dlr/42", harness.Status(200))
@@ -196,15 +196,15 @@ func withoutScripts(t *testing.T, b *tab, e *env, page, key, id string) {
 	e.recv.WaitCount(t, "/inbound/42", before+2, 10*time.Second) // the test's and this one
 }
 
-// reach moves the focus with the tab key alone until it is on an element that fits the CSS selector, and checks that
-// the focus is visible.
+// reach moves the focus with the tab key to an element that matches the CSS selector, and checks that the focus is
+// visible.
 func (b *tab) reach(selector string) {
 	b.t.Helper()
 	for range 120 {
 		b.do(chromedp.KeyEvent(kb.Tab))
 		if b.eval(fmt.Sprintf("document.activeElement.matches(%q)", selector)) == "true" {
 			if outline := b.eval("getComputedStyle(document.activeElement).outlineStyle"); outline == "none" {
-				b.t.Errorf("nobody sees that %s has the focus", selector)
+				b.t.Errorf("the focus on %s is not visible", selector)
 			}
 			return
 		}
@@ -212,7 +212,7 @@ func (b *tab) reach(selector string) {
 	b.t.Fatalf("the tab key does not reach %s", selector)
 }
 
-// enter presses the enter key on an element that leads to another page.
+// enter presses the enter key on a link to another page.
 func (b *tab) enter(selector string) {
 	b.t.Helper()
 	b.reach(selector)
@@ -220,8 +220,8 @@ func (b *tab) enter(selector string) {
 	b.arrive()
 }
 
-// TestCustomersPath goes a customer's way with the keyboard alone: sees that the endpoint fails, opens an event, reads
-// what the server replied, repairs the server, recovers, and sees the event delivered.
+// TestCustomersPath acts as a customer who uses only the keyboard: sees that the endpoint fails, opens an event, reads
+// the server's reply, repairs the server, recovers, and sees the event delivered.
 func TestCustomersPath(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.schedule=6h,6h")

@@ -27,7 +27,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestSettings: sources of settings, what wins, and what is refused. None of it needs a server.
+// TestSettings checks the sources of settings, their precedence and errors. It needs no server.
 func TestSettings(t *testing.T) {
 	harness.Need(t)
 	dir := t.TempDir()
@@ -55,7 +55,7 @@ func TestSettings(t *testing.T) {
 	if t.Failed() {
 		t.Log(out)
 	}
-	// what it prints is a settings file
+	// its output is a settings file
 	again, stderr, code := harness.Run(t, harness.Options{}, "config", "print", "--config", write("printed.yaml", strings.ReplaceAll(out, "********", "x")))
 	if code != 0 || again == "" {
 		t.Errorf("config print of its own output: exit code %d: %s", code, stderr)
@@ -71,7 +71,7 @@ func TestSettings(t *testing.T) {
 		"bad variable":     {env: []string{"SMSHOOKS_DISPATCH_PARALLEL=many"}, want: []string{"dispatch.parallel", "SMSHOOKS_DISPATCH_PARALLEL"}},
 		"unknown key":      {args: []string{"--config", write("unknown.yaml", "retry:\n  windo: 1h\n")}, want: []string{"retry.windo", "unknown.yaml"}},
 		"bad value":        {args: []string{"--config", write("bad.yaml", "dispatch:\n  timeout: [1]\n")}, want: []string{"dispatch.timeout", "bad.yaml"}},
-		"no yaml":          {args: []string{"--config", write("no.yaml", "retry: {\n")}, want: []string{"no.yaml"}},
+		"not YAML":         {args: []string{"--config", write("no.yaml", "retry: {\n")}, want: []string{"no.yaml"}},
 		"no file":          {args: []string{"--config", filepath.Join(dir, "absent.yaml")}, want: []string{"absent.yaml"}},
 		"negative":         {args: []string{"--retry.schedule=-1s"}, want: []string{"retry.schedule"}},
 		"zero interval":    {args: []string{"--revocation.interval=0s"}, want: []string{"revocation.interval"}},
@@ -105,7 +105,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestTopics: check and ensure, and serve with topics that are wrong.
+// TestTopics runs topics check and ensure, and serve with wrong topics.
 func TestTopics(t *testing.T) {
 	t.Parallel()
 	b, r := harness.Kafka(t), harness.Redis(t)
@@ -184,14 +184,14 @@ func TestTopics(t *testing.T) {
 	}
 	for topic, what := range map[string]string{harness.Retry(bad.DLR, "1s"): "partition", harness.Retry(bad.Click, "1s"): "retention.ms", bad.Config: "cleanup.policy"} {
 		if !lineWith(stderr, topic, what) {
-			t.Errorf("check does not say what is wrong with %s (%s):\n%s", topic, what, stderr)
+			t.Errorf("check does not report what is wrong with %s (%s):\n%s", topic, what, stderr)
 		}
 	}
 	p = harness.Start(t, o)
 	if code := p.Wait(t, 20*time.Second); code != 1 || !lineWith(p.Log(), bad.Config, "cleanup.policy") {
 		t.Errorf("serve with bad topics: exit code %d\n%s", code, p.Log())
 	}
-	// topics.ensure lets serve make them
+	// with topics.ensure, serve creates them
 	o.Topics = harness.TopicsFor(t)
 	o.Args = append(o.Args, "--topics.ensure=true")
 	p = harness.StartReady(t, o)
@@ -209,7 +209,8 @@ func lineWith(text, topic, what string) bool {
 	return false
 }
 
-// TestKeys: keys create prints the key alone, which is stored as its hash; revoke writes a tombstone.
+// TestKeys checks that keys create prints only the key, which is stored as its hash, and that revoke writes a
+// tombstone.
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -256,7 +257,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestStop: a stop in order lets requests end within the grace; a second signal ends at once.
+// TestStop checks that requests may end within the grace, and that a second signal ends the process at once.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -271,18 +272,18 @@ func TestStop(t *testing.T) {
 	}
 	for _, r := range e.recv.Requests("/dlr/1") {
 		if took := r.End.Sub(r.Start); took < 1900*time.Millisecond {
-			t.Errorf("a request was cut after %v", took)
+			t.Errorf("a request was cut off after %v", took)
 		}
 	}
 	p = e.serve(t)
-	// what ended in the stop isn't sent again
+	// requests that ended during the stop are not sent again
 	e.emit(t, e.dlr(1, 4))
 	e.recv.WaitCount(t, "/dlr/1", 4, 5*time.Second)
 	e.recv.Quiet(t, 2500*time.Millisecond, 10*time.Second)
 	if n := e.recv.Count("/dlr/1"); n != 4 {
 		t.Errorf("%d requests, want 4", n)
 	}
-	// one request outlasts the grace: it is made again under its number
+	// a request that outlasts the grace is repeated under its number
 	e.emit(t, e.dlr(2, 1))
 	e.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
 	p.Signal(t, syscall.SIGINT)
@@ -310,7 +311,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestEmbedded: the same program without a Kafka and a Redis of its own.
+// TestEmbedded runs the program with its embedded Kafka and Redis.
 func TestEmbedded(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
@@ -337,7 +338,7 @@ func TestEmbedded(t *testing.T) {
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	// its data stay
+	// its data are kept
 	p = harness.StartReady(t, o)
 	_, broker, _ = nextSteps(t, p)
 	harness.ProduceMany(t, broker, []*kgo.Record{harness.Event("sms-dlr", 7, harness.DLRValue(7, 2))})

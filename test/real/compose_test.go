@@ -19,8 +19,8 @@ import (
 )
 
 // TestCompose brings up docker-compose.yml with an image built by `make image` and the Kafka, Redis and Prometheus of
-// test/stack, and sees an event of Kafka's console producer arrive at a receiver. Grafana is left out: Debian has no
-// package of it to build an image from, so the dashboards are asked for in TestDashboards.
+// test/stack, and checks that an event of Kafka's console producer arrives at a receiver. It leaves out Grafana, of
+// which Debian has no package to build an image from. TestDashboards tests the dashboards.
 func TestCompose(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
@@ -38,7 +38,7 @@ func TestCompose(t *testing.T) {
 	harness.Pass(time.Second)
 	all := got.all()
 	if len(all) != 1 || !strings.Contains(all[0], "POST /dlr evt_") || !strings.Contains(all[0], "4711") {
-		t.Errorf("the receiver got %q", all)
+		t.Errorf("the receiver received %q", all)
 	}
 	harness.Eventually(t, 30*time.Second, func() bool {
 		return strings.Contains(fetch("http://"+c.prometheus+`/api/v1/query?query=sum(smshooks_settled_total{fate="delivered"})`), `,"1"]`)
@@ -48,7 +48,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// lastly is text that is made when it is printed.
+// lastly is a text that is computed when it is printed.
 type lastly struct{ text func() string }
 
 func (l lastly) String() string { return l.text() }
@@ -111,7 +111,7 @@ func (c *composed) up(t *testing.T) {
 	c.compose(t, 5*time.Minute, "", "up", "-d", "kafka", "redis", "smshooks", "prometheus")
 }
 
-// compose runs docker compose with its input and gives what it prints.
+// compose runs docker compose with the given input and returns its output.
 func (c *composed) compose(t *testing.T, limit time.Duration, stdin string, args ...string) string {
 	t.Helper()
 	line := slices.Concat(c.tool, []string{"-p", c.project, "-f", filepath.Join(c.dir, "docker-compose.yml"), "-f", c.override}, args)
@@ -148,7 +148,7 @@ func (c *composed) setWebhook(t *testing.T, key, dlr string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// received is what came to the receiver: method, path, Webhook-Id and body of each request.
+// received holds method, path, Webhook-Id and body of each request to the receiver.
 type received struct {
 	mu    sync.Mutex
 	lines []string
@@ -179,7 +179,7 @@ func (c *composed) receive(t *testing.T) *received {
 	return got
 }
 
-// fetch gives the body of an answer, or the error.
+// fetch returns the body of a reply, or the error.
 func fetch(url string) string {
 	resp, err := http.Get(url)
 	if err != nil {

@@ -44,7 +44,7 @@ func TestDelivery(t *testing.T) {
 		"reply":             testReply,
 		"user removed":      testRemoved,
 	}
-	t.Run("case", func(t *testing.T) { // ends when the parallel ones have
+	t.Run("case", func(t *testing.T) { // returns when the parallel ones have ended
 		for name, test := range cases {
 			t.Run(name, func(t *testing.T) { test(t, e, p) })
 		}
@@ -131,7 +131,7 @@ func testURLAtAttempt(t *testing.T, e *env, _ *harness.Proc) {
 	e.emit(t, e.dlr(103, 1))
 	e.recv.WaitCount(t, "/dlr/103", 1, 5*time.Second)
 	e.configure(t, map[int64]harness.Webhook{103: {DLR: e.recv.URL("/dlr/103/new"), Auth: "new:secret"}})
-	// the second attempt may still go to the old URL, the third may not: 3 s later the change counts
+	// the second attempt may still go to the old URL, the third may not: 3 s later the change takes effect
 	got := e.recv.WaitCount(t, "/dlr/103/new", 1, 6*time.Second)[0]
 	if user, pass, ok := parseBasic(got.Header.Get("Authorization")); !ok || user != "new" || pass != "secret" {
 		t.Errorf("Authorization %q", got.Header.Get("Authorization"))
@@ -147,7 +147,7 @@ func testNotConfigured(t *testing.T, e *env, p *harness.Proc) {
 	before := p.Metrics(t)
 	e.emit(t, harness.Event(e.topics.Inbound, 110, harness.InboundValue(110, 1)), // has a dlr_url only
 		e.dlr(111, 1), // has no URL
-		e.dlr(777, 1)) // is not known
+		e.dlr(777, 1)) // is unknown
 	harness.Eventually(t, 5*time.Second, func() bool {
 		m := p.Metrics(t)
 		return m.Sum("smshooks_settled_total", "kind", "dlr", "fate", "not_configured")-before.Sum("smshooks_settled_total", "kind", "dlr", "fate", "not_configured") == 2 &&
@@ -193,10 +193,10 @@ func testFirstClick(t *testing.T, e *env, p *harness.Proc) {
 			t.Errorf("%s was sent", id)
 		}
 	}
-	// one of another user is another message
+	// the same id of another user is another message
 	e.emit(t, e.click(114, 1))
 	e.recv.WaitCount(t, "/click/114", 1, 5*time.Second)
-	// a first click that ends as a dead letter stays the first
+	// a first click that ends as a dead letter is still the first
 	e.recv.On("/click/115", harness.Status(500))
 	e.emit(t, e.click(115, 9))
 	wantHeaders(t, e.dead(t, 115, 1, 10*time.Second)[0], map[string]string{"kind": "click", "reason": "attempts_exhausted", "attempts": "3"})
@@ -318,7 +318,7 @@ func testOddJSON(t *testing.T, e *env, _ *harness.Proc) {
 		e.emit(t, harness.Event(e.topics.DLR, 118, `{"user_id":118,"extra":[{}],"sms":`+test.sms+`}`))
 		got := smsOf(t, e.recv.WaitCount(t, "/dlr/118", i+1, 5*time.Second)[i].Body)
 		if !strings.Contains(got, test.want) {
-			t.Errorf("%s\ngave %s\nwant %s", test.sms, got, test.want)
+			t.Errorf("%s\nbecame %s\nwant %s", test.sms, got, test.want)
 		}
 	}
 	if got := smsOf(t, e.recv.Requests("/dlr/118")[0].Body); !strings.Contains(got, `"cost":1e2,"parts":-0.50`) || !strings.Contains(got, `"to":4E+5`) {
@@ -327,7 +327,7 @@ func testOddJSON(t *testing.T, e *env, _ *harness.Proc) {
 	// a doubled user_id and doubled sms: the last counts
 	e.emit(t, harness.Event(e.topics.DLR, 118, `{"user_id":1,"sms":{"id":7,"text":"no"},"user_id":118,"sms":{"id":8}}`))
 	if got := smsOf(t, e.recv.WaitCount(t, "/dlr/118", 6, 5*time.Second)[5].Body); !strings.Contains(got, `"id":8`) || !strings.Contains(got, `"text":null`) {
-		t.Errorf("doubled keys gave %s", got)
+		t.Errorf("doubled keys: %s", got)
 	}
 }
 
@@ -363,7 +363,7 @@ func testFailures(t *testing.T, e *env, p *harness.Proc) {
 	}
 }
 
-// testReply: what an endpoint says beside its status does no harm.
+// testReply checks that nothing in a reply except its status matters.
 func testReply(t *testing.T, e *env, _ *harness.Proc) {
 	t.Parallel()
 	e.recv.On("/dlr/126", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
@@ -392,7 +392,7 @@ func testRemoved(t *testing.T, e *env, p *harness.Proc) {
 	harness.Eventually(t, 5*time.Second, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured") == before+1
 	}, "an event of a removed user is not configured")
-	// an unreadable document leaves the former one
+	// an unreadable document leaves the previous one in effect
 	e.configure(t, map[int64]harness.Webhook{127: {DLR: e.recv.URL("/dlr/127/again")}})
 	e.emit(t, harness.Event(e.topics.Config, 127, `{"user_id":127,"dlr_url":`))
 	settle(t)
@@ -400,7 +400,7 @@ func testRemoved(t *testing.T, e *env, p *harness.Proc) {
 	e.recv.WaitCount(t, "/dlr/127/again", 1, 5*time.Second)
 }
 
-// TestAny2xx: dispatch.success widens what counts as success.
+// TestAny2xx checks that dispatch.success extends the statuses that count as delivered.
 func TestAny2xx(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

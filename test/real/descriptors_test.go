@@ -13,12 +13,12 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// soonFor is within what time a first call is made, in the presence of any number of endpoints that hang: a second, by contract,
-// and one for its way through Kafka on a busy machine.
+// soonFor is the time limit for a first call while any number of endpoints hang: a second, by contract, and another one
+// for the way through Kafka on a busy machine.
 const soonFor = 2 * time.Second
 
-// TestHungEndpointsAndDescriptors: with 1,024 descriptors and 351 users whose server never answers, new users' receipts are
-// delivered at their first attempt, and soon.
+// TestHungEndpointsAndDescriptors checks that with 1,024 descriptors and 351 users whose server never answers, new
+// users' receipts are delivered soon, at their first attempt.
 func TestHungEndpointsAndDescriptors(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--overflow.delays=10s")
@@ -42,7 +42,7 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 		}
 	}
 	e.emit(t, load...)
-	// All that is left to those that hang is taken.
+	// The hanging endpoints have taken all slots that they can get.
 	most := p.WaitMetric(t, 30*time.Second, harness.AtLeast(300), "smshooks_in_flight_requests")
 	for user := int64(hung + 1); user <= hung+healthy; user++ {
 		began := time.Now()
@@ -55,15 +55,15 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 	}
 	m := p.Metrics(t)
 	if n := m.Sum("smshooks_local_errors_total"); n != 0 {
-		t.Errorf("%v requests met a process without descriptors", n)
+		t.Errorf("%v requests failed for lack of descriptors", n)
 	}
 	if n := m.Sum("smshooks_attempts_total", "result", "error"); n != 0 {
-		t.Errorf("%v attempts ended with an error of the network", n)
+		t.Errorf("%v attempts ended with a network error", n)
 	}
 }
 
-// TestFirstCallsAfterRestart: 3,000 endpoints hang. After a restart nothing is known of any endpoint, and the first call to a
-// new one is made within a second all the same.
+// TestFirstCallsAfterRestart lets 3,000 endpoints hang. After a restart nothing is known of any endpoint, but the first
+// call to a new one must still be made within a second.
 func TestFirstCallsAfterRestart(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--overflow.delays=10s", "--shutdown.grace=1s")
@@ -104,8 +104,8 @@ func TestFirstCallsAfterRestart(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsToTheAPI: with 300 descriptors, 400 idle connections to the API take none from deliveries, nor from
-// other clients of the API.
+// TestIdleConnectionsToTheAPI checks that with 300 descriptors, 400 idle connections to the API take none from
+// deliveries or from other clients of the API.
 func TestIdleConnectionsToTheAPI(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -142,14 +142,15 @@ func TestIdleConnectionsToTheAPI(t *testing.T) {
 		}
 	}
 	if n := p.Metrics(t).Sum("smshooks_local_errors_total"); n != 0 {
-		t.Errorf("%v requests met a process without descriptors", n)
+		t.Errorf("%v requests failed for lack of descriptors", n)
 	}
 	if strings.Contains(p.Log(), "too many open files") {
-		t.Error("the log says that there were too many open files")
+		t.Error("the log reports too many open files")
 	}
 }
 
-// TestServerThatClosesKeptConnections: a server that closes each connection 5 ms after its reply, unannounced, costs no attempt.
+// TestServerThatClosesKeptConnections checks that a server that closes each connection 5 ms after its reply,
+// unannounced, costs no attempt.
 func TestServerThatClosesKeptConnections(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.schedule=1h,1h")

@@ -12,8 +12,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestLargeRecords: a record that a source topic accepts must fit into the delay topics and the dead-letter topic, headers
-// and all.
+// TestLargeRecords checks that a record that a source topic accepts fits into the delay topics and the dead letter
+// topic, with its headers.
 func TestLargeRecords(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -21,10 +21,10 @@ func TestLargeRecords(t *testing.T) {
 	e.recv.On("/dlr/1", harness.Codes(500, 200))
 	p := e.serve(t)
 	cl := harness.Client(t, e.kafka.Addr, kgo.ProducerBatchMaxBytes(1<<20), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	const most = 1048588 - 120 // max.message.bytes as it is by default, less what a batch adds
+	const most = 1048588 - 120 // the default max.message.bytes, less the overhead of a batch
 	value := harness.DLRValue(1, 1)
 	pad := func(value string) []byte {
-		random := make([]byte, (most-len(value))/4*3) // so that no compression makes room
+		random := make([]byte, (most-len(value))/4*3) // random, so that it cannot be compressed
 		_, _ = rand.NewChaCha8([32]byte{}).Read(random)
 		noise := base64.StdEncoding.EncodeToString(random)
 		return []byte(strings.Replace(value, `"text":"Hi`, `"text":"`+noise, 1))
@@ -39,16 +39,17 @@ func TestLargeRecords(t *testing.T) {
 	e.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
 	d := e.dead(t, 1, 1, 10*time.Second)[0]
 	if string(d.Value) != string(poison.Value) {
-		t.Error("the dead letter is not the record")
+		t.Error("the dead letter differs from the record")
 	}
 	got := e.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second)
 	if string(got[1].Body) != string(got[0].Body) {
-		t.Error("the second body is not the first")
+		t.Error("the second body differs from the first")
 	}
 	p.WaitBalanced(t, 4, 10*time.Second)
 }
 
-// TestStaticMember: a member with a name that is killed gets its partitions back at once, long before its session ends.
+// TestStaticMember checks that a killed member with an instance id gets its partitions back at once, long before its
+// session ends.
 func TestStaticMember(t *testing.T) {
 	t.Parallel()
 	const users = 20
@@ -64,7 +65,7 @@ func TestStaticMember(t *testing.T) {
 		t.Errorf("ready again after %v", took)
 	}
 	e.recv.WaitCount(t, "", e.recv.Count("")+500, 20*time.Second)
-	// a restart in order keeps its partitions too
+	// a clean restart keeps its partitions, too
 	if code := b.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -77,7 +78,7 @@ func TestStaticMember(t *testing.T) {
 	wantNarrow(t, e, users)
 }
 
-// TestClickFlood: first clicks that go by way of the overflow topics stay first clicks.
+// TestClickFlood checks that first clicks stay first clicks in the overflow topics.
 func TestClickFlood(t *testing.T) {
 	t.Parallel()
 	const clicks = 300
@@ -102,7 +103,7 @@ func TestClickFlood(t *testing.T) {
 		t.Errorf("%v duplicates, want %d", n, clicks)
 	}
 	if m.Sum("smshooks_settled_total", "kind", "click", "fate", "overflow") == 0 {
-		t.Error("nothing overflowed: the test shows nothing")
+		t.Error("nothing overflowed: the test is meaningless")
 	}
 	seen := map[string]int{}
 	for _, r := range e.recv.Requests("/click/1") {
@@ -116,7 +117,7 @@ func TestClickFlood(t *testing.T) {
 	}
 }
 
-// TestRevocationRebalance: members join and leave in order around ticks: each id is sent exactly once.
+// TestRevocationRebalance lets members join and leave around ticks. Each id must be sent exactly once.
 func TestRevocationRebalance(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--topics.partitions=4")

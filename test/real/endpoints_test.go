@@ -16,12 +16,12 @@ import (
 
 const milliseconds = "2006-01-02T15:04:05.000Z"
 
-// receiptOf is a receipt with a status.
+// receiptOf returns a receipt with a status.
 func (e *env) receiptOf(user, sms int64, status string) *kgo.Record {
 	return harness.Event(e.topics.DLR, user, fmt.Sprintf(`{"user_id":%d,"sms":{"id":%d,"dlr_status":%q}}`, user, sms, status))
 }
 
-// statusOf returns the status of a message as a receiver knows it that accepts each receipt and applies it at once.
+// statusOf returns the status of a message at a receiver that accepts each receipt and applies it at once.
 func statusOf(t *testing.T, requests []harness.Request, sms int64) (status string) {
 	t.Helper()
 	for _, r := range requests {
@@ -32,9 +32,9 @@ func statusOf(t *testing.T, requests []harness.Request, sms int64) (status strin
 	return status
 }
 
-// TestLatestOrder: after an outage of the receiver, a retry of Pending comes due after Delivered was delivered. With
-// dlr_order latest it is not sent, and a receiver that applies statuses in the order of arrival ends right; without, it
-// ends wrong. While Redis is away, every receipt is attempted.
+// TestLatestOrder lets a retry of Pending come due, after an outage of the receiver, when Delivered was already
+// delivered. With dlr_order latest it must not be sent, so a receiver that applies statuses in order of arrival ends
+// with the right one; without it, with the wrong one. While Redis is unreachable, every receipt must be attempted.
 func TestLatestOrder(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), redis: harness.OwnRedis(t), topics: harness.TopicsFor(t)}
@@ -72,7 +72,7 @@ func TestLatestOrder(t *testing.T) {
 		t.Errorf("with latest the message ends as %s", got)
 	}
 	if got := statusOf(t, wrong, 1); got != `"Pending"` {
-		t.Errorf("without latest the message ends as %s: the test shows nothing", got)
+		t.Errorf("without latest the message ends as %s: the test is meaningless", got)
 	}
 	if n := e.recv.Count(path("dlr", 1)); n != 1 {
 		t.Errorf("%d requests with latest, want 1", n)
@@ -83,12 +83,12 @@ func TestLatestOrder(t *testing.T) {
 	e.redis.Stop(t)
 	all := e.recv.WaitCount(t, path("dlr", 1), 3, 20*time.Second)
 	if got := statusOf(t, all, 2); got != `"Pending"` {
-		t.Errorf("without Redis the last receipt is %s, want that each gets its attempts", got)
+		t.Errorf("without Redis the last receipt is %s, want attempts for each", got)
 	}
 	p.WaitMetric(t, 10*time.Second, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "superseded")
 }
 
-// endpointEvents returns a user's endpoint events: type and value, with ID and times of the headers checked.
+// endpointEvents returns type and value of a user's endpoint events, and checks the ids and times in their headers.
 func (e *env) endpointEvents(t *testing.T, user int64) (events []string) {
 	t.Helper()
 	for _, r := range of(harness.Consume(t, e.kafka.Addr, e.topics.Events), user) {
@@ -109,15 +109,15 @@ func (e *env) endpointEvents(t *testing.T, user int64) (events []string) {
 		}
 		at, err := time.Parse(milliseconds, harness.Header(r, "ce_time"))
 		if err != nil || r.Timestamp.Sub(at).Abs() > time.Minute {
-			t.Errorf("ce_time %q, but the record is of %v: %v", harness.Header(r, "ce_time"), r.Timestamp, err)
+			t.Errorf("ce_time %q, but the record was written at %v: %v", harness.Header(r, "ce_time"), r.Timestamp, err)
 		}
 		events = append(events, strings.TrimPrefix(harness.Header(r, "ce_type"), "smshooks.")+" "+string(r.Value))
 	}
 	return events
 }
 
-// TestEndpointEvents: an endpoint fails, its events die, the process is killed, and the endpoint works again at another
-// instance. webhook-events says so, byte for byte, and GET /v1/user/endpoints shows it meanwhile.
+// TestEndpointEvents lets an endpoint fail, its events die, the process be killed, and the endpoint work again at
+// another instance. webhook-events must record it, byte for byte, and GET /v1/user/endpoints must show it.
 func TestEndpointEvents(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -157,7 +157,7 @@ func TestEndpointEvents(t *testing.T) {
 	if got := decode(events[0], "endpoint.failing", &first); got != value(first.Since, 1) {
 		t.Errorf("failing: %s", got)
 	}
-	// Two attempts of the same millisecond are listed a millisecond apart.
+	// Two attempts in the same millisecond are listed a millisecond apart.
 	if oldest := listed[len(listed)-1].Time; first.Since != oldest && first.Since != listed[len(listed)-2].Time {
 		t.Errorf("failing since %s, but the first attempt was at %s", first.Since, oldest)
 	}
@@ -194,7 +194,7 @@ func TestEndpointEvents(t *testing.T) {
 		t.Errorf("events %q", events)
 	}
 	if events = e.endpointEvents(t, 2); len(events) != 0 {
-		t.Errorf("events of an endpoint that works: %q", events)
+		t.Errorf("events of a working endpoint: %q", events)
 	}
 	ask(t, p, http.MethodGet, key, "/v1/user/endpoints", "", &endpoints)
 	if want := `[{"kind":"dlr","host":"127.0.0.1","state":"ok","since":null,"failure":null}` + rest; string(endpoints) != want {

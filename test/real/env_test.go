@@ -1,5 +1,5 @@
-// Package real_test checks the contract as customers and operators see it: a real Kafka, a real Redis,
-// the program as a child process, and the customers' web server as the judge.
+// Package real_test checks the contract from the view of customers and operators: with a real Kafka, a real Redis, the
+// program as a child process, and the customers' web server as the judge.
 package real_test
 
 import (
@@ -24,17 +24,17 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
-// partitions every test topic has.
+// partitions of every test topic.
 const partitions = 2
 
-// changeTakes is within what time a change of settings counts, by contract.
+// changeTakes is the time within which a change of settings takes effect, by contract.
 const changeTakes = time.Second
 
 // late is how much later than due an attempt may start, by contract.
 const late = time.Second
 
-// quick are settings that turn the contract's hours and minutes into seconds. They are environment variables, so that
-// a test's flags win.
+// quick returns settings that turn the contract's hours and minutes into seconds. They are environment variables, so
+// that a test's flags override them.
 func quick() []string {
 	return []string{
 		"SMSHOOKS_RETRY_SCHEDULE=1s,2s", "SMSHOOKS_OVERFLOW_DELAYS=1s,3s,10s", "SMSHOOKS_REVOCATION_INTERVAL=2s",
@@ -42,7 +42,7 @@ func quick() []string {
 	}
 }
 
-// env is the environment of one test: topics of its own on the shared servers, and a receiver.
+// env is the environment of one test: its own topics on the shared servers, and a receiver.
 type env struct {
 	kafka  *harness.Broker
 	redis  *harness.RedisServer
@@ -71,7 +71,7 @@ func (e *env) ensure(t testing.TB) string {
 	return harness.Ensure(t, e.options())
 }
 
-// options are those of a member, its own flags last.
+// options returns the options of a member, with its own flags last.
 func (e *env) options(flags ...string) harness.Options {
 	args := append(append([]string(nil), e.flags...), flags...)
 	return harness.Options{Brokers: e.kafka.Addr, RedisAddr: e.redis.Addr, Topics: e.topics, Args: args, Env: quick()}
@@ -83,7 +83,7 @@ func (e *env) serve(t testing.TB, flags ...string) *harness.Proc {
 	return harness.StartReady(t, e.options(flags...))
 }
 
-// configure writes settings of users; it doesn't wait until they count.
+// configure writes settings of users. It does not wait until they take effect.
 func (e *env) configure(t testing.TB, users map[int64]harness.Webhook) {
 	t.Helper()
 	var records []*kgo.Record
@@ -93,7 +93,7 @@ func (e *env) configure(t testing.TB, users map[int64]harness.Webhook) {
 	harness.ProduceMany(t, e.kafka.Addr, records)
 }
 
-// all gives a user one URL per kind: /dlr, /click, /inbound, /revoke and the user's id after it.
+// all returns a user's settings with a URL per kind: /dlr, /click, /inbound or /revoke, followed by the user's id.
 func (e *env) all(user int64, auth string) harness.Webhook {
 	at := func(kind string) string { return e.recv.URL(path(kind, user)) }
 	return harness.Webhook{DLR: at("dlr"), Click: at("click"), Inbound: at("inbound"), Revoke: at("revoke"), Auth: auth}
@@ -101,7 +101,7 @@ func (e *env) all(user int64, auth string) harness.Webhook {
 
 func path(kind string, user int64) string { return fmt.Sprintf("/%s/%d", kind, user) }
 
-// emit writes events and gives them with their offsets.
+// emit writes events and returns them with their offsets.
 func (e *env) emit(t testing.TB, records ...*kgo.Record) []*kgo.Record {
 	t.Helper()
 	harness.ProduceMany(t, e.kafka.Addr, records)
@@ -120,10 +120,10 @@ func (e *env) revocation(user int64, api, campaign []int64) *kgo.Record {
 	return harness.Event(e.topics.Revocation, user, harness.RevocationValue(user, api, campaign))
 }
 
-// identity is the stable identity of the event of a source record.
+// identity returns the identity of the event of a source record.
 func identity(r *kgo.Record) string { return harness.Identity(r) }
 
-// smsOf reads the JSON out of a form body.
+// smsOf returns the JSON in a form body.
 func smsOf(t testing.TB, body []byte) string {
 	t.Helper()
 	text, ok := strings.CutPrefix(string(body), "sms=")
@@ -137,7 +137,7 @@ func smsOf(t testing.TB, body []byte) string {
 	return plain
 }
 
-// field reads one field of an sms object as its JSON text.
+// field returns the JSON text of a field of an sms object.
 func field(t testing.TB, body []byte, name string) string {
 	t.Helper()
 	var sms map[string]json.RawMessage
@@ -147,7 +147,7 @@ func field(t testing.TB, body []byte, name string) string {
 	return string(sms[name])
 }
 
-// golden reads one file of the contract's examples.
+// golden reads a file of the contract's examples.
 func golden(t testing.TB, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "..", "pkg", "webhook", "testdata", name))
@@ -157,7 +157,7 @@ func golden(t testing.TB, name string) []byte {
 	return bytes.TrimRight(data, "\n")
 }
 
-// settle lets time pass in which a change of settings takes effect.
+// settle waits until a change of settings has taken effect.
 func settle(t testing.TB) {
 	t.Helper()
 	from := time.Now()
@@ -165,7 +165,7 @@ func settle(t testing.TB) {
 	harness.Pass(harness.Slack(from))
 }
 
-// waitCommitted waits until all records of topics are settled and that is committed.
+// waitCommitted waits until all records of topics are settled and committed.
 func (e *env) waitCommitted(t testing.TB, topics ...string) {
 	t.Helper()
 	adm := kadm.NewClient(harness.Client(t, e.kafka.Addr))
@@ -187,7 +187,7 @@ func (e *env) waitCommitted(t testing.TB, topics ...string) {
 	}, "all of %v is committed", topics)
 }
 
-// of keeps the records of a user.
+// of returns the records of a user.
 func of(records []*kgo.Record, user int64) []*kgo.Record {
 	var mine []*kgo.Record
 	for _, r := range records {
@@ -198,7 +198,7 @@ func of(records []*kgo.Record, user int64) []*kgo.Record {
 	return mine
 }
 
-// waitStored waits until a topic holds n records of a user, and gives them.
+// waitStored waits until a topic holds n records of a user, and returns them.
 func (e *env) waitStored(t testing.TB, topic string, user int64, n int, timeout time.Duration) []*kgo.Record {
 	t.Helper()
 	var mine []*kgo.Record
@@ -218,7 +218,7 @@ func (e *env) dead(t testing.TB, user int64, n int, timeout time.Duration) []*kg
 	return e.waitStored(t, e.topics.DeadLetter, user, n, timeout)
 }
 
-// wantHeaders compares smshooks' headers of a record; "" wants an absent one.
+// wantHeaders compares smshooks' headers of a record; "" stands for an absent one.
 func wantHeaders(t testing.TB, r *kgo.Record, want map[string]string) {
 	t.Helper()
 	for name, value := range want {
@@ -228,7 +228,7 @@ func wantHeaders(t testing.TB, r *kgo.Record, want map[string]string) {
 	}
 }
 
-// headerTime reads a header that is a time: RFC 3339 with milliseconds.
+// headerTime parses a header that is a time: RFC 3339 with milliseconds.
 func headerTime(t testing.TB, r *kgo.Record, name string) time.Time {
 	t.Helper()
 	text := harness.Header(r, "smshooks-"+name)
@@ -242,7 +242,7 @@ func headerTime(t testing.TB, r *kgo.Record, name string) time.Time {
 	return at
 }
 
-// numbers gives n consecutive numbers.
+// numbers returns n consecutive numbers.
 func numbers(from int64, n int) []int64 {
 	list := make([]int64, n)
 	for i := range list {
@@ -251,7 +251,7 @@ func numbers(from int64, n int) []int64 {
 	return list
 }
 
-// Short names of what behaviours are made of, and of signals.
+// Short names for use in behaviours, and of signals.
 type (
 	httpWriter  = http.ResponseWriter
 	httpRequest = http.Request

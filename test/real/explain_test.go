@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// explained is what explain prints.
+// explained is the output of explain.
 type explained struct {
 	ID          string  `json:"id"`
 	UserID      int64   `json:"user_id"`
@@ -55,7 +55,7 @@ func (e *env) explain(t testing.TB, args ...string) (list []explained, took time
 	return list, took
 }
 
-// TestExplainMillion searches a partition with 1,000,000 records, as a day's traffic leaves it.
+// TestExplainMillion searches a partition with 1,000,000 records, like those of a day.
 func TestExplainMillion(t *testing.T) {
 	harness.Need(t)
 	const records, chunk = 1_000_000, 50_000
@@ -69,7 +69,7 @@ func TestExplainMillion(t *testing.T) {
 		}
 		harness.ProduceMany(t, e.kafka.Addr, batch)
 	}
-	user := int64(43) // of the ten, one whose key belongs to the partition
+	user := int64(43) // one of the ten whose key belongs to the partition
 	wanted := harness.Event(e.topics.DLR, user, harness.DLRValue(user, 777_777_777))
 	wanted.Partition = 0
 	e.emit(t, wanted)
@@ -113,7 +113,7 @@ func TestExplain(t *testing.T) {
 		harness.Eventually(t, 20*time.Second, func() bool {
 			found, _ = e.explain(t, args...)
 			return len(found) == 1 && found[0].State == want && found[0].Attempts == attempts && found[0].Copies[0].Committed
-		}, "explain %v says %s", args, want)
+		}, "explain %v prints %s", args, want)
 		return found[0]
 	}
 	ids, positions := send("--user", strconv.Itoa(good), "--count", "3", "--rate", "100")

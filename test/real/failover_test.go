@@ -13,10 +13,10 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// spare is the path of a user's failover URL.
+// spare returns the path of a user's failover URL.
 func spare(user int64) string { return fmt.Sprintf("/spare/%d", user) }
 
-// withSpare is a user's document with a failover URL for receipts.
+// withSpare returns a user's document with a failover URL for receipts.
 func (e *env) withSpare(t testing.TB, user int64, auth string) *kgo.Record {
 	t.Helper()
 	r := harness.WebhookRecord(t, e.topics.Config, user, e.all(user, auth))
@@ -34,7 +34,8 @@ type delivery struct {
 	Failover *bool
 }
 
-// TestFailover: when the first URL fails, the failover URL is called at once, under the same number. Both are one attempt.
+// TestFailover checks that the failover URL is called at once if the first URL fails, under the same number, as one
+// attempt.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--dispatch.timeout=2s")
@@ -105,7 +106,7 @@ func testFailoverSucceeds(t *testing.T, e *env, p *harness.Proc, key string) {
 		o.ID != identity(r) || o.Attempt != 1 || o.Status != "failed" || *o.HTTPCode != 503 || *o.Error != "http 503" || o.Failover != nil {
 		t.Errorf("the list of deliveries is %+v", log)
 	}
-	// Tests go to the first URL alone, and so does what succeeds there.
+	// Tests, and events that succeed there, go only to the first URL.
 	if status := post(t, p.Addr, key, "/v1/user/test-webhook", ""); status != http.StatusOK {
 		t.Errorf("test-webhook: %d", status)
 	}
@@ -141,7 +142,8 @@ func testFailoverFails(t *testing.T, e *env, p *harness.Proc) {
 	p.WaitMetric(t, 15*time.Second, harness.Exactly(3), "smshooks_failover_total", "kind", "dlr", "result", "failed")
 }
 
-// testFailoverSlots: neither URL sees more than three requests at a time, and every event gets its attempt.
+// testFailoverSlots checks that neither URL receives more than three requests at a time, and that every event gets its
+// attempt.
 func testFailoverSlots(t *testing.T, e *env, user int64, first, second harness.Behaviour) {
 	e.recv.On(path("dlr", user), first)
 	e.recv.On(spare(user), second)
@@ -163,8 +165,8 @@ func testFailoverSlots(t *testing.T, e *env, user int64, first, second harness.B
 	e.recv.On(path("dlr", user), harness.Status(200)) // the rest is delivered
 }
 
-// TestFailoverInARebalance: an instance is stopped while a second request hangs. The next owner makes the attempt again,
-// under the same number, and nothing is lost.
+// TestFailoverInARebalance stops an instance while a second request hangs. The next owner must repeat the attempt under
+// the same number, and nothing may be lost.
 func TestFailoverInARebalance(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--dispatch.timeout=30s", "--shutdown.grace=3s")

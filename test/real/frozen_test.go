@@ -9,8 +9,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestFrozenMember stops a member with requests in flight for longer than its session, so that another takes over its
-// partitions, and lets it go on: it sends nothing that the other one sends, too, and joins again.
+// TestFrozenMember stops a member with requests in flight for longer than its session, so that another one takes over
+// its partitions, and resumes it. It must not send what the other one sends, and must rejoin.
 func TestFrozenMember(t *testing.T) {
 	const users = 20
 	e := newEnv(t, "--kafka.session_timeout=3s", "--dispatch.timeout=2s")
@@ -39,9 +39,9 @@ func TestFrozenMember(t *testing.T) {
 	harness.Eventually(t, 30*time.Second, func() bool { return len(requestsOf(e)) >= len(events) }, "all %d events delivered", len(events))
 	wantNarrow(t, e, users)
 	if !strings.Contains(first.Log(), "the process was suspended") {
-		t.Error("the stop was not noticed")
+		t.Error("the suspension was not noticed")
 	}
-	// Repeated is what was in flight, or not committed, when the member was stopped.
+	// What was in flight or not committed when the member was stopped is repeated.
 	again := 0
 	for _, n := range requestsOf(e) {
 		again += n - 1

@@ -18,10 +18,10 @@ type load struct {
 	done chan struct{}
 
 	mu    sync.Mutex
-	acked []string // identities of what the broker has
+	acked []string // identities of the acknowledged events
 }
 
-// startLoad writes a batch of one event for each user every pause, until it is stopped.
+// startLoad writes a batch with one event for each user, repeatedly with a pause, until it is stopped.
 func startLoad(t testing.TB, e *env, users int64, pause time.Duration) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -55,7 +55,7 @@ func startLoad(t testing.TB, e *env, users int64, pause time.Duration) *load {
 	return l
 }
 
-// end stops the load and gives the identities of all its events.
+// end stops the load and returns the identities of all its events.
 func (l *load) end() []string {
 	l.stop()
 	<-l.done
@@ -99,7 +99,7 @@ func sums(t testing.TB, members ...*harness.Proc) (consumed, settled, buffered f
 	return consumed, settled, buffered
 }
 
-// count tells how often each attempt of each event was received: "identity attempt".
+// count returns how often each attempt of each event was received, by "identity attempt".
 func count(e *env) map[string]int {
 	n := map[string]int{}
 	for _, r := range e.recv.Requests("") {
@@ -108,7 +108,7 @@ func count(e *env) map[string]int {
 	return n
 }
 
-// succeeded tells how often each event got a 200.
+// succeeded returns how often each event got a 200.
 func succeeded(e *env) map[string]int {
 	n := map[string]int{}
 	for _, r := range e.recv.Requests("") {
@@ -129,14 +129,14 @@ func wantNarrow(t *testing.T, e *env, users int64) {
 	}
 }
 
-// TestGroupRebalance: members join and leave in order under load. Nothing is lost, nothing is sent twice, the ledger
-// balances over the members, and three requests per endpoint stay the limit over the whole group.
+// TestGroupRebalance lets members join and leave under load. Nothing may be lost or sent twice, the ledger must balance
+// across the members, and the whole group must send at most three requests at a time to an endpoint.
 func TestGroupRebalance(t *testing.T) {
 	t.Parallel()
 	rebalance(t, newEnv(t, "--topics.partitions=6"))
 }
 
-// TestGroupRebalanceByBrokers: the same with the group protocol of KIP-848.
+// TestGroupRebalanceByBrokers does the same with the group protocol of KIP-848.
 func TestGroupRebalanceByBrokers(t *testing.T) {
 	t.Parallel()
 	rebalance(t, newEnv(t, "--topics.partitions=6", "--kafka.group_protocol=consumer"))
@@ -152,7 +152,7 @@ func rebalance(t *testing.T, e *env) {
 	from := e.recv.Count("")
 	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
 	c.WaitMetric(t, 30*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
-	// the ledger over all three, when all is settled
+	// the ledger of all three, once all records are settled
 	events := l.end()
 	settledAll := func() bool {
 		consumed, settled, buffered := sums(t, a, b, c)
@@ -182,7 +182,7 @@ func rebalance(t *testing.T, e *env) {
 	for what, n := range count(e) {
 		if n > 1 {
 			if twice++; twice < 10 {
-				t.Errorf("%s came %d times", what, n)
+				t.Errorf("%s was received %d times", what, n)
 			}
 		}
 	}
@@ -199,8 +199,8 @@ func rebalance(t *testing.T, e *env) {
 	}
 }
 
-// TestGroupFrozen: a member that is frozen loses its partitions and, thawed, sends nothing of them any more but what
-// it had begun.
+// TestGroupFrozen checks that a frozen member loses its partitions and, once it resumes, only ends the requests that it
+// had begun.
 func TestGroupFrozen(t *testing.T) {
 	t.Parallel()
 	const users = 30

@@ -13,10 +13,10 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// healthy endpoints stand beside the one that hangs.
+// healthy is the number of healthy endpoints beside the one that hangs.
 const healthy = 400
 
-// TestIsolation: one endpoint hangs with a backlog that is larger than its queue; the others don't notice.
+// TestIsolation has an endpoint that hangs with a backlog larger than its queue. The others must not be affected.
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	const hung, slow, hungEvents, slowEvents = 1000, 1001, 1500, 600
@@ -82,7 +82,7 @@ func TestIsolation(t *testing.T) {
 	}
 	checkOverflow(t, e, hung, began)
 
-	// the endpoint comes back: every event that is not dead gets through, none under a number above 3
+	// the endpoint recovers: every event that is not dead is delivered, none under a number above 3
 	e.recv.On(path("dlr", hung), harness.Status(200))
 	harness.Eventually(t, 60*time.Second, func() bool { return len(delivered(e, path("dlr", hung))) >= hungEvents }, "all events of the endpoint that hung")
 	for _, r := range e.recv.Requests(path("dlr", hung)) {
@@ -98,8 +98,8 @@ func TestIsolation(t *testing.T) {
 	p.WaitBalanced(t, 1, 30*time.Second)
 }
 
-// widest is the largest number of requests that were really made at once. A receiver hears of a client's time-out a
-// moment after the client, who may have begun its next request by then.
+// widest returns the largest number of concurrent requests. A receiver notices a client's timeout a moment after the
+// client, which may have begun its next request by then.
 func widest(requests []harness.Request) int {
 	const hears = 50 * time.Millisecond
 	type edge struct {
@@ -165,7 +165,7 @@ func answered(e *env, at string) int {
 	return n
 }
 
-// delivered gives how often each event got an answer in time.
+// delivered returns how often each event got an answer in time.
 func delivered(e *env, at string) map[string]int {
 	ids := map[string]int{}
 	for _, r := range e.recv.Requests(at) {
@@ -176,7 +176,7 @@ func delivered(e *env, at string) map[string]int {
 	return ids
 }
 
-// checkOverflow: what an endpoint's queue could not hold is in overflow topics, no attempt counted.
+// checkOverflow checks that events beyond an endpoint's queue are in overflow topics, with no attempt counted.
 func checkOverflow(t *testing.T, e *env, user int64, began time.Time) {
 	t.Helper()
 	n := 0
@@ -197,7 +197,7 @@ func checkOverflow(t *testing.T, e *env, user int64, began time.Time) {
 		n += len(mine)
 		t.Logf("%d records in overflow %s, stored at most %v after the decision", len(mine), tier, stored)
 		if stored > 2*time.Second+harness.Slack(began) {
-			t.Errorf("a record came into overflow %s %v late", tier, stored)
+			t.Errorf("a record was stored in overflow %s %v late", tier, stored)
 		}
 	}
 	if n == 0 {
@@ -205,20 +205,20 @@ func checkOverflow(t *testing.T, e *env, user int64, began time.Time) {
 	}
 }
 
-// wantNoOverlap: requests of one message never overlap.
+// wantNoOverlap checks that requests of one message do not overlap.
 func wantNoOverlap(t *testing.T, requests []harness.Request) {
 	t.Helper()
 	last := map[string]harness.Request{}
 	for _, r := range requests {
 		id := field(t, r.Body, "id")
 		if before, ok := last[id]; ok && (before.End.IsZero() || r.Start.Before(before.End.Add(-20*time.Millisecond))) {
-			t.Errorf("message %s: an attempt began %v before the one before it ended", id, before.End.Sub(r.Start))
+			t.Errorf("message %s: an attempt began %v before the previous one ended", id, before.End.Sub(r.Start))
 		}
 		last[id] = r
 	}
 }
 
-// wantNumbered: the attempts of an event are numbered 1, 2, 3 without a gap or a repetition.
+// wantNumbered checks that the attempts of an event are numbered 1, 2, 3 without gaps or repetitions.
 func wantNumbered(t *testing.T, requests []harness.Request) {
 	t.Helper()
 	count := map[string]int{}
@@ -226,13 +226,13 @@ func wantNumbered(t *testing.T, requests []harness.Request) {
 		id := r.Header.Get("Webhook-Id")
 		count[id]++
 		if r.Header.Get("Webhook-Attempt") != strconv.Itoa(count[id]) {
-			t.Errorf("%s: request %d says attempt %s", id, count[id], r.Header.Get("Webhook-Attempt"))
+			t.Errorf("%s: request %d is attempt %s", id, count[id], r.Header.Get("Webhook-Attempt"))
 		}
 	}
 }
 
-// TestOrder: events of one message go out in the order of their offsets, one at a time, whatever their endpoint does,
-// and also while the user is not known in memory yet.
+// TestOrder checks that events of one message are sent in the order of their offsets, one at a time, whatever their
+// endpoint does, and also while the user is not in memory yet.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -274,7 +274,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestManyHang: a tenth of a thousand endpoints hangs; each gets its attempts, and the others their events at once.
+// TestManyHang lets 100 of 1,000 endpoints hang. Each must get its attempts, and the others must get their events at
+// once.
 func TestManyHang(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.schedule=1s")

@@ -13,8 +13,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestLagAgreesWithKafkasTool holds smshooks_group_lag_records of every partition against kafka-consumer-groups, with
-// requests that hang, records that wait and partitions that nothing was ever written to.
+// TestLagAgreesWithKafkasTool compares smshooks_group_lag_records of every partition with kafka-consumer-groups, with
+// requests that hang, delayed records and empty partitions.
 func TestLagAgreesWithKafkasTool(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.schedule=1h,1h", "--overflow.delays=1h", "--dispatch.timeout=2m", "--kafka.session_timeout=6s", "--shutdown.grace=1s")
@@ -49,16 +49,16 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 		m, n := a.Metrics(t), b.Metrics(t)
 		return m.Sum("smshooks_group_lag_records", "topic", e.topics.DLR) == 0 && m.Sum("smshooks_group_lag_records", "topic", e.topics.Click) >= 150 &&
 			m.Sum("smshooks_retry_waiting_records", "topic", harness.Retry(e.topics.DLR, "1h")) == 160 &&
-			// of 160 that hang 12 are in flight, and the rest does not wait longer than 15 s in a queue
+			// of 160 that hang 12 are in flight, and the others wait at most 15 s in a queue
 			m.Sum("smshooks_retry_waiting_records", "topic", harness.Overflow(e.topics.Click, "1h")) == 148 &&
 			n.Sum("smshooks_group_lag_records") == m.Sum("smshooks_group_lag_records")
-	}, "the load is settled, parked or hangs")
+	}, "all events are settled, delayed or hang")
 	harness.Eventually(t, 30*time.Second, func() bool {
 		was := figures()
 		harness.Pass(3 * time.Second) // longer than between two measurements
 		before = figures()
 		return fmt.Sprint(was) == fmt.Sprint(before)
-	}, "the figures stand still")
+	}, "the figures no longer change")
 
 	told := consumerGroups(t, e)
 	if len(told) != len(before) || len(told) == 0 {
@@ -67,26 +67,26 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 	behind := 0
 	for labels, lag := range before {
 		tool, ok := told[labels]
-		if tool == "-" { // nothing is committed: the tool has no figure
+		if tool == "-" { // nothing is committed: the tool shows no lag
 			tool = "0"
 		}
 		if !ok || tool != lag {
-			t.Errorf("%s: the metric says %s, Kafka's tool %q", labels, lag, told[labels])
+			t.Errorf("%s: the metric is %s, Kafka's tool shows %q", labels, lag, told[labels])
 		}
 		if lag != "0" {
 			behind++
 		}
 	}
 	if behind < 2 {
-		t.Errorf("only %d partitions are behind: the comparison says little", behind)
+		t.Errorf("only %d partitions are behind: the comparison is meaningless", behind)
 	}
 	if after := figures(); fmt.Sprint(after) != fmt.Sprint(before) {
-		t.Errorf("the figures moved meanwhile: %v, %v", before, after)
+		t.Errorf("the figures changed meanwhile: %v, %v", before, after)
 	}
 }
 
-// consumerGroups runs Kafka's own tool and gives the lag by the metric's labels, as text. The tool runs in a container
-// of its own: inside the broker's the advertised address leads nowhere.
+// consumerGroups runs Kafka's own tool and returns the lag as text, by the metric's labels. The tool runs in its own
+// container, because the advertised address is not reachable inside the broker's.
 func consumerGroups(t *testing.T, e *env) map[string]string {
 	t.Helper()
 	image := os.Getenv("SMSHOOKS_TEST_KAFKA_IMAGE")

@@ -16,8 +16,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestRecordsOfAnySize: what a source takes fits into the topics behind it, with its headers; where it does not, the check,
-// the log and /readyz name the topic and the setting.
+// TestRecordsOfAnySize checks that a record that a source accepts fits into the topics behind it, with its headers. If
+// it does not, topics check, the log and /readyz must name the topic and the setting.
 func TestRecordsOfAnySize(t *testing.T) {
 	t.Parallel()
 	b := harness.Kafka(t)
@@ -30,11 +30,11 @@ func TestRecordsOfAnySize(t *testing.T) {
 	need := strconv.Itoa(8<<20 + 16<<10)
 	for _, topic := range []string{e.topics.DeadLetter, harness.Retry(e.topics.DLR, "1s")} {
 		if code != 1 || !lineWith(stderr, topic, "max.message.bytes=1048588") || !lineWith(stderr, topic, need) {
-			t.Errorf("check: exit code %d, and it does not say what %s needs:\n%s", code, topic, stderr)
+			t.Errorf("check: exit code %d, and no line about what %s needs:\n%s", code, topic, stderr)
 		}
 	}
 	if !strings.Contains(stderr, "type: smshooks topics ensure --kafka.brokers="+b.Addr+"\n") {
-		t.Errorf("the advice does not say where:\n%s", stderr)
+		t.Errorf("the advice lacks the brokers:\n%s", stderr)
 	}
 	e.begin(t, []string{"--overflow.delays=1s"})
 	_, stderr, code = harness.Run(t, e.options(), "topics", "check")
@@ -46,7 +46,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 	if !strings.Contains(p.Log(), "replication factor 1") {
 		t.Error("the log does not warn of replication factor 1")
 	}
-	answer := make(chan int, 8) // to the attempts, 200 when none is left
+	answer := make(chan int, 8) // status of the attempts, 200 when none is left
 	e.recv.On("/dlr/1", func(rw http.ResponseWriter, _ *http.Request, _ harness.Request) {
 		select {
 		case status := <-answer:
@@ -71,7 +71,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 	for _, d := range dead {
 		wantHeaders(t, d, map[string]string{"reason": "invalid_record"})
 		if want[harness.Header(d, "smshooks-origin")] != string(d.Value) {
-			t.Errorf("dead letter of %s: %d bytes are not those of its record", harness.Header(d, "smshooks-origin"), len(d.Value))
+			t.Errorf("dead letter of %s: its %d bytes differ from the record", harness.Header(d, "smshooks-origin"), len(d.Value))
 		}
 	}
 	got := e.recv.WaitCount(t, "/dlr/1", 2, 20*time.Second)
@@ -79,11 +79,11 @@ func TestRecordsOfAnySize(t *testing.T) {
 		t.Errorf("the second request: %v", got[1].Header)
 	}
 
-	// Somebody lowers the limit while the service runs.
+	// The limit is lowered while the service runs.
 	retry := harness.Retry(e.topics.DLR, "1s")
 	limit(t, b.Addr, retry, 1_048_588)
 	answer <- http.StatusServiceUnavailable
-	noise := make([]byte, 3<<20) // of letters that do not compress below the limit
+	noise := make([]byte, 3<<20) // random letters, which do not compress below the limit
 	for i, x := 0, uint32(1); i < len(noise); i++ {
 		x = x*1664525 + 1013904223
 		noise[i] = 'A' + byte(x>>24)%32
@@ -114,8 +114,8 @@ func produceLarge(t *testing.T, brokers string, records ...*kgo.Record) {
 	}
 }
 
-// limit lowers max.message.bytes of a topic and waits until the broker refuses larger records: it applies a setting some
-// time after it has accepted it. The records that it takes until then are not readable as events.
+// limit lowers max.message.bytes of a topic and waits until the broker refuses larger records, since a setting takes
+// effect some time after it was accepted. The records stored until then are not valid events.
 func limit(t *testing.T, brokers, topic string, bytes int) {
 	t.Helper()
 	text := strconv.Itoa(bytes)

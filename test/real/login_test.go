@@ -46,7 +46,7 @@ func newTokenServer(t *testing.T) *tokenServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", ":0") // the broker's container reaches it at the address of its bridge
+	l, err := net.Listen("tcp", ":0") // the broker's container reaches it at the address of the bridge
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func sign(key *rsa.PrivateKey, life time.Duration) string {
 	return signed
 }
 
-// loginEnv is a broker with all logins, a token server, and the files of both.
+// loginEnv is a broker that accepts all logins, a token server, and the files of both.
 type loginEnv struct {
 	broker *harness.LoginBroker
 	tokens *tokenServer
@@ -139,7 +139,7 @@ func (l *loginEnv) env(t *testing.T, addr string, flags ...string) *env {
 	return e
 }
 
-// TestKafkaLogins logs the program in to a real broker in each way that managed clusters offer.
+// TestKafkaLogins logs in to a real broker with each mechanism that managed clusters offer.
 func TestKafkaLogins(t *testing.T) {
 	t.Parallel()
 	l := newLoginEnv(t)
@@ -203,7 +203,7 @@ func TestKafkaLogins(t *testing.T) {
 		}
 		renew(sign(stranger, time.Hour))
 		if _, stderr, code := harness.Run(t, e.options(), "topics", "check"); code != 1 || !strings.Contains(stderr, "kafka.sasl.") {
-			t.Errorf("a stranger's token: exit code %d, %s", code, stderr)
+			t.Errorf("a token with an unknown key: exit code %d, %s", code, stderr)
 		}
 	})
 }
@@ -231,7 +231,7 @@ func TestKafkaClientCertificate(t *testing.T) {
 	e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
 	replace(time.Now().Add(time.Hour))
 	harness.Eventually(t, 2*life, func() bool { return time.Now().After(ends) }, "the first certificate has expired")
-	l.broker.Kill(t) // all connections are opened again
+	l.broker.Kill(t) // all connections are reopened
 	l.broker.Start(t)
 	e.emit(t, e.dlr(1, 2))
 	e.recv.WaitCount(t, path("dlr", 1), 2, 60*time.Second)

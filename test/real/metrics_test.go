@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestMetrics: every metric of the contract is there from the start, and says what it should.
+// TestMetrics checks that every metric of the contract exists from the start and has the right value.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -48,7 +48,7 @@ func TestMetrics(t *testing.T) {
 	if n := m.Sum("smshooks_config_users"); n != 2 {
 		t.Errorf("%v users, want 2", n)
 	}
-	// It is measured every five seconds, and the settings may have come just after.
+	// It is measured every five seconds, and the settings may have arrived just after.
 	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_config_lag_records") == 0 }, "no config records behind")
 
 	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(2, 1), e.dlr(2, 2), e.dlr(2, 3), e.dlr(2, 4))

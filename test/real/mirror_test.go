@@ -26,15 +26,15 @@ const (
 	mirrorHealthy = 1 // delivered at once
 	mirrorFailing = 2 // the first attempt fails
 	mirrorClicks  = 3 // two clicks of each message
-	mirrorNobody  = 9 // without settings; records of it make the offsets of two clusters differ
+	mirrorNobody  = 9 // without settings; this user's records make the offsets of two clusters differ
 )
 
-const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clusters, if the machine is not slow
+const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clusters, unless the machine is slow
 
-// TestMirror carries out docs/upgrade.md's section on disaster recovery: instances are killed under load, the topics are
-// copied to another cluster, where their offsets are others, the committed offsets are translated (never too far, and
-// without their metadata), and the instances go on there; then back again, to topics that were created anew. Half of the
-// events have an id of the gateway's.
+// TestMirror carries out docs/upgrade.md's section on disaster recovery: instances are killed under load, the topics
+// are copied to another cluster, where their offsets are others, the committed offsets are translated (never too far,
+// and without their metadata), and the instances go on there; then back again, to topics that were created anew. Half
+// of the events have an id of the gateway's.
 func TestMirror(t *testing.T) {
 	here, there := harness.Kafka(t), harness.OwnKafka(t)
 	a := &env{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
@@ -71,11 +71,11 @@ func TestMirror(t *testing.T) {
 	a.serve(t)
 	gateway.write(t, a, 60)
 	harness.Eventually(t, 40*time.Second, func() bool { return len(judge.missing(gateway)) == 0 }, "an answer of 200 to every event")
-	harness.Pass(2 * time.Second) // for what should not come
+	harness.Pass(2 * time.Second) // for surplus requests
 	judge.report(t, gateway)
 }
 
-// mirrorGateway writes events, each with a number of its own. Odd ones have an id of the gateway's.
+// mirrorGateway writes numbered events. Those with odd numbers have an id from the gateway.
 type mirrorGateway struct{ events atomic.Int64 }
 
 func (g *mirrorGateway) write(t *testing.T, e *env, n int) {
@@ -108,7 +108,7 @@ func (g *mirrorGateway) write(t *testing.T, e *env, n int) {
 
 func gatewayID(number int64) string { return "gw-" + strconv.FormatInt(number, 10) }
 
-// mirrorJudge is the customers' server. It knows an event by its number, whatever it is called.
+// mirrorJudge is the customers' server. It identifies an event by its number, whatever its id is.
 type mirrorJudge struct {
 	mu     sync.Mutex
 	ids    map[int64]map[string]bool // by event
@@ -212,14 +212,14 @@ func (j *mirrorJudge) report(t *testing.T, g *mirrorGateway) {
 	}
 	for id, events := range j.events {
 		if len(events) != 1 {
-			t.Errorf("%s names the events %v", id, events)
+			t.Errorf("%s is the id of the events %v", id, events)
 		}
 	}
 	t.Logf("%d events, %d of them under more than one id", g.events.Load(), changed)
 }
 
-// mirror copies topics to another cluster: keys, values, headers and timestamps, to the same partitions. It remembers
-// which offset became which.
+// mirror copies topics to another cluster: keys, values, headers and timestamps, to the same partitions. It records the
+// new offset of each copy.
 type mirror struct {
 	from, to *env
 	topics   []string
@@ -290,8 +290,8 @@ func (m *mirror) drain(t *testing.T) {
 	m.stop()
 }
 
-// translate commits on the other cluster what the group has committed, as mirrors do: up to a few records behind, and
-// without the metadata. The group takes it once it has no members.
+// translate commits the group's offsets on the other cluster like a mirror: up to a few records behind, and without the
+// metadata. The group accepts them once it has no members.
 func (m *mirror) translate(t *testing.T) {
 	t.Helper()
 	committed, err := kadm.NewClient(harness.Client(t, m.from.kafka.Addr)).FetchOffsets(t.Context(), m.from.topics.Group)
@@ -312,10 +312,10 @@ func (m *mirror) translate(t *testing.T) {
 	adm := kadm.NewClient(harness.Client(t, m.to.kafka.Addr))
 	harness.Eventually(t, 30*time.Second, func() bool {
 		return adm.CommitAllOffsets(t.Context(), m.to.topics.Group, translated) == nil
-	}, "the group takes the translated offsets")
+	}, "the group accepts the translated offsets")
 }
 
-// committed is how many records of the sources the group has committed.
+// committed returns how many records of the sources the group has committed.
 func (e *env) committed(t *testing.T) (n int64) {
 	t.Helper()
 	offsets, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).FetchOffsets(t.Context(), e.topics.Group)
@@ -330,7 +330,7 @@ func (e *env) committed(t *testing.T) (n int64) {
 	return n
 }
 
-// allTopics are those that the service reads and writes.
+// allTopics returns the topics that the service reads and writes.
 func allTopics(t *testing.T, e *env) (topics []string) {
 	t.Helper()
 	for line := range strings.Lines(harness.Ensure(t, e.options())) {
@@ -340,7 +340,7 @@ func allTopics(t *testing.T, e *env) (topics []string) {
 	return topics
 }
 
-// precede writes a record into each partition of the sources, so that the offsets of copies are others.
+// precede writes a record into each partition of the sources, so that the offsets of the copies differ.
 func (e *env) precede(t *testing.T) {
 	t.Helper()
 	var records []*kgo.Record

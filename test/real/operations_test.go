@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// spansOf gives the spans of a trace, by what they are: "topic/offset" of a record, "POST n" of an attempt.
+// spansOf returns the spans of a trace: of a record as "topic/offset", of an attempt as "POST n".
 func spansOf(c *collector.Collector, trace string) map[string]*spans.Span {
 	all := map[string]*spans.Span{}
 	for _, s := range c.Spans() {
@@ -39,8 +39,8 @@ func spansOf(c *collector.Collector, trace string) map[string]*spans.Span {
 	return all
 }
 
-// TestTracing: one trace from the gateway's span over the retry topic to the second attempt; nothing of it goes to the
-// customer.
+// TestTracing checks that one trace leads from the gateway's span through the retry topic to the second attempt, and
+// that the customer receives nothing of it.
 func TestTracing(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -72,7 +72,7 @@ func TestTracing(t *testing.T) {
 		t.Fatalf("spans: %v", got)
 	}
 	if len(c.Spans()) != 4 {
-		t.Errorf("%d spans, want those of the traced record only", len(c.Spans()))
+		t.Errorf("%d spans, want only those of the traced record", len(c.Spans()))
 	}
 	for i, link := range [][2]string{
 		{hex.EncodeToString(record1.ParentSpanId), parent}, {string(attempt1.ParentSpanId), string(record1.SpanId)},
@@ -87,7 +87,7 @@ func TestTracing(t *testing.T) {
 	}
 }
 
-// TestLogLevel: the level is changed while the service runs.
+// TestLogLevel changes the level while the service runs.
 func TestLogLevel(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
@@ -107,7 +107,7 @@ func TestLogLevel(t *testing.T) {
 		return resp.StatusCode, string(body)
 	}
 	if code, body := put("loud"); code != http.StatusBadRequest {
-		t.Errorf("a level that is none: %d %s", code, body)
+		t.Errorf("an unknown level: %d %s", code, body)
 	}
 	if code, body := put("info"); code != http.StatusOK || !strings.Contains(body, `"level":"info"`) {
 		t.Errorf("%d %s", code, body)
@@ -118,7 +118,7 @@ func TestLogLevel(t *testing.T) {
 	}
 }
 
-// TestTopicsCheckExplains: topics check prints what to type, and names orphaned delay topics.
+// TestTopicsCheckExplains checks that topics check prints the commands to type, and names orphaned delay topics.
 func TestTopicsCheckExplains(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -143,7 +143,7 @@ func TestTopicsCheckExplains(t *testing.T) {
 	}
 }
 
-// TestDeadletterCommands: a replay is tried out, interrupted and resumed.
+// TestDeadletterCommands runs a replay dry, interrupts it and resumes it.
 func TestDeadletterCommands(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -207,7 +207,7 @@ func TestDeadletterCommands(t *testing.T) {
 	}
 }
 
-// interruptReplay starts a replay, interrupts it when it has sent some, and tells how many.
+// interruptReplay starts a replay, interrupts it when it has sent some events, and returns how many.
 func interruptReplay(t *testing.T, command []string, file string) (sent int) {
 	t.Helper()
 	var out strings.Builder

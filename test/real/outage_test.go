@@ -32,8 +32,8 @@ func notConfigured(t testing.TB, p *harness.Proc) float64 {
 	return p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured")
 }
 
-// TestKafkaRestart takes Kafka away under load, in order and by kill -9: nothing is lost, nothing is taken for not
-// configured, and what is sent again is what could not be committed any more.
+// TestKafkaRestart stops Kafka under load, cleanly and by kill -9. Nothing may be lost or settled as not configured,
+// and only what could not be committed may be sent again.
 func TestKafkaRestart(t *testing.T) {
 	for name, away := range map[string]func(*harness.Broker){
 		"stop": func(b *harness.Broker) { b.Stop(t) },
@@ -53,7 +53,7 @@ func TestKafkaRestart(t *testing.T) {
 			harness.Pass(2 * time.Second)
 			e.kafka.Start(t)
 			p.WaitReady(t, 30*time.Second)
-			t.Logf("ready %v after Kafka went away", time.Since(gone).Round(time.Millisecond))
+			t.Logf("ready %v after Kafka was stopped", time.Since(gone).Round(time.Millisecond))
 			from := e.recv.Count("")
 			e.recv.WaitCount(t, "", from+500, 30*time.Second)
 			events := l.end()
@@ -65,7 +65,7 @@ func TestKafkaRestart(t *testing.T) {
 			if n := notConfigured(t, p); n != 0 {
 				t.Errorf("%v events not configured", n)
 			}
-			// what was answered is finished, whatever the group makes of the outage; what failed just then may be
+			// answered requests are finished, whatever the group does after the outage; an event that failed just then may be
 			// in its retry topic without the service having heard so
 			again := map[string]int{}
 			for what, n := range count(e) {
@@ -77,14 +77,14 @@ func TestKafkaRestart(t *testing.T) {
 			for _, r := range e.recv.Requests("") {
 				what := r.Header.Get("Webhook-Id") + " " + r.Header.Get("Webhook-Attempt")
 				if user, _ := strconv.Atoi(r.Path[len("/dlr/"):]); again[what] > 1 && user%10 != 0 {
-					t.Errorf("%s to %s came %d times though the service did not crash", what, r.Path, again[what])
+					t.Errorf("%s to %s was received %d times although the service did not crash", what, r.Path, again[what])
 				}
 			}
 		})
 	}
 }
 
-// TestAwayAtStart: the service waits for Kafka and for Redis, not ready, and becomes ready by itself.
+// TestAwayAtStart checks that the service is not ready without Kafka or Redis, and becomes ready by itself.
 func TestAwayAtStart(t *testing.T) {
 	t.Parallel()
 	e := ownEnv(t, true, true)
@@ -119,7 +119,7 @@ func TestAwayAtStart(t *testing.T) {
 	if n := notConfigured(t, p); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
-	// and a stop while both are away is a stop in order
+	// and it stops cleanly while both are unreachable
 	e.kafka.Stop(t)
 	e.redis.Stop(t)
 	began := time.Now()
@@ -136,8 +136,8 @@ func TestAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestRedisAway: known users' events go on, clicks and unknown users wait, and nothing is dropped or taken for not
-// configured.
+// TestRedisAway checks that without Redis known users' events go on, clicks and unknown users' events wait, and nothing
+// is dropped or settled as not configured.
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
 	e := ownEnv(t, false, true)
@@ -151,11 +151,11 @@ func TestRedisAway(t *testing.T) {
 	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready without Redis")
 	began := time.Now()
 	e.emit(t, e.click(known, 1), e.click(known, 2), e.dlr(known, 2), harness.Event(e.topics.Inbound, known, harness.InboundValue(known, 2)),
-		e.revocation(known, numbers(1, 1), nil), e.dlr(999, 1)) // nobody knows 999
+		e.revocation(known, numbers(1, 1), nil), e.dlr(999, 1)) // 999 is not in memory
 	e.recv.WaitCount(t, "/dlr/1", 2, 3*time.Second)
 	e.recv.WaitCount(t, "/inbound/1", 1, 3*time.Second)
 	e.recv.WaitCount(t, "/revoke/1", 1, 5*time.Second)
-	// settings that change meanwhile count, as they come from the topic
+	// changed settings take effect meanwhile, since they are read from the topic
 	e.configure(t, map[int64]harness.Webhook{3: e.all(3, ""), known: {DLR: e.recv.URL("/dlr/1/new"), Click: e.recv.URL("/click/1")}})
 	settle(t)
 	e.emit(t, e.dlr(known, 3), e.dlr(3, 1))
@@ -167,7 +167,7 @@ func TestRedisAway(t *testing.T) {
 		t.Errorf("%d clicks without Redis, want the one before", n)
 	}
 	if n := notConfigured(t, p); n != 0 {
-		t.Errorf("%v events not configured while Redis is away", n)
+		t.Errorf("%v events not configured without Redis", n)
 	}
 	e.redis.Start(t)
 	p.WaitReady(t, 15*time.Second)
@@ -182,7 +182,8 @@ func TestRedisAway(t *testing.T) {
 	}
 }
 
-// TestFlushAll: after FLUSHALL settings are back within 5 s, and no event is taken for not configured meanwhile.
+// TestFlushAll checks that after FLUSHALL settings are back within 5 s, and that no event is settled as not configured
+// meanwhile.
 func TestFlushAll(t *testing.T) {
 	t.Parallel()
 	const users = 2000
@@ -214,7 +215,7 @@ func TestFlushAll(t *testing.T) {
 	if n := m.Sum("smshooks_settled_total", "fate", "not_configured"); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
-	// the memory of clicks was lost, and only that
+	// only the memory of clicks was lost
 	e.emit(t, e.click(1, 1))
 	e.recv.WaitCount(t, "/click/all", 602, 5*time.Second)
 
@@ -228,7 +229,7 @@ func TestFlushAll(t *testing.T) {
 	}
 }
 
-// TestPaused: a Redis and a Kafka that hang instead of refusing.
+// TestPaused has a Redis and a Kafka that hang instead of refusing connections.
 func TestPaused(t *testing.T) {
 	t.Parallel()
 	e := ownEnv(t, true, true)

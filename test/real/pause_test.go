@@ -16,7 +16,7 @@ import (
 // pauseWindow is the retry.window of TestPause, and so the delay of its paused topics.
 const pauseWindow = 20 * time.Second
 
-// patch changes further settings and waits for the answer. It returns when the answer came.
+// patch changes further settings and waits for the reply. It returns the time of the reply.
 func patch(t testing.TB, p *harness.Proc, key, form string) time.Time {
 	t.Helper()
 	harness.Eventually(t, 15*time.Second, func() bool {
@@ -25,7 +25,7 @@ func patch(t testing.TB, p *harness.Proc, key, form string) time.Time {
 	return time.Now()
 }
 
-// pausedDocument is a user's settings as another program writes them, with some kinds paused.
+// pausedDocument returns a user's settings in the form of another program, with some kinds paused.
 func (e *env) pausedDocument(t testing.TB, user int64, kinds ...string) *kgo.Record {
 	t.Helper()
 	r := harness.WebhookRecord(t, e.topics.Config, user, e.all(user, ""))
@@ -57,8 +57,8 @@ func (e *env) wantPaused(t testing.TB, source string, user int64, n int) []*kgo.
 	return stored
 }
 
-// TestPause: no attempt of a paused kind starts. Its events are stored without an attempt, each once, and are given up
-// when the window ends, except revocations. Tests still go out.
+// TestPause checks that no attempt of a paused kind starts. Its events must be stored once, without an attempt, and be
+// given up when the window ends, except revocations. Tests are still sent.
 func TestPause(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.window="+pauseWindow.String(), "--retry.schedule=3s,3s")
@@ -95,7 +95,7 @@ func TestPause(t *testing.T) {
 	for _, kind := range []string{"dlr", "click", "inbound", "revoke"} {
 		got := e.recv.Requests(path(kind, 1))
 		if len(got) == 0 || !strings.HasPrefix(got[len(got)-1].Header.Get("Webhook-Id"), "test_") {
-			t.Errorf("the last request to %s is no test", path(kind, 1))
+			t.Errorf("the last request to %s is not a test", path(kind, 1))
 		}
 	}
 	requests := e.recv.Count("")
@@ -127,7 +127,7 @@ func TestPause(t *testing.T) {
 		}
 	}
 	if n := e.recv.Count(""); n != requests {
-		t.Errorf("%d requests in the pause", n-requests)
+		t.Errorf("%d requests during the pause", n-requests)
 	}
 
 	// The pause ends: new events go out, and the batch at its time.
@@ -149,7 +149,8 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// wantEachOnce: each event was either sent or stored, and nothing started later than a second after the change.
+// wantEachOnce checks that each event was either sent or stored, and that nothing started more than a second after the
+// change.
 func (e *env) wantEachOnce(t *testing.T, sent []*kgo.Record, changed time.Time) {
 	t.Helper()
 	ends := map[string]int{}
@@ -175,12 +176,12 @@ func (e *env) wantEachOnce(t *testing.T, sent []*kgo.Record, changed time.Time) 
 		}
 	}
 	if len(stored) == 0 || len(requests) == 0 {
-		t.Errorf("%d sent and %d stored of %d: the pause was not in the middle", len(requests), len(stored), len(sent))
+		t.Errorf("%d sent and %d stored of %d: the pause did not begin in the middle", len(requests), len(stored), len(sent))
 	}
 }
 
-// TestPauseByDocument: a document that another program writes pauses as well, and another one ends the pause, which
-// releases what is stored.
+// TestPauseByDocument checks that another program's document can pause an endpoint, and that a further one ends the
+// pause and releases the stored events.
 func TestPauseByDocument(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.window="+pauseWindow.String())

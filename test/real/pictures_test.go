@@ -15,7 +15,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// drawn is a row of a dashboard as testdata/panels.html draws it.
+// drawn is a row of a dashboard for testdata/panels.html.
 type drawn struct {
 	Title  string       `json:"title"`
 	From   int64        `json:"from"` // Unix seconds
@@ -24,13 +24,13 @@ type drawn struct {
 	Marks  []drawnMark  `json:"marks"`
 }
 
-// drawnPanel has its place in columns and rows of Grafana's grid.
+// drawnPanel is a panel, with its place in columns and rows of Grafana's grid.
 type drawnPanel struct {
 	Title       string       `json:"title"`
 	Description string       `json:"description"`
 	Type        string       `json:"type"`
 	Unit        string       `json:"unit"`
-	Limit       float64      `json:"limit"` // red from here on; 0 if there is none
+	Limit       float64      `json:"limit"` // red from this value on; 0 if there is no limit
 	X           int          `json:"x"`
 	Y           int          `json:"y"`
 	W           int          `json:"w"`
@@ -48,8 +48,8 @@ type drawnMark struct {
 	Color string `json:"color"`
 }
 
-// drawPanels draws every row of the dashboards from Prometheus' answers into the folder SMSHOOKS_TEST_PICTURES, with the
-// copy of echarts that SMSHOOKS_TEST_ECHARTS names: make dashboards-images.
+// drawPanels draws every row of the dashboards from Prometheus' answers into the folder SMSHOOKS_TEST_PICTURES, with
+// the copy of echarts that SMSHOOKS_TEST_ECHARTS names: make dashboards-images.
 func (p *prometheus) drawPanels(t *testing.T, began time.Time) {
 	folder := os.Getenv("SMSHOOKS_TEST_PICTURES")
 	charts, err := os.ReadFile(os.Getenv("SMSHOOKS_TEST_ECHARTS"))
@@ -92,7 +92,7 @@ func (p *prometheus) drawPanels(t *testing.T, began time.Time) {
 	b.clean()
 }
 
-// rows asks for all panels of a dashboard and returns its rows.
+// rows queries all panels of a dashboard and returns its rows.
 func (p *prometheus) rows(t *testing.T, d dashboard, from, to time.Time) (rows []drawn) {
 	var marks []drawnMark
 	for _, a := range d.Annotations.List {
@@ -143,7 +143,7 @@ func curve(s series) (c drawnCurve) {
 	return c
 }
 
-// prefix is that of the test's own topics.
+// prefix is the prefix of the test's own topics.
 var prefix = regexp.MustCompile(`Dashboards-\w+?-`)
 
 var placeholder = regexp.MustCompile(`\{\{(\w+)\}\}`)

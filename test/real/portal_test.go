@@ -22,7 +22,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// portalExamples run the functions of docs/operations.md that make links, by language.
+// portalExamples are programs that call the functions of docs/operations.md that make links, by language.
 var portalExamples = map[string]struct {
 	file, around string
 	command      []string
@@ -53,7 +53,7 @@ func main() {
 	"php": {"link.php", "<?php\n%s\necho link_for(42, base64_decode(getenv('PORTAL_SECRET')));\n", []string{"php"}},
 }
 
-// portalLink makes a link to an instance with the example in the documents.
+// portalLink creates a link to an instance with the documented example.
 func portalLink(t *testing.T, language, secret, addr string) string {
 	t.Helper()
 	example := portalExamples[language]
@@ -83,7 +83,7 @@ func portalLink(t *testing.T, language, secret, addr string) string {
 	return link
 }
 
-// opened is what a browser shows at the end of a link's redirects.
+// opened returns what a browser shows at the end of a link's redirects.
 func opened(t testing.TB, cl *http.Client, link string) (status int, at, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, link, nil)
@@ -100,7 +100,8 @@ func opened(t testing.TB, cl *http.Client, link string) (status int, at, body st
 	return resp.StatusCode, resp.Request.URL.String(), text.String()
 }
 
-// TestPortal: the platform's own site signs users in. A token works once on two instances, whoever asks at once.
+// TestPortal checks the sign-in from the platform's own site. A token must work only once, also on two instances at
+// once.
 func TestPortal(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -131,7 +132,7 @@ func TestPortal(t *testing.T) {
 	tokenRace(t, portalLink(t, "php", secret, one.Addr), one.Addr, two.Addr)
 	fromAnotherSite(t, portalLink(t, "php", secret, one.Addr))
 	if !strings.Contains(two.Log(), "sign-in with a token refused") {
-		t.Error("the log does not say that a token was refused")
+		t.Error("the log does not report that a token was refused")
 	}
 }
 
@@ -161,7 +162,7 @@ func tokenRace(t *testing.T, link, one, two string) {
 	}
 }
 
-// fromAnotherSite follows a link on a page of another site, in a real browser: its rules for cookies differ then.
+// fromAnotherSite follows a link on a page of another site in a real browser, whose rules for cookies then differ.
 func fromAnotherSite(t *testing.T, link string) {
 	t.Helper()
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -177,7 +178,7 @@ func fromAnotherSite(t *testing.T, link string) {
 	b.press("#hooks")
 	b.see("document.body.innerText", "User 42")
 	if got := b.eval("location.search + location.hash + document.referrer + history.length"); strings.Contains(got, "token") {
-		t.Errorf("the token is still there: %s", got)
+		t.Errorf("the token is still in the browser: %s", got)
 	}
 	b.clean()
 }

@@ -21,16 +21,16 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// mayBeZero are the panels that show nothing but zeros when all is well. Every other panel must show something above
-// zero under the load of this test.
+// mayBeZero lists the panels that may show only zeros. Every other panel must show something above zero under the load
+// of this test.
 var mayBeZero = []string{
 	"Overdue", "Ledger", "Stalled", "Settings", "Miskeyed records", "Rejected commits", "Dropped lines", "Orphaned records",
 	"Source lag", "Source lag now", "Overdue now", "Lag by topic", "Lag in time", "Burn rate", "Skipped batches", "Postponed requests", "Redis evicts",
 	"Recoveries", "Endpoint events", "Failover requests", "Lag by partition", "Time to catch up", "Partitions now", "Connections to Kafka",
 }
 
-// TestDashboards lets Debian's Prometheus scrape a loaded service and asks it every query of both dashboards and every
-// alert rule: none may fail or be empty.
+// TestDashboards lets Debian's Prometheus scrape a loaded service and runs every query of both dashboards and every
+// alert rule. None may fail or be empty.
 func TestDashboards(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.schedule=1s,1s", "--dispatch.queue_per_endpoint=8", "--dispatch.timeout=1s")
@@ -41,12 +41,12 @@ func TestDashboards(t *testing.T) {
 	m := p.Metrics(t)
 	for _, fate := range []string{"delivered", "retry", "overflow", "dead", "not_configured", "filtered", "duplicate", "batched", "paused"} {
 		if m.Sum("smshooks_settled_total", "fate", fate) == 0 {
-			t.Errorf("the load made no %s", fate)
+			t.Errorf("the load led to no %s", fate)
 		}
 	}
 	for _, result := range []string{"ok", "failed", "timeout", "error", "blocked"} {
 		if m.Sum("smshooks_attempts_total", "result", result) == 0 {
-			t.Errorf("the load made no attempt that is %s", result)
+			t.Errorf("the load led to no attempt that is %s", result)
 		}
 	}
 	t.Run("panels", func(t *testing.T) { prom.askPanels(t, began) })
@@ -57,7 +57,7 @@ func TestDashboards(t *testing.T) {
 	}
 }
 
-// allFates loads the service for some seconds so that every fate and every result is there.
+// allFates loads the service for some seconds so that every fate and every result occurs.
 func (e *env) allFates(t *testing.T) {
 	t.Helper()
 	const ok, failing, hanging, slow, blocked, refused, none, paused = 1, 2, 3, 4, 5, 6, 7, 8
@@ -140,7 +140,7 @@ func startPrometheus(t *testing.T, target string) *prometheus {
 	return prom
 }
 
-// get asks the API and decodes its data.
+// get requests a path of the API and decodes its data.
 func (p *prometheus) get(t *testing.T, path string, query url.Values, data any) {
 	t.Helper()
 	resp, err := http.Get("http://" + p.addr + "/api/v1/" + path + "?" + query.Encode())
@@ -161,14 +161,14 @@ func (p *prometheus) get(t *testing.T, path string, query url.Values, data any) 
 	}
 }
 
-// series is one curve of an answer.
+// series is a series of a reply.
 type series struct {
 	Metric map[string]string
 	Value  []any
 	Values [][]any
 }
 
-// ask gives the series that a panel would show; from and to are for a range.
+// ask returns the series that a panel would show; from and to are for a range.
 func (p *prometheus) ask(t *testing.T, expr string, instant bool, from, to time.Time) []series {
 	t.Helper()
 	q := url.Values{"query": {expr}}
@@ -184,7 +184,7 @@ func (p *prometheus) ask(t *testing.T, expr string, instant bool, from, to time.
 	return data.Result
 }
 
-// numbers are the samples of series that are numbers.
+// samples returns the samples of a series that are numbers.
 func samples(all []series) (values []float64) {
 	add := func(sample []any) {
 		if len(sample) != 2 {
@@ -203,7 +203,7 @@ func samples(all []series) (values []float64) {
 	return values
 }
 
-// panel is what is needed of a panel of a dashboard.
+// panel holds the needed fields of a dashboard's panel.
 type panel struct {
 	Title, Description string
 	Type               string
@@ -221,7 +221,7 @@ type panel struct {
 	}
 }
 
-// dashboard is what is needed of a dashboard.
+// dashboard holds the needed fields of a dashboard.
 type dashboard struct {
 	Title      string
 	Panels     []panel
@@ -271,7 +271,7 @@ func (p *prometheus) askPanels(t *testing.T, began time.Time) {
 				asked++
 				expr := variables.Replace(target.Expr)
 				if strings.Contains(expr, "$") {
-					t.Errorf("%s, %s: a variable nobody knows: %s", d.Title, panel.Title, expr)
+					t.Errorf("%s, %s: an unknown variable: %s", d.Title, panel.Title, expr)
 				}
 				got := samples(p.ask(t, expr, target.Instant, began, time.Now()))
 				switch {
@@ -289,7 +289,7 @@ func (p *prometheus) askPanels(t *testing.T, began time.Time) {
 			asked++
 			// The partitions were assigned before the first scrape.
 			if got := p.ask(t, variables.Replace(a.Expr), false, began, time.Now()); len(got) == 0 && a.Name != "Rebalances" {
-				t.Errorf("%s: no marks of %s: %s", d.Title, a.Name, a.Expr)
+				t.Errorf("%s: no annotations of %s: %s", d.Title, a.Name, a.Expr)
 			}
 		}
 	}
@@ -320,7 +320,8 @@ func (p *prometheus) askVariables(t *testing.T, instance string) {
 	}
 }
 
-// askRules: every rule was evaluated without an error, every metric they use exists, and what is wrong shows.
+// askRules checks that every rule was evaluated without an error, that every metric they use exists, and that the right
+// alerts fire.
 func (p *prometheus) askRules(t *testing.T) {
 	var data struct {
 		Groups []struct {

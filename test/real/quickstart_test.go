@@ -28,7 +28,7 @@ func TestQuickstart(t *testing.T) {
 	}
 	embedded, composed, found := strings.Cut(string(page), "## With Kafka and Redis in containers")
 	if !found {
-		t.Fatal("the page has no part about containers")
+		t.Fatal("the page has no section about containers")
 	}
 	ports := freePorts(t, "8080", "9464", "19092", "16379", receiverPort, "8099")
 	t.Run("embedded", func(t *testing.T) {
@@ -78,8 +78,8 @@ func freePorts(t *testing.T, names ...string) map[string]string {
 	return ports
 }
 
-// renumber replaces the ports of addresses in text, except that of the receiver in what serve prints: no setting
-// changes it.
+// renumber replaces the ports of addresses in text, except that of the receiver in the output of serve, which no
+// setting changes.
 func renumber(text string, ports map[string]string) string {
 	var lines strings.Builder
 	for line := range strings.Lines(text) {
@@ -94,7 +94,7 @@ func renumber(text string, ports map[string]string) string {
 	return lines.String()
 }
 
-// command is a line to type, and what the page shows of its output.
+// command is a line to type, and its output on the page.
 type command struct {
 	line, shown string
 	ends        bool
@@ -102,9 +102,9 @@ type command struct {
 
 var consoleBlock = regexp.MustCompile("(?ms)^```console( title=\"(.*?)\")?\n(.*?)^```$")
 
-// typeBlocks runs the commands of a page's console blocks and returns their number. Each title of a block is a terminal
-// of its own. Commands of blocks without a title must end well, and print what is shown and nothing else. In the other
-// terminals a program may go on; a block without a command shows its further output.
+// typeBlocks runs the commands of a page's console blocks and returns their number. Each title of a block is a separate
+// terminal. Commands of blocks without a title must succeed, and print exactly what is shown. In the other terminals a
+// program may keep running; a block without a command shows its further output.
 func typeBlocks(t *testing.T, page string, env []string) (n int) {
 	t.Helper()
 	terminals := map[string]*terminal{}
@@ -154,7 +154,7 @@ func newTerminal(t *testing.T, env []string) *terminal {
 	cmd := exec.Command("bash")
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = root, read, out, out
 	cmd.Env = append(os.Environ(), env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what it starts ends with it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children end with it
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -166,16 +166,15 @@ func newTerminal(t *testing.T, env []string) *terminal {
 		_ = write.Close()
 		_ = cmd.Wait() // ended by the signal
 		ended := func() bool { return syscall.Kill(group, 0) != nil }
-		harness.Eventually(t, time.Minute, ended, "the programs of the terminal end")
+		harness.Eventually(t, time.Minute, ended, "the programs of the terminal have ended")
 	})
 	return &terminal{stdin: write, out: out.Name()}
 }
 
-// changes matches commands that change something when they are typed twice.
+// changes matches commands that must not be repeated.
 var changes = regexp.MustCompile(`^make | -d | -X |keys create|send --user`)
 
-// run types a command. One that only reads is typed again until the reply is what is shown: a person would do that,
-// too.
+// run types a command. It repeats a command that only reads until the reply is as shown, like a person would.
 func (b *terminal) run(t *testing.T, c command) {
 	t.Helper()
 	reads := c.ends && !changes.MatchString(c.line)
@@ -195,8 +194,8 @@ func (b *terminal) run(t *testing.T, c command) {
 	}
 }
 
-// wait waits until the last command has ended, or printed what is shown if it goes on. It returns what was printed, and
-// the exit code if it has ended.
+// wait waits until the last command has ended, or has printed what is shown if it keeps running. It returns the output,
+// and the exit code if it has ended.
 func (b *terminal) wait(t *testing.T, c command) (got, status string) {
 	t.Helper()
 	want, before := pattern(c.shown, c.ends), regexp.MustCompile(fmt.Sprintf(`<<%d \d+>>\n`, b.lines-1))
@@ -220,8 +219,8 @@ func (b *terminal) wait(t *testing.T, c command) (got, status string) {
 	return got, strings.TrimSuffix(status, ">>\n")
 }
 
-// pattern matches output that begins with what is shown, or is all of it. "…" stands for any text of a line, and for
-// any lines where it is alone.
+// pattern returns a pattern for output that begins with what is shown, or equals it. "…" stands for any text in a line,
+// or for any lines if it is alone.
 func pattern(shown string, all bool) *regexp.Regexp {
 	expr := "^"
 	for line := range strings.Lines(shown) {

@@ -7,7 +7,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestRack: a member reads from the replicas in its own rack, whichever brokers lead.
+// TestRack checks that a member reads from the replicas in its own rack, whichever brokers lead.
 func TestRack(t *testing.T) {
 	t.Parallel()
 	c := harness.OwnCluster(t)
@@ -34,13 +34,13 @@ func TestRack(t *testing.T) {
 		}
 		e.recv.WaitCount(t, "", int(sms)*users, 30*time.Second)
 	}
-	// A leader names the replica to read from in its first answer with a high watermark above the consumer's position.
+	// A leader returns the replica to read from in its first reply with a high watermark above the consumer's position.
 	harness.Eventually(t, 60*time.Second, func() bool {
 		nearBefore, farBefore := fetched()
 		round()
 		near, far := fetched()
-		t.Logf("round %d: %v bytes of records from the own rack, %v from others", sms, near-nearBefore, far-farBefore)
+		t.Logf("round %d: %v bytes of records from its own rack, %v from others", sms, near-nearBefore, far-farBefore)
 		return near > nearBefore && far == farBefore
-	}, "all records come from the own rack")
+	}, "all records come from its own rack")
 	p.WaitBalanced(t, 1, 10*time.Second)
 }

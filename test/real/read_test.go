@@ -15,13 +15,13 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// transaction is one transaction of a producer of its own.
+// transaction is a transaction of its own producer.
 type transaction struct {
 	t  testing.TB
 	cl *kgo.Client
 }
 
-// begin begins a transaction and writes records to it.
+// beginTransaction begins a transaction and writes records in it.
 func (e *env) beginTransaction(t testing.TB, records ...*kgo.Record) *transaction {
 	t.Helper()
 	id := fmt.Sprintf("%s-%d", e.topics.Group, time.Now().UnixNano())
@@ -42,8 +42,8 @@ func (x *transaction) end(try kgo.TransactionEndTry) {
 	}
 }
 
-// TestTransactions: only committed records count, of sources, settings and dead letters. An open transaction holds up
-// neither the start nor, as lag, the figures.
+// TestTransactions checks that only committed records count, of sources, settings and dead letters, and that an open
+// transaction neither delays the start nor counts as lag.
 func TestTransactions(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -64,7 +64,7 @@ func TestTransactions(t *testing.T) {
 	aborted.end(kgo.TryAbort)
 	e.waitCommitted(t, e.topics.DLR) // the end is behind the abort marker
 
-	// Aborted records right below an open transaction are the end, and no marker follows.
+	// The end may be aborted records right below an open transaction, without a marker after them.
 	below := e.beginTransaction(t, e.dlr(1, 103))
 	hangs := e.beginTransaction(t, e.dlr(1, 104))
 	below.end(kgo.TryAbort)
@@ -99,7 +99,7 @@ func TestTransactions(t *testing.T) {
 		}
 	}
 
-	// The other reading is a setting.
+	// A setting selects the other isolation level.
 	again := e.beginTransaction(t, e.dlr(3, 303))
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
@@ -109,7 +109,7 @@ func TestTransactions(t *testing.T) {
 	again.end(kgo.TryAbort)
 }
 
-// endOf is the sum of a topic's last stable offsets.
+// endOf returns the sum of a topic's last stable offsets.
 func endOf(t testing.TB, e *env, topic string) (sum int64) {
 	t.Helper()
 	ends, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).ListCommittedOffsets(t.Context(), topic)
@@ -120,7 +120,7 @@ func endOf(t testing.TB, e *env, topic string) (sum int64) {
 	return sum
 }
 
-// committedOf is the sum of the offsets that the group has committed of a topic.
+// committedOf returns the sum of the group's committed offsets of a topic.
 func committedOf(t testing.TB, e *env, topic string) (sum int64) {
 	t.Helper()
 	committed, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).FetchOffsets(t.Context(), e.topics.Group)
@@ -151,8 +151,8 @@ func largeBatch(t testing.TB, e *env, topic string, partition int32, key string,
 	}
 }
 
-// TestLargeBatches: a batch that unpacks to at most kafka.max_batch_bytes is read, a larger one is skipped aloud, and
-// what follows is read, of every topic that is read.
+// TestLargeBatches checks for every topic that a batch of up to kafka.max_batch_bytes (uncompressed) is read, and that
+// a larger one is skipped with a log line, and the following ones are read.
 func TestLargeBatches(t *testing.T) {
 	t.Parallel()
 	const (

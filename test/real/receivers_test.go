@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// sampleAuth are the credentials of delivery reports of the sample receivers.
+// sampleAuth holds the credentials of the sample receivers for delivery reports.
 const sampleAuth = "ann:s3:cret"
 
 // sample is a running receiver of examples/receivers.
@@ -30,7 +30,7 @@ type sample struct {
 	key       []byte
 }
 
-// receiverSamples start the receivers, by language.
+// receiverSamples holds the commands that start the receivers, by language.
 var receiverSamples = map[string]func(t *testing.T, s *sample, env []string){
 	"php": func(t *testing.T, s *sample, env []string) {
 		harness.StartProgram(t, env, "php", "-S", s.addr, sampleFile(t, "php/receiver.php"))
@@ -80,7 +80,7 @@ func (s *sample) waitUntilItAnswers(t *testing.T) {
 	}, "the receiver at %s listens", s.addr)
 }
 
-// event is a request to a receiver. The zero value of a field is what a genuine request has.
+// event is a request to a receiver. The zero value of a field stands for that of a genuine request.
 type event struct {
 	method, target, body, id, at string
 	sent                         time.Duration                                  // Webhook-Timestamp, from now on
@@ -88,22 +88,22 @@ type event struct {
 	sign                         func(key []byte, id, sent, body string) string // Webhook-Signature
 }
 
-// signature is what the service sends.
+// signature returns the signature that the service sends.
 func signature(key []byte, id, sent, body string) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(id + "." + sent + "." + body))
 	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// report is the body of a delivery report, or another event about a message.
+// report returns the body of a delivery report, or of another event about a message.
 func report(message, status string) string {
 	return "sms=" + url.QueryEscape(fmt.Sprintf(`{"id":%s,"text":"a \"b\" &+ä","dlr_status":%q}`, message, status))
 }
 
-// second is the time of an event.
+// second returns the time of an event.
 func second(n int) string { return fmt.Sprintf("2026-02-27T14:30:%02d.000Z", n) }
 
-// send makes a request and returns the status of the answer. It writes the request line as it is.
+// send makes a request and returns the status of the reply. It writes the request line unchanged.
 func (s *sample) send(t testing.TB, e event) int {
 	t.Helper()
 	orElse := func(text *string, otherwise string) {
@@ -149,7 +149,7 @@ func (s *sample) send(t testing.TB, e event) int {
 	return resp.StatusCode
 }
 
-// stored returns the events that the receiver keeps of a kind, as one text.
+// stored returns the events of a kind that the receiver has stored, as one text.
 func (s *sample) stored(t testing.TB, kind string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.dir, kind+"-*"))
@@ -167,8 +167,8 @@ func (s *sample) stored(t testing.TB, kind string) string {
 	return all.String()
 }
 
-// TestSampleReceivers: every sample accepts genuine requests and applies each event once and in order. It refuses forged,
-// unsigned and old requests, however the path is written.
+// TestSampleReceivers checks that every sample accepts genuine requests and applies each event once and in order, and
+// that it refuses forged, unsigned and old requests, however the path is written.
 func TestSampleReceivers(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
@@ -186,7 +186,7 @@ func TestSampleReceivers(t *testing.T) {
 	}
 }
 
-// refuses sends what is not genuine. Nothing of it is stored.
+// refuses sends requests that are not genuine. None may be stored.
 func (s *sample) refuses(t *testing.T) {
 	t.Helper()
 	body := report("1", "Delivered")
@@ -199,17 +199,17 @@ func (s *sample) refuses(t *testing.T) {
 		event  event
 		status int
 	}{
-		"unsigned":      {event{id: "forged", body: body, header: with("Webhook-Signature", "")}, 401},
-		"another key":   {signed(func(_ []byte, id, sent, body string) string { return signature(other, id, sent, body) }), 401},
-		"another id":    {signed(func(key []byte, _, sent, body string) string { return signature(key, "x", sent, body) }), 401},
-		"another body":  {signed(func(key []byte, id, sent, _ string) string { return signature(key, id, sent, "x") }), 401},
-		"another time":  {signed(func(key []byte, id, _, body string) string { return signature(key, id, "1", body) }), 401},
-		"version 2":     {signed(func(key []byte, id, sent, body string) string { return "v2" + signature(key, id, sent, body)[2:] }), 401},
-		"a part of it":  {signed(func(key []byte, id, sent, body string) string { return signature(key, id, sent, body)[:20] }), 401},
-		"no text":       {signed(func([]byte, string, string, string) string { return "v1," }), 401},
-		"not ASCII":     {signed(func([]byte, string, string, string) string { return "v1,ä" }), 401},
-		"old":           {event{id: "forged", body: body, sent: -10 * time.Minute}, 401},
-		"of the future": {event{id: "forged", body: body, sent: 10 * time.Minute}, 401},
+		"unsigned":                {event{id: "forged", body: body, header: with("Webhook-Signature", "")}, 401},
+		"another key":             {signed(func(_ []byte, id, sent, body string) string { return signature(other, id, sent, body) }), 401},
+		"another id":              {signed(func(key []byte, _, sent, body string) string { return signature(key, "x", sent, body) }), 401},
+		"another body":            {signed(func(key []byte, id, sent, _ string) string { return signature(key, id, sent, "x") }), 401},
+		"another time":            {signed(func(key []byte, id, _, body string) string { return signature(key, id, "1", body) }), 401},
+		"version 2":               {signed(func(key []byte, id, sent, body string) string { return "v2" + signature(key, id, sent, body)[2:] }), 401},
+		"a part of the signature": {signed(func(key []byte, id, sent, body string) string { return signature(key, id, sent, body)[:20] }), 401},
+		"no text":                 {signed(func([]byte, string, string, string) string { return "v1," }), 401},
+		"not ASCII":               {signed(func([]byte, string, string, string) string { return "v1,ä" }), 401},
+		"old":                     {event{id: "forged", body: body, sent: -10 * time.Minute}, 401},
+		"time in the future":      {event{id: "forged", body: body, sent: 10 * time.Minute}, 401},
 		"no time": {event{id: "forged", body: body, header: with("Webhook-Timestamp", ""),
 			sign: func(key []byte, id, _, body string) string { return signature(key, id, "", body) }}, 401},
 		"time is not a number": {event{id: "forged", body: body, header: with("Webhook-Timestamp", "soon"),
@@ -219,8 +219,8 @@ func (s *sample) refuses(t *testing.T) {
 		"no id":             {event{body: body}, 400},
 		"no event time":     {event{id: "forged", body: body, header: with("Webhook-Event-Time", "")}, 400},
 		"bad event time":    {event{id: "forged", body: body, at: "yesterday"}, 400},
-		"no form":           {event{id: "forged", body: "x"}, 400},
-		"no JSON":           {event{id: "forged", body: "sms=x"}, 400},
+		"not a form":        {event{id: "forged", body: "x"}, 400},
+		"not JSON":          {event{id: "forged", body: "sms=x"}, 400},
 		"another path":      {event{id: "forged", body: body, target: "/other"}, 404},
 		"GET":               {event{id: "forged", method: http.MethodGet, body: ""}, 0},
 		"too large":         {event{id: "forged", body: "sms=" + strings.Repeat("x", 2<<20)}, 0},
@@ -279,7 +279,8 @@ func (s *sample) appliesInOrder(t *testing.T) {
 	}
 }
 
-// readsEveryKind sends one event of each kind, first with a wrong signature. A click of a message does not replace its delivery report.
+// readsEveryKind sends an event of each kind, first with a wrong signature. A click must not replace the delivery
+// report of its message.
 func (s *sample) readsEveryKind(t *testing.T) {
 	t.Helper()
 	batch := `{"event":"clicks_revoked","count":1,"api_sms_ids":[],"campaign_sms_ids":[9007199254740993]}`
@@ -314,7 +315,7 @@ func (s *sample) readsEveryKind(t *testing.T) {
 	}
 }
 
-// readsEveryPath: what was accepted or refused at /dlr is accepted or refused at its other spellings.
+// readsEveryPath checks that other spellings of /dlr accept and refuse the same requests.
 func (s *sample) readsEveryPath(t *testing.T) {
 	t.Helper()
 	for i, target := range []string{"/dlr", "/dlr/", "/dlr?x=1", "/dlr/?x=1", "/hooks/dlr", "/hooks/dlr/?token=a%2Fb", "/%64lr"} {
@@ -341,7 +342,8 @@ func (s *sample) readsEveryPath(t *testing.T) {
 	}
 }
 
-// storesBeforeItAnswers: while nothing can be stored the answer is an error, and the event counts when it comes again.
+// storesBeforeItAnswers checks that the reply is an error while nothing can be stored, and that the repeated event is
+// stored.
 func (s *sample) storesBeforeItAnswers(t *testing.T) {
 	t.Helper()
 	away := s.dir + ".away"
@@ -356,11 +358,12 @@ func (s *sample) storesBeforeItAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := s.send(t, e); got != http.StatusOK || !strings.Contains(s.stored(t, "inbound"), `"id":5,`) {
-		t.Errorf("the event came again: status %d, stored %s", got, s.stored(t, "inbound"))
+		t.Errorf("the event was repeated: status %d, stored %s", got, s.stored(t, "inbound"))
 	}
 }
 
-// TestSamplesReceiveFromTheService: the service's own requests are genuine for all receivers, the one in Go too.
+// TestSamplesReceiveFromTheService checks that all receivers, including the one in Go, accept the service's own
+// requests.
 func TestSamplesReceiveFromTheService(t *testing.T) {
 	t.Parallel()
 	w := newEnv(t)

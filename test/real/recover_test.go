@@ -47,8 +47,9 @@ func (e *env) secondAttempts(t testing.TB, user int64, n int, within time.Durati
 	return first
 }
 
-// TestRecover: events that wait for their second attempt get it at once, when the user or an operator asks, under its
-// number and never twice. What is left behind is released when its delay ends. Others wait as usual.
+// TestRecover checks that events that wait for their second attempt get it at once when the user or an operator
+// requests it, under its number and never twice. The records left behind must be released when their delay ends. Other
+// users' events wait as usual.
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	const events = 40
@@ -57,7 +58,7 @@ func TestRecover(t *testing.T) {
 	for user := int64(1); user <= 4; user++ {
 		users[user] = e.all(user, "")
 	}
-	// The fourth has a host of its own.
+	// The fourth one has its own host.
 	users[4] = harness.Webhook{DLR: strings.Replace(e.recv.URL(path("dlr", 4)), "127.0.0.1", "localhost", 1)}
 	e.configure(t, users)
 	key := e.newKey(t, 1)

@@ -17,10 +17,10 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// noticed is within what time a topic that was deleted and created again is in use, by contract.
+// noticed is the time within which a recreated topic is in use, by contract.
 const noticed = 30 * time.Second
 
-// deleteTopics deletes topics and waits until the broker does not know them any more.
+// deleteTopics deletes topics and waits until the broker no longer lists them.
 func deleteTopics(t testing.TB, e *env, topics ...string) {
 	t.Helper()
 	adm := kadm.NewClient(harness.Client(t, e.kafka.Addr))
@@ -45,14 +45,14 @@ func deleteTopics(t testing.TB, e *env, topics ...string) {
 	}, "topics %v are gone", topics)
 }
 
-// TestRecreatedTopics deletes a source, a delay topic and the dead-letter topic under a running service. They are named
-// by /readyz, and read and written again when they were created again, without a restart.
+// TestRecreatedTopics deletes a source, a delay topic and the dead letter topic under a running service. /readyz must
+// name them, and once recreated they must be read and written again without a restart.
 func TestRecreatedTopics(t *testing.T) {
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	e.recv.On(path("dlr", 2), harness.Status(500))
 	p := e.serve(t)
-	// Offsets that the new topic does not reach at first: they must not count for it.
+	// Offsets that the new topic does not reach at first. They must not apply to it.
 	var records []int64
 	for sms := range int64(20) {
 		records = append(records, sms)
@@ -74,12 +74,12 @@ func TestRecreatedTopics(t *testing.T) {
 			}
 		}
 		return true
-	}, "/readyz names the topics that are gone")
+	}, "/readyz names the deleted topics")
 	t.Logf("named after %v", time.Since(gone).Round(time.Millisecond))
 	e.ensure(t)
 	created := time.Now()
 	want := []int64{}
-	for sms := range int64(30) { // more than before, the first ones while the new topic is not read yet
+	for sms := range int64(30) { // more than before, the first ones before the new topic is read
 		want = append(want, 1000+sms)
 		e.emit(t, e.dlr(1, 1000+sms))
 	}
@@ -101,7 +101,7 @@ func TestRecreatedTopics(t *testing.T) {
 	p.WaitBalanced(t, 1, 10*time.Second)
 	for _, line := range []string{"cannot fetch", "cannot store a record", "cannot commit"} {
 		if n := strings.Count(p.Log(), line); n > 2*len(topics) {
-			t.Errorf("%d lines %q, want a line per topic", n, line)
+			t.Errorf("%d lines %q, want one line per topic", n, line)
 		}
 	}
 }
@@ -154,8 +154,8 @@ func TestRecreatedSettings(t *testing.T) {
 	}
 }
 
-// steady writes a delivery report for each user every 50 ms, each batch with a client of its own, and keeps the numbers
-// of the messages that the broker took, with the time before they were written.
+// steady writes a delivery report for each user every 50 ms, each batch with its own client, and records the numbers of
+// the acknowledged messages with the time before they were written.
 type steady struct {
 	stop chan struct{}
 	done chan struct{}
@@ -211,8 +211,8 @@ func (s *steady) since(at time.Time) (messages []int64) {
 	return messages
 }
 
-// TestRecreatedUnderLoad deletes a source and its delay topics under the load of two members and creates them again, with
-// more partitions: what is written from then on is delivered, failed attempts included.
+// TestRecreatedUnderLoad deletes a source and its delay topics under the load of two members and creates them again,
+// with more partitions: what is written from then on is delivered, failed attempts included.
 func TestRecreatedUnderLoad(t *testing.T) {
 	const users = 10 // the first attempts of user 10 fail
 	e := newEnv(t)
@@ -259,7 +259,7 @@ func TestRecreatedUnderLoad(t *testing.T) {
 	for _, n := range delivered() {
 		again += n - 1
 	}
-	t.Logf("%d messages written to the new topics, %d requests again", len(messages), again)
+	t.Logf("%d messages written to the new topics, %d requests repeated", len(messages), again)
 	// Records that a member has not committed when it loses its partitions are sent again. A machine that is too busy for
 	// heartbeats makes it lose them.
 	lost := slices.ContainsFunc(members, func(p *harness.Proc) bool { return strings.Contains(p.Log(), "partitions lost") })

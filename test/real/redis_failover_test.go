@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// worksAgain is within what time after the election of a new master the API and clicks work again, by contract.
+// worksAgain is the time after the election of a new master within which the API and clicks work again, by contract.
 const worksAgain = 10 * time.Second
 
 // failover is a service on a Redis of several nodes, some of which die.
@@ -53,11 +53,11 @@ func (f *failover) click30(t testing.TB, within time.Duration, when string) {
 	t.Logf("clicks work %s", when)
 }
 
-// survives kills nodes, waits for the election, and wants the API and clicks back in time.
+// survives kills nodes, waits for the election, and checks that the API and clicks work again in time.
 func (f *failover) survives(t testing.TB, what string, strike func(), elected func()) {
 	t.Helper()
 	strike()
-	for range 30 { // these come while there is no master
+	for range 30 { // these are written while there is no master
 		f.emit(t, f.click(1, f.clicks.Add(1)))
 	}
 	elected()
@@ -69,7 +69,7 @@ func (f *failover) survives(t testing.TB, what string, strike func(), elected fu
 	f.p.WaitReady(t, 10*time.Second)
 }
 
-// judge wants every click once.
+// judge checks that every click was received once.
 func (f *failover) judge(t testing.TB) {
 	t.Helper()
 	f.p.WaitBalanced(t, float64(f.clicks.Load()), 15*time.Second)
@@ -81,7 +81,7 @@ func (f *failover) judge(t testing.TB) {
 	}
 }
 
-// TestRedisClusterFailover: masters of a cluster die for good, one at once and one by falling silent.
+// TestRedisClusterFailover ends masters of a cluster for good: one is killed and one stops answering.
 func TestRedisClusterFailover(t *testing.T) {
 	t.Parallel()
 	c := harness.OwnRedisCluster(t)
@@ -89,7 +89,7 @@ func TestRedisClusterFailover(t *testing.T) {
 	first := c.MasterOf(t, f.topics.KeyPrefix+"click:1:1")
 	f.survives(t, "a killed master", func() { first.Kill(t) }, func() { c.MasterOf(t, f.topics.KeyPrefix+"click:1:1", first) })
 	second := first
-	for n := 1; second == first || !isMaster(t, second); n++ { // a master among those of the start
+	for n := 1; second == first || !isMaster(t, second); n++ { // one of the initial masters
 		second = c.Nodes[n]
 	}
 	served := slotKey(t, second)
@@ -103,7 +103,7 @@ func isMaster(t testing.TB, n *harness.RedisNode) bool {
 	return err == nil && len(role) > 0 && role[0] == "master"
 }
 
-// slotKey gives a key that a node serves.
+// slotKey returns a key that a node serves.
 func slotKey(t testing.TB, n *harness.RedisNode) string {
 	t.Helper()
 	cl := n.Client(t)
@@ -116,8 +116,8 @@ func slotKey(t testing.TB, n *harness.RedisNode) string {
 	return ""
 }
 
-// TestRedisSentinelFailover: the master falls silent together with the Sentinel that the service listens to, as when
-// their machine dies; later the new master is killed.
+// TestRedisSentinelFailover freezes the master and the Sentinel at which the service has subscribed, as if their
+// machine had died. Later it kills the new master.
 func TestRedisSentinelFailover(t *testing.T) {
 	t.Parallel()
 	s := harness.OwnRedisSentinelWithPassword(t, "hush-sentinel")

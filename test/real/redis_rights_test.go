@@ -12,13 +12,13 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// leastRights are what docs/operations.md says a Redis user needs, besides its password and keys. +info and +time are
-// for the eviction warning and for the time of day, and not asked for by /readyz.
+// leastRights are the rights of a Redis user according to docs/operations.md, besides its password and keys. +info and
+// +time are for the eviction warning and for the time of day; /readyz does not require them.
 const leastRights = "resetchannels -@all +ping +info +time +exists +type +get +set +del +expire +pexpire +persist " +
 	"+hget +hmget +hset +hdel +hscan +lpush +ltrim +lrange +scan +eval +evalsha +script|load"
 
-// TestRedisNotWritable: a Redis that answers but cannot be written is said so by /readyz, with Redis's own word for why.
-// The service runs as a user with the least rights, none of which it may lack, and uses no other.
+// TestRedisNotWritable checks that /readyz reports a Redis that answers but cannot be written, with Redis's own error.
+// The service runs as a user with the least rights: it needs each of them and no others.
 func TestRedisNotWritable(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--enable-protected-configs", "yes", "--save", "3600 1000000"), topics: harness.TopicsFor(t)}
@@ -63,12 +63,12 @@ func TestRedisNotWritable(t *testing.T) {
 		{"MISCONF", "CONFIG SET dir /proc", "CONFIG SET dir /tmp", "MISCONF"},
 	} {
 		ask(words(c.spoil)...)
-		if c.name == "MISCONF" { // what counts is that a snapshot failed
+		if c.name == "MISCONF" { // it only matters that a snapshot failed
 			ask("BGSAVE")
 		}
 		p.WaitUnready(t, 10*time.Second, "redis: ")
 		if _, text := p.Readyz(); !strings.Contains(text, c.want) {
-			t.Errorf("%s: /readyz says %q, want %q", c.name, text, c.want)
+			t.Errorf("%s: /readyz returns %q, want %q", c.name, text, c.want)
 		}
 		if c.name == "a missing command" {
 			p.WaitLog(t, 10*time.Second, c.want)
@@ -84,7 +84,7 @@ func TestRedisNotWritable(t *testing.T) {
 	}
 }
 
-// TestRedisEvicts: an evicting policy is reported, and the service stays ready.
+// TestRedisEvicts checks that an evicting policy is reported while the service stays ready.
 func TestRedisEvicts(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
@@ -92,7 +92,7 @@ func TestRedisEvicts(t *testing.T) {
 	p := e.serve(t)
 	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 1 }, "smshooks_redis_evicts")
 	if status, text := p.Readyz(); status != http.StatusOK || !strings.HasPrefix(text, "ready\n") || !strings.Contains(text, "maxmemory-policy is allkeys-lru") {
-		t.Errorf("/readyz says %d %q", status, text)
+		t.Errorf("/readyz returns %d %q", status, text)
 	}
 	p.WaitLog(t, 5*time.Second, "Redis may evict keys")
 	if err := e.redis.Client(t).(*redis.Client).ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err(); err != nil {
@@ -100,11 +100,11 @@ func TestRedisEvicts(t *testing.T) {
 	}
 	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 0 }, "smshooks_redis_evicts")
 	if _, text := p.Readyz(); text != "ready\n" {
-		t.Errorf("/readyz says %q", text)
+		t.Errorf("/readyz returns %q", text)
 	}
 }
 
-// words makes a command of its text.
+// words splits a command into its arguments.
 func words(text string) []any {
 	var args []any
 	for _, word := range strings.Fields(text) {
@@ -130,7 +130,7 @@ func post(t testing.TB, addr, key, path, form string) int {
 	return resp.StatusCode
 }
 
-// deliveries is the log of deliveries as the API shows it, "" if there is no answer.
+// deliveries returns the log of deliveries from the API, "" if there is no answer.
 func deliveries(t testing.TB, addr, key string) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/v1/user/deliveries", nil)

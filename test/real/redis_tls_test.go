@@ -23,14 +23,14 @@ func writePair(t testing.TB, pair tls.Certificate, certFile, keyFile string) {
 		t.Fatal(err)
 	}
 	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: key}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o644); err != nil { // the container's user is another one
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o644); err != nil { // the container has another user
 			t.Fatal(err)
 		}
 	}
 }
 
-// TestRedisTLS: a Redis with a certificate of its own authority that asks clients for theirs. A certificate that Redis
-// does not know any more is replaced on disk, and counts without a restart.
+// TestRedisTLS uses a Redis with its own authority that requires client certificates. A certificate that Redis no
+// longer accepts is replaced on disk, and must take effect without a restart.
 func TestRedisTLS(t *testing.T) {
 	t.Parallel()
 	ca, err := certs.New()
@@ -54,7 +54,7 @@ func TestRedisTLS(t *testing.T) {
 	e.emit(t, e.click(1, 1))
 	e.recv.WaitCount(t, "/click/1", 1, 15*time.Second)
 
-	// Without a certificate of its own, and without the authority: the log says which settings to look at.
+	// Without a client certificate, and without the authority, the log names the settings to check.
 	for _, c := range []struct {
 		name, want string
 		flags      []string
@@ -68,7 +68,7 @@ func TestRedisTLS(t *testing.T) {
 		q.Kill()
 	}
 
-	// A renewal: another authority's certificate is refused at the next connection, until the right one is there again.
+	// A renewal: another authority's certificate is refused at the next connection, until the right one is restored.
 	stranger, err := certs.New()
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func TestRedisTLS(t *testing.T) {
 	e.emit(t, e.click(1, 2))
 	e.recv.WaitCount(t, "/click/1", 2, 15*time.Second)
 
-	// Files without TLS are no connection in clear by mistake.
+	// Files without TLS are an error and do not lead to a plaintext connection.
 	_, stderr, code := harness.Run(t, e.options("--redis.tls.enabled=false"), "config", "print")
 	if code != 2 || !strings.Contains(stderr, "redis.tls.ca_file: is set, but redis.tls.enabled is not") {
 		t.Errorf("files without redis.tls.enabled: exit code %d, %s", code, stderr)

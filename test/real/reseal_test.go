@@ -10,8 +10,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestReseal replaces secrets.key as docs/operations.md says: the service knows every user all the time, and in the end
-// an instance that has only the new key knows them, too.
+// TestReseal replaces secrets.key as documented in docs/operations.md. The service must know every user all the time,
+// and in the end an instance with only the new key must know them, too.
 func TestReseal(t *testing.T) {
 	t.Parallel()
 	key := func(letter string) string {
@@ -58,6 +58,6 @@ func TestReseal(t *testing.T) {
 		}
 	}
 	if log := alone.Log(); strings.Contains(log, "another secrets.key") {
-		t.Errorf("records that were resealed are reported:\n%s", log)
+		t.Errorf("resealed records are reported as unreadable:\n%s", log)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// wantAttempts holds requests of one event against the schedule: never early, at most a second late, numbered.
+// wantAttempts compares the requests of an event with the schedule: never early, at most a second late, numbered.
 func wantAttempts(t *testing.T, got []harness.Request, schedule ...time.Duration) {
 	t.Helper()
 	if len(got) != len(schedule)+1 {
@@ -20,7 +20,7 @@ func wantAttempts(t *testing.T, got []harness.Request, schedule ...time.Duration
 	}
 	for i, r := range got {
 		if n := r.Header.Get("Webhook-Attempt"); n != strconv.Itoa(i+1) {
-			t.Errorf("attempt %d says it is %s", i+1, n)
+			t.Errorf("attempt %d is numbered %s", i+1, n)
 		}
 		if r.Header.Get("Webhook-Id") != got[0].Header.Get("Webhook-Id") {
 			t.Errorf("attempt %d has Webhook-Id %s, the first %s", i+1, r.Header.Get("Webhook-Id"), got[0].Header.Get("Webhook-Id"))
@@ -29,7 +29,7 @@ func wantAttempts(t *testing.T, got []harness.Request, schedule ...time.Duration
 			continue
 		}
 		if after := r.Start.Sub(got[i-1].End) - schedule[i-1]; after < -harness.Clocks || after > late+harness.Slack(got[i-1].End) {
-			t.Errorf("attempt %d came %v after the failure before it, want %v to %v", i+1, after+schedule[i-1], schedule[i-1], schedule[i-1]+late)
+			t.Errorf("attempt %d came %v after the previous failure, want %v to %v", i+1, after+schedule[i-1], schedule[i-1], schedule[i-1]+late)
 		}
 	}
 }
@@ -115,7 +115,7 @@ func testTimeout(t *testing.T, e *env) {
 	}
 }
 
-// testTooOld: a record past its window at its first attempt. A revocation has no window.
+// testTooOld has records past their window at the first attempt. A revocation has no window.
 func testTooOld(t *testing.T, e *env) {
 	old := time.Now().Add(-25 * time.Hour).Truncate(time.Millisecond)
 	r := e.dlr(4, 1)
@@ -133,12 +133,12 @@ func testTooOld(t *testing.T, e *env) {
 	}
 }
 
-// testWindowEnds: the next due time is past the window, so the event is dead at once.
+// testWindowEnds has events whose next due time is past the window, so that they are dead at once.
 func testWindowEnds(t *testing.T, e *env) {
 	e.recv.On("/dlr/5", harness.Status(500))
 	const window = 24 * time.Hour
-	// One may be tried again after 1 s, not after 2 s more; the other not even after 1 s. A busy machine may make fewer
-	// attempts of each.
+	// One may be attempted again after 1 s, but not after 2 s more; the other not even after 1 s. On a busy machine there
+	// may be fewer attempts of each.
 	for i, left := range []time.Duration{2500 * time.Millisecond, 500 * time.Millisecond} {
 		r := e.dlr(5, int64(i))
 		r.Timestamp = time.Now().Add(-window + left).Truncate(time.Millisecond)
@@ -157,8 +157,8 @@ func testWindowEnds(t *testing.T, e *env) {
 	}
 }
 
-// wantWindow holds a dead letter and the failed attempts before it against the end of the event's window: each attempt
-// but the last left room for the next, the last one did not.
+// wantWindow compares a dead letter and the failed attempts before it with the end of the event's window. Each attempt
+// except the last one left time for the next.
 func wantWindow(t *testing.T, dead *kgo.Record, got []harness.Request, end time.Time, schedule ...time.Duration) {
 	t.Helper()
 	failure := "http 500"
@@ -209,13 +209,13 @@ func testInboundRetry(t *testing.T, e *env) {
 	}
 }
 
-// testURLGoes: an event whose URL goes while it waits is settled as not_configured, not dead.
+// testURLGoes checks that a delayed event whose URL is removed is settled as not_configured, not as dead.
 func testURLGoes(t *testing.T, e *env) {
 	e.recv.On("/dlr/8", harness.Codes(500, 500, 200))
 	e.emit(t, e.dlr(8, 1))
 	e.recv.WaitCount(t, "/dlr/8", 2, 5*time.Second)
 	changed := time.Now()
-	e.configure(t, map[int64]harness.Webhook{8: {}}) // counts within 1 s, the third attempt is 2 s away
+	e.configure(t, map[int64]harness.Webhook{8: {}}) // takes effect within 1 s; the third attempt is 2 s away
 	harness.Pass(4 * time.Second)
 	if n := e.recv.Count("/dlr/8"); n != 2 && harness.Slack(changed) < time.Second {
 		t.Errorf("%d requests, want 2", n)
@@ -225,7 +225,7 @@ func testURLGoes(t *testing.T, e *env) {
 	}
 }
 
-// testEndpointDown: idle connections that an endpoint closed are no failures.
+// testEndpointDown checks that idle connections closed by an endpoint do not cause failures.
 func testEndpointDown(t *testing.T, e *env) {
 	for i := range int64(5) {
 		e.emit(t, e.dlr(9, i))

@@ -22,7 +22,7 @@ type revoked struct {
 	Campaign []int64 `json:"campaign_sms_ids"`
 }
 
-// batchOf reads a batch and holds it against what is true of all batches.
+// batchOf reads a batch and checks what holds for all batches.
 func batchOf(t testing.TB, r harness.Request) revoked {
 	t.Helper()
 	var b revoked
@@ -35,7 +35,8 @@ func batchOf(t testing.TB, r harness.Request) revoked {
 	return b
 }
 
-// onTick tells whether a request began within a second after a multiple of the interval, and what a busy machine adds.
+// onTick reports whether a request began within a second, plus the slack of a busy machine, after a multiple of the
+// interval.
 func onTick(r harness.Request) bool {
 	after := time.Duration(r.Start.UnixNano()) % interval
 	return after <= late || after <= late+harness.Slack(r.Start.Add(-interval))
@@ -126,7 +127,7 @@ func TestRevocation(t *testing.T) {
 	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": harness.BatchIdentity(records[4], 0), "origin": harness.Position(records[4])})
 	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
 	if n := e.recv.Count("/revoke/5") + e.recv.Count("/revoke/8"); n != 0 {
-		t.Errorf("%d batches too many", n)
+		t.Errorf("%d surplus batches", n)
 	}
 	for fate, want := range map[string]float64{"batched": 8, "not_configured": 1, "retry": 1, "delivered": 1, "dead": 1} {
 		if n := m.Sum("smshooks_settled_total", "kind", "revoke_click", "fate", fate); n != want {
@@ -135,7 +136,7 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
-// TestRevocationTicks: a user's records all through some ticks make one batch per tick.
+// TestRevocationTicks checks that a user's records over several ticks become one batch per tick.
 func TestRevocationTicks(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -173,8 +174,8 @@ func TestRevocationTicks(t *testing.T) {
 	}
 }
 
-// TestRevocationCrash kills the member before, at and after a tick, again and again: no id is lost, and a batch that
-// is sent again has the same id and content.
+// TestRevocationCrash kills the member before, at and after a tick, repeatedly. No id may be lost, and a repeated batch
+// must have the same id and content.
 func TestRevocationCrash(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--kafka.session_timeout=2s")
@@ -224,13 +225,13 @@ func TestRevocationCrash(t *testing.T) {
 		}
 		bodies[id] = string(r.Body)
 	}
-	t.Logf("%d batches sent again, %d of them with another content", again, differ)
+	t.Logf("%d batches repeated, %d of them with different content", again, differ)
 	if differ > 0 {
 		t.Errorf("%d ids stand for two different batches", differ)
 	}
 }
 
-// seen gives the ids a user's endpoint was told of, each once.
+// seen returns the ids that a user's endpoint received, each once.
 func seen(t testing.TB, e *env, user int64) map[int64]bool {
 	ids := map[int64]bool{}
 	for _, r := range e.recv.Requests(fmt.Sprintf("/revoke/%d", user)) {

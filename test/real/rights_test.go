@@ -12,9 +12,9 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestRightsTakenAway runs the service with the least rights, takes some away and gives them back: /readyz says so, before
-// anything fails, one line is logged when it begins and one when it ends, and nothing is lost.
-func TestRightsTakenAway(t *testing.T) {
+// TestRightsRevoked runs the service with the least rights, revokes some and grants them again. /readyz must report it
+// before anything fails, one line must be logged when it begins and one when it ends, and nothing may be lost.
+func TestRightsRevoked(t *testing.T) {
 	t.Parallel()
 	b := harness.GuardedKafka(t)
 	e := &env{topics: harness.TopicsFor(t), kafka: b.Broker, redis: harness.Redis(t)}
@@ -65,8 +65,8 @@ func TestRightsTakenAway(t *testing.T) {
 	p.WaitBalanced(t, 4, 10*time.Second)
 }
 
-// TestAddedPartitions adds partitions to a source under a running service: after topics ensure the retries of their
-// events are stored within half a minute, and before it there is no flood of lines.
+// TestAddedPartitions adds partitions to a source under a running service. After topics ensure the retries of their
+// events must be stored within half a minute, and before it the log must not be flooded.
 func TestAddedPartitions(t *testing.T) {
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{2: e.all(2, "")})
@@ -79,17 +79,17 @@ func TestAddedPartitions(t *testing.T) {
 	harness.Eventually(t, 20*time.Second, func() bool {
 		listed, err := adm.ListTopics(t.Context(), e.topics.DLR)
 		return err == nil && len(listed[e.topics.DLR].Partitions) == 2*partitions
-	}, "the partitions are there")
+	}, "the partitions exist")
 	const added = 2*partitions - 1
 	harness.Produce(t, e.kafka.Addr, e.topics.DLR, added, "2", harness.DLRValue(2, 1))
-	e.recv.WaitCount(t, path("dlr", 2), 1, noticed) // the group has found the partition; its retry has no place yet
+	e.recv.WaitCount(t, path("dlr", 2), 1, noticed) // the group reads the partition; there is no partition for its retry yet
 	e.ensure(t)
 	at := time.Now()
 	e.recv.WaitCount(t, path("dlr", 2), 2, noticed)
 	t.Logf("retried %v after topics ensure", time.Since(at).Round(time.Millisecond))
 	p.WaitBalanced(t, 2, 10*time.Second)
 	if n := strings.Count(p.Log(), "cannot store a record"); n != 1 {
-		t.Errorf("%d lines say that a record cannot be stored, want one", n)
+		t.Errorf("%d lines about a record that cannot be stored, want one", n)
 	}
 }
 

@@ -13,13 +13,13 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestScheduleChange changes retry.schedule and overflow.delays while records wait: first without retry.drain, as a
-// stranger might, which must show, then as the runbook says, and every event gets the attempts it is due, in time.
+// TestScheduleChange changes retry.schedule and overflow.delays while records are delayed: first without retry.drain,
+// which must be reported, then as in the runbook. Every event must get its attempts in time.
 func TestScheduleChange(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--retry.schedule=7s,1s")
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
-	// The third attempt of one event may come before the second of another.
+	// The third attempt of one event may be before the second of another.
 	e.recv.On("/dlr/1", func(rw http.ResponseWriter, r *http.Request, _ harness.Request) {
 		if r.Header.Get("Webhook-Attempt") != "3" {
 			rw.WriteHeader(http.StatusInternalServerError)
@@ -39,7 +39,7 @@ func TestScheduleChange(t *testing.T) {
 		t.Fatalf("exit code %d", code)
 	}
 
-	// the old delay is simply gone
+	// the old delay is not in any setting
 	e.flags[len(e.flags)-1] = "--retry.schedule=2s,1s"
 	e.ensure(t)
 	p = e.serve(t)
@@ -76,7 +76,7 @@ func TestScheduleChange(t *testing.T) {
 			t.Errorf("%s: the third attempt came %v after the second", id, wait)
 		}
 		if n := got[2].Header.Get("Webhook-Attempt"); n != "3" {
-			t.Errorf("%s: the third attempt says it is %s", id, n)
+			t.Errorf("%s: the third attempt is numbered %s", id, n)
 		}
 	}
 	harness.Eventually(t, 10*time.Second, func() bool {
@@ -86,14 +86,14 @@ func TestScheduleChange(t *testing.T) {
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	p = e.serve(t) // empty: the setting may go
+	p = e.serve(t) // empty: the setting can be removed
 	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Has("smshooks_unread_waiting_records") }, "a scrape")
 	e.emit(t, e.dlr(1, 99))
 	e.recv.WaitCount(t, "/dlr/1", 16, 5*time.Second)
 }
 
-// TestPartitionsGrow follows docs/upgrade.md: the source's partitions are raised while the service runs and events
-// fail, then `topics ensure`; nobody restarts anything, and every event gets its attempts.
+// TestPartitionsGrow follows docs/upgrade.md: it adds partitions to a source while the service runs and events fail,
+// and then runs `topics ensure`. Without a restart, every event must get its attempts.
 func TestPartitionsGrow(t *testing.T) {
 	t.Parallel()
 	const users, more = 24, 2 * partitions

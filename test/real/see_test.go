@@ -18,7 +18,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// shownEvent is an event as a customer sees it.
+// shownEvent is an event in a reply of the API.
 type shownEvent struct {
 	ID          string  `json:"id"`
 	Kind        string  `json:"kind"`
@@ -61,7 +61,7 @@ func request(t testing.TB, p *harness.Proc, a account, method, path, body string
 	return resp.StatusCode, string(text)
 }
 
-// see returns an event, and the text of the reply, once an instance shows it in a state after so many attempts.
+// see returns an event and the text of the reply once an instance shows it in a state after that many attempts.
 func see(t testing.TB, p *harness.Proc, a account, id, state string, attempts int) (e shownEvent, text string) {
 	t.Helper()
 	harness.Eventually(t, 20*time.Second, func() bool {
@@ -80,7 +80,7 @@ func see(t testing.TB, p *harness.Proc, a account, id, state string, attempts in
 	return e, text
 }
 
-// TestSeeAndResend asks one of two instances about events and has the other one send them again.
+// TestSeeAndResend reads events at one of two instances and resends them at the other.
 func TestSeeAndResend(t *testing.T) {
 	harness.Need(t)
 	e := newEnv(t, "--retry.schedule=1h,1h")
@@ -117,7 +117,7 @@ func TestSeeAndResend(t *testing.T) {
 		`"next_attempt":"[^"]+","attempts":\[\{"attempt":1,"time":"[^"]+","status":"failed","http_code":503,"error":"http 503","duration":[0-9.]+,` +
 		`"host":"[^"]+","failover":false,"reply":"no route [^"]+"\}\],"request":\{"content_type":"application/x-www-form-urlencoded","body":"sms=[^"]+"\}\}\}$`)
 	if !keys.MatchString(text) {
-		t.Errorf("the reply is not as the contract says: %s", text)
+		t.Errorf("the reply does not match the contract: %s", text)
 	}
 	if next, err := time.Parse(time.RFC3339, *event.NextAttempt); err != nil || time.Until(next) > time.Hour || time.Until(next) < 50*time.Minute {
 		t.Errorf("next attempt %s, want in an hour: %v", *event.NextAttempt, err)
@@ -170,7 +170,7 @@ func TestSeeAndResend(t *testing.T) {
 		t.Errorf("another user has sent %d events again", n)
 	}
 
-	// The body of a batch of revocations comes from the record that it waits in.
+	// The body of a batch of revocations comes from its delayed record.
 	batch := e.revocation(user.user, []int64{1, 2}, []int64{3})
 	e.emit(t, batch)
 	sent := e.recv.WaitCount(t, path("revoke", user.user), 1, 20*time.Second)[0]
@@ -196,10 +196,10 @@ func TestSeeAndResend(t *testing.T) {
 		t.Fatalf("delete records: %v, %v", err, resp.Error())
 	}
 	if event, text = see(t, one, user, "order:7/1", "delivered", 3); event.Request != nil {
-		t.Errorf("a record that is gone: %s", text)
+		t.Errorf("a deleted record: %s", text)
 	}
 	if n := replay(one, user, "order:7/1"); n != 0 {
-		t.Errorf("%d events sent again whose record is gone", n)
+		t.Errorf("%d events with a deleted record were sent again", n)
 	}
 	wantLogSize(t, e, user)
 }

@@ -27,7 +27,7 @@ type account struct {
 	key  string
 }
 
-// shownSettings is a user's settings as the API shows them.
+// shownSettings is a user's settings in a reply of the API.
 type shownSettings struct {
 	DLR     *string `json:"dlr_url"`
 	Click   *string `json:"click_url"`
@@ -36,7 +36,8 @@ type shownSettings struct {
 	Auth    bool    `json:"auth"`
 }
 
-// accounts gives users 1 to n four URLs, credentials, a key that this version does not know, and an API key each.
+// accounts creates users 1 to n, each with four URLs, credentials, a document key that this version does not know, and
+// an API key.
 func accounts(t testing.TB, e *env, n int) []account {
 	t.Helper()
 	var records []*kgo.Record
@@ -46,7 +47,7 @@ func accounts(t testing.TB, e *env, n int) []account {
 		r := harness.WebhookRecord(t, e.topics.Config, user, hooks)
 		r.Value = []byte(strings.TrimSuffix(string(r.Value), "}") + `,"plan":{"n":[ 1.50,[] ],"big":9007199254740993}}`)
 		records = append(records, r)
-		// Keys are made as the CLI makes them: the topic has the hash.
+		// Keys are created like those of the CLI: the topic holds the hash.
 		key := fmt.Sprintf("smsh_test%d", user)
 		records = append(records, &kgo.Record{Topic: e.topics.Keys, Partition: harness.ByKey, Key: []byte(hashOf(key)), Value: []byte(fmt.Sprintf(`{"user_id":%d}`, user))})
 		all = append(all, account{user, key})
@@ -55,7 +56,7 @@ func accounts(t testing.TB, e *env, n int) []account {
 	return all
 }
 
-// call makes a request to the API and gives the status and, with 200, the settings answered.
+// call makes a request to the API and returns the status and, with 200, the returned settings.
 func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shownSettings) {
 	t.Helper()
 	method, path, body := http.MethodGet, "/v1/user/get-webhook", io.Reader(nil)
@@ -90,8 +91,8 @@ func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shown
 	return resp.StatusCode, settings
 }
 
-// wantWhole reports whether the API answers what the user has, all of it, with dlr as the first URL. It fails on every
-// other answer but 503, or one with a former URL where an instance answers that may not have read the change yet.
+// wantWhole reports whether the API returns all settings of the user, with dlr as the first URL. It fails on every
+// other reply except 503, or previous settings from an instance that may not have read the change yet.
 func wantWhole(t testing.TB, e *env, p *harness.Proc, a account, dlr string, form url.Values, former ...string) bool {
 	t.Helper()
 	status, s := call(t, p, a, form)
@@ -105,12 +106,13 @@ func wantWhole(t testing.TB, e *env, p *harness.Proc, a account, dlr string, for
 	}
 	if status != http.StatusOK || !is(s.DLR, dlr) || !is(s.Click, hooks.Click) || !is(s.Inbound, hooks.Inbound) || !is(s.Revoke, hooks.Revoke) || !s.Auth {
 		text, _ := json.Marshal(s)
-		t.Fatalf("user %d is answered %d %s, want dlr_url %s and the rest as it was", a.user, status, text, dlr)
+		t.Fatalf("user %d gets %d %s, want dlr_url %s and the rest unchanged", a.user, status, text, dlr)
 	}
 	return true
 }
 
-// wantDocument fails unless the newest document of a user in Kafka has dlr, all the rest, and the unknown key verbatim.
+// wantDocument fails unless the newest document of a user in Kafka has dlr, everything else, and the unknown key
+// verbatim.
 func wantDocument(t testing.TB, e *env, a account, dlr string) {
 	t.Helper()
 	var last string
@@ -127,7 +129,7 @@ func wantDocument(t testing.TB, e *env, a account, dlr string) {
 	}
 }
 
-// rows finds the user's keys of this env in one server.
+// rows returns the user's keys of this env on one server.
 func rows(t testing.TB, e *env, cl redis.Cmdable, a account) []string {
 	t.Helper()
 	found, err := cl.Keys(t.Context(), e.topics.KeyPrefix+"????????????????:user:"+strconv.FormatInt(a.user, 10)).Result()
@@ -137,8 +139,8 @@ func rows(t testing.TB, e *env, cl redis.Cmdable, a account) []string {
 	return found
 }
 
-// TestDeletedRedisKeys: single keys vanish from Redis. Nobody is answered without them, nothing is overwritten with
-// nothing, and they come back, also those that nobody asks for.
+// TestDeletedRedisKeys deletes single keys from Redis. No reply may lack them, nothing may be overwritten with nothing,
+// and they must be restored, also those that are not requested.
 func TestDeletedRedisKeys(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t), topics: harness.TopicsFor(t)}
@@ -169,7 +171,7 @@ func TestDeletedRedisKeys(t *testing.T) {
 		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, served, a, changed, url.Values{"dlr_url": {changed}}) }, "a change for user %d", a.user)
 		lose(a)
 		other := []*harness.Proc{q, p}[i%2]
-		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, other, a, changed, nil, dlr) }, "an answer of the other for user %d", a.user)
+		harness.Eventually(t, 10*time.Second, func() bool { return wantWhole(t, e, other, a, changed, nil, dlr) }, "a reply of the other instance for user %d", a.user)
 		wantDocument(t, e, a, changed)
 	}
 	lost := time.Now()
@@ -180,8 +182,8 @@ func TestDeletedRedisKeys(t *testing.T) {
 			}
 		}
 		return true
-	}, "the keys that nobody asked for are in Redis again")
-	t.Logf("repaired %v after the last look", time.Since(lost).Round(time.Millisecond))
+	}, "the keys that were not requested are in Redis again")
+	t.Logf("repaired %v after the last check", time.Since(lost).Round(time.Millisecond))
 	for _, a := range all {
 		e.emit(t, e.dlr(a.user, a.user))
 	}
@@ -196,8 +198,7 @@ func TestDeletedRedisKeys(t *testing.T) {
 // limitedRights are the least rights that the service needs. INFO and SCAN are not among them.
 const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get +del +expire +lpush +ltrim +lrange +hget +hmget +hset +hdel +persist +pexpire +type +eval +evalsha +script|load +scan"
 
-// TestOldRedisSnapshot: Redis comes back with the data of before, for a user who may not ask it for anything about
-// itself.
+// TestOldRedisSnapshot restarts Redis with older data, for a Redis user without the right to read server information.
 func TestOldRedisSnapshot(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, append([]string{"--user", "app"}, strings.Fields(limitedRights)...)...)}
@@ -217,7 +218,7 @@ func TestOldRedisSnapshot(t *testing.T) {
 	e.redis.Kill(t)
 	e.redis.Start(t)
 	if old := cl.HGet(t.Context(), rows(t, e, cl, all[9])[0], "d").Val(); strings.Contains(old, "?changed") {
-		t.Log("the snapshot was repaired before the test could look at it")
+		t.Log("the snapshot was repaired before the test could read it")
 	}
 	for i, a := range all[:5] {
 		if i%2 == 0 {
@@ -234,10 +235,10 @@ func TestOldRedisSnapshot(t *testing.T) {
 			}
 		}
 		return true
-	}, "Redis has the newest settings of those that nobody asked for")
+	}, "Redis has the newest settings that were not requested")
 }
 
-// TestRedisClusterNodeFlushed: one master of a cluster is emptied.
+// TestRedisClusterNodeFlushed empties one master of a cluster.
 func TestRedisClusterNodeFlushed(t *testing.T) {
 	t.Parallel()
 	cluster := harness.OwnRedisCluster(t)
@@ -278,7 +279,7 @@ func TestRedisClusterNodeFlushed(t *testing.T) {
 	wantDocument(t, e, all[1], e.all(all[1].user, "").DLR+"?changed")
 }
 
-// TestEvictedSettings: Redis evicts whatever it likes, all the time.
+// TestEvictedSettings lets Redis evict keys all the time.
 func TestEvictedSettings(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")}
@@ -319,8 +320,8 @@ func TestEvictedSettings(t *testing.T) {
 	wantDocument(t, e, all[0], e.all(all[0].user, "").DLR+"?changed")
 }
 
-// TestGoneWhileStopped: what Redis holds of a user and a key that the topics do not hold (their tombstones were
-// compacted away) is gone before the first event is sent.
+// TestGoneWhileStopped checks that a user and a key in Redis that the topics no longer hold (their tombstones were
+// compacted away) are removed before the first event is sent.
 func TestGoneWhileStopped(t *testing.T) {
 	t.Parallel()
 	e := &env{kafka: harness.Kafka(t), topics: harness.TopicsFor(t), redis: harness.RedisArgs(t)}
@@ -348,12 +349,12 @@ func TestGoneWhileStopped(t *testing.T) {
 		t.Errorf("%d keys of the user are still in Redis", n)
 	}
 	if status, _ := call(t, p, gone, nil); status != http.StatusUnauthorized {
-		t.Errorf("a key that its topic does not hold is answered %d", status)
+		t.Errorf("a key that is not in its topic gets %d", status)
 	}
 	e.recv.WaitCount(t, path("dlr", a.user), 1, 20*time.Second)
 	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of the removed user is not configured")
 	if n := e.recv.Count(path("dlr", gone.user)); n != 0 {
-		t.Errorf("%d requests for a user who was removed", n)
+		t.Errorf("%d requests for a removed user", n)
 	}
 }
 
@@ -370,7 +371,7 @@ func TestRecreatedConfigTopic(t *testing.T) {
 	harness.Eventually(t, noticed, func() bool {
 		status, text := p.Readyz()
 		return status == http.StatusServiceUnavailable && strings.Contains(text, e.topics.Config) && strings.Contains(text, e.topics.Keys)
-	}, "/readyz names the topics that are gone")
+	}, "/readyz names the deleted topics")
 	e.ensure(t)
 	created := time.Now()
 	hooks := e.all(1, "")
@@ -382,17 +383,17 @@ func TestRecreatedConfigTopic(t *testing.T) {
 		return status == http.StatusOK && s.DLR != nil && *s.DLR == hooks.DLR && p.Ready()
 	}, "the new topics are read")
 	t.Logf("adopted after %v", time.Since(created).Round(time.Millisecond))
-	harness.Eventually(t, noticed, func() bool { // the two topics are followed by themselves
+	harness.Eventually(t, noticed, func() bool { // the two topics are followed independently
 		status, _ := call(t, p, all[1], nil)
 		return status == http.StatusUnauthorized
-	}, "a key of the former topic is refused")
+	}, "a key of the previous topic is refused")
 	if status, s := call(t, p, all[0], url.Values{"click_url": {hooks.Click + "/new"}}); status != http.StatusOK || s.DLR == nil || *s.DLR != hooks.DLR {
-		t.Errorf("a change in the new topic is answered %d", status)
+		t.Errorf("a change in the new topic gets %d", status)
 	}
 	e.emit(t, e.dlr(1, 1), e.dlr(2, 2))
 	e.recv.WaitCount(t, path("dlr", 1)+"/new", 1, 20*time.Second)
-	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of a user whom the new topic does not hold is not configured")
+	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of a user who is not in the new topic is not configured")
 }
 
-// hashOf gives the key of an API key's record.
+// hashOf returns the key of an API key's record.
 func hashOf(key string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(key))) }

@@ -15,13 +15,14 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// verifier is a program on the official library for Node. It reads a JSON object a line, and prints ok or what is wrong.
+// verifier is a program for Node with the official library. It reads a JSON object per line, and prints ok or the
+// error.
 const verifier = `
 const { Webhook } = require("standardwebhooks");
 require("readline").createInterface({ input: process.stdin }).on("line", (line) => {
   const { secret, headers, body } = JSON.parse(line);
   try { new Webhook(secret).verify(body, headers); } catch (e) {
-    // The library parses the body as JSON after the signature was found right; a form is none.
+    // The library parses the body as JSON after it has verified the signature; a form is not JSON.
     if (!(e instanceof SyntaxError)) { console.log(e.message); return; }
   }
   console.log("ok");
@@ -60,7 +61,7 @@ func verify(t *testing.T, secrets []string, requests []harness.Request) []string
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// ask makes a request to the API and decodes the data of a 200.
+// ask makes a request to the API and decodes the data of a reply of 200.
 func ask(t testing.TB, p *harness.Proc, method, key, path, form string, data any) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -87,8 +88,9 @@ func ask(t testing.TB, p *harness.Proc, method, key, path, form string, data any
 	return resp.StatusCode
 }
 
-// TestSigning: requests, tests too, carry signatures that the official library of another language accepts, of both
-// secrets during the grace; and the time of the event. No secret is in Kafka or Redis in clear, or in the log.
+// TestSigning checks that requests, including tests, carry the time of the event and signatures that the official
+// library for Node accepts, of both secrets during the grace. No secret may be in clear in Kafka or Redis, or in the
+// log.
 func TestSigning(t *testing.T) {
 	t.Parallel()
 	w := newEnv(t)
@@ -110,7 +112,7 @@ func TestSigning(t *testing.T) {
 	before := w.emit(t, w.dlr(1, 1), w.dlr(2, 1))
 	w.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
 	first := rotate("")
-	harness.Pass(time.Second) // the contract's bound for a change to count
+	harness.Pass(time.Second) // the contract's limit for a change to take effect
 	w.emit(t, w.dlr(1, 2))
 	w.recv.WaitCount(t, path("dlr", 1), 2, 15*time.Second)
 	second := rotate("grace=1h")
@@ -133,7 +135,7 @@ func TestSigning(t *testing.T) {
 	}
 	for _, r := range w.recv.Requests(path("dlr", 2)) {
 		if _, signed := r.Header["Webhook-Signature"]; signed {
-			t.Error("a user without a secret has a signature")
+			t.Error("a request of a user without a secret is signed")
 		}
 	}
 	forged := got[2]
@@ -143,7 +145,7 @@ func TestSigning(t *testing.T) {
 	accepted := []bool{true, true, true, true, false, false, true}
 	for i, answer := range verify(t, secrets, requests) {
 		if (answer == "ok") != accepted[i] {
-			t.Errorf("request %d: the library says %q", i, answer)
+			t.Errorf("request %d: the library prints %q", i, answer)
 		}
 	}
 	for _, r := range harness.Consume(t, w.kafka.Addr, w.topics.Config) {
@@ -165,7 +167,7 @@ func TestSigning(t *testing.T) {
 	}
 }
 
-// TestRacingSettings: PATCH and set-webhook, at once on two instances, lose nothing.
+// TestRacingSettings checks that concurrent PATCH and set-webhook requests at two instances lose nothing.
 func TestRacingSettings(t *testing.T) {
 	t.Parallel()
 	w := newEnv(t)
@@ -192,7 +194,7 @@ func TestRacingSettings(t *testing.T) {
 			harness.Eventually(t, 15*time.Second, func() bool {
 				return ask(t, p, http.MethodGet, key, "/v1/user/get-webhook", "", &set) == http.StatusOK &&
 					ask(t, p, http.MethodGet, key, "/v1/user/webhook-settings", "", &further) == http.StatusOK
-			}, "the settings are answered")
+			}, "the settings are returned")
 			for _, name := range urls {
 				if set[name] != hook {
 					t.Errorf("round %d: %s is %v, want %s", round, name, set[name], hook)

@@ -14,8 +14,8 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// TestSite builds the documentation's site and looks at each page on a phone and on a desktop, light and dark: nothing
-// is wider than the screen or loaded from elsewhere, and the search finds a failure.
+// TestSite builds the documentation's site and checks each page on a phone and on a desktop, light and dark. Nothing
+// may be wider than the screen or loaded from elsewhere, and the search must find a failure.
 func TestSite(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)

@@ -13,10 +13,10 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// graceTaken is how long a stop may take beyond shutdown.grace: the process itself has to end, too.
+// graceTaken is how long a stop may take beyond shutdown.grace, because the process itself must end, too.
 const graceTaken = 500 * time.Millisecond
 
-// stopInTime sends SIGTERM and wants exit code 0 within the grace.
+// stopInTime sends SIGTERM and checks for exit code 0 within the grace.
 func stopInTime(t *testing.T, p *harness.Proc, grace time.Duration) {
 	t.Helper()
 	at := time.Now()
@@ -29,7 +29,7 @@ func stopInTime(t *testing.T, p *harness.Proc, grace time.Duration) {
 	}
 }
 
-// readyz returns what /readyz says.
+// readyz returns the body of /readyz.
 func readyz(p *harness.Proc) string {
 	resp, err := http.Get("http://" + p.OpsAddr + "/readyz")
 	if err != nil {
@@ -40,20 +40,20 @@ func readyz(p *harness.Proc) string {
 	return string(text)
 }
 
-// TestStopWhileJoining kills the only member and starts it again: the group waits for the killed one, which is reported,
-// and a stop does not wait for it.
+// TestStopWhileJoining kills the only member and restarts it. The group waits for the killed one, which must be
+// reported, and a stop must not wait for it.
 func TestStopWhileJoining(t *testing.T) {
 	const grace = 5 * time.Second
 	e := newEnv(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
 	e.serve(t).Kill()
 	p := harness.Start(t, e.options())
 	const line = "waiting for members of the group that do not answer"
-	harness.Eventually(t, 20*time.Second, func() bool { return strings.Contains(p.Log(), line) }, "the log says what the start waits for")
+	harness.Eventually(t, 20*time.Second, func() bool { return strings.Contains(p.Log(), line) }, "the log reports what the start waits for")
 	if text := readyz(p); !strings.Contains(text, "group: waiting for members of group "+e.topics.Group) || !strings.Contains(text, "at most 2") {
-		t.Errorf("/readyz says %q, want who is waited for and how long at most", text)
+		t.Errorf("/readyz returns %q, want who is waited for and how long at most", text)
 	}
 	if n := strings.Count(p.Log(), line); n != 1 {
-		t.Errorf("%d lines say so, want one", n)
+		t.Errorf("%d such lines, want one", n)
 	}
 	stopInTime(t, p, grace)
 	if strings.Contains(p.Log(), "cannot leave the group") {
@@ -82,8 +82,7 @@ func TestStopAtStart(t *testing.T) {
 	}
 }
 
-// TestStopWithoutKafka stops the service while Kafka, which it has used, does not answer, with events that cannot be
-// stored.
+// TestStopWithoutKafka stops the service while Kafka no longer answers, with events that cannot be stored.
 func TestStopWithoutKafka(t *testing.T) {
 	const grace = 4 * time.Second
 	for name, away := range map[string]func(*testing.T, *harness.Broker){
@@ -105,7 +104,7 @@ func TestStopWithoutKafka(t *testing.T) {
 	}
 }
 
-// silentServer takes connections and never answers.
+// silentServer accepts connections and never answers.
 func silentServer(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -125,7 +124,7 @@ func silentServer(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// TestFenced starts a second process under the kafka.instance_id of the first, which ends at once and says why.
+// TestFenced starts a second process with the kafka.instance_id of the first one, which must end at once and log why.
 func TestFenced(t *testing.T) {
 	e := newEnv(t, "--kafka.instance_id=one")
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
@@ -163,7 +162,7 @@ func TestFenced(t *testing.T) {
 	}
 }
 
-// refusedAt returns when the log first says that the group refused a commit or heartbeat.
+// refusedAt returns when the log first reports that the group refused a commit or heartbeat.
 func refusedAt(t *testing.T, log string) time.Time {
 	t.Helper()
 	for line := range strings.Lines(log) {
@@ -176,6 +175,6 @@ func refusedAt(t *testing.T, log string) time.Time {
 			return at
 		}
 	}
-	t.Fatal("the log does not say that the member was refused")
+	t.Fatal("the log does not report that the member was refused")
 	return time.Time{}
 }

@@ -70,7 +70,7 @@ func set(ctx context.Context, api *smshooks.ClientWithResponses, receiver string
 	check(tested.JSON200.Data.Click.Status == "skipped" && *tested.JSON200.Data.Click.Reason == "not configured", tested)
 }
 
-// list looks at what became of the event. It returns the time of its attempt.
+// list checks what became of the event. It returns the time of its attempt.
 func list(ctx context.Context, api *smshooks.ClientWithResponses, event, message string) time.Time {
 	endpoints, err := api.ListEndpointsWithResponse(ctx)
 	check(err == nil && endpoints.JSON200.Data[0].State == "failing", err)

@@ -72,7 +72,7 @@ func set(ctx context.Context, api *smshooks.SettingsAPIService, receiver string)
 	check(tested.Data.Click.Status == "skipped" && tested.Data.Click.HttpCode == nil, tested)
 }
 
-// list looks at what became of the event. It returns the time of its attempt.
+// list checks what became of the event. It returns the time of its attempt.
 func list(ctx context.Context, api *smshooks.DeliveriesAPIService, event, message string) time.Time {
 	endpoints, _, err := api.ListEndpoints(ctx).Execute()
 	check(err == nil && endpoints.Data[0].State == "failing", err, endpoints)
