@@ -1,5 +1,5 @@
-# The binary alone. `make image` builds it first, statically and with the time zones in it, and lays the machine's
-# CA certificates beside it.
+# The binary and CA certificates. `make image` first builds the binary, statically and with time zones, and copies the
+# machine's CA certificates next to it.
 FROM scratch
 COPY bin/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY bin/smshooks /smshooks

@@ -1,16 +1,16 @@
-# smshooks: every chore is a target here. `make` lists them.
+# smshooks: `make` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= smshooks:$(VERSION)
-# -buildvcs=false: the version comes from VERSION, and a clone owned by somebody else must still build.
+# -buildvcs=false: the version comes from VERSION, and a clone owned by another user must still build.
 # timetzdata: the image is FROM scratch and has no time zones of its own.
 BUILD   := -trimpath -buildvcs=false -tags timetzdata -ldflags "-s -w -X main.version=$(VERSION)"
 LINT    := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 CA      ?= /etc/ssl/certs/ca-certificates.crt
-# The service, and what has dependencies of its own. Each has a go.mod.
+# The service, and the modules with dependencies of their own. Each has a go.mod.
 MODULES  := . tools/bench test/real
 # runs a command in every module
 each      = for module in $(MODULES); do (cd $$module && $(1)); done
@@ -19,7 +19,7 @@ BENCHSTAT := go tool -modfile=tools/go.mod benchstat
 # the micro-benchmarks with a baseline: decode, encode, offsets, lanes, look-up, delivery log
 HOTBENCH := go test -run '^$$$$' -bench . -benchmem -count 6 -benchtime 200ms ./pkg/webhook ./pkg/offsets ./pkg/lanes ./internal/settings ./internal/deliverylog
 VULN    := go tool -modfile=$(CURDIR)/tools/go.mod govulncheck
-# the Go of go.mod's toolchain line when the one at hand is older; that one, if it can be had
+# use the Go of go.mod's toolchain line if the installed one is older and that one is available
 export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto go version >/dev/null 2>&1 && echo auto || echo local)
 
 .PHONY: help

@@ -1,7 +1,7 @@
-# Sourced by up.sh and .ci/run, so that both install Debian's packages in one way.
+# Sourced by up.sh and .ci/run, so that both install Debian's packages in the same way.
 
-# packages PACKAGE... installs what is given, with apt-get as root. A person at a terminal is asked first, unless
-# SETUP=1 or CI=true allows it; a script is not. It never goes on without a package.
+# packages PACKAGE... installs what is given, with apt-get as root. At a terminal it asks first, unless
+# SETUP=1 or CI=true allows it. It never continues without a package.
 packages() {
   [ $# -gt 0 ] || return 0
   local answer log=${STACK_DIR:-/var/tmp}/apt.log

@@ -60,7 +60,7 @@ docker_up() {
   die "Docker did not come up within 30 s"
 }
 
-# Prometheus reads what the service shows, and promtool checks the rules.
+# Prometheus scrapes the service, and promtool checks the rules.
 monitoring() {
   if have prometheus && have promtool; then say "prometheus: there"; return; fi
   packages prometheus
@@ -72,19 +72,19 @@ compiler() {
   packages gcc libc6-dev
 }
 
-# One test has signatures verified by the official JavaScript library of Standard Webhooks.
+# One test verifies signatures with the official JavaScript library of Standard Webhooks.
 javascript() {
   if have node && have npm; then say "node and npm: there"; return; fi
   packages nodejs npm
 }
 
-# The sample receivers are run by one test.
+# One test runs the sample receivers.
 samples() {
   local need=()
   have php || need+=(php-cli)
   have python3 || need+=(python3)
   have java || need+=(default-jdk-headless)
-  if [ ${#need[@]} = 0 ]; then say "php, python and java: there"; return; fi
+  if [ ${#need[@]} = 0 ]; then say "php, python and java: present"; return; fi
   packages "${need[@]}"
 }
 
@@ -152,12 +152,12 @@ browser() {
 
 present() { docker image inspect "$1" >/dev/null 2>&1; }
 
-# made_here IMAGE: it was built here, by a script that makes the same of it.
+# made_here IMAGE: reports whether the image was built here by the same script.
 stack_version=2
 made_here() { [ "$(docker image inspect -f '{{index .Config.Labels "smshooks.stack"}}' "$1" 2>/dev/null)" = "$stack_version" ]; }
 
-# The manifest is small and says within seconds whether a registry can be asked at all; only then is it worth
-# waiting for the whole image.
+# The manifest is small and shows within seconds whether the registry is reachable; only then is it worth waiting for
+# the whole image.
 pulled() {
   [ "${STACK_PULL:-1}" = 1 ] || return 1
   bounded 8 docker manifest inspect "$1" >/dev/null 2>&1 || return 1
@@ -165,13 +165,13 @@ pulled() {
   bounded 300 docker pull -q "$1" >/dev/null 2>&1
 }
 
-# choose WANTED LOCAL BUILD: sets $chosen to the image the tests shall use.
+# choose WANTED LOCAL BUILD: sets $chosen to the image that the tests use.
 choose() {
   local wanted=$1 image=$2 build=$3
   chosen=$wanted
   if [ "$wanted" != "$image" ]; then
     if present "$wanted"; then say "image $wanted: there"; return; fi
-    # without a wish of the caller's an image already built here saves the question
+    # unless the caller wants another image, use one that was already built here
     if [ "$4" = wish ] || ! made_here "$image" || [ -n "${FORCE:-}" ]; then
       if pulled "$wanted"; then say "image $wanted: pulled"; return; fi
       say "image $wanted: neither here nor pullable, falling back to $image"

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Renders deploy/kubernetes with kustomize and deploy/helm with each of its values files, and holds the results against
+# Renders deploy/kubernetes with kustomize and deploy/helm with each of its values files, and checks the results against
 # the schemas of Kubernetes, KEDA, the Prometheus operator and Strimzi, strictly: a key that no schema knows is an error.
-# Then test/deploy compares the chart with the kustomize manifests and with the program. Schemas come from PyPI and the
-# Go module proxy, once, into dist/schemas; those of Strimzi are in strimzi/, since no registry has them.
+# Then test/deploy compares the chart with the kustomize manifests and with the program. Schemas are downloaded
+# once from PyPI and the Go module proxy into dist/schemas; those of Strimzi are in strimzi/, since no registry has them.
 set -euo pipefail
 cd "$(dirname "$0")"
 kubernetes=v1.34.0 keda=v2.21.0 prometheus=v0.85.0
@@ -35,7 +35,7 @@ for values in "$chart"/ci/*-values.yaml; do
 done
 check "$out"/built.yaml "$out"/chart-*.yaml
 
-# A check that cannot fail is none: each of these must be refused.
+# Check that the checks can fail: each of these must be refused.
 refused() { # FILE WHAT SED-EXPRESSION
   sed "$3" "$out/$1.yaml" >"$out/wrong.yaml"
   if cmp -s "$out/$1.yaml" "$out/wrong.yaml"; then fail "$2: nothing was changed"; fi

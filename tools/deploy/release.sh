@@ -1,7 +1,7 @@
 #!/bin/bash
 # release.sh VERSION OUT: static binaries for linux/amd64 and linux/arm64, an SBOM beside each, a deb and an rpm of each,
 # the licences of what is in them, and SHA256SUMS, in OUT.
-# The same source, Go and VERSION give the same bytes, wherever and whenever it runs: release-check.sh holds it to that.
+# The same source, Go and VERSION give the same bytes, wherever and whenever it runs; release-check.sh checks that.
 set -euo pipefail
 version=$1 out=$2
 cd "$(dirname "$0")/../.."

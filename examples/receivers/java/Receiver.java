@@ -32,7 +32,7 @@ public class Receiver {
     static final int MAX_BODY = 1 << 20; // bytes
     static final long TOLERANCE = 5 * 60; // seconds; an older request may be a recorded one
     static final Pattern EVENT_TIME = Pattern.compile("\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z");
-    /** The message's id is the first key of the JSON. The signature says that the service made the body. */
+    /** The message's id is the first key of the JSON. The signature proves that the service made the body. */
     static final Pattern MESSAGE = Pattern.compile("^\\{\"id\":(\"(?:[^\"\\\\]++|\\\\.)*+\"|[^,}]++)[,}]");
 
     final byte[] key;
@@ -63,7 +63,7 @@ public class Receiver {
     }
 
     void handle(HttpExchange exchange) throws IOException {
-        int status = 500; // the event comes again unless the status is 200
+        int status = 500; // the event is sent again unless the status is 200
         try (InputStream in = exchange.getRequestBody()) {
             byte[] body = in.readNBytes(MAX_BODY + 1);
             status = body.length > MAX_BODY ? 413 : status(exchange, body);
@@ -101,7 +101,7 @@ public class Receiver {
         }
         String text = new String(body, StandardCharsets.UTF_8);
         String json = kind.equals("revoke_click") ? text : sms(text);
-        String message = id; // a batch of revocations is an event of its own
+        String message = id; // a batch of revocations is a separate event
         if (!kind.equals("revoke_click")) {
             Matcher first = MESSAGE.matcher(json);
             if (!first.find()) {

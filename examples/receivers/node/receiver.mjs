@@ -72,7 +72,7 @@ function statusOf(req, body) {
   } catch {
     return 400;
   }
-  // The message's id is the first key. A batch of revocations is an event of its own.
+  // The message's id is the first key. A batch of revocations is a separate event.
   const message = kind === "revoke_click" ? id : /^\{"id":("(?:[^"\\]|\\.)*"|[^,}]+)/.exec(json)?.[1];
   if (!message) return 400;
   apply(kind, id, time, message, json);
@@ -80,7 +80,7 @@ function statusOf(req, body) {
 }
 
 createServer(async (req, res) => {
-  let status = 500; // the event comes again unless the status is 200
+  let status = 500; // the event is sent again unless the status is 200
   try {
     const parts = [];
     let size = 0;

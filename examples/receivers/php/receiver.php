@@ -99,7 +99,7 @@ function status(): int
         $json = is_string($form['sms'] ?? null) ? $form['sms'] : '';
     }
     $event = json_decode($json, false, 512, JSON_BIGINT_AS_STRING); // ids may be larger than PHP's integers
-    // A batch of revocations is an event of its own.
+    // A batch of revocations is a separate event.
     $message = $kind === 'revoke_click' ? $id : ($event->id ?? null);
     if (!is_object($event) || !is_scalar($message)) {
         return 400;
@@ -108,7 +108,7 @@ function status(): int
     return 200;
 }
 
-$status = 500; // the event comes again unless the status is 200
+$status = 500; // the event is sent again unless the status is 200
 try {
     $status = status();
 } catch (Throwable $error) {

@@ -113,7 +113,7 @@ def status_of(path, headers, body):
         if kind != "revoke_click":
             text = parse_qs(text, errors="strict").get("sms", [""])[0]
         event = json.loads(text)
-        # A batch of revocations is an event of its own.
+        # A batch of revocations is a separate event.
         message = event_id if kind == "revoke_click" else str(event["id"])
     except (ValueError, KeyError, TypeError):
         return 400
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         try:
             status = status_of(self.path, self.headers, body)
-        except Exception as error:  # the event comes again unless the status is 200
+        except Exception as error:  # the event is sent again unless the status is 200
             print(error, file=sys.stderr)
             status = 500
         self.answer(status)
