@@ -212,7 +212,7 @@ type Portal struct {
 // Embedded configures Kafka and Redis inside the process.
 type Embedded struct {
 	KafkaAddr string // loopback host:port; port 0 = any free one
-	RedisAddr string // the same
+	RedisAddr string // likewise
 	Dir       string // of their data
 }
 

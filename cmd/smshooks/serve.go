@@ -107,7 +107,7 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 }
 
 // nextSteps returns the commands that deliver the first webhook of an embedded service, whose API listens on api. It
-// returns "" without an API, which two of them need.
+// returns "" without an API: two of them need it.
 func nextSteps(cfg *config.Config, api net.Addr) string {
 	if api == nil {
 		return ""
@@ -120,7 +120,7 @@ func nextSteps(cfg *config.Config, api net.Addr) string {
 `, cfg.Kafka.Brokers[0], cfg.Redis.Addrs[0], fromHere(api))
 }
 
-// fromHere returns how this machine reaches a listener: one on all addresses is also on the loopback address.
+// fromHere returns the local address of a listener. A listener on all addresses is also on the loopback address.
 func fromHere(listener net.Addr) string {
 	addr, ok := listener.(*net.TCPAddr)
 	if !ok || !addr.IP.IsUnspecified() {

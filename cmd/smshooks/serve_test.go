@@ -8,7 +8,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 )
 
-// The commands name the ports that are open, whatever the settings ask for.
+// TestNextSteps checks that the commands name the open ports, not those of the settings.
 func TestNextSteps(t *testing.T) {
 	cfg := config.Defaults()
 	cfg.Kafka.Brokers, cfg.Redis.Addrs, cfg.API.Addr = []string{"127.0.0.1:1001"}, []string{"127.0.0.1:1002"}, ":0"

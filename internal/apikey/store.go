@@ -36,7 +36,7 @@ func New(topic string, newClient compacted.NewClient, log *zap.Logger, obs compa
 // Run keeps the store up to date until ctx ends, and returns ctx's error. It retries whatever fails at Kafka.
 func (s *Store) Run(ctx context.Context) error { return s.topics.Run(ctx) }
 
-// Follower returns what follows the topic.
+// Follower returns the follower of the topic.
 func (s *Store) Follower() *compacted.Follower { return s.topics }
 
 // Loaded is closed when the topic has been read to its end for the first time.

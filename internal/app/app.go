@@ -163,7 +163,7 @@ func (a *App) wireSettings() error {
 	return nil
 }
 
-// watchReader makes a topic that was created again count as in use once its follower reads it.
+// watchReader registers a follower: a topic that was created again is in use once its follower reads it.
 func (a *App) watchReader(topic string, reader *compacted.Follower) {
 	a.watcher.Reads(topic, reader.ID)
 	a.watcher.OnRecreated(reader.Adopt)

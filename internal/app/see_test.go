@@ -70,7 +70,7 @@ func TestStatesAreLogged(t *testing.T) {
 		c.awayUntil(at + 12*time.Hour + 10*time.Second)
 		want("7", "delivered"+second+`; 3  ""`)
 
-		// An event that is released, while its attempt is under way.
+		// An event that is released while its attempt is in flight.
 		c.answers(status(http.StatusServiceUnavailable))
 		c.write("sms-dlr", 42, message(42, "10"))
 		want("10", `waiting, again in 6h0m0s; 1 http 503 ""`)

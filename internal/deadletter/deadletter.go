@@ -37,7 +37,7 @@ type Config struct {
 	Patience time.Duration
 	// Now returns the time of day; nil: time.Now.
 	Now func() time.Time
-	// Note receives that an event was replayed, and must not block; nil: nobody asks.
+	// Note, if not nil, receives each replayed event. It must not block.
 	Note func(event.Attempt)
 }
 

@@ -24,9 +24,9 @@ type Origin struct {
 	Kind      webhook.Kind
 	Partition int32
 	Offset    int64 // of a batch of revocations: of its first record
-	End       int64 // of a batch of revocations: the offset behind its last record; 0: unknown
-	// Failed is when the first failed attempt ended; zero: none failed. A batch of revocations got a record of
-	// its own at that time.
+	End       int64 // of a batch of revocations: the offset after its last record; 0 = unknown
+	// Failed is the end of the first failed attempt, or zero. At that time a batch of revocations got a record of its
+	// own.
 	Failed time.Time
 }
 
@@ -95,8 +95,8 @@ var (
 	errOther = errors.New("the first record is not the user's")
 )
 
-// merged makes a batch of revocations again from the source records of its user, as the service did. It returns nil if
-// the topic does not hold all of them, or if they are too many to read.
+// merged merges a batch of revocations again from the source records of its user, like the service. It returns nil if
+// the topic does not hold all of them, or if there are too many to read.
 func (s *Store) merged(ctx context.Context, o Origin) (*kgo.Record, error) {
 	span := compacted.Span{Start: o.Offset, End: o.End}
 	if o.Offset < 0 || span.End <= span.Start || span.End-span.Start > mergedRecords {

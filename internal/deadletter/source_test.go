@@ -105,7 +105,7 @@ func TestSourceOfABatch(t *testing.T) {
 	}
 }
 
-// The body of a batch that was delivered at once is made again from its records.
+// TestBatchIsMerged checks that the body of a batch that was delivered at once is merged again from its records.
 func TestBatchIsMerged(t *testing.T) {
 	k := newKafka(t)
 	s := k.store()

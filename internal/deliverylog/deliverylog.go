@@ -2,7 +2,7 @@
 // what became of events without an attempt, most of all that they wait. Each is a list. Notes have one of their own, so that
 // an outage that makes many events wait leaves the attempts in their list.
 //
-// The dispatcher adds attempts and notes; what releases or replays events adds notes. internal/api lists them. Writing
+// The dispatcher adds attempts and notes; releases and replays add notes. internal/api lists them. Writing
 // never slows a delivery: Add and Note put a row into a bounded channel, and Run, in the caller's goroutine, writes
 // batches of rows in one round trip each. If Redis is not reachable or too slow, rows are dropped and counted. The
 // package holds no locks.
@@ -29,7 +29,7 @@ const (
 	// Keep is how long a user's attempts are kept after the latest one.
 	Keep = 7 * 24 * time.Hour
 
-	room         = 16384 // attempts that are queued for Redis, and notes
+	room         = 16384 // in the queue of attempts for Redis, and in that of notes
 	batchMax     = 4096
 	linger       = 100 * time.Millisecond
 	writeTimeout = 2 * time.Second
@@ -57,11 +57,11 @@ func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap
 		dropped: dropped, log: log, pending: make(chan event.Attempt, room), noted: make(chan event.Attempt, room)}
 }
 
-// Add queues an attempt, or how an event that was attempted has ended. It never blocks: if the queue is full, the
-// attempt is dropped and counted.
+// Add queues an attempt, or the end of an event that was attempted. It never blocks: if the queue is full, the attempt
+// is dropped and counted.
 func (l *Log) Add(a event.Attempt) { l.queue(l.pending, a) }
 
-// Note queues that an event waits, or how one that was never attempted has ended. Like Add it never blocks.
+// Note queues an event that waits, or the end of one that was never attempted. Like Add, it never blocks.
 func (l *Log) Note(a event.Attempt) { l.queue(l.noted, a) }
 
 func (l *Log) queue(to chan event.Attempt, a event.Attempt) {
@@ -109,7 +109,7 @@ type writer struct {
 type lists struct {
 	prefix string
 	lines  map[int64][]any     // by user
-	expiry map[int64]time.Time // of users' lists: when it was last set
+	expiry map[int64]time.Time // of users' lists, as set last
 }
 
 func newLists(prefix string) lists { return lists{prefix, map[int64][]any{}, map[int64]time.Time{}} }
@@ -216,7 +216,7 @@ func (w *writer) push(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		clear(w.attempts.expiry) // it is unknown what was stored
+		clear(w.attempts.expiry) // some rows may be stored
 		clear(w.notes.expiry)
 		for _, l := range all {
 			if redis.HasErrorPrefix(l.length.Err(), "WRONGTYPE") { // another program wrote it, and every later write would fail

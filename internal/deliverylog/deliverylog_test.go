@@ -326,7 +326,7 @@ e me paused 3/7; 3 503 "again" true
 	}
 }
 
-// What became of events without an attempt is read with the attempts, and its rows are bounded by themselves.
+// TestNotes checks that notes are read with the attempts, and have their own limit.
 func TestNotes(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, _, stop := start(t, mini)

@@ -52,7 +52,7 @@ func encode(a *event.Attempt) []byte {
 	return append(b, a.ID...)
 }
 
-// appendField appends a text of a record, quoted if it would not fit into a field.
+// appendField appends a text of a record, quoted if a field cannot hold it.
 func appendField(b []byte, t *event.Text) []byte {
 	start := len(b)
 	b = t.Append(b)
@@ -68,7 +68,7 @@ func appendField(b []byte, t *event.Text) []byte {
 	return b
 }
 
-// field reads what appendField has written.
+// field parses the output of appendField.
 func field(text string) (t event.Text, err error) {
 	if strings.HasPrefix(text, `"`) {
 		text, err = strconv.Unquote(text)

@@ -30,7 +30,7 @@ func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt
 	if err != nil {
 		return nil, err
 	}
-	next := make(map[string]time.Time, len(all)) // of events, until it has gone into their latest attempt
+	next := make(map[string]time.Time, len(all)) // by event, until its latest attempt has it
 	rows := all
 	all = all[:0]
 	for i := range rows {
@@ -101,11 +101,11 @@ type Event struct {
 	Recipient string       // phone number or short code; "" if unknown
 	Time      time.Time    // of the event; zero if unknown
 	Fate      webhook.Fate // of its latest record
-	Changed   time.Time    // when its latest row was made
+	Changed   time.Time    // time of its latest row
 	Next      time.Time    // earliest time of the next attempt; zero if none is planned, or while it is paused
 	Partition int32        // of the source record
 	Offset    int64        // of the source record; -1 = unknown
-	End       int64        // offset behind the last source record of a batch of revocations; 0 = unknown
+	End       int64        // offset after the last source record of a batch of revocations; 0 = unknown
 	Attempts  []Attempt    // oldest first
 }
 

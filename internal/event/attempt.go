@@ -18,8 +18,8 @@ type Attempt struct {
 	EventTime time.Time // timestamp of the source record
 	Partition int32     // of the source record
 	Offset    int64     // of the source record; -1 = unknown
-	End       int64     // of a batch of revocations: the offset behind its last source record; 0 = unknown
-	// Number counts from 1. 0 stands for no attempt: the row says that the event waits, or how it has ended, and
+	End       int64     // of a batch of revocations: the offset after its last source record; 0 = unknown
+	// Number counts from 1. 0 stands for no attempt: the row reports that the event waits or how it ended, and
 	// has no Host, Status, Failure, Took and Reply.
 	Number   int
 	Time     time.Time

@@ -52,7 +52,7 @@ type Record struct {
 	Topic     string
 	Partition int32
 	Offset    int64
-	End       int64 // of a batch of revocations at its source: the offset behind its last record; else 0
+	End       int64 // of a batch of revocations at its source: the offset after its last record; otherwise 0
 	Class     topics.Class
 	Tier      int8      // index of the overflow tier it was read from, if Class is Overflow
 	Namespace Namespace // of the topic, for Identity

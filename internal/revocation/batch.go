@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// batches returns the batches of one user's records.
+// batches merges one user's records into batches.
 func (u *userRecords) batches(maxIDs int) []*event.Event {
 	revocations := make([]webhook.Revocation, len(u.records))
 	for i, e := range u.records {

@@ -142,9 +142,9 @@ func TestFirstCallsInACrowd(t *testing.T) {
 	}
 }
 
-// TestFirstCallsOfManyThatWork lets a consumer poll items of 30,000 groups that were never called, as after a restart
-// with a backlog. While Ready reports many groups, it waits. Groups that work must be called without a detour; groups
-// that hang must not hold the consumer up.
+// TestFirstCallsOfManyThatWork has a consumer poll items of 30,000 groups that were never called, as after a restart
+// with a backlog. While Ready reports many groups, the consumer waits. Groups that work must be called without a
+// detour; groups that hang must not delay the consumer.
 func TestFirstCallsOfManyThatWork(t *testing.T) {
 	const (
 		groups    = 30_000

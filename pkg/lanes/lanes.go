@@ -68,7 +68,7 @@ type Lanes[G comparable, T any] struct {
 	shared  int                           // running items in classShared
 	first   int                           // running items in classFirst and classPaced
 	crowded uint                          // first calls that started while no shared slot was free
-	proofs  proofs                        // whether groups that were never called are worked off
+	proofs  proofs                        // whether first calls keep up
 	paced   time.Time                     // when the next item in classPaced may start
 	fast    int                           // queued items of fast groups
 	recent  recent                        // enforces Burst

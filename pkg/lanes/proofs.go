@@ -5,8 +5,8 @@ import "math"
 // workedOff is the number of calls of Overdue within which a backlog of first calls must be worked off to keep up.
 const workedOff = 4
 
-// proofs counts the first calls that leave their group healthy. It tells many new groups that work from many that hang
-// before the first of them times out.
+// proofs counts the first calls that leave their group healthy. So it distinguishes many new groups that work from many
+// that hang, before the first of them times out.
 type proofs struct {
 	now  int    // since the last tick
 	past [2]int // between the last ticks; MaxInt after one that found a free slot: nothing hangs

@@ -3,8 +3,8 @@ package webhook
 // MaxBatchBytes bounds the total length of a batch's ids, so that it fits into a delay topic: topics accept 2 MiB.
 const MaxBatchBytes = 512 << 10
 
-// Batches merges one user's revocations into batches of at most maxIDs ids and [MaxBatchBytes]. Each id is once in its
-// list, in the order in which it was seen first. The batches share memory with what they were made from.
+// Batches merges one user's revocations into batches of at most maxIDs ids and [MaxBatchBytes]. Each id occurs once in
+// its list, in the order of first occurrence. The batches share memory with their input.
 func Batches(revocations []Revocation, maxIDs int) (batches []Revocation) {
 	var all Revocation
 	seenAPI, seenCampaign := map[string]struct{}{}, map[string]struct{}{}

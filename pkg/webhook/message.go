@@ -214,8 +214,8 @@ func (m *Message) ID(value []byte) string { return string(m.AppendID(nil, value)
 // AppendID appends [Message.ID] to dst.
 func (m *Message) AppendID(dst, value []byte) []byte { return appendText(dst, m.id(value)) }
 
-// Numbers returns the texts of sms.from and sms.to: phone numbers, or the name of a sender. Each is "" if it is neither
-// a string nor a number. value must be the one that m was decoded from.
+// Numbers returns the texts of sms.from and sms.to: phone numbers, or the name of a sender. Each is "" unless the value
+// is a string or a number. value must be the one that m was decoded from.
 func (m *Message) Numbers(value []byte) (from, to string) {
 	names := fieldNames(m.kind)
 	read := func(name string) string {

@@ -19,7 +19,7 @@ type Reply struct {
 	After     time.Duration // before it is sent
 	Fails     bool          // the server reports a failure
 	Silent    bool          // there is no answer
-	Lifetime  time.Duration // for which the asker may keep the answer
+	Lifetime  time.Duration // how long the client may keep the answer
 }
 
 // Answer returns the reply to query n, from 1, for a name.

@@ -354,7 +354,7 @@ func nextSteps(t testing.TB, p *harness.Proc) (steps, broker, redis string) {
 	t.Helper()
 	found := regexp.MustCompile(`(?m)^Next, .*\n((?:  .*\n)+)`).FindStringSubmatch(p.Log())
 	if found == nil {
-		t.Fatalf("no next steps are printed:\n%s", p.Log())
+		t.Fatalf("no next steps were printed:\n%s", p.Log())
 	}
 	addrs := regexp.MustCompile(`SMSHOOKS_KAFKA_BROKERS=(\S+) SMSHOOKS_REDIS_ADDRS=(\S+)`).FindStringSubmatch(found[1])
 	if addrs == nil {
@@ -363,7 +363,8 @@ func nextSteps(t testing.TB, p *harness.Proc) (steps, broker, redis string) {
 	return found[1], addrs[1], addrs[2]
 }
 
-// wantFirstWebhook types what an embedded service prints. An event is delivered, and explain shows its attempt.
+// wantFirstWebhook runs the commands that an embedded service prints, and checks that an event is delivered and that
+// explain shows its attempt.
 func wantFirstWebhook(t *testing.T, p *harness.Proc, recv *harness.Receiver) {
 	t.Helper()
 	steps, broker, redis := nextSteps(t, p)

@@ -19,10 +19,10 @@ type mskPayload struct {
 	Key     string          `json:"key"`
 	Secret  string          `json:"secret"`
 	Token   string          `json:"token,omitempty"`
-	Payload json.RawMessage `json:"payload"` // what AWS's library sends to log in at the broker
+	Payload json.RawMessage `json:"payload"` // login that AWS's library sends to the broker
 }
 
-// TestMSKLogin calls AWS's own library for the logins of MSK, and has the client's logins compared with its answers.
+// TestMSKLogin calls AWS's own library for the logins of MSK, and compares the client's logins with its answers.
 func TestMSKLogin(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)

@@ -106,9 +106,9 @@ func TestRecreatedTopics(t *testing.T) {
 	}
 }
 
-// TestRecreatedSettings deletes the topics of settings, keys and releases under a running service and creates them again:
-// from the moment that /readyz is 200 what the new ones hold counts, and nothing else does. A pause that has ended with
-// them releases what waits.
+// TestRecreatedSettings deletes the topics of settings, keys and releases while the service runs, and creates them
+// again. From the moment /readyz returns 200, only the content of the new ones counts. A pause that has ended with them
+// releases the waiting events.
 func TestRecreatedSettings(t *testing.T) {
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})

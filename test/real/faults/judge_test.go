@@ -174,7 +174,7 @@ type seen struct {
 	ok   bool
 }
 
-// since returns the requests from the nth on, and the identities of their events.
+// since returns the requests from number n on, and the identities of their events.
 func (j *judge) since(n int) (ids []string, hits []hit) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
