@@ -105,7 +105,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestTopics runs topics check and ensure, and serve with wrong topics.
+// TestTopics runs topics check, and serve without topics, and then topics ensure.
 func TestTopics(t *testing.T) {
 	t.Parallel()
 	b, r := harness.Kafka(t), harness.Redis(t)
@@ -140,7 +140,6 @@ func TestTopics(t *testing.T) {
 			t.Errorf("ensure does not name %s", topic)
 		}
 	}
-	configs := describe(t, b, all)
 	out, stderr, code = harness.Run(t, o, "topics", "ensure")
 	if code != 0 || strings.Count(out, "\n") != len(all) || strings.Contains(out, "created") {
 		t.Errorf("ensure again: exit code %d: %s%s", code, out, stderr)
@@ -148,6 +147,12 @@ func TestTopics(t *testing.T) {
 	if out, stderr, code = harness.Run(t, o, "topics", "check"); code != 0 {
 		t.Errorf("check after ensure: exit code %d: %s%s", code, out, stderr)
 	}
+	wantConfigs(t, n, describe(t, b, all))
+}
+
+// wantConfigs checks the settings of topics that topics ensure has created.
+func wantConfigs(t testing.TB, n harness.Topics, configs map[string]map[string]string) {
+	t.Helper()
 	want := func(topic, config, value string) {
 		t.Helper()
 		if got := configs[topic][config]; got != value {
@@ -170,15 +175,20 @@ func TestTopics(t *testing.T) {
 	want(n.DeadLetter, "retention.ms", millis(30*24*time.Hour))
 	want(n.Events, "cleanup.policy", "delete")
 	want(n.Events, "retention.ms", millis(7*24*time.Hour))
+}
 
-	// a retention that loses parked records, a wrong cleanup policy, unequal partition counts
+// TestWrongTopics runs topics check and serve with a retention that is too short, a wrong cleanup policy, and unequal
+// partition counts.
+func TestWrongTopics(t *testing.T) {
+	t.Parallel()
+	b, r := harness.Kafka(t), harness.Redis(t)
 	bad := harness.TopicsFor(t)
 	harness.CreateTopic(t, b.Addr, bad.DLR, 3)
 	harness.CreateTopic(t, b.Addr, harness.Retry(bad.DLR, "1s"), 2)
 	harness.CreateTopic(t, b.Addr, harness.Retry(bad.Click, "1s"), 2, "retention.ms", "3600000")
 	harness.CreateTopic(t, b.Addr, bad.Config, 1, "cleanup.policy", "delete")
-	o.Topics = bad
-	_, stderr, code = harness.Run(t, o, "topics", "check")
+	o := harness.Options{Brokers: b.Addr, RedisAddr: r.Addr, Topics: bad, Env: quick(), Args: []string{"--topics.partitions=2"}}
+	_, stderr, code := harness.Run(t, o, "topics", "check")
 	if code != 1 {
 		t.Errorf("check of bad topics: exit code %d", code)
 	}
@@ -187,14 +197,19 @@ func TestTopics(t *testing.T) {
 			t.Errorf("check does not report what is wrong with %s (%s):\n%s", topic, what, stderr)
 		}
 	}
-	p = harness.Start(t, o)
+	p := harness.Start(t, o)
 	if code := p.Wait(t, 20*time.Second); code != 1 || !lineWith(p.Log(), bad.Config, "cleanup.policy") {
 		t.Errorf("serve with bad topics: exit code %d\n%s", code, p.Log())
 	}
-	// with topics.ensure, serve creates them
-	o.Topics = harness.TopicsFor(t)
-	o.Args = append(o.Args, "--topics.ensure=true")
-	p = harness.StartReady(t, o)
+}
+
+// TestServeEnsuresTopics checks that serve creates the topics if topics.ensure is true.
+func TestServeEnsuresTopics(t *testing.T) {
+	t.Parallel()
+	p := harness.StartReady(t, harness.Options{
+		Brokers: harness.Kafka(t).Addr, RedisAddr: harness.Redis(t).Addr, Topics: harness.TopicsFor(t), Env: quick(),
+		Args: []string{"--topics.partitions=2", "--topics.ensure=true"},
+	})
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}

@@ -138,31 +138,16 @@ func TestEndpointEvents(t *testing.T) {
 
 	var events []string
 	harness.Eventually(t, 10*time.Second, func() bool { events = e.endpointEvents(t, 1); return len(events) >= 2 }, "two events")
-	var first, dead struct {
-		Since   string
-		Failure string
-		Count   int
-	}
-	decode := func(event, kind string, to any) string {
-		t.Helper()
-		value, ok := strings.CutPrefix(event, kind+" ")
-		if !ok || json.Unmarshal([]byte(value), to) != nil {
-			t.Fatalf("%s, want %s", event, kind)
-		}
-		return value
-	}
-	value := func(since string, count int) string {
-		return fmt.Sprintf(`{"user_id":1,"kind":"dlr","host":"127.0.0.1","since":%q,"failure":"http 503","count":%d}`, since, count)
-	}
-	if got := decode(events[0], "endpoint.failing", &first); got != value(first.Since, 1) {
-		t.Errorf("failing: %s", got)
+	first := decodeEvent(t, events[0], "endpoint.failing")
+	if first.Count != 1 {
+		t.Errorf("failing: %s", events[0])
 	}
 	// Two attempts in the same millisecond are listed a millisecond apart.
 	if oldest := listed[len(listed)-1].Time; first.Since != oldest && first.Since != listed[len(listed)-2].Time {
 		t.Errorf("failing since %s, but the first attempt was at %s", first.Since, oldest)
 	}
-	if got := decode(events[1], "events.dead", &dead); got != value(dead.Since, 1) {
-		t.Errorf("dead: %s", got)
+	if dead := decodeEvent(t, events[1], "events.dead"); dead.Count != 1 {
+		t.Errorf("dead: %s", events[1])
 	}
 	var endpoints json.RawMessage
 	if status := ask(t, p, http.MethodGet, key, "/v1/user/endpoints", "", &endpoints); status != http.StatusOK {
@@ -184,10 +169,9 @@ func TestEndpointEvents(t *testing.T) {
 	e.recv.On(path("dlr", 1), harness.Status(http.StatusOK))
 	e.emit(t, e.dlr(1, 4))
 	harness.Eventually(t, 15*time.Second, func() bool { events = e.endpointEvents(t, 1); return len(events) >= 3 }, "the endpoint recovers")
-	var recovered struct{ Count int }
 	// A killed process forgets how many attempts failed since its last event.
-	if got := decode(events[2], "endpoint.recovered", &recovered); got != value(first.Since, recovered.Count) || recovered.Count < 2 || recovered.Count > 8 {
-		t.Errorf("recovered: %s", got)
+	if r := decodeEvent(t, events[2], "endpoint.recovered"); r.Since != first.Since || r.Count < 2 || r.Count > 8 {
+		t.Errorf("recovered: %s", events[2])
 	}
 	e.waitCommitted(t, kept...)
 	if events = e.endpointEvents(t, 1); len(events) != 3 {
@@ -202,7 +186,32 @@ func TestEndpointEvents(t *testing.T) {
 	}
 	p.WaitMetric(t, 5*time.Second, harness.Exactly(0), "smshooks_endpoint_events_dropped_total")
 
-	// The example prints the mails.
+	e.wantMails(t)
+}
+
+// failures is the variable part of an endpoint event.
+type failures struct {
+	Since string
+	Count int
+}
+
+// decodeEvent checks an event of user 1's dlr endpoint, byte for byte, and returns its variable part.
+func decodeEvent(t testing.TB, event, kind string) (f failures) {
+	t.Helper()
+	value, ok := strings.CutPrefix(event, kind+" ")
+	if !ok || json.Unmarshal([]byte(value), &f) != nil {
+		t.Fatalf("%s, want %s", event, kind)
+	}
+	want := fmt.Sprintf(`{"user_id":1,"kind":"dlr","host":"127.0.0.1","since":%q,"failure":"http 503","count":%d}`, f.Since, f.Count)
+	if value != want {
+		t.Errorf("%s %s, want %s", kind, value, want)
+	}
+	return f
+}
+
+// wantMails checks that the example prints a mail for each event of user 1.
+func (e *env) wantMails(t testing.TB) {
+	t.Helper()
 	printed := harness.StartProgram(t, nil, harness.Example(t, "notifier"), "-brokers="+e.kafka.Addr, "-topic="+e.topics.Events, "-group="+e.topics.Group+"-notifier")
 	harness.Eventually(t, 30*time.Second, func() bool { return strings.Count(printed(), "To: user 1\n") == 3 }, "three mails")
 	for _, subject := range []string{

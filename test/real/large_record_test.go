@@ -79,16 +79,25 @@ func TestRecordsOfAnySize(t *testing.T) {
 		t.Errorf("the second request: %v", got[1].Header)
 	}
 
-	// The limit is lowered while the service runs.
-	retry := harness.Retry(e.topics.DLR, "1s")
-	limit(t, b.Addr, retry, 1_048_588)
 	answer <- http.StatusServiceUnavailable
+	e.wantRefusedRetry(t, p)
+	if code := p.Term(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// wantRefusedRetry lowers the limit of a retry topic while the service runs, lets an event of user 1 fail that no longer
+// fits, and checks that it is reported and stored once the limit is raised again.
+func (e *env) wantRefusedRetry(t *testing.T, p *harness.Proc) {
+	t.Helper()
+	retry := harness.Retry(e.topics.DLR, "1s")
+	limit(t, e.kafka.Addr, retry, 1_048_588)
 	noise := make([]byte, 3<<20) // random letters, which do not compress below the limit
 	for i, x := 0, uint32(1); i < len(noise); i++ {
 		x = x*1664525 + 1013904223
 		noise[i] = 'A' + byte(x>>24)%32
 	}
-	produceLarge(t, b.Addr, harness.Event(e.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":2,"text":%q}}`, noise)))
+	produceLarge(t, e.kafka.Addr, harness.Event(e.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":2,"text":%q}}`, noise)))
 	harness.Eventually(t, 20*time.Second, func() bool {
 		status, body := p.Readyz()
 		return status == http.StatusServiceUnavailable && lineWith(body, retry, "max.message.bytes")
@@ -99,9 +108,6 @@ func TestRecordsOfAnySize(t *testing.T) {
 	e.ensure(t)
 	e.recv.WaitCount(t, "/dlr/1", 4, 20*time.Second)
 	harness.Eventually(t, 10*time.Second, func() bool { status, _ := p.Readyz(); return status == http.StatusOK }, "ready again")
-	if code := p.Term(t); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
 }
 
 // produceLarge writes records of any size, each in a batch of its own.

@@ -89,15 +89,7 @@ func TestPause(t *testing.T) {
 	wantHeaders(t, batch, map[string]string{"kind": "revoke_click", "attempts": "0", "error": ""})
 	wantHeaders(t, retry, map[string]string{"kind": "inbound", "attempts": strconv.Itoa(e.recv.Count(path("inbound", 1))), "error": "http 503"})
 	e.wantEachOnce(t, sent, changed)
-	if status := post(t, q.Addr, key, "/v1/user/test-webhook", ""); status != http.StatusOK {
-		t.Errorf("test-webhook: %d", status)
-	}
-	for _, kind := range []string{"dlr", "click", "inbound", "revoke"} {
-		got := e.recv.Requests(path(kind, 1))
-		if len(got) == 0 || !strings.HasPrefix(got[len(got)-1].Header.Get("Webhook-Id"), "test_") {
-			t.Errorf("the last request to %s is not a test", path(kind, 1))
-		}
-	}
+	e.wantTests(t, q, key)
 	requests := e.recv.Count("")
 
 	// The window ends while everything is still paused.
@@ -113,7 +105,33 @@ func TestPause(t *testing.T) {
 		t.Errorf("stored again: %s, want %s", again.Value, batch.Value)
 	}
 
-	// A replay of what was given up is stored, too.
+	e.wantReplayStored(t, p, key, parked)
+	if n := e.recv.Count(""); n != requests {
+		t.Errorf("%d requests during the pause", n-requests)
+	}
+
+	e.recv.Forget()
+	e.wantResumed(t, p, q, key, harness.Header(batch, "smshooks-id"))
+}
+
+// wantTests sends tests of user 1 and checks that each kind gets one although it is paused.
+func (e *env) wantTests(t testing.TB, p *harness.Proc, key string) {
+	t.Helper()
+	if status := post(t, p.Addr, key, "/v1/user/test-webhook", ""); status != http.StatusOK {
+		t.Errorf("test-webhook: %d", status)
+	}
+	for _, kind := range []string{"dlr", "click", "inbound", "revoke"} {
+		got := e.recv.Requests(path(kind, 1))
+		if len(got) == 0 || !strings.HasPrefix(got[len(got)-1].Header.Get("Webhook-Id"), "test_") {
+			t.Errorf("the last request to %s is not a test", path(kind, 1))
+		}
+	}
+}
+
+// wantReplayStored replays the dead receipts of user 1, and checks that they are stored in the paused topic, after as many
+// that were parked there.
+func (e *env) wantReplayStored(t testing.TB, p *harness.Proc, key string, parked int) {
+	t.Helper()
 	var replay struct{ Replayed int }
 	harness.Eventually(t, 15*time.Second, func() bool {
 		return ask(t, p, http.MethodPost, key, "/v1/user/replay", "kind=dlr", &replay) == http.StatusOK
@@ -126,18 +144,17 @@ func TestPause(t *testing.T) {
 			t.Errorf("%s/%d is not marked as replayed", r.Topic, r.Offset)
 		}
 	}
-	if n := e.recv.Count(""); n != requests {
-		t.Errorf("%d requests during the pause", n-requests)
-	}
+}
 
-	// The pause ends: new events go out, and the batch at its time.
-	e.recv.Forget()
+// wantResumed ends the pause of user 1, and checks that new events are sent, and the batch with that id.
+func (e *env) wantResumed(t testing.TB, p, q *harness.Proc, key, batch string) {
+	t.Helper()
 	patch(t, q, key, "dlr_paused=false&revoke_click_paused=")
 	settle(t)
 	e.emit(t, e.dlr(1, 900))
 	e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
 	resumed := e.recv.WaitCount(t, path("revoke", 1), 1, 2*pauseWindow)[0]
-	if resumed.Header.Get("Webhook-Attempt") != "1" || resumed.Header.Get("Webhook-Id") != harness.Header(batch, "smshooks-id") {
+	if resumed.Header.Get("Webhook-Attempt") != "1" || resumed.Header.Get("Webhook-Id") != batch {
 		t.Errorf("after the pause: %v", resumed.Header)
 	}
 	harness.Eventually(t, 3*pauseWindow, func() bool {

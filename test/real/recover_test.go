@@ -80,40 +80,9 @@ func TestRecover(t *testing.T) {
 		e.recv.On(path("dlr", user), harness.Status(200))
 	}
 
-	var begun, latest recovery
-	asked := time.Now()
-	if status := ask(t, p, http.MethodPost, key, "/v1/user/recover", "", &begun); status != http.StatusOK || !strings.HasPrefix(begun.ID, "rcv_") {
-		t.Fatalf("recover: %d, %+v", status, begun)
-	}
-	if first := e.secondAttempts(t, 1, events, 10*time.Second); first.Sub(asked) > 10*time.Second {
-		t.Errorf("the first attempt came %v after the request", first.Sub(asked))
-	} else {
-		t.Logf("the first attempt came %v after the request", first.Sub(asked))
-	}
-	harness.Eventually(t, 10*time.Second, func() bool {
-		return ask(t, q, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.State == "done"
-	}, "the recovery is done")
-	if latest.ID != begun.ID || latest.Released != events || latest.Ended == nil || latest.Ended.Before(latest.Started) {
-		t.Errorf("the recovery is shown as %+v", latest)
-	}
-
-	for _, c := range []struct {
-		user int64
-		args []string
-	}{{2, []string{"--user=2", "--kind=dlr", "--error=http 503"}}, {4, []string{"--host=localhost"}}} {
-		args := append([]string{"retry", "release"}, c.args...)
-		if out, stderr, code := harness.Run(t, e.options(), append(args, "--dry-run")...); code != 0 || out != fmt.Sprintf("%d would be released\n", events) {
-			t.Errorf("%v --dry-run: exit code %d, %s%s", args, code, out, stderr)
-		}
-		out, stderr, code := harness.Run(t, e.options(), args...)
-		if code != 0 || !regexp.MustCompile(fmt.Sprintf(`^rcv_\w+\n%d released\n$`, events)).MatchString(out) {
-			t.Errorf("%v: exit code %d, %s%s", args, code, out, stderr)
-		}
-		e.secondAttempts(t, c.user, events, 10*time.Second)
-		if out, _, code := harness.Run(t, e.options(), append(args, "--dry-run")...); code != 0 || out != "0 would be released\n" {
-			t.Errorf("%v --dry-run, once more: exit code %d, %s", args, code, out)
-		}
-	}
+	e.wantRecovery(t, p, q, key, events)
+	e.wantRelease(t, 2, events, "--user=2", "--kind=dlr", "--error=http 503")
+	e.wantRelease(t, 4, events, "--host=localhost")
 	if _, stderr, code := harness.Run(t, e.options(), "retry", "release", "--host=nobody.example"); code != 1 || !strings.Contains(stderr, "no URL has this host") {
 		t.Errorf("an unknown host: exit code %d, %s", code, stderr)
 	}
@@ -136,8 +105,46 @@ func TestRecover(t *testing.T) {
 	q.WaitBalanced(t, 0, 10*time.Second)
 }
 
-// TestRecoverWithOtherSettings: a recovery that names delay topics of which no instance knows, because the command that
-// began it has another schedule, ends nevertheless.
+// wantRecovery recovers the events of user 1 by the API of p, and checks their second attempts and the recovery at q.
+func (e *env) wantRecovery(t testing.TB, p, q *harness.Proc, key string, events int) {
+	t.Helper()
+	var begun, latest recovery
+	asked := time.Now()
+	if status := ask(t, p, http.MethodPost, key, "/v1/user/recover", "", &begun); status != http.StatusOK || !strings.HasPrefix(begun.ID, "rcv_") {
+		t.Fatalf("recover: %d, %+v", status, begun)
+	}
+	if first := e.secondAttempts(t, 1, events, 10*time.Second); first.Sub(asked) > 10*time.Second {
+		t.Errorf("the first attempt came %v after the request", first.Sub(asked))
+	} else {
+		t.Logf("the first attempt came %v after the request", first.Sub(asked))
+	}
+	harness.Eventually(t, 10*time.Second, func() bool {
+		return ask(t, q, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.State == "done"
+	}, "the recovery is done")
+	if latest.ID != begun.ID || latest.Released != events || latest.Ended == nil || latest.Ended.Before(latest.Started) {
+		t.Errorf("the recovery is shown as %+v", latest)
+	}
+}
+
+// wantRelease runs retry release, dry and then for good, and checks the second attempts of the user's events.
+func (e *env) wantRelease(t testing.TB, user int64, events int, selection ...string) {
+	t.Helper()
+	args := append([]string{"retry", "release"}, selection...)
+	if out, stderr, code := harness.Run(t, e.options(), append(args, "--dry-run")...); code != 0 || out != fmt.Sprintf("%d would be released\n", events) {
+		t.Errorf("%v --dry-run: exit code %d, %s%s", args, code, out, stderr)
+	}
+	out, stderr, code := harness.Run(t, e.options(), args...)
+	if code != 0 || !regexp.MustCompile(fmt.Sprintf(`^rcv_\w+\n%d released\n$`, events)).MatchString(out) {
+		t.Errorf("%v: exit code %d, %s%s", args, code, out, stderr)
+	}
+	e.secondAttempts(t, user, events, 10*time.Second)
+	if out, _, code := harness.Run(t, e.options(), append(args, "--dry-run")...); code != 0 || out != "0 would be released\n" {
+		t.Errorf("%v --dry-run, once more: exit code %d, %s", args, code, out)
+	}
+}
+
+// TestRecoverWithOtherSettings checks that a recovery ends even if it names delay topics that no instance knows, because
+// the command that began it has another schedule.
 func TestRecoverWithOtherSettings(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range []string{"classic", "consumer"} {

@@ -94,10 +94,28 @@ func TestRevocation(t *testing.T) {
 	if id := one.Header.Get("Webhook-Id"); id != harness.BatchIdentity(records[0], 0) {
 		t.Errorf("id %s, want %s", id, harness.BatchIdentity(records[0], 0))
 	}
+	wantSplit(t, chunks, records[2])
+	wantAttempts(t, e.recv.Requests("/revoke/3"), time.Second)
+	e.wantStoredBatch(t, records[4], dead)
+	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
+	if n := e.recv.Count("/revoke/5") + e.recv.Count("/revoke/8"); n != 0 {
+		t.Errorf("%d surplus batches", n)
+	}
+	for fate, want := range map[string]float64{"batched": 8, "not_configured": 1, "retry": 1, "delivered": 1, "dead": 1} {
+		if n := m.Sum("smshooks_settled_total", "kind", "revoke_click", "fate", fate); n != want {
+			t.Errorf("%v records %s, want %v", n, fate, want)
+		}
+	}
+}
+
+// wantSplit checks three requests of one user's ids, whose first record is first: 8 ids of the API and 4 of campaigns, at
+// most 5 in a batch.
+func wantSplit(t testing.TB, chunks []harness.Request, first *kgo.Record) {
+	t.Helper()
 	var api, campaign []int64
 	ids := map[string]bool{}
 	number := func(r harness.Request) int {
-		return slices.IndexFunc([]int32{0, 1, 2}, func(n int32) bool { return harness.BatchIdentity(records[2], n) == r.Header.Get("Webhook-Id") })
+		return slices.IndexFunc([]int32{0, 1, 2}, func(n int32) bool { return harness.BatchIdentity(first, n) == r.Header.Get("Webhook-Id") })
 	}
 	slices.SortFunc(chunks, func(a, b harness.Request) int { return number(a) - number(b) }) // three at once: their order on the wire is free
 	for i, c := range chunks {
@@ -108,32 +126,27 @@ func TestRevocation(t *testing.T) {
 		api, campaign = append(api, b.API...), append(campaign, b.Campaign...)
 		ids[c.Header.Get("Webhook-Id")] = true
 		if number(c) != i {
-			t.Errorf("id %s, want %s", c.Header.Get("Webhook-Id"), harness.BatchIdentity(records[2], int32(i)))
+			t.Errorf("id %s, want %s", c.Header.Get("Webhook-Id"), harness.BatchIdentity(first, int32(i)))
 		}
 	}
 	if len(ids) != 3 || !slices.Equal(api, numbers(10, 8)) || !slices.Equal(campaign, numbers(100, 4)) {
 		t.Errorf("ids %v, api %v, campaign %v", ids, api, campaign)
 	}
-	wantAttempts(t, e.recv.Requests("/revoke/3"), time.Second)
+}
+
+// wantStoredBatch checks the retry record and the dead letter of user 4's batch, whose first record is first.
+func (e *env) wantStoredBatch(t testing.TB, first, dead *kgo.Record) {
+	t.Helper()
 	stored := e.waitStored(t, harness.Retry(e.topics.Revocation, "1s"), 4, 1, time.Second)[0]
 	if string(stored.Value) != `{"user_id":4,"api_sms_ids":[7],"campaign_sms_ids":[]}` {
 		t.Errorf("batch in the retry topic: %s", stored.Value)
 	}
-	wantHeaders(t, stored, map[string]string{"kind": "revoke_click", "attempts": "1", "error": "http 500", "id": harness.BatchIdentity(records[4], 0), "origin": harness.Position(records[4])})
+	wantHeaders(t, stored, map[string]string{"kind": "revoke_click", "attempts": "1", "error": "http 500", "id": harness.BatchIdentity(first, 0), "origin": harness.Position(first)})
 	headerTime(t, stored, "due")
 	if string(dead.Value) != string(stored.Value) {
 		t.Errorf("dead letter %s", dead.Value)
 	}
-	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": harness.BatchIdentity(records[4], 0), "origin": harness.Position(records[4])})
-	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
-	if n := e.recv.Count("/revoke/5") + e.recv.Count("/revoke/8"); n != 0 {
-		t.Errorf("%d surplus batches", n)
-	}
-	for fate, want := range map[string]float64{"batched": 8, "not_configured": 1, "retry": 1, "delivered": 1, "dead": 1} {
-		if n := m.Sum("smshooks_settled_total", "kind", "revoke_click", "fate", fate); n != want {
-			t.Errorf("%v records %s, want %v", n, fate, want)
-		}
-	}
+	wantHeaders(t, dead, map[string]string{"kind": "revoke_click", "attempts": "3", "reason": "attempts_exhausted", "id": harness.BatchIdentity(first, 0), "origin": harness.Position(first)})
 }
 
 // TestRevocationTicks checks that a user's records over several ticks become one batch per tick.

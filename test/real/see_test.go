@@ -99,6 +99,68 @@ func TestSeeAndResend(t *testing.T) {
 	e.emit(t, failed)
 	got := e.recv.WaitCount(t, path("dlr", user.user), 1, 20*time.Second)[0]
 	event, text := see(t, two, user, "order:7/1", "waiting", 1)
+	e.wantFailure(t, event, text, got)
+	for _, p := range []*harness.Proc{one, two} {
+		e.wantListed(t, p, user, other, *event.NextAttempt)
+	}
+
+	// Sent again: also a delivered event, but not another user's.
+	e.recv.On(path("dlr", user.user), harness.Status(200))
+	for i := range 2 {
+		if n := replay(t, one, user, "order:7/1"); n != 1 {
+			t.Fatalf("%d events sent again, want 1", n)
+		}
+		again := e.recv.WaitCount(t, path("dlr", user.user), 2+i, 20*time.Second)[1+i]
+		if again.Header.Get("Webhook-Id") != "order:7/1" || again.Header.Get("Webhook-Attempt") != "1" || string(again.Body) != string(got.Body) {
+			t.Errorf("sent again with %v", again.Header)
+		}
+		event, text = see(t, two, user, "order:7/1", "delivered", 2+i)
+		if event.NextAttempt != nil || event.Attempts[0].Reply == nil || event.Attempts[1].Reply != nil || event.Request == nil {
+			t.Errorf("after it was sent again: %s", text)
+		}
+	}
+	if n := replay(t, two, other, "order:7/1"); n != 0 {
+		t.Errorf("another user has sent %d events again", n)
+	}
+
+	// The body of a batch of revocations comes from its delayed record.
+	batch := e.revocation(user.user, []int64{1, 2}, []int64{3})
+	e.emit(t, batch)
+	sent := e.recv.WaitCount(t, path("revoke", user.user), 1, 20*time.Second)[0]
+	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "waiting", 1)
+	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" || event.MessageID != nil {
+		t.Errorf("the batch: %s", text)
+	}
+
+	// The body of a batch that was delivered at once is merged again from its source records.
+	e.recv.On(path("revoke", user.user), harness.Status(200))
+	batch = e.revocation(user.user, []int64{4, 5}, nil)
+	e.emit(t, batch, e.revocation(user.user, []int64{5, 6}, []int64{7}))
+	sent = e.recv.WaitCount(t, path("revoke", user.user), 2, 20*time.Second)[1]
+	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "delivered", 1)
+	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" {
+		t.Errorf("the delivered batch: %s, the server received %s", text, sent.Body)
+	}
+
+	// Once the record is deleted from the topic, the body is unknown and the event cannot be sent again.
+	var offsets kadm.Offsets
+	offsets.Add(kadm.Offset{Topic: e.topics.DLR, Partition: failed.Partition, At: failed.Offset + 1})
+	if resp, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).DeleteRecords(t.Context(), offsets); err != nil || resp.Error() != nil {
+		t.Fatalf("delete records: %v, %v", err, resp.Error())
+	}
+	if event, text = see(t, one, user, "order:7/1", "delivered", 3); event.Request != nil {
+		t.Errorf("a deleted record: %s", text)
+	}
+	if n := replay(t, one, user, "order:7/1"); n != 0 {
+		t.Errorf("%d events with a deleted record were sent again", n)
+	}
+	wantLogSize(t, e, user)
+}
+
+// wantFailure checks an event whose first attempt, the request got, failed an hour before the next one. text is the
+// reply of the API.
+func (e *env) wantFailure(t testing.TB, event shownEvent, text string, got harness.Request) {
+	t.Helper()
 	reply := "no route \uFFFD <" + strings.Repeat("x", 1024-len("no route \uFFFD <"))
 	if event.Kind != "dlr" || event.MessageID == nil || *event.MessageID != "777" || event.NextAttempt == nil || event.Attempts[0].Status != "failed" ||
 		*event.Attempts[0].HTTPCode != 503 || event.Attempts[0].Host != e.recv.Addr() || event.Attempts[0].Failover {
@@ -122,86 +184,39 @@ func TestSeeAndResend(t *testing.T) {
 	if next, err := time.Parse(time.RFC3339, *event.NextAttempt); err != nil || time.Until(next) > time.Hour || time.Until(next) < 50*time.Minute {
 		t.Errorf("next attempt %s, want in an hour: %v", *event.NextAttempt, err)
 	}
-	for _, p := range []*harness.Proc{one, two} {
-		status, list := request(t, p, user, "GET", "messages/777", "")
-		if status != 200 || !strings.HasPrefix(list, `{"success":true,"data":[{"id":"order:7/1",`) || strings.Contains(list, `"request"`) {
-			t.Errorf("the message: %d %s", status, list)
-		}
-		status, list = request(t, p, user, "GET", "deliveries?message_id=777&http_code=503", "")
-		want := fmt.Sprintf(`"message_id":"777","host":"%s","next_attempt":"%s"}]}`, e.recv.Addr(), *event.NextAttempt)
-		if status != 200 || !strings.HasSuffix(list, want) {
-			t.Errorf("deliveries: %d %s, want …%s", status, list, want)
-		}
-		if status, list = request(t, p, user, "GET", "deliveries?message_id=777&http_code=500", ""); list != `{"success":true,"data":[]}` {
-			t.Errorf("deliveries with another status: %d %s", status, list)
-		}
-		if status, text := request(t, p, other, "GET", "events/order%3A7%2F1", ""); status != 404 {
-			t.Errorf("another user's event: %d %s", status, text)
-		}
-		if status, text := request(t, p, other, "GET", "messages/777", ""); status != 200 || text != `{"success":true,"data":[]}` {
-			t.Errorf("another user's message: %d %s", status, text)
-		}
-	}
+}
 
-	// Sent again: also a delivered event, but not another user's.
-	e.recv.On(path("dlr", user.user), harness.Status(200))
-	replay := func(p *harness.Proc, a account, id string) (n int) {
-		t.Helper()
-		status, text := request(t, p, a, "POST", "replay", `{"ids":["`+id+`"]}`)
-		if _, err := fmt.Sscanf(text, `{"success":true,"data":{"replayed":%d}}`, &n); status != 200 || err != nil {
-			t.Fatalf("replay: %d %s", status, text)
-		}
-		return n
+// wantListed checks that an instance lists the event to its user, and not to another one.
+func (e *env) wantListed(t testing.TB, p *harness.Proc, user, other account, nextAttempt string) {
+	t.Helper()
+	status, list := request(t, p, user, "GET", "messages/777", "")
+	if status != 200 || !strings.HasPrefix(list, `{"success":true,"data":[{"id":"order:7/1",`) || strings.Contains(list, `"request"`) {
+		t.Errorf("the message: %d %s", status, list)
 	}
-	for i := range 2 {
-		if n := replay(one, user, "order:7/1"); n != 1 {
-			t.Fatalf("%d events sent again, want 1", n)
-		}
-		again := e.recv.WaitCount(t, path("dlr", user.user), 2+i, 20*time.Second)[1+i]
-		if again.Header.Get("Webhook-Id") != "order:7/1" || again.Header.Get("Webhook-Attempt") != "1" || string(again.Body) != string(got.Body) {
-			t.Errorf("sent again with %v", again.Header)
-		}
-		event, text = see(t, two, user, "order:7/1", "delivered", 2+i)
-		if event.NextAttempt != nil || event.Attempts[0].Reply == nil || event.Attempts[1].Reply != nil || event.Request == nil {
-			t.Errorf("after it was sent again: %s", text)
-		}
+	status, list = request(t, p, user, "GET", "deliveries?message_id=777&http_code=503", "")
+	want := fmt.Sprintf(`"message_id":"777","host":"%s","next_attempt":"%s"}]}`, e.recv.Addr(), nextAttempt)
+	if status != 200 || !strings.HasSuffix(list, want) {
+		t.Errorf("deliveries: %d %s, want …%s", status, list, want)
 	}
-	if n := replay(two, other, "order:7/1"); n != 0 {
-		t.Errorf("another user has sent %d events again", n)
+	if status, list = request(t, p, user, "GET", "deliveries?message_id=777&http_code=500", ""); list != `{"success":true,"data":[]}` {
+		t.Errorf("deliveries with another status: %d %s", status, list)
 	}
+	if status, text := request(t, p, other, "GET", "events/order%3A7%2F1", ""); status != 404 {
+		t.Errorf("another user's event: %d %s", status, text)
+	}
+	if status, text := request(t, p, other, "GET", "messages/777", ""); status != 200 || text != `{"success":true,"data":[]}` {
+		t.Errorf("another user's message: %d %s", status, text)
+	}
+}
 
-	// The body of a batch of revocations comes from its delayed record.
-	batch := e.revocation(user.user, []int64{1, 2}, []int64{3})
-	e.emit(t, batch)
-	sent := e.recv.WaitCount(t, path("revoke", user.user), 1, 20*time.Second)[0]
-	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "waiting", 1)
-	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" || event.MessageID != nil {
-		t.Errorf("the batch: %s", text)
+// replay requests the replay of an event, and returns the number of events that are sent again.
+func replay(t testing.TB, p *harness.Proc, a account, id string) (n int) {
+	t.Helper()
+	status, text := request(t, p, a, "POST", "replay", `{"ids":["`+id+`"]}`)
+	if _, err := fmt.Sscanf(text, `{"success":true,"data":{"replayed":%d}}`, &n); status != 200 || err != nil {
+		t.Fatalf("replay: %d %s", status, text)
 	}
-
-	// That of a batch that is delivered at once is made again from its source records.
-	e.recv.On(path("revoke", user.user), harness.Status(200))
-	batch = e.revocation(user.user, []int64{4, 5}, nil)
-	e.emit(t, batch, e.revocation(user.user, []int64{5, 6}, []int64{7}))
-	sent = e.recv.WaitCount(t, path("revoke", user.user), 2, 20*time.Second)[1]
-	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "delivered", 1)
-	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" {
-		t.Errorf("the batch that was delivered: %s, the server received %s", text, sent.Body)
-	}
-
-	// Once the topic has lost the record, the body is gone, and the event cannot be sent again.
-	var offsets kadm.Offsets
-	offsets.Add(kadm.Offset{Topic: e.topics.DLR, Partition: failed.Partition, At: failed.Offset + 1})
-	if resp, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).DeleteRecords(t.Context(), offsets); err != nil || resp.Error() != nil {
-		t.Fatalf("delete records: %v, %v", err, resp.Error())
-	}
-	if event, text = see(t, one, user, "order:7/1", "delivered", 3); event.Request != nil {
-		t.Errorf("a deleted record: %s", text)
-	}
-	if n := replay(one, user, "order:7/1"); n != 0 {
-		t.Errorf("%d events with a deleted record were sent again", n)
-	}
-	wantLogSize(t, e, user)
+	return n
 }
 
 // wantLogSize fills a user's log and reports its size in Redis.
