@@ -31,6 +31,10 @@ const (
 	source      = "sms-dlr"
 	delayed     = "sms-dlr-retry-10m"
 	revocations = "click-revocation"
+
+	// Topics that may sleep; only tests of that create them.
+	hourly   = "sms-dlr-retry-1h"
+	released = "sms-dlr-overflow-0s"
 )
 
 type kinds struct{}
@@ -39,6 +43,10 @@ func (kinds) Describe(topic string) topics.Info {
 	switch topic {
 	case delayed:
 		return topics.Info{Kind: webhook.DLR, Class: topics.Retry}
+	case hourly:
+		return topics.Info{Kind: webhook.DLR, Class: topics.Retry, Delay: time.Hour}
+	case released:
+		return topics.Info{Kind: webhook.DLR, Class: topics.Overflow, Tier: topics.NoTier}
 	case revocations:
 		return topics.Info{Kind: webhook.RevokeClick}
 	}
@@ -184,7 +192,7 @@ func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *mem
 	}
 	m.Consumer = New(cfg, Parts{
 		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log, Retired: w.retired, Releases: w.releases,
-		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Delayed: []string{delayed}}),
+		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Delayed: []string{delayed, hourly, released}}),
 	})
 	var ctx context.Context
 	ctx, m.stop = context.WithCancel(context.Background())

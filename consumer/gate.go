@@ -34,6 +34,8 @@ type gate struct {
 	held       []*event.Event // due, but perhaps released
 	next       int64          // offset behind the last record that was passed on or held; -1 = none
 	paused     bool
+	asleep     bool             // paused because there is nothing to fetch
+	epoch      int32            // of the leader when the partition was last found empty; noEpoch if it was not
 	dispatched []dispatchedHead // of which the first may be unsettled
 }
 
@@ -55,9 +57,10 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	defer gs.mu.Unlock()
 	g := gs.open[a.topicPartition]
 	if g == nil || g.a != a {
-		g = &gate{a: a, next: -1}
+		g = &gate{a: a, next: -1, epoch: noEpoch}
 		gs.open[a.topicPartition] = g
 	}
+	g.asleep, g.epoch = false, noEpoch
 	g.buffered = append(g.buffered, events...)
 	for _, e := range events {
 		gs.bytes += e.Size
@@ -119,7 +122,11 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 			next = t
 		}
 	}
+	resume := map[string][]int32{}
 	for tp, g := range gs.open {
+		if g.asleep {
+			continue
+		}
 		if passed := gs.decide(g, now); len(passed) > 0 {
 			events = append(events, passed...)
 			g.settledUpto(g.a.tracker.Committable())
@@ -140,12 +147,15 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 			continue
 		}
 		if len(g.buffered) == 0 || g.end().Sub(now) <= ahead {
-			cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
+			resume[tp.topic] = append(resume[tp.topic], tp.partition)
 			g.paused = false
 			gs.paused--
 			continue
 		}
 		earliest(g.end().Add(-ahead))
+	}
+	if len(resume) > 0 {
+		cl.ResumeFetchPartitions(resume)
 	}
 	return events, next
 }

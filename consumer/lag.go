@@ -72,8 +72,10 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	defer cancel()
 	lag, err := kafka.ReadGroupLag(ctx, c.client, c.cfg.Group, c.cfg.Topics...)
 	if err != nil {
+		c.wakeAll()
 		return fmt.Errorf("measure the lag: %w", err)
 	}
+	c.sleep(lag.Starts, lag.Ends)
 	c.skipEmpty(ctx, lag.Starts, lag.Ends)
 	c.findHeads(ctx, admin, lag.Starts, lag.Ends)
 	delayed, broken := map[string]int64{}, map[string]bool{}

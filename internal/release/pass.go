@@ -275,6 +275,9 @@ func (p *pass) flush(ctx context.Context, done bool) error {
 	for _, note := range p.notes {
 		p.cfg.Note(note)
 	}
+	if len(p.copies) > 0 {
+		p.partitions.Wake(p.cfg.Released(p.owned.Kind), p.partition)
+	}
 	p.copies, p.of, p.notes, p.bytes = nil, nil, nil, 0
 	return nil
 }

@@ -39,6 +39,8 @@ const (
 // Partitions are those of delay topics that this member owns.
 type Partitions interface {
 	Delayed() []event.Partition
+	// Wake is called after copies were written to a partition.
+	Wake(topic string, partition int32)
 }
 
 // WorkerConfig configures a Worker.

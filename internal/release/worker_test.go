@@ -76,6 +76,13 @@ type owner struct {
 	partitions []event.Partition
 	looks      atomic.Int64 // how often the worker may still look before the partitions are revoked; 0 = never revoked
 	revoked    atomic.Bool
+	woken      atomic.Int64
+}
+
+func (o *owner) Wake(topic string, _ int32) {
+	if topic == "released" {
+		o.woken.Add(1)
+	}
 }
 
 func (o *owner) owned() bool {
@@ -218,10 +225,14 @@ func TestRecovery(t *testing.T) {
 	k.delay("retry", 1, "42", 50)
 	k.delay("retry", 1, "43", 50)
 	k.delay("overflow", 2, "42", 5)
-	i := k.start(k.owner(10)) // offsets below 10 are finished
+	o := k.owner(10) // offsets below 10 are finished
+	i := k.start(o)
 	id := k.begin(i, Marker{Cause: Customer, User: 42})
 	if s := k.done(i, id); s.Released != 40 {
 		t.Errorf("%d released, want 40", s.Released)
+	}
+	if o.woken.Load() == 0 {
+		k.Error("the consumer is not woken for the copies")
 	}
 	for value, records := range k.wantCopies(i, 40) {
 		r, e := records[0], &event.Event{}

@@ -1,0 +1,104 @@
+package consumer
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
+)
+
+// minSleep is the shortest delay of topics that may sleep. A record in a sleeping partition is found within
+// lagInterval, or within another lagTimeout if Kafka is slow, and so long before it is due. Shorter delays have no such
+// reserve, and the overflow topic with the shortest delay also gets replayed events, which are due at once.
+const minSleep = time.Minute
+
+// noEpoch is the epoch of a partition that was not found empty the last time.
+const noEpoch = -2
+
+// maySleep reports whether partitions of a topic that hold nothing need not be fetched. The topic of released events
+// is written by the member that consumes it, which calls [Consumer.Wake].
+func maySleep(info topics.Info) bool {
+	return info.Class != topics.Source && (info.Delay >= minSleep || info.Tier == topics.NoTier)
+}
+
+// sleep stops fetching partitions of delay topics that hold nothing, and fetches those again in which there is
+// something. Most of a service's partitions are empty most of the time, and each costs processor time in every fetch.
+func (c *Consumer) sleep(starts, ends kadm.ListedOffsets) {
+	var looks []look
+	for _, a := range c.owned(nil) {
+		tracker := a.tracked()
+		if !maySleep(a.info) || tracker == nil {
+			continue
+		}
+		l := look{a: a, epoch: noEpoch}
+		end, ok := ends.Lookup(a.topic, a.partition)
+		start, known := starts.Lookup(a.topic, a.partition)
+		// An end below the committable offset is a truncation, which only a fetch finds out.
+		if ok && known && end.Err == nil && start.Err == nil && tracker.Outstanding() == 0 &&
+			max(tracker.Committable(), start.Offset) == end.Offset {
+			l.epoch = end.LeaderEpoch
+		}
+		looks = append(looks, l)
+	}
+	c.gates.sleep(c.client, looks)
+}
+
+// wakeAll fetches all sleeping partitions again, because nobody knows what is in them.
+func (c *Consumer) wakeAll() {
+	var looks []look
+	for _, a := range c.owned(nil) {
+		looks = append(looks, look{a, noEpoch})
+	}
+	c.gates.sleep(c.client, looks)
+}
+
+// Wake fetches a partition at once if it sleeps. It is called after a record was written to it.
+func (c *Consumer) Wake(topic string, partition int32) {
+	if a := c.assignment(topic, partition); a != nil {
+		c.gates.sleep(c.client, []look{{a, noEpoch}})
+	}
+}
+
+// look says what was found in a partition of a delay topic.
+type look struct {
+	a     *assignment
+	epoch int32 // of the partition's leader if the partition is empty, else noEpoch
+}
+
+// sleep pauses partitions that were empty twice in a row under the same leader, and wakes those that were not empty.
+// The log of another leader may be shorter, and be filled up again: it is fetched from first.
+func (gs *gates) sleep(cl *kgo.Client, looks []look) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	pause, woken := map[string][]int32{}, false
+	for _, l := range looks {
+		g := gs.open[l.a.topicPartition]
+		switch {
+		case g != nil && g.a == l.a:
+		case l.epoch == noEpoch || l.a.State() != event.Held: // once it is not held, drop is called
+			continue
+		default:
+			g = &gate{a: l.a, next: -1, epoch: noEpoch}
+			gs.open[l.a.topicPartition] = g
+		}
+		if l.epoch != g.epoch || l.epoch == noEpoch {
+			woken = woken || g.asleep
+			g.asleep, g.epoch = false, l.epoch
+			continue
+		}
+		if !g.paused && len(g.buffered)+len(g.held) == 0 {
+			g.asleep, g.paused = true, true
+			gs.paused++
+			pause[l.a.topic] = append(pause[l.a.topic], l.a.partition)
+		}
+	}
+	if len(pause) > 0 {
+		cl.PauseFetchPartitions(pause)
+	}
+	if woken {
+		gs.wake()
+	}
+}

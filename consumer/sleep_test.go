@@ -1,0 +1,177 @@
+package consumer
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/smshooks/smshooks/internal/event"
+)
+
+// withSleepers is withEnv with two topics that may sleep. It returns a function that starts members that consume them.
+func withSleepers(t *testing.T, partitions int32, test func(t *testing.T, w *env, join func() *member)) {
+	t.Helper()
+	withEnv(t, partitions, func(t *testing.T, w *env) {
+		if _, err := w.admin.CreateTopics(t.Context(), partitions, 1, nil, hourly, released); err != nil {
+			t.Fatal(err)
+		}
+		test(t, w, func() *member {
+			return w.join(all, func(c *Config) { c.Topics = append(c.Topics, hourly, released) })
+		})
+	})
+}
+
+// sleeping returns the number of partitions of a topic that the member does not fetch.
+func (m *member) sleeping(topic string) int { return len(m.client.PauseFetchPartitions(nil)[topic]) }
+
+// Empty partitions of long delays are not fetched, and what is written to them is found long before it is due.
+func TestSleep(t *testing.T) {
+	withSleepers(t, 2, func(t *testing.T, w *env, join func() *member) {
+		m := join()
+		rest(10 * time.Second)
+		for topic, want := range map[string]int{source: 0, delayed: 0, revocations: 0, hourly: 2, released: 2} {
+			if n := m.sleeping(topic); n != want {
+				t.Errorf("%d partitions of %s sleep, want %d", n, topic, want)
+			}
+		}
+		due := time.Now().Add(time.Hour).Truncate(time.Millisecond)
+		w.write(hourly, 1, 3, due)
+		rest(3 * time.Second)
+		if records, _, _ := m.gates.load(); records != 3 {
+			t.Errorf("%d records in the gates, want 3", records)
+		}
+		rest(time.Until(due))
+		if got := m.ids(hourly); !slices.Equal(got, offsetsOf(1, 0, 3)) {
+			t.Errorf("dispatched %v", got)
+		}
+		rest(10 * time.Second)
+		if n := m.sleeping(hourly); n != 2 {
+			t.Errorf("%d partitions sleep again, want 2", n)
+		}
+		m.leave()
+	})
+}
+
+// A released event is not found late: the member that has written it says so.
+func TestWake(t *testing.T) {
+	withSleepers(t, 1, func(t *testing.T, w *env, join func() *member) {
+		m := join()
+		rest(10 * time.Second)
+		w.write(released, 0, 1, time.Now())
+		m.Wake(released, 0)
+		m.Wake(released, 7) // of another member
+		rest(time.Second / 2)
+		if n := len(m.ids(released)); n != 1 {
+			t.Errorf("%d events dispatched, want 1", n)
+		}
+		rest(10 * time.Second)
+		w.write(released, 0, 1, time.Now())
+		rest(3 * time.Second)
+		if n := len(m.ids(released)); n != 2 {
+			t.Errorf("%d events dispatched without a call, want 2", n)
+		}
+		m.leave()
+	})
+}
+
+// While the ends of the partitions are unknown, all are fetched.
+func TestWakeUnmeasured(t *testing.T) {
+	withSleepers(t, 1, func(t *testing.T, w *env, join func() *member) {
+		m := join()
+		rest(10 * time.Second)
+		w.kafka.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			w.kafka.KeepControl()
+			resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+			for _, rt := range req.(*kmsg.ListOffsetsRequest).Topics {
+				topic := kmsg.NewListOffsetsResponseTopic()
+				topic.Topic = rt.Topic
+				for _, rp := range rt.Partitions {
+					p := kmsg.NewListOffsetsResponseTopicPartition()
+					p.Partition, p.ErrorCode = rp.Partition, kerr.NotLeaderForPartition.Code
+					topic.Partitions = append(topic.Partitions, p)
+				}
+				resp.Topics = append(resp.Topics, topic)
+			}
+			return resp, nil, true
+		})
+		w.write(hourly, 0, 1, time.Now())
+		rest(10 * time.Second)
+		if n := len(m.ids(hourly)); n != 1 {
+			t.Errorf("%d events dispatched, want 1", n)
+		}
+		if n := m.sleeping(hourly) + m.sleeping(released); n != 0 {
+			t.Errorf("%d partitions sleep", n)
+		}
+		m.leave()
+	})
+}
+
+// A partition that sleeps when it is revoked is fetched by its next owner, and by the former one if it comes back.
+func TestSleepersAreHandedOn(t *testing.T) {
+	withSleepers(t, 2, func(t *testing.T, w *env, join func() *member) {
+		first := join()
+		rest(10 * time.Second)
+		second := join()
+		rest(10 * time.Second)
+		w.write(hourly, 0, 1, time.Now())
+		w.write(hourly, 1, 1, time.Now())
+		rest(3 * time.Second)
+		if a, b := len(first.ids(hourly)), len(second.ids(hourly)); a != 1 || b != 1 {
+			t.Errorf("dispatched by the two members: %d and %d, want one each", a, b)
+		}
+		rest(10 * time.Second)
+		second.leave()
+		w.write(hourly, 0, 1, time.Now())
+		w.write(hourly, 1, 1, time.Now())
+		rest(10 * time.Second)
+		if n := len(first.ids(hourly)); n != 3 {
+			t.Errorf("%d events dispatched by the first, want 3", n)
+		}
+		first.leave()
+	})
+}
+
+// A partition sleeps if it was empty twice under the same leader, and not after it was revoked.
+func TestSleepStates(t *testing.T) {
+	cl, err := kgo.NewClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	_, a := pure(&handler{}, 0)
+	a.topic = hourly
+	a.decidable.Store(true)
+	gs := newGates(time.Now, nil)
+	paused := func() bool { return len(cl.PauseFetchPartitions(nil)[hourly]) == 1 }
+	for i, step := range []struct {
+		epoch int32
+		want  bool
+	}{
+		{noEpoch, false}, {5, false}, {5, true}, {5, true},
+		{6, false}, {6, true}, // a new leader
+		{noEpoch, false}, {6, false}, {6, true},
+	} {
+		gs.sleep(cl, []look{{a, step.epoch}})
+		gs.due(cl, time.Now())
+		if got := paused(); got != step.want {
+			t.Errorf("step %d: sleeps %v, want %v", i, got, step.want)
+		}
+	}
+	gs.admit(cl, a, []*event.Event{{Lease: a, Delivery: event.Delivery{Due: time.Now()}}}) // polled before
+	gs.due(cl, time.Now())
+	if paused() {
+		t.Error("a partition with records sleeps")
+	}
+	a.drain()
+	gs.drop(cl, a.topicPartition)
+	for range 3 {
+		gs.sleep(cl, []look{{a, 6}})
+	}
+	if _, _, n := gs.load(); n != 0 || paused() {
+		t.Error("a revoked partition sleeps")
+	}
+}
