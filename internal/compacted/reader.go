@@ -19,6 +19,9 @@ const (
 	stuckAfter = 500 * time.Millisecond
 	// pollWait is the longest poll while the end has not been reached: compaction may have removed all that is left.
 	pollWait = 100 * time.Millisecond
+	// fetchWait is how long a broker holds a fetch while nothing is written. Each fetch of an idle topic costs processor
+	// time.
+	fetchWait = 2 * time.Second
 )
 
 // ErrRecreated is the error of a topic that was deleted and created again: its offsets start again, and no version
@@ -31,11 +34,12 @@ type NewClient func(...kgo.Opt) (*kgo.Client, error)
 // Reader reads a topic without a group, from the start of each partition, and knows how far it has come. One goroutine
 // polls; the other methods are safe for concurrent use.
 type Reader struct {
-	topic    string
-	client   *kgo.Client
-	goal     Bounds
-	deletes  bool          // records leave the topic by retention, not by compaction
-	patience time.Duration // how long ReadAll tolerates errors and silence; 0: no error, any silence
+	topic     string
+	client    *kgo.Client
+	newClient NewClient
+	goal      Bounds
+	deletes   bool          // records leave the topic by retention, not by compaction
+	patience  time.Duration // how long ReadAll tolerates errors and silence; 0: no error, any silence
 
 	mu       sync.Mutex
 	position map[int32]int64 // everything below it was read or does not exist
@@ -48,6 +52,7 @@ type Reader struct {
 func Open(ctx context.Context, newClient NewClient, topic string) (*Reader, error) {
 	client, err := newClient(append(options(),
 		kgo.ConsumeTopics(topic),
+		kgo.FetchMaxWait(fetchWait),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		// Partitions that are added are found this late.
@@ -60,7 +65,7 @@ func Open(ctx context.Context, newClient NewClient, topic string) (*Reader, erro
 		client.CloseAllowingRebalance()
 		return nil, err
 	}
-	return newReader(client, topic, goal), nil
+	return newReader(client, newClient, topic, goal), nil
 }
 
 // OpenSpans returns a reader of parts of a topic with the cleanup policy delete. Its ReadAll tolerates errors and
@@ -74,7 +79,7 @@ func OpenSpans(newClient NewClient, topic string, spans map[int32]Span, patience
 	if err != nil {
 		return nil, fmt.Errorf("client for topic %s: %w", topic, err)
 	}
-	r := newReader(client, topic, Bounds{Spans: spans})
+	r := newReader(client, newClient, topic, Bounds{Spans: spans})
 	r.deletes, r.patience = true, patience
 	return r, nil
 }
@@ -82,9 +87,10 @@ func OpenSpans(newClient NewClient, topic string, spans map[int32]Span, patience
 // options of every reader's client. Control records are kept because they move the position too.
 func options() []kgo.Opt { return []kgo.Opt{kgo.KeepControlRecords()} }
 
-func newReader(client *kgo.Client, topic string, goal Bounds) *Reader {
+func newReader(client *kgo.Client, newClient NewClient, topic string, goal Bounds) *Reader {
 	r := &Reader{
-		topic: topic, client: client, goal: goal, position: map[int32]int64{}, next: map[int32]int64{}, progress: time.Now(),
+		topic: topic, client: client, newClient: newClient, goal: goal,
+		position: map[int32]int64{}, next: map[int32]int64{}, progress: time.Now(),
 	}
 	for partition, s := range goal.Spans {
 		r.position[partition], r.next[partition] = s.Start, s.Start
@@ -258,9 +264,14 @@ func (r *Reader) skip(ctx context.Context, spans map[int32]Span) error {
 	if r.goal.ID != (kadm.TopicID{}) && now.ID != r.goal.ID {
 		return ErrRecreated
 	}
+	asking, err := r.newClient() // the reader's own fetches keep its client's connection busy
+	if err != nil {
+		return fmt.Errorf("client for topic %s: %w", r.topic, err)
+	}
+	defer asking.Close()
 	for partition, s := range spans {
 		was := r.Position(partition)
-		to, err := kafka.NextRecord(ctx, r.client, r.topic, partition, max(was, now.Spans[partition].Start), s.End,
+		to, err := kafka.NextRecord(ctx, asking, r.topic, partition, max(was, now.Spans[partition].Start), s.End,
 			!r.deletes)
 		if err != nil {
 			return fmt.Errorf("find the next record of %s/%d: %w", r.topic, partition, err)
