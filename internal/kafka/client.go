@@ -53,7 +53,7 @@ type Config struct {
 	Outages *Outages
 	// Context ends what clients wait for, their Close included; nil never does.
 	Context context.Context
-	// PaceFetches puts a pause of some milliseconds between the fetches of one broker, for consumers of many small ones.
+	// PaceFetches spaces the fetches of one broker by some milliseconds, so that a stream comes in bunches.
 	PaceFetches bool
 	// ReadUncommitted also reads records of transactions that are open or aborted.
 	ReadUncommitted bool
@@ -88,9 +88,10 @@ func (c Config) options() ([]kgo.Opt, error) {
 			return nil, fmt.Errorf("kafka.brokers: %q is not host:port", broker)
 		}
 	}
-	dial := c.dialer()
+	dial, hooks := c.dialer(), []kgo.Hook(nil)
 	if c.PaceFetches {
-		dial = paceFetches(dial)
+		pacer := new(pacer)
+		dial, hooks = pacer.over(dial), append(hooks, pacer)
 	}
 	unpack, err := c.unpacker()
 	if err != nil {
@@ -113,7 +114,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.MetadataMaxAge(metadataMaxAge),
 		kgo.DisableClientMetrics(), // of which a client that closes sends the last ones, for a second
 		kgo.BrokerMaxReadBytes(maxResponseBytes),
-		kgo.WithDecompressor(unpack), kgo.WithHooks(unpack),
+		kgo.WithDecompressor(unpack), kgo.WithHooks(append(hooks, unpack)...),
 		kgo.FetchIsolationLevel(isolation.level()),
 	}
 	if c.Context != nil {
