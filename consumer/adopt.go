@@ -8,7 +8,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// adoptTimeout is how long Adopt waits for a partition of a new topic before it assumes that others own all of them.
+// adoptTimeout is how long Adopt waits for a partition of a new topic before it assumes that other members own all of
+// them.
 const adoptTimeout = 10 * time.Second
 
 // Adopt consumes topics that were deleted and created again. It returns when this member owns partitions of them, or

@@ -33,7 +33,7 @@ type offsetTime struct {
 	time   time.Time
 }
 
-// note remembers the times of polled records.
+// note records the times of polled records.
 func (t *times) note(records []*kgo.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

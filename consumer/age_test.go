@@ -42,10 +42,10 @@ func TestTimes(t *testing.T) {
 	if len(ts.seen) > maxTimes {
 		t.Errorf("%d times are remembered", len(ts.seen))
 	}
-	at(1000, 120, true) // the nearest before it that is left
+	at(1000, 120, true) // the nearest remaining one before it
 }
 
-// TestTimeOf: when a record was written is found by asking for offsets by time.
+// TestTimeOf checks that the time of a record is found by looking up offsets by time.
 func TestTimeOf(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
 	if err != nil {
@@ -73,6 +73,6 @@ func TestTimeOf(t *testing.T) {
 		}
 	}
 	if got := timeOf(t.Context(), kadm.NewClient(client), &assignment{topicPartition: topicPartition{"none", 0}}, 0); !got.IsZero() {
-		t.Errorf("a partition that nobody knows: %v", got)
+		t.Errorf("an unknown partition: %v", got)
 	}
 }

@@ -15,8 +15,8 @@ func serverAssigned(c *Config) { c.ServerAssigned = true }
 
 func withID(id string) func(*Config) { return func(c *Config) { c.InstanceID = id } }
 
-// The brokers' range assignor, too, gives a member the same partition numbers of all topics, and a rebalance repeats
-// nothing.
+// TestServerAssigned checks that the brokers' range assignor also gives a member the same partition numbers of all
+// topics, and that a rebalance repeats nothing.
 func TestServerAssigned(t *testing.T) {
 	withEnv(t, 4, func(t *testing.T, w *env) {
 		for p := range 4 {
@@ -58,7 +58,7 @@ func TestServerAssigned(t *testing.T) {
 	})
 }
 
-// A member that was suspended asks the group without taking an assignment from its client.
+// TestServerAssignedHeldUp checks that a suspended member asks the group without taking an assignment from its client.
 func TestServerAssignedHeldUp(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 2, time.Time{})
@@ -68,7 +68,7 @@ func TestServerAssignedHeldUp(t *testing.T) {
 		holdUp := func() { m.pulse.last.Store(int64(-time.Hour)) }
 		holdUp()
 		if !first.Acquire() {
-			t.Error("Acquire of a member was refused")
+			t.Error("Acquire returned false for a member")
 		}
 		id, _ := m.client.GroupMetadata()
 		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
@@ -78,7 +78,7 @@ func TestServerAssignedHeldUp(t *testing.T) {
 		}
 		holdUp()
 		if second.Acquire() {
-			t.Error("Acquire of a member that the group does not know")
+			t.Error("Acquire returned true for a member that the group does not know")
 		}
 		if first.Context().Err() == nil {
 			t.Error("the event in progress was not cancelled")
@@ -87,14 +87,14 @@ func TestServerAssignedHeldUp(t *testing.T) {
 		second.Abandon()
 		rest(30 * time.Second)
 		if got := len(m.ids(source)); got != 4 {
-			t.Errorf("%d events, want both again, for the member that has joined anew", got)
+			t.Errorf("%d events, want both again after the member has rejoined", got)
 		}
 		m.leave()
 	})
 }
 
-// An instance id that is in use keeps the second process out. It ends once the first one cannot be a crashed process
-// whose session has not expired yet.
+// TestServerAssignedInstanceInUse checks that a second process with the same instance id does not join. It ends once
+// the first one cannot be a crashed process whose session has not expired yet.
 func TestServerAssignedInstanceInUse(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		first := w.join(all, serverAssigned, withID("a"))

@@ -46,8 +46,8 @@ type assignment struct {
 	cancel context.CancelFunc
 
 	mu         sync.Mutex
-	draining   bool          // no event may be acquired any more
-	lost       bool          // nothing may be committed any more
+	draining   bool          // no further event may be acquired
+	lost       bool          // nothing may be committed
 	replaced   bool          // the topic was deleted; there may be a new one of its name
 	inProgress int           // acquired events
 	idle       chan struct{} // closed when it is draining and nothing is in progress
@@ -57,7 +57,7 @@ type assignment struct {
 	maxMetadataBytes  int
 }
 
-// past is what this process knows of an earlier assignment of a partition. A record that was finished then needs no
+// past is what this process remembers of an earlier assignment of a partition. A record that was finished then needs no
 // work, whoever owned the partition meanwhile, even if it could not be committed.
 type past struct {
 	tracker *offsets.Tracker // late work may still finish records in it
@@ -175,7 +175,7 @@ func (a *assignment) Abandon(e *event.Event) {
 // Context implements event.Lease.
 func (a *assignment) Context() context.Context { return a.ctx }
 
-// drain lets no more events be acquired.
+// drain prevents further events from being acquired.
 func (a *assignment) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -204,7 +204,7 @@ func (a *assignment) hasNotes() bool {
 	return a.info.Class == topics.Source && a.info.Kind == webhook.RevokeClick
 }
 
-// lose lets nothing be committed any more.
+// lose prevents further commits.
 func (a *assignment) lose() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

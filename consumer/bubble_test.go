@@ -53,7 +53,7 @@ func (kinds) Describe(topic string) topics.Info {
 	return topics.Info{Kind: webhook.DLR}
 }
 
-// env is a Kafka on a virtual network that can be cut.
+// env is an in-process Kafka on a virtual network that can be cut.
 type env struct {
 	t        *testing.T
 	network  kfake.VirtualNetwork
@@ -251,7 +251,7 @@ func (m *member) Purge() {
 	}
 }
 
-// take takes the open event of that record from the member.
+// take removes and returns the member's open event of that record.
 func (m *member) take(id string) *event.Event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -270,7 +270,7 @@ func (m *member) Note(topic string, _ int32, _ int64, _ int) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if topic != revocations {
-		m.w.t.Errorf("asked for a note of %s", topic)
+		m.w.t.Errorf("Note was called for %s", topic)
 	}
 	return m.note
 }
@@ -287,7 +287,7 @@ func (m *member) Forget(string, int32) {
 	m.forgot++
 }
 
-// ids returns the events of a topic that were dispatched so far, without the topic's name.
+// ids returns the events of a topic that were dispatched so far, without the name of the topic.
 func (m *member) ids(topic string) (ids []string) {
 	synctest.Wait()
 	m.mu.Lock()

@@ -6,10 +6,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// clockSlack is how much clocks may differ before a due time counts as wrong.
+// clockSlack is the difference between clocks above which a due time counts as wrong.
 const clockSlack = time.Minute
 
-// plausible bounds a due time by the broker's clock: a record of a delay topic is due at most delay after it was
+// plausible limits a due time by the broker's clock: a record of a delay topic is due at most delay after it was
 // appended. A later due time was written by an instance whose clock was ahead, and would delay all records after it
 // as well. If the time of the append is unknown, now is used instead. A delay of 0 means no bound. A record without a
 // due time is due now.

@@ -69,7 +69,7 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	if note != "" {
 		room -= len(note) + 1
 	}
-	epoch := a.epoch.Load() // before the state, which must not know of records of a newer one
+	epoch := a.epoch.Load() // read before the state, which must not contain records of a newer epoch
 	next, state := tracker.Snapshot(max(room, 0))
 	if note != "" {
 		state += ";" + note
@@ -191,7 +191,7 @@ func (c *Consumer) committed(
 			case err == nil:
 				s.a.acknowledge(s)
 				continue
-			case err == kerr.OffsetMetadataTooLarge: //nolint:errorlint // kerr.ErrorForCode gives the value itself
+			case err == kerr.OffsetMetadataTooLarge: //nolint:errorlint // kerr.ErrorForCode returns the value itself
 				s.a.halveMetadata() // the broker's offset.metadata.max.bytes is lower
 			}
 			c.metrics.CommitErrors.Inc()

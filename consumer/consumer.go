@@ -2,8 +2,8 @@
 //
 // A record is ingested from a poll and tracked by the assignment of its partition. If it is from a delay topic, a
 // gate keeps it until it is due. Then it is dispatched to the handler. When its fate is stored, Settle marks it
-// finished. Every commitInterval, and before a partition is released, the lowest offset up to which all records are
-// finished is committed. The commit's metadata has the finished records above it.
+// finished. Every commitInterval, and before a partition is released, the consumer commits the lowest offset up to
+// which all records are finished. The commit's metadata contains the finished records above it.
 package consumer
 
 import (
@@ -46,7 +46,7 @@ type Config struct {
 	Group      string
 	InstanceID string // for static membership; "" = none
 	// ServerAssigned leaves the assignment to the brokers (KIP-848, Kafka 4.0 and later). Their
-	// group.consumer.session.timeout.ms counts then, and SessionTimeout should be the same.
+	// group.consumer.session.timeout.ms then applies, and SessionTimeout should be the same.
 	ServerAssigned   bool
 	SessionTimeout   time.Duration
 	MaxBufferedBytes int64    // of all partitions
@@ -143,14 +143,14 @@ type Parts struct {
 	Topics    Topics
 	Handler   Handler
 	Notes     Notes
-	NewClient func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the options given
+	NewClient func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the given options
 	Tracer    Tracer                                // nil = events are not traced
 	Metrics   *metrics.Metrics
 	Log       *zap.Logger
 	Now       func() time.Time // the time of day; nil = time.Now
 	// Replayed, if not nil, is called when a replayed dead letter has its last fate.
 	Replayed func(userID int64, id string)
-	// Retired reports whether an id is that of a deleted topic; nil = never.
+	// Retired reports whether an id belongs to a deleted topic; nil = never.
 	Retired func(id [16]byte) bool
 	// Releases decides about records of delay topics that are due; nil = none was released.
 	Releases Releases

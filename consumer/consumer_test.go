@@ -25,7 +25,8 @@ func rest(d time.Duration) {
 	synctest.Wait()
 }
 
-// Offsets finished above an open record are committed with the offset, at least once a second, and not dispatched again.
+// Offsets finished above an open record are committed with the offset, at least once a second, and not dispatched
+// again.
 func TestOutOfOrder(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 10, time.Time{})
@@ -35,7 +36,7 @@ func TestOutOfOrder(t *testing.T) {
 			t.Fatalf("dispatched: %v", got)
 		}
 		if at, state := w.committed(source, 0); at != 2 || state == "" {
-			t.Errorf("committed %d with %q, want 2 and what is finished above", at, state)
+			t.Errorf("committed %d with %q, want 2 and the finished offsets above", at, state)
 		}
 		if took := m.leave(); took > time.Second {
 			t.Errorf("left after %v, want at once: nothing was in progress", took)
@@ -47,7 +48,7 @@ func TestOutOfOrder(t *testing.T) {
 		}
 		next.leave()
 		if at, state := w.committed(source, 0); at != 10 || state != "" {
-			t.Errorf("committed %d with %q, want 10 and nothing more", at, state)
+			t.Errorf("committed %d with %q, want 10 and no metadata", at, state)
 		}
 	})
 }
@@ -109,7 +110,7 @@ func TestLeaveCancels(t *testing.T) {
 			e.Abandon()
 		}()
 		if took := m.leave(); took < 11*time.Second || took > 12*time.Second {
-			t.Errorf("left after %v, want 11s, the grace less what the last commit may take", took)
+			t.Errorf("left after %v, want 11s, the grace less the time for the last commit", took)
 		}
 		next := w.join(all)
 		rest(6 * time.Second)
@@ -120,7 +121,8 @@ func TestLeaveCancels(t *testing.T) {
 	})
 }
 
-// A rebalance makes no duplicates: events in progress get five seconds, and the new owner starts after them.
+// TestRebalance checks that a rebalance repeats nothing: events in progress get five seconds, and the new owner starts
+// after them.
 func TestRebalance(t *testing.T) {
 	withEnv(t, 2, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
@@ -153,7 +155,7 @@ func TestRebalance(t *testing.T) {
 			t.Errorf("dispatched after the rebalance: %v, want %v", again, want)
 		}
 		if n := first.value(t, "smshooks_rebalances_total"); n < 2 {
-			t.Errorf("the first counted %v rebalances, want that it joined and that it lost a partition", n)
+			t.Errorf("the first counted %v rebalances, want a join and the loss of a partition", n)
 		}
 		first.leave()
 		second.leave()
@@ -183,14 +185,14 @@ func TestRebalanceCancels(t *testing.T) {
 			t.Errorf("cancelled after %v, want %v", took, revokeWait)
 		}
 		if n := len(first.ids(source)) + len(second.ids(source)); n != 2 {
-			t.Errorf("dispatched %d times, want again to the new owner", n)
+			t.Errorf("dispatched %d times, want a repeat at the new owner", n)
 		}
 		first.leave()
 		second.leave()
 	})
 }
 
-// Kafka is unreachable for longer than the session: records finished meanwhile stay finished.
+// TestLostPartitions checks that records finished while Kafka is unreachable for longer than the session stay finished.
 func TestLostPartitions(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 6, time.Time{})
@@ -215,8 +217,8 @@ func TestLostPartitions(t *testing.T) {
 	})
 }
 
-// Offsets that the broker refuses are one line when that begins and one when it is over, however many and however
-// often.
+// TestRefusedCommits checks that refused commits are one log line when they begin and one when they end, however many
+// there are.
 func TestRefusedCommits(t *testing.T) {
 	withEnv(t, 3, func(t *testing.T, w *env) {
 		core, logged := observer.New(zap.InfoLevel)
@@ -245,12 +247,12 @@ func TestRefusedCommits(t *testing.T) {
 		m := w.join(all)
 		rest(time.Minute)
 		if n := logged.FilterMessage("cannot commit offsets, trying again").Len(); n != 1 {
-			t.Errorf("%d lines say that offsets are refused, want one", n)
+			t.Errorf("%d lines about refused offsets, want one", n)
 		}
 		refuse.Store(false)
 		rest(time.Minute)
 		if n := logged.FilterMessage("offsets are committed again").Len(); n != 1 {
-			t.Errorf("%d lines say that they are committed again, want one", n)
+			t.Errorf("%d lines about commits that work again, want one", n)
 		}
 		for partition := range int32(3) {
 			if at, _ := w.committed(source, partition); at != 2 {
@@ -333,8 +335,8 @@ func TestGate(t *testing.T) {
 	})
 }
 
-// The records of a gate go to the next owner, who delays them until the same time.
-func TestGateIsHandedOn(t *testing.T) {
+// TestGateMovesToTheNextOwner checks that the next owner delays a gate's records until the same time.
+func TestGateMovesToTheNextOwner(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		first := w.join(all)
 		rest(6 * time.Second)
@@ -407,7 +409,7 @@ func TestFullBuffer(t *testing.T) {
 			t.Errorf("%d events dispatched, want 300", n)
 		}
 		if m.buffer.records.Load() != 0 || m.buffer.bytes.Load() != 0 {
-			t.Errorf("%d records, %d bytes are counted at rest", m.buffer.records.Load(), m.buffer.bytes.Load())
+			t.Errorf("%d records, %d bytes are counted while idle", m.buffer.records.Load(), m.buffer.bytes.Load())
 		}
 		m.leave()
 	})
@@ -434,7 +436,7 @@ func TestPauseTopic(t *testing.T) {
 	})
 }
 
-// Notes travel with the offsets of revocations alone.
+// TestNotes checks that notes are committed only with the offsets of revocations.
 func TestNotes(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(revocations, 0, 4, time.Time{})

@@ -32,7 +32,7 @@ type gate struct {
 	a          *assignment
 	buffered   []*event.Event // not due
 	held       []*event.Event // due, but perhaps released
-	next       int64          // offset behind the last record that was passed on or held; -1 = none
+	next       int64          // offset after the last record that was passed on or held; -1 = none
 	paused     bool
 	asleep     bool             // paused because there is nothing to fetch
 	epoch      int32            // of the leader when the partition was last found empty; noEpoch if it was not
@@ -74,7 +74,7 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	gs.wake()
 }
 
-// wake makes run look at the gates now.
+// wake makes run check the gates now.
 func (gs *gates) wake() {
 	select {
 	case gs.kick <- struct{}{}:
@@ -160,7 +160,7 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 	return events, next
 }
 
-// run dispatches records when they come due, until ctx ends.
+// run dispatches records as they come due, until ctx ends.
 func (gs *gates) run(ctx context.Context, cl *kgo.Client, dispatch func([]*event.Event)) {
 	const coarse = 5 * time.Millisecond // groups records that come due together
 	timer := time.NewTimer(time.Hour)

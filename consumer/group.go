@@ -90,7 +90,7 @@ func (c *Consumer) onRevoked(_ context.Context, _ *kgo.Client, partitions map[st
 	c.release(partitions, revokeWait)
 }
 
-// onLost releases partitions that the group has assigned to others already. Nothing may be committed.
+// onLost releases partitions that the group has already assigned to others. Nothing may be committed.
 func (c *Consumer) onLost(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	c.joined.Store(false)
 	as := c.owned(partitions)

@@ -81,7 +81,7 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	delayed, broken := map[string]int64{}, map[string]bool{}
 	for _, p := range lag.Partitions() {
 		if p.Unknown {
-			broken[p.Topic] = true // the figure it had stays
+			broken[p.Topic] = true // keep the previous value
 			continue
 		}
 		c.metrics.Lag(p.Topic, p.Partition, p.Lag)

@@ -10,8 +10,9 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Every member reports the metrics of the whole group, read from Kafka, whichever member owns a partition.
-func TestLagIsTheGroups(t *testing.T) {
+// TestLagOfTheGroup checks that every member reports the metrics of the whole group, read from Kafka, whoever owns a
+// partition.
+func TestLagOfTheGroup(t *testing.T) {
 	withEnv(t, 4, func(t *testing.T, w *env) {
 		w.write(source, 0, 3, time.Time{})
 		w.write(source, 3, 5, time.Time{})
@@ -26,7 +27,7 @@ func TestLagIsTheGroups(t *testing.T) {
 				}
 			}
 			if got := m.value(t, "smshooks_retry_waiting_records", delayed); got != 7 {
-				t.Errorf("%s: %v wait, want 7", name, got)
+				t.Errorf("%s: %v delayed, want 7", name, got)
 			}
 			if got := m.value(t, "smshooks_lag_age_seconds"); got > 3 {
 				t.Errorf("%s: the lag is %v s old", name, got)
@@ -35,7 +36,7 @@ func TestLagIsTheGroups(t *testing.T) {
 		w.cut(true)
 		time.Sleep(time.Minute)
 		if got := a.value(t, "smshooks_lag_age_seconds"); got < 50 {
-			t.Errorf("a minute without Kafka, and the lag is said to be %v s old", got)
+			t.Errorf("after a minute without Kafka the lag is %v s old", got)
 		}
 		w.cut(false)
 	})
@@ -66,7 +67,7 @@ func TestStalledAndGap(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		for _, name := range []string{"smshooks_commit_stalled_seconds", "smshooks_ledger_gap_records"} {
 			if got := m.value(t, name); got != 0 {
-				t.Errorf("%s = %v at rest", name, got)
+				t.Errorf("%s = %v while idle", name, got)
 			}
 		}
 	})

@@ -74,11 +74,11 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 func TestMark(t *testing.T) {
 	id := [16]byte{1, 2, 255}
 	if got, state := kafka.SplitCommit(*kafka.CommitMark(id) + "1:KQEC;a|b"); got != id || state != "1:KQEC;a|b" {
-		t.Errorf("unmark gives %v and %q", got, state)
+		t.Errorf("unmark returned %v and %q", got, state)
 	}
 	for _, text := range []string{"", "1:KQEC", "1:KQEC;a|b", "AAAA|x", "|"} {
 		if got, state := kafka.SplitCommit(text); got != [16]byte{} || state != text {
-			t.Errorf("kafka.SplitCommit(%q) gives %v and %q", text, got, state)
+			t.Errorf("kafka.SplitCommit(%q) = %v and %q", text, got, state)
 		}
 	}
 	if kafka.CommitMark([16]byte{}) != nil {

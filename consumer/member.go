@@ -23,7 +23,7 @@ const (
 	withdrawAfter    = 200 * time.Millisecond // a longer leave waits for a join
 )
 
-// FencedError means that another process uses this member's kafka.instance_id.
+// FencedError is returned if another process uses this member's kafka.instance_id.
 type FencedError struct{ InstanceID string }
 
 func (e *FencedError) Error() string {
@@ -31,7 +31,7 @@ func (e *FencedError) Error() string {
 		e.InstanceID)
 }
 
-// SessionTimeoutError means that the broker does not accept this member's kafka.session_timeout.
+// SessionTimeoutError is returned if the broker does not accept this member's kafka.session_timeout.
 type SessionTimeoutError struct{ Timeout time.Duration }
 
 func (e *SessionTimeoutError) Error() string {
@@ -39,7 +39,7 @@ func (e *SessionTimeoutError) Error() string {
 		"it must be from the broker's group.min.session.timeout.ms to its group.max.session.timeout.ms", e.Timeout)
 }
 
-// membership is what the client's requests show about this member's place in the group.
+// membership is the state of this member in the group, as seen in the client's requests.
 type membership struct {
 	joining atomic.Int64          // when the pending JoinGroup was sent, Unix ms; 0 = none is pending
 	failed  atomic.Pointer[error] // why the client is not in the group, nil if it is or has not tried
@@ -233,7 +233,7 @@ func (c *Consumer) leave() {
 }
 
 // withdraw takes this member out of a join that waits for others. The client itself leaves only after the join. A
-// static member stays in the group, so that it gets its partitions again.
+// static member stays in the group, so that it gets its partitions back.
 func (c *Consumer) withdraw(ctx context.Context) {
 	id, _ := c.client.GroupMetadata()
 	if id == "" || c.cfg.InstanceID != "" || c.cfg.ServerAssigned { // which has no joins that wait

@@ -61,8 +61,7 @@ func (c *Consumer) pulseLoop(ctx context.Context) {
 	}
 }
 
-// confirm sends heartbeats until the group answers or ctx ends. If this is not a member any more, all work ends at
-// once.
+// confirm sends heartbeats until the group answers or ctx ends. If this is no longer a member, all work ends at once.
 func (c *Consumer) confirm(ctx context.Context) {
 	c.log.Warn("the process was suspended; nothing is sent until the group confirms its membership")
 	for ctx.Err() == nil {
@@ -90,7 +89,7 @@ func (c *Consumer) confirm(ctx context.Context) {
 	}
 }
 
-// heartbeat asks the group whether this is a member.
+// heartbeat asks the group whether this is still a member.
 func (c *Consumer) heartbeat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()

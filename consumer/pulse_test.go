@@ -7,8 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A process that was stopped starts no attempt until the group has confirmed its membership. If the group has removed
-// it, its requests are cut.
+// TestHeldUp checks that a process that was suspended starts no attempt until the group has confirmed its membership.
+// If the group has removed it, its requests are cancelled.
 func TestHeldUp(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(source, 0, 2, time.Time{})
@@ -21,10 +21,10 @@ func TestHeldUp(t *testing.T) {
 		holdUp := func() { m.pulse.last.Store(int64(-time.Hour)) }
 		holdUp()
 		if at := time.Now(); !second.Acquire() || time.Since(at) > 2*time.Second {
-			t.Errorf("Acquire of a member took %v, or was refused", time.Since(at))
+			t.Errorf("Acquire of a member took %v, or returned false", time.Since(at))
 		}
 		if first.Context().Err() != nil {
-			t.Error("a member was cut off")
+			t.Error("the requests of a member were cancelled")
 		}
 
 		id, _ := m.client.GroupMetadata()
@@ -36,7 +36,7 @@ func TestHeldUp(t *testing.T) {
 		}
 		holdUp()
 		if first.Lease.Acquire() {
-			t.Error("Acquire of a member that the group does not know")
+			t.Error("Acquire returned true for a member that the group does not know")
 		}
 		rest(0)
 		if first.Context().Err() == nil {
@@ -46,13 +46,13 @@ func TestHeldUp(t *testing.T) {
 		second.Abandon()
 		rest(30 * time.Second)
 		if got := len(m.ids(source)); got != 4 {
-			t.Errorf("%d events, want both again, for the member that has joined anew", got)
+			t.Errorf("%d events, want both again after the member has rejoined", got)
 		}
 		m.leave()
 	})
 }
 
-// No beat is missed while the pulse is at rest.
+// TestPulseRests checks that no beat is missed while the pulse is stopped.
 func TestPulseRests(t *testing.T) {
 	p := newPulse(0)
 	if p.missed() {
@@ -61,10 +61,10 @@ func TestPulseRests(t *testing.T) {
 	p.beat()
 	time.Sleep(time.Millisecond)
 	if !p.missed() {
-		t.Error("a beat was missed, and nobody noticed")
+		t.Error("a missed beat was not detected")
 	}
 	p.rest()
 	if p.missed() {
-		t.Error("missed after the last beat")
+		t.Error("reported as missed after the last beat")
 	}
 }

@@ -49,7 +49,7 @@ func TestBufferBounds(t *testing.T) {
 		Delivery: event.Delivery{Kind: webhook.RevokeClick},
 	})
 	if !b.full() {
-		t.Error("a batch that came back does not count")
+		t.Error("a returned batch does not count")
 	}
 	b.release(&event.Event{
 		Record:   event.Record{Class: topics.Retry, Size: 10},
@@ -85,12 +85,12 @@ func TestBufferWait(t *testing.T) {
 		defer cancel()
 		b.wait(ctx)
 		if ctx.Err() == nil {
-			t.Error("wait returned though there is no room")
+			t.Error("wait returned although there is no room")
 		}
 	})
 }
 
-// No wake-up is lost and no goroutine blocks, in whatever order releases happen.
+// TestBufferRace checks that no wake-up is lost and no goroutine blocks, in whatever order releases happen.
 func TestBufferRace(t *testing.T) {
 	b := newBuffer(4, 1<<40)
 	events := make(chan *event.Event, 1000)
@@ -111,7 +111,7 @@ func TestBufferRace(t *testing.T) {
 	close(events)
 	done.Wait()
 	if b.records.Load() != 0 || b.bytes.Load() != 0 {
-		t.Errorf("%d records, %d bytes at rest", b.records.Load(), b.bytes.Load())
+		t.Errorf("%d records, %d bytes while idle", b.records.Load(), b.bytes.Load())
 	}
 }
 
@@ -147,8 +147,8 @@ func records(epoch int32, offsets ...int64) (rs []*kgo.Record) {
 	return rs
 }
 
-// The log was cut back: the offsets come again with other records, and what ends late of the old ones counts for
-// nothing.
+// TestRewind checks that after a truncation the offsets are read again with other records, and that records of the old
+// log that end late do not count.
 func TestRewind(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
@@ -165,7 +165,7 @@ func TestRewind(t *testing.T) {
 		e.Settle(webhook.Delivered)
 	}
 	if at := a.tracker.Committable(); at != 6 {
-		t.Errorf("committable %d, want 6: the old records' ends count for nothing", at)
+		t.Errorf("committable %d, want 6: the old records do not count", at)
 	}
 	for _, e := range h.events[3:] {
 		e.Acquire()
@@ -175,7 +175,7 @@ func TestRewind(t *testing.T) {
 		t.Errorf("committable %d, want 8", at)
 	}
 	if c.buffer.records.Load() != 0 {
-		t.Errorf("%d records are counted at rest", c.buffer.records.Load())
+		t.Errorf("%d records are counted while idle", c.buffer.records.Load())
 	}
 }
 
@@ -200,7 +200,7 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 		c.assignments[a.topicPartition] = again
 		c.ingest(fetch(source, records(epoch, 5, 6, 7)...))
 		if len(h.events) != want {
-			t.Errorf("epoch %d: %d events come again, want %d", epoch, len(h.events), want)
+			t.Errorf("epoch %d: %d events repeated, want %d", epoch, len(h.events), want)
 		}
 	}
 }
@@ -238,12 +238,13 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 		c.assignments[a.topicPartition] = again
 		poll(tc.after)
 		if len(h.events) != tc.want {
-			t.Errorf("%s: %d events come again, want %d", tc.name, len(h.events), tc.want)
+			t.Errorf("%s: %d events repeated, want %d", tc.name, len(h.events), tc.want)
 		}
 	}
 }
 
-// Assignments that read nothing, in a group that keeps rebalancing, do not displace the state of earlier ones.
+// TestFormerAssignmentsThatReadNothing checks that assignments without records, in a group that keeps rebalancing, do
+// not displace the state of earlier ones.
 func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
@@ -259,19 +260,19 @@ func TestFormerAssignmentsThatReadNothing(t *testing.T) {
 	}
 	c.ingest(fetch(source, records(0, 5)...))
 	if len(h.events) != 0 {
-		t.Error("what was finished comes again")
+		t.Error("a finished record is dispatched again")
 	}
 }
 
-// A last commit that does not get its turn still ends what may be committed of its partitions, and a refusal is
-// about the partitions that were held when the commit was sent.
+// TestLateCommits checks that a last commit that cannot run still ends the commits of its partitions, and that a
+// refusal applies to the partitions that were held when the commit was sent.
 func TestLateCommits(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.ingest(fetch(source, records(1, 5)...))
 	h.events[0].Acquire()
 	h.events[0].Settle(webhook.Delivered)
-	c.committing <- struct{}{} // another commit is not answered
+	c.committing <- struct{}{} // another commit is still under way
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	c.commitLast(ctx, []*assignment{a})
@@ -304,7 +305,7 @@ func TestFinishedByTheCommittedMetadata(t *testing.T) {
 		want      []int64
 	}{
 		{"the same records", 3, [4]int32{2, 2, 3, 3}, []int64{5, 7}},
-		{"cut back to 7", 3, [4]int32{2, 3, 4, 4}, []int64{5, 7, 8}},
+		{"truncated to 7", 3, [4]int32{2, 3, 4, 4}, []int64{5, 7, 8}},
 		{"all new", 3, [4]int32{4, 4, 4, 4}, []int64{5, 6, 7, 8}},
 		{"committed by a version without epochs", -1, [4]int32{4, 4, 4, 5}, []int64{5, 7, 8}},
 	} {
@@ -319,7 +320,7 @@ func TestFinishedByTheCommittedMetadata(t *testing.T) {
 			got = append(got, e.Offset)
 		}
 		if !slices.Equal(got, c.want) {
-			t.Errorf("%s: offsets %v come, want %v", c.name, got, c.want)
+			t.Errorf("%s: offsets %v dispatched, want %v", c.name, got, c.want)
 		}
 		if s, _ := k.snapshot(a); s.epoch != c.epochs[3] {
 			t.Errorf("%s: epoch %d would be committed, want %d", c.name, s.epoch, c.epochs[3])
@@ -392,7 +393,7 @@ func TestMetadataTooLarge(t *testing.T) {
 	}
 	answer(kerr.NotCoordinator.Code)
 	if a.committed != 5 || a.maxMetadataBytes != maxMetadata/4 {
-		t.Error("a refused commit counts")
+		t.Error("a refused commit was accepted")
 	}
 	answer(0)
 	if a.committed != 9 || a.committedMetadata != "state" {
@@ -463,7 +464,7 @@ func TestNewEvent(t *testing.T) {
 	}
 }
 
-func TestEventDoesNotHoldTheFetch(t *testing.T) {
+func TestEventDoesNotKeepTheFetch(t *testing.T) {
 	c, a := pure(&handler{}, 5)
 	fetched := []byte("kv")
 	e := c.newEvent(a, &kgo.Record{Offset: 5, Key: fetched[:1], Value: fetched[1:]}, time.Now())
@@ -472,7 +473,7 @@ func TestEventDoesNotHoldTheFetch(t *testing.T) {
 		t.Error("the event shares the fetch's memory")
 	}
 	if _ = append(e.Key, 'y'); string(e.Value) != "v" {
-		t.Error("appending to the key writes over the value")
+		t.Error("appending to the key overwrites the value")
 	}
 }
 
@@ -494,7 +495,7 @@ func TestWaitIdle(t *testing.T) {
 		}
 		at := time.Now()
 		if waitIdle(t.Context(), []*assignment{b, a}, time.Second) || time.Since(at) != time.Second {
-			t.Errorf("idle after %v with an event in progress", time.Since(at))
+			t.Errorf("reported idle after %v with an event in progress", time.Since(at))
 		}
 		go func() {
 			time.Sleep(time.Second)
@@ -534,8 +535,8 @@ func TestOverdue(t *testing.T) {
 	}
 }
 
-// TestIdentityOfPolledRecords: a source record is named by the gateway or by its topic's id, and its origin is its
-// position.
+// TestIdentityOfPolledRecords checks that a source record has the gateway's id or one derived from its topic's id, and
+// that its origin is its position.
 func TestIdentityOfPolledRecords(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)

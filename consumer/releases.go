@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// maxHeld is how many undecided records a gate holds beside those that are not due.
+	// maxHeld is the number of undecided records that a gate holds in addition to those that are not due.
 	maxHeld = 4096
-	// heldPoll is how often the gates ask again about held records.
+	// heldPoll is the interval at which the gates decide again about held records.
 	heldPoll = 20 * time.Millisecond
 )
 
@@ -67,7 +67,7 @@ func (a *assignment) finished(topicID [16]byte, offset int64, epoch int32) bool 
 	return a.finishedIn(topicID, offset, epoch)
 }
 
-// position returns the offset behind the records that the gate of a has passed on or holds, and how many it holds.
+// position returns the offset after the records that the gate of a has passed on or holds, and how many it holds.
 func (gs *gates) position(a *assignment) (next int64, held int) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -78,8 +78,8 @@ func (gs *gates) position(a *assignment) (next int64, held int) {
 	return g.next, len(g.held)
 }
 
-// decide takes the records of a gate that are due at now: those to pass on are returned, and those about which nothing
-// is decided yet are held, so that the records behind them do not wait.
+// decide removes the records that are due at now from a gate. It returns those to pass on, and holds those that are not
+// decided yet, so that the records behind them do not wait.
 func (gs *gates) decide(g *gate, now time.Time) (passed []*event.Event) {
 	if !g.a.decidable.Load() {
 		return nil
@@ -124,5 +124,5 @@ func (gs *gates) decide(g *gate, now time.Time) (passed []*event.Event) {
 	return passed
 }
 
-// stuck reports whether the gate takes no more records, due or not.
+// stuck reports whether the gate accepts no more records, due or not.
 func (g *gate) stuck() bool { return !g.a.decidable.Load() || len(g.held) >= maxHeld }

@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
-// decisions are what a test says of the offsets of the delay topic. Others pass.
+// decisions holds a test's decisions about offsets of the delay topic. Other offsets pass.
 type decisions struct {
 	mu       sync.Mutex
 	released map[int64]bool
@@ -44,7 +44,7 @@ func (d *decisions) AwaitEnd(ctx context.Context) error {
 	}
 }
 
-// set changes what is said of offsets.
+// set changes the decision about offsets.
 func (d *decisions) set(change func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -63,8 +63,8 @@ func (m *member) wasReleased() (offsets []int64) {
 	return offsets
 }
 
-// TestGateHolds: a due record about which nothing is decided is held, and those behind it go on. The gate's position is
-// behind all of them. What was released is dispatched as such.
+// TestGateHolds checks that an undecided due record is held while those behind it are dispatched. The gate's position
+// is after all of them. Released records are dispatched as such.
 func TestGateHolds(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		d := newDecisions()
@@ -97,13 +97,13 @@ func TestGateHolds(t *testing.T) {
 		}
 		m.leave()
 		if ps[0].Owned() {
-			t.Error("the partition is owned by a member that has left")
+			t.Error("a member that has left still owns the partition")
 		}
 	})
 }
 
-// TestGateIsClosed: after an assignment nothing of a delay topic is dispatched before all releases are known. Sources go
-// on.
+// TestGateIsClosed checks that after an assignment no record of a delay topic is dispatched before all releases are
+// known. Sources continue.
 func TestGateIsClosed(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		d := newDecisions()
@@ -127,8 +127,8 @@ func TestGateIsClosed(t *testing.T) {
 	})
 }
 
-// TestHeldIsHandedOn: the next owner gets what was held.
-func TestHeldIsHandedOn(t *testing.T) {
+// TestHeldMovesToTheNextOwner checks that the next owner gets the held records.
+func TestHeldMovesToTheNextOwner(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		d := newDecisions()
 		close(d.end)
@@ -151,7 +151,7 @@ func TestHeldIsHandedOn(t *testing.T) {
 	})
 }
 
-// TestMaxHeld: a gate that holds many records takes no more, and goes on when they are decided.
+// TestMaxHeld checks that a gate that holds many records accepts no more until they are decided.
 func TestMaxHeld(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		d := newDecisions()
@@ -180,7 +180,7 @@ func TestMaxHeld(t *testing.T) {
 	})
 }
 
-// TestAbortedCopies: what an aborted transaction leaves in the topic of released events is not taken for lost records.
+// TestAbortedCopies checks that records of an aborted transaction in the topic of released events do not count as lost.
 func TestAbortedCopies(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		core, logged := observer.New(zap.ErrorLevel)
@@ -215,7 +215,8 @@ func TestAbortedCopies(t *testing.T) {
 	})
 }
 
-// TestFinishedByEpoch: a recovery does not take a record for finished that was written where a finished one was lost.
+// TestFinishedByEpoch checks that a record that was written in place of a lost, finished one does not count as finished
+// for a recovery.
 func TestFinishedByEpoch(t *testing.T) {
 	a := &assignment{tracker: offsets.New(0, "")}
 	for offset := range int64(4) {
