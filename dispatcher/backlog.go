@@ -11,7 +11,7 @@ import (
 
 const (
 	// guessedRate is the rate assumed for an endpoint that was never called, in events per second. If it is slower, its
-	// events come back once and go to a longer tier. A low guess would delay a burst for a fast one by half an hour.
+	// events return once and go to a longer tier. A low guess would delay a burst for a fast one by half an hour.
 	guessedRate = 100
 	// lookupRate is the rate assumed for events that could not be looked up, in events per second and kind.
 	lookupRate = 500

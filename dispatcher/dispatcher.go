@@ -25,7 +25,7 @@ const (
 	afterTimeout = 50 * time.Millisecond
 	// maxWait is how long an event is buffered before it goes to an overflow topic.
 	maxWait = 15 * time.Second
-	// overdueInterval is how often the dispatcher looks for events that were buffered for too long.
+	// overdueInterval is the interval of the search for events that were buffered for too long.
 	overdueInterval = 250 * time.Millisecond
 	// maxUnhealthy bounds the buffered events of endpoints that are not healthy. It leaves most of the buffer to
 	// others.
@@ -38,7 +38,7 @@ const (
 	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
 	// more events than maxReadyEvents of endpoints that answer at once could. Endpoints that were never called count as
 	// healthy while first calls end well. Slow endpoints do not count: their backlog must not delay the others.
-	// Nor do events that wait for Redis while it does not answer.
+	// Events that wait for Redis while it does not answer do not count either.
 	maxReadyEndpoints = 256
 	maxReadyEvents    = 512
 )
@@ -70,13 +70,13 @@ type Forwarder interface {
 	Pause(e *event.Event)
 	// Dead stores e as a dead letter.
 	Dead(e *event.Event, reason webhook.Reason)
-	// Invalid stores a record that cannot be decoded as a dead letter. what says what is wrong with it.
+	// Invalid stores a record that cannot be decoded as a dead letter. what describes what is wrong with it.
 	Invalid(e *event.Event, what string)
 }
 
 // Settings are the users' webhook settings.
 type Settings interface {
-	// Lookup answers from memory. It returns false if the user must be loaded.
+	// Lookup returns the settings from memory. It returns false if the user must be loaded.
 	Lookup(userID int64) (*webhook.Settings, bool)
 	// Load reads users into memory. After an error some of them may still have to be loaded.
 	Load(ctx context.Context, userIDs []int64) error
@@ -96,11 +96,11 @@ type Revocations interface {
 	Purge()
 }
 
-// Attempts receives every finished attempt, and what becomes of events without one. It must not block.
+// Attempts receives every finished attempt, and the states of events without one. It must not block.
 type Attempts interface {
-	// Add receives an attempt, or how an event that was attempted has ended.
+	// Add receives an attempt, or the end of an event that was attempted.
 	Add(event.Attempt)
-	// Note receives that an event waits, or how one that was never attempted has ended.
+	// Note receives that an event is delayed, or the end of one that was never attempted.
 	Note(event.Attempt)
 }
 
@@ -137,7 +137,7 @@ type Parts struct {
 	Receipts    Receipts
 	Revocations Revocations
 	Attempts    Attempts  // nil = attempts are not logged
-	Endpoints   Endpoints // nil = nobody asks which endpoints fail
+	Endpoints   Endpoints // nil = failing endpoints are not tracked
 	Metrics     *metrics.Metrics
 	Log         *zap.Logger
 	Now         func() time.Time // the time of day; nil = time.Now

@@ -26,7 +26,7 @@ func slow(d time.Duration) func(http.ResponseWriter, *http.Request) {
 
 func hung(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-// wants returns a change: the user wants the receipts with one status, and the event's record is value.
+// wants returns a change: the user selects receipts with one status, and the event's record is value.
 func wants(status, value string) func(*env, *event.Event) {
 	return func(s *env, e *event.Event) {
 		s.memory[1].Endpoints[webhook.DLR].Statuses, _ = webhook.ParseStatuses([]string{status})
@@ -34,7 +34,7 @@ func wants(status, value string) func(*env, *event.Event) {
 	}
 }
 
-// latest returns a change: the user wants the latest receipt of each message, and a later one than the event's was
+// latest returns a change: the user selects the latest receipt of each message, and a later one than the event's was
 // delivered.
 func latest(class topics.Class) func(*env, *event.Event) {
 	return func(s *env, e *event.Event) {
@@ -62,7 +62,7 @@ func TestFates(t *testing.T) {
 		{"too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 1, "dead: window_expired", false},
 		{"exhausted", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.AttemptsExhausted }, webhook.DLR, 1, "dead: attempts_exhausted", false},
 		{"no settings and too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, webhook.DLR, 8, "not_configured", false},
-		{"no JSON", func(_ *env, e *event.Event) { e.Value = []byte("{") }, webhook.DLR, 1, "invalid: not JSON: ends early", false},
+		{"not JSON", func(_ *env, e *event.Event) { e.Value = []byte("{") }, webhook.DLR, 1, "invalid: not JSON: ends early", false},
 		{"bad revocation", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"api_sms_ids":["x"]}`) }, webhook.RevokeClick, 1,
 			"invalid: api_sms_ids contains a value that is not an integer", false},
 		{"bot", func(_ *env, e *event.Event) { e.Value = []byte(`{"user_id":1,"bot":true,"sms":{"id":1}}`) }, webhook.Click, 1, "filtered", false},
@@ -77,15 +77,15 @@ func TestFates(t *testing.T) {
 			s.lease.closed = true
 			e.Value = []byte(`{"user_id":1,"api_sms_ids":[]}`)
 		}, webhook.RevokeClick, 1, "abandoned", false},
-		{"batch that comes back", func(_ *env, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
-		{"status that is wanted", wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Failed"}}`), webhook.DLR, 1, "delivered", true},
-		{"status that is not wanted", wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Pending"}}`), webhook.DLR, 1, "filtered", false},
-		{"status that is null", wants("Unknown", `{"user_id":1,"sms":{"id":1,"dlr_status":null}}`), webhook.DLR, 1, "filtered", false},
-		{"retry that is not wanted any more", func(s *env, e *event.Event) {
+		{"returned batch", func(_ *env, e *event.Event) { e.Class = topics.Retry; e.Attempts = 1 }, webhook.RevokeClick, 1, "delivered", true},
+		{"selected status", wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Failed"}}`), webhook.DLR, 1, "delivered", true},
+		{"unselected status", wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Pending"}}`), webhook.DLR, 1, "filtered", false},
+		{"null status", wants("Unknown", `{"user_id":1,"sms":{"id":1,"dlr_status":null}}`), webhook.DLR, 1, "filtered", false},
+		{"retry with an unselected status", func(s *env, e *event.Event) {
 			wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Delivered"}}`)(s, e)
 			e.Class, e.Attempts = topics.Retry, 1
 		}, webhook.DLR, 1, "filtered", false},
-		{"not wanted, too old", func(s *env, e *event.Event) {
+		{"unselected, too old", func(s *env, e *event.Event) {
 			wants("Failed", `{"user_id":1,"sms":{"id":1,"dlr_status":"Delivered"}}`)(s, e)
 			s.dead[e.Identity()] = webhook.WindowExpired
 		}, webhook.DLR, 1, "filtered", false},
@@ -100,7 +100,7 @@ func TestFates(t *testing.T) {
 		{"superseded, all wanted", func(s *env, e *event.Event) { s.newer, e.Class = true, topics.Retry }, webhook.DLR, 1, "delivered", true},
 		{"inbound is never superseded", latest(topics.Retry), webhook.Inbound, 1, "delivered", true},
 		{"inbound has no status", wants("Failed", `{"user_id":1,"sms":{"id":1}}`), webhook.Inbound, 1, "delivered", true},
-		{"URL that is none", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
+		{"invalid URL", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = &webhook.Endpoint{} }, webhook.DLR, 1, "retry after 1: network", false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestFates(t *testing.T) {
 	}
 }
 
-// TestLatestIsStored: a delivered receipt is stored before it ends, for users who want the latest alone.
+// TestLatestIsStored checks that a delivered receipt is stored before it ends, for users with dlr_order latest.
 func TestLatestIsStored(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.memory[1].Endpoints[webhook.DLR].Latest = true
@@ -140,11 +140,11 @@ func TestRevocationsAreCollected(t *testing.T) {
 		e := s.newEvent(webhook.RevokeClick, 7, 99, "1")
 		s.Handle([]*event.Event{e})
 		if len(s.batches) != 1 || s.batches[0] != e || e.Batch.Count() != 1 || e.UserID != 99 {
-			t.Errorf("handed to the collector: %v", s.batches)
+			t.Errorf("passed to the collector: %v", s.batches)
 		}
 		s.Purge()
 		if s.purged != 1 {
-			t.Error("the collector was not asked to give up what is gone")
+			t.Error("the collector was not asked to purge revoked records")
 		}
 	})
 }
@@ -266,11 +266,11 @@ func TestClicksWaitForTheMemory(t *testing.T) {
 		s.rest(5 * time.Second)
 		s.want("dlr/0/100", "delivered")
 		s.want("click/0/4", "not_configured") // needs no memory
-		s.want("click/0/6", "delivered")      // an attempt before says that it is the first
+		s.want("click/0/6", "delivered")      // it was attempted before, so it is the first
 		for _, offset := range []int{0, 1, 2, 3} {
 			s.want(fmt.Sprint("click/0/", offset), "")
 		}
-		s.Handle([]*event.Event{known}) // an earlier click of its endpoint waits: it must not overtake it
+		s.Handle([]*event.Event{known}) // an earlier click of its endpoint waits, and must not be overtaken
 		s.redis(false)
 		s.rest(time.Second)
 		for identity, want := range map[string]string{"click/0/0": "delivered", "click/0/1": "duplicate", "click/0/2": "delivered",
@@ -310,7 +310,7 @@ func TestURLSetWhileAClickWaits(t *testing.T) {
 }
 
 // A user who is evicted from memory while an event is in its lane is looked up again.
-func TestUserPushedOutOfMemory(t *testing.T) {
+func TestUserEvictedFromMemory(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(time.Second))
 		s.stored[1] = settings(1)
@@ -340,7 +340,7 @@ func TestRedisAwayForLong(t *testing.T) {
 		if got := s.counts(); got["overflow 0"] != 20 || len(got) != 1 {
 			t.Errorf("ends after 18s: %v, want 20 in the shortest tier", got)
 		}
-		// They come back, and are queued in memory again.
+		// They return, and are queued in memory again.
 		s.redis(false)
 		back := s.newEvent(webhook.Click, 3, 1, "3")
 		back.Class = topics.Overflow
@@ -371,8 +371,8 @@ func TestLockedUsers(t *testing.T) {
 	})
 }
 
-// TestLookupQueueKeepsOrder checks that an event that could not be looked up goes behind the others, but not behind later
-// events of its endpoint.
+// TestLookupQueueKeepsOrder checks that an event that could not be looked up goes behind the others, but not behind
+// later events of its endpoint.
 func TestLookupQueueKeepsOrder(t *testing.T) {
 	p := newLookupQueue()
 	for i, user := range []int64{1, 2, 1, 3, 2} {
@@ -433,8 +433,8 @@ func TestPurgeStoresParts(t *testing.T) {
 	})
 }
 
-// TestPurgeAbandonsAcquired checks that an event that was acquired, and is queued again because its user was evicted from
-// memory, goes to the next owner of its partition at once and not to an overflow topic.
+// TestPurgeAbandonsAcquired checks that an event that was acquired, and is queued again because its user was evicted
+// from memory, goes to the next owner of its partition at once and not to an overflow topic.
 func TestPurgeAbandonsAcquired(t *testing.T) {
 	withEnv(t, func(_ *testing.T, s *env) {
 		s.redis(true)
@@ -467,7 +467,7 @@ func TestFullLookupQueue(t *testing.T) {
 			waits -= n
 		}
 		if waits < maxLookups || waits > maxLookups+lookupBatch {
-			t.Errorf("%d wait in memory, want %d", waits, maxLookups)
+			t.Errorf("%d events in memory, want %d", waits, maxLookups)
 		}
 		// At 500 events a second, the 10s tier may hold 5,000 and the 1m tier 30,000.
 		if got["overflow 0"] != 5000 || got["overflow 1"] == 0 || len(got) != 2 {
@@ -499,7 +499,7 @@ func TestEndpointThatHangs(t *testing.T) {
 		s.Handle(s.dlrs(0, 3000, 1))
 		s.Handle(s.dlrs(5000, 1, 2))
 		if time.Since(at) != 0 {
-			t.Errorf("Handle was held up for %v", time.Since(at))
+			t.Errorf("Handle was blocked for %v", time.Since(at))
 		}
 		s.rest(10 * time.Millisecond)
 		s.want("dlr/0/5000", "delivered")
@@ -566,7 +566,7 @@ func TestBacklog(t *testing.T) {
 		b.returned(endpoint{9, webhook.DLR}, 2) // never seen here: another instance stored it
 		time.Sleep(10*time.Second + returnGrace + time.Second)
 		if got := fill(2, 1); got != [4]int{1} {
-			t.Errorf("tiers %v: what must have come back long ago still counts", got)
+			t.Errorf("tiers %v: events that must have returned long ago still count", got)
 		}
 		time.Sleep(time.Hour)
 		b.forget(time.Now())
@@ -576,7 +576,7 @@ func TestBacklog(t *testing.T) {
 	})
 }
 
-func TestWaitsTooLongInTheQueue(t *testing.T) {
+func TestQueuedForTooLong(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(9 * time.Second))
 		s.Handle(s.dlrs(0, 7, 1))
@@ -610,7 +610,7 @@ func TestRevokedPartition(t *testing.T) {
 		if len(s.attempts) != 0 || len(s.seen()) != 3 {
 			t.Errorf("attempts %v of requests %v, want none counted of 3", s.attempts, s.seen())
 		}
-		s.Handle(s.dlrs(20, 1, 1)) // came late
+		s.Handle(s.dlrs(20, 1, 1)) // arrived late
 		s.rest(time.Minute)
 		s.want("dlr/0/20", "abandoned")
 	})
@@ -619,7 +619,7 @@ func TestRevokedPartition(t *testing.T) {
 // A quarter of the slots is reserved for healthy endpoints and another for first calls, whatever hangs.
 func TestManyEndpointsThatHang(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
-		s.Handle(s.dlrs(0, 1, 1)) // proves itself
+		s.Handle(s.dlrs(0, 1, 1)) // becomes healthy
 		s.rest(time.Second)
 		s.answers(func(w http.ResponseWriter, r *http.Request) {
 			if r.Host != "user1" {
@@ -645,7 +645,8 @@ func TestManyEndpointsThatHang(t *testing.T) {
 	})
 }
 
-// The time to the first attempt is that of events from sources: those from delay topics were late for their endpoint's sake.
+// TestFirstAttempt checks that the time to the first attempt is measured only for events from sources: those from delay
+// topics are late because of their endpoint.
 func TestFirstAttempt(t *testing.T) {
 	for name, c := range map[string]struct {
 		class    topics.Class
@@ -666,7 +667,7 @@ func TestFirstAttempt(t *testing.T) {
 	}
 }
 
-// What becomes of an event without an attempt is logged, unless it is settled at its source.
+// The state of an event without an attempt is logged, unless it is settled at its source.
 func TestEndsAreLogged(t *testing.T) {
 	first := func(e *event.Event) { e.Class, e.Attempts = topics.Source, 0 }
 	for _, test := range []struct {
@@ -723,8 +724,8 @@ func TestEndsAreLogged(t *testing.T) {
 }
 
 // TestManyUsersToLookUp hands over events of many users who are not in memory, as after a start with more users than
-// memory holds. While Redis answers, the dispatcher is behind rather than that events overflow. While it does not,
-// events of known users must not wait.
+// memory holds. While Redis answers, the dispatcher must report that it is behind, and not let events overflow. While
+// Redis does not answer, events of known users must not wait.
 func TestManyUsersToLookUp(t *testing.T) {
 	withEnv(t, func(_ *testing.T, s *env) {
 		const users, poll = 20_000, 500
@@ -753,7 +754,7 @@ func TestManyUsersToLookUp(t *testing.T) {
 	})
 }
 
-// unknown returns events of users from on who are not in memory.
+// unknown returns events of n users who are not in memory, beginning with user from.
 func (s *env) unknown(from, n int64) (events []*event.Event) {
 	for user := range n {
 		events = append(events, s.newEvent(webhook.DLR, from+user, from+user, fmt.Sprint(from+user)))

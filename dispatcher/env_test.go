@@ -46,8 +46,8 @@ type env struct {
 	stored   map[int64]*webhook.Settings
 	owners   map[string]string // of clicks
 	loads    int
-	loading  time.Duration             // of one Load
-	dead     map[string]webhook.Reason // what the policy says, by identity
+	loading  time.Duration             // time that a Load takes
+	dead     map[string]webhook.Reason // results of the policy, by identity
 	batches  []*event.Event
 	newer    bool     // a later receipt of every message was delivered
 	receipts []string // identities that were delivered, of users who want the latest
@@ -285,7 +285,7 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 	})
 }
 
-// settings have all URLs, on a host that only this user has.
+// settings returns settings with all URLs, on a host that only this user has.
 func settings(userID int64) *webhook.Settings {
 	at := fmt.Sprintf("http://user%d/", userID)
 	return webhook.NewSettings(userID, [4]string{at, at, at, at}, "user:pass")

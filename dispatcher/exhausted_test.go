@@ -34,7 +34,7 @@ func TestExhaustedProcess(t *testing.T) {
 				s.rest(time.Second)
 				s.want(e.Identity(), "overflow 0")
 				if e.Attempts != 1 || e.Failure != "http 503" || len(s.attempts) != 0 {
-					t.Errorf("%d attempts, %q, %d logged, want what it came with and nothing logged", e.Attempts, e.Failure, len(s.attempts))
+					t.Errorf("%d attempts, %q, %d logged, want them unchanged and nothing logged", e.Attempts, e.Failure, len(s.attempts))
 				}
 				s.mu.Lock()
 				s.noDial = nil

@@ -42,7 +42,7 @@ func (s *env) counted(name, label string) (n float64) {
 // sent is what a host received.
 type sent struct{ host, attempt, failover, auth string }
 
-// Each outcome of the first request with each of the second.
+// TestFailoverOutcomes combines each outcome of the first request with each outcome of the second.
 func TestFailoverOutcomes(t *testing.T) {
 	full := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
@@ -93,7 +93,7 @@ func TestFailoverOutcomes(t *testing.T) {
 		log := func(one side, at time.Time, host string, failover bool) {
 			a := event.Attempt{UserID: 1, Kind: webhook.DLR, ID: e.Identity(), Number: 1, Time: at, Host: host, Failure: one.failure,
 				Took: one.took, Failover: failover, Message: event.NewText([]byte("1")), EventTime: e.Time, Offset: 7}
-			if last.failure != "" { // both requests say what became of the event
+			if last.failure != "" { // both rows have the fate of the event
 				a.Fate, a.Next = webhook.Retry, e.Due
 			}
 			_, _ = fmt.Sscanf(string(one.failure), "http %d", &a.Status)
@@ -158,7 +158,7 @@ func TestFailoverOutcomes(t *testing.T) {
 	}
 }
 
-// The slot of the endpoint is kept for both requests: neither URL sees more than three at a time.
+// TestFailoverSlots checks that both requests use the same slot, so that neither URL gets more than three at a time.
 func TestFailoverSlots(t *testing.T) {
 	lingers := func(w http.ResponseWriter, r *http.Request) { hung(w, r); time.Sleep(30 * time.Millisecond) }
 	for name, answer := range map[string]func(http.ResponseWriter, *http.Request){
@@ -196,7 +196,7 @@ func TestFailoverSlots(t *testing.T) {
 				s.Handle(s.dlrs(0, 12, 1))
 				s.rest(2 * time.Minute)
 				if user, spare := s.most["user1"], s.most["spare"]; max(user, spare) != 3 || min(user, spare) == 0 || most != 3 {
-					t.Errorf("at once %v, %d in all, want three at most", s.most, most)
+					t.Errorf("at once %v, %d in total, want at most three", s.most, most)
 				}
 				n := 0
 				for end, events := range s.counts() {
@@ -212,8 +212,9 @@ func TestFailoverSlots(t *testing.T) {
 	}
 }
 
-// An event whose partition is revoked during the second request is abandoned, and its attempt is not counted.
-func TestFailoverIsCut(t *testing.T) {
+// TestFailoverIsCancelled checks that an event whose partition is revoked during the second request is abandoned, and
+// that its attempt is not counted.
+func TestFailoverIsCancelled(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"first": 5 * time.Second, "second": 15 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			withEnv(t, func(t *testing.T, s *env) {
@@ -233,7 +234,7 @@ func TestFailoverIsCut(t *testing.T) {
 	}
 }
 
-// A second request has a timestamp and a signature of its own.
+// TestFailoverIsSignedAgain checks that the second request has its own timestamp and signature.
 func TestFailoverIsSignedAgain(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		secret, err := webhook.ParseSecret(webhook.NewSecret(make([]byte, 32)), time.Time{})
@@ -254,11 +255,11 @@ func TestFailoverIsSignedAgain(t *testing.T) {
 		s.rest(time.Minute)
 		first, second := headers["user1"], headers["spare"]
 		if first.Get("Webhook-Id") != second.Get("Webhook-Id") || first.Get("Webhook-Event-Time") != second.Get("Webhook-Event-Time") {
-			t.Errorf("%v is another event than %v", second, first)
+			t.Errorf("%v and %v are different events", second, first)
 		}
 		if first.Get("Webhook-Timestamp") == second.Get("Webhook-Timestamp") || second.Get("Webhook-Signature") == "" ||
 			first.Get("Webhook-Signature") == second.Get("Webhook-Signature") {
-			t.Errorf("%v does not have a timestamp and a signature of its own beside %v", second, first)
+			t.Errorf("%v does not have its own timestamp and signature, unlike %v", second, first)
 		}
 	})
 }

@@ -105,7 +105,7 @@ func (q *lookupQueue) leave(endpoints ...endpoint) {
 	q.total.Add(-int64(len(endpoints)))
 }
 
-// behind reports whether more events than two rounds take wait for Redis, which answers.
+// behind reports whether more events than two rounds take wait for Redis while it answers.
 func (q *lookupQueue) behind() bool { return q.total.Load() > 2*lookupBatch && !q.slow.Load() }
 
 func endpointsOf(events []*event.Event) []endpoint {
@@ -156,14 +156,14 @@ func (d *Dispatcher) runLookups(ctx context.Context) {
 			if len(left) > 0 {
 				d.lookups.putBack(left)
 				timer.Reset(lookupInterval)
-				added = nil // Redis does not answer: a new event is no reason to ask at once
+				added = nil // Redis does not answer: do not ask again at once because of a new event
 				break
 			}
 		}
 	}
 }
 
-// lookUp asks Redis about a batch. It enqueues in order what it can and returns what could not be looked up.
+// lookUp asks Redis about a batch. It enqueues the events in order and returns those that could not be looked up.
 func (d *Dispatcher) lookUp(ctx context.Context, batch []*event.Event) (left []*event.Event) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()

@@ -36,12 +36,12 @@ func TestPausedFates(t *testing.T) {
 		{"receipt", webhook.DLR, nil, "paused"},
 		{"click", webhook.Click, nil, "paused"},
 		{"inbound", webhook.Inbound, nil, "paused"},
-		{"retry that comes due", webhook.DLR, func(_ *env, e *event.Event) { e.Class, e.Attempts = topics.Retry, 2 }, "paused"},
-		{"overflow that comes back", webhook.DLR, func(_ *env, e *event.Event) { e.Class = topics.Overflow }, "paused"},
-		{"dead letter that is replayed", webhook.Click,
+		{"due retry", webhook.DLR, func(_ *env, e *event.Event) { e.Class, e.Attempts = topics.Retry, 2 }, "paused"},
+		{"returned overflow", webhook.DLR, func(_ *env, e *event.Event) { e.Class = topics.Overflow }, "paused"},
+		{"replayed dead letter", webhook.Click,
 			func(_ *env, e *event.Event) { e.Class, e.Claimed, e.Replayed = topics.Overflow, true, "now" }, "paused"},
 		{"batch", webhook.RevokeClick, func(_ *env, e *event.Event) { e.Class = topics.Retry }, "paused"},
-		{"status that is not wanted", webhook.DLR, func(s *env, _ *event.Event) {
+		{"unselected status", webhook.DLR, func(s *env, _ *event.Event) {
 			s.memory[1].Endpoints[webhook.DLR].Statuses, _ = webhook.ParseStatuses([]string{"Failed"})
 		}, "paused"}, // it is filtered at its attempt
 		{"too old", webhook.DLR, func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, "paused"},
@@ -51,8 +51,8 @@ func TestPausedFates(t *testing.T) {
 		{"still paused after the delay", webhook.DLR, back, "dead: window_expired"},
 		{"click still paused after the delay", webhook.Click, back, "dead: window_expired"},
 		{"batch still paused after the delay", webhook.RevokeClick, back, "paused"},
-		{"not paused any more", webhook.DLR, func(s *env, e *event.Event) { back(s, e); s.memory[1] = settings(1) }, "delivered"},
-		{"not paused any more, too old", webhook.DLR, func(s *env, e *event.Event) {
+		{"no longer paused", webhook.DLR, func(s *env, e *event.Event) { back(s, e); s.memory[1] = settings(1) }, "delivered"},
+		{"no longer paused, too old", webhook.DLR, func(s *env, e *event.Event) {
 			back(s, e)
 			s.memory[1] = settings(1)
 			s.dead[e.Identity()] = webhook.WindowExpired
@@ -83,8 +83,8 @@ func TestPausedFates(t *testing.T) {
 	}
 }
 
-// Only the paused kind is held back.
-func TestOtherKindsGoOut(t *testing.T) {
+// TestOtherKindsAreSent checks that only the paused kind is held back.
+func TestOtherKindsAreSent(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.memory[1] = paused(1, webhook.DLR)
 		inbound := s.newEvent(webhook.Inbound, 1, 1, "1")
@@ -97,14 +97,15 @@ func TestOtherKindsGoOut(t *testing.T) {
 	})
 }
 
-// Requests in flight end; the events that are behind them in the lane are stored when they would start.
+// TestPauseOfABusyEndpoint checks that requests in flight end, and that the events behind them in the lane are stored
+// when they would start.
 func TestPauseOfABusyEndpoint(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(3 * time.Second))
 		s.Handle(s.dlrs(0, 15, 1))
 		s.rest(time.Second)
 		s.setMemory(1, paused(1, webhook.DLR))
-		s.Handle(s.dlrs(100, 20, 1)) // these pass the others: they fill no lane
+		s.Handle(s.dlrs(100, 20, 1)) // these pass the others, since they do not enter the lane
 		s.rest(time.Millisecond)
 		if want := map[string]int{"paused": 20}; !maps.Equal(s.counts(), want) {
 			t.Errorf("ends %v at once, want %v", s.counts(), want)
@@ -122,7 +123,8 @@ func TestPauseOfABusyEndpoint(t *testing.T) {
 	})
 }
 
-// A click is claimed before it is stored, and stays the first of its message whatever happens to the memory meanwhile.
+// TestPausedClickStaysTheFirst checks that a click is claimed before it is stored, and is still the first of its
+// message if the memory is lost meanwhile.
 func TestPausedClickStaysTheFirst(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.memory[1] = paused(1, webhook.Click)
@@ -146,7 +148,7 @@ func TestPausedClickStaysTheFirst(t *testing.T) {
 	})
 }
 
-// While Redis is away a click cannot be claimed. It overflows as always, and is stored when it comes back.
+// TestPausedClickWithoutRedis checks that a click that cannot be claimed overflows, and is stored when it returns.
 func TestPausedClickWithoutRedis(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.memory[1] = paused(1, webhook.Click)
@@ -163,9 +165,9 @@ func TestPausedClickWithoutRedis(t *testing.T) {
 	})
 }
 
-// The endpoint is paused and resumed again and again while events arrive: each has one fate, and none is attempted in a
-// pause.
-func TestPauseComesAndGoes(t *testing.T) {
+// TestRepeatedPauses pauses and resumes the endpoint repeatedly while events arrive. Each must have one fate, and none
+// may be attempted during a pause.
+func TestRepeatedPauses(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(slow(70 * time.Millisecond))
 		for i := range int64(200) {

@@ -52,7 +52,7 @@ var (
 	}
 )
 
-// verdict says how to continue with an event.
+// verdict is the decision about how to continue with an event.
 type verdict struct {
 	kind       verdictKind
 	fate       webhook.Fate // of settled
@@ -69,7 +69,7 @@ const (
 	taken                         // a queue owns the event now
 	looked                        // to the lookup queue, and from there back to its lane
 	delivered                     // the endpoint accepted it
-	settled                       // nothing is to be done: its fate says why
+	settled                       // nothing to do: the fate is the reason
 	retried                       // to a retry topic
 	overflowed                    // to an overflow topic
 	parked                        // to a paused topic
@@ -116,7 +116,7 @@ func (d *Dispatcher) run(stages []stage, e *event.Event) (v verdict) {
 	return v
 }
 
-// finish does what v says. It is the only place where an event leaves the dispatcher. The caller must not touch the
+// finish carries out v. It is the only place where an event leaves the dispatcher. The caller must not touch the
 // event afterwards.
 func (d *Dispatcher) finish(e *event.Event, v verdict) {
 	switch {
@@ -203,7 +203,7 @@ func (d *Dispatcher) filterBots(e *event.Event) verdict {
 	return verdict{}
 }
 
-// countReturned takes an event that came back from an overflow topic off its endpoint's backlog.
+// countReturned subtracts an event that returned from an overflow topic from its endpoint's backlog.
 func (d *Dispatcher) countReturned(e *event.Event) verdict {
 	if e.Class == topics.Overflow && e.Tier != topics.NoTier {
 		d.backlog.returned(endpointOf(e), int(e.Tier))
@@ -236,8 +236,8 @@ func needsClaim(e *event.Event) bool {
 	return e.Kind == webhook.Click && e.Attempts == 0 && !e.Claimed && e.Class != topics.Paused
 }
 
-// checkPaused stores an event whose endpoint is paused, so that it fills no lane. What comes back from there and is
-// still paused is given up. Revocations, which have no window, are stored again.
+// checkPaused stores an event whose endpoint is paused, so that it fills no lane. An event that returns while the
+// endpoint is still paused is given up. Revocations, which have no window, are stored again.
 func (d *Dispatcher) checkPaused(e *event.Event) verdict {
 	if e.Endpoint == nil || !e.Endpoint.Paused {
 		return verdict{}
@@ -249,8 +249,8 @@ func (d *Dispatcher) checkPaused(e *event.Event) verdict {
 	return verdict{kind: parked}
 }
 
-// enqueue puts an event into the lane of its endpoint. It overflows at once if the lane is full: nothing waits for one
-// endpoint here.
+// enqueue puts an event into the lane of its endpoint. It overflows at once if the lane is full, so that nothing
+// waits for one endpoint.
 func (d *Dispatcher) enqueue(e *event.Event) verdict {
 	submit := d.lanes.Submit
 	if e.Class != topics.Source {
@@ -268,7 +268,7 @@ func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 	timedOut := v.call.Called && !v.call.OK && e.Failure == webhook.Timeout
 	d.finish(e, v)
 	if timedOut {
-		// The slot stays taken until the endpoint has seen the request end, so that it never sees more than it is due.
+		// The slot stays taken until the endpoint has seen the request end, so that it never sees more than its limit.
 		time.Sleep(afterTimeout)
 	}
 	return v.call
@@ -281,7 +281,7 @@ func (d *Dispatcher) acquireLease(e *event.Event) verdict {
 	return verdict{}
 }
 
-// resolveEndpoint looks up the URL of this moment. A user that was evicted from memory since routing is loaded while
+// resolveEndpoint looks up the current URL. A user that was evicted from memory since routing is loaded while
 // the event keeps its slot, which holds back later events of the message.
 func (d *Dispatcher) resolveEndpoint(e *event.Event) verdict {
 	settings, known := d.Settings.Lookup(e.UserID)
@@ -297,7 +297,7 @@ func (d *Dispatcher) resolveEndpoint(e *event.Event) verdict {
 	return verdict{}
 }
 
-// filterStatuses drops receipts with a status that the user did not ask for.
+// filterStatuses drops receipts with a status that the user did not select.
 func (d *Dispatcher) filterStatuses(e *event.Event) verdict {
 	if e.Kind == webhook.DLR && !e.Message.HasStatus(e.Value, e.Endpoint.Statuses) {
 		return settle(webhook.Filtered)
@@ -313,8 +313,8 @@ func (d *Dispatcher) claimFirstClick(e *event.Event) verdict {
 	return verdict{}
 }
 
-// checkSuperseded ends a receipt if a later one of its message was delivered while it waited. A dead letter that is
-// replayed is sent all the same: it was asked for.
+// checkSuperseded ends a receipt if a later one of its message was delivered while it waited. A replayed dead letter is
+// still sent: it was requested.
 func (d *Dispatcher) checkSuperseded(e *event.Event) verdict {
 	if e.Endpoint.Latest && e.Class != topics.Source && e.Replayed == "" && d.Receipts.Superseded(e) {
 		return settle(webhook.Superseded)
@@ -346,7 +346,7 @@ func (d *Dispatcher) send(e *event.Event) verdict {
 	switch {
 	case first.Aborted:
 		return abandon
-	case first.Local != "": // this process lacked the means: not an attempt
+	case first.Local != "": // this process lacked a resource: not an attempt
 		return d.overflowTo(e, 0, false)
 	case first.Failure == "" || e.Endpoint.Failover == nil:
 		return d.conclude(e, first)
@@ -384,7 +384,7 @@ func (d *Dispatcher) call(e *event.Event, r *request) {
 
 // conclude counts a finished attempt and returns what follows from it. Its last request decides.
 func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
-	if e.Attempts == 0 && e.Class == topics.Source { // delays before are a slow or paused endpoint's
+	if e.Attempts == 0 && e.Class == topics.Source { // earlier delays are those of a slow or paused endpoint
 		d.Metrics.FirstAttempt(e.Kind, requests[0].started.Sub(e.Time))
 	}
 	e.Attempts++
@@ -403,7 +403,7 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 	return v
 }
 
-// judge returns what follows from an attempt that failed so, or succeeded.
+// judge returns the verdict after an attempt with this failure, or a success.
 func (d *Dispatcher) judge(e *event.Event, failure webhook.Failure, took time.Duration) verdict {
 	now := d.Now()
 	if failure == "" {
@@ -446,9 +446,8 @@ func (d *Dispatcher) record(e *event.Event, requests []request, v verdict) {
 	}
 }
 
-// recordEnd writes to the delivery log what became of an event without another attempt: that it waits, or how it has
-// ended. An event that is settled at its source, which nobody waits for, is left out, and so are records that were left
-// behind by a release.
+// recordEnd writes to the delivery log what became of an event without another attempt: that it is delayed, or how it
+// has ended. It leaves out events that are settled at their source, and records that were left behind by a release.
 func (d *Dispatcher) recordEnd(e *event.Event, v verdict) {
 	fate := v.becomes()
 	switch {
@@ -490,8 +489,8 @@ func (d *Dispatcher) overflowTo(e *event.Event, tier int, unresolved bool) verdi
 }
 
 // revoke returns the verdict for a buffered event whose partition is being revoked: the next owner gets it. A batch of
-// revocations whose lease others share is stored if these are in progress, because they would be repeated with it.
-// finish abandons it if they are not.
+// revocations that shares its lease is stored if other batches of the lease are in progress, because they would be
+// repeated with it. Otherwise finish abandons it.
 func (d *Dispatcher) revoke(e *event.Event) verdict {
 	batch := e.Kind == webhook.RevokeClick && e.Class == topics.Source
 	if e.Lease.State() == event.Revoked || e.Acquired() && !batch {

@@ -13,7 +13,8 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// An event whose lease cannot be acquired is abandoned, whatever its verdict, and stored nowhere.
+// TestFinishOfRevokedEvent checks that an event whose lease cannot be acquired is abandoned, whatever its verdict, and
+// is not stored.
 func TestFinishOfRevokedEvent(t *testing.T) {
 	verdicts := map[string]verdict{
 		"delivered": {kind: delivered}, "settled": settle(webhook.Filtered), "retried": {kind: retried}, "overflowed": {kind: overflowed},
@@ -30,12 +31,12 @@ func TestFinishOfRevokedEvent(t *testing.T) {
 	}
 }
 
-// Each event of the lists ends, or a queue owns it: no list may end without a verdict.
+// TestFinishNeedsVerdict checks that finish does not accept an event without a verdict.
 func TestFinishNeedsVerdict(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		defer func() {
 			if recover() == nil {
-				t.Error("an event without a verdict was forgotten")
+				t.Error("an event without a verdict was ignored")
 			}
 		}()
 		s.finish(s.newEvent(webhook.DLR, 7, 1, "1"), verdict{})

@@ -22,9 +22,9 @@ func (f *told) Attempt(a event.Attempt)  { f.attempts = append(f.attempts, a) }
 func (f *told) End(*event.Event, string) {}
 
 // The attempts of a sampled event are recorded as spans; the customer's request has no trace headers.
-func TestAttemptIsTold(t *testing.T) {
+func TestAttemptIsTraced(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
-		sent := make(chan http.Header, 2) // both requests run at once
+		sent := make(chan http.Header, 2) // both requests are concurrent
 		s.answers(func(w http.ResponseWriter, r *http.Request) {
 			sent <- r.Header.Clone()
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -36,18 +36,18 @@ func TestAttemptIsTold(t *testing.T) {
 		s.Handle(events)
 		s.rest(time.Second)
 		if len(f.attempts) != 1 || f.attempts[0].ID != id || f.attempts[0].Number != 1 || f.attempts[0].Status != http.StatusServiceUnavailable {
-			t.Errorf("told of %+v", f.attempts)
+			t.Errorf("traced %+v", f.attempts)
 		}
 		for range events {
 			if h := <-sent; h.Get("Traceparent") != "" {
-				t.Errorf("the customer was sent %v", h)
+				t.Errorf("the customer received %v", h)
 			}
 		}
 	})
 }
 
-// Both requests of an attempt with a failover are recorded as spans of the same attempt.
-func TestFailoverIsTold(t *testing.T) {
+// TestFailoverIsTraced checks that both requests of an attempt with a failover are recorded as spans of the attempt.
+func TestFailoverIsTraced(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.memory[1] = withSpare(1)
 		s.answers(func(w http.ResponseWriter, r *http.Request) {
@@ -62,7 +62,7 @@ func TestFailoverIsTold(t *testing.T) {
 		s.Handle(events)
 		s.rest(time.Second)
 		if len(f.attempts) != 2 {
-			t.Fatalf("told of %+v, want two requests", f.attempts)
+			t.Fatalf("traced %+v, want two requests", f.attempts)
 		}
 		for i, want := range []event.Attempt{
 			{Host: "user1", Status: http.StatusServiceUnavailable, Failure: webhook.HTTPFailure(http.StatusServiceUnavailable)},
