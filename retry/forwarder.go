@@ -20,7 +20,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// retryInterval is how long the forwarder waits before it produces a refused record again.
+// retryInterval is the pause before the forwarder produces a refused record again.
 const retryInterval = time.Second
 
 // Topics names the delay topics.
@@ -33,15 +33,15 @@ type Topics interface {
 	Paused(kind webhook.Kind) string
 }
 
-// Producer is the part of a Kafka client that is needed; *kgo.Client is one. Once a record is stored it uses neither
+// Producer is the needed part of a Kafka client; *kgo.Client implements it. Once a record is stored it uses neither
 // the record nor its memory.
 type Producer interface {
 	TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
 }
 
 // Forwarder stores events in delay topics and in the dead letter topic. The caller must have acquired the event. It
-// is settled when all in-sync replicas have its record. Until then it is kept, and its record produced again for as
-// long as the broker refuses it; it is abandoned if its partition is revoked meanwhile.
+// is settled when all in-sync replicas have its record. Until then the event is kept, and its record is
+// produced again while the broker refuses it. It is abandoned if its partition is revoked meanwhile.
 type Forwarder struct {
 	topics     Topics
 	deadLetter string
@@ -97,14 +97,14 @@ func (f *Forwarder) Dead(e *event.Event, reason webhook.Reason) {
 	f.kill(e, string(e.Failure))
 }
 
-// Invalid stores a record that cannot be decoded as a dead letter, byte for byte. what says what is wrong with it.
+// Invalid stores a record that cannot be decoded as a dead letter, byte for byte. what describes what is wrong with it.
 func (f *Forwarder) Invalid(e *event.Event, what string) {
 	e.Attempts, e.Reason = 0, webhook.InvalidRecord
 	f.kill(e, what)
 }
 
-// delay stores e in a delay topic. Its partition has the number of the source record's: the member that owns the one
-// owns the other, whichever partitioner the gateway uses.
+// delay stores e in a delay topic, in the partition with the number of the source record's. So the same member owns
+// both, whichever partitioner the gateway uses.
 func (f *Forwarder) delay(e *event.Event, topic string, fate webhook.Fate) {
 	p := f.parcel(e, fate, string(e.Failure))
 	p.record.Topic, p.record.Partition = topic, e.Partition
@@ -124,8 +124,7 @@ func (f *Forwarder) kill(e *event.Event, failure string) {
 	p.produce()
 }
 
-// parcel is an event on its way to a topic. It is reused, with its memory, once its record is stored: the producer uses
-// neither any more then.
+// parcel is an event on its way to a topic. It is reused, with its memory, once its record is stored.
 type parcel struct {
 	*Forwarder
 	event   *event.Event
@@ -138,7 +137,7 @@ type parcel struct {
 	promise func(*kgo.Record, error) // p.produced, bound once
 }
 
-// parcel returns one for e, with the headers that all stored records have.
+// parcel returns a parcel for e, with the headers of all stored records.
 func (f *Forwarder) parcel(e *event.Event, fate webhook.Fate, failure string) *parcel {
 	p := f.parcels.Get().(*parcel)
 	p.event, p.fate, p.by, p.refused, p.text = e, fate, f.producer, false, p.text[:0]
@@ -160,7 +159,7 @@ func (f *Forwarder) parcel(e *event.Event, fate webhook.Fate, failure string) *p
 	return p
 }
 
-// append sets p.text to text, which continues it, and returns what was appended.
+// append sets p.text to text, which begins with it, and returns the new part.
 func (p *parcel) append(text []byte) []byte {
 	added := text[len(p.text):len(text):len(text)]
 	p.text = text
@@ -172,7 +171,7 @@ func (p *parcel) header(key string, text []byte) {
 	p.record.Headers = append(p.record.Headers, kgo.RecordHeader{Key: key, Value: p.append(text)})
 }
 
-// produce produces the record, and again if it is refused.
+// produce produces the record until it is stored.
 func (p *parcel) produce() { p.by.TryProduce(p.event.Context(), &p.record, p.promise) }
 
 // produced settles the event if its record is stored.
@@ -203,7 +202,7 @@ func (p *parcel) produced(r *kgo.Record, err error) {
 // record.
 func (p *parcel) again(err error) {
 	if errors.Is(err, kerr.MessageTooLarge) && p.by == p.producer {
-		p.by = p.large // the record or its batch is too large: it has the best chance alone
+		p.by = p.large // the record or its batch is too large, so produce it alone
 		p.produceCopy()
 		return
 	}

@@ -38,7 +38,7 @@ type broker struct {
 	errs    []error
 	records []*kgo.Record
 	tries   int
-	later   []func() // answers held back, if hold is set
+	later   []func() // acknowledgements held back if hold is set
 	hold    bool
 }
 
@@ -127,7 +127,7 @@ func newEvent(l *lease) *event.Event {
 	}
 }
 
-// TestTopicID: delayed receipts name the topic whose offsets theirs compares with, and nothing else does.
+// TestTopicID checks that delayed receipts, and no other records, name the topic in which their offsets compare.
 func TestTopicID(t *testing.T) {
 	id := func(e *event.Event) (id string, again event.Event) {
 		b := &broker{}
@@ -226,7 +226,7 @@ func TestRetryRecord(t *testing.T) {
 	l.want(t, "retry")
 }
 
-func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
+func TestSecondRetryKeepsHeaders(t *testing.T) {
 	b, l := &broker{}, newLease()
 	e := newEvent(l)
 	e.Class, e.Topic, e.Partition, e.Offset, e.Attempts, e.ID, e.Failure = topics.Retry, "retry-1-0", 2, 9, 2, "sms-click/2/77", webhook.Timeout
@@ -240,7 +240,7 @@ func TestSecondRetryKeepsWhatItCameWith(t *testing.T) {
 	l.want(t, "retry")
 }
 
-// TestRecordsAreReused checks that storing an event takes little new memory, and that a record that is under way is not
+// TestRecordsAreReused checks that storing an event allocates little memory, and that a record in flight is not
 // overwritten.
 func TestRecordsAreReused(t *testing.T) {
 	held, l := &broker{hold: true}, newLease()
@@ -268,7 +268,7 @@ type constantTopics struct{ delayTopics }
 
 func (constantTopics) Retry(webhook.Kind, int) string { return "retry" }
 
-// acknowledging is a broker that keeps nothing.
+// acknowledging is a broker that acknowledges records without keeping them.
 type acknowledging struct{}
 
 func (acknowledging) TryProduce(_ context.Context, r *kgo.Record, promise func(*kgo.Record, error)) {
@@ -353,7 +353,8 @@ func TestInvalidRecord(t *testing.T) {
 	}
 }
 
-// A refused record is produced again, unchanged, until it is accepted; only then is the event settled.
+// TestRefusedRecordIsProducedAgain checks that a refused record is produced again, unchanged, until it is accepted, and
+// that only then the event is settled.
 func TestRefusedRecordIsProducedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("message too large")
@@ -376,7 +377,8 @@ func TestRefusedRecordIsProducedAgain(t *testing.T) {
 	})
 }
 
-// A record that is too large, or whose batch was, is produced alone. If it is refused again, it is kept and retried.
+// TestLargeRecord checks that a record that is too large, or whose batch was, is produced alone. If it is refused
+// again, it is kept and retried.
 func TestLargeRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, large, l := &broker{errs: []error{kerr.MessageTooLarge}}, &broker{errs: []error{kerr.MessageTooLarge}}, newLease()
@@ -432,7 +434,7 @@ func TestRevokedPartition(t *testing.T) {
 		newForwarder(b).afterFailure(newEvent(l), origin)
 		l.want(t, "abandoned, acquired: true")
 	})
-	t.Run("stored in the last moment", func(t *testing.T) {
+	t.Run("stored at the last moment", func(t *testing.T) {
 		b, l := &broker{hold: true}, newLease()
 		ctx, cancel := context.WithCancel(context.Background())
 		l.ctx = ctx
@@ -451,11 +453,11 @@ func TestPartitioner(t *testing.T) {
 	for n := range int32(12) {
 		r := &kgo.Record{Topic: "waits", Partition: n, Key: []byte("42")}
 		if got := waits.Partition(r, 12); got != int(n) {
-			t.Errorf("a waiting record of partition %d goes to %d", n, got)
+			t.Errorf("a delayed record of partition %d goes to %d", n, got)
 		}
 		key := []byte(fmt.Sprint(n))
 		if got, want := dead.Partition(&kgo.Record{Key: key}, 12), hashed.Partition(&kgo.Record{Key: key}, 12); got != want {
-			t.Errorf("the dead letter of key %s goes to %d, Kafka's clients take %d", key, got, want)
+			t.Errorf("the dead letter of key %s goes to %d, Kafka's clients use %d", key, got, want)
 		}
 	}
 	// murmur2 as in the Java client: user 42 of 12 partitions.

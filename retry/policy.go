@@ -16,7 +16,7 @@ type Policy struct {
 	Tiers    []time.Duration // delays of the overflow topics, ascending
 }
 
-// Attempts returns how often an event is attempted at most.
+// Attempts returns the largest number of attempts of an event.
 func (p Policy) Attempts() int { return len(p.Schedule) + 1 }
 
 // MayAttempt returns "" if an attempt may start at now, else why the event is dead.
@@ -56,7 +56,7 @@ func (p Policy) Overflow(e *event.Event, want int, now time.Time) (dead webhook.
 	return webhook.WindowExpired, 0, time.Time{}
 }
 
-// Pause returns until when an event of a paused endpoint is held back that is stored at now.
+// Pause returns until when an event of a paused endpoint is held back if it is stored at now.
 func (p Policy) Pause(now time.Time) time.Time { return event.CeilMilli(now.Add(p.Window)) }
 
 func (p Policy) expired(e *event.Event, at time.Time) bool {

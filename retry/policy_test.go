@@ -86,7 +86,7 @@ func TestAfterFailure(t *testing.T) {
 		{"uneven 4", uneven, webhook.DLR, 4, time.Hour, webhook.AttemptsExhausted, 0, 0},
 		{"one attempt", once, webhook.RevokeClick, 1, 0, webhook.AttemptsExhausted, 0, 0},
 		{"never early", usual, webhook.DLR, 1, 1, "", 0, 6*time.Hour + time.Millisecond},
-		{"a whole millisecond stays", usual, webhook.DLR, 1, time.Millisecond, "", 0, 6*time.Hour + time.Millisecond},
+		{"a whole millisecond is kept", usual, webhook.DLR, 1, time.Millisecond, "", 0, 6*time.Hour + time.Millisecond},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -109,12 +109,12 @@ func TestOverflowTier(t *testing.T) {
 		tier int
 	}{
 		{"as wanted", webhook.DLR, 0, 2, "", 2},
-		{"there is no longer one", webhook.DLR, 0, 9, "", 3},
+		{"no longer tier exists", webhook.DLR, 0, 9, "", 3},
 		{"ends with the window", webhook.DLR, day - 30*time.Minute, 3, "", 3},
 		{"ends after the window: a shorter one", webhook.DLR, day - 30*time.Minute + time.Millisecond, 3, "", 2},
 		{"the shortest", webhook.Click, day - 10*time.Second, 3, "", 0},
 		{"not even the shortest", webhook.Click, day - 10*time.Second + time.Millisecond, 3, webhook.WindowExpired, 0},
-		{"a shorter one only than wanted", webhook.Inbound, day - time.Minute + time.Second, 0, "", 0},
+		{"only shorter than wanted", webhook.Inbound, day - time.Minute + time.Second, 0, "", 0},
 		{"revocations have no window", webhook.RevokeClick, 9 * day, 3, "", 3},
 	}
 	for _, test := range tests {
