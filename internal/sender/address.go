@@ -71,11 +71,11 @@ func newAddressPolicy(a Addresses) addressPolicy {
 	return policy
 }
 
-// control is for net.Dialer; an error is a blockedError.
+// control checks an address for net.Dialer. Its errors are blockedErrors.
 func (p addressPolicy) control(_ context.Context, network, address string, c syscall.RawConn) error {
 	err := p.guard.Safe(network, address, c)
 	if err == nil {
-		err = p.check(netip.MustParseAddrPort(address)) // Safe has parsed it
+		err = p.check(netip.MustParseAddrPort(address)) // Safe has already parsed it
 	}
 	if err != nil {
 		return blockedError{err}
@@ -158,7 +158,7 @@ func embedded(ip netip.Addr, bits int) netip.Addr {
 	return netip.AddrFrom4(v4)
 }
 
-// blockedError means that the address policy blocked a dial.
+// blockedError is returned if the address policy blocked a dial.
 type blockedError struct{ err error }
 
 func (e blockedError) Error() string { return fmt.Sprintf("blocked address: %v", e.err) }

@@ -18,7 +18,7 @@ func prefixes(texts string) (all []netip.Prefix) {
 }
 
 // TestDenyAndNAT64 checks that a denied address is refused in every form, and that an address in a NAT64 prefix is
-// judged by the IPv4 address in it.
+// checked by the IPv4 address in it.
 func TestDenyAndNAT64(t *testing.T) {
 	tests := []struct {
 		allow, deny, nat64 string
@@ -61,15 +61,15 @@ func TestPorts(t *testing.T) {
 	p := newAddressPolicy(Addresses{Ports: []Ports{{443, 443}, {8000, 8999}}})
 	for port, open := range map[string]bool{"443": true, "8000": true, "8999": true, "442": false, "444": false, "80": false, "9000": false, "1": false} {
 		if err := p.control(t.Context(), "tcp4", "8.8.8.8:"+port, nil); (err == nil) != open {
-			t.Errorf("port %s: %v, want it open: %v", port, err, open)
+			t.Errorf("port %s: %v, want it allowed: %v", port, err, open)
 		}
 	}
 	if p.control(t.Context(), "tcp4", "127.0.0.1:443", nil) == nil {
-		t.Error("a port opens a blocked address")
+		t.Error("an allowed port allows a blocked address")
 	}
 }
 
-// The sender refuses denied addresses, and never connects to them.
+// TestDeniedIsNotDialled checks that the sender never connects to denied addresses.
 func TestDeniedIsNotDialled(t *testing.T) {
 	for name, change := range map[string]func(*Addresses){
 		"network": func(a *Addresses) { a.Deny = prefixes("127.0.0.0/30") },
@@ -83,7 +83,7 @@ func TestDeniedIsNotDialled(t *testing.T) {
 	}
 }
 
-// TestBlocks: what is known to be blocked without asking DNS.
+// TestBlocks covers what is known to be blocked without DNS.
 func TestBlocks(t *testing.T) {
 	policy := newAddressPolicy(Addresses{Allow: prefixes("10.1.0.0/16"), Deny: prefixes("8.8.8.0/24"), Ports: []Ports{{443, 443}, {8000, 8999}}})
 	for address, want := range map[string]bool{

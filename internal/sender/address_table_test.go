@@ -92,7 +92,7 @@ func (d *door) open(t *testing.T, l net.Listener) {
 	}()
 }
 
-// resolveBy makes the process resolve all names with a server of the test.
+// resolveBy makes the process resolve all names at a server of the test.
 func resolveBy(t *testing.T) *names.Server {
 	t.Helper()
 	s := names.Serve(t, "127.0.0.1:0")
@@ -104,8 +104,8 @@ func resolveBy(t *testing.T) *names.Server {
 // resolver is the resolver that a test set; nil means the system's.
 var resolver atomic.Pointer[net.Resolver]
 
-// switchResolvers has the process resolve by resolver. It is called once, before the tests: look-ups go on in the
-// background, so the process's own must not change while they run.
+// switchResolvers makes the process resolve names with resolver. It is called once, before the tests: lookups continue
+// in the background, so the process's resolver must not change while they run.
 func switchResolvers() {
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if r := resolver.Load(); r != nil {
@@ -136,7 +136,7 @@ func TestAddressTable(t *testing.T) {
 		for _, scheme := range []string{"http", "https"} {
 			raw := scheme + "://" + r.host + ":" + d.port + "/hook"
 			if err := webhook.ValidateURL(raw); (err == nil) != r.set {
-				t.Errorf("%q (%s): set-webhook says %v", raw, r.what, err)
+				t.Errorf("%q (%s): set-webhook returns %v", raw, r.what, err)
 			}
 			if r.verdict == "allowed" {
 				if err := dial(policy, strings.Trim(r.host, "[]")); err != nil {
@@ -179,7 +179,7 @@ func TestNamesThatFlip(t *testing.T) {
 	tests := []struct {
 		name    string
 		answers names.Answer
-		want    []webhook.Failure // of one request after the other; "*" = any failure
+		want    []webhook.Failure // of consecutive requests; "*" = any failure
 	}{
 		{"first within", names.Always("127.0.0.1"), []webhook.Failure{webhook.BlockedAddress, webhook.BlockedAddress}},
 		{"flips", names.Turns("127.0.0.2", "127.0.0.1"), []webhook.Failure{webhook.ConnectionReset, webhook.BlockedAddress, webhook.BlockedAddress}},
@@ -220,7 +220,7 @@ func TestNamesThatFlip(t *testing.T) {
 	}
 }
 
-// TestNamesThatFail checks that failures of a name server are classified, and take no longer than the time-out.
+// TestNamesThatFail checks that failures of a name server are classified, and do not exceed the timeout.
 func TestNamesThatFail(t *testing.T) {
 	const timeout = 800 * time.Millisecond
 	tests := []struct {
@@ -251,7 +251,7 @@ func TestNamesThatFail(t *testing.T) {
 	}
 }
 
-// TestKeptAnswers checks that the answer of a name server serves several dials, and that each of them is checked.
+// TestKeptAnswers checks that one answer of a name server serves several dials, and that each dial is checked.
 func TestKeptAnswers(t *testing.T) {
 	dns := resolveBy(t)
 	kept := func(address string) names.Answer {
@@ -274,6 +274,6 @@ func TestKeptAnswers(t *testing.T) {
 		}
 	}
 	if asked, dials := dns.Asked("kept.example"), p.Connections.Load(); asked != 1 || dials != 3 {
-		t.Errorf("%d questions for %d connections", asked, dials)
+		t.Errorf("%d queries for %d connections", asked, dials)
 	}
 }

@@ -78,7 +78,7 @@ func TestPublicAddresses(t *testing.T) {
 	}
 }
 
-func TestAddressThatCannotBeRead(t *testing.T) {
+func TestInvalidAddress(t *testing.T) {
 	p := newAddressPolicy(Addresses{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}})
 	for _, address := range []string{"", "8.8.8.8", "localhost:80", "[8.8.8.8:80", "::1:80"} {
 		if p.control(context.Background(), "tcp4", address, nil) == nil {
@@ -119,7 +119,7 @@ func TestAllowNetworks(t *testing.T) {
 		}
 		for _, a := range test.blocked {
 			if dial(p, a) == nil {
-				t.Errorf("allowed %v: %s is open", test.allow, a)
+				t.Errorf("allowed %v: %s is allowed", test.allow, a)
 			}
 		}
 	}

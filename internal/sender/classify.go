@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// classify returns the failure that err stands for. deadline is that of the request.
+// classify returns the failure for err. deadline is the request's.
 func classify(err error, deadline time.Time) webhook.Failure {
 	_, blocked := errors.AsType[blockedError](err)
 	_, dns := errors.AsType[*net.DNSError](err)

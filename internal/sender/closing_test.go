@@ -37,7 +37,7 @@ func farAway(t *testing.T, to string, away time.Duration) (url string) {
 	return "http://" + l.Addr().String() + "/hook"
 }
 
-// carry copies the data of a, and its end, to b with that delay.
+// carry copies the data of a, and its end, to b with a delay.
 func carry(b, a net.Conn, later time.Duration) {
 	type piece struct {
 		data []byte
@@ -64,19 +64,19 @@ func carry(b, a net.Conn, later time.Duration) {
 			_ = b.Close()
 			continue
 		}
-		_, _ = b.Write(p.data) // to one who is gone
+		_, _ = b.Write(p.data) // the other side has disconnected
 	}
 }
 
-// TestServerThatClosesAfterEachReply: of thousands of requests to servers that close each connection after a reply,
-// without a word about it, none fails: at once, soon, or after a second, near or 100 ms away.
+// TestServerThatClosesAfterEachReply checks that none of thousands of requests fails at servers that close each
+// connection after a reply, unannounced: at once, soon, or after a second, near or 100 ms away.
 func TestServerThatClosesAfterEachReply(t *testing.T) {
 	const requests, workers = 2500, 50
 	for name, test := range map[string]struct{ after, away time.Duration }{
-		"at once":             {0, 0},
-		"after 5 ms":          {5 * time.Millisecond, 0},
-		"after 5 ms, far off": {5 * time.Millisecond, 50 * time.Millisecond},
-		"after 1 s, far off":  {time.Second, 50 * time.Millisecond},
+		"at once":              {0, 0},
+		"after 5 ms":           {5 * time.Millisecond, 0},
+		"after 5 ms, far away": {5 * time.Millisecond, 50 * time.Millisecond},
+		"after 1 s, far away":  {time.Second, 50 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

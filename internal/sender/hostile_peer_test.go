@@ -57,7 +57,7 @@ func TestCertificates(t *testing.T) {
 		want   webhook.Failure
 	}{
 		{"good", false, yes, &tls.Config{}, ""},
-		{"good, TLS 1.2", false, yes, &tls.Config{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12}, ""}, //nolint:gosec // a peer of the older kind
+		{"good, TLS 1.2", false, yes, &tls.Config{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12}, ""}, //nolint:gosec // an older peer
 		{"expired", false, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, &tls.Config{}, webhook.TLS},
 		{"not yet valid", false, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, &tls.Config{}, webhook.TLS},
 		{"of another host", false, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{"other.example"}, nil }, &tls.Config{}, webhook.TLS},
@@ -65,7 +65,7 @@ func TestCertificates(t *testing.T) {
 		{"for clients", false, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, &tls.Config{}, webhook.TLS},
 		{"self-signed", true, yes, &tls.Config{}, webhook.TLS},
 		{"TLS 1.1 at most", false, yes, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, webhook.TLS}, //nolint:gosec // a peer that is too old
-		{"wants a client's", false, yes, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, bad},
+		{"requires a client certificate", false, yes, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, bad},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestCertificates(t *testing.T) {
 				}
 			}
 			if n := p.Requests.Load(); test.want != "" && n > 0 {
-				t.Errorf("%d requests were told to a peer that is not to be trusted", n)
+				t.Errorf("%d requests were sent to an untrusted peer", n)
 			}
 		})
 	}
@@ -119,7 +119,7 @@ func TestTLSNames(t *testing.T) {
 		asked.Store("")
 		out := newSender(t, nil).Send(t.Context(), request(t, "https://"+host+":"+port+"/hook"))
 		if got := asked.Load().(string); out.Failure != want.failure || !strings.EqualFold(got, want.name) {
-			t.Errorf("%s: %+v, asked for %q, want %q and failure %q", host, out, got, want.name, want.failure)
+			t.Errorf("%s: %+v, requested name %q, want %q and failure %q", host, out, got, want.name, want.failure)
 		}
 	}
 }
@@ -140,7 +140,7 @@ func TestTLSPeers(t *testing.T) {
 		{"hangs", nil, peer.Hangs(""), webhook.Timeout},
 		{"hangs in the body", nil, peer.Hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.Timeout},
 		{"closes in the body", nil, peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), webhook.ConnectionReset},
-		{"closes without a word", nil, peer.SaysAndCloses(""), webhook.ConnectionReset},
+		{"closes without a reply", nil, peer.SaysAndCloses(""), webhook.ConnectionReset},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestPeersThatDoNotListen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSender(t, func(c *Config) { c.Timeout = brief })
 			r := request(t, to)
-			for _, size := range []int{10, 1 << 20} { // the larger one does not fit into what the kernel takes
+			for _, size := range []int{10, 1 << 20} { // the larger one does not fit into the kernel's buffers
 				r.Body = Bytes(strings.Repeat("x", size))
 				out := s.Send(t.Context(), r)
 				wantOutcome(t, out, bad)

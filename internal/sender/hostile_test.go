@@ -21,10 +21,10 @@ import (
 	"github.com/smshooks/smshooks/test/peer"
 )
 
-// These tests judge the sender by what a raw TCP server receives and by its Outcome, independently of the HTTP client.
+// These tests check what a raw TCP server receives and the sender's Outcome, independently of the HTTP client.
 
 const (
-	// late is how long after its time-out a request may return on a busy machine.
+	// late is how long after its timeout a request may return on a busy machine.
 	late = 2 * time.Second
 	// perRequest bounds what one request may allocate, whatever the reply: the limits are 16 KiB of headers and 64 KiB
 	// of body.
@@ -64,7 +64,7 @@ func dripsBytes(first, text string) func(net.Conn, int32) bool {
 	}
 }
 
-// bomb is a gzip body of 4 KiB that would be 4 MiB.
+// bomb returns a gzip body of 4 KiB that decompresses to 4 MiB.
 func bomb(t *testing.T) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -80,9 +80,9 @@ func bomb(t *testing.T) string {
 
 type hostile struct {
 	name   string
-	answer func(net.Conn, int32) bool // to the first request; the second one is answered 418
+	answer func(net.Conn, int32) bool // reply to the first request; the second one gets 418
 	want   webhook.Failure            // of the first; bad = any
-	floods bool                       // the time-out is met, or a limit is
+	floods bool                       // ends at the timeout, or at a limit
 }
 
 func hostiles(t *testing.T, wrote *atomic.Int64) []hostile {
@@ -126,7 +126,7 @@ func hostiles(t *testing.T, wrote *atomic.Int64) []hostile {
 		{"closes in the body", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok"), webhook.ConnectionReset, false},
 		{"closes in a chunk", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nok"), webhook.ConnectionReset, false},
 		{"closes before the last chunk", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"), webhook.ConnectionReset, false},
-		// redirects are answers
+		// redirects are final replies
 		{"redirects to itself", peer.Says("HTTP/1.1 302 Found\r\nLocation: /hook\r\nContent-Length: 0\r\n\r\n"), "http 302", false},
 		{"redirects and keeps the method", peer.Says("HTTP/1.1 308 Moved\r\nLocation: /hook\r\nContent-Length: 0\r\n\r\n"), "http 308", false},
 		{"redirects to metadata", peer.Says("HTTP/1.1 307 Moved\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n"), "http 307", false},
@@ -152,8 +152,8 @@ func hostiles(t *testing.T, wrote *atomic.Int64) []hostile {
 	return rows
 }
 
-// TestHostileReplies: each reply has an outcome of the closed list, within the time-out, at bounded cost, with one
-// request made; and the next request, on the same sender, gets the reply that was meant for it.
+// TestHostileReplies checks that each reply has an outcome of the closed list, within the timeout, at bounded cost,
+// with one request made, and that the next request of the same sender gets its own reply.
 func TestHostileReplies(t *testing.T) {
 	var wrote atomic.Int64
 	before := runtime.NumGoroutine()
@@ -179,20 +179,20 @@ func TestHostileReplies(t *testing.T) {
 			}
 			out := s.Send(t.Context(), request(t, p.URL))
 			if out.Failure != "http 418" || p.Requests.Load() != 2 {
-				t.Errorf("the next request: %+v after %d requests, want the reply that was meant for it", out, p.Requests.Load())
+				t.Errorf("the next request: %+v after %d requests, want its own reply", out, p.Requests.Load())
 			}
 			if n := wrote.Load(); n > 32<<20 {
-				t.Errorf("%d bytes of a flood were taken", n)
+				t.Errorf("%d bytes of a flood were accepted", n)
 			}
 		})
 	}
 	gone := func() bool { return runtime.NumGoroutine() <= before+2 }
 	if !eventually(5*time.Second, gone) {
-		t.Errorf("%d goroutines where %d were", runtime.NumGoroutine(), before)
+		t.Errorf("%d goroutines, before there were %d", runtime.NumGoroutine(), before)
 	}
 }
 
-// wantOutcome compares an outcome with the failure wanted: bad means any of the closed list, "?" any of it or success.
+// wantOutcome compares an outcome with a failure: bad means any of the closed list, "?" any of it or success.
 func wantOutcome(t *testing.T, out Outcome, want webhook.Failure) {
 	t.Helper()
 	known := out.Failure == ""
@@ -204,7 +204,7 @@ func wantOutcome(t *testing.T, out Outcome, want webhook.Failure) {
 	}
 	switch {
 	case !known:
-		t.Errorf("%+v is not of the closed list", out)
+		t.Errorf("%+v is not in the closed list", out)
 	case want == "?", want == bad && out.Failure != "", want == out.Failure:
 	default:
 		t.Errorf("%+v, want %q", out, want)
@@ -257,8 +257,8 @@ func TestSmuggledReplies(t *testing.T) {
 		"the same length twice":               "HTTP/1.1 202 Mine\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok|" + evil,
 		"kept alive by HTTP/1.0":              "HTTP/1.0 202 Mine\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok|" + evil,
 		"HTTP/1.0":                            "HTTP/1.0 202 Mine\r\nContent-Length: 2\r\n\r\nok|" + evil,
-		"said to be closed":                   "HTTP/1.1 202 Mine\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok|" + evil,
-		"said to be closed among others":      "HTTP/1.1 202 Mine\r\nConnection: x, close\r\nContent-Length: 2\r\n\r\nok|" + evil,
+		"announced as closed":                 "HTTP/1.1 202 Mine\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok|" + evil,
+		"announced as closed among others":    "HTTP/1.1 202 Mine\r\nConnection: x, close\r\nContent-Length: 2\r\n\r\nok|" + evil,
 		"a late 100":                          "HTTP/1.1 202 Mine\r\nContent-Length: 0\r\n\r\n|HTTP/1.1 100 Continue\r\n\r\n",
 		"an empty line more, then a reply":    "HTTP/1.1 202 Mine\r\nContent-Length: 0\r\n\r\n|\r\n" + evil,
 		"lines that end in \\n":               "HTTP/1.1 202 Mine\nContent-Length: 2\n\nok|" + evil,
@@ -272,7 +272,7 @@ func TestSmuggledReplies(t *testing.T) {
 		"after 1xx":                           "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Mine\r\nContent-Length: 0\r\n\r\n|" + evil,
 		"after an error of the same form":     "HTTP/1.1 500 Mine\r\nContent-Length: 2\r\n\r\nno|" + evil,
 		"after a reply without any length":    "HTTP/1.1 202 Mine\r\n\r\n|" + evil,
-		"after a chunk that says too little":  "HTTP/1.1 202 Mine\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nok\r\n0\r\n\r\n|" + evil,
+		"after a chunk with too small a size": "HTTP/1.1 202 Mine\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nok\r\n0\r\n\r\n|" + evil,
 		"after chunks with a wrong last line": "HTTP/1.1 202 Mine\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n|" + evil,
 	}
 	for name, text := range tests {
@@ -324,7 +324,8 @@ func smuggle(t *testing.T, mine, extra string, later bool) {
 	}
 }
 
-// TestLateReply checks that the reply to a request that timed out or was cancelled does not become the next one's.
+// TestLateReply checks that the reply to a request that timed out or was cancelled does not become that of the next
+// one.
 func TestLateReply(t *testing.T) {
 	for name, timeout := range map[string]bool{"after a time-out": true, "after an end": false} {
 		t.Run(name, func(t *testing.T) {
@@ -394,16 +395,16 @@ func TestSharedHost(t *testing.T) {
 				}
 				most := int32(1)
 				if strings.HasPrefix(r.ID, "mean") || statusOf(r.ID) == http.StatusRequestTimeout {
-					most = 2 // the end of a connection that was used before may be that of an idle one
+					most = 2 // a reused connection may have been closed while idle
 				}
 				if n, ok := made.Load(r.ID); !ok || n.(*atomic.Int32).Load() > most {
-					t.Errorf("%s was made %v times, want at most %d", r.ID, n, most)
+					t.Errorf("%s was sent %v times, want at most %d", r.ID, n, most)
 				}
 			}
 		})
 	}
 	all.Wait()
-	t.Logf("%d requests with their own reply among %d that were answered with malice", good.Load(), 1000-good.Load())
+	t.Logf("%d requests got their own reply among %d with a hostile reply", good.Load(), 1000-good.Load())
 }
 
 func statusOf(id string) int {

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/test/peer"
 )
 
-// The beginning of a failed reply's body is kept, however the reply is framed.
+// TestReplyOfAFailure checks that the beginning of a failed reply's body is kept, however the reply is framed.
 func TestReplyOfAFailure(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 1<<10) // 16 KiB
 	reply := func(status int, body string) string {
@@ -44,12 +44,13 @@ func TestReplyOfAFailure(t *testing.T) {
 		}
 		refused := request(t, "http://127.0.0.1:1")
 		if out := s.Send(t.Context(), refused); out.Failure != webhook.ConnectionRefused || out.Reply != "" {
-			t.Errorf("%s: after it, a connection that is refused has the reply %q", c.name, out.Reply)
+			t.Errorf("%s: a refused connection after it has the reply %q", c.name, out.Reply)
 		}
 	}
 }
 
-// An error page that shows the request's headers does not put the credentials into the log.
+// TestReplyShowsNoCredentials checks that an error page with the request's headers does not put credentials into the
+// log.
 func TestReplyShowsNoCredentials(t *testing.T) {
 	p := peer.New(t, peer.Says("HTTP/1.1 500 x\r\nContent-Length: 45\r\n\r\nAuthorization: Basic dXNlcjpzZWNyZXQ=; failed"))
 	r := request(t, p.URL)

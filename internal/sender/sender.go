@@ -25,8 +25,8 @@ const (
 	maxReplyBody = 64 << 10
 	maxReplyHead = 16 << 10
 	maxPooled    = 64 << 10
-	// maxDNSAge bounds how long a changed DNS answer takes to have an effect. A connection may be opened with an answer
-	// that has been kept for some time.
+	// maxDNSAge bounds the delay until a changed DNS answer has an effect. A connection may be opened with a cached
+	// answer.
 	maxDNSAge        = 5 * time.Minute
 	maxConnectionAge = maxDNSAge - dnscache.MaxAge
 )
@@ -35,7 +35,7 @@ const (
 type Config struct {
 	Timeout     time.Duration // from dial to the last body byte
 	Any2xx      bool          // success is any 2xx, not only 200
-	Addresses   Addresses     // that may be reached
+	Addresses   Addresses     // that webhooks may reach
 	MaxInFlight int           // requests at a time; bounds the idle connections
 	MaxConns    int           // connections, idle ones included; a new one closes the longest idle one; 0 = no bound
 	Version     string        // for User-Agent
@@ -66,7 +66,7 @@ type Request struct {
 	Attempt   int       // from 1
 	Time      time.Time // of the attempt: Webhook-Timestamp
 	EventTime time.Time // of the event: Webhook-Event-Time
-	// Failover is why the request before it, to the first URL, failed: Webhook-Failover. "" = this is the first one.
+	// Failover is the failure of the preceding request, to the first URL: Webhook-Failover. "" = this is the first one.
 	Failover webhook.Failure
 	Body     Body
 }
@@ -83,7 +83,7 @@ type Bytes []byte
 // AppendBody implements Body.
 func (b Bytes) AppendBody(dst []byte) []byte { return append(dst, b...) }
 
-// scratch has the buffers in which a request is built.
+// scratch holds the buffers for building a request.
 type scratch struct {
 	body, message []byte
 	signer        webhook.Signer
@@ -174,8 +174,8 @@ func maskCredentials(reply string, e *webhook.Endpoint) string {
 	return reply
 }
 
-// replyText returns the beginning of a body as text of at most as many bytes. Bytes that are not UTF-8 are replaced. A
-// character that the end of the beginning has cut is left out.
+// replyText returns the beginning of a body as text of at most as many bytes. It replaces invalid UTF-8, and omits a
+// character that is cut off at the end.
 func replyText(data []byte, cut bool) string {
 	if last := len(data) - 1; cut {
 		for i := last; i >= 0 && i > last-utf8.UTFMax; i-- {
@@ -241,7 +241,7 @@ func (s *Sender) appendMessage(b []byte, r *Request, p *scratch) []byte {
 		b = append(b, "\r\nWebhook-Signature: "...)
 		name := len(b)
 		if b = p.signer.AppendSignatures(b, *secrets, r.ID, r.Time, p.body); len(b) == name {
-			b = b[:before] // no secret is valid any more
+			b = b[:before] // no secret is valid
 		}
 	}
 	b = append(b, "\r\n\r\n"...)

@@ -27,7 +27,7 @@ import (
 
 // This floor uses real sockets on loopback.
 
-const brief = 300 * time.Millisecond // a time-out that is meant to be met
+const brief = 300 * time.Millisecond // a timeout that is meant to expire
 
 func newSender(t *testing.T, change func(*Config)) *Sender {
 	t.Helper()
@@ -78,11 +78,11 @@ func TestReplies(t *testing.T) {
 	}{
 		{"200", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), "", 200},
 		{"200 without a body", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "", 200},
-		{"200 of HTTP/1.0", peer.SaysAndCloses("HTTP/1.0 200 OK\r\n\r\nok"), "", 200},
+		{"200 with HTTP/1.0", peer.SaysAndCloses("HTTP/1.0 200 OK\r\n\r\nok"), "", 200},
 		{"200 in chunks", peer.Says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "", 200},
 		{"200 until closed", peer.SaysAndCloses("HTTP/1.1 200 OK\r\n\r\nok"), "", 200},
-		{"200 of another text", peer.Says("HTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n"), "", 200},
-		{"gzip that is none", peer.Says("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"), "", 200},
+		{"200 with another reason", peer.Says("HTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n"), "", 200},
+		{"invalid gzip", peer.Says("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"), "", 200},
 		{"after 100", peer.Says("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "", 200},
 		{"after 103", peer.Says("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"), "http 500", 500},
 		{"101", peer.Says("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), "http 101", 101},
@@ -102,7 +102,7 @@ func TestReplies(t *testing.T) {
 		{"no reply", peer.SaysAndCloses(""), webhook.ConnectionReset, 0},
 		{"half a head", peer.SaysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), webhook.ConnectionReset, 0},
 		{"reset", resets, webhook.ConnectionReset, 0},
-		{"no HTTP", peer.SaysAndCloses("SSH-2.0-OpenSSH_9.9\r\n\r\n"), webhook.Network, 0},
+		{"not HTTP", peer.SaysAndCloses("SSH-2.0-OpenSSH_9.9\r\n\r\n"), webhook.Network, 0},
 		{"a head of 20 KiB", peer.Says("HTTP/1.1 200 OK\r\nX: " + body[:20<<10] + "\r\nContent-Length: 0\r\n\r\n"), webhook.Network, 0},
 		{"a head of 12 KiB", peer.Says("HTTP/1.1 200 OK\r\nX: " + body[:12<<10] + "\r\nContent-Length: 0\r\n\r\n"), "", 200},
 		{"two lengths", peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok"), webhook.Network, 0},
@@ -187,7 +187,7 @@ func TestNoConnection(t *testing.T) {
 	defer secure.Close()
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	hangup := peer.New(t, resets) // reads no HTTP in a handshake, so it closes
+	hangup := peer.New(t, resets) // not a TLS handshake, so it closes
 
 	tests := []struct {
 		name, to string
@@ -211,7 +211,7 @@ func TestNoConnection(t *testing.T) {
 	}
 }
 
-func TestURLThatIsNone(t *testing.T) {
+func TestInvalidURL(t *testing.T) {
 	r := request(t, "http://x")
 	r.Endpoint = &webhook.Endpoint{}
 	if out := newSender(t, nil).Send(t.Context(), r); out.Failure != webhook.Network || out.Aborted {
@@ -234,7 +234,7 @@ func TestBlockedAddressIsNotDialled(t *testing.T) {
 	}
 }
 
-func TestWhatIsSent(t *testing.T) {
+func TestRequest(t *testing.T) {
 	type seen struct {
 		Method, URI, Host, Body string
 		Length                  int64
@@ -287,7 +287,8 @@ func TestWhatIsSent(t *testing.T) {
 	}
 }
 
-// TestSignedRequest checks the signature over what arrives, with crypto/hmac. Without a valid secret there is no header.
+// TestSignedRequest checks the signature of the received request with crypto/hmac. Without a valid secret there is no
+// header.
 func TestSignedRequest(t *testing.T) {
 	got := make(chan *http.Request, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -298,7 +299,7 @@ func TestSignedRequest(t *testing.T) {
 	defer server.Close()
 	keys := [][]byte{bytes.Repeat([]byte("n"), 32), bytes.Repeat([]byte("o"), 24)}
 	secrets := make(webhook.Secrets, 2)
-	for i, end := range []time.Duration{time.Hour, 0} { // the older secret ends now
+	for i, end := range []time.Duration{time.Hour, 0} { // the older secret expires now
 		var err error
 		if secrets[i], err = webhook.ParseSecret(webhook.NewSecret(keys[i]), time.Now().Add(end)); err != nil {
 			t.Fatal(err)
@@ -343,7 +344,7 @@ func TestProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreUsedAgain(t *testing.T) {
+func TestConnectionsAreReused(t *testing.T) {
 	p := peer.New(t, peer.Says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	s := newSender(t, nil)
 	for range 5 {
@@ -359,7 +360,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		s.Send(t.Context(), request(t, long.URL))
 	}
 	if n := long.Connections.Load(); n != 2 {
-		t.Errorf("%d connections, want 2: that of a reply that is too long is closed", n)
+		t.Errorf("%d connections, want 2: one with too long a reply is closed", n)
 	}
 }
 
@@ -396,8 +397,8 @@ func TestReusedConnectionThatIsClosed(t *testing.T) {
 	}
 }
 
-// A connection that the peer closed while it was idle costs no attempt, and none is used again after 4 s unless its
-// host has been seen to keep it.
+// TestConnectionClosedWhileIdle checks that a connection that the peer closed while idle costs no attempt, and that
+// none is reused after 4 s unless its host was observed to keep it.
 func TestConnectionClosedWhileIdle(t *testing.T) {
 	for name, closes := range map[string]bool{"by the peer": true, "by the sender": false} {
 		t.Run(name, func(t *testing.T) {
@@ -455,7 +456,7 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// A request that was answered before the context ended is an attempt.
+// TestReplyBeforeTheEnd checks that a request that was answered before the context ended is an attempt.
 func TestReplyBeforeTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -8,7 +8,7 @@ import (
 
 // Bounds of the cached TLS sessions. The server, which is not trusted, decides how large one is.
 const (
-	maxSessions = 32 << 20 // bytes of all: about 10,000 servers
+	maxSessions = 32 << 20 // bytes of all sessions: about 10,000 servers
 	maxTicket   = 4 << 10  // bytes
 	maxSession  = 16 << 10 // bytes, with the server's certificates
 )
@@ -20,7 +20,7 @@ type sessions struct {
 
 	mu    sync.Mutex
 	byKey map[string]*list.Element // of order
-	order list.List                // of cached; the most recently used first
+	order list.List                // of cached, the most recently used first
 	bytes int
 }
 
@@ -77,7 +77,7 @@ func (s *sessions) remove(e *list.Element) {
 	s.bytes -= c.bytes
 }
 
-// size returns the bytes of a session, and whether they are within the bounds.
+// size returns the size of a session in bytes, and whether it is within the bounds.
 func size(session *tls.ClientSessionState) (bytes int, ok bool) {
 	ticket, state, err := session.ResumptionState()
 	if err != nil || len(ticket) > maxTicket {

@@ -29,7 +29,7 @@ func sockets(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
-// TestSessions checks that the data kept for a server is bounded: no large certificates, no large tickets.
+// TestSessions checks that the data kept for a server are bounded: no large certificates, no large tickets.
 func TestSessions(t *testing.T) {
 	authority, err := certs.New()
 	if err != nil {
