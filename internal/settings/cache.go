@@ -66,7 +66,7 @@ func (c *cache[K, V]) put(key K, e entry[V]) bool {
 		return false
 	}
 	if !present && len(s.entries) >= c.perShard {
-		for victim := range s.entries { // any: a map's order is random
+		for victim := range s.entries { // any one: map iteration is random
 			delete(s.entries, victim)
 			break
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// change is what one record of the topic says of its user.
+// change is a record of the topic.
 type change struct {
 	ver      compacted.Version
 	userID   int64
@@ -23,15 +23,15 @@ type change struct {
 	unsigned bool   // a signing secret that counts cannot be used
 }
 
-// decode reads a record. An error names what is unreadable without repeating it.
+// decode parses a record. Its error names what is invalid without repeating it.
 func (s *Store) decode(r *kgo.Record) (c change, err error) {
 	c.ver, c.removed = compacted.VersionOf(r), r.Value == nil
 	if c.userID, err = parseUserKey(r.Key); err == nil && !c.removed {
 		c.document, err = parseDocument(c.userID, r.Value, s.cfg.Secrets)
 	}
 	if errors.Is(err, errSealed) {
-		// The record is valid, this instance lacks the key. The record before it does not count any more: the user has
-		// neither settings nor none until the right key is set, and nothing is lost.
+		// The record is valid, but this instance lacks the key. The previous record no longer applies: the user's settings
+		// are unknown until the right key is set, and nothing is lost.
 		c.locked, err = bytes.Clone(r.Value), nil
 	}
 	if c.document.SigningSecrets != nil {
@@ -41,7 +41,7 @@ func (s *Store) decode(r *kgo.Record) (c change, err error) {
 	return c, err
 }
 
-// stored returns the document as Redis holds it, nil for a tombstone.
+// stored returns the document in the form for Redis, nil for a tombstone.
 func (c *change) stored(sealer *Sealer) []byte {
 	switch {
 	case c.removed:
@@ -75,16 +75,16 @@ func (s *Store) apply(c *change) {
 	}
 }
 
-// unusable is what this instance cannot use of a record.
+// unusable is the part of a record that this instance cannot use.
 type unusable struct {
 	ver    compacted.Version
 	locked bool // the whole document; false: a signing secret
 }
 
-// lockedAt reports whether u is a whole document of that version.
+// lockedAt reports whether u is an entire document of that version.
 func (u unusable) lockedAt(v compacted.Version) bool { return u.locked && u.ver.Is(v) }
 
-// reportUnusable counts and logs records, by their users, of which this instance cannot use something. Superseded ones
+// reportUnusable counts and logs records, by user, that this instance cannot use in full. Superseded ones
 // do not matter: after a rotation of keys they stay in the topic until it is compacted.
 func (s *Store) reportUnusable(records map[int64]unusable) {
 	for userID, r := range records {
@@ -102,7 +102,7 @@ func (s *Store) reportUnusable(records map[int64]unusable) {
 	}
 }
 
-// queueLimit is the most changes that are queued while Redis is not reachable. Beyond it, reading the topic again is
+// queueLimit is the number of changes that are queued while Redis is unreachable. Beyond it, reading the topic again is
 // cheaper.
 const queueLimit = 20_000
 
@@ -142,7 +142,7 @@ func (q *queue) take(n int) []change {
 	q.waiting = q.waiting[n:]
 	q.busy = n > 0
 	if len(q.waiting) == 0 {
-		q.waiting = nil // lets go of the array
+		q.waiting = nil // release the array
 	}
 	return batch
 }

@@ -37,12 +37,12 @@ func TestDamagedRows(t *testing.T) {
 			v.Offset--
 			return k.rdb.HSet(ctx, row(x), "v", v.String(), "d", fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://old"}`, x)).Err()
 		},
-		"of a record that is another's": func(ctx context.Context, x int64) error {
+		"of another user's record": func(ctx context.Context, x int64) error {
 			v := version(x)
 			v.Offset++
 			return k.rdb.HSet(ctx, row(x), "v", v.String(), "d", fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://foreign"}`, x)).Err()
 		},
-		"of a record that never was": func(ctx context.Context, x int64) error {
+		"of a record that never existed": func(ctx context.Context, x int64) error {
 			return k.rdb.HSet(ctx, row(x), "v", "0/1000000/9999999999999", "d", fmt.Sprintf(`{"user_id":%d,"dlr_url":"http://foreign"}`, x)).Err()
 		},
 		"an old tombstone": func(ctx context.Context, x int64) error {
@@ -64,10 +64,10 @@ func TestDamagedRows(t *testing.T) {
 			for id := int64(1); id <= users; id += 3 {
 				want := "new" + strconv.FormatInt(id, 10)
 				if got := host(t, b, id); got != "?" && got != want {
-					t.Fatalf("an event of user %d goes to %q", id, got)
+					t.Fatalf("an event of user %d is sent to %q", id, got)
 				}
 				if got := url(t, a, id); got != "http://"+want {
-					t.Fatalf("user %d is answered %q", id, got)
+					t.Fatalf("user %d gets %q", id, got)
 				}
 				eventually(t, 5*time.Second, "the settings of an event", func() bool { return host(t, b, id) == want })
 			}
@@ -87,7 +87,7 @@ func TestDamagedRows(t *testing.T) {
 				for id := int64(1); id <= users; id++ {
 					rows, err := a.rdb.read(t.Context(), id)
 					if name == "unreadable" && id%3 != 1 {
-						continue // a text that was edited is found out when it is used
+						continue // an edited text is detected when it is used
 					}
 					if err != nil || rows[0].err != nil || !rows[0].ver.Is(version(id)) || !strings.Contains(string(rows[0].doc), fmt.Sprintf(`"http://new%d"`, id)) {
 						return false
@@ -149,7 +149,7 @@ func TestGoneFromTheTopic(t *testing.T) {
 	}
 	wantHost(t, second, 77, "")
 	if got := url(t, second, 77); got != "" {
-		t.Errorf("user 77 is answered %q", got)
+		t.Errorf("user 77 gets %q", got)
 	}
 }
 
@@ -174,15 +174,15 @@ func TestRedisAheadOfTheTopics(t *testing.T) {
 	for id := int64(1); id <= 5; id++ {
 		want := "h" + strconv.FormatInt(id, 10)
 		if got := url(t, second, id); got != "http://"+want {
-			t.Errorf("user %d is answered %q", id, got)
+			t.Errorf("user %d gets %q", id, got)
 		}
-		eventually(t, 5*time.Second, "Redis as the topic says", func() bool {
+		eventually(t, 5*time.Second, "Redis agrees with the topic", func() bool {
 			return strings.Contains(k.rdb.HGet(t.Context(), second.rdb.key(userName(id)), "d").Val(), want)
 		})
 	}
 }
 
-// TestMuchLost loses more keys than are repaired one by one.
+// TestMuchLost deletes more keys than are repaired one by one.
 func TestMuchLost(t *testing.T) {
 	k := newEnv(t)
 	const users = muchLost + 500
@@ -223,7 +223,7 @@ func TestUnreadableAfterCompaction(t *testing.T) {
 	wantHost(t, store, 1, "")
 }
 
-// TestLostWrites checks that a node that came back with older data is noticed without INFO.
+// TestLostWrites checks that a node that returned with older data is detected without INFO.
 func TestLostWrites(t *testing.T) {
 	k := newEnv(t)
 	mini := k.needMini()
@@ -234,14 +234,14 @@ func TestLostWrites(t *testing.T) {
 			t.Errorf("%s: lost %v, %v", what, lost, err)
 		}
 	}
-	want("first look", false)
-	want("nothing happened", false)
+	want("first check", false)
+	want("no change", false)
 	key := "p:{pulse0}:" + d.instance
 	old := k.rdb.Get(t.Context(), key).Val()
-	want("nothing happened", false)
+	want("no change", false)
 	k.rdb.FlushAll(t.Context())
 	want("flushed", true)
-	want("nothing since", false)
+	want("no change since", false)
 	k.rdb.Set(t.Context(), key, old, 0)
 	want("an old snapshot", true)
 	mini.SetError("LOADING")
@@ -343,7 +343,7 @@ func TestRandomDamage(t *testing.T) {
 			}
 		}
 		if got := url(t, s, id); got != model[id] {
-			t.Fatalf("step %d: user %d is answered %q, want %q", step, id, got, model[id])
+			t.Fatalf("step %d: user %d gets %q, want %q", step, id, got, model[id])
 		}
 	}
 	for id, want := range model {

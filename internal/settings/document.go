@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Document is one user's settings as a record of the config topic holds them.
+// Document is one user's settings in a record of the config topic.
 // nil stands for null: not set. Auth is a secret in clear text.
 type Document struct {
 	UserID                                       int64
@@ -42,7 +42,7 @@ type field struct {
 	form  form
 }
 
-// form is how a field is written. A field that is null is absent from the record, unless it is a text.
+// form is the JSON form of a field. A field that is null is absent from the record, unless it is a text.
 type form uint8
 
 const (
@@ -78,7 +78,7 @@ func (d *Document) fields() [numFields]field {
 	}
 }
 
-// parse reads the value of a field, nil if it is absent. Secrets have parseSecrets.
+// parse parses the value of a field, nil if it is absent. For secrets see parseSecrets.
 func (f form) parse(raw []byte) (*string, error) {
 	switch f {
 	case asFlag:
@@ -134,7 +134,7 @@ func NewStatuses(names []string) (*string, error) {
 // StatusNames returns the statuses that are sent, nil for all.
 func (d *Document) StatusNames() (names []string) {
 	if d.Statuses != nil {
-		_ = json.Unmarshal([]byte(*d.Statuses), &names) // it was parsed before
+		_ = json.Unmarshal([]byte(*d.Statuses), &names) // it was validated before
 	}
 	return names
 }
@@ -200,7 +200,7 @@ func parseSealed(userID int64, members []webhook.Member) (d Document, err error)
 	return d, nil
 }
 
-// last returns the value of a member, of a repeated one the last, nil if there is none.
+// last returns the last value of a member, nil if there is none.
 func last(members []webhook.Member, name string) []byte {
 	for _, m := range slices.Backward(members) {
 		if m.Name == name {

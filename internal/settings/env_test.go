@@ -24,7 +24,7 @@ import (
 
 const partitions = 3
 
-// env is a Kafka with the config topic, and a Redis.
+// env is a Kafka with the config topic and a Redis.
 type env struct {
 	t         testing.TB
 	cluster   *kfake.Cluster       // nil: a real Kafka
@@ -93,7 +93,7 @@ func (k *env) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(options, extra...)...)
 }
 
-// open returns a client that places records as the gateway does, unless extra says otherwise.
+// open returns a client that partitions records like the gateway, unless extra changes that.
 func (k *env) open(extra ...kgo.Opt) *kgo.Client {
 	k.t.Helper()
 	client, err := k.newClient(append([]kgo.Opt{kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil))}, extra...)...)
@@ -167,7 +167,7 @@ func (k *env) newest() map[string]string {
 	return values
 }
 
-// observed records what a store reports.
+// observed records the measurements of a store.
 type observed struct {
 	mu         sync.Mutex
 	lag        int64
@@ -223,7 +223,7 @@ func waitLoaded(t testing.TB, stores ...*Store) {
 	}
 }
 
-// small keeps almost nothing in memory, so that Redis is read.
+// small limits the memory, so that Redis is read.
 func small(c *Config) { c.MaxUsers = 1 }
 
 func sealedWith(s *Sealer) func(*Config) { return func(c *Config) { c.Secrets = s } }
@@ -270,7 +270,7 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 	began := time.Now()
 	for !ok() {
 		if time.Since(began) > busy*within {
-			t.Fatalf("not within %v, %d times what it may take: %s", busy*within, busy, what)
+			t.Fatalf("not within %v, %d times the limit: %s", busy*within, busy, what)
 		}
 		<-time.After(5 * time.Millisecond)
 	}
@@ -306,7 +306,7 @@ func wantHost(t testing.TB, s *Store, userID int64, want string) {
 	}
 }
 
-// url returns the user's DLR URL as the API would.
+// url returns the user's DLR URL like the API.
 func url(t *testing.T, s *Store, userID int64) string {
 	t.Helper()
 	var d Document

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// watchPeriod is how often Redis is asked whether it has lost anything.
+	// watchPeriod is the interval of the checks whether Redis has lost anything.
 	watchPeriod = 500 * time.Millisecond
-	// countPeriod is how often the users in memory are counted.
+	// countPeriod is the interval at which the users in memory are counted.
 	countPeriod = 5 * time.Second
-	// batchSize is the most documents that go to Redis in one round trip.
+	// batchSize is the largest number of documents written to Redis in one round trip.
 	batchSize = 500
 	// writers is the number of round trips of a rebuild that are under way at once.
 	writers = 4
@@ -34,7 +34,7 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 		s.users.clear()
 		s.index.Clear()
 		id := r.ID()
-		s.rdb.use(hex.EncodeToString(id[:8])) // as unique as is needed here, and the keys of Redis stay short
+		s.rdb.use(hex.EncodeToString(id[:8])) // unique enough here, and it keeps the keys in Redis short
 		s.closeProducer()                     // it would continue with the topic as it was
 		s.unusable = map[int64]unusable{}
 		s.pauses.begin()
@@ -42,7 +42,7 @@ func (s *Store) begin(void bool, r *compacted.Reader) {
 	s.queue.reset()
 }
 
-// take brings a record into memory. It also queues it for Redis if it was written after the reader started. The
+// take stores a record in memory. It also queues it for Redis if it was written after the reader started. The
 // rebuild, which starts later and so sees a later end, writes the older ones.
 func (s *Store) take(r *kgo.Record, fresh bool) error {
 	c, err := s.decode(r)
@@ -201,7 +201,7 @@ func (s *Store) fill(ctx context.Context, count *tally) error {
 	return nil
 }
 
-// writeAll writes every readable record there is to Redis and returns how many.
+// writeAll writes every readable record to Redis and returns their number.
 func (s *Store) writeAll(ctx context.Context, count *tally) (n int, err error) {
 	r, err := compacted.Open(ctx, s.newClient, s.cfg.Topic)
 	if err != nil {

@@ -20,7 +20,7 @@ func stopped(t testing.TB, users int64) *Store {
 	return store
 }
 
-// TestLookupAllocatesNothing checks look-ups, of which every event needs at least two.
+// TestLookupAllocatesNothing checks that lookups do not allocate; every event needs at least two.
 func TestLookupAllocatesNothing(t *testing.T) {
 	s := stopped(t, 100)
 	var id int64

@@ -11,7 +11,7 @@ import (
 const (
 	// orphanPeriod is the pause between two attempts to release orphans.
 	orphanPeriod = 250 * time.Millisecond
-	// maxOrphans is the most that are held while Redis is not reachable. Others expire.
+	// maxOrphans is the number of orphans remembered while Redis is unreachable. Others expire.
 	maxOrphans = 10_000
 )
 
@@ -58,7 +58,7 @@ func (o *orphans) run(ctx context.Context, release func(ctx context.Context, nam
 	}
 }
 
-// pass tries each once, until one fails. It reports whether any are left.
+// pass tries to release each once, until one fails. It reports whether any are left.
 func (o *orphans) pass(ctx context.Context, release func(ctx context.Context, name, token string) error) bool {
 	o.mu.Lock()
 	now, all := time.Now(), make([]orphan, 0, len(o.locks))

@@ -32,20 +32,20 @@ func TestOrphans(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if len(got) != 0 {
-			t.Fatalf("given back while Redis is away: %v", got)
+			t.Fatalf("released while Redis is unreachable: %v", got)
 		}
 		away.Store(false)
 		time.Sleep(orphanPeriod)
 		synctest.Wait()
 		if got["lock:1"] != "a" || got["lock:2"] != "b" || o.left() != 0 {
-			t.Errorf("given back %v, %d left", got, o.left())
+			t.Errorf("released %v, %d left", got, o.left())
 		}
 		away.Store(true)
 		o.add("lock:3", "c")
 		time.Sleep(lockKept + time.Second)
 		synctest.Wait()
 		if n := o.left(); n != 0 {
-			t.Errorf("%d have run out in Redis and are still kept", n)
+			t.Errorf("%d have expired in Redis and are still remembered", n)
 		}
 		cancel()
 		<-ended

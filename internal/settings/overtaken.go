@@ -128,8 +128,8 @@ func (s *Store) overtaken(ctx context.Context, w *witness, base, own compacted.V
 	return s.updates.between(w, base, own), nil
 }
 
-// restoring returns a change that first restores the fields that other writers changed in between, where they are still
-// as they were in base, and then does what change does.
+// restoring returns a change that first restores the fields that other writers changed in between, if they still have
+// their values in base, and then applies change.
 func restoring(change func(Document) Document, base Document, between []intervening) func(Document) Document {
 	put := base
 	for _, o := range between {

@@ -9,14 +9,14 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Overview is what can be read of a user's settings without the keys of its secrets.
+// Overview is the part of a user's settings that can be read without the keys of its secrets.
 type Overview struct {
 	URLs   [webhook.NumKinds]string // "" = not set
 	Paused [webhook.NumKinds]bool
 }
 
-// ReadOverviews reads the config topic to its end and returns the overviews of its users. It needs no Redis. Unreadable
-// records are skipped, as the service skips them.
+// ReadOverviews reads the config topic to its end and returns the overviews of its users. It does not need Redis. It
+// skips unreadable records, like the service.
 func ReadOverviews(ctx context.Context, newClient compacted.NewClient, topic string) (map[int64]Overview, error) {
 	r, err := compacted.Open(ctx, newClient, topic)
 	if err != nil {

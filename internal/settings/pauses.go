@@ -24,14 +24,14 @@ func (ks kinds) all() (list []webhook.Kind) {
 // topic uses it.
 type pauses struct {
 	now map[int64]kinds
-	// before are the pauses from before the topic was read again from its start, until it was read to its end. The
-	// documents on the way are not compared with them: later ones may follow.
+	// before holds the previous pauses while the topic is read again from its start. They are compared only at the
+	// end: until then a later document may follow.
 	before map[int64]kinds
 }
 
 func newPauses() pauses { return pauses{now: map[int64]kinds{}, before: map[int64]kinds{}} }
 
-// begin prepares for a topic whose records are not those that were read.
+// begin prepares for a topic with other records than those read so far.
 func (p *pauses) begin() {
 	for userID, was := range p.now {
 		p.before[userID] |= was
@@ -39,7 +39,7 @@ func (p *pauses) begin() {
 	p.now = map[int64]kinds{}
 }
 
-// see records what a user's newest document pauses, and returns the kinds that it does not pause any more.
+// see records the kinds that a user's newest document pauses, and returns those that it no longer pauses.
 func (p *pauses) see(c *change) (resumed kinds) {
 	var now kinds
 	for _, kind := range webhook.Kinds() {
@@ -60,9 +60,9 @@ func (p *pauses) set(userID int64, now kinds) {
 	}
 }
 
-// end compares the pauses from before with those of now, when the topic was read to its end. It calls resumed with the
-// users who do not pause a kind any more. A user of whom known reports that the topic has no usable document pauses
-// what he did: his settings may be written later.
+// end compares the previous pauses with the current ones at the end of the topic. It calls resumed with the users who
+// no longer pause a kind. A user without a usable document, according to known, keeps his pauses: his settings may be
+// written later.
 func (p *pauses) end(known func(userID int64) bool, resumed func(userID int64, resumed kinds)) {
 	for userID, was := range p.before {
 		if !known(userID) {
@@ -84,7 +84,7 @@ func (s *Store) noteResumed(c *change) {
 	}
 }
 
-// noteResumedAnew reports the kinds that are not paused any more in a topic that was created again or has lost records.
+// noteResumedAnew reports the kinds that are no longer paused in a topic that was created again or has lost records.
 func (s *Store) noteResumedAnew() {
 	s.pauses.end(func(userID int64) bool {
 		ver, _ := s.newest(userID)
@@ -103,5 +103,5 @@ func (s *Store) resumed(userID int64, resumed kinds, ver compacted.Version) {
 }
 
 // Resumed is called when a user's pause of a kind has ended. It must not block. All instances call it with the same
-// name of the document that ended it, which no other document has.
+// unique name of the document that ended it.
 type Resumed func(userID int64, kind webhook.Kind, document string)

@@ -39,12 +39,12 @@ func TestPauses(t *testing.T) {
 		}
 	}
 	if len(p.now) != 0 {
-		t.Errorf("users who have paused nothing are remembered: %v", p.now)
+		t.Errorf("users without a pause are kept: %v", p.now)
 	}
 }
 
-// TestPauseEndsInARecreatedTopic checks that pauses that ended while the config topic was created again are reported once
-// it is read, and only these. A user without a document still pauses what he did.
+// TestPauseEndsInARecreatedTopic checks that exactly the pauses that ended while the config topic was created again are
+// reported once it is read. A user without a document keeps his pauses.
 func TestPauseEndsInARecreatedTopic(t *testing.T) {
 	k := newEnv(t)
 	paused := func(userID int, kinds ...string) {

@@ -8,7 +8,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// readDocument reads a record as the store does.
+// readDocument reads a record like the store.
 func readDocument(key, value []byte, sealer *Sealer) (Document, error) {
 	userID, err := parseUserKey(key)
 	if err != nil {
@@ -48,7 +48,7 @@ func TestParseDocument(t *testing.T) {
 		{"secret is a number", "42", `{"user_id":42,"signing_secrets":[{"secret":1}]}`, ""},
 		{"secret is absent", "42", `{"user_id":42,"signing_secrets":[{"until":null}]}`, ""},
 		{"until is a number", "42", `{"user_id":42,"signing_secrets":[{"secret":"s3cret","until":1}]}`, ""},
-		{"until is no time", "42", `{"user_id":42,"signing_secrets":[{"secret":"s3cret","until":"tomorrow"}]}`, ""},
+		{"until is not a time", "42", `{"user_id":42,"signing_secrets":[{"secret":"s3cret","until":"tomorrow"}]}`, ""},
 		{"paused is text", "42", `{"user_id":42,"dlr_paused":"true"}`, ""},
 		{"paused is a number", "42", `{"user_id":42,"revoke_click_paused":1}`, ""},
 		{"failover is a list", "42", `{"user_id":42,"dlr_failover_url":["http://f"]}`, ""},
@@ -56,7 +56,7 @@ func TestParseDocument(t *testing.T) {
 		{"order is another word", "42", `{"user_id":42,"dlr_order":"newest"}`, ""},
 		{"statuses are text", "42", `{"user_id":42,"dlr_statuses":"Delivered"}`, ""},
 		{"statuses are numbers", "42", `{"user_id":42,"dlr_statuses":[1]}`, ""},
-		{"statuses are no statuses", "42", `{"user_id":42,"dlr_statuses":["delivered"]}`, ""},
+		{"unknown statuses", "42", `{"user_id":42,"dlr_statuses":["delivered"]}`, ""},
 		{"no status", "42", `{"user_id":42,"dlr_statuses":[]}`, ""},
 		{"sealed", "42", `{"user_id":42,"auth":"` + sealed + `"}`,
 			`{"user_id":42,"dlr_url":null,"click_url":null,"inbound_url":null,"revoke_click_url":null,"auth":"bob:s3cret"}`},
@@ -75,7 +75,7 @@ func TestParseDocument(t *testing.T) {
 		{"user is a fraction", "42", `{"user_id":42.0}`, ""},
 		{"other user", "42", `{"user_id":43}`, ""},
 		{"key with zeros", "042", `{"user_id":42}`, ""},
-		{"key is no number", "x", `{"user_id":42}`, ""},
+		{"key is not a number", "x", `{"user_id":42}`, ""},
 		{"key is zero", "0", `{"user_id":0}`, ""},
 		{"array", "42", `[42]`, ""},
 		{"null", "42", `null`, ""},
@@ -141,7 +141,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// A failover URL counts with its first URL only. It has the same credentials and secrets.
+// TestFailoverSettings checks that a failover URL needs a first URL, and has the same credentials and secrets.
 func TestFailoverSettings(t *testing.T) {
 	secret := webhook.NewSecret(make([]byte, 32))
 	d := Document{UserID: 7, DLRURL: text("https://a/x"), InboundURL: text("https://c"), Auth: text("u:p"),
@@ -177,7 +177,7 @@ func TestSealer(t *testing.T) {
 		t.Errorf("plain text: %q, %v", plain, err)
 	}
 	if _, err := NewSealer([]byte("short")); err == nil {
-		t.Error("a short key was taken")
+		t.Error("a short key was accepted")
 	}
 }
 
@@ -195,7 +195,7 @@ func TestCache(t *testing.T) {
 	}
 	apply(1, entry[string]{"older", v(3), true})
 	if e, _ := c.get(1); e.value != "new" {
-		t.Errorf("went back to %q", e.value)
+		t.Errorf("reverted to %q", e.value)
 	}
 	// Two more keys of the same shard evict it sooner or later.
 	for id := int64(1 + compacted.Shards); ; id += compacted.Shards {
@@ -205,13 +205,13 @@ func TestCache(t *testing.T) {
 		}
 	}
 	if c.put(1, entry[string]{"old", v(4), true}) {
-		t.Error("a lagging Redis was believed")
+		t.Error("a value of a lagging Redis was accepted")
 	}
 	if c.put(1, entry[string]{}) {
-		t.Error("a Redis without the key was believed")
+		t.Error("a missing key in Redis was accepted")
 	}
 	if !c.put(1, entry[string]{"new", v(5), true}) {
-		t.Error("Redis was not believed though it has caught up")
+		t.Error("the value was not accepted although Redis has caught up")
 	}
 	c.drop(1)
 	if _, ok := c.get(1); ok {
@@ -241,7 +241,7 @@ func TestPuttingBack(t *testing.T) {
 	}
 	// Fields that were changed again meanwhile keep the newer value.
 	if d := again(Document{DLRURL: text("mine"), ClickURL: text("c9")}); value(d.ClickURL) != "c9" {
-		t.Errorf("click_url went back to %s", value(d.ClickURL))
+		t.Errorf("click_url reverted to %s", value(d.ClickURL))
 	}
 }
 
@@ -259,7 +259,7 @@ func TestQueue(t *testing.T) {
 	q.take(2)
 	q.finished()
 	if !q.idle() {
-		t.Error("not idle though all was written")
+		t.Error("not idle although everything was written")
 	}
 	for range queueLimit + 1 {
 		q.push(change{})

@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// tombstoneKept is how long a removed key remembers its version, so that a
+	// tombstoneKept is how long the version of a removed key is kept, so that a
 	// slow instance cannot bring an old document back.
 	tombstoneKept = 24 * time.Hour
 	// pulseKept outlasts any outage after which an instance still remembers.
 	pulseKept = time.Hour
 	// clusterPulses spread over a cluster's slots, so that every node has some.
 	clusterPulses = 64
-	// scanCount is how many keys Redis looks at in one step of a scan.
+	// scanCount is the number of keys that Redis examines in one step of a scan.
 	scanCount = 1000
 )
 
@@ -96,7 +96,7 @@ type database struct {
 
 	instance string
 	beat     int   // this and pulses are used by one goroutine
-	pulses   []int // the last beat that each pulse key is known to have got
+	pulses   []int // the last beat written to each pulse key
 }
 
 func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *database {
@@ -113,7 +113,7 @@ func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *data
 	return d
 }
 
-// use turns to the keys of the topic with this id.
+// use switches to the keys of the topic with this id.
 func (d *database) use(id string) { d.id.Store(&id) }
 
 func (d *database) key(name string) string { return d.prefix + *d.id.Load() + ":" + name }
@@ -126,7 +126,7 @@ type row struct {
 	err  error  // the key was written by another program; the other rows are still valid
 }
 
-// read returns the rows of users. [Store.rowState] says whether they count.
+// read returns the rows of users. [Store.rowState] decides whether they are valid.
 func (d *database) read(ctx context.Context, users ...int64) ([]row, error) {
 	cmds := make([]*redis.SliceCmd, len(users))
 	_, err := d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -175,9 +175,9 @@ type tally struct {
 	newer   atomic.Int64 // changes of which Redis has a newer version
 }
 
-// write applies changes in their order, in one round trip or more, and returns
-// how many it is done with. After an error some more may have been applied; to
-// write them again does no harm.
+// write applies changes in order, in one or more round trips, and returns the
+// number of those that are done. After an error more may have been applied;
+// writing them again is harmless.
 //
 // A round trip takes fewer changes after one that failed, and more again after
 // those that did not: a server too slow for a full batch within the client's
@@ -287,8 +287,8 @@ func (d *database) lost(ctx context.Context) (lost bool, err error) {
 	return lost, err
 }
 
-// claim reports whether this instance may do, for as long as kept, what one
-// instance is enough for.
+// claim reports whether this instance may do work that one instance does at a
+// time. The claim lasts as long as kept.
 func (d *database) claim(ctx context.Context, name string, kept time.Duration) (bool, error) {
 	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 )
 
-// repairLimit is the most repairs that are queued. If more is lost, filling Redis from the topic is cheaper.
+// repairLimit is the largest number of queued repairs. If more is lost, filling Redis from the topic is cheaper.
 const repairLimit = 20_000
 
 // newest returns the version of a user's newest record, as far as it was read, and whether it is a tombstone.
@@ -87,7 +87,7 @@ func older(v, newest compacted.Version) state {
 	return outdated
 }
 
-// repair is the reading back of one user's newest record.
+// repair reads back one user's newest record.
 type repair struct {
 	userID int64
 	seen   string // the version found in Redis, "" for none
@@ -152,7 +152,7 @@ func (q *repairs) take(n int) []*repair {
 	return batch
 }
 
-// finish hands out the results of a batch.
+// finish delivers the results of a batch.
 func (q *repairs) finish(batch []*repair) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -287,7 +287,7 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 
 // missing deals with a user whose newest record is not in the topic any more. Either a newer one took its place, which
 // has not been read yet, or that one cannot be read (it was skipped), or retention took it. In the latter cases the
-// user has no document, as after a restart.
+// user has no document, like after a restart.
 func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version) error {
 	r := s.topic.Reader()
 	now, err := compacted.Describe(ctx, r.Client(), s.cfg.Topic)

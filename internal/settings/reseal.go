@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// resealers is how many documents are rewritten at once.
+	// resealers is the number of documents rewritten at once.
 	resealers = 16
-	// resealPasses is how often the topic is read at most. After the first pass, only what other writers wrote meanwhile
-	// is left.
+	// resealPasses is the largest number of passes over the topic. After the first pass, only what other writers wrote
+	// meanwhile is left.
 	resealPasses = 5
 )
 
-// Resealing are the numbers of documents that Reseal found in the config topic.
+// Resealing holds the numbers of documents that Reseal found in the config topic.
 type Resealing struct {
 	Documents int // users with a document
 	Resealed  int // rewritten, or to be rewritten in a dry run
@@ -67,7 +67,7 @@ func (s *Store) Reseal(ctx context.Context, dry bool) (Resealing, error) {
 		"another key: set the same secrets.key on every instance and reseal again")
 }
 
-// sealing is how a record's credentials are stored.
+// sealing is the form in which a record's credentials are stored.
 type sealing int
 
 const (
@@ -77,7 +77,7 @@ const (
 	sealedUnknown                // with a key that is not known
 )
 
-// sealingOf looks at the value of a record.
+// sealingOf returns the sealing of a record's value.
 func (s *Store) sealingOf(userID int64, value []byte) (sealing, error) {
 	d, err := parseDocument(userID, value, s.cfg.Secrets)
 	switch {
@@ -117,7 +117,7 @@ func (s *Store) examine(ctx context.Context) (found Resealing, toDo map[int64]co
 		if err == nil && !next.removed {
 			next.sealing, err = s.sealingOf(userID, record.Value)
 		}
-		// An unreadable record is passed over: the one before it stays.
+		// Skip an unreadable record: the previous one stays in effect.
 		if err == nil && next.ver.Newer(users[userID].ver) {
 			users[userID] = next
 		}
@@ -185,9 +185,9 @@ func (s *Store) rewriteAll(ctx context.Context, toDo map[int64]compacted.Version
 	return n, err
 }
 
-// rewriting asks update for a record even if nothing changes.
+// rewriting makes update write a record even if nothing changes.
 type rewriting struct {
-	ver     compacted.Version // the version that is to be replaced; another one stays
+	ver     compacted.Version // the version to replace; another one is kept
 	written bool
 }
 

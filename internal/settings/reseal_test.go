@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// rotated returns sealers of a rotation: one that has the old key, and one that has the new key and knows the old one.
+// rotated returns the sealers of a rotation: one with the old key, and one with the new key that also knows the old
+// one.
 func rotated(t *testing.T) (before, after *Sealer) {
 	t.Helper()
 	return testSealer(t, "o"), testSealer(t, "n", "x", "o")
@@ -71,7 +72,7 @@ func TestReseal(t *testing.T) {
 	for user, value := range k.newest() {
 		if user == "4" {
 			if value != unopened {
-				t.Errorf("what nobody can open was changed: %s", value)
+				t.Errorf("a document that cannot be opened was changed: %s", value)
 			}
 			continue
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// countedSecrets is how many signing secrets of a document count: the first ones.
+// countedSecrets is the number of signing secrets of a document that are used: the first ones.
 const countedSecrets = 2
 
 // signingSecret is one element of signing_secrets.
@@ -54,8 +54,8 @@ func parseSecrets(userID int64, raw []byte, sealer *Sealer) (secrets []signingSe
 	return secrets, outdated, nil
 }
 
-// secretsText returns secrets as the value of Document.SigningSecrets. seal is
-// applied to each of them.
+// secretsText returns secrets as the value of Document.SigningSecrets. It applies
+// seal to each of them.
 func secretsText(secrets []signingSecret, seal func(string) string) string {
 	text := []byte{'['}
 	for i, s := range secrets {
@@ -76,7 +76,7 @@ func secretsText(secrets []signingSecret, seal func(string) string) string {
 
 func inClear(s string) string { return s }
 
-// sealSecrets returns the text of a document's secrets as a record holds it.
+// sealSecrets returns the text of a document's secrets for a record.
 func sealSecrets(userID int64, text string, sealer *Sealer) string {
 	secrets, _, err := parseSecrets(userID, []byte(text), nil)
 	if err != nil || sealer == nil {

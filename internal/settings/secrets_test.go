@@ -30,8 +30,8 @@ func TestRotate(t *testing.T) {
 		{"third drops the oldest", element(b, "null") + "," + element(a, "2026-02-28T00:00:00Z"), time.Hour,
 			element(c, "null") + "," + element(b, "2026-02-27T13:00:00.000Z")},
 		{"without grace", element(b, "null") + "," + element(a, "2026-02-28T00:00:00Z"), 0, element(c, "null")},
-		{"an earlier end stays", element(a, "2026-02-27T12:30:00Z"), time.Hour, element(c, "null") + "," + element(a, "2026-02-27T12:30:00Z")},
-		{"what has ended goes", element(a, "2026-02-27T12:00:00Z"), time.Hour, element(c, "null")},
+		{"an earlier end is kept", element(a, "2026-02-27T12:30:00Z"), time.Hour, element(c, "null") + "," + element(a, "2026-02-27T12:30:00Z")},
+		{"expired secrets are removed", element(a, "2026-02-27T12:00:00Z"), time.Hour, element(c, "null")},
 		{"again", element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z"), time.Hour, element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestUsableSecrets(t *testing.T) {
 			if signing := d.Settings().Endpoints[webhook.DLR].Secrets != nil; signing != (tc.usable > 0) {
 				t.Errorf("the endpoint signs: %v", signing)
 			}
-			// What cannot be opened is kept as it is, the rest is sealed.
+			// What cannot be opened is kept unchanged, the rest is sealed.
 			written := string(d.AppendJSON(nil, sealer))
 			if strings.Contains(written, "whsec_") || strings.Contains(written, unknown) != strings.Contains(strings.Join(tc.secrets, ""), unknown) {
 				t.Errorf("written as %s", written)
@@ -98,8 +98,8 @@ func TestUsableSecrets(t *testing.T) {
 	}
 }
 
-// TestUnusableSecretIsReported checks that a secret of an unknown key is counted, and that the user's other settings stay
-// in use. Updates keep it, a rotation replaces it.
+// TestUnusableSecretIsReported checks that a secret of an unknown key is counted, and that the user's other settings
+// stay in use. Updates keep it, a rotation replaces it.
 func TestUnusableSecretIsReported(t *testing.T) {
 	k := newEnv(t)
 	url := "http://a"
@@ -160,8 +160,8 @@ func TestResealSecrets(t *testing.T) {
 	}
 }
 
-// TestRacingFurtherSettings checks that set-webhook's fields and further settings, changed on two instances at once, lose
-// nothing.
+// TestRacingFurtherSettings checks that set-webhook's fields and further settings, changed on two instances at once,
+// lose nothing.
 func TestRacingFurtherSettings(t *testing.T) {
 	k := newEnv(t)
 	stores := []*Store{k.loaded(), k.loaded()}

@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// TestUserSize measures what the settings of a user with one URL take in memory, besides the index.
+// TestUserSize measures the memory for the settings of a user with one URL, without the index.
 func TestUserSize(t *testing.T) {
 	const users, most = 200_000, 330 // bytes
 	heap := func() uint64 {

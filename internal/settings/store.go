@@ -47,7 +47,7 @@ const (
 	defaultUsers = 200_000
 )
 
-// Config says where settings live.
+// Config configures a Store.
 type Config struct {
 	Topic       string  // the config topic
 	KeyPrefix   string  // of every Redis key, e.g. "smshooks:"
@@ -81,7 +81,7 @@ type Store struct {
 	loaded   chan struct{}
 	onReady  sync.Once
 	queue    queue
-	unusable map[int64]unusable // found before the topic's end, which shows which records are the newest
+	unusable map[int64]unusable // found before the topic's end, when it is not known yet which records are the newest
 
 	repairs   repairs
 	sweepNow  chan struct{}
@@ -96,7 +96,7 @@ type Store struct {
 	producer   *kgo.Client
 }
 
-// New returns a store that answers nothing until Run runs. newClient returns a Kafka client without a group that has
+// New returns a store that is not ready before Run. newClient returns a Kafka client without a group that has
 // the given options as well.
 func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, log *zap.Logger, obs Observer) *Store {
 	if cfg.MaxUsers <= 0 {
@@ -145,13 +145,13 @@ func (s *Store) Run(ctx context.Context) error {
 	return s.topic.Run(ctx)
 }
 
-// Follower returns what follows the topic.
+// Follower returns the follower of the topic.
 func (s *Store) Follower() *compacted.Follower { return s.topic }
 
 // Loaded is closed when the topic has been read to its end and, if this instance materialises, Redis has been filled.
 func (s *Store) Loaded() <-chan struct{} { return s.loaded }
 
-// ready reports whether this instance knows enough to judge what Redis answers.
+// ready reports whether this instance knows enough to check the answers of Redis.
 func (s *Store) ready() bool {
 	return s.topic.Read() && (s.filled.Load() || !s.cfg.Materialise)
 }
@@ -173,7 +173,7 @@ func (s *Store) Lookup(userID int64) (*webhook.Settings, bool) {
 	return e.value, ok && e.value != nil
 }
 
-// Load brings the users' settings from Redis into memory, in one round trip, so that Lookup finds each of them until it
+// Load loads the users' settings from Redis into memory, in one round trip, so that Lookup finds each of them until it
 // is evicted. After an error, the settings of users that Lookup does not find are unknown: Redis is unreachable or has
 // lost them, and Load must be called again later. A user without a document in the topic has no settings, whatever
 // Redis holds. But while Redis is unreachable, events of such users wait, like those of all users who are not in memory

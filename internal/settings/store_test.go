@@ -92,7 +92,7 @@ func TestFlush(t *testing.T) {
 		for id := int64(1); id <= 300; id += 7 {
 			for _, s := range []*Store{a, b} {
 				if got := host(t, s, id); got != "?" && got != "h"+strconv.FormatInt(id, 10) {
-					t.Fatalf("round %d: user %d is taken for %q", round, id, got)
+					t.Fatalf("round %d: user %d appears with %q", round, id, got)
 				}
 			}
 		}
@@ -278,7 +278,7 @@ func TestSealedAtRest(t *testing.T) {
 	blind, obs, _ := k.start(func(c *Config) { c.Materialise = false })
 	waitLoaded(t, blind)
 	if got := host(t, blind, 2); got != "?" {
-		t.Errorf("without the key user 2 is taken for %q", got)
+		t.Errorf("without the key user 2 appears with %q", got)
 	}
 	if n := obs.skipped(); n != 1 {
 		t.Errorf("%d records reported, want 1", n)
@@ -288,10 +288,10 @@ func TestSealedAtRest(t *testing.T) {
 	wrong, _, _ := k.start(func(c *Config) { c.Secrets = testSealer(t, "o") })
 	waitLoaded(t, wrong)
 	if got := host(t, wrong, 2); got != "?" {
-		t.Errorf("with another key user 2 is taken for %q", got)
+		t.Errorf("with another key user 2 appears with %q", got)
 	}
 	if _, err := wrong.Update(t.Context(), 2, func(d Document) Document { d.InboundURL = text("http://i"); return d }); err == nil {
-		t.Error("an update wrote over settings that cannot be opened")
+		t.Error("an update overwrote settings that cannot be opened")
 	}
 	right, _, _ := k.start(sealedWith(sealer))
 	waitLoaded(t, right)
@@ -313,10 +313,10 @@ func TestRedisAway(t *testing.T) {
 	default:
 	}
 	if got := host(t, store, 2); got != "?" {
-		t.Errorf("before Redis is filled a user is taken for %q", got)
+		t.Errorf("before Redis is filled a user appears with %q", got)
 	}
 	if store.Err() == nil {
-		t.Error("all is well without Redis at the start")
+		t.Error("no error without Redis at the start")
 	}
 	if err := mini.Restart(); err != nil {
 		t.Fatal(err)
@@ -328,7 +328,7 @@ func TestRedisAway(t *testing.T) {
 	k.set(1, "b")
 	eventually(t, time.Second, "a change without Redis", func() bool { return host(t, store, 1) == "b" })
 	if got := host(t, store, 3); got != "?" {
-		t.Errorf("a user that memory does not know is taken for %q without Redis", got)
+		t.Errorf("without Redis a user who is not in memory appears with %q", got)
 	}
 	began := time.Now()
 	if _, err := store.Update(t.Context(), 1, func(d Document) Document { return d }); !errors.Is(err, ErrUnavailable) {
@@ -351,7 +351,7 @@ func TestRedisAway(t *testing.T) {
 	}
 }
 
-func TestQueueOverflowIsMadeGood(t *testing.T) {
+func TestQueueOverflowIsRepaired(t *testing.T) {
 	k := newEnv(t)
 	store, _, _ := k.start()
 	waitLoaded(t, store)
@@ -369,7 +369,7 @@ func TestTopicRecreated(t *testing.T) {
 	k.set(2, "gone")
 	store := k.loaded()
 	k.deleteTopic()
-	eventually(t, 10*time.Second, "the topic gone", func() bool {
+	eventually(t, 10*time.Second, "the topic deleted", func() bool {
 		_, err := compacted.Describe(t.Context(), k.open(), k.topic)
 		return err != nil
 	})
@@ -388,7 +388,7 @@ func TestRebuildFindsRecreatedTopic(t *testing.T) {
 	waitLoaded(t, store)
 	stop() // the reader stays that of the old topic
 	k.deleteTopic()
-	eventually(t, 10*time.Second, "the topic gone", func() bool {
+	eventually(t, 10*time.Second, "the topic deleted", func() bool {
 		_, err := compacted.Describe(t.Context(), k.open(), k.topic)
 		return err != nil
 	})
@@ -406,7 +406,7 @@ func TestWithoutMaterialiser(t *testing.T) {
 	reader, _, _ := k.start(func(c *Config) { c.Materialise = false })
 	waitLoaded(t, reader)
 	wantHost(t, reader, 1, "a")
-	wantHost(t, reader, 2, "") // the topic says so, whatever Redis says
+	wantHost(t, reader, 2, "") // the topic decides, whatever Redis holds
 	if _, _, err := reader.Document(t.Context(), 1); err != nil {
 		t.Errorf("an empty Redis hides the document: %v", err)
 	}

@@ -17,11 +17,11 @@ import (
 const (
 	// sweepPeriod is the time from the start of one sweep to the next one.
 	sweepPeriod = 5 * time.Second
-	// sweepBatch is how many keys a sweep looks at in one round trip.
+	// sweepBatch is the number of keys that a sweep compares in one round trip.
 	sweepBatch = 250
 	// sweepRate bounds a sweep, in keys per second, as long as nothing is wrong.
 	sweepRate = 5000
-	// muchLost is how many keys are repaired one by one in one sweep. Beyond it
+	// muchLost is the number of keys that one sweep repairs one by one. Beyond it
 	// Redis is filled again.
 	muchLost = 1000
 	// purgeWait bounds how long a start waits for outdated entries to be removed
@@ -67,7 +67,7 @@ func (s *Store) sweepSoon() {
 	}
 }
 
-// sweep compares every user with Redis, and repairs what differs. It returns how many did.
+// sweep compares every user with Redis, and repairs the differences. It returns their number.
 func (s *Store) sweep(ctx context.Context, hurry bool) (wrong int, err error) {
 	for shard := range compacted.Shards {
 		for users := range slices.Chunk(s.index.Keys(shard), sweepBatch) {
@@ -90,7 +90,7 @@ func (s *Store) sweep(ctx context.Context, hurry bool) (wrong int, err error) {
 	return wrong, nil
 }
 
-// compare looks at the versions of some users in Redis.
+// compare compares the versions of some users in Redis.
 func (s *Store) compare(ctx context.Context, users []int64) (wrong int, err error) {
 	rows, err := s.rdb.read(ctx, users...)
 	if err != nil {

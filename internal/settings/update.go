@@ -176,7 +176,7 @@ func (s *Store) store(
 	return compacted.VersionOf(record), true, nil
 }
 
-// adopt brings an acknowledged record into memory and Redis. It is durable already: if Redis just failed, the record
+// adopt stores an acknowledged record in memory and Redis. It is already durable: if Redis just failed, the record
 // gets there through the topic, and until then no instance that has read it accepts an older one.
 func (s *Store) adopt(ctx context.Context, record *kgo.Record) {
 	c, err := s.decode(record)
@@ -190,7 +190,7 @@ func (s *Store) adopt(ctx context.Context, record *kgo.Record) {
 	}
 }
 
-// catchUp waits until everything was read that other writers have had acknowledged by now, so that an update does not
+// catchUp waits until everything was read that was acknowledged to other writers by now, so that an update does not
 // undo it.
 func (s *Store) catchUp(ctx context.Context) error {
 	r := s.topic.Reader()
@@ -223,7 +223,7 @@ func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err erro
 		case errors.Is(err, redis.Nil), err == nil && holder == token: // the client may have asked twice
 			return unlock, nil
 		case err != nil:
-			s.orphans.add(name, token) // Redis may have granted it all the same
+			s.orphans.add(name, token) // Redis may have granted it nevertheless
 			return nil, fmt.Errorf("lock user %d in Redis: %w", userID, err)
 		}
 		if err := compacted.Sleep(ctx, retryPeriod); err != nil {
@@ -239,7 +239,7 @@ func (s *Store) unlock(ctx context.Context, name, token string) error {
 	return s.rdb.unlock.Run(ctx, s.rdb.rdb, []string{name}, token).Err()
 }
 
-// produce sends a record; the channel gets its fate.
+// produce sends a record. The channel receives the result.
 func (s *Store) produce(ctx context.Context, record *kgo.Record) (<-chan error, error) {
 	client, err := s.producing()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 func TestLockOutlivesUnansweredRecord(t *testing.T) {
 	k := newEnv(t)
 	if k.cluster == nil {
-		t.Skip("holds back a produce request of the Kafka in the process")
+		t.Skip("needs the Kafka in the process, to hold back a produce request")
 	}
 	k.set(1, "before")
 	a, _, _ := k.start()
@@ -77,7 +77,7 @@ func TestUpdatesBehindOpenTransaction(t *testing.T) {
 	}
 	for _, s := range []*Store{a, b} {
 		if got := url(t, s, 1); got != "http://c" {
-			t.Errorf("after the transaction user 1 is answered %q", got)
+			t.Errorf("after the transaction user 1 gets %q", got)
 		}
 	}
 }
