@@ -14,15 +14,15 @@ import (
 // Span is the offsets Start ≤ o < End of a partition.
 type Span struct{ Start, End int64 }
 
-// Bounds are what the brokers report of a topic at one moment.
+// Bounds holds the brokers' state of a topic at one moment.
 type Bounds struct {
 	// ID changes when the topic is deleted and created again.
 	ID    kadm.TopicID
 	Spans map[int32]Span // by partition
 }
 
-// Describe returns the bounds of a topic as client sees them: an open transaction holds back the end for a client that
-// reads committed records only. A missing topic is an error.
+// Describe returns the bounds of a topic for client: an open transaction holds back the end for a client that reads
+// only committed records. A missing topic is an error.
 func Describe(ctx context.Context, client *kgo.Client, topic string) (Bounds, error) {
 	admin := kadm.NewClient(client)
 	details, err := admin.ListTopics(ctx, topic)

@@ -5,7 +5,7 @@
 // after the topic was created again, and after it lost records. internal/settings and internal/apikey build their
 // memory with it. An [Index] holds the [Version] of the newest record of each key.
 //
-// Follower.Run runs in the caller's goroutine. For as long as one reader reads it starts two more, for the lag and for
+// Follower.Run runs in the caller's goroutine. While a reader reads, it runs two more, for the lag and for
 // Hooks.Beside, and waits for both before it opens the next reader.
 //
 // What is not obvious:
@@ -13,7 +13,7 @@
 //     that receives no records looks up where the next one is, and moves its position over the gap.
 //   - The end of a partition is the last stable offset if the client reads committed records only. An open transaction
 //     holds it back, although later records exist and were acknowledged.
-//   - A topic's name says nothing of its identity. Offsets and versions count only for the same topic id.
+//   - A topic's name does not identify it. Offsets and versions are valid only for the same topic id.
 //
 // The package does not know users, Redis or the format of records.
 package compacted

@@ -19,7 +19,7 @@ import (
 
 const topic = "topic"
 
-// env is a Kafka with a compacted topic.
+// env is an in-process Kafka with a compacted topic.
 type env struct {
 	*testing.T
 	cluster *kfake.Cluster
@@ -142,7 +142,7 @@ func TestReadAllPastDeletedRecords(t *testing.T) {
 	}
 }
 
-// TestPatience checks that a reader of spans tolerates errors for as long as its patience and no longer.
+// TestPatience checks that a reader of spans tolerates errors for the given time and no longer.
 func TestPatience(t *testing.T) {
 	k := newEnv(t)
 	const patience = 300 * time.Millisecond
@@ -174,7 +174,7 @@ func TestAwaitAndExists(t *testing.T) {
 		t.Error("no error for a missing partition")
 	}
 	if read, err := r.Await(t.Context(), 0, 1); read || err != nil {
-		t.Errorf("a record behind the end was read: %v, %v", read, err)
+		t.Errorf("a record after the end was read: %v, %v", read, err)
 	}
 }
 
@@ -257,12 +257,12 @@ func TestFollow(t *testing.T) {
 	k.write(k.client, 0, 3)
 	k.write(k.client, 10, 12) // unreadable
 	follower, f := k.follow()
-	k.eventually("what was there", func() bool { return f.has("0", "1", "2") && f.ends == 1 && f.fresh == 0 && f.unreadable == 2 })
+	k.eventually("existing records", func() bool { return f.has("0", "1", "2") && f.ends == 1 && f.fresh == 0 && f.unreadable == 2 })
 	k.write(k.client, 3, 4)
 	if err := follower.Reader().CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	k.eventually("what came later", func() bool { return f.has("0", "1", "2", "3") && f.fresh == 1 })
+	k.eventually("later records", func() bool { return f.has("0", "1", "2", "3") && f.fresh == 1 })
 }
 
 // TestFollowRecreated checks that the records of a deleted topic are void as soon as the new one is read.
@@ -274,7 +274,7 @@ func TestFollowRecreated(t *testing.T) {
 	if _, err := kadm.NewClient(k.client).DeleteTopic(t.Context(), topic); err != nil {
 		t.Fatal(err)
 	}
-	k.eventually("the topic gone", func() bool {
+	k.eventually("the topic deleted", func() bool {
 		_, err := Describe(t.Context(), k.open(), topic)
 		return err != nil
 	})
@@ -289,7 +289,7 @@ func TestFollowRecreated(t *testing.T) {
 	}
 }
 
-// TestAdopt checks that a follower looks at its topic as soon as it hears of a new one.
+// TestAdopt checks that a follower checks its topic as soon as Adopt reports a new one.
 func TestAdopt(t *testing.T) {
 	const looks = 20
 	k := newEnv(t)
@@ -301,10 +301,10 @@ func TestAdopt(t *testing.T) {
 		if err := follower.Adopt(t.Context(), []string{"another", topic}); err != nil {
 			t.Fatal(err)
 		}
-		k.eventually("a look at the topic", func() bool { return measured() > before })
+		k.eventually("a check of the topic", func() bool { return measured() > before })
 	}
 	if took := time.Since(began); took > looks/2*measurePeriod {
-		t.Errorf("%d looks took %v: they waited for the next one that was due", looks, took)
+		t.Errorf("%d checks took %v: they waited for the next measurement", looks, took)
 	}
 }
 
@@ -329,8 +329,8 @@ func TestFollowAgain(t *testing.T) {
 	if !follower.Read() || f.voids != 1 || !f.has("0", "1", "2", "3", "4") {
 		t.Errorf("read %v, %d void", follower.Read(), f.voids)
 	}
-	if err := follower.bear(t.Context(), fmt.Errorf("poll: %w", &kgo.ErrDataLoss{Topic: topic})); err == nil {
-		t.Fatal("reading goes on after records were lost")
+	if err := follower.tolerate(t.Context(), fmt.Errorf("poll: %w", &kgo.ErrDataLoss{Topic: topic})); err == nil {
+		t.Fatal("reading continues after records were lost")
 	}
 	again <- errors.New("once more")
 	k.eventually("a void beginning", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.voids == 2 && f.ends == 2 })
@@ -386,7 +386,7 @@ func TestIndex(t *testing.T) {
 		}
 	}
 	if x.Put(1, struct{}{}, Version{30_000, 7, 2_000_000_000_000}, false) {
-		t.Error("an older offset of the same partition was taken")
+		t.Error("an older offset of the same partition was accepted")
 	}
 	x.Drop(1, Version{30_000, 7, 0})
 	if x.Len() != 1 {

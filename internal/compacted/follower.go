@@ -34,7 +34,7 @@ type Observer interface {
 
 // Hooks are the callbacks of a [Follower]. Begin, Take and End are called by one goroutine at a time.
 type Hooks struct {
-	// Begin is called before the topic is read from its start. If void is true, nothing counts that was taken before:
+	// Begin is called before the topic is read from its start. If void is true, earlier records are invalid:
 	// the topic is read for the first time, was created again or has lost records. Otherwise every record that was
 	// taken may be taken again.
 	Begin func(void bool, r *Reader)
@@ -82,10 +82,10 @@ func Sample(log *zap.Logger) *zap.Logger {
 // Read reports whether the topic was read to its end.
 func (f *Follower) Read() bool { return f.read.Load() }
 
-// Reader returns the reader of now, nil if there was none yet.
+// Reader returns the current reader, nil if there was none yet.
 func (f *Follower) Reader() *Reader { return f.reader.Load() }
 
-// ID returns the id of the topic that is read, zero if there was none yet.
+// ID returns the id of the topic that is read, or zero before the first.
 func (f *Follower) ID() (id [16]byte) {
 	if r := f.Reader(); r != nil {
 		id = r.ID()
@@ -93,7 +93,7 @@ func (f *Follower) ID() (id [16]byte) {
 	return id
 }
 
-// Adopt finds out at once whether the topic was created again, if it is among the topics.
+// Adopt checks at once whether the topic was created again, if it is among topics.
 func (f *Follower) Adopt(_ context.Context, topics []string) error {
 	if slices.Contains(topics, f.topic) {
 		select {
@@ -165,7 +165,7 @@ func (f *Follower) follow(ctx context.Context, r *Reader) error {
 			if done {
 				f.end(r)
 			}
-			if err = f.bear(ctx, err); err != nil {
+			if err = f.tolerate(ctx, err); err != nil {
 				return err
 			}
 		}
@@ -179,7 +179,7 @@ func (f *Follower) follow(ctx context.Context, r *Reader) error {
 					zap.Int32("partition", record.Partition), zap.Int64("offset", record.Offset), zap.String("reason", err.Error()))
 			}
 		})
-		if err = f.bear(ctx, err); err != nil {
+		if err = f.tolerate(ctx, err); err != nil {
 			return err
 		}
 	}
@@ -192,8 +192,8 @@ func (f *Follower) end(r *Reader) {
 	f.hooks.End()
 }
 
-// bear logs a read error and pauses. It returns errors after which reading cannot continue.
-func (f *Follower) bear(ctx context.Context, err error) error {
+// tolerate logs a read error and pauses. It returns errors after which reading cannot continue.
+func (f *Follower) tolerate(ctx context.Context, err error) error {
 	var lost *kgo.ErrDataLoss
 	switch {
 	case err == nil:
@@ -209,7 +209,7 @@ func (f *Follower) bear(ctx context.Context, err error) error {
 	return Sleep(ctx, pollWait)
 }
 
-// measure reports the lag, and finds out whether the topic was created again, until ctx ends.
+// measure reports the lag, and checks whether the topic was created again, until ctx ends.
 func (f *Follower) measure(ctx context.Context, r *Reader) error {
 	for {
 		period := measureReading

@@ -20,7 +20,7 @@ type indexShard[K comparable, V any] struct {
 }
 
 type newest[V any] struct {
-	value V // first: a value without a size takes no room then
+	value V // first, because a value of size zero then takes no space
 	stamp
 }
 

@@ -24,14 +24,14 @@ const (
 	fetchWait = 2 * time.Second
 )
 
-// ErrRecreated is the error of a topic that was deleted and created again: its offsets start again, and no version
-// from before counts.
+// ErrRecreated is returned for a topic that was deleted and created again: its offsets start again, and earlier
+// versions are invalid.
 var ErrRecreated = errors.New("topic was deleted and created again")
 
 // NewClient returns a Kafka client without a group that has the given options as well.
 type NewClient func(...kgo.Opt) (*kgo.Client, error)
 
-// Reader reads a topic without a group, from the start of each partition, and knows how far it has come. One goroutine
+// Reader reads a topic without a group, from the start of each partition, and records its progress. One goroutine
 // polls; the other methods are safe for concurrent use.
 type Reader struct {
 	topic     string
@@ -84,7 +84,7 @@ func OpenSpans(newClient NewClient, topic string, spans map[int32]Span, patience
 	return r, nil
 }
 
-// options of every reader's client. Control records are kept because they move the position too.
+// options returns the options of every reader's client. Control records are kept because they move the position, too.
 func options() []kgo.Opt { return []kgo.Opt{kgo.KeepControlRecords()} }
 
 func newReader(client *kgo.Client, newClient NewClient, topic string, goal Bounds) *Reader {
@@ -108,7 +108,7 @@ func (r *Reader) Client() *kgo.Client { return r.client }
 func (r *Reader) ID() kadm.TopicID { return r.goal.ID }
 
 // ReadAll calls take with every record that the topic held when the reader was opened, and polled, if it is not nil,
-// after each poll. An error of take ends it and is returned as it is.
+// after each poll. An error of take ends it and is returned unchanged.
 func (r *Reader) ReadAll(ctx context.Context, polled func(), take func(*kgo.Record) error) error {
 	var stopped error
 	for {
@@ -226,8 +226,8 @@ func (r *Reader) behind(spans map[int32]Span) (n int64) {
 	return n
 }
 
-// done reports whether everything was read that was there when the reader was opened. When no records come any more it
-// finds out whether they still exist.
+// done reports whether everything was read that existed when the reader was opened. If no more records arrive, it
+// checks whether they still exist.
 func (r *Reader) done(ctx context.Context) (bool, error) {
 	if r.Passed(r.goal.Spans) {
 		return true, nil
@@ -285,7 +285,7 @@ func (r *Reader) skip(ctx context.Context, spans map[int32]Span) error {
 	return nil
 }
 
-// CatchUp waits until everything was read that other writers have had acknowledged by now.
+// CatchUp waits until everything was read that was acknowledged to other writers by now.
 func (r *Reader) CatchUp(ctx context.Context) error {
 	now, err := Describe(ctx, r.client, r.topic)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // zero Version, of a key that was never written, is older than any other.
 type Version struct {
 	Partition int32
-	Offset    int64 // of the record plus one, so that zero stands for none
+	Offset    int64 // of the record plus one, so that zero means none
 	Time      int64 // the record's timestamp in Unix milliseconds
 }
 
