@@ -16,11 +16,11 @@ import (
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
-// countPatience is how long Kafka may not answer while records are counted.
+// countPatience is how long Kafka may fail to answer while records are counted.
 const countPatience = 20 * time.Second
 
 // Count returns how many delayed records a recovery with this marker would copy now. It reads the topics from the
-// committed offsets of the group on, and stores nothing. describe says what a topic is.
+// committed offsets of the group on, and stores nothing. describe returns the Info of a topic.
 func (l *Log) Count(ctx context.Context, m Marker, names []string, group, epoch string,
 	describe func(topic string) topics.Info) (n int64, err error) {
 	client, err := l.client()
@@ -67,7 +67,7 @@ func (l *Log) Count(ctx context.Context, m Marker, names []string, group, epoch 
 	return n, nil
 }
 
-// trackersOf returns what the group has finished of a topic's partitions, and the spans that it has not.
+// trackersOf returns the trackers of a topic's partitions, and the spans that the group has not finished.
 func trackersOf(commits kadm.OffsetResponses, topic string, bounds compacted.Bounds) (
 	map[int32]*offsets.Tracker, map[int32]compacted.Span) {
 	trackers, spans := map[int32]*offsets.Tracker{}, map[int32]compacted.Span{}
@@ -98,7 +98,8 @@ func (l *Log) setTopics(ctx context.Context, client *kgo.Client, m *Marker, name
 	return nil
 }
 
-// setEnds fills in where the topics of a marker end. It does not fail: ends that Kafka does not tell stay unknown.
+// setEnds fills in the end offsets of a marker's topics. It does not fail: ends that Kafka does not return stay
+// unknown.
 func setEnds(ctx context.Context, client *kgo.Client, m *Marker, names []string) {
 	ctx, cancel := context.WithTimeout(ctx, endsTimeout)
 	defer cancel()

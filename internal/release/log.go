@@ -20,16 +20,16 @@ import (
 const (
 	// writeTimeout bounds the storing of a record.
 	writeTimeout = 4 * time.Second
-	// retriesSettle is how long the retries of attempts that have just failed may take to be stored: they wait, too.
+	// retriesSettle is the time for the retries of attempts that have just failed to be stored: they are selected, too.
 	retriesSettle = 250 * time.Millisecond
-	// endsTimeout bounds the part of it in which the ends of delay topics are read.
+	// endsTimeout bounds the part of it for reading the ends of delay topics.
 	endsTimeout = 1500 * time.Millisecond
 	// catchUpTimeout bounds one attempt to read the topic to its end.
 	catchUpTimeout = 30 * time.Second
-	// endPoll is how often CatchUp looks whether open transactions have ended.
+	// endPoll is the interval at which CatchUp checks whether open transactions have ended.
 	endPoll        = 5 * time.Millisecond
 	forgetInterval = 10 * time.Minute
-	// maxUsers is how many users one marker names; more need several.
+	// maxUsers is the number of users that one marker can name; more need several.
 	maxUsers = 10_000
 )
 
@@ -57,7 +57,7 @@ type Log struct {
 	unread    *outage.Outage
 	unwritten *outage.Outage
 	resumed   resumptions
-	waiting   atomic.Pointer[error] // why AwaitEnd waits; nil = it does not
+	waiting   atomic.Pointer[error] // why AwaitEnd waits, or nil
 
 	mu       sync.Mutex
 	producer *kgo.Client // nil until something is written
@@ -115,8 +115,8 @@ func (l *Log) Run(ctx context.Context) error {
 	return l.follower.Run(ctx)
 }
 
-// forgetGone forgets the recoveries that are older than Keep and whose markers the topic does not hold any more. While
-// it holds them, delay topics may hold records that they have released: `topics ensure` keeps none for longer.
+// forgetGone forgets the recoveries that are older than Keep and whose markers are no longer in the topic. Until then,
+// delay topics may hold records that they have released: `topics ensure` keeps none for longer.
 func (l *Log) forgetGone(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
@@ -126,7 +126,7 @@ func (l *Log) forgetGone(ctx context.Context) {
 	}
 	bounds, err := compacted.Describe(ctx, r.Client(), l.cfg.Topic)
 	if err != nil {
-		return // the next time will do
+		return // the next call tries again
 	}
 	l.forget(l.cfg.Now().Add(-l.cfg.Keep), func(p place) bool {
 		return p.topic == [16]byte(bounds.ID) && p.offset >= bounds.Spans[p.partition].Start
@@ -142,13 +142,13 @@ func (l *Log) Close() {
 	}
 }
 
-// Follower returns what follows the topic.
+// Follower returns the follower of the topic.
 func (l *Log) Follower() *compacted.Follower { return l.follower }
 
 // Loaded is closed when the topic was read to its end.
 func (l *Log) Loaded() <-chan struct{} { return l.loaded }
 
-// Err returns why delayed events wait, nil if they do not.
+// Err returns why delayed events are held back, or nil.
 func (l *Log) Err() error {
 	if !l.follower.Read() {
 		return fmt.Errorf("topic %s has not been read to its end", l.cfg.Topic)
@@ -223,7 +223,7 @@ func (l *Log) Begin(ctx context.Context, m Marker, topics []string) (ids []strin
 	if err := l.setTopics(ctx, client, &m, topics); err != nil {
 		return nil, err
 	}
-	if m.Cause != Resume { // an instance that does not know yet of the end of a pause goes on storing paused events
+	if m.Cause != Resume { // an instance that does not know yet of the end of a pause still stores paused events
 		if err := compacted.Sleep(ctx, retriesSettle); err != nil {
 			return nil, err
 		}
@@ -242,7 +242,7 @@ func (l *Log) Begin(ctx context.Context, m Marker, topics []string) (ids []strin
 	return ids, nil
 }
 
-// split returns markers that name at most maxUsers users each and select together what m selects.
+// split returns markers of at most maxUsers users each, which together select what m selects.
 func (m *Marker) split() (parts []Marker) {
 	if len(m.Users) <= maxUsers {
 		return []Marker{*m}

@@ -1,10 +1,10 @@
 // Package release makes delayed events due now (docs/adr/0016-recover.md).
 //
 // A recovery begins with a durable [Marker] in the topic of releases. A [Log] follows that topic and keeps the
-// [State]: all markers, and how far each has come. [State.Decide] says whether a delayed record that is due was
+// [State]: all markers and the progress of each. [State.Decide] reports whether a delayed record that is due was
 // released. The [Worker] of the member that owns a partition copies the selected records in transactions.
 //
-// The worker changes nothing in memory: what it has done counts once the log has read it.
+// The worker changes nothing in memory: its work takes effect once the log has read it.
 package release
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Cause says who began a recovery.
+// Cause is the origin of a recovery.
 type Cause string
 
 // The causes.
@@ -31,7 +31,7 @@ const (
 	Resume   Cause = "resume"   // the end of a pause
 )
 
-// Marker begins a recovery and says which records it selects. It holds all that this depends on, so that every
+// Marker begins a recovery and selects its records. It contains everything that the selection depends on, so that every
 // instance selects the same records at any time.
 type Marker struct {
 	ID      string    `json:"id"`
@@ -86,8 +86,8 @@ func (m *Marker) storedBefore(e *event.Event) bool {
 	return int(e.Partition) >= len(ends) || ends[e.Partition] < 0 || e.Offset < ends[e.Partition]
 }
 
-// selects reports whether the marker selects a delayed record, as far as the ids do not decide. Its answer depends on
-// the record's position, key and headers alone.
+// selects reports whether the marker selects a delayed record, as far as the ids do not decide. The result depends
+// only on the record's position, key and headers.
 func (m *Marker) selects(e *event.Event, userID int64) bool {
 	switch {
 	case !m.examines(unitOf(e)), !m.storedBefore(e):
@@ -146,7 +146,7 @@ type entry struct {
 	Empty    *empty    `json:"empty,omitempty"`
 }
 
-// progress is how far recoveries have come in a unit.
+// progress is the progress of recoveries in a unit.
 type progress struct {
 	Topic     string           `json:"topic"`
 	Partition int32            `json:"partition"`
@@ -156,7 +156,7 @@ type progress struct {
 	Time      time.Time        `json:"time"`
 }
 
-// empty lists units that hold nothing that a recovery selects.
+// empty lists units without records that a recovery selects.
 type empty struct {
 	ID    string             `json:"id"`
 	Units map[string][]int32 `json:"units"` // partitions by topic

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	examineChunk = 512 // records between two looks at the clock
+	examineChunk = 512 // records between two readings of the clock
 	// maxCopies, maxCopyBytes and maxAge bound a transaction. While one is open, records behind it in its topics cannot
 	// be read.
 	maxCopies    = 250
@@ -36,10 +36,10 @@ const (
 // errRevoked ends a pass because the partition was revoked. The next owner continues.
 var errRevoked = errors.New("the partition was revoked")
 
-// errChanged ends a pass because a former owner had come further than was known. The next round continues there.
+// errChanged ends a pass because a former owner had made more progress than was known. The next round continues there.
 var errChanged = errors.New("another owner has worked on the partition")
 
-// pass does one task: it reads the task's span and copies the records that its recoveries select.
+// pass carries out one task: it reads the task's span and copies the records that its recoveries select.
 type pass struct {
 	*Worker
 	*task
@@ -52,7 +52,7 @@ type pass struct {
 	since  time.Time // of the first of copies
 }
 
-// run does a task.
+// run carries out a task.
 func (w *Worker) run(ctx context.Context, t *task) error {
 	p := &pass{Worker: w, task: t}
 	defer p.close()
@@ -88,7 +88,7 @@ func (p *pass) work(ctx context.Context) error {
 		}
 	}
 	p.span.Next = p.span.End
-	if p.client == nil { // nothing was copied, by nobody
+	if p.client == nil { // nothing was copied by any owner
 		units := map[string]map[string][]int32{}
 		for _, id := range p.ids {
 			units[id] = map[string][]int32{p.topic: {p.partition}}
@@ -153,7 +153,7 @@ func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
 	return nil
 }
 
-// eventOf returns what decides about a delayed record, as the consumer reads it.
+// eventOf returns the event of a delayed record, with what decides about it, like the consumer's.
 func eventOf(r *kgo.Record, p event.Partition, space event.Namespace) *event.Event {
 	e := &event.Event{
 		Record: event.Record{
@@ -168,7 +168,7 @@ func eventOf(r *kgo.Record, p event.Partition, space event.Namespace) *event.Eve
 	return e
 }
 
-// copyOf returns the record that is sent instead of r: due at that time, and otherwise the same.
+// copyOf returns the record that is sent instead of r. It is due at that time, and otherwise the same.
 func (p *pass) copyOf(r *kgo.Record, at time.Time) *kgo.Record {
 	due := kgo.RecordHeader{Key: event.HeaderDue, Value: []byte(event.FormatTime(at))}
 	c := &kgo.Record{Topic: p.cfg.Released(p.owned.Kind), Partition: r.Partition, Key: r.Key, Value: r.Value}
@@ -189,8 +189,8 @@ func size(r *kgo.Record) (n int) {
 	return n
 }
 
-// fence ends the transactions of former owners of the partition and keeps them from beginning others. If they had come
-// further than the task says, it returns errChanged.
+// fence ends the transactions of former owners of the partition and keeps them from beginning others. If they have
+// made more progress than the task, it returns errChanged.
 func (p *pass) fence(ctx context.Context) error {
 	if p.client != nil {
 		return nil
@@ -234,8 +234,8 @@ func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
 	return kgo.ManualPartitioner().ForTopic(topic)
 }
 
-// bySize compresses usual batches fast, and those of one large record well: max.message.bytes counts the bytes of
-// compressed batches.
+// bySize compresses usual batches fast, and those of a single large record well: max.message.bytes limits the
+// compressed size.
 type bySize struct{ fast, well kgo.Compressor }
 
 var compressor = sync.OnceValue(func() kgo.Compressor {
@@ -254,8 +254,7 @@ func (c bySize) Compress(
 	return c.fast.Compress(dst, src, flags...)
 }
 
-// flush stores the copies and how far the pass has come in one transaction. done says that the pass has come to its
-// end.
+// flush stores the copies and the progress of the pass in one transaction. done means that the pass is complete.
 func (p *pass) flush(ctx context.Context, done bool) error {
 	if err := p.copying.WaitN(ctx, max(len(p.copies), 1)); err != nil {
 		return err
@@ -307,7 +306,7 @@ func (p *pass) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if p.owned.Owned() && p.client.AbortBufferedRecords(ctx) == nil {
-		_ = p.client.EndTransaction(ctx, kgo.TryAbort) // else the next owner ends it, or the broker
+		_ = p.client.EndTransaction(ctx, kgo.TryAbort) // otherwise the next owner ends it, or the broker does
 	}
 }
 

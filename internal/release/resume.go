@@ -20,14 +20,14 @@ type resumption struct {
 	topics []string
 }
 
-// resumptions are ends of pauses whose markers are not stored yet.
+// resumptions holds ends of pauses whose markers are not stored yet.
 type resumptions struct {
 	wake    chan struct{}
 	mu      sync.Mutex
 	waiting []resumption
 }
 
-// Resume releases what waits in the paused topics of a kind, because the user's pause has ended. document names the
+// Resume releases the records in the paused topics of a kind, because the user's pause has ended. document names the
 // settings that ended it. It returns at once. All instances may call it.
 func (l *Log) Resume(userID int64, kind webhook.Kind, document string, topics []string) {
 	l.resumed.mu.Lock()
@@ -72,14 +72,14 @@ func (l *Log) writeResumptions(ctx context.Context) {
 	}
 }
 
-// Pauses says which endpoints are paused.
+// Pauses reports which endpoints are paused.
 type Pauses interface {
 	Paused(ctx context.Context, userID int64, kind webhook.Kind) (bool, error)
 }
 
-// sweep looks once, after each assignment of a partition of a paused topic, for events of users whose pause ended while
-// no instance ran, and begins recoveries for them. It ends when it has read a partition, so that recoveries do not wait
-// for all of them; swept is true then.
+// sweep searches once, after each assignment of a partition of a paused topic, for events of users whose pause ended
+// while no instance ran, and begins recoveries for them. It ends when it has read a partition, so that recoveries do
+// not wait for all of them; swept is true then.
 func (w *Worker) sweep(ctx context.Context) (swept bool, err error) {
 	for _, p := range w.partitions.Delayed() {
 		u := unit{p.Topic, p.Number}
@@ -96,7 +96,7 @@ func (w *Worker) sweep(ctx context.Context) (swept bool, err error) {
 	return false, nil
 }
 
-// sweepPartition does the work of sweep in a partition; swept is false if nothing waits there.
+// sweepPartition does the work of sweep in a partition; swept is false if it holds no delayed records.
 func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) (swept bool, err error) {
 	t := &task{job: &job{unit: unit{p.Topic, p.Number}}, owned: p}
 	if _, err := w.locate(ctx, []*task{t}); err != nil {

@@ -15,11 +15,11 @@ import (
 // twice or late, do not begin it again.
 const remembered = time.Hour
 
-// pauseSettles is how long after the end of a pause the paused events are released: until every instance knows of it
-// and stores no more of them.
+// pauseSettles is the time from the end of a pause to the release of its events: until every instance knows of it and
+// stores no more of them.
 const pauseSettles = 2 * time.Second
 
-// State holds the recoveries and how far each has come. It is safe for concurrent use.
+// State holds the recoveries and their progress. It is safe for concurrent use.
 type State struct {
 	known atomic.Int64 // recoveries that may decide about a record
 
@@ -30,7 +30,7 @@ type State struct {
 	open   map[string]*recovery  // that have work left
 }
 
-// recovery is a marker and what was done about it.
+// recovery is a marker and its progress.
 type recovery struct {
 	*Marker                 // nil if only its progress was read so far
 	ids     map[string]bool // nil = all
@@ -43,7 +43,7 @@ type recovery struct {
 	at      place
 }
 
-// place is where a marker was read.
+// place is the position of a marker in the topic.
 type place struct {
 	topic     [16]byte
 	partition int32
@@ -52,7 +52,7 @@ type place struct {
 
 // done is what a recovery has done in a unit.
 type done struct {
-	spans    []Span // the last one is the present one
+	spans    []Span // the last one is the current one
 	all      bool   // nothing is left to do
 	released int64
 }
@@ -64,7 +64,7 @@ func newState() *State {
 // Any reports whether there are recoveries that may decide about a record.
 func (s *State) Any() bool { return s.known.Load() > 0 }
 
-// apply adds what a record of the topic says. It may be called twice with the same record.
+// apply adds a record of the topic. It may be called twice with the same record.
 func (s *State) apply(e entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,8 +118,8 @@ func (s *State) close(id string, r *recovery) {
 	}
 }
 
-// retire forgets what a recovery that copied nothing selects. Of those that a user may ask about, the latest stays: no
-// number of recoveries without an effect takes memory, or time to decide.
+// retire forgets what a recovery that copied nothing selects. Only a user's latest one is kept, so that any number of
+// recoveries without an effect costs neither memory nor time to decide.
 func (s *State) retire(r *recovery) {
 	users := maps.Keys(r.Users)
 	if r.User != 0 {
@@ -283,7 +283,7 @@ func (s *State) Decide(e *event.Event) (released, undecided bool) {
 	return false, undecided
 }
 
-// Status is how far a recovery has come.
+// Status is the progress of a recovery.
 type Status struct {
 	ID       string
 	Cause    Cause
@@ -302,7 +302,7 @@ func (r *recovery) status() Status {
 	return s
 }
 
-// Status returns how far a recovery has come; ok is false if it is unknown.
+// Status returns the progress of a recovery; ok is false if it is unknown.
 func (s *State) Status(id string) (status Status, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -339,7 +339,7 @@ func (s *State) Running() int {
 	return len(s.open)
 }
 
-// found records where a marker was read.
+// found records the position of a marker.
 func (s *State) found(id string, at place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,7 +348,7 @@ func (s *State) found(id string, at place) {
 	}
 }
 
-// forget drops recoveries that began before a time, unless held reports that their marker is still there.
+// forget drops recoveries that began before a time, unless held reports that their marker still exists.
 func (s *State) forget(before time.Time, held func(place) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -373,11 +373,11 @@ func (s *State) forget(before time.Time, held func(place) bool) {
 	s.ofAll = slices.DeleteFunc(s.ofAll, old)
 }
 
-// job is work of running recoveries in a unit: those that have come equally far.
+// job is the work of running recoveries with the same progress in a unit.
 type job struct {
 	unit
 	ids      []string // of the recoveries, sorted
-	begun    bool     // span is where a former owner, or an earlier pass, has come
+	begun    bool     // span is the progress of a former owner or an earlier pass
 	span     Span
 	released map[string]int64
 	users    []int64 // whose events are selected; 0: of many
@@ -385,7 +385,7 @@ type job struct {
 	partitions int32
 }
 
-// stands reports whether the recoveries of a job have come no further since.
+// stands reports whether the recoveries of a job have made no progress since.
 func (s *State) stands(j *job) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -15,10 +15,10 @@ import (
 
 var noon = time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
 
-// delayedEvent is a record of the third partition of retry, at an offset.
-// gone says that the topic does not hold a marker any more.
+// gone reports that the topic no longer holds a marker.
 func gone(place) bool { return false }
 
+// delayedEvent returns a record of the third partition of retry, at an offset.
 func delayedEvent(user string, offset int64) *event.Event {
 	return &event.Event{
 		Record:   event.Record{Topic: "retry", Partition: 2, Offset: offset, Epoch: 5, Namespace: "id", Key: []byte(user), Class: topics.Retry},
@@ -65,7 +65,7 @@ func TestSelects(t *testing.T) {
 	}
 }
 
-// report returns an entry that says how far a recovery has come in the partition of delayedEvent.
+// report returns an entry with the progress of a recovery in the partition of delayedEvent.
 func report(id string, start, next, end int64, done bool) entry {
 	return entry{Progress: &progress{
 		Topic: "retry", Partition: 2, Span: Span{[]byte("id"), start, next, end, 5}, Released: map[string]int64{id: next - start}, Done: done, Time: noon,
@@ -113,7 +113,7 @@ func TestDecide(t *testing.T) {
 				got = held
 			}
 			if got != want {
-				t.Errorf("%s: the record at %d %s, want that it %s", name, offset, got, want)
+				t.Errorf("%s: the record at %d %s, want: %s", name, offset, got, want)
 			}
 		}
 		if s.Any() != (len(c.entries) > 0) {
@@ -190,7 +190,7 @@ func TestLatest(t *testing.T) {
 	}
 }
 
-// TestResumeID: all instances derive the same id, and no two pauses have the same one.
+// TestResumeID checks that all instances derive the same id, and that two pauses have different ones.
 func TestResumeID(t *testing.T) {
 	ids := map[string]bool{}
 	for _, kind := range webhook.Kinds() {
@@ -229,7 +229,8 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// TestRetires: recoveries that copied nothing leave only the user's latest behind, and do not begin again.
+// TestRetires checks that of recoveries that copied nothing only the user's latest is kept, and that they do not begin
+// again.
 func TestRetires(t *testing.T) {
 	s := newState()
 	everything := map[string][]int32{"retry": {0, 1, 2}, "overflow": {0, 1, 2}}

@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// unreadAfter is how old a recovery is before units that nobody reads are ended: members may be joining the group.
+	// unreadAfter is the age of a recovery at which units without a reader are ended: before, members may be joining.
 	unreadAfter = 30 * time.Second
-	// unreadInterval is how often they are looked for.
+	// unreadInterval is the time between two searches for such units.
 	unreadInterval = 10 * time.Second
 )
 
-// endUnread ends a unit of which no member of the group is the owner: its topic is deleted, has fewer partitions now,
-// or is one that only the settings of the marker's writer named. Without it the recovery would run until it is
-// forgotten. What waits there is sent when it is due, if somebody reads it then.
+// endUnread ends a unit that no member of the group owns: its topic was deleted, has fewer partitions now, or is only
+// in the settings of the marker's writer. Otherwise the recovery would run until it is forgotten. Events that wait
+// there are sent when they are due, if a member reads them then.
 //
-// One member does it: the one that owns the first partition of copies. It ends the unit in a transaction, as an owner
-// does. So if an owner appears meanwhile, one of the two is fenced.
+// Only the owner of the first partition of copies does so. It ends the unit in a transaction, like the unit's owner. So
+// if an owner appears meanwhile, one of the two is fenced.
 func (w *Worker) endUnread(ctx context.Context) (ended bool, err error) {
 	if w.log.Running() == 0 || time.Since(w.lookedUnread) < w.unreadInterval {
 		return false, nil
@@ -51,7 +51,7 @@ func (w *Worker) endUnread(ctx context.Context) (ended bool, err error) {
 	return true, w.endUnit(ctx, pending[0])
 }
 
-// unread returns those of the units that no member of the group reads.
+// unread returns the units that no member of the group reads.
 func (w *Worker) unread(ctx context.Context, units []unit) ([]unit, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

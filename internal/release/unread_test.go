@@ -38,7 +38,7 @@ func (k *env) member(names ...string) {
 	})
 }
 
-// withCopies adds the partitions of copies to those of an owner.
+// withCopies adds the partitions of copies to an owner's partitions.
 func (o *owner) withCopies() *owner {
 	for n := range int32(3) {
 		o.partitions = append(o.partitions, event.Partition{
@@ -49,9 +49,9 @@ func (o *owner) withCopies() *owner {
 	return o
 }
 
-// TestUnread: a recovery ends although it names a topic that no member reads, one that was deleted since, and partitions
-// that do not exist any more. What it selects elsewhere is released, and what waits in the topic that nobody reads is
-// sent when it is due. A topic that a member reads holds the recovery open until that member has done the work.
+// TestUnread checks that a recovery ends although it names a topic that no member reads, a deleted topic, and
+// partitions that no longer exist. It releases events in other topics; events in the topic that nobody reads are sent
+// when they are due. A topic that a member reads keeps the recovery running until that member has done the work.
 func TestUnread(t *testing.T) {
 	k := newEnv(t)
 	admin := kadm.NewClient(k.client)
@@ -80,7 +80,7 @@ func TestUnread(t *testing.T) {
 		w.unreadAfter, w.lookedUnread = after, time.Time{}
 		return w.endUnread(t.Context())
 	}
-	// The log of an instance that was stopped reads nothing any more, so the worker gets that of the other.
+	// The log of a stopped instance reads nothing, so the worker gets that of the other.
 	w.log = api.Log
 	k.eventually("the other instance knows", func() bool { return len(api.pending(0)) == 4 })
 	if ended, err := look(time.Hour); ended || err != nil {
@@ -92,12 +92,12 @@ func TestUnread(t *testing.T) {
 		}
 	}
 	if s := k.done(api, ids[0]); s.Released != 5 {
-		t.Errorf("%d released, want those of the topic that is read", s.Released)
+		t.Errorf("%d released, want only those of the topic with a reader", s.Released)
 	}
 	e := delayedEvent("42", 0)
 	e.Topic, e.Partition = "other", 1
 	if released, undecided := api.Decide(e); released || undecided {
-		t.Errorf("the record that nobody has copied: released %v, undecided %v", released, undecided)
+		t.Errorf("the record without a copy: released %v, undecided %v", released, undecided)
 	}
 	if ended, err := look(0); ended || err != nil {
 		t.Errorf("nothing is left: %v, %v", ended, err)
@@ -120,7 +120,7 @@ func TestUnread(t *testing.T) {
 	}
 }
 
-// TestUnreadFences: a worker that ends a unit and an owner that works on it exclude each other.
+// TestUnreadFences checks that a worker that ends a unit and an owner that works on it exclude each other.
 func TestUnreadFences(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 3)

@@ -26,13 +26,13 @@ const (
 	// maxExamined and maxCopied are records per second, so that a recovery leaves room for running traffic.
 	maxExamined = 50_000
 	maxCopied   = 3_600
-	// jobInterval is how often the worker looks for work in partitions that were assigned since, and idleInterval how
-	// often it looks whether there are such partitions.
+	// jobInterval is the interval of the search for work in newly assigned partitions, and idleInterval that of the check
+	// for such partitions.
 	jobInterval, idleInterval = 250 * time.Millisecond, 2 * time.Second
 	// retryPause is the pause after a failure.
 	retryPause = time.Second
 	askTimeout = 5 * time.Second
-	// tolerated is how long failures are not reported by Err: leaders move.
+	// tolerated is the time for which Err does not report failures: leaders move.
 	tolerated = 10 * time.Second
 )
 
@@ -49,7 +49,7 @@ type WorkerConfig struct {
 	Epoch    string                         // topics.epoch
 	Released func(kind webhook.Kind) string // topic of the copies
 	Now      func() time.Time               // the time of day
-	MaxBatch int64                          // bytes that the largest record may have
+	MaxBatch int64                          // largest size of a record in bytes
 	Client   *kgo.Client                    // for requests; the worker does not close it
 	Pauses   Pauses
 	Note     func(event.Attempt) // receives that an event was released; must not block
@@ -69,7 +69,7 @@ type Worker struct {
 	swept      map[unit]event.Lease    // partitions of paused topics that were swept, by their assignment
 
 	unreadAfter, unreadInterval time.Duration
-	lookedUnread                time.Time // when units that nobody reads were last looked for
+	lookedUnread                time.Time // time of the last search for units without a reader
 }
 
 // NewWorker returns a Worker that does nothing until Run runs.
@@ -83,7 +83,7 @@ func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Lo
 	}
 }
 
-// Err returns why selected events wait, nil if they do not.
+// Err returns why selected events are held back, or nil.
 func (w *Worker) Err() error {
 	if f := w.failed.Load(); f != nil && time.Since(f.since) > tolerated {
 		return fmt.Errorf("cannot release delayed events, they wait: %w", f.err)
@@ -91,7 +91,7 @@ func (w *Worker) Err() error {
 	return nil
 }
 
-// failure is the last of some in a row.
+// failure is the last of consecutive failures.
 type failure struct {
 	err   error
 	since time.Time // of the first one
@@ -148,7 +148,7 @@ type task struct {
 	gone  bool     // the topic was created again since the job has begun: nothing is left to copy
 }
 
-// round does one task, after those that need none of the partition's records. worked is false if there is none.
+// round carries out one task, after those that need no records of their partition. worked is false if there is none.
 func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 	swept, unswept := w.sweep(ctx)
 	tasks := w.tasks()
@@ -196,7 +196,7 @@ func (w *Worker) tasks() (tasks []*task) {
 }
 
 // locate fills in the topics' ids and, for jobs that have not begun, the spans. It returns the tasks that can be done
-// now: one partition without a leader does not hold up the others. err says why the rest cannot.
+// now: one partition without a leader does not hold up the others. err is why the rest cannot.
 func (w *Worker) locate(ctx context.Context, tasks []*task) (located []*task, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -254,7 +254,7 @@ func (w *Worker) finishEmpty(ctx context.Context, tasks []*task) (rest []*task, 
 	return rest, len(units) > 0, w.end(ctx, units)
 }
 
-// end stores that recoveries have nothing left to do in units in which they have copied nothing.
+// end stores that recoveries are done with units in which they have copied nothing.
 func (w *Worker) end(ctx context.Context, units map[string]map[string][]int32) error {
 	if len(units) == 0 {
 		return nil

@@ -22,7 +22,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// env is a Kafka with two delay topics, and what a consumer would say of their partitions.
+// env is a Kafka with two delay topics, and a consumer's view of their partitions.
 type env struct {
 	*testing.T
 	cluster *kfake.Cluster
@@ -74,7 +74,7 @@ func (k *env) delay(topic string, partition int32, user string, n int) {
 // owner is a member that owns partitions.
 type owner struct {
 	partitions []event.Partition
-	looks      atomic.Int64 // how often the worker may still look before the partitions are revoked; 0 = never revoked
+	looks      atomic.Int64 // number of checks by the worker before the partitions are revoked; 0 = never revoked
 	revoked    atomic.Bool
 	woken      atomic.Int64
 }
@@ -205,7 +205,7 @@ func (k *env) copies() map[string][]*kgo.Record {
 	return records
 }
 
-// wantCopies checks that n events were copied, once each, and that what is left behind of them is released.
+// wantCopies checks that n events were copied, once each, and that the records left behind are released.
 func (k *env) wantCopies(i *instance, n int) map[string][]*kgo.Record {
 	k.Helper()
 	copies := k.copies()
@@ -245,7 +245,7 @@ func TestRecovery(t *testing.T) {
 	}
 	k.mu.Lock()
 	if len(k.notes) != 40 {
-		k.Errorf("%d events are noted, want 40", len(k.notes))
+		k.Errorf("%d notes, want 40", len(k.notes))
 	}
 	for _, a := range k.notes {
 		if a.UserID != 42 || a.ID == "" || a.Number != 0 || a.Fate != webhook.Overflow || !a.Next.Equal(a.Time) || time.Since(a.Next) > time.Minute {
@@ -253,7 +253,7 @@ func TestRecovery(t *testing.T) {
 		}
 	}
 	k.mu.Unlock()
-	// Later ones belong to no recovery, and a second recovery copies only these.
+	// No recovery has selected later ones, and a second recovery copies only these.
 	k.delay("retry", 1, "42", 3)
 	again := k.begin(i, Marker{Cause: Operator})
 	if s := k.done(i, again); s.Released != 53 {
@@ -261,8 +261,8 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
-// TestFailsAgain: an event that a recovery has released, and that is stored again before its worker examines that
-// partition, waits for its full delay.
+// TestFailsAgain checks that a released event that is stored again before the worker examines that partition waits for
+// its full delay.
 func TestFailsAgain(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 1, "42", 5)
@@ -276,12 +276,13 @@ func TestFailsAgain(t *testing.T) {
 	k.delay("retry", 2, "42", 3)
 	i := k.start(k.owner(0))
 	if s := k.done(i, id); s.Released != 5 {
-		t.Errorf("%d released, want the 5 that waited when the recovery began", s.Released)
+		t.Errorf("%d released, want the 5 that were delayed when the recovery began", s.Released)
 	}
 	k.wantCopies(i, 5)
 }
 
-// TestOverlap: two recoveries that select the same records copy each once, also if both run at the same time.
+// TestOverlap checks that two recoveries that select the same records copy each once, also if both run at the same
+// time.
 func TestOverlap(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 18*maxCopies)
@@ -304,7 +305,7 @@ func TestOverlap(t *testing.T) {
 	k.wantCopies(i, 18*maxCopies)
 }
 
-// TestOwnerChanges: wherever the owner loses its partitions, the next one copies the rest and nothing twice.
+// TestOwnerChanges checks that wherever the owner loses its partitions, the next one copies the rest and nothing twice.
 func TestOwnerChanges(t *testing.T) {
 	for looks := int64(1); looks <= 25; looks += 3 {
 		t.Run(fmt.Sprint(looks), func(t *testing.T) {
@@ -330,7 +331,7 @@ func TestOwnerChanges(t *testing.T) {
 	}
 }
 
-// TestFormerOwner: one that goes on with an open transaction cannot commit it once another owner has begun.
+// TestFormerOwner checks that a former owner with an open transaction cannot commit it once another owner has begun.
 func TestFormerOwner(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 10)
@@ -365,7 +366,7 @@ func TestFormerOwner(t *testing.T) {
 	}
 }
 
-// TestFurther: a new owner that finds a committed span after it has begun begins again behind it.
+// TestFurther checks that a new owner that finds a committed span after it has begun starts again after that span.
 func TestFurther(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 10)
@@ -380,8 +381,8 @@ func TestFurther(t *testing.T) {
 	}
 }
 
-// TestCopiedForAnother: a former owner's span of another recovery that is read only after the transactions of that owner
-// were ended counts.
+// TestCopiedForAnother checks that a former owner's span of another recovery counts even if it is read only after that
+// owner's transactions were ended.
 func TestCopiedForAnother(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 10)
@@ -416,7 +417,7 @@ func TestCopiedForAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(k.copies()); n != 3 {
-		t.Errorf("%d copies, want those behind the former owner's span", n)
+		t.Errorf("%d copies, want those after the former owner's span", n)
 	}
 	if err := a.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
@@ -426,7 +427,7 @@ func TestCopiedForAnother(t *testing.T) {
 	}
 }
 
-// TestHeldIsNotCopied: what the gate has passed on or holds lies before the span.
+// TestHeldIsNotCopied checks that records that the gate has passed on or holds are before the span.
 func TestHeldIsNotCopied(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 10)
@@ -454,8 +455,8 @@ func TestHeldIsNotCopied(t *testing.T) {
 	}
 }
 
-// TestRememberedAsLongAsTheTopic: what a recovery has released is known for as long as the topic holds its marker, however
-// old it is: the records left behind may be read late.
+// TestRememberedAsLongAsTheTopic checks that a recovery's releases are known as long as the topic holds its marker, at
+// any age: the records left behind may be read late.
 func TestRememberedAsLongAsTheTopic(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 3)
@@ -465,7 +466,7 @@ func TestRememberedAsLongAsTheTopic(t *testing.T) {
 	if err := i.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	i.cfg.Keep = -time.Hour // it is older than that
+	i.cfg.Keep = -time.Hour // the recovery is older
 	i.forgetGone(t.Context())
 	details, err := kadm.NewClient(k.client).ListTopics(t.Context(), "retry")
 	if err != nil {
@@ -475,7 +476,7 @@ func TestRememberedAsLongAsTheTopic(t *testing.T) {
 	left.Topic, left.Partition, left.Epoch = "retry", 0, -1
 	left.Namespace = event.NamespaceOf(details["retry"].ID, "retry", "")
 	if released, _ := i.Decide(left); !released {
-		t.Error("what was released is forgotten although the topic says it")
+		t.Error("the releases are forgotten although the topic holds the marker")
 	}
 	ends, err := kadm.NewClient(k.client).ListEndOffsets(t.Context(), "releases")
 	if err != nil {
@@ -525,12 +526,12 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// allPaused says that every endpoint is paused.
+// allPaused reports every endpoint as paused.
 type allPaused struct{}
 
 func (allPaused) Paused(context.Context, int64, webhook.Kind) (bool, error) { return true, nil }
 
-// TestSweepTakesTurns: after a restart a recovery does not wait until all paused partitions were looked through.
+// TestSweepTakesTurns checks that after a restart a recovery does not wait until all paused partitions were searched.
 func TestSweepTakesTurns(t *testing.T) {
 	k := newEnv(t)
 	o := k.owner(0)
@@ -555,10 +556,10 @@ func TestSweepTakesTurns(t *testing.T) {
 	}
 }
 
-// lease is one that nobody asks.
+// lease is never called.
 type lease struct{ event.Lease }
 
-// TestWithoutLeader: a partition whose end Kafka does not tell holds up no other partition.
+// TestWithoutLeader checks that a partition whose end Kafka does not return does not hold up others.
 func TestWithoutLeader(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 1, "42", 5)
