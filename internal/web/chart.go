@@ -18,7 +18,7 @@ const (
 	chartSpan           = 7 * 24 * time.Hour
 )
 
-// chart shows how many attempts succeeded and failed over time.
+// chart shows the numbers of successful and failed attempts over time.
 type chart struct {
 	Height  int     // of the whole picture
 	Bottom  float64 // of the plot
@@ -48,7 +48,7 @@ type countTick struct {
 	Count    int
 }
 
-// timeTick is a mark on the time axis. Style says which part of the time is shown.
+// timeTick is a mark on the time axis. Style selects the part of the time that is shown.
 type timeTick struct {
 	X           string
 	At          time.Time

@@ -12,13 +12,13 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// eventsShown is how many events a page of the list has.
+// eventsShown is the number of events on a page of the list.
 const eventsShown = 25
 
 // stateWaiting is the state of an event that waits for an attempt.
 var stateWaiting = webhook.Retry.State()
 
-// states are the states of events in the log, as the page names them.
+// states holds the page's names for the states of events in the log.
 var states = []struct {
 	value string
 	badge badge
@@ -66,7 +66,7 @@ type eventRow struct {
 	State         badge
 	Result        string // of its latest attempt
 	Attempts      int
-	Changed       time.Time // when its state was known last
+	Changed       time.Time // when its state was last known
 	Last, Next    time.Time // attempts; zero if there is none
 }
 
@@ -91,7 +91,7 @@ func resultOf(a *deliverylog.Attempt) string {
 	return failure(string(a.Failure))
 }
 
-// ages are the bounds of the time of the latest change to choose from.
+// ages holds the choices for the time of the latest change.
 var ages = []struct {
 	value, label string
 	age          time.Duration
@@ -119,7 +119,7 @@ func sameNumber(a, b string) bool {
 	return a != "" && b != "" && strings.TrimPrefix(a, "+") == strings.TrimPrefix(b, "+")
 }
 
-// choose reads the filter of a query, and fills the form with it. Values that are no choice select all.
+// choose reads the filter from a query, and fills the form with it. Invalid values select all.
 func (v *deliveriesView) choose(q url.Values, now time.Time) eventFilter {
 	f := eventFilter{search: strings.TrimSpace(q.Get("message_id"))}
 	v.Search, v.Code = f.search, field{Name: "http_code", Value: strings.TrimSpace(q.Get("http_code"))}
@@ -169,7 +169,7 @@ func (p *Page) deliveries(w http.ResponseWriter, r *http.Request, s *session, st
 	p.views.render(w, status, "deliveries.html", &v)
 }
 
-// fill adds a page of the events, the one that changed last first.
+// fill adds a page of events, the latest change first.
 func (v *deliveriesView) fill(events []deliverylog.Event, q url.Values) {
 	slices.SortStableFunc(events, func(a, b deliverylog.Event) int { return b.Changed.Compare(a.Changed) })
 	pages := max(1, (len(events)+eventsShown-1)/eventsShown)

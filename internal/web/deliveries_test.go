@@ -129,5 +129,5 @@ func TestEvent(t *testing.T) {
 	want(t, other.get(path), http.StatusNotFound, "do not have this event", "!777")
 }
 
-// path2 returns an event's path as url.PathEscape writes it.
+// path2 returns an event's path in the form of url.PathEscape.
 func path2(path string) string { return strings.ReplaceAll(path, "%3A", ":") }

@@ -64,7 +64,7 @@ func (p *Page) endpoints(ctx context.Context, userID int64, urls [webhook.NumKin
 	return v
 }
 
-// measure computes the figures of the attempts in the log.
+// measure computes the figures of the logged attempts.
 func (v *endpointView) measure(kind webhook.Kind, events []deliverylog.Event) {
 	var all []time.Duration
 	ok := 0

@@ -106,7 +106,7 @@ func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 	}
 }
 
-// readableBody decodes a form with one field of JSON.
+// readableBody decodes a form with one JSON field.
 func readableBody(body string) string {
 	if text, isForm := strings.CutPrefix(body, "sms="); isForm {
 		if decoded, err := url.QueryUnescape(text); err == nil {

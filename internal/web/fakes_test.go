@@ -38,7 +38,7 @@ const (
 
 var errGone = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 
-// fakes stand in for everything below the service.
+// fakes replaces everything below the service.
 type fakes struct {
 	mu        sync.Mutex
 	keys      map[string]int64 // by hash
@@ -219,7 +219,7 @@ func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, e
 	return n, nil
 }
 
-// site returns a page on fakes.
+// site is a page with its fakes.
 type site struct {
 	*fakes
 	page  *Page
@@ -260,7 +260,7 @@ func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// form returns a form as the browser on the page sends it.
+// formRequest returns a form like that of a browser on the page.
 func formRequest(path string, values url.Values) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, base+path, strings.NewReader(values.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -321,10 +321,10 @@ func want(t *testing.T, w *httptest.ResponseRecorder, status int, texts ...strin
 	for _, text := range texts {
 		unwanted, not := strings.CutPrefix(text, "!")
 		if not && strings.Contains(body, unwanted) {
-			t.Errorf("the answer has %q\n%s", unwanted, body)
+			t.Errorf("the response contains %q\n%s", unwanted, body)
 		}
 		if !not && !strings.Contains(body, text) {
-			t.Errorf("the answer lacks %q\n%s", text, body)
+			t.Errorf("the response lacks %q\n%s", text, body)
 		}
 	}
 }

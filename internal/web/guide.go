@@ -18,10 +18,10 @@ import (
 	"github.com/smshooks/smshooks"
 )
 
-// document is what the page offers of the repository.
+// document is a file of the repository that the page shows or offers.
 type document struct{ path, Name, Label string }
 
-// guide are the documents that are shown as pages, and samples the programs to download.
+// guide holds the documents that are shown as pages, samples the programs to download.
 var (
 	guide = []document{
 		{"docs/receivers.md", "receivers", "Receivers' guide"},
@@ -36,7 +36,7 @@ var (
 	}
 )
 
-// guideView is one document as a page.
+// guideView is the page of a document.
 type guideView struct {
 	Label string
 	Text  template.HTML
@@ -54,7 +54,7 @@ func loadGuide(files map[string]file, views *views) {
 	}
 }
 
-// toHTML renders Markdown. HTML in it is left out.
+// toHTML renders Markdown without the HTML in it.
 func toHTML(source []byte) template.HTML {
 	markdown := goldmark.New(goldmark.WithExtensions(extension.Table),
 		goldmark.WithParserOptions(parser.WithAutoHeadingID()))
@@ -72,19 +72,19 @@ func toHTML(source []byte) template.HTML {
 			link.Destination = []byte(to)
 			continue
 		}
-		for n := link.FirstChild(); n != nil; n = link.FirstChild() { // its text remains
+		for n := link.FirstChild(); n != nil; n = link.FirstChild() { // keep its text
 			link.Parent().InsertBefore(link.Parent(), link, n)
 		}
 		link.Parent().RemoveChild(link.Parent(), link)
 	}
 	var b bytes.Buffer
 	if err := markdown.Renderer().Render(&b, source, root); err != nil {
-		panic(err) // a buffer takes everything
+		panic(err) // a buffer returns no error
 	}
 	return template.HTML(b.String())
 }
 
-// headings names headings as GitHub does, where the same links work.
+// headings gives headings the same ids as GitHub, so that links work on both.
 type headings struct{}
 
 // Generate implements parser.IDs.
@@ -103,7 +103,7 @@ func (headings) Generate(heading []byte, _ ast.NodeKind) []byte {
 // Put implements parser.IDs.
 func (headings) Put([]byte) {}
 
-// offered returns where the target of a link in docs is on the page, "" if it is nowhere.
+// offered returns the page's path for the target of a link in docs, or "" if the page does not have it.
 func offered(target string) string {
 	u, err := url.Parse(target)
 	switch {

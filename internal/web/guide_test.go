@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestGuidePages follows every link of the guide: to a heading of a page, to a file that the page serves, or away.
+// TestGuidePages follows every link of the guide: to a heading, to a file that the page serves, or to another site.
 func TestGuidePages(t *testing.T) {
 	s := newSite(t)
 	get := func(path string) string {
@@ -24,7 +24,7 @@ func TestGuidePages(t *testing.T) {
 			}
 		}
 		if strings.Contains(body, ".md") || strings.Contains(body, "](") || strings.Contains(body, "\n## ") {
-			t.Errorf("%s has Markdown, or names it", d.Name)
+			t.Errorf("%s contains or mentions Markdown", d.Name)
 		}
 		for _, found := range regexp.MustCompile(`href="([^"]+)"`).FindAllStringSubmatch(body, -1) {
 			path, anchor, _ := strings.Cut(found[1], "#")

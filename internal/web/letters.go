@@ -28,7 +28,7 @@ type lettersView struct {
 	Alert   string
 	Periods []option
 	Period  string
-	Since   string // what a resend has to search
+	Since   string // where a resend searches
 	Rows    []letterRow
 	Full    bool // there may be more
 }
@@ -87,7 +87,7 @@ func (p *Page) letters(w http.ResponseWriter, r *http.Request, userID int64, eve
 	}
 	v.Since, v.Full = machineTime(since), len(letters) == lettersShown
 	for i := range letters {
-		if letters[i].CanReplay() { // others were no events: the user can do nothing about them
+		if letters[i].CanReplay() { // the others were not valid events, and the user cannot change that
 			v.Rows = append(v.Rows, letterOf(&letters[i]))
 		}
 	}
@@ -134,7 +134,8 @@ func letterOf(l *deadletter.Letter) letterRow {
 	return row
 }
 
-// reasonOf joins why an event was given up, "" for its attempts, with their number and the last result.
+// reasonOf joins the reason why an event was given up ("" if all attempts failed), the number of attempts and the last
+// result.
 func reasonOf(why string, attempts int, result string) string {
 	if attempts > 0 {
 		if why != "" {

@@ -20,7 +20,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 	want(t, b.get(""), http.StatusOK, `href="`+base+`/events/sms-dlr%2F0%2F1">Click</a>`, "1 attempt: HTTP 500", `<button name="only" value="sms-dlr/0/2"`, "!sms-dlr/0/3<")
 	if s.scans != 0 {
-		t.Error("the topic is read without being asked for")
+		t.Error("the topic is read without a request")
 	}
 	want(t, b.get("?period=1d"), http.StatusOK, "sms-click/1/0", "3 attempts: HTTP 500", "!sms-click/1/1", "!letter-of-43")
 	w := b.get("?period=30d")
@@ -33,7 +33,7 @@ func TestDeadLetters(t *testing.T) {
 	scans := s.scans
 	want(t, b.get("?period=7d"), http.StatusOK, "Too many requests")
 	if s.scans != scans {
-		t.Error("read all the same")
+		t.Error("still read")
 	}
 }
 

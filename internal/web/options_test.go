@@ -17,7 +17,7 @@ func (s *site) stored() string {
 	return string(d.AppendJSON(nil, nil))
 }
 
-// keep sends the options form as it was shown, with pairs of names and values changed. "-" stands for a box that is not
+// keep sends the options form as shown, with pairs of names and values changed. "-" stands for a box that is not
 // ticked.
 func (b *browser) keep(t *testing.T, pairs ...string) (sent []string) {
 	t.Helper()
@@ -113,7 +113,7 @@ func TestOptionsRefused(t *testing.T) {
 	want(t, b.post("/options", "click_failover_url", "https://typed.example/"), http.StatusTooManyRequests, "https://typed.example/")
 }
 
-// TestPause: a box that was ticked is not sent once it is not.
+// TestPause checks that a kind is paused and resumed with its box, which is not sent if it is not ticked.
 func TestPause(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)
@@ -127,7 +127,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestSecret: a secret is shown by the page that follows its creation and by no other.
+// TestSecret checks that only the page after its creation shows a secret.
 func TestSecret(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)

@@ -10,7 +10,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// overviewView says whether the user's endpoints work, and what has become of the latest events.
+// overviewView shows the state of the user's endpoints, and what became of the latest events.
 type overviewView struct {
 	frame
 	Form      *form // of a user without URLs, to begin with
@@ -21,7 +21,7 @@ type overviewView struct {
 	Letters   *lettersView
 }
 
-// bannerView says what needs the user's attention. It is nil if nothing does.
+// bannerView shows what needs the user's attention. It is nil if nothing does.
 type bannerView struct {
 	Failing  string // names of the endpoints that fail
 	Waiting  int    // events in the log that wait for an attempt
@@ -57,7 +57,7 @@ func (p *Page) banner(r *http.Request, userID int64, e *endpointsView, events []
 	now := time.Now()
 	for i := range events {
 		next := events[i].Next
-		if !isWaiting(&events[i]) || !next.After(now) { // of an attempt that is overdue the log may lack the result
+		if !isWaiting(&events[i]) || !next.After(now) { // the log may lack the result of an overdue attempt
 			continue
 		}
 		v.Waiting++

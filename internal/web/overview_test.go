@@ -51,7 +51,7 @@ func TestEndpoints(t *testing.T) {
 	want(t, b.get(""), http.StatusOK, "The state of your endpoints is temporarily unavailable", "Your deliveries are temporarily unavailable")
 }
 
-// TestBegin: a user without URLs begins with the form.
+// TestBegin checks that a user without URLs starts with the form.
 func TestBegin(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)

@@ -18,7 +18,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// maxTokenAge is how far ahead the expiry of a token may be.
+// maxTokenAge is the longest time from now to the expiry of a token.
 const maxTokenAge = 10 * time.Minute
 
 // Reasons why a token is refused, as logged. None of them contains a part of the token.
@@ -32,7 +32,7 @@ var (
 	errUnknownHeader = errors.New("the header has crit")
 )
 
-// portal signs users in who come from the platform's own site, with a token that the site has signed.
+// portal signs in users who come from the platform's own site, with a token signed by that site.
 type portal struct {
 	secret []byte // empty = off
 	rdb    redis.UniversalClient

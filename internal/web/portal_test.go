@@ -25,7 +25,7 @@ func portalSite(t *testing.T) *site {
 	return s
 }
 
-// token is what the platform's own site makes, with pairs of claims changed. nil stands for an absent claim.
+// token returns a token of the platform's own site, with pairs of claims changed. nil stands for an absent claim.
 func token(t *testing.T, method jwt.SigningMethod, key any, change ...any) string {
 	t.Helper()
 	claims := jwt.MapClaims{"sub": "42", "jti": "first", "exp": time.Now().Add(time.Minute).Unix()}
@@ -154,8 +154,8 @@ func TestTokenRefused(t *testing.T) {
 	want(t, b.get(""), http.StatusOK)
 }
 
-// TestTokenAway: while Redis is away nobody can know whether a token was used. It is not used up.
-func TestTokenAway(t *testing.T) {
+// TestTokenWithoutRedis checks that a token is refused, but not used up, while Redis is unreachable.
+func TestTokenWithoutRedis(t *testing.T) {
 	s := portalSite(t)
 	link := token(t, jwt.SigningMethodHS256, portalSecret)
 	for range 2 {

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// TestRecoverNow: the button is there while something may be waiting, and the page says how far it has come.
+// TestRecoverNow checks that the button is shown while events may be waiting, and that the page shows the progress.
 func TestRecoverNow(t *testing.T) {
 	s := newSite(t)
 	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/")}

@@ -17,7 +17,7 @@ func (limitedLetters) Replay(context.Context, deadletter.Filter) (int, error) {
 	return 0, fmt.Errorf("chunk: %w", &deadletter.LimitError{After: time.Minute})
 }
 
-// The page shows a message to a user who has reached the limit of replays.
+// TestReplayLimit checks that the page shows a message to a user who has reached the limit of replays.
 func TestReplayLimit(t *testing.T) {
 	s := newSite(t)
 	s.parts.DeadLetters = limitedLetters{fakeLetters{s.fakes}}

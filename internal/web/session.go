@@ -41,7 +41,7 @@ var associated = []byte("smshooks session 1")
 
 var errNoSession = errors.New("no valid session")
 
-// maxSignOuts is how many sign-outs an instance remembers, to store them again if Redis loses them.
+// maxSignOuts is the number of sign-outs that an instance remembers, to store them again if Redis loses them.
 const maxSignOuts = 10_000
 
 // session identifies the signed-in user. It does not contain the API key.
@@ -150,7 +150,7 @@ func (s *sessions) remembered(now time.Time) map[string]time.Time {
 	return maps.Clone(s.ended)
 }
 
-// seal returns a text that only open with the same purpose reads. Errors are from Redis.
+// seal encrypts plain into a text that only open with the same purpose can read. Errors are from Redis.
 func (s *sessions) seal(ctx context.Context, plain, purpose []byte) (string, error) {
 	aead, err := s.current(ctx, 0)
 	if err != nil {
@@ -159,7 +159,7 @@ func (s *sessions) seal(ctx context.Context, plain, purpose []byte) (string, err
 	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, nil, plain, purpose)), nil
 }
 
-// open reads a text of seal. Errors are errNoSession or from Redis.
+// open decrypts a text of seal. Errors are errNoSession or from Redis.
 func (s *sessions) open(ctx context.Context, text string, purpose []byte) ([]byte, error) {
 	sealed, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil || len(text) > maxCookie {

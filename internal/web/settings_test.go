@@ -52,12 +52,12 @@ func TestShow(t *testing.T) {
 	want(t, s.signIn(t, key43).get("/settings"), http.StatusOK, "other.example", `id="auth-state">not set<`, `!name="auth_clear"`)
 	for _, entry := range s.logs.All() {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "s3cret") {
-			t.Errorf("the log tells a URL's query: %s", text)
+			t.Errorf("the log contains a URL's query: %s", text)
 		}
 	}
 }
 
-// TestWarnings: URLs that are stored but will not work, or not safely.
+// TestWarnings covers stored URLs that will not work, or not safely.
 func TestWarnings(t *testing.T) {
 	s := newSite(t)
 	d := settings.Document{DLRURL: ptr("http://a.example/"), ClickURL: ptr("http://10.1.2.3/"), InboundURL: ptr("http://b.example/"), Auth: ptr("u:p")}
@@ -131,9 +131,9 @@ func TestInlineErrors(t *testing.T) {
 	}
 }
 
-// TestAway checks that input is not lost while Kafka or Redis is unreachable, except the credentials, which no page
-// shows.
-func TestAway(t *testing.T) {
+// TestUnavailable checks that input is not lost while Kafka or Redis is unreachable, except the credentials, which no
+// page shows.
+func TestUnavailable(t *testing.T) {
 	entered := []string{"was_dlr_url", "https://was.example/", "dlr_url", "https://now.example/", "auth", "u:typed", "auth_set", "1", "user", "42"}
 	for name, away := range map[string]func(*site, *browser){
 		"store":          func(s *site, _ *browser) { s.storeAway = true },

@@ -102,7 +102,7 @@ func (p *Page) otherSession(w http.ResponseWriter) {
 // errUnavailable means that the session cannot be checked now.
 var errUnavailable = errors.New("session cannot be checked now")
 
-// who returns the session, after looking its key up again if it was started with one. Errors are errNoSession or
+// who returns the session, after another lookup of its key if it was started with one. Errors are errNoSession or
 // errUnavailable.
 func (p *Page) who(r *http.Request) (session, error) {
 	c, err := r.Cookie(cookieName)

@@ -43,7 +43,7 @@ func TestCookie(t *testing.T) {
 		}
 		plain, err := base64.RawURLEncoding.DecodeString(c.Value)
 		if err != nil || strings.Contains(string(plain), key42) || strings.Contains(c.Value, apikey.Hash(key42)) {
-			t.Errorf("%s: the cookie tells the key, or is no base64: %v", name, err)
+			t.Errorf("%s: the cookie contains the key, or is not base64: %v", name, err)
 		}
 	}
 }
@@ -64,7 +64,7 @@ func TestWrongKey(t *testing.T) {
 	want(t, serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}})), http.StatusServiceUnavailable, "try again in a moment")
 	for _, entry := range s.logs.All() {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, key42) || strings.Contains(text, apikey.Hash(key42)) {
-			t.Errorf("the log tells the key: %s", text)
+			t.Errorf("the log contains the key: %s", text)
 		}
 	}
 }
@@ -126,7 +126,7 @@ func TestSessionEnds(t *testing.T) {
 	s.keys[apikey.Hash(key42)] = 43
 	ended("another user's now", b.get(""))
 	if s.changes != 0 {
-		t.Error("somebody without a session changed something")
+		t.Error("a request without a session changed something")
 	}
 }
 
@@ -156,15 +156,15 @@ func TestSignOut(t *testing.T) {
 	want(t, b.get(""), http.StatusUnauthorized)
 }
 
-// TestSignOutAway: a user who cannot be signed out everywhere sees an error and stays signed in in the browser.
-func TestSignOutAway(t *testing.T) {
+// TestSignOutWithoutRedis checks that a user who cannot be signed out everywhere sees an error and stays signed in.
+func TestSignOutWithoutRedis(t *testing.T) {
 	s := newSite(t)
 	b := s.signIn(t, key42)
 	s.mini.Close()
 	w := b.post("/sign-out")
 	want(t, w, http.StatusServiceUnavailable, "Signing out failed")
 	if len(w.Result().Cookies()) != 0 {
-		t.Error("the cookie is taken away")
+		t.Error("the cookie was deleted")
 	}
 }
 
@@ -173,7 +173,7 @@ func TestInstances(t *testing.T) {
 	b := s.signIn(t, key42)
 	b.page = s.instance(t)
 	want(t, b.get(""), http.StatusOK, "User 42")
-	s.mini.FlushAll() // who remembers the key puts it back
+	s.mini.FlushAll() // the instance that remembers the key stores it again
 	old, late := s.instance(t), s.instance(t)
 	s.page.sessions.readAt = time.Time{}
 	b.page = s.page
@@ -222,7 +222,7 @@ func TestSessionExpires(t *testing.T) {
 	}
 }
 
-// TestNext: a user who follows a link to an event sees it after signing in.
+// TestNext checks that a user who follows a link to an event sees the event after signing in.
 func TestNext(t *testing.T) {
 	s := newSite(t)
 	link := base + "/events/order%2F7?done=resent"

@@ -10,10 +10,10 @@ import (
 type signingView struct {
 	Signing bool
 	Secret  string    // a new one; no other page shows it
-	Until   time.Time // until when the one before is valid; zero: there is none
+	Until   time.Time // until when the previous one is valid; zero: there is none
 }
 
-// graces are how long the previous secret stays valid, the first if nothing else is chosen.
+// graces holds the choices for how long the previous secret stays valid; the first is the default.
 var graces = []struct {
 	value, label string
 	length       time.Duration
@@ -31,8 +31,8 @@ func (v *signingView) Graces() []option {
 	return all
 }
 
-// rotateSecret creates a signing secret. The page that the browser is sent to shows it, once: it is kept in a sealed
-// cookie until then, so that a reload makes no other secret.
+// rotateSecret creates a signing secret and redirects to the page that shows it, once. Until then a sealed cookie holds
+// it, so that a reload does not create another secret.
 func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	s, ok := p.own(w, r, func(status int, text string) { p.views.message(w, status, text) })
 	if !ok {
@@ -51,11 +51,11 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	}
 	n := newSecret{UserID: s.userID, Secret: secret, Expires: time.Now().Add(secretLasts)}
 	if until != nil {
-		n.Until, _ = time.Parse(time.RFC3339, *until) // the service has formatted it
+		n.Until, _ = time.Parse(time.RFC3339, *until) // formatted by the service
 	}
 	plain, _ := json.Marshal(n) // never fails
 	sealed, err := p.sessions.seal(r.Context(), plain, secretPurpose)
-	if err != nil { // it is stored, and must be shown
+	if err != nil { // the secret is stored, and must be shown
 		p.edit(w, r, &s, http.StatusOK, settingsView{frame: frame{Notice: textSecret}, Signing: n.view()})
 		return
 	}
@@ -71,7 +71,7 @@ type newSecret struct {
 	Expires time.Time
 }
 
-// secretLasts is how long a new secret waits to be shown.
+// secretLasts is the time within which a new secret can be shown.
 const secretLasts = time.Minute
 
 // secretPurpose is the associated data of sealed secrets.
@@ -87,8 +87,7 @@ func (n *newSecret) view() *signingView {
 	return &signingView{Signing: true, Secret: n.Secret, Until: n.Until}
 }
 
-// takeSecret returns the view of a new secret that this request is to show, and makes the browser forget it; nil if
-// there is none.
+// takeSecret returns the view of a new secret and makes the browser forget it. It returns nil if there is none.
 func (p *Page) takeSecret(w http.ResponseWriter, r *http.Request, userID int64) *signingView {
 	c, err := r.Cookie(secretCookie("").Name)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// frame is what all views of a signed-in user have.
+// frame holds what all views of a signed-in user have in common.
 type frame struct {
 	UserID int64
 	Token  string

@@ -132,7 +132,7 @@ func (to route) allow() string {
 	return "GET, HEAD, POST"
 }
 
-// guarded parses forms, and refuses all that the page itself did not send.
+// guarded parses forms, and refuses those that the page itself did not send.
 func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if p.origins.Check(r) != nil {
