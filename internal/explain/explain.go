@@ -3,8 +3,8 @@
 //
 // It reads as little as it can. An id that was derived from a position is found by computing the ids of offsets, not by
 // reading records. The copies of an event are in partitions with the number of its source partition, so only these are
-// read. A message is looked for in the partition that the user's key hashes to, and in the others only if nothing is
-// there.
+// read. A message is searched in the partition that the user's key hashes to, and in the others only if nothing is
+// found.
 //
 // The command "smshooks explain" calls it. A search runs in goroutines of its own, which end before it returns.
 package explain
@@ -23,14 +23,14 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Config says where to look.
+// Config configures a search.
 type Config struct {
 	Plan  *topics.Plan
-	Group string // whose committed offsets say what is finished
+	Group string // whose committed offsets show what is finished
 	Epoch string // topics.epoch
 	// NewClient returns a Kafka client without a group that has the given options as well.
 	NewClient func(extra ...kgo.Opt) (*kgo.Client, error)
-	// Log returns what the log of deliveries has of a user, newest first; nil: the log is not read.
+	// Log returns a user's rows of the log of deliveries, newest first; nil: the log is not read.
 	Log func(ctx context.Context, userID int64) ([]event.Attempt, error)
 	// Warn receives what could not be read and is not needed; nil drops it.
 	Warn func(error)
@@ -39,13 +39,13 @@ type Config struct {
 // Query selects one event by ID, or the events of one message by UserID and MessageID.
 type Query struct {
 	ID        string // of the event, or the position of its source record
-	UserID    int64  // with ID it says where to look first; 0 = unknown
+	UserID    int64  // with ID it selects where to search first; 0 = unknown
 	MessageID string
 	Kind      *webhook.Kind // nil: all kinds
 	Since     time.Time     // records written before are not read; zero: all
 }
 
-// Event is what was found of one event.
+// Event is an event that was found.
 type Event struct {
 	ID        string
 	UserID    int64 // 0 if unknown
@@ -81,7 +81,7 @@ type Copy struct {
 // DeadLetter is the class of the copies in the dead letter topic.
 const DeadLetter = "dead letter"
 
-// State says what became of an event.
+// State is the state of an event.
 type State string
 
 // The states. Others are fates from the log of deliveries.
@@ -90,8 +90,8 @@ const (
 	Waiting   State = "waiting"   // a delayed record will be attempted
 	Paused    State = "paused"    // a delayed record is held back until its user ends the pause
 	Dead      State = "dead"      // given up
-	Delivered State = "delivered" // the log of deliveries says so
-	Settled   State = "settled"   // finished, and nothing says how: delivered, or settled on purpose
+	Delivered State = "delivered" // according to the log of deliveries
+	Settled   State = "settled"   // finished in an unknown way: delivered, or settled on purpose
 )
 
 // Find returns the events that q selects, oldest first; none if nothing was found.
@@ -139,7 +139,7 @@ func (f *finder) conclude(ctx context.Context, e *Event) {
 	e.judge()
 }
 
-// order puts the source first.
+// order sorts the source first.
 func order(class string) int {
 	if class == topics.Source.String() {
 		return 0
@@ -147,7 +147,7 @@ func order(class string) int {
 	return 1
 }
 
-// addLog adds what the log of deliveries has of e.
+// addLog adds the rows of e in the log of deliveries.
 func (f *finder) addLog(ctx context.Context, e *Event) {
 	if f.cfg.Log == nil || e.UserID == 0 {
 		return
@@ -190,7 +190,7 @@ func (e *Event) judge() {
 			last = c.Time
 		}
 	}
-	ended := e.last != nil && !e.last.Fate.Stored() // the log says how
+	ended := e.last != nil && !e.last.Fate.Stored() // the log has the fate
 	switch {
 	case ended && e.last.Time.After(last): // its offset may not be committed yet
 		e.State = State(e.last.Fate.State())

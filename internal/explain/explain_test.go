@@ -49,12 +49,12 @@ func newEnv(t *testing.T) *env {
 	return &env{t, client, kadm.NewClient(client), Config{Plan: plan, Group: "g", NewClient: k.NewClient}}
 }
 
-// value is a record of a message.
+// value returns a record of a message.
 func value(user int64, message string) []byte {
 	return fmt.Appendf(nil, `{"user_id":%d,"sms":{"id":%s,"from":"Shop","to":4790000000}}`, user, message)
 }
 
-// home is the partition of a user's key.
+// home returns the partition of a user's key.
 func home(user int64) int32 {
 	t := &topic{name: "sms-dlr", partitions: 4}
 	return t.hash(strconv.AppendInt(nil, user, 10))
@@ -73,7 +73,7 @@ func (e *env) write(topic string, partition int32, user int64, value []byte, hea
 	return r
 }
 
-// id is the identity of a source record.
+// id returns the identity of a source record.
 func (e *env) id(r *kgo.Record) string {
 	e.t.Helper()
 	return e.event(r).Identity()
@@ -90,7 +90,7 @@ func (e *env) event(r *kgo.Record) *event.Event {
 	}}
 }
 
-// finish commits that only these records are finished.
+// finish commits only these records as finished.
 func (e *env) finish(records ...*kgo.Record) {
 	e.t.Helper()
 	type place struct {
@@ -159,7 +159,7 @@ func position(r *kgo.Record, suffix string) string {
 
 const due = "2027-01-01T06:00:00.000Z"
 
-// An event is followed from its source record to its dead letter.
+// TestFollow follows an event from its source record to its dead letter.
 func TestFollow(t *testing.T) {
 	e := newEnv(t)
 	p := home(42)
@@ -208,7 +208,7 @@ func TestFollow(t *testing.T) {
 	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
 }
 
-// A record that was left behind by a release is not waited for.
+// TestLeftBehind checks that a record left behind by a release does not count as waiting.
 func TestLeftBehind(t *testing.T) {
 	e := newEnv(t)
 	p := home(42)
@@ -230,7 +230,7 @@ func TestLeftBehind(t *testing.T) {
 	}
 }
 
-// Records that are not where they are expected, or not there any more.
+// TestElsewhere covers records that are not where they are expected, or deleted.
 func TestElsewhere(t *testing.T) {
 	e := newEnv(t)
 	p := home(42)
@@ -263,7 +263,7 @@ func TestElsewhere(t *testing.T) {
 			t.Errorf("%+v: %+v", q, got)
 		}
 	}
-	for _, garbage := range []string{`{}`, `[1]`, `null`, `true`} { // what is no id of a message is not shown as one
+	for _, garbage := range []string{`{}`, `[1]`, `null`, `true`} { // an invalid message id is not shown
 		r := e.write("sms-dlr", p, 42, []byte(`{"user_id":42,"sms":{"id":`+garbage+`,"from":`+garbage+`,"to":`+garbage+`}}`))
 		if got := e.one(Query{ID: e.id(r)}); got.UserID != 42 || got.MessageID != "" || got.From != "" || got.To != "" {
 			t.Errorf("%s: %+v", garbage, got)
@@ -280,8 +280,8 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// The log of deliveries can be missing.
-func TestLogAway(t *testing.T) {
+// TestWithoutLog checks that the log of deliveries may be unavailable.
+func TestWithoutLog(t *testing.T) {
 	e := newEnv(t)
 	r := e.write("sms-dlr", 0, 42, value(42, "1"))
 	e.finish(r)
@@ -293,7 +293,7 @@ func TestLogAway(t *testing.T) {
 	}
 }
 
-// A commit that carries the mark of another topic says nothing about this one.
+// TestCommitOfADeletedTopic checks that a commit with the mark of another topic is ignored.
 func TestCommitOfADeletedTopic(t *testing.T) {
 	e := newEnv(t)
 	r := e.write("sms-dlr", 0, 42, value(42, "1"))
@@ -307,7 +307,7 @@ func TestCommitOfADeletedTopic(t *testing.T) {
 	}
 }
 
-// TestManyReaders reads a partition by more readers than one.
+// TestManyReaders reads a partition with several readers.
 func TestManyReaders(t *testing.T) {
 	e := newEnv(t)
 	f := &finder{cfg: e.cfg, client: e.client, found: map[string]*Event{}}
@@ -341,7 +341,7 @@ func BenchmarkDerive(b *testing.B) {
 	}
 }
 
-// A parked record is paused until it comes due.
+// TestPaused checks that a record in a paused topic is paused until it is due.
 func TestPaused(t *testing.T) {
 	e := newEnv(t)
 	p := home(42)

@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// patience is how long Kafka may not answer while records are read.
+	// patience is how long Kafka may fail to answer while records are read.
 	patience = 10 * time.Second
-	// chunk is how many records one reader reads: large partitions are read by several readers at a time.
+	// chunk is the number of records that one reader reads: several readers read a large partition.
 	chunk = 250_000
-	// fetchBytes is what a reader fetches at a time. Records that the service reads itself come in smaller portions.
+	// fetchBytes is the size of a reader's fetches. The service itself fetches less at a time.
 	fetchBytes = 8 << 20
 )
 
@@ -43,7 +43,7 @@ func (t *topic) parts(partitions ...int32) (list []part) {
 	return list
 }
 
-// after drops from parts what was written before a time.
+// after removes from parts the records written before a time.
 func (f *finder) after(ctx context.Context, parts []part, since time.Time) ([]part, error) {
 	if len(parts) == 0 || since.IsZero() || since.Before(f.query.Since) {
 		return parts, nil
@@ -68,8 +68,8 @@ func (f *finder) after(ctx context.Context, parts []part, since time.Time) ([]pa
 	return kept, nil
 }
 
-// read passes the records of the parts to the matchers that match returns, one for each reader, and adds what they
-// select. A topic for which match returns nil is not read.
+// read passes the records of the parts to the matchers that match returns, one for each reader, and adds the records
+// that they select. A topic for which match returns nil is not read.
 func (f *finder) read(ctx context.Context, parts []part, match func(*topic) matcher) error {
 	return f.readIn(ctx, parts, chunk, match)
 }

@@ -21,7 +21,7 @@ const (
 	// clockSlack is how much later than its copies a source record may seem to have been written: its timestamp is the
 	// gateway's, those of delay topics are the broker's.
 	clockSlack = time.Hour
-	// batchesMost is how many batches of revocations with the same first record are looked for.
+	// batchesMost is the number of batches of revocations with the same first record that are searched.
 	batchesMost = 16
 )
 
@@ -80,7 +80,7 @@ func (f *finder) byID(ctx context.Context) error {
 	return f.read(ctx, parts, func(*topic) matcher { return f.matchID(id) })
 }
 
-// locate returns the position of the source record of Query.ID; source is nil if the id does not say it.
+// locate returns the position of the source record of Query.ID; source is nil if the id does not contain it.
 func (f *finder) locate(ctx context.Context) (source *topic, offset int64, partition int32, err error) {
 	if name, p, o, ok := event.ParsePosition(event.OriginOf(f.query.ID)); ok {
 		for _, t := range f.sources() {
@@ -202,7 +202,7 @@ func (f *finder) matchID(id string) matcher {
 	}
 }
 
-// matchMessage selects the records of a message. A text search rules most records out before they are decoded.
+// matchMessage selects the records of a message. A text search excludes most records before they are decoded.
 func (f *finder) matchMessage() matcher {
 	text := []byte(f.query.MessageID)
 	plain := !bytes.ContainsFunc(text, func(c rune) bool {

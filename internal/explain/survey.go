@@ -16,11 +16,11 @@ import (
 	"github.com/smshooks/smshooks/pkg/offsets"
 )
 
-// topic is one of the topics to look into.
+// topic is one of the topics to search.
 type topic struct {
 	name       string
 	info       topics.Info
-	dead       bool // it is the dead letter topic, and has no info
+	dead       bool // the dead letter topic, which has no info
 	space      event.Namespace
 	id         [16]byte
 	partitions int                      // 0 if the topic does not exist
@@ -38,7 +38,7 @@ type finder struct {
 	logs   map[int64][]event.Attempt
 }
 
-// survey reads which topics there are, what they hold, and what the group has finished.
+// survey reads which topics exist, which offsets they hold, and what the group has finished.
 func (f *finder) survey(ctx context.Context) error {
 	var names []string
 	for _, name := range f.cfg.Plan.Consumed() {
@@ -74,7 +74,7 @@ func (f *finder) survey(ctx context.Context) error {
 	return f.readCommits(ctx)
 }
 
-// readSpans reads which offsets there are.
+// readSpans reads the existing offsets.
 func (f *finder) readSpans(ctx context.Context, admin *kadm.Client, names []string) error {
 	starts, err := admin.ListStartOffsets(ctx, names...)
 	if since := f.query.Since; err == nil && !since.IsZero() {
@@ -117,7 +117,7 @@ func (f *finder) readCommits(ctx context.Context) error {
 	return nil
 }
 
-// source returns the topics that the gateway writes.
+// sources returns the topics that the gateway writes.
 func (f *finder) sources() (list []*topic) {
 	for _, t := range f.topics {
 		if !t.dead && t.info.Class == topics.Source {

@@ -1,10 +1,11 @@
-// Package latest knows which receipt of each message was delivered last, for users with dlr_order latest.
+// Package latest remembers which receipt of each message was delivered last, for users with dlr_order latest.
 //
 // There is one Redis key per user, message and source partition. It holds the highest offset that was delivered, and
-// expires once no earlier receipt can wait any more. A lost key makes an earlier receipt be sent, no more.
+// expires once no earlier receipt can be waiting. If a key is lost, an earlier receipt is sent, and nothing else
+// happens.
 //
 // The dispatcher calls Delivered and Superseded from many goroutines. Run, in the caller's goroutine, asks Redis for
-// all of them in pipelines: one at a time, each with what has come in meanwhile. The package holds no locks.
+// all of them in pipelines: one at a time, each with the requests that arrived meanwhile. The package holds no locks.
 package latest
 
 import (
@@ -25,12 +26,12 @@ import (
 const (
 	room     = 4096 // requests that are queued; more wait
 	batchMax = 512
-	// answer bounds one pipeline, and patience one call. An attempt is held up no longer.
+	// answer bounds one pipeline, and patience one call and thus the delay of an attempt.
 	answer   = 400 * time.Millisecond
 	patience = 500 * time.Millisecond
-	// pause is how long Redis is not asked after it did not answer.
+	// pause is the time without requests to Redis after it did not answer.
 	pause = time.Second
-	// maxUnstored is how many deliveries are remembered until Redis answers again.
+	// maxUnstored is the number of deliveries that are remembered until Redis answers again.
 	maxUnstored = 100_000
 )
 
@@ -74,7 +75,7 @@ func New(rdb redis.UniversalClient, prefix string, keep time.Duration, log *zap.
 }
 
 // Delivered stores that receipt e was delivered. It returns when that is stored, or after half a second, so that an
-// earlier receipt of the message which is attempted next finds it. What Redis does not take is stored later.
+// earlier receipt of the message which is attempted next finds it. What Redis does not accept is stored later.
 func (m *Memory) Delivered(e *event.Event) {
 	if at, known := e.Source(); known {
 		m.ask(e, at, at.Offset)
@@ -140,7 +141,7 @@ func (m *Memory) gather(r *request) []*request {
 	return batch
 }
 
-// serve answers a batch. Without Redis, offsets are kept for later and questions have no answer.
+// serve answers a batch. Without Redis, it keeps offsets for later and returns no answers.
 func (m *Memory) serve(batch []*request) {
 	m.storeUnstored()
 	if len(m.unstored) > 0 || time.Now().Before(m.closed) || !m.pipeline(batch) {

@@ -44,7 +44,7 @@ func receipt(t testing.TB, user int64, id string, topic event.Namespace, partiti
 	return e
 }
 
-// waited returns the event of the record in which a receipt waited.
+// waited returns the event of a receipt's delayed record.
 func waited(t testing.TB, user int64, id string, topic event.Namespace, partition int32, offset int64) *event.Event {
 	e := receipt(t, user, id, "retry topic", partition, 7)
 	e.Class, e.Topic, e.SourceTopic = topics.Retry, "dlr-retry-6h", topic
@@ -56,7 +56,7 @@ func TestSuperseded(t *testing.T) {
 	m, mini := start(t)
 	long := strings.Repeat("x", 300)
 	m.Delivered(receipt(t, 1, "a", here, 3, 100))
-	m.Delivered(receipt(t, 1, "a", here, 3, 50))  // an earlier one after it, as when Redis was away
+	m.Delivered(receipt(t, 1, "a", here, 3, 50))  // an earlier one after it, like after an outage of Redis
 	m.Delivered(waited(t, 1, long, here, 3, 100)) // one that waited was delivered
 	m.Delivered(receipt(t, 1, "big", here, 3, 1<<52))
 	unknown := waited(t, 1, "a", "", 3, 99)
@@ -99,7 +99,7 @@ func TestSuperseded(t *testing.T) {
 	}
 }
 
-// TestWithoutRedis: nothing is superseded, no call takes long, and deliveries are stored later.
+// TestWithoutRedis checks that nothing is superseded, that calls end soon, and that deliveries are stored later.
 func TestWithoutRedis(t *testing.T) {
 	m, mini := start(t)
 	m.Delivered(receipt(t, 1, "a", here, 3, 100))
@@ -129,7 +129,7 @@ func TestOtherProgramsKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m.Superseded(waited(t, 1, "a", here, 3, 1)) {
-		t.Error("a list says that it is superseded")
+		t.Error("superseded because of a list")
 	}
 	m.Delivered(receipt(t, 1, "a", here, 3, 2))
 	if !m.Superseded(waited(t, 1, "a", here, 3, 1)) {
@@ -139,11 +139,11 @@ func TestOtherProgramsKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m.Superseded(waited(t, 1, "a", here, 3, 1)) {
-		t.Error("a text says that it is superseded")
+		t.Error("superseded because of a text")
 	}
 }
 
-// TestPatience: a call ends even if nobody runs the memory.
+// TestPatience checks that a call ends even if Run is not running.
 func TestPatience(t *testing.T) {
 	m := New(nil, "p:", keep, zap.NewNop())
 	began := time.Now()
