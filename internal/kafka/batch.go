@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// DefaultMaxBatchBytes is what a batch may unpack to where [Config.MaxBatchBytes] is 0.
+	// DefaultMaxBatchBytes is the limit of a batch's uncompressed size if [Config.MaxBatchBytes] is 0.
 	DefaultMaxBatchBytes = 64 << 20
 
-	// A client unpacks whole responses ahead of its polls. What one response may unpack to is therefore bounded: a batch
+	// A client unpacks whole responses ahead of its polls, so the uncompressed size of a response must be bounded: a batch
 	// of more than inlineBytes is read by itself, and after responseBytes the rest of a response is fetched again later.
 	inlineBytes   = 16 << 20
 	responseBytes = 32 << 20
@@ -232,7 +232,7 @@ func (u *unpacker) readAside(ctx context.Context, cl *kgo.Client, topic string, 
 	for {
 		b, err := readBatch(ctx, cl, topic, partition, offset)
 		switch {
-		case err == nil && b.next > offset && b.empty: // the client does not report how far it passed over those
+		case err == nil && b.next > offset && b.empty: // the client does not report how many of those it passed over
 			before, offset = b, b.next
 		case err == nil && b.next > offset && b.bad == nil:
 			moveTo(b)
@@ -289,7 +289,7 @@ func fetchBatch(ctx context.Context, cl *kgo.Client, topic string, partition int
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, id
 	p := kmsg.NewFetchRequestTopicPartition()
-	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, offset, 1 // the first batch comes whole all the same
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, offset, 1 // the first batch is complete nevertheless
 	t.Partitions = append(t.Partitions, p)
 	req.Topics = append(req.Topics, t)
 	kresp, err := cl.Broker(int(leader)).Request(ctx, req)
@@ -344,8 +344,8 @@ func findBatch(answer *kmsg.FetchResponseTopicPartition, offset int64) (b *batch
 	return &batch{first: offset, next: offset, epoch: -1}, nil
 }
 
-// aborted reports whether a producer's batch belongs to an aborted transaction. A broker names the aborted transactions
-// that end behind the offset asked for.
+// aborted reports whether a producer's batch belongs to an aborted transaction. A broker returns the aborted
+// transactions that end after the requested offset.
 func aborted(answer *kmsg.FetchResponseTopicPartition, producer, first int64) bool {
 	for _, t := range answer.AbortedTransactions {
 		if t.ProducerID == producer && t.FirstOffset <= first {
@@ -408,7 +408,7 @@ func leaderOf(ctx context.Context, cl *kgo.Client, topic string,
 
 // NextRecord returns the lowest offset in from ≤ o < end at which there is a record, or a batch that cannot be read,
 // and end if there is none: batches without records (emptied by compaction, aborted, control) are passed over.
-// Clients do not report how far they passed over such batches.
+// Clients do not report how many of them they passed over.
 //
 // For a compacted topic, an empty answer means that no batch is left before end. For other topics it means nothing: a
 // broker also returns it while it waits for its remote storage. NextRecord then returns from.

@@ -46,7 +46,7 @@ func produceBatch(t *testing.T, cluster *kfake.Cluster, partition int32, n, size
 	}
 }
 
-// wireBatch is a batch in its wire form with records offsets and this content.
+// wireBatch returns a batch in its wire form with that number of records and this content.
 func wireBatch(records int, attributes int16, content []byte) []byte {
 	b := kmsg.RecordBatch{
 		PartitionLeaderEpoch: 3, Magic: 2, Attributes: attributes, LastOffsetDelta: int32(records - 1),
@@ -180,7 +180,8 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// A response of many batches that are large when unpacked is read in several steps.
+// TestBatchesOfOneResponse checks that a response with many batches of large uncompressed size is read in several
+// steps.
 func TestBatchesOfOneResponse(t *testing.T) {
 	t.Parallel()
 	const partitions, batches = 3, 6
@@ -255,8 +256,8 @@ func TestFindBatch(t *testing.T) {
 	}
 }
 
-// A broker answers without records while it waits for its remote storage. Only for a compacted topic does such an
-// answer mean that there are none.
+// TestNextRecordOfAnEmptyAnswer checks that an answer without records means that there are none only for a compacted
+// topic: a broker also returns it while it waits for its remote storage.
 func TestNextRecordOfAnEmptyAnswer(t *testing.T) {
 	cluster := batchCluster(t, 1)
 	produceBatch(t, cluster, 0, 3, 10)

@@ -18,7 +18,7 @@ type Problem struct {
 	Topic string
 	// What is wrong, to follow the topic's name: "is missing".
 	What string
-	// Fix is what to do about it.
+	// Fix is how to fix it.
 	Fix string
 	// Why is what would happen otherwise.
 	Why string
@@ -32,13 +32,13 @@ type Problem struct {
 type repair struct {
 	partitions int32  // to have
 	key, value string // of a setting
-	done       string // what to say afterwards
+	done       string // what to report afterwards
 }
 
-// String is one line: topic, what is wrong, what to do.
+// String returns one line: topic, what is wrong, what to do.
 func (p Problem) String() string { return fmt.Sprintf("topic %s %s: %s", p.Topic, p.What, p.Fix) }
 
-// Connection says how commands reach the same Kafka with the same settings.
+// Connection holds the flags with which commands reach the same Kafka.
 type Connection struct {
 	Brokers []string // for Kafka's own tools
 	Flags   []string // for smshooks
@@ -50,7 +50,7 @@ func (c Connection) fill(text string) string {
 	return strings.ReplaceAll(text, "BROKERS", strings.Join(c.Brokers, ","))
 }
 
-// Line returns String with commands that connect to Kafka as c says.
+// Line returns String with the connection flags of c in its commands.
 func (p Problem) Line(c Connection) string { return c.fill(p.String()) }
 
 // Explain returns Line, why it matters, and the commands to type, each on a line of its own.
@@ -92,8 +92,8 @@ func (s survey) createLine(topic string) string {
 	return line
 }
 
-// CheckTopics compares the topics with the plan and changes nothing. No problems means that the service can run. An
-// error means that the broker did not answer ([IsUnavailable]) or refused to.
+// CheckTopics compares the topics with the plan and changes nothing. Without problems the service can run. An
+// error means that the broker did not answer ([IsUnavailable]) or refused.
 func CheckTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Problem, error) {
 	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {
@@ -163,8 +163,7 @@ func (s survey) policyProblems(topic string, t state) []Problem {
 	}}
 }
 
-// retentionProblems is about delay topics and the releases of their records only: how long sources are kept is the
-// operator's choice.
+// retentionProblems checks only delay topics and the releases topic: the operator chooses the retention of sources.
 func (s survey) retentionProblems(topic string, t state) (problems []Problem) {
 	why, lost := "Kafka would silently delete records that are not due yet", "delayed records would be lost"
 	switch {
@@ -197,7 +196,7 @@ func (s survey) sizeProblems(topic string, t state) []Problem {
 		"a record that is too large cannot be stored, and offsets behind it in its partition are not committed until it is")}
 }
 
-// raise is the problem of a setting that is too low. EnsureTopics sets it to value.
+// raise returns the problem of a setting that is too low. EnsureTopics sets it to value.
 func raise(topic string, t state, key, value, tooLow, how, why string) Problem {
 	return Problem{
 		Topic: topic, What: "has " + key + "=" + t.configs[key] + tooLow, Fix: "run `smshooks topics ensure`, " + how,

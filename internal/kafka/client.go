@@ -37,7 +37,7 @@ const (
 	metadataMaxAge = 10 * time.Second
 )
 
-// Config says how to reach the brokers. The zero value of everything but Brokers is usable.
+// Config configures clients. The zero values of all fields except Brokers are usable.
 type Config struct {
 	// Brokers are host:port pairs (port 9092 if absent); one that answers is enough.
 	Brokers []string
@@ -47,7 +47,7 @@ type Config struct {
 	Rack string
 	// Dial opens a plain connection; TLS is put on top of it. nil is a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Log takes the client's warnings and errors. nil drops them.
+	// Log receives the client's warnings and errors. nil discards them.
 	Log *zap.Logger
 	// Outages reports the brokers that cannot be used. nil reports nothing.
 	Outages *Outages
@@ -104,7 +104,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("smshooks"),
-		// A proxy before a broker that restarts accepts connections and closes them: no setting is wrong then.
+		// A proxy in front of a restarting broker accepts connections and closes them, although no setting is wrong.
 		kgo.AlwaysRetryEOF(),
 		kgo.Dialer(dial),
 		kgo.FetchMaxBytes(fetchMaxBytes),
@@ -161,7 +161,7 @@ func validBroker(broker string) bool {
 	return err == nil && portErr == nil && number > 0 && host != "" && !strings.ContainsAny(host, " /@")
 }
 
-// dialer puts the timeout and TLS on top of the plain dialer, so that a caller's own dialer
+// dialer adds the timeout and TLS to the plain dialer, so that a caller's own dialer
 // (an in-memory network, a proxy) works with TLS as well.
 func (c Config) dialer() tlsfiles.Dial {
 	dial := c.Dial

@@ -67,7 +67,7 @@ func TestConfigErrors(t *testing.T) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
 			if strings.Contains(err.Error(), "hush") {
-				t.Errorf("the password shows: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -245,10 +245,10 @@ func TestFenced(t *testing.T) {
 	}
 	const says = "Unable to replicate the partition 1 time(s): All brokers are currently fenced."
 	if !fenced(reply(kerr.InvalidReplicationFactor.Code, says)) {
-		t.Error("fenced brokers are taken for too few")
+		t.Error("fenced brokers are reported as too few")
 	}
 	if fenced(reply(kerr.InvalidReplicationFactor.Code, "Unable to replicate the partition 3 time(s): The target replication factor of 3 cannot be reached because only 1 broker(s) are registered.")) ||
 		fenced(reply(kerr.InvalidConfig.Code, says)) {
-		t.Error("too few brokers are taken for fenced ones")
+		t.Error("too few brokers are reported as fenced")
 	}
 }

@@ -28,15 +28,15 @@ const (
 	// of a record, and its headers.
 	maxMessageBytes = 2 << 20
 	headerRoom      = 16 << 10
-	// largestBatch is the size that a batch of revocations may have, however small the records were: 512 KiB of ids and
-	// what stands between them.
+	// largestBatch is the largest size of a batch of revocations, however small its records are: 512 KiB of ids and
+	// the separators.
 	largestBatch = 1 << 20
 
 	visibleTimeout = 30 * time.Second
 	visiblePoll    = 50 * time.Millisecond
 )
 
-// Line says what Ensure did to a topic.
+// Line reports what EnsureTopics did to a topic.
 type Line struct {
 	// Topic is the topic's name.
 	Topic string
@@ -44,7 +44,7 @@ type Line struct {
 	What string
 }
 
-// String is the topic and what was done, as printed by `topics ensure`.
+// String returns the topic and what was done, as `topics ensure` prints it.
 func (l Line) String() string { return l.Topic + ": " + l.What }
 
 // EnsureTopics creates the topics that are missing, adds partitions to delay topics that have fewer than their source,
@@ -83,7 +83,8 @@ func EnsureTopics(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Lin
 	return s.report(done)
 }
 
-// create makes the missing topics in one request: the delay topics, or all others. made is whether any was missing.
+// create makes the missing topics in one request: the delay topics, or all others. made reports whether any was
+// missing.
 func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool,
 	done map[string][]string) (made bool, err error) {
 	req := kmsg.NewCreateTopicsRequest()
@@ -115,7 +116,7 @@ func (s survey) create(ctx context.Context, cl *kgo.Client, delayed bool,
 		switch err := kerr.ErrorForCode(t.ErrorCode); {
 		case err == nil:
 			done[t.Topic] = append(done[t.Topic], fmt.Sprintf("created (%d partitions)", count[t.Topic]))
-		case errors.Is(err, kerr.TopicAlreadyExists): // another instance was faster
+		case errors.Is(err, kerr.TopicAlreadyExists): // another instance created it first
 		default:
 			if fenced(t) {
 				err = kerr.BrokerNotAvailable
@@ -207,7 +208,7 @@ func addPartitions(ctx context.Context, admin *kadm.Client, topic string, want i
 	if err != nil {
 		return fmt.Errorf("add partitions to topic %s: %w", topic, err)
 	}
-	// Kafka answers "invalid" to a count that is already there: another instance was faster, and the
+	// Kafka answers "invalid" if the topic already has that count: another instance was faster, and the
 	// state that is read afterwards decides.
 	if r := responses[topic]; r.Err != nil && !errors.Is(r.Err, kerr.InvalidPartitions) {
 		return fmt.Errorf("add partitions to topic %s: %w%s", topic, r.Err, suffix(&r.ErrMessage))
@@ -229,8 +230,8 @@ func alterTopic(ctx context.Context, admin *kadm.Client, topic, key, value strin
 	return nil
 }
 
-// awaitVisible polls until pending names no topic any more: brokers learn of a change one after the other. It returns
-// the last survey.
+// awaitVisible polls until pending returns no topic: brokers learn of a change one after the other. It returns the last
+// survey.
 func awaitVisible(ctx context.Context, cl *kgo.Client, plan *topics.Plan, pending func(survey) string) (survey, error) {
 	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
 	defer cancel()
@@ -251,7 +252,7 @@ func awaitVisible(ctx context.Context, cl *kgo.Client, plan *topics.Plan, pendin
 	}
 }
 
-// missing names a topic that has not arrived yet or has no leaders, or ""; delay topics only count if asked for.
+// missing returns a topic that is not visible yet or has no leaders, or "". It includes delay topics only on request.
 func (s survey) missing(delayed bool) string {
 	for _, topic := range s.All() {
 		if t, ok := s.states[topic]; (!ok || !t.settled) && (delayed || !s.Delayed(topic)) {
@@ -261,7 +262,7 @@ func (s survey) missing(delayed bool) string {
 	return ""
 }
 
-// unrepaired names a topic on which the work of repair does not show yet, or "".
+// unrepaired returns a topic whose repair is not visible yet, or "".
 func (s survey) unrepaired() string {
 	for _, p := range s.problems() {
 		if p.repair != (repair{}) {
@@ -271,7 +272,7 @@ func (s survey) unrepaired() string {
 	return s.missing(true)
 }
 
-// report returns what was done and what is still wrong, a line per topic.
+// report returns what was done and what is still wrong, one line per topic.
 func (s survey) report(done map[string][]string) ([]Line, error) {
 	var wrong []string
 	for _, p := range s.problems() {

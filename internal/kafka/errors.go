@@ -12,7 +12,7 @@ import (
 
 // IsUnavailable reports whether err means that Kafka, or the part of it that was asked, cannot serve
 // now: unreachable, no leader, no quorum of replicas, a timeout. A later try may succeed.
-// It is false for nil, for a refusal that lasts until somebody changes something (credentials,
+// It is false for nil, for a refusal that lasts until something is changed (credentials,
 // permissions, certificates, a topic that does not exist, a record that is too large), and for a
 // client or context that was closed on purpose.
 func IsUnavailable(err error) bool {
@@ -43,8 +43,8 @@ func IsUnavailable(err error) bool {
 	return kgo.IsRetryableBrokerErr(err)
 }
 
-// isTLSRefusal recognises both sides' refusals: ours of the broker's certificate or of its first
-// bytes, and the broker's of ours (which net reports as a "remote error" without a public type).
+// isTLSRefusal recognises the refusals of both sides: of the broker's certificate or its first bytes by us, and of our
+// certificate by the broker (which net reports as a "remote error" without a public type).
 func isTLSRefusal(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true

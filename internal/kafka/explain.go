@@ -125,8 +125,8 @@ const (
 	probeDialTimeout = 3 * time.Second
 )
 
-// Probe asks every broker of kafka.brokers at once who it is, and returns nil as soon as one answers. Otherwise it
-// returns within seconds, with an error that names the setting to look at. The client itself would try again for long.
+// Probe contacts every broker of kafka.brokers at once, and returns nil as soon as one answers. Otherwise it returns
+// within seconds, with an error that names the setting to check. The client itself would keep retrying for long.
 func (c Config) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -145,7 +145,7 @@ func (c Config) Probe(ctx context.Context) error {
 		}
 		failed = append(failed, err)
 	}
-	// Of several errors one that may pass, and rather one that says more than silence does.
+	// Of several errors prefer one that may pass, and one that is more specific than a timeout.
 	slices.SortStableFunc(failed, func(a, b error) int { return rank(a) - rank(b) })
 	return Explain(failed[0])
 }
@@ -160,7 +160,7 @@ func rank(err error) int {
 	return 0
 }
 
-// ask is one connection and one request, and nothing is tried again.
+// ask makes one connection and one request, without retries.
 func (c Config) ask(ctx context.Context) error {
 	refused := make(chan error, 1)
 	first := connectHook(func(_ kgo.BrokerMetadata, err error) {

@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// The suggested command is complete: it can be pasted.
+// TestExplain checks that the suggested commands are complete and can be pasted.
 func TestExplain(t *testing.T) {
 	settings := defaults
 	settings.Schedule, settings.Tiers, settings.Replication = []time.Duration{time.Hour}, []time.Duration{time.Minute}, 3
@@ -22,7 +22,7 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	if problems := s.problems(); len(problems) != 0 {
-		t.Fatalf("a good plan has %v", problems)
+		t.Fatalf("problems of a correct plan: %v", problems)
 	}
 	delete(states, "webhook-config")
 	states["sms-dlr-retry-1h"] = state{partitions: 4, configs: map[string]string{"cleanup.policy": "delete", "retention.ms": "1000", "retention.bytes": "7"}}
@@ -72,12 +72,12 @@ func TestExplain(t *testing.T) {
 	} {
 		want = strings.ReplaceAll(want, "smshooks topics ensure", "smshooks topics ensure --config=x.yaml --kafka.brokers=a:1,b:2")
 		if !got[want] {
-			t.Errorf("not said:\n%s", want)
+			t.Errorf("missing:\n%s", want)
 		}
 		delete(got, want)
 	}
 	for text := range got {
-		t.Errorf("said too:\n%s", text)
+		t.Errorf("unexpected:\n%s", text)
 	}
 	u := Orphaned{"sms-dlr-retry-2h", 3, "retry.drain=2h"}
 	if got, want := u.String(), "orphaned delay topic sms-dlr-retry-2h holds 3 records that are not read: add 2h to retry.drain until it is empty"; got != want {
@@ -94,7 +94,7 @@ func TestRisks(t *testing.T) {
 		states[topic] = state{partitions: 12, replicas: 3, configs: safe}
 	}
 	if risks := s.risks(); len(risks) != 0 {
-		t.Fatalf("safe topics have %v", risks)
+		t.Fatalf("risks of safe topics: %v", risks)
 	}
 	states["sms-dlr"] = state{partitions: 12, replicas: 1, configs: map[string]string{"min.insync.replicas": "1"}}
 	states["webhook-config"] = state{partitions: 12, replicas: 1, configs: safe}

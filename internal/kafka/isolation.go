@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// isolation says which records of transactions are read, as the protocol numbers it.
+// isolation is the protocol's number of an isolation level.
 type isolation int8
 
 const (
@@ -28,7 +28,7 @@ func isolationOf(cl *kgo.Client) isolation {
 	return isolation(level)
 }
 
-// IsolationLevel returns cl's isolation level as requests need it.
+// IsolationLevel returns cl's isolation level for use in requests.
 func IsolationLevel(cl *kgo.Client) int8 { return int8(isolationOf(cl)) }
 
 // ListEnds returns the offsets up to which cl can read the topics now: the last stable offsets, if it reads committed

@@ -10,13 +10,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// GroupLag is how far a consumer group has come in topics, as the brokers report it.
+// GroupLag is the progress of a consumer group in topics, as the brokers report it.
 type GroupLag struct {
 	Starts, Ends kadm.ListedOffsets
 	committed    kadm.OffsetResponses
 }
 
-// PartitionLag is how far a consumer group has come in one partition.
+// PartitionLag is the progress of a consumer group in one partition.
 type PartitionLag struct {
 	Topic     string
 	Partition int32

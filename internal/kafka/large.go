@@ -26,7 +26,8 @@ func (c Config) NewLargeProducer(extra ...kgo.Opt) (*LargeProducer, error) {
 	return &LargeProducer{cl}, nil
 }
 
-// LargeOptions are those of a client for a [LargeProducer] of records of up to most bytes; 0 is [DefaultMaxBatchBytes].
+// LargeOptions returns the options of a client for a [LargeProducer] of records of up to most bytes; 0 is
+// [DefaultMaxBatchBytes].
 func LargeOptions(most int64) []kgo.Opt {
 	if most == 0 {
 		most = DefaultMaxBatchBytes

@@ -75,14 +75,14 @@ var reported = []string{
 	"batch decompresses larger", "unable to commit offset", "fetch response has unexpected top-level error",
 }
 
-// quiet is how long a message of the client is not logged again.
+// quiet is the time for which a repeated message of the client is not logged.
 const quiet = 10 * time.Minute
 
 // logger passes the client's warnings and errors to zap: those reported elsewhere at debug level, the first of any
 // other unchanged. The client logs addresses, topics, offsets and errors, never records or credentials.
 type logger struct {
 	log   *zap.Logger
-	first func() *zap.Logger // logs a message once in a while; made when it is needed, since it takes half a megabyte
+	first func() *zap.Logger // logs a repeated message now and then; made when needed: it takes half a megabyte
 }
 
 func newLogger(log *zap.Logger) *logger {

@@ -9,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// errUnsettled is the error of a group whose members are not all known now.
+// errUnsettled is the error of a group whose members are not all known.
 var errUnsettled = errors.New("the group is rebalancing, or has no members")
 
 // Subscribed returns the topics that members of a group subscribe to. It fails while the group rebalances: then the

@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TopicMetadata asks a broker for topics by name, and which rights the user has on them. It asks the broker itself,
-// never the client's cache, which may be seconds old. The request cannot create a topic, whatever
+// TopicMetadata returns a broker's metadata of topics, with the user's rights on them. It always asks a broker, never
+// the client's cache, which may be seconds old. The request cannot create a topic, whatever
 // auto.create.topics.enable says.
 func TopicMetadata(ctx context.Context, cl *kgo.Client,
 	names ...string) (map[string]kmsg.MetadataResponseTopic, error) {

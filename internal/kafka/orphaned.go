@@ -16,13 +16,13 @@ import (
 type Orphaned struct {
 	// Topic is the topic's name.
 	Topic string
-	// Records is how many of its records the group has not committed.
+	// Records is the number of its records that the group has not committed.
 	Records int64
 	// Setting is what to add to the settings for the topic to be read: "retry.drain=6h".
 	Setting string
 }
 
-// String is one line: topic, what is wrong, what to do.
+// String returns one line: topic, what is wrong, what to do.
 func (o Orphaned) String() string {
 	name, wait, _ := strings.Cut(o.Setting, "=")
 	return fmt.Sprintf("orphaned delay topic %s holds %d records that are not read: add %s to %s until it is empty",

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Records of orphaned delay topics are found, and the setting to add is named.
+// TestOrphaned checks that orphaned delay topics with records are found, with the setting to add.
 func TestOrphaned(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)

@@ -74,7 +74,7 @@ func spacing(in time.Duration, n int64) time.Duration {
 	return min(max(in*bunch/time.Duration(n), minPace), maxPace)
 }
 
-// isFetch looks at a request's key, which follows its length.
+// isFetch checks a request's key, which follows its length.
 func isFetch(request []byte) bool {
 	return len(request) >= 6 && kmsg.Key(binary.BigEndian.Uint16(request[4:])) == kmsg.Fetch
 }

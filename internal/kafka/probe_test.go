@@ -19,7 +19,7 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// answering listens and calls serve for every connection.
+// answering starts a listener that calls serve for every connection.
 func answering(t *testing.T, serve func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -133,7 +133,7 @@ func TestOutages(t *testing.T) {
 		for range 3 {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			if client.Ping(ctx) == nil {
-				t.Fatal("somebody answers")
+				t.Fatal("an unexpected answer")
 			}
 			cancel()
 		}

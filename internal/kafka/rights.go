@@ -16,8 +16,8 @@ import (
 	"github.com/smshooks/smshooks/internal/topics"
 )
 
-// Rights are what a user may do with a topic or a group: each is the bit at the number of its ACL operation, as brokers
-// report them.
+// Rights is a set of rights on a topic or a group. As in the brokers' answers, each right is the bit with the number of
+// its ACL operation.
 type Rights int32
 
 // The rights that the service needs at all times.
@@ -26,10 +26,10 @@ const (
 	Write Rights = 1 << kmsg.ACLOperationWrite
 )
 
-// rightsTimeout bounds the question which rights are missing.
+// rightsTimeout bounds the search for missing rights.
 const rightsTimeout = 10 * time.Second
 
-// rightNames are the rights that commands need, as Kafka's ACLs name them.
+// rightNames returns the rights that commands need, by ACL operation, in the words of Kafka's ACLs.
 func rightNames() []string {
 	return []string{
 		kmsg.ACLOperationRead: "Read", kmsg.ACLOperationWrite: "Write", kmsg.ACLOperationCreate: "Create",
@@ -38,7 +38,7 @@ func rightNames() []string {
 	}
 }
 
-// rightsNamed returns the rights with names.
+// rightsNamed returns the rights with the given names.
 func rightsNamed(names []string) (r Rights) {
 	for operation, name := range rightNames() {
 		if slices.Contains(names, name) {
@@ -48,7 +48,7 @@ func rightsNamed(names []string) (r Rights) {
 	return r
 }
 
-// String names the rights as Kafka's ACLs do.
+// String returns the rights in the words of Kafka's ACLs.
 func (r Rights) String() string {
 	var names []string
 	for operation, name := range rightNames() {
@@ -71,14 +71,14 @@ func lacking(needs Rights, code int16, operations int32) Rights {
 	switch err := kerr.ErrorForCode(code); {
 	case IsDenied(err):
 		return needs
-	// A broker that does not know the rights sends the lowest number, or none: who sees a topic may at least describe it.
+	// A broker without that feature sends the lowest number, or none: a user who sees a topic may at least describe it.
 	case err == nil && operations != math.MinInt32 && operations != 0:
 		return needs &^ Rights(operations)
 	}
 	return 0
 }
 
-// lacks says in words which rights are missing.
+// lacks returns a sentence about the missing rights.
 func lacks(resource string, missing Rights) string {
 	return fmt.Sprintf("%s: this user lacks the %s right", resource, missing)
 }
@@ -95,7 +95,7 @@ func IsDenied(err error) bool {
 }
 
 // NameRights adds to the error of a command the rights that the command needs and the user lacks. It returns err itself
-// if no right is missing, or if the brokers do not say.
+// if no right is missing, or if the brokers do not answer.
 func NameRights(ctx context.Context, cl *kgo.Client, plan *topics.Plan, needs []topics.Right, err error) error {
 	if !IsDenied(err) {
 		return err
@@ -109,8 +109,8 @@ func NameRights(ctx context.Context, cl *kgo.Client, plan *topics.Plan, needs []
 	return fmt.Errorf("%s (%w)", strings.Join(missing, "; "), err)
 }
 
-// MissingRights returns which of needs the user lacks, a sentence for each resource. It cannot tell for transactional
-// ids, for topics that do not exist, and for a group whose coordinator does not answer.
+// MissingRights returns the rights of needs that the user lacks, as a sentence for each resource. It omits
+// transactional ids, topics that do not exist, and a group whose coordinator does not answer: their rights are unknown.
 func MissingRights(
 	ctx context.Context, cl *kgo.Client, plan *topics.Plan, needs []topics.Right,
 ) (missing []string, err error) {

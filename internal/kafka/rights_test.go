@@ -23,7 +23,7 @@ func TestRightsInWords(t *testing.T) {
 			t.Errorf("%v: got %q, want %q", names, got, want)
 		}
 	}
-	// Each right that the table of commands prints has a name here.
+	// Each right in the table of commands has a name here.
 	plan := topics.New(topics.Settings{DLR: "d", Click: "c", Inbound: "i", Revocation: "r", Config: "config", Keys: "keys",
 		DeadLetter: "dead", Events: "events", Releases: "releases"})
 	for _, command := range plan.Rights("g") {
@@ -37,7 +37,7 @@ func TestRightsInWords(t *testing.T) {
 	}
 }
 
-// answer makes a cluster answer requests for metadata with an error and rights for each topic.
+// answer makes a cluster answer metadata requests with an error and rights for each topic.
 func answer(cluster *kfake.Cluster, code int16, operations int32) {
 	cluster.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()

@@ -15,13 +15,13 @@ import (
 type Risk struct {
 	// Topics that have the setting.
 	Topics []string
-	// What they have: "replication factor 1".
+	// What is risky: "replication factor 1".
 	What string
 	// Why it matters, and what to do.
 	Why string
 }
 
-// String is one line: what, which topics, why.
+// String returns one line: what, which topics, why.
 func (r Risk) String() string {
 	noun := "topics "
 	if len(r.Topics) == 1 {
@@ -30,8 +30,7 @@ func (r Risk) String() string {
 	return r.What + ": " + noun + strings.Join(r.Topics, ", ") + "; " + r.Why
 }
 
-// TopicRisks looks at the replicas and the durability settings of the topics that exist, the brokers' defaults
-// included.
+// TopicRisks checks the replicas and the durability settings of the existing topics, including the brokers' defaults.
 func TopicRisks(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Risk, error) {
 	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 // tokenTimeout bounds one request for a token or for credentials.
 const tokenTimeout = 8 * time.Second
 
-// SASLConfig says how the client authenticates. An empty Mechanism means that it does not.
+// SASLConfig configures the login. Without a Mechanism there is none.
 type SASLConfig struct {
 	// Mechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM, in any case.
 	Mechanism          string
@@ -33,8 +33,7 @@ type SASLConfig struct {
 	OAuth              OAuthConfig
 }
 
-// OAuthConfig says where the token of OAUTHBEARER comes from: from TokenFile, or else from TokenURL by the grant of
-// client credentials.
+// OAuthConfig is the source of the OAUTHBEARER token: TokenFile, or else TokenURL with the client credentials grant.
 type OAuthConfig struct {
 	TokenURL               string
 	ClientID, ClientSecret string
@@ -124,7 +123,7 @@ func tokenError(err error) error {
 	return errors.New("the token server replied without a token")
 }
 
-// awsLogin finds AWS credentials the way AWS's own clients do, and keeps them until they expire: from the environment,
+// awsLogin finds AWS credentials like AWS's own clients, and keeps them until they expire: from the environment,
 // the shared files, a web identity, a container or an instance.
 type awsLogin struct {
 	mu     sync.Mutex

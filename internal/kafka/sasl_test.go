@@ -39,7 +39,7 @@ func TestSASLErrors(t *testing.T) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
 			if strings.Contains(err.Error(), "hush") {
-				t.Errorf("the password shows: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -76,7 +76,7 @@ func TestSASLPasswords(t *testing.T) {
 	}
 }
 
-// initial returns what the client sends first: the token of OAUTHBEARER.
+// initial returns the first message of the client: the OAUTHBEARER token.
 func initial(t *testing.T, c OAuthConfig) (string, error) {
 	t.Helper()
 	mechanism, err := NewSASL(SASLConfig{Mechanism: "oauthbearer", OAuth: c})
@@ -168,7 +168,8 @@ func withoutAWS(t *testing.T) (shared string) {
 
 const mskBroker = "b-1.hooks.kafka.eu-west-1.amazonaws.com:9098"
 
-// AWS's own chain finds the credentials; without any the error says what is missing.
+// TestAWSCredentials checks that AWS's own chain finds the credentials, and that the error names what is missing
+// without them.
 func TestAWSCredentials(t *testing.T) {
 	none := withoutAWS(t)
 	first := func() (string, error) {
@@ -197,8 +198,8 @@ func TestAWSCredentials(t *testing.T) {
 	}
 }
 
-// TestMSKPayload compares the login with that of AWS's own library, aws-msk-iam-auth 2.3.4, for the same credentials and
-// the same time. The real floor calls the library and has its answers compared, too.
+// TestMSKPayload compares the login with that of AWS's own library, aws-msk-iam-auth 2.3.4, for the same credentials
+// and the same time. The test on the real floor calls the library itself.
 func TestMSKPayload(t *testing.T) {
 	withoutAWS(t)
 	lines, err := os.ReadFile(cmp.Or(os.Getenv("SMSHOOKS_TEST_MSK_PAYLOADS"), "testdata/msk-payloads.jsonl"))
@@ -238,7 +239,7 @@ func TestMSKPayload(t *testing.T) {
 			if got["user-agent"] != "smshooks" {
 				t.Errorf("user agent %q", got["user-agent"])
 			}
-			want.Payload["user-agent"] = got["user-agent"] // each client says its own name
+			want.Payload["user-agent"] = got["user-agent"] // each client sends its own name
 			if !maps.Equal(got, want.Payload) {
 				t.Errorf("%s: got\n%v\nAWS's library sends\n%v", want.Host, got, want.Payload)
 			}
@@ -250,7 +251,7 @@ func TestMSKPayload(t *testing.T) {
 	}
 }
 
-// tokenService is the part of AWS STS that turns a web identity into credentials. It counts them: ASIA1, ASIA2.
+// tokenService is the part of AWS STS that turns a web identity into credentials, with numbered ids: ASIA1, ASIA2.
 func tokenService(t *testing.T, life func() time.Duration) *httptest.Server {
 	t.Helper()
 	issued := 0
@@ -273,7 +274,8 @@ func tokenService(t *testing.T, life func() time.Duration) *httptest.Server {
 	return server
 }
 
-// A pod's web identity: the token file is read anew when the credentials have expired, and never shown.
+// TestAWSWebIdentity checks a pod's web identity: the token file is read again when the credentials have expired, and
+// its content is never shown.
 func TestAWSWebIdentity(t *testing.T) {
 	withoutAWS(t)
 	file := filepath.Join(t.TempDir(), "token")

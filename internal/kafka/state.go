@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// state is what the broker says of one topic. A topic that is missing has no state.
+// state is the broker's state of one topic. A missing topic has no state.
 type state struct {
 	partitions int32
 	replicas   int               // of the partition that has the fewest
@@ -21,7 +21,7 @@ type state struct {
 	configs    map[string]string // effective values; a key the broker does not know is absent
 }
 
-// readState asks for partitions and settings of the topics that exist.
+// readState reads partitions and settings of the existing topics.
 func readState(ctx context.Context, cl *kgo.Client, topics []string) (map[string]state, error) {
 	states, err := readPartitions(ctx, cl, topics)
 	if err != nil {
@@ -54,7 +54,7 @@ func readState(ctx context.Context, cl *kgo.Client, topics []string) (map[string
 	return states, nil
 }
 
-// readPartitions asks for the topics that exist, without their settings.
+// readPartitions reads the existing topics without their settings.
 func readPartitions(ctx context.Context, cl *kgo.Client, topics []string) (map[string]state, error) {
 	found, err := TopicMetadata(ctx, cl, topics...)
 	if err != nil {
@@ -81,7 +81,7 @@ func readPartitions(ctx context.Context, cl *kgo.Client, topics []string) (map[s
 	return states, nil
 }
 
-// limit reads a setting where -1 means none; ok is false when the broker does not know the setting.
+// limit returns a setting for which -1 means none; ok is false if the broker does not know the setting.
 func (s state) limit(key string) (value int64, ok bool) {
 	value, err := strconv.ParseInt(s.configs[key], 10, 64)
 	return value, err == nil
@@ -97,7 +97,7 @@ func (s state) keepsLess(d time.Duration) (retention time.Duration, less bool) {
 	return time.Duration(min(ms, int64(1<<63-1)/int64(time.Millisecond))) * time.Millisecond, ms < d.Milliseconds()
 }
 
-// policy is the cleanup policy; a broker that names none deletes.
+// policy returns the cleanup policy. Without one, a broker deletes.
 func (s state) policy() string {
 	if v := strings.ReplaceAll(s.configs["cleanup.policy"], " ", ""); v != "" {
 		return v

@@ -38,7 +38,7 @@ func newBroker(t *testing.T) (*kgo.Client, topics.Settings) {
 	}
 }
 
-// defaults are the names of the default topics, and the delays of smallPlan.
+// defaults returns the names of the default topics, and the delays of smallPlan.
 var defaults = topics.Settings{
 	DLR: "sms-dlr", Click: "sms-click", Inbound: "sms-inbound", Revocation: "click-revocation",
 	Config: "webhook-config", Keys: "webhook-keys", DeadLetter: "webhook-dead-letter", Events: "webhook-events", Releases: "webhook-releases",
@@ -61,7 +61,7 @@ func create(t *testing.T, cl *kgo.Client, topic string, partitions int32, settin
 	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), partitions, 1, configs, topic); err != nil {
 		t.Fatalf("create %s: %v", topic, err)
 	}
-	for { // until the broker has heard of it from its controller
+	for { // until the broker has received it from its controller
 		if states, err := readState(t.Context(), cl, []string{topic}); err != nil || states[topic].settled {
 			return
 		}
@@ -134,7 +134,7 @@ func TestEnsureFromNothing(t *testing.T) {
 		missing = append(missing, topic+" is missing")
 	}
 	checkUntil(t, p, cl, missing...)
-	checkUntil(t, p, cl, missing...) // asking created nothing
+	checkUntil(t, p, cl, missing...) // the check created nothing
 
 	for topic, what := range ensure(t, p, cl) {
 		if what != "created (3 partitions)" {
@@ -164,7 +164,7 @@ func TestEnsureFollowsWhatExists(t *testing.T) {
 	cl, names := newBroker(t)
 	p := smallPlan(names)
 	create(t, cl, names.DLR, 5, nil)                                                     // the gateway's own topic
-	create(t, cl, p.Retry(webhook.Click, 0), 4, map[string]string{"retention.ms": "-1"}) // a source that is gone
+	create(t, cl, p.Retry(webhook.Click, 0), 4, map[string]string{"retention.ms": "-1"}) // a deleted source
 	create(t, cl, names.Inbound, 2, nil)
 	create(t, cl, p.Overflow(webhook.Inbound, 0), 1, map[string]string{"retention.ms": "60000", "retention.bytes": "1000"})
 

@@ -35,15 +35,15 @@ type Watcher struct {
 	adopt  []func(ctx context.Context, topics []string) error
 	reads  map[string]func() [16]byte
 
-	ids map[string][16]byte // the last that was adopted
+	ids map[string][16]byte // the last adopted one
 
 	mu       sync.Mutex
 	retired  map[[16]byte]bool // former ids: a broker that lags behind may still name them
 	problems []string
 }
 
-// NeededRights returns what an instance does with each topic: one that consumes, one that serves the API, or both.
-// Every instance reads the settings.
+// NeededRights returns the rights on each topic that an instance needs to consume, to serve the API, or both. Every
+// instance reads the settings.
 func NeededRights(plan *topics.Plan, consumes, serves bool) map[string]Rights {
 	rights := map[string]Rights{plan.Config: Read, plan.Keys: Read, plan.Releases: Read}
 	if consumes || serves {
@@ -92,7 +92,7 @@ func (w *Watcher) OnRecreated(adopt func(ctx context.Context, topics []string) e
 	w.adopt = append(w.adopt, adopt)
 }
 
-// Reads adds a reader that finds out by itself that its topic was created again. The topic is not in use before id
+// Reads adds a reader that detects by itself that its topic was created again. The topic is not in use before id
 // returns the id of the new one. id returns zero while the topic was never read. It must be set before Run.
 func (w *Watcher) Reads(topic string, id func() [16]byte) { w.reads[topic] = id }
 
@@ -106,7 +106,7 @@ func (w *Watcher) Problem() error {
 	return errors.New(strings.Join(w.problems, "; "))
 }
 
-// Retired reports whether id is that of a topic that was deleted and created again while Run looked.
+// Retired reports whether id belongs to a topic that was deleted and created again while Run was watching.
 func (w *Watcher) Retired(id [16]byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,7 +121,7 @@ func (w *Watcher) retire(topics []string) {
 	}
 }
 
-// Run looks until ctx ends. While Kafka does not answer, the last result stands.
+// Run checks the topics until ctx ends. While Kafka does not answer, it keeps the last result.
 func (w *Watcher) Run(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()

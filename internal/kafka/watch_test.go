@@ -69,11 +69,11 @@ func TestWatcherRecreated(t *testing.T) {
 	}
 	problem("")
 	if len(adopted) != 2 {
-		t.Errorf("adopted %v, want b no more", adopted)
+		t.Errorf("adopted %v, want no b", adopted)
 	}
 }
 
-// TestWatcherReaders checks that a topic that was created again is reported until its reader reads it, although all
+// TestWatcherReaders checks that a topic that was created again is reported until its reader reads it, even if all
 // functions of OnRecreated have succeeded.
 func TestWatcherReaders(t *testing.T) {
 	cluster := newCluster(t)
