@@ -87,7 +87,7 @@ func newEvent(g *group, userID int64, kind webhook.Kind) *event.Event {
 	return e
 }
 
-// attempt makes user 1's dlr attempt, with no failure if it succeeds, and works through the notes.
+// attempt makes a dlr attempt of user 1 with this failure ("" = success), and processes the notes.
 func (i *instance) attempt(failure webhook.Failure) {
 	i.Attempted(newEvent(i.g, 1, webhook.DLR), failure)
 	i.work()
@@ -145,7 +145,7 @@ func TestFailingAndRecovered(t *testing.T) {
 	}
 }
 
-// TestOrderWithinBatch: changes that are worked through together keep their order.
+// TestOrderWithinBatch checks that changes that are processed together keep their order.
 func TestOrderWithinBatch(t *testing.T) {
 	g := newGroup(t)
 	i := g.start()
@@ -169,7 +169,7 @@ func TestDead(t *testing.T) {
 	i.sync(t.Context())
 	g.want()
 	g.now = noon.Add(time.Hour)
-	i.sync(t.Context()) // nobody else dies
+	i.sync(t.Context()) // no further dead letter
 	g.want("1h0m0s dead " + value("12:01:00", `"dns"`, 2))
 	g.now = noon.Add(2 * time.Hour)
 	i.sync(t.Context())
@@ -192,7 +192,7 @@ func TestDead(t *testing.T) {
 	g.want()
 }
 
-// TestRestart: another process knows what the first one reported, and what it counted.
+// TestRestart checks that another process knows what the first one reported and counted.
 func TestRestart(t *testing.T) {
 	g := newGroup(t)
 	first := g.start()
@@ -215,8 +215,8 @@ func TestRestart(t *testing.T) {
 	g.want("1h0m0s recovered " + value("12:00:00", `"dns"`, 3))
 }
 
-// TestSeveralInstances: an endpoint that moves to another instance, or whose records are spread over several, is
-// reported once.
+// TestSeveralInstances checks that an endpoint that moves to another instance, or whose records are spread over
+// several, is reported once.
 func TestSeveralInstances(t *testing.T) {
 	g := newGroup(t)
 	a, b := g.start(), g.start()
@@ -247,7 +247,7 @@ func TestSeveralInstances(t *testing.T) {
 	g.want()
 }
 
-// TestElsewhere: what another instance found is known after the next reading.
+// TestElsewhere checks that another instance's results are known after the next reading.
 func TestElsewhere(t *testing.T) {
 	for _, alsoDied := range []bool{false, true} {
 		g := newGroup(t)
@@ -272,7 +272,7 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// TestLastFailure: the last failure is shown, not that of the last event.
+// TestLastFailure checks that the last failure is shown, not that of the last event.
 func TestLastFailure(t *testing.T) {
 	g := newGroup(t)
 	i := g.start()
@@ -288,7 +288,7 @@ func TestLastFailure(t *testing.T) {
 	g.want("0s failing " + value("12:00:00", `"dns"`, 1))
 }
 
-// TestReturnOfRedis: what instances decided without Redis is merged when it is back.
+// TestReturnOfRedis checks that what instances decided without Redis is merged when it is back.
 func TestReturnOfRedis(t *testing.T) {
 	g := newGroup(t)
 	a, b := g.start(), g.start()
@@ -306,7 +306,7 @@ func TestReturnOfRedis(t *testing.T) {
 	g.want("0s recovered " + value("12:00:00", `"tls"`, 2))
 }
 
-// TestWithoutRedis: events go on from memory, and what Redis missed is stored when it is back.
+// TestWithoutRedis checks that events continue from memory, and that Redis receives what it missed when it is back.
 func TestWithoutRedis(t *testing.T) {
 	g := newGroup(t)
 	a := g.start()
@@ -335,11 +335,11 @@ func TestWithoutRedis(t *testing.T) {
 	}
 }
 
-// TestStopWithoutAnswer: a Redis that hangs does not keep the process from stopping, and events are produced all the
-// same.
+// TestStopWithoutAnswer checks that a hung Redis does not keep the process from stopping, and that events are still
+// produced.
 func TestStopWithoutAnswer(t *testing.T) {
 	g := newGroup(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +363,7 @@ func TestStopWithoutAnswer(t *testing.T) {
 	}
 }
 
-// TestStates is what the API reads.
+// TestStates checks what the API reads.
 func TestStates(t *testing.T) {
 	g := newGroup(t)
 	i := g.start()
@@ -414,7 +414,7 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
-// TestRefused: an event that cannot be stored is counted, and delays nothing.
+// TestRefused checks that an event that cannot be stored is counted, and delays nothing.
 func TestRefused(t *testing.T) {
 	g := newGroup(t)
 	i := g.start()

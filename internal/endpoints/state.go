@@ -14,7 +14,7 @@ const (
 	forget = 7 * 24 * time.Hour
 )
 
-// state is what is known of one endpoint. The zero state is that of an endpoint that does not fail, and of which no
+// state is the state of one endpoint. The zero state is that of an endpoint that does not fail, and of which no
 // event became a dead letter lately. Redis holds it as JSON.
 type state struct {
 	Failing failing `json:"failing,omitzero"`
@@ -100,8 +100,8 @@ func (s *state) apply(n *note, now time.Time) (events []Event, stored bool) {
 // within reports whether less than d has passed from since to now. The zero time is long ago.
 func within(d time.Duration, since, now time.Time) bool { return now.Sub(since) < d }
 
-// onto returns current with what s counts in addition to base. base is the state from which s began, and current the
-// one that another instance has stored in its place.
+// onto returns current plus what s counts in addition to base. base is the state from which s began, and current the
+// one that another instance has stored instead.
 func (s state) onto(base, current state) state {
 	current.Failing = s.Failing.onto(base.Failing, current.Failing)
 	if told := s.Dead.Told; told.After(base.Dead.Told) && told.After(current.Dead.Told) { // reported, but not stored
@@ -137,7 +137,7 @@ func (s *state) due(now time.Time) bool {
 		s.Dead != (dead{}) && !within(repeat, s.Dead.Told, now)
 }
 
-// text returns s as Redis holds it, "" if it is zero.
+// text returns s in the form for Redis, "" if it is zero.
 func (s state) text() string {
 	if s == (state{}) {
 		return ""
@@ -146,7 +146,7 @@ func (s state) text() string {
 	return string(text)
 }
 
-// parse returns the state of a text. One that cannot be read counts as zero: another program wrote it.
+// parse parses a state. Invalid text counts as zero: another program wrote it.
 func parse(text string) (s state) {
 	if text == "" || json.Unmarshal([]byte(text), &s) != nil {
 		return state{}

@@ -47,7 +47,7 @@ func NewStore(rdb redis.UniversalClient, prefix string) *Store {
 	return &Store{rdb, prefix + "endpoints"}
 }
 
-// State says whether an endpoint fails.
+// State is the state of an endpoint.
 type State struct {
 	Since   time.Time       // start of the first failed attempt since the last success; zero if the endpoint works
 	Failure webhook.Failure // of its last failed attempt, some seconds late; "" if the endpoint works

@@ -1,4 +1,4 @@
-// Package endpoints knows which endpoints fail, and says so in endpoint events.
+// Package endpoints tracks which endpoints fail, and reports it in endpoint events.
 //
 // A [Tracker] receives the result of every attempt and every dead letter of its instance. It keeps the states of the
 // endpoints that fail, decides when an event is due, and produces it. The states of all instances are in a [Store] in
@@ -6,7 +6,7 @@
 // not with each attempt.
 //
 // The dispatcher calls Attempted, which takes a lock for reading if any endpoint fails and none otherwise. Run, in the
-// caller's goroutine, does all the rest. The API reads the Store.
+// caller's goroutine, does the rest. The API reads the Store.
 package endpoints
 
 import (
@@ -37,7 +37,7 @@ const (
 	stopTime     = time.Second // for the last notes, and for the last events to be acknowledged
 )
 
-// Producer is the part of a Kafka client that is needed; *kgo.Client is one.
+// Producer is the needed part of a Kafka client; *kgo.Client implements it.
 type Producer interface {
 	TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
 }
@@ -59,7 +59,7 @@ type Tracker struct {
 	Parts
 	notes chan note
 
-	// failing has the endpoints whose last note says that they fail. The lock is held while a note is queued, so that
+	// failing holds the endpoints that fail according to their last note. The lock is held while a note is queued, so that
 	// the notes have the order of the changes.
 	mu      sync.RWMutex
 	failing map[key]struct{}
@@ -112,7 +112,7 @@ func (t *Tracker) Attempted(e *event.Event, failure webhook.Failure) {
 	}
 }
 
-// succeeded queues the success of a failing endpoint. One that does not fail costs next to nothing.
+// succeeded queues the success of a failing endpoint. For other endpoints it costs next to nothing.
 func (t *Tracker) succeeded(k key) {
 	if t.count.Load() == 0 || !t.isFailing(k) {
 		return
@@ -283,7 +283,7 @@ func (t *Tracker) changes(work map[key][]note) (changes []*changed) {
 			events, must := next.apply(&notes[i], now)
 			all, stored = append(all, events...), stored || must
 		}
-		if stored { // which most failures of an endpoint that fails need not be
+		if stored { // most failures of a failing endpoint change nothing
 			if to := next.text(); to != e.stored || len(all) > 0 {
 				c := changed{swap{key: k, from: e.stored, to: to}, e, next, all}
 				changes = append(changes, &c)
@@ -323,7 +323,7 @@ func (t *Tracker) conclude(c *changed, round int) bool {
 func (t *Tracker) adopt(k key, e *entry, current string) {
 	theirs := parse(current)
 	e.state, e.base, e.stored = e.onto(e.base, theirs), theirs, current
-	if e.Failing.Since.IsZero() { // it works at the other instance
+	if e.Failing.Since.IsZero() { // it works according to the other instance
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.unmark(k)
@@ -340,7 +340,7 @@ func (t *Tracker) entry(k key) *entry {
 	return e
 }
 
-// keep sets the state of an entry and drops an entry that says nothing.
+// keep sets the state of an entry and drops an empty entry.
 func (t *Tracker) keep(k key, e *entry, s state) {
 	e.state = s
 	if e.state == (state{}) && e.stored == "" && !e.unsaved {
@@ -356,7 +356,7 @@ func (t *Tracker) keep(k key, e *entry, s state) {
 	t.mark(k)
 }
 
-// sync adopts what other instances have stored, and stores what Redis did not take before, what time has changed, and
+// sync adopts what other instances have stored, and stores what Redis did not accept before, what time has changed, and
 // failures other than the stored one.
 func (t *Tracker) sync(ctx context.Context) {
 	scan, cancel := context.WithTimeout(ctx, scanTime)
