@@ -1,5 +1,5 @@
 // Package dnscache is Go's resolver with a cache of the name server's answers below it. Everything else remains Go's:
-// the hosts file, search domains, both address families, and that simultaneous look-ups of one name are one.
+// the hosts file, search domains, both address families, and a single look-up for simultaneous ones of a name.
 package dnscache
 
 import (
@@ -11,16 +11,15 @@ import (
 )
 
 const (
-	// MaxAge is for how long an answer is kept at most, whatever lifetime it has.
+	// MaxAge is the longest time for which an answer is kept, whatever its lifetime.
 	MaxAge = time.Minute
 	// maxBytes bounds the answers that are kept. One of them has about 200 bytes.
 	maxBytes = 16 << 20
-	overhead = 160 // bytes of an answer, besides question and message
+	overhead = 160 // bytes per answer, in addition to question and message
 )
 
 // New returns a resolver that asks the same name servers as base, and has an empty cache. It keeps answers with
-// addresses, and answers that a name has none of one family, for as long as their lifetime allows. It keeps no
-// failures.
+// addresses, and answers that a name has no addresses of a family, for their lifetime. It keeps no failures.
 func New(base *net.Resolver) *net.Resolver {
 	c := newCache(base.Dial)
 	return &net.Resolver{PreferGo: true, Dial: c.open}
@@ -33,7 +32,7 @@ type cache struct {
 	dial dialer
 
 	mu      sync.Mutex
-	answers map[string]answer // by question, as it stands in a message
+	answers map[string]answer // by question, in wire form
 	bytes   int
 }
 
@@ -50,7 +49,7 @@ func newCache(dial dialer) *cache {
 	return &cache{dial: dial, answers: make(map[string]answer)}
 }
 
-// open returns what the resolver takes for a connection to a name server.
+// open returns an exchange, which the resolver uses like a connection to a name server.
 func (c *cache) open(ctx context.Context, network, server string) (net.Conn, error) {
 	if !strings.HasPrefix(network, "udp") {
 		return c.dial(ctx, network, server) // for an answer that is too large for a packet

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// TestMain has the resolver read its files before a bubble does: they belong to no bubble.
+// TestMain makes the resolver read its files outside of any bubble.
 func TestMain(m *testing.M) {
 	_, _ = (&net.Resolver{PreferGo: true}).LookupHost(context.Background(), "localhost")
 	os.Exit(m.Run())
 }
 
-// server answers questions in the process. Each packet that is written to it gets the messages that reply returns.
+// server answers questions in the process: each packet written to it gets the messages that reply returns.
 type server struct {
 	reply func(dnsmessage.Header, dnsmessage.Question) [][]byte
 	fail  error // of dials
@@ -60,10 +60,10 @@ func (s *server) dial(context.Context, string, string) (net.Conn, error) {
 	return packets{client}, nil
 }
 
-// packets makes the resolver take a pipe for a packet connection.
+// packets makes the resolver treat a pipe as a packet connection.
 type packets struct{ net.Conn }
 
-// questions returns how many were asked since the last call.
+// questions returns the number of questions since the last call.
 func (s *server) questions() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,8 +87,8 @@ func message(head dnsmessage.Header, q dnsmessage.Question, add func(*dnsmessage
 	return text
 }
 
-// answering answers with 192.0.2.n, alive for ttl seconds, and that there is no IPv6 address, valid for none seconds,
-// or without saying for how long if that is negative.
+// answering returns a server that answers with 192.0.2.n, valid for ttl seconds, and that there is no IPv6 address,
+// valid for none seconds, or without a lifetime if that is negative.
 func answering(n byte, ttl uint32, none int) func(dnsmessage.Header, dnsmessage.Question) [][]byte {
 	return func(head dnsmessage.Header, q dnsmessage.Question) [][]byte {
 		about := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: ttl}
@@ -118,7 +118,7 @@ func TestLifetimes(t *testing.T) {
 		ttl   uint32
 		none  int
 		after time.Duration
-		asked int // of a second look-up
+		asked int // questions of a second look-up
 	}{
 		{"both alive", 30, 30, 29 * time.Second, 0},
 		{"both expired", 30, 30, 30 * time.Second, 2},
@@ -141,7 +141,7 @@ func TestLifetimes(t *testing.T) {
 				}
 				look()
 				if n := s.questions(); n != 2 {
-					t.Fatalf("%d questions at first", n)
+					t.Fatalf("%d questions for the first look-up", n)
 				}
 				time.Sleep(tc.after)
 				look()
@@ -167,7 +167,7 @@ func TestChangedAnswer(t *testing.T) {
 	})
 }
 
-// TestFailures: what is not an answer is asked again.
+// TestFailures checks that failures are not kept.
 func TestFailures(t *testing.T) {
 	nothing := func(*dnsmessage.Builder) error { return nil }
 	for what, reply := range map[string]func(dnsmessage.Header, dnsmessage.Question) [][]byte{
@@ -190,7 +190,7 @@ func TestFailures(t *testing.T) {
 					t.Errorf("%s: %v", what, err)
 				}
 				if s.questions() < 2 {
-					t.Errorf("%s: not asked again", what)
+					t.Errorf("%s: no further question", what)
 				}
 			}
 			if len(c.answers) != 0 || c.bytes != 0 {
@@ -200,7 +200,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestForgedAnswers: a message that the resolver ignores is not kept either.
+// TestForgedAnswers checks that a message that the resolver ignores is not kept either.
 func TestForgedAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		right, wrong := answering(1, 30, 30), answering(66, 30, 30)
@@ -255,7 +255,7 @@ func TestBound(t *testing.T) {
 	}
 }
 
-// FuzzAnswer: no message of a name server does harm.
+// FuzzAnswer checks that no message of a name server does harm.
 func FuzzAnswer(f *testing.F) {
 	q := dnsmessage.Question{Name: dnsmessage.MustNewName(name), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}
 	f.Add(answering(1, 30, 30)(dnsmessage.Header{ID: 7}, q)[0])

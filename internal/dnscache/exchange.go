@@ -18,7 +18,7 @@ type exchange struct {
 	deadline time.Time
 	id       uint16
 	question string
-	answer   []byte // of the cache, not read yet
+	answer   []byte // from the cache, the part that was not read yet
 }
 
 // Write receives the resolver's question.
@@ -43,7 +43,7 @@ func (e *exchange) Write(message []byte) (int, error) {
 	return e.conn.Write(message)
 }
 
-// Read returns the answer of the cache with the question's number, or what the name server sent.
+// Read returns the answer from the cache with the question's id, or the name server's message.
 func (e *exchange) Read(p []byte) (int, error) {
 	if e.answer != nil {
 		n := copy(p, e.answer)
@@ -61,7 +61,7 @@ func (e *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// keep puts a message into the cache if it answers the question. Anyone may have sent it, so it has to pass the same
+// keep puts a message into the cache if it answers the question. Anyone may have sent it, so it must pass the same
 // checks as in the resolver.
 func (e *exchange) keep(message []byte) {
 	head, question, ok := parse(message)
@@ -74,9 +74,9 @@ func (e *exchange) keep(message []byte) {
 	}
 }
 
-// parse returns a message's head and its only question as it stands there.
+// parse returns a message's header and its only question in wire form.
 func parse(message []byte) (head dnsmessage.Header, question string, ok bool) {
-	const begin = 12 // the size of a head
+	const begin = 12 // the size of a header
 	var p dnsmessage.Parser
 	head, err := p.Start(message)
 	if err != nil || len(message) < begin || binary.BigEndian.Uint16(message[4:]) != 1 {
@@ -95,8 +95,8 @@ func parse(message []byte) (head dnsmessage.Header, question string, ok bool) {
 	return head, string(message[begin:end]), true
 }
 
-// lifetime returns for how long an answer may be kept. A message without the wanted records may be kept if it says how
-// long (RFC 2308, 5).
+// lifetime returns how long an answer may be kept. A message without the requested records may be kept if it has a
+// lifetime (RFC 2308, 5).
 func lifetime(message []byte) time.Duration {
 	var p dnsmessage.Parser
 	if _, err := p.Start(message); err != nil {
@@ -154,7 +154,7 @@ func (e *exchange) SetDeadline(t time.Time) error {
 	return e.conn.SetDeadline(t)
 }
 
-// The resolver calls none of the following. That an exchange is a [net.PacketConn] tells it to send packets.
+// The resolver calls none of the following. It sends packets because an exchange is a [net.PacketConn].
 
 // SetReadDeadline implements [net.Conn].
 func (e *exchange) SetReadDeadline(t time.Time) error { return e.SetDeadline(t) }

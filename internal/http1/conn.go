@@ -38,7 +38,7 @@ type conn struct {
 	closed        atomic.Bool
 
 	plain     net.Conn // the connection below TLS
-	wire      *wire    // what TLS takes for the connection below it; nil without TLS
+	wire      *wire    // the connection below TLS; nil without TLS
 	raw       syscall.RawConn
 	trip      trip
 	step      func(fd uintptr) bool // trip.step, bound once
@@ -168,7 +168,7 @@ func (c *conn) roundTrip(message, p []byte) (sent, n int, err error) {
 	return t.sent, t.n, err
 }
 
-// secureTrip is roundTrip for a connection with TLS. All of message counts as sent if a part was.
+// secureTrip is roundTrip for a connection with TLS. The whole message counts as sent if a part of it was.
 func (c *conn) secureTrip(message, p []byte) (sent, n int, err error) {
 	if c.used {
 		if err := c.checkTLS(); err != nil {

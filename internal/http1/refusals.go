@@ -12,14 +12,14 @@ import (
 // maxRefusals is the number of refusing addresses that are remembered.
 const maxRefusals = 10_000
 
-// refusals lets dials that begin together share one refused connection. A dial whose address refused the last one lets
-// the goroutines that are about to dial it begin, too. The first of them dials, and those that began before it was
-// refused take its error for theirs. So an outage of a host with many endpoints costs a fraction of the dials. A
-// refusal never counts for a dial that begins after it.
+// refusals lets dials that begin together share one refused connection. If an address refused the last dial, the next
+// one first lets other goroutines that are about to dial the address begin. The first of them dials, and those that
+// began before it was refused return its error. So an outage of a host with many endpoints costs a fraction of the
+// dials. A refusal never counts for a dial that begins after it.
 type refusals struct {
 	count     atomic.Int64 // of addresses
 	mu        sync.RWMutex
-	addresses map[string]refusal // whose last dial was refused
+	addresses map[string]refusal // those whose last dial was refused
 }
 
 type refusal struct {

@@ -15,9 +15,9 @@ type wire struct {
 	conn *conn
 
 	dry   bool // Read fails instead of reading
-	holds bool // Write holds data back
+	holds bool // Write keeps data instead of sending it
 	held  []byte
-	sent  bool // a part of what was held back was sent
+	sent  bool // at least a part of the held data was sent
 }
 
 // secure puts TLS on a new connection.
@@ -38,7 +38,7 @@ func (c *conn) secure(ctx context.Context, deadline time.Time, shared *tls.Confi
 	return nil
 }
 
-// hold lets Write hold data back, in buf if it fits, until the next Read.
+// hold makes Write keep data until the next Read, in buf if it fits.
 func (w *wire) hold(buf []byte) { w.held, w.holds, w.sent = buf, true, false }
 
 // Write implements [net.Conn].
@@ -50,7 +50,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Read implements [net.Conn]. It first sends what was held back.
+// Read implements [net.Conn]. It sends the held data first.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.dry {
 		return 0, os.ErrDeadlineExceeded

@@ -32,7 +32,7 @@ func (c counted) Write(p []byte) (int, error) {
 	return c.TCPConn.Write(p)
 }
 
-// overTLS returns a client of a peer with TLS, and counts the calls of its connections.
+// overTLS returns a client of a peer with TLS, and a counter of the calls of its connections.
 func overTLS(t *testing.T, answer func(net.Conn, int32) bool) (c *Client, p *peer.Peer, host Host, calls *atomic.Int32) {
 	t.Helper()
 	p = peer.NewTLS(t, &tls.Config{Certificates: []tls.Certificate{certs.SelfSigned(t, nil)}}, answer)
@@ -65,7 +65,7 @@ func TestTripOverTLS(t *testing.T) {
 	}
 }
 
-// TestLargeMessagesOverTLS checks messages around the sizes at which they are sent in another way.
+// TestLargeMessagesOverTLS checks messages just below and above the sizes at which the way of sending changes.
 func TestLargeMessagesOverTLS(t *testing.T) {
 	c, p, host, _ := overTLS(t, peer.Says(fine))
 	for _, size := range []int{bufferSize, 16 << 10, maxInlineWrite - 200, maxInlineWrite, 100_000, 2} {
@@ -95,8 +95,8 @@ func (b *bundle) Write(p []byte) (int, error) {
 	return b.Conn.Write(p)
 }
 
-// TestUnaskedReplyOverTLS checks that a reply nobody asked for, which TLS has read with the one before it, does not
-// become that to the next request.
+// TestUnaskedReplyOverTLS checks that an unexpected reply, which TLS has read together with the one before it, is not
+// taken for the reply to the next request.
 func TestUnaskedReplyOverTLS(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
