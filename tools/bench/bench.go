@@ -33,7 +33,7 @@ type options struct {
 	Cases        string    // regular expression of the cases to run, as "subject, case"; "" = all
 	Settings     []string  // flags for `serve`: --dispatch.max_in_flight=500
 	Binary       string    // whose `serve` is measured; "" = built from this checkout
-	Quick        bool      // small counts: shows that it works, measures nothing
+	Quick        bool      // small counts: a trial run that measures nothing
 	Out          io.Writer // progress and tables
 }
 
@@ -41,9 +41,9 @@ type bench struct {
 	options
 	self     string // this program
 	service  string // the smshooks that is measured
-	version  string // what it says its version is
+	version  string // its version
 	dir      string // for logs and certificates
-	prefix   string // what the names of topics, groups and keys start with
+	prefix   string // prefix of the names of topics, groups and keys
 	envs     int
 	kafka    *server
 	redis    *server
@@ -55,8 +55,8 @@ type bench struct {
 	cases    *regexp.Regexp     // of options.Cases
 }
 
-// measure returns the report, with the scenarios that were finished before an error. It removes the topics and the
-// containers that it made.
+// measure returns the report, with the scenarios that were finished before an error. It removes the topics and
+// containers that it created.
 func measure(ctx context.Context, o options) (*result.Report, error) {
 	if runtime.GOOS != "linux" {
 		return nil, errors.New("only Linux reports what processes cost")
@@ -170,7 +170,7 @@ func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.Out, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05")}, args...)...)
 }
 
-// findService builds the service, unless a program is given, and asks it for its version.
+// findService builds the service, unless a program is given, and reads its version.
 func (b *bench) findService(ctx context.Context) error {
 	b.service = b.Binary
 	if b.service == "" {

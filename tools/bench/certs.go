@@ -20,8 +20,8 @@ const (
 	keyFile  = "key.pem"
 )
 
-// certify writes a certificate for 127.0.0.1 (P-256) and its key into dir. The children trust it by SSL_CERT_FILE, as
-// they would a public authority: the check is part of what is measured.
+// certify writes a certificate for 127.0.0.1 (P-256) and its key into dir. The children trust it through SSL_CERT_FILE,
+// like a public authority: checking it is part of what is measured.
 func certify(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -14,16 +14,16 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/proc"
 )
 
-// child is a process that is measured, or that helps with it. Its standard error goes to a file, as a service's log
-// does.
+// child is a process that is measured, or that helps to measure. Its standard error is written to a file, like a
+// service's log.
 type child struct {
 	name  string
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	log   *os.File
 	born  time.Time
-	notes chan proc.Note // what it tells; closed when it has ended
-	ended chan struct{}  // closed then, too
+	notes chan proc.Note // its notes; closed when it has ended
+	ended chan struct{}  // closed when it has ended
 }
 
 // spawn starts a program, this one or the service, with a command line.
@@ -76,13 +76,13 @@ func environ() []string {
 // kill ends the process and waits for its end.
 func (c *child) kill() {
 	_ = c.cmd.Process.Kill()
-	for range c.notes { // let the reader come to the end of the pipe before Wait closes it
+	for range c.notes { // let the reader reach the end of the pipe before Wait closes it
 	}
-	_ = c.cmd.Wait() // killed: the error says so
+	_ = c.cmd.Wait() // the error only reports the kill
 	_ = c.log.Close()
 }
 
-// next waits for the note of an event and drops others.
+// next waits for the note of an event and discards others.
 func (c *child) next(ctx context.Context, event string) (proc.Note, error) {
 	for {
 		select {
@@ -108,13 +108,13 @@ func (c *child) tail() string {
 	return string(bytes.TrimSpace(data[max(0, len(data)-2000):]))
 }
 
-// cpu is the user and system time it has used.
+// cpu returns the user and system time of the process.
 func (c *child) cpu() (time.Duration, error) { return proc.CPU(c.cmd.Process.Pid) }
 
-// peak is the most memory it ever had resident, in bytes.
+// peak returns the peak of its resident memory, in bytes.
 func (c *child) peak() (float64, error) { return proc.Peak(c.cmd.Process.Pid) }
 
-// nextWhile is next, but fails when other, which is to cause the event, has ended.
+// nextWhile is like next, but fails if other, which should cause the event, has ended.
 func (c *child) nextWhile(ctx context.Context, event string, other *child) (proc.Note, error) {
 	for {
 		select {

@@ -20,17 +20,17 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/receiver"
 )
 
-// env is a set of topics, as one service has it, with its users and what is in its sources.
+// env is the set of topics of one service, with its users and records.
 type env struct {
 	b          *bench
-	name       string // what its topics, groups and Redis keys start with
+	name       string // prefix of its topics, groups and Redis keys
 	partitions int
-	groups     int // given so far
-	memories   int // Redis key prefixes given so far
+	groups     int // assigned so far
+	memories   int // Redis key prefixes assigned so far
 }
 
 func (b *bench) connect() (err error) {
-	// No linger: for the latencies the record is to be with the broker as soon as it can be.
+	// No linger: for the latencies, the broker must get the record as soon as possible.
 	b.client, err = kgo.NewClient(kgo.SeedBrokers(b.kafka.addr), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000))
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
@@ -40,7 +40,7 @@ func (b *bench) connect() (err error) {
 	return nil
 }
 
-// newEnv makes the topics with the service's own `topics ensure`.
+// newEnv creates the topics with the service's own `topics ensure`.
 func (b *bench) newEnv(ctx context.Context, partitions int) (*env, error) {
 	b.envs++
 	w := &env{b: b, name: fmt.Sprintf("%s-%d", b.prefix, b.envs), partitions: partitions}
@@ -52,7 +52,7 @@ func (b *bench) newEnv(ctx context.Context, partitions int) (*env, error) {
 	return w, nil
 }
 
-// flags are the settings of the service in this env.
+// flags returns the settings of the service in this env.
 func (w *env) flags() []string {
 	flags := []string{
 		"--kafka.brokers=" + w.b.kafka.addr, "--redis.addrs=" + w.b.redis.addr, "--redis.key_prefix=" + w.name + "-" + strconv.Itoa(w.memories) + ":",
@@ -101,7 +101,7 @@ func (w *env) fill(ctx context.Context, n, users int) error {
 	return w.b.produce(ctx, n, func(i int) *kgo.Record { return w.dlr(i, 1+i%users, "") })
 }
 
-// dlr is a delivery report of about 700 bytes.
+// dlr returns a delivery report of about 700 bytes.
 func (w *env) dlr(i, user int, reference string) *kgo.Record {
 	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: newRecord(i, user, reference)}
 }
@@ -139,7 +139,7 @@ func (b *bench) produce(ctx context.Context, n int, record func(i int) *kgo.Reco
 	return context.Cause(ctx)
 }
 
-// pace writes n delivery reports at a rate per second, each with the moment it was produced in its body. user returns
+// pace writes n delivery reports at a rate per second, each with the time of its production in the body. user returns
 // the user of the next one.
 func (w *env) pace(ctx context.Context, n int, rate float64, user func(i int) int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -164,7 +164,7 @@ func (w *env) pace(ctx context.Context, n int, rate float64, user func(i int) in
 	return w.b.client.Flush(ctx)
 }
 
-// park writes n records that wait in the retry topic of the first step and are due in hours.
+// park writes n records into the retry topic of the first step that are due in hours.
 func (w *env) park(ctx context.Context, n, users int) error {
 	due := []byte(event.FormatTime(time.Now().Add(6 * time.Hour)))
 	at := []byte(event.FormatTime(time.Now()))
@@ -239,7 +239,7 @@ func (b *bench) remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// removeGroups deletes groups. Their members were killed and can't leave by themselves, so that is done for them.
+// removeGroups deletes groups. Their members were killed and cannot leave, so it removes them first.
 func (b *bench) removeGroups(ctx context.Context, prefix string) error {
 	groups, err := b.admin.ListGroups(ctx)
 	if err != nil {

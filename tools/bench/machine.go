@@ -9,7 +9,7 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// machine looks up where this runs. What can't be found out is left empty.
+// machine returns a description of this machine. Unknown parts are empty.
 func (b *bench) machine() result.Machine {
 	m := result.Machine{
 		Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), Version: b.version,
@@ -28,7 +28,7 @@ func (b *bench) machine() result.Machine {
 	return m
 }
 
-// field finds "name: value" in a file.
+// field returns the value of "name: value" in a file.
 func field(file, name string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {

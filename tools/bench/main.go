@@ -1,9 +1,8 @@
 // Command bench measures the service from outside, next to a hand-written consumer and a bare client.
 //
-// It starts a Kafka and a Redis (or uses those given), a receiver, and then, one after the other and taking turns, the
-// subjects: `smshooks serve` with everything on, a hand-written consumer, a bare client loop. All are child processes,
-// so that the kernel can report what each of them costs. The How text of a scenario says what it does; it ends up in
-// the report.
+// It starts Kafka and Redis (or uses given ones), a receiver, and then the subjects one after the other, taking turns:
+// `smshooks serve` with everything on, a hand-written consumer, a bare client loop. All are child processes, so that
+// the kernel can report what each of them costs. The How text of a scenario describes it in the report.
 package main
 
 import (
@@ -198,7 +197,7 @@ func writeFigures(cmd *cobra.Command, figures *result.Report, file string) error
 	return errors.Join(figures.Write(out), out.Close())
 }
 
-// reportCommand makes the page again from figures that were measured before.
+// reportCommand writes the page again from earlier figures.
 func reportCommand() *cobra.Command {
 	var file, dir string
 	cmd := &cobra.Command{Use: "report", Short: "Write the page and the plots from figures measured before", Args: noArguments,
@@ -223,7 +222,7 @@ func reportCommand() *cobra.Command {
 	return cmd
 }
 
-// helper is a hidden command that the benchmark starts as a child process. It stays until its input ends, so that the
+// helper is a hidden command that the benchmark starts as a child process. It runs until its input ends, so that the
 // kernel's figures of it can still be read.
 func helper(use, short string, run func(cmd *cobra.Command) error) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: noArguments, Hidden: true, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -289,7 +288,7 @@ func handwrittenCommand() *cobra.Command {
 		if base == "" {
 			cfg.URL, cfg.MaxIdle, cfg.Ahead = far.URL, 0, true
 		}
-		go func() { // tell how many were lost when asked
+		go func() { // report the number of lost requests on demand
 			for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(proc.Note{Event: "lost", Count: cfg.Lost.Load()})
 			}

@@ -27,10 +27,10 @@ const fleetHow = "10,000 hosts with a name and a certificate each (TLS 1.3, P-25
 	"The first 70 seconds, in which it becomes known how long hosts keep connections, don't count; the next 60 do. " +
 	"CPU is per reply. Rows of a class have the time from event to request. Lost are attempts whose connection the host closed before it replied."
 
-// goalFleet is the CPU per delivery to the hand-written consumer's.
+// goalFleet is the CPU per delivery relative to the hand-written consumer.
 const goalFleet = 0.5
 
-// voyage is how large the scenario is.
+// voyage is the size of the scenario.
 type voyage struct {
 	hosts          int
 	rate           float64 // events per second
@@ -73,13 +73,13 @@ func (b *bench) newHosts(ctx context.Context, n int) (*hosts, error) {
 	return f, nil
 }
 
-// inside returns the command line that runs another one where the fleet's name server is the machine's. A program finds
-// its name server in /etc/resolv.conf, so it gets a mount namespace in which that is another file. It keeps the process id.
+// inside returns a command line that runs another one with the fleet's name server. A program finds its name server in
+// /etc/resolv.conf, so it gets a mount namespace with another such file. It keeps the process id.
 func (f *hosts) inside(command ...string) []string {
 	return append([]string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, f.resolver}, command...)
 }
 
-// spawnInside starts a subject that asks the fleet's name server.
+// spawnInside starts a subject that uses the fleet's name server.
 func (b *bench) spawnInside(f *hosts, name string, command ...string) (*child, error) {
 	command = f.inside(command...)
 	return b.spawn(name, command[0], b.trust(), command[1:]...)
@@ -88,7 +88,7 @@ func (b *bench) spawnInside(f *hosts, name string, command ...string) (*child, e
 // count ends the fleet's count and begins the next one.
 func (f *hosts) count(ctx context.Context, subject *child) (note, error) {
 	if _, err := fmt.Fprintln(f.in); err != nil {
-		return note{}, fmt.Errorf("speaking to the fleet: %w", err)
+		return note{}, fmt.Errorf("write to the fleet: %w", err)
 	}
 	n, err := f.nextWhile(ctx, "counted", subject)
 	if err != nil {
@@ -98,7 +98,7 @@ func (f *hosts) count(ctx context.Context, subject *child) (note, error) {
 	return note{n.Count, n.Figures, n.Cases, used}, err
 }
 
-// note is what the fleet counted, and the CPU that the subject has used until then.
+// note holds the fleet's counts, and the CPU that the subject has used until then.
 type note struct {
 	replies int64
 	figures result.Figures
@@ -144,8 +144,7 @@ func roam(ctx context.Context, b *bench, s *result.Scenario) error {
 	return b.remove(ctx, w.name)
 }
 
-// roamer lets a subject deliver a steady stream to the fleet. lost returns how many attempts it has lost since it
-// started.
+// roamer lets a subject deliver a steady stream to the fleet. lost returns the number of attempts lost since its start.
 func (b *bench) roamer(s *result.Scenario, w *env, f *hosts, v voyage, subject, condition string, begin func() (*child, error),
 	lost func(context.Context, *child) (int64, error),
 ) func(context.Context) (result.Figures, error) {
@@ -210,10 +209,10 @@ func (b *bench) roamer(s *result.Scenario, w *env, f *hosts, v voyage, subject, 
 	}
 }
 
-// tellLost asks the hand-written consumer how many requests it has lost.
+// tellLost asks the hand-written consumer for the number of lost requests.
 func tellLost(ctx context.Context, c *child) (int64, error) {
 	if _, err := fmt.Fprintln(c.in); err != nil {
-		return 0, fmt.Errorf("speaking to %s: %w", c.name, err)
+		return 0, fmt.Errorf("write to %s: %w", c.name, err)
 	}
 	n, err := c.next(ctx, "lost")
 	return n.Count, err

@@ -16,7 +16,7 @@ type scenario struct {
 	run              func(ctx context.Context, b *bench, s *result.Scenario) error
 }
 
-// The goals, as docs/performance.md has them.
+// The goals in docs/performance.md.
 const (
 	goalCPU       = 12.0   // µs per delivery
 	goalRate      = 75_000 // deliveries per second
@@ -69,7 +69,7 @@ func (b *bench) backlog(ctx context.Context, partitions, users, count int, url f
 	return w, w.fill(ctx, count, users)
 }
 
-// oursIn is the service working off the backlog of an env.
+// oursIn lets the service work off the backlog of an env.
 func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Figures) error) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		before, err := w.written(ctx, "dlr-overflow")
@@ -89,7 +89,7 @@ func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Fi
 	}
 }
 
-// handIn is the hand-written consumer working off the backlog of an env.
+// handIn lets the hand-written consumer work off the backlog of an env.
 func (b *bench) handIn(w *env, t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		w.again()
@@ -97,14 +97,14 @@ func (b *bench) handIn(w *env, t *target, count int) func(context.Context) (resu
 	}
 }
 
-// bareAt is the bare client, which needs no env.
+// bareAt runs the bare client, which needs no env.
 func (b *bench) bareAt(t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		return b.drain(ctx, t, count, func() (*child, error) { return b.hammer(t, count) }, nil)
 	}
 }
 
-// limitIn adds up the bare client's last run and what the rest costs by itself.
+// limitIn adds the costs of fetching, decoding and encoding to the bare client's last run.
 func (b *bench) limitIn(w *env, s *result.Scenario, condition string, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		ctx, cancel := context.WithTimeout(ctx, longest)
@@ -207,7 +207,7 @@ func users(ctx context.Context, b *bench, s *result.Scenario) error {
 	return nil
 }
 
-// base is how many partitions the topics have where nothing else is said. Making them takes most of a quick run.
+// base is the default number of partitions. Creating them takes most of a quick run.
 func (b *bench) base() int {
 	if b.Quick {
 		return 2
@@ -215,7 +215,7 @@ func (b *bench) base() int {
 	return 6
 }
 
-// partitions are the counts of the scenario; topics of 48 take long to make.
+// partitions returns the counts of the scenario. Creating topics with 48 takes long.
 func (b *bench) partitions() []int {
 	if b.Quick {
 		return []int{1, 3}
@@ -266,7 +266,7 @@ func parked(ctx context.Context, b *bench, s *result.Scenario) error {
 	return nil
 }
 
-// pause lets time pass in which something is measured.
+// pause waits while something is measured.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):

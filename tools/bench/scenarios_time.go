@@ -11,16 +11,16 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// warm and measured are how long the latency scenario runs before it counts, and while it does.
+// warm and measured are the times of the latency scenario before and during the measurement.
 const (
 	warm     = 5 * time.Second
 	measured = 10 * time.Second
 )
 
-// fewest is how many events are measured at least.
+// fewest is the minimum number of measured events.
 const fewest = 200
 
-// running lets keep measure a subject that has delivered one event.
+// running calls keep to measure a subject that has delivered one event.
 func (b *bench) running(ctx context.Context, w *env, begin func() (*child, error), keep func(context.Context, *child) (result.Figures, error)) (result.Figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
@@ -44,7 +44,7 @@ func (b *bench) running(ctx context.Context, w *env, begin func() (*child, error
 	return keep(ctx, c)
 }
 
-// steady lets a subject deliver events that come at a rate.
+// steady lets a subject deliver events that arrive at a rate.
 func (b *bench) steady(w *env, rate func(context.Context) (float64, error), begin func() (*child, error)) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		perSecond, err := rate(ctx)
@@ -57,7 +57,7 @@ func (b *bench) steady(w *env, rate func(context.Context) (float64, error), begi
 	}
 }
 
-// atRate measures a subject while events come at a rate.
+// atRate measures a subject while events arrive at a rate.
 func (b *bench) atRate(ctx context.Context, w *env, c *child, perSecond float64) (result.Figures, error) {
 	skip, count := int(warm.Seconds()*perSecond), max(int(measured.Seconds()*perSecond), fewest)
 	if b.Quick {
@@ -80,14 +80,14 @@ func (b *bench) atRate(ctx context.Context, w *env, c *child, perSecond float64)
 	return f, err
 }
 
-// idle measures a subject to which nothing comes.
+// idle measures a subject without events.
 func (b *bench) idle(w *env, begin func() (*child, error)) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		return b.running(ctx, w, begin, b.resting)
 	}
 }
 
-// resting measures the CPU of a process that has nothing to do, in percent of a core.
+// resting measures the CPU of an idle process, in percent of a core.
 func (b *bench) resting(ctx context.Context, c *child) (result.Figures, error) {
 	settle, long := 4*time.Second, 10*time.Second
 	if b.Quick {
@@ -104,7 +104,7 @@ func (b *bench) resting(ctx context.Context, c *child) (result.Figures, error) {
 	return result.Figures{result.Idle: 100 * (after - before).Seconds() / time.Since(began).Seconds()}, err
 }
 
-// inTurn is the user of the i-th event when the users take turns.
+// inTurn returns the user of the i-th event if the users take turns.
 func inTurn(i int) int { return 1 + i%baseUsers }
 
 func latency(ctx context.Context, b *bench, s *result.Scenario) error {
@@ -160,8 +160,8 @@ func latency(ctx context.Context, b *bench, s *result.Scenario) error {
 	return b.remove(ctx, w.name)
 }
 
-// learnCapacity finds what ours and the hand-written consumer do with a backlog, unless the throughput scenario has
-// told.
+// learnCapacity measures the service and the hand-written consumer with a backlog, unless the throughput scenario has
+// done so.
 func (b *bench) learnCapacity(ctx context.Context) error {
 	if b.capacity[ours] > 0 {
 		return nil

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// The images that are used if there are any on the machine, else the last of each is pulled. The environment variables
-// are those of the real test floor.
+// The images to use, the first that exists on the machine; otherwise the last of each is pulled. The environment
+// variables are those of the real test floor.
 var (
 	kafkaImages = []string{os.Getenv("SMSHOOKS_TEST_KAFKA_IMAGE"), "local/kafka:4.1.1", "apache/kafka:4.1.1"}
 	redisImages = []string{os.Getenv("SMSHOOKS_TEST_REDIS_IMAGE"), "local/redis:7", "redis:7"}
 )
 
-// server is a Kafka or Redis, in a container of ours or given.
+// server is a Kafka or Redis, in our own container or given.
 type server struct {
 	addr      string
 	image     string // "" = given
@@ -70,7 +70,7 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			continue
 		}
-		defer l.Close() // not before all are found, so that none is returned twice
+		defer l.Close() // close them after all are found, so that none is returned twice
 		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 		if len(ports) == n {
 			return ports, nil
@@ -149,7 +149,7 @@ func (b *bench) startStack(ctx context.Context) (err error) {
 	)
 }
 
-// await asks until there is an answer, for at most a minute.
+// await retries until there is an answer, for at most a minute.
 func (b *bench) await(ctx context.Context, what string, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

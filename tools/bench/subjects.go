@@ -14,7 +14,7 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// The subjects, as tables name them.
+// The names of the subjects in tables.
 const (
 	ours       = "smshooks"
 	hand       = "hand-written"
@@ -22,7 +22,7 @@ const (
 	limit      = "limit"
 )
 
-// wide is how many requests the hand-written consumer and the bare client have in flight.
+// wide is the number of requests that the hand-written consumer and the bare client have in flight.
 const wide = 64
 
 // target is a receiver process.
@@ -55,7 +55,7 @@ func (b *bench) newTarget(ctx context.Context, secure, closing bool) (*target, e
 	return &target{child: c, addr: "127.0.0.1:" + port, secure: secure}, nil
 }
 
-// base is the URL without a path.
+// base returns the URL without a path.
 func (t *target) base() string {
 	if t.secure {
 		return "https://" + t.addr
@@ -63,10 +63,10 @@ func (t *target) base() string {
 	return "http://" + t.addr
 }
 
-// url is a user's URL.
+// url returns a user's URL.
 func (t *target) url(user int) string { return t.base() + "/dlr/" + strconv.Itoa(user) }
 
-// ownHost is a user's URL at a loopback address of his own.
+// ownHost returns a user's URL at a separate loopback address.
 func (t *target) ownHost(user int) string {
 	_, port, _ := strings.Cut(t.addr, ":")
 	return fmt.Sprintf("http://127.%d.%d.%d:%s/dlr/%d", 1+user>>16, user>>8&255, user&255, port, user)
@@ -75,7 +75,7 @@ func (t *target) ownHost(user int) string {
 // arm makes the receiver skip requests and watch those that follow.
 func (t *target) arm(ctx context.Context, skip, count int) error {
 	if _, err := fmt.Fprintf(t.in, "arm %d %d\n", skip, count); err != nil {
-		return fmt.Errorf("speaking to the receiver: %w", err)
+		return fmt.Errorf("write to the receiver: %w", err)
 	}
 	_, err := t.next(ctx, "armed")
 	return err
@@ -101,8 +101,8 @@ func (b *bench) hammer(t *target, requests int) (*child, error) {
 // trust makes a child trust the receivers' certificate.
 func (b *bench) trust() []string { return []string{"SSL_CERT_FILE=" + filepath.Join(b.dir, certFile)} }
 
-// watch waits for the first and the last request that the receiver was armed for, and returns what subject did between
-// them: deliveries per second, CPU per delivery, and its peak memory so far.
+// watch waits for the first and the last request for which the receiver was armed, and returns the figures of subject
+// between them: deliveries per second, CPU per delivery, and its peak memory so far.
 func (b *bench) watch(ctx context.Context, t *target, subject *child, count int) (result.Figures, proc.Note, error) {
 	fail := func(err error) (result.Figures, proc.Note, error) { return nil, proc.Note{}, err }
 	if _, err := t.nextWhile(ctx, "first", subject); err != nil {
@@ -136,7 +136,7 @@ func (b *bench) watch(ctx context.Context, t *target, subject *child, count int)
 
 func perEach(d time.Duration, n int) float64 { return float64(d.Microseconds()) / float64(n) }
 
-// longest is how long a single run may take.
+// longest limits a single run.
 const longest = 4 * time.Minute
 
 // drain lets a subject work off a backlog of count events. keep, if not nil, is called while it still runs.
@@ -158,7 +158,7 @@ func (b *bench) drain(ctx context.Context, t *target, count int, start func() (*
 	return f, err
 }
 
-// contest is one subject in one case, run as often as the others.
+// contest is a subject in a case. All contests have the same number of runs.
 type contest struct {
 	subject, condition string
 	run                func(ctx context.Context) (result.Figures, error)
@@ -169,7 +169,8 @@ func (b *bench) chosen(subject, condition string) bool {
 	return b.cases.MatchString(subject + ", " + condition)
 }
 
-// alternate runs every chosen contest Runs times, taking turns, so that a slow moment of the machine meets all of them.
+// alternate runs every chosen contest Runs times, taking turns, so that a slow moment of the machine affects all of
+// them.
 func (b *bench) alternate(ctx context.Context, s *result.Scenario, contests ...contest) error {
 	contests = slices.DeleteFunc(contests, func(c contest) bool { return !b.chosen(c.subject, c.condition) })
 	for run := range b.Runs {

@@ -21,7 +21,7 @@ type Config struct {
 	Addr     string      // host:port of the receiver
 	TLS      *tls.Config // nil = plain HTTP
 	Conns    int         // connections at once, each with one request in flight
-	Requests int64       // in all
+	Requests int64       // in total
 	Record   []byte      // the DLR record whose body is sent
 }
 
@@ -91,7 +91,7 @@ func loop(ctx context.Context, cfg Config, request []byte, left *atomic.Int64) e
 			return err
 		}
 		if !again {
-			_ = conn.Close() // the receiver has closed it
+			_ = conn.Close() // the receiver has closed the connection
 			conn = nil
 		}
 	}
@@ -114,7 +114,7 @@ func readReply(conn net.Conn, buf []byte) (again bool, err error) {
 			return false, err
 		}
 		if have == len(buf) {
-			return false, errors.New("a reply is longer than it should be")
+			return false, errors.New("a reply is too long")
 		}
 	}
 	if !bytes.HasPrefix(buf[:have], []byte("HTTP/1.1 200")) {

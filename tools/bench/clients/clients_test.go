@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 // identity is what the receiver sees of the client.
 type identity struct{ Cert, Key []byte }
 
-// addresses is what the receiver tells of itself.
+// addresses holds the receiver's addresses.
 type addresses struct {
 	Plain, TLS, Once string // Once: TLS, and the connection is closed after each reply
 }
@@ -176,7 +176,7 @@ func startReceiver(b *testing.B) (addresses, *x509.CertPool) {
 	return a, roots
 }
 
-// client posts body to the address and gives the reply's status.
+// client posts body to the address and returns the reply's status.
 type client func(address string, secure bool, body []byte) (int, error)
 
 func clients(roots *x509.CertPool) map[string]func(address string, secure bool) client {
@@ -283,7 +283,7 @@ func BenchmarkClients(b *testing.B) {
 	}
 }
 
-// cpu is the processor time that this process has taken.
+// cpu returns the processor time that this process has used.
 func cpu(b *testing.B) time.Duration {
 	b.Helper()
 	var u syscall.Rusage

@@ -1,5 +1,5 @@
-// Package fleet is a population of customers' servers as a platform meets them: thousands of hosts with names and
-// certificates of their own, most of them called about once a minute, far away, and some of them broken.
+// Package fleet simulates the customers' servers of a platform: thousands of distant hosts with their own names and
+// certificates, most of them called about once a minute, and some of them broken.
 package fleet
 
 import (
@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// Fleet is where the hosts can be reached. Host i, from 1, belongs to user i.
+// Fleet describes where the hosts can be reached. Host i, from 1, belongs to user i.
 type Fleet struct {
 	Hosts  int    // how many there are
-	Port   string // of all hosts but those that refuse connections
-	Closed string // the port of those that refuse
+	Port   string // of all other hosts
+	Closed string // the port of hosts that refuse connections
 }
 
-// Class is how a host behaves.
+// Class is the behaviour of a host.
 type Class int
 
 // The classes: hosts that keep an idle connection for some time, and hosts that fail.
@@ -49,14 +49,14 @@ func (c Class) String() string {
 		"hangs", "refuses", "fails handshakes"}[c]
 }
 
-// idle returns for how long a host of the class keeps an idle connection.
+// idle returns how long a host of the class keeps an idle connection.
 func (c Class) idle() time.Duration {
 	const day = 24 * time.Hour
 	return [...]time.Duration{time.Second, 5 * time.Second, 15 * time.Second, 75 * time.Second, day, day, day, day}[c]
 }
 
-// ClassOf returns the class of a host. 2% hang, 1% refuse and 1% fail handshakes. The others keep connections for each
-// of the times equally often. The class has nothing to do with how often a host is called.
+// ClassOf returns the class of a host. 2% hang, 1% refuse and 1% fail handshakes. The others are divided
+// equally between the idle times. The class is independent of how often a host is called.
 func ClassOf(host int) Class {
 	// A multiplicative hash: the same host has the same class in every run.
 	n := uint32(host) * 2654435761 >> 8
@@ -91,7 +91,7 @@ func address(host int) [4]byte {
 	return [4]byte{127, byte(1 + host>>16), byte(host >> 8), byte(host)}
 }
 
-// URL returns the URL of a user, which is that of a host.
+// URL returns the URL of a user, on his host.
 func (f Fleet) URL(user int) string {
 	port := f.Port
 	if ClassOf(user) == Refuses {
@@ -101,7 +101,7 @@ func (f Fleet) URL(user int) string {
 }
 
 // NewTraffic returns a function that draws the user of the next event. The users' shares follow Zipf's law, shifted so
-// that the busiest of 10,000 hosts gets 1% of the events and every second one less than one of 30,000.
+// that the busiest of 10,000 hosts gets 1% of the events and half of the hosts get fewer than one in 30,000 each.
 func NewTraffic(hosts int) func() int {
 	const exponent, shift = 1.05, 20
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), exponent, shift, uint64(hosts-1))
@@ -109,7 +109,7 @@ func NewTraffic(hosts int) func() int {
 }
 
 // replyTime draws the time that a host takes to answer: log-normal, with a median of 80 ms and a 99th percentile of
-// 1.5 s. It is cut off below the time limit of a request, so that only the hosts that hang exceed that.
+// 1.5 s. It stays below the time limit of a request, which only the hosts that hang exceed.
 func replyTime() time.Duration {
 	const (
 		median = 80 * time.Millisecond

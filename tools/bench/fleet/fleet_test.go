@@ -123,7 +123,7 @@ func notFound(err error) bool {
 	return errors.As(err, &missing) && missing.IsNotFound
 }
 
-// newRoot makes an authority.
+// newRoot creates an authority.
 func newRoot(t *testing.T) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -143,8 +143,8 @@ func newRoot(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key, Leaf: leaf}
 }
 
-// serve starts the hosts without their name server on a free port. It returns the port and what their certificates
-// stand on.
+// serve starts the hosts without their name server on a free port. It returns the port and the root of their
+// certificates.
 func serve(t *testing.T, f Fleet) (s *server, port string, trust *x509.CertPool) {
 	t.Helper()
 	root := newRoot(t)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// issuer makes the certificates of the hosts when they are first needed, below an intermediate authority as public ones
-// have. The hosts share one key, which saves making 10,000 of them.
+// issuer creates the certificates of the hosts when they are first needed. Like public ones, they are signed by an
+// intermediate authority. All hosts share one key: creating 10,000 would take long.
 type issuer struct {
 	key          *ecdsa.PrivateKey
 	intermediate *x509.Certificate
@@ -47,7 +47,7 @@ func valid(name string) *x509.Certificate {
 	}
 }
 
-// config is that of all hosts.
+// config returns the TLS configuration of all hosts.
 func (i *issuer) config(f Fleet) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if host := f.hostOf(hello.ServerName); host == 0 || ClassOf(host) == FailsTLS {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// lifetime of a name's address, in seconds. Names behind load balancers have one like this.
+// lifetime of a name's address, in seconds. It is typical for names of load balancers.
 const lifetime = 60
 
 // nameServer answers questions for the addresses of the hosts, over UDP on port 53 of a loopback address.
@@ -20,7 +20,7 @@ type nameServer struct {
 	questions atomic.Int64
 }
 
-// listenNames listens on port 53, the only one that a resolv.conf can name, of a free address in 127.0.0.0/8.
+// listenNames listens on a free address in 127.0.0.0/8, on port 53: a resolv.conf cannot name another.
 func listenNames(f Fleet) (*nameServer, error) {
 	const tries = 10
 	var failed error
@@ -47,7 +47,7 @@ func (s *nameServer) serve() {
 			return
 		}
 		if err != nil {
-			continue // of an earlier reply: its receiver is gone
+			continue // caused by an earlier reply: its receiver is gone
 		}
 		s.questions.Add(1)
 		if reply, err := s.reply(buf[:n]); err == nil {
@@ -56,7 +56,8 @@ func (s *nameServer) serve() {
 	}
 }
 
-// reply answers one question: A with the address of the host, any other type with nothing, which may be kept as well.
+// reply answers one question: for A with the address of the host, for any other type with an empty answer, which may be
+// cached as well.
 func (s *nameServer) reply(message []byte) ([]byte, error) {
 	var p dnsmessage.Parser
 	head, err := p.Start(message)

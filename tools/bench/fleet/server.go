@@ -19,7 +19,7 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// server is all hosts of a fleet and their name server.
+// server acts as all hosts of a fleet and their name server.
 type server struct {
 	fleet Fleet
 	names *nameServer
@@ -27,10 +27,10 @@ type server struct {
 	watch atomic.Pointer[watch]
 }
 
-// watch counts what happens between two looks.
+// watch counts what happens between two readings.
 type watch struct {
 	since                time.Time
-	questions            int64 // of the name server until then
+	questions            int64 // to the name server before it
 	accepted, handshakes atomic.Int64
 	resumed, answered    atomic.Int64
 
@@ -44,9 +44,9 @@ type tally struct {
 	took             []time.Duration // from event to request
 }
 
-// Run serves a fleet as a child process. It listens on all addresses of the machine, and serves its own only. On its
-// output it writes a [proc.Note] "listening" with the port and the name server. Each line on its input ends a count
-// and begins the next one: it writes a note "counted" with the figures. It ends with its input.
+// Run serves a fleet as a child process. It listens on all addresses of the machine, but serves only clients on it.
+// It writes to out a [proc.Note] "listening" with the port and the name server. Each line of in ends a count and begins
+// the next one: Run writes a note "counted" with the figures. It returns at the end of in.
 func Run(ctx context.Context, hosts int, authority tls.Certificate, in io.Reader, out io.Writer) error {
 	listener, err := net.Listen("tcp4", "0.0.0.0:0")
 	if err != nil {
@@ -83,7 +83,7 @@ func Run(ctx context.Context, hosts int, authority tls.Certificate, in io.Reader
 	return nil
 }
 
-// note returns the figures of a count that ended at a time, with so many questions asked until then.
+// note returns the figures of a count. questions is the number of questions to the name server up to its end.
 func (w *watch) note(end time.Time, questions int64) proc.Note {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,7 +128,7 @@ func (s *server) accept(l net.Listener) {
 			return
 		}
 		if err != nil {
-			time.Sleep(time.Millisecond) // out of descriptors, say: some will be closed
+			time.Sleep(time.Millisecond) // for example out of descriptors: some will be closed
 			continue
 		}
 		if a, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
@@ -142,7 +142,7 @@ func (s *server) accept(l net.Listener) {
 
 var reply = []byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-// serve is one connection to one host.
+// serve serves one connection to one host.
 func (s *server) serve(plain net.Conn) {
 	const patience = 10 * time.Second
 	conn := tls.Server(plain, s.tls)

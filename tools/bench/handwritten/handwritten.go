@@ -1,6 +1,6 @@
-// Package handwritten is what a good engineer writes in an afternoon, for comparison: franz-go, net/http with enough
-// idle connections, a pool of workers, a commit per batch. It looks nothing up, keeps no order, and forgets what
-// failed.
+// Package handwritten is a consumer for comparison, as a good engineer writes it in an afternoon: franz-go, net/http
+// with enough idle connections, a pool of workers, a commit per batch. It looks nothing up, keeps no order, and forgets
+// what failed.
 package handwritten
 
 import (
@@ -33,25 +33,25 @@ type Config struct {
 	Topic   string
 	URL     func(user int) string
 	Workers int // requests at once
-	Idle    int // MaxIdleConnsPerHost; 2 is what net/http ships with
+	Idle    int // MaxIdleConnsPerHost; net/http's default is 2
 	MaxIdle int // MaxIdleConns; 0 = no limit
-	// IdleTimeout is how long an idle connection is kept; 0 = for good.
+	// IdleTimeout limits the age of an idle connection; 0 = no limit.
 	IdleTimeout time.Duration
 	TLS         *tls.Config // nil = the system's authorities
-	// Ahead commits records, every five seconds, once they were handed to a worker. Otherwise a batch would wait for its
-	// slowest request, and one host that hangs would hold up all.
+	// Ahead commits records every five seconds once a worker has them. Otherwise a batch would wait for its slowest
+	// request, and one host that hangs would delay all.
 	Ahead bool
 	// Lost counts requests whose connection the host closed before a reply.
 	Lost *atomic.Int64
 }
 
-// record is as much of a DLR as is needed here.
+// record holds the fields of a DLR that are needed here.
 type record struct {
 	UserID int             `json:"user_id"`
 	SMS    json.RawMessage `json:"sms"`
 }
 
-// Run consumes until ctx ends. What fails to be sent is dropped; only Kafka's errors end it.
+// Run consumes until ctx ends. It drops what it cannot send; only Kafka's errors end it.
 func Run(ctx context.Context, cfg Config) error {
 	options := []kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(cfg.Topic),
 		kgo.BlockRebalanceOnPoll(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(fetchSize)}

@@ -20,7 +20,7 @@ import (
 type Config struct {
 	Brokers []string
 	Topic   string
-	Records int64 // that the topic holds at least
+	Records int64 // minimum number in the topic
 }
 
 // Run reads the records and writes a [proc.Note] "done" with the figures. Fetching is measured in CPU time of the
@@ -68,7 +68,7 @@ func fetch(ctx context.Context, cfg Config) (micros float64, sample []byte, err 
 	return float64((after - before).Microseconds()) / float64(cfg.Records), sample, err
 }
 
-// each returns the µs one call takes, on average over a tenth of a second.
+// each returns the average time of a call in µs, over a tenth of a second.
 func each(call func()) float64 {
 	const batch = 1000
 	n, began := 0, time.Now()

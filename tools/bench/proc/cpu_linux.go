@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CPU is the user and system time of a process, all threads together, to the nanosecond.
+// CPU returns the user and system time of all threads of a process, to the nanosecond.
 func CPU(pid int) (time.Duration, error) {
 	const wholeProcess = 2 // the low bits of a CPU clock's id: precise time, not of one thread
 	var used unix.Timespec

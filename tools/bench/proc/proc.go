@@ -1,5 +1,5 @@
-// Package proc is the interface between the benchmark and its child processes: what they report, and what the kernel
-// reports they cost.
+// Package proc is the interface between the benchmark and its child processes: their notes, and their cost according to
+// the kernel.
 package proc
 
 import (
@@ -25,7 +25,7 @@ type Note struct {
 	Cases   map[string]result.Figures `json:"cases,omitempty"` // by class of host
 }
 
-// Peak is the most memory a process ever had resident (VmHWM), in bytes.
+// Peak returns the peak of a process's resident memory (VmHWM), in bytes.
 func Peak(pid int) (float64, error) {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {

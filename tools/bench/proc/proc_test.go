@@ -33,6 +33,6 @@ func TestSelf(t *testing.T) {
 		t.Errorf("peak memory %v, %v", peak, err)
 	}
 	if _, err := CPU(1 << 23); err == nil {
-		t.Error("no error about a process that is not there")
+		t.Error("no error for a process that does not exist")
 	}
 }

@@ -26,7 +26,7 @@ import (
 	"github.com/smshooks/smshooks/tools/bench/result"
 )
 
-// Config says how the receiver serves.
+// Config configures the receiver.
 type Config struct {
 	Listen string      // host:port; port 0 = any free one
 	TLS    *tls.Config // nil = plain HTTP
@@ -54,7 +54,7 @@ type server struct {
 	out   *json.Encoder
 }
 
-// Run serves until in ends or ctx does. An error says why it cannot listen, or what is wrong with the input.
+// Run serves until in ends or ctx does. It returns an error if it cannot listen or the input is invalid.
 func Run(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -102,7 +102,7 @@ func (s *server) accept(l net.Listener) {
 			return
 		}
 		if err != nil {
-			time.Sleep(time.Millisecond) // out of descriptors, say: some will be closed
+			time.Sleep(time.Millisecond) // for example out of descriptors: some will be closed
 			continue
 		}
 		// The listener is on 0.0.0.0 to accept all of 127.x.y.z. No other clients are served.
@@ -154,7 +154,7 @@ type Requests struct {
 	conn io.Reader
 	buf  []byte
 	have int // bytes in buf
-	end  int // of the request that was returned last
+	end  int // of the latest request
 }
 
 // NewRequests returns a reader of requests with a buffer of size bytes, which grows as needed.

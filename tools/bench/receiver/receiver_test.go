@@ -41,7 +41,7 @@ func run(t *testing.T, closing bool) *running {
 				t.Error(err)
 			}
 		case <-time.After(10 * time.Second):
-			t.Error("the receiver outlives its input")
+			t.Error("the receiver still runs after the end of its input")
 		}
 	})
 	r := &running{in: commands, notes: json.NewDecoder(notes)}
@@ -115,7 +115,7 @@ func TestLatency(t *testing.T) {
 	r.next(t, "first")
 	f := r.next(t, "done").Figures
 	if p50 := f[result.P50]; p50 < 250 || p50 > 10_000 || f[result.P99] != p50 {
-		t.Errorf("figures %v, want 250 ms and a little", f)
+		t.Errorf("figures %v, want slightly more than 250 ms", f)
 	}
 	if err := <-failed; err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func TestLongBodies(t *testing.T) {
 	}
 }
 
-// TestBareClient lets the two measure each other: as many requests arrive as were to be sent.
+// TestBareClient checks that the receiver counts as many requests as the bare client sends.
 func TestBareClient(t *testing.T) {
 	record := []byte(`{"user_id":42,"sms":{"id":1}}`)
 	for _, closing := range []bool{false, true} {
@@ -149,6 +149,6 @@ func TestBareClient(t *testing.T) {
 		}
 	}
 	if err := bare.Run(context.Background(), bare.Config{Addr: "127.0.0.1:1", Conns: 2, Requests: 2, Record: record}); err == nil {
-		t.Error("no error where nobody listens")
+		t.Error("no error without a listener")
 	}
 }

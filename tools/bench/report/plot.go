@@ -31,7 +31,7 @@ func colour(subject string) string {
 }
 
 // Plot draws the medians of one figure as bars, every run as a dot, and the goals for the figure as dashed lines. It
-// reports false if no row has the figure.
+// returns false if no row has the figure.
 func Plot(s *result.Scenario, figure string) (svg string, ok bool) {
 	column, rows := columnOf(figure), rowsWith(s, figure)
 	if len(rows) == 0 {

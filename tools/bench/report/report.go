@@ -1,5 +1,4 @@
-// Package report turns a benchmark's figures into what people read: a page of tables, and a plot per figure that
-// matters.
+// Package report turns a benchmark's figures into a page of tables and a plot for each important figure.
 package report
 
 import (
@@ -16,7 +15,7 @@ import (
 //go:embed performance.md.tmpl
 var page string
 
-// plots are the figures that are worth a picture, by scenario.
+// plots holds the figures that get a plot, by scenario.
 var plots = map[string][]string{
 	"throughput": {result.CPU, result.Rate},
 	"users":      {result.CPU, result.RSS},

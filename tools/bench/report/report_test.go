@@ -90,6 +90,6 @@ func TestPlot(t *testing.T) {
 		t.Errorf("the plot has %v", count)
 	}
 	if _, ok := Plot(s, result.Start); ok {
-		t.Error("a figure that nobody has is plotted")
+		t.Error("a figure that no row has is plotted")
 	}
 }

@@ -1,5 +1,5 @@
-// Package result holds what a benchmark run found: the figures of every run, their medians, the goals they are held
-// against and the ratios between subjects, as they stand in the JSON file.
+// Package result holds the results of a benchmark: the figures of every run, their medians, the goals and the ratios
+// between subjects, in the form of the JSON file.
 package result
 
 import (
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The names of figures, as the JSON has them.
+// The names of figures in the JSON.
 const (
 	CPU        = "cpu_us"          // user+sys µs of the process per delivery, between the first and the last
 	Rate       = "per_second"      // deliveries (parked events in the outage scenario) per second between the first and the last
@@ -34,7 +34,7 @@ const (
 	Sent       = "load_per_second" // the load that was offered
 )
 
-// Column is how a figure is shown.
+// Column describes how a figure is shown.
 type Column struct {
 	Name, Title string
 	Decimals    int
@@ -61,13 +61,13 @@ type Row struct {
 	Median  Figures   `json:"median"`  // of each figure by itself
 }
 
-// Goal is a figure that is wanted, and the one that was found.
+// Goal is a target for a figure, and the measured value.
 type Goal struct {
 	Text   string  `json:"text"`
 	Figure string  `json:"figure,omitempty"` // the name of the figure, if it is one of a row
 	Found  float64 `json:"found"`
 	Limit  float64 `json:"limit"`
-	Most   bool    `json:"most"` // Limit is the most that is allowed, else the least
+	Most   bool    `json:"most"` // Limit is an upper limit; otherwise it is a lower one
 	Met    bool    `json:"met"`
 }
 
@@ -87,7 +87,7 @@ type Scenario struct {
 	Ratios []Ratio `json:"ratios,omitempty"`
 }
 
-// Machine is where it was measured.
+// Machine describes the machine of a measurement.
 type Machine struct {
 	CPU     string `json:"cpu"`
 	Cores   int    `json:"cores"`
@@ -122,7 +122,7 @@ func (s *Scenario) Row(subject, condition string) *Row {
 	return r
 }
 
-// Median returns a median, and whether it was measured.
+// Median returns the median of a figure, and whether it was measured.
 func (s *Scenario) Median(subject, condition, figure string) (float64, bool) {
 	for _, r := range s.Rows {
 		if r.Subject == subject && r.Case == condition {
@@ -148,7 +148,7 @@ func (r *Row) Add(f Figures) {
 	}
 }
 
-// Median returns the middle value, the mean of the two middle ones of an even count, 0 of none. It doesn't change vs.
+// Median returns the middle value, the mean of the two middle ones of an even count, 0 of none. It does not change vs.
 func Median(vs []float64) float64 {
 	if len(vs) == 0 {
 		return 0
@@ -169,7 +169,7 @@ func (s *Scenario) Want(text, subject, condition, figure string, most bool, limi
 	}
 }
 
-// Judge adds a goal for a figure found by other means.
+// Judge adds a goal for a figure that was computed in another way.
 func (s *Scenario) Judge(text string, found float64, most bool, limit float64) {
 	s.Goals = append(s.Goals, Goal{Text: text, Found: found, Limit: limit, Most: most, Met: most && found <= limit || !most && found >= limit})
 }
@@ -183,7 +183,7 @@ func (s *Scenario) Compare(text, figure, subject, condition, toSubject, toCase s
 	}
 }
 
-// WantRatio adds a ratio as Compare does, and the goal that it is at most limit.
+// WantRatio adds a ratio like Compare, and the goal that it is at most limit.
 func (s *Scenario) WantRatio(text, figure, subject, condition, toSubject, toCase string, limit float64) {
 	known := len(s.Ratios)
 	s.Compare(text, figure, subject, condition, toSubject, toCase)
@@ -207,7 +207,7 @@ func (s *Scenario) Spread(subject, figure string) (float64, bool) {
 	return slices.Max(vs)/slices.Min(vs) - 1, true
 }
 
-// Shown returns the columns that any of the scenario's rows has.
+// Shown returns the columns that at least one row of the scenario has.
 func (s *Scenario) Shown() []Column {
 	have := make(map[string]bool)
 	for _, r := range s.Rows {

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// Number writes v with the decimals, the thousands set apart by commas.
+// Number formats v with that many decimals and commas between thousands.
 func Number(v float64, decimals int) string {
 	text := strconv.FormatFloat(v, 'f', decimals, 64)
 	digits, rest, _ := strings.Cut(text, ".")
@@ -25,7 +25,7 @@ func Number(v float64, decimals int) string {
 	return sign + digits
 }
 
-// Table returns the scenario's medians as cells, the heads first. A figure that was not measured is "".
+// Table returns the scenario's medians as cells, after a row of headings. A figure that was not measured is "".
 func (s *Scenario) Table() [][]string {
 	columns := s.Shown()
 	head := []string{"", "case"}
