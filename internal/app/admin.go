@@ -103,7 +103,7 @@ func (a *Admin) NameRights(ctx context.Context, command string, err error) error
 	return kafka.NameRights(ctx, a.client, plan, plan.RightsOf(command, a.cfg.Kafka.Group), err)
 }
 
-// mayRead returns an error if the user lacks the right to read a topic, which a reader would wait for.
+// mayRead returns an error if the user lacks the right to read a topic: a reader would wait for the right.
 func (a *Admin) mayRead(ctx context.Context, topic string) error {
 	need := []topics.Right{{Resource: "topic", Name: topic, Operations: []string{kafka.Read.String()}}}
 	missing, err := kafka.MissingRights(ctx, a.client, a.cfg.TopicPlan(), need)

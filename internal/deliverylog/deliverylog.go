@@ -1,6 +1,6 @@
 // Package deliverylog keeps in Redis each user's latest HTTP attempts, the replies of the latest failures, and notes:
-// what became of events without an attempt, most of all that they wait. Each is a list. Notes have one of their own, so that
-// an outage that makes many events wait leaves the attempts in their list.
+// the states of events without an attempt, most of which wait. Each is a list. Notes have their own, so that an outage
+// with many waiting events does not push out the attempts.
 //
 // The dispatcher adds attempts and notes; releases and replays add notes. internal/api lists them. Writing
 // never slows a delivery: Add and Note put a row into a bounded channel, and Run, in the caller's goroutine, writes

@@ -22,7 +22,7 @@ const (
 
 // encode writes an attempt as one line, separated by tabs: version, Unix microseconds, kind, number, status,
 // microseconds taken, failure, flags, fate, Unix milliseconds of the next attempt and of the event (0 = unknown),
-// partition and offset of the source record, offset behind a batch's last record, host, message id, recipient, id. The
+// partition and offset of the source record, offset after a batch's last record, host, message id, recipient, id. The
 // user is in the key.
 func encode(a *event.Attempt) []byte {
 	b := make([]byte, 0, 128+len(a.Failure)+len(a.Host)+len(a.ID))

@@ -50,8 +50,8 @@ func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
 	return a
 }
 
-// NewNote returns the row without an attempt which says that the event, whose record was stored in an overflow topic,
-// is due from at on. ok is false if the record is invalid.
+// NewNote returns a row without an attempt for an event whose record was stored in an overflow topic and is due at the
+// time at. ok is false if the record is invalid.
 func (e *Event) NewNote(at time.Time) (a Attempt, ok bool) {
 	if e.Decode() != nil {
 		return a, false

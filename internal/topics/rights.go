@@ -73,7 +73,7 @@ func (p *Plan) Rights(group string) []CommandRights {
 	}
 }
 
-// RightsOf returns the least rights of a command, such as "keys create".
+// RightsOf returns the rights that a command needs, such as "keys create".
 func (p *Plan) RightsOf(command, group string) []Right {
 	for _, c := range p.Rights(group) {
 		if command == c.Command || strings.HasPrefix(command, c.Command+" ") {

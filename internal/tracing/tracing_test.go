@@ -114,7 +114,8 @@ func TestTraceAcrossADelayTopic(t *testing.T) {
 	}
 }
 
-// The two requests of an attempt with a failover have a span each, one after the other, in the span of the record.
+// TestFailoverSpans checks that each request of an attempt with a failover has a span in that of the record, one after
+// the other.
 func TestFailoverSpans(t *testing.T) {
 	c := collector.New(t)
 	tracer := newTest(t, c.URL, 1)

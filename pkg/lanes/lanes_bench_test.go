@@ -29,7 +29,7 @@ func TestSubmitDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// TestIdleGroupSize measures what a group holds that has queued and run items before.
+// TestIdleGroupSize measures the memory of an idle group that has queued and run items before.
 func TestIdleGroupSize(t *testing.T) {
 	const groups, most = 100_000, 180 // bytes
 	heap := func() uint64 {

@@ -3,8 +3,8 @@ package lanes
 // maxSpare is the number of unused buffers of each kind that are kept.
 const maxSpare = 1024
 
-// spare has the buffers of groups that are idle, for those that become busy. Most groups are idle at any time, and
-// there may be very many.
+// spare keeps the buffers of idle groups for groups that become busy. At any time most groups are idle, and there may
+// be very many.
 type spare[T any] struct {
 	queues [][]entry[T]
 	slots  [][]slot

@@ -58,7 +58,7 @@ func documentedCommands(t *testing.T, marker string) string {
 	return ""
 }
 
-// prepare makes a directory with what the commands need: the document, the generator, a module for Go, and TypeScript.
+// prepare creates a directory for the commands, with the document, the generator, a module for Go, and TypeScript.
 func (c generatedClient) prepare(t *testing.T, document []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()

@@ -15,7 +15,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// missing is a user who has all rights of a command but one.
+// missing is a user with all rights for a command except one.
 type missing struct {
 	user, command, group string
 	rule                 rule
@@ -36,7 +36,7 @@ func (m missing) namedBy(text string) bool {
 	return false
 }
 
-// aclName spells an operation as Kafka's tools do: DescribeConfigs.
+// aclName returns an operation in the spelling of Kafka's tools, such as DescribeConfigs.
 func aclName(op kadm.ACLOperation) string {
 	var name strings.Builder
 	for word := range strings.SplitSeq(op.String(), "_") {
@@ -45,8 +45,8 @@ func aclName(op kadm.ACLOperation) string {
 	return name.String()
 }
 
-// rightsLacking returns a user for each right that is printed for a command, except those to topics of other kinds than
-// delivery reports: the program treats all kinds alike. Each has a group of its own.
+// rightsLacking returns a user without it for each printed right of a command. It leaves out topics of other kinds than
+// delivery reports: the program treats all kinds alike. Each user has his own group.
 func rightsLacking(e *env, rules map[string][]rule) (all []missing) {
 	for command, granted := range rules {
 		for _, r := range granted {
@@ -96,8 +96,7 @@ func (m missing) acls(e *env, granted []rule) (acls []kmsg.CreateACLsRequestCrea
 	return acls
 }
 
-// TestMissingRights takes each right that `topics acls` prints away from a user of its own, and has the program name
-// the one that is missing.
+// TestMissingRights withholds each right that `topics acls` prints from one user, and checks that the program names it.
 func TestMissingRights(t *testing.T) {
 	t.Parallel()
 	harness.Need(t)
@@ -120,7 +119,7 @@ func TestMissingRights(t *testing.T) {
 	options := func(m missing) harness.Options {
 		return e.options(append(b.FlagsOf(m.user), "--kafka.group="+m.group)...)
 	}
-	var apart []missing // the others may run at once
+	var apart []missing // those that may run in parallel
 	for _, m := range all {
 		if m.operation != kadm.OpCreate {
 			apart = append(apart, m)
@@ -132,7 +131,7 @@ func TestMissingRights(t *testing.T) {
 			e.ensure(t)
 		})
 	}
-	// What the commands find: credentials to seal, a key, an event that waits for its second attempt.
+	// The commands need credentials to seal, a key, and an event that waits for its second attempt.
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "plain:text")})
 	harness.Run(t, e.options(), "keys", "create", "--user=1")
 	e.recv.On(path("dlr", 1), harness.Status(http.StatusInternalServerError))
@@ -156,14 +155,14 @@ func TestMissingRights(t *testing.T) {
 			}
 			o := options(m)
 			if m.command == "topics check" && m.rule.resource == "--group" {
-				o.Args = append(o.Args, "--overflow.delays=1s,3s") // the group's offsets say what the orphaned topic still holds
+				o.Args = append(o.Args, "--overflow.delays=1s,3s") // the group's offsets show what the orphaned topic still holds
 			}
 			m.wantNamed(t, o, m.args(e)...)
 		})
 	}
 }
 
-// args are arguments with which a command needs the right.
+// args returns arguments with which a command needs the right.
 func (m missing) args(e *env) []string {
 	switch m.command {
 	case "keys":
@@ -188,17 +187,17 @@ func (m missing) args(e *env) []string {
 	return strings.Fields(m.command)
 }
 
-// wantNamed runs a command that fails for want of the right, and wants it named.
+// wantNamed runs a command that fails without the right, and checks that the error names it.
 func (m missing) wantNamed(t *testing.T, o harness.Options, args ...string) {
 	t.Helper()
 	out, stderr, code := harness.Run(t, o, args...)
-	// Whether topics are orphaned is no condition of the check.
+	// Orphaned topics do not make the check fail.
 	if failed := code == 1 || m.command == "topics check" && m.rule.resource == "--group"; !failed || !m.namedBy(stderr) {
 		t.Errorf("exit code %d: %s%s", code, out, stderr)
 	}
 }
 
-// drop deletes a topic of a rule.
+// drop deletes the topic of a rule.
 func (e *env) drop(t *testing.T, r rule) {
 	t.Helper()
 	topic := r.name

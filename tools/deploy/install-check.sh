@@ -1,13 +1,13 @@
 #!/bin/bash
-# install-check.sh DEB RPM: installs each package into a root of its own, with its scripts, and looks at what is there then;
-# installs it again over changed settings, and removes it. It needs root's rights, as an installation does.
+# install-check.sh DEB RPM: installs each package with its scripts into its own root directory, and checks the result;
+# installs it again over changed settings, and removes it. Like an installation, it must run as root.
 set -euo pipefail
 [ "$(id -u)" = 0 ] || { echo "install-check: run it as root, which chroot needs" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "install-check: $*" >&2; exit 1; }
 
-# root DIR: what dpkg and the scripts need, and the users of a new machine.
+# root DIR: creates the files that dpkg and the scripts need, and the users of a new machine.
 root() {
   local tool library
   mkdir -p "$1"/{dev,etc,tmp,var/lib/dpkg/{info,updates,triggers},var/lib/rpm}
@@ -23,7 +23,7 @@ root() {
   cp /etc/login.defs "$1/etc/"
 }
 
-# has PACKAGE DIR: the files with their modes and owners, the user, a binary that runs, and the settings as they were changed.
+# has PACKAGE DIR: checks the files with their modes and owners, the user, the binary, and the changed settings.
 has() {
   local mode owner path group
   group=$(sed -n 's/^smshooks:[^:]*:\([0-9]*\):.*/\1/p' "$2/etc/group")

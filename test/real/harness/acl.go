@@ -22,7 +22,7 @@ type GuardedBroker struct {
 	GuardedAddr string
 }
 
-// GuardedKafka starts a broker for the test, with Kafka's authorizer. More users may log in with the same password.
+// GuardedKafka starts a broker for the test, with Kafka's authorizer. users can log in as well, with the same password.
 func GuardedKafka(t testing.TB, users ...string) *GuardedBroker {
 	t.Helper()
 	s := kafkaSpec()
@@ -49,7 +49,7 @@ func GuardedKafka(t testing.TB, users ...string) *GuardedBroker {
 // Flags returns the flags with which the program logs in.
 func (b *GuardedBroker) Flags() []string { return b.FlagsOf(GuardedUser) }
 
-// FlagsOf returns the flags with which the program logs in as a user.
+// FlagsOf returns the flags for a login as user.
 func (b *GuardedBroker) FlagsOf(user string) []string {
 	return []string{
 		"--kafka.brokers=" + b.GuardedAddr, "--kafka.sasl.mechanism=PLAIN",
@@ -79,7 +79,7 @@ func (b *GuardedBroker) GrantACL(t testing.TB, acls *kadm.ACLBuilder) {
 	b.create(t, acls)
 }
 
-// GrantMany gives rights to several users in one request.
+// GrantMany grants rights to several users in one request.
 func (b *GuardedBroker) GrantMany(t testing.TB, acls []kmsg.CreateACLsRequestCreation) {
 	t.Helper()
 	cl, req := Client(t, b.Addr), kmsg.NewCreateACLsRequest()

@@ -1,4 +1,4 @@
-// Calls every operation of the API with the client that OpenAPI Generator made for TypeScript.
+// Calls every operation of the API with OpenAPI Generator's client for TypeScript.
 
 import { Configuration, DeliveriesApi, Kind, MessageStatus, ReceiptOrder, ResponseError, SettingsApi, SpecificationApi } from "./smshooks";
 
@@ -23,7 +23,7 @@ async function refused(call: Promise<unknown>): Promise<Response> {
     if (error instanceof ResponseError) return error.response;
     throw error;
   }
-  throw new Error("the call is accepted");
+  throw new Error("the call was accepted");
 }
 
 async function main() {
