@@ -23,7 +23,7 @@ const fleetHow = "10,000 hosts with a name and a certificate each (TLS 1.3, P-25
 	"the busiest gets 1% of 500 events per second, every second one less than one a minute. Hosts answer after a log-normal time (p50 80 ms, p99 1.5 s). " +
 	"They close idle connections after 1, 5, 15 or 75 s or never, a fifth each; 2% hang, 1% refuse connections, 1% fail handshakes. " +
 	"A small name server answers with a lifetime of 60 s; subjects find it in a resolv.conf of their own. " +
-	"The hand-written consumer has 500 workers, keeps idle connections for 90 s, and does not wait for a batch before it polls the next one. " +
+	"The hand-written consumer has 1,000 workers, keeps idle connections for 90 s, and does not wait for a batch before it polls the next one. " +
 	"The first 70 seconds, in which it becomes known how long hosts keep connections, don't count; the next 60 do. " +
 	"CPU is per reply. Rows of a class have the time from event to request. Lost are attempts whose connection the host closed before it replied."
 
@@ -130,7 +130,7 @@ func roam(ctx context.Context, b *bench, s *result.Scenario) error {
 		}, func(ctx context.Context, _ *child) (int64, error) { return w.resets(ctx) })},
 		contest{hand, condition, b.roamer(s, w, f, v, hand, condition, func() (*child, error) {
 			return b.spawnInside(f, hand, b.self, "handwritten", "--kafka="+b.kafka.addr, "--group="+w.group(), "--topic="+w.topic("dlr"),
-				"--port="+f.Port, "--closed="+f.Closed, "--workers=500", "--idle="+strconv.Itoa(wide), "--idle-timeout=90s")
+				"--port="+f.Port, "--closed="+f.Closed, "--workers=1000", "--idle="+strconv.Itoa(wide), "--idle-timeout=90s")
 		}, tellLost)},
 	)
 	if err != nil {
