@@ -85,7 +85,6 @@ type Lanes[G comparable, T any] struct {
 func New[G comparable, T any](cfg Config, run func(T) Report) *Lanes[G, T] {
 	l := &Lanes[G, T]{cfg: cfg, run: run, groups: map[G]*group[G, T]{}, waiting: map[*group[G, T]]struct{}{}}
 	l.recent.window = cfg.BurstWindow
-	l.proofs = newProofs()
 	return l
 }
 
@@ -152,13 +151,13 @@ func (l *Lanes[G, T]) Running() int {
 }
 
 // Ready measures the backlog of groups that work: the groups with an item that may start, and the items queued for
-// groups that answer within milliseconds. Groups that were never called count with the healthy ones while first calls
-// find a slot or end well. They do not while first calls hang.
+// groups that answer within milliseconds. Groups that were never called count with the healthy ones while enough
+// first calls end well. They do not while first calls hang.
 func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	groups = l.ready[stateHealthy].len()
-	if n := l.ready[stateUnproven].len(); l.sharedSlotFree() || l.proofs.keepUp(n) {
+	if n := l.ready[stateUnproven].len(); l.proofs.keepUp(n) {
 		groups += n
 	}
 	return groups, l.fast

@@ -34,7 +34,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 		l.unlistEmpty(g)
 	}
 	overdue = l.shed(overdue)
-	l.proofs.tick(l.sharedSlotFree())
+	l.proofs.tick()
 	l.forget()
 	return overdue
 }

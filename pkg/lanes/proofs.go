@@ -1,27 +1,18 @@
 package lanes
 
-import "math"
-
 // workedOff is the number of calls of Overdue within which a backlog of first calls must be worked off to keep up.
 const workedOff = 4
 
-// proofs counts the first calls that leave their group healthy. So it distinguishes many new groups that work from many
-// that hang, before the first of them times out.
+// proofs counts the first calls that leave their group healthy. It tells many new groups that work from many that hang.
+// Without such calls new groups are taken for hanging: a poll that waits for them would mix their items with those of
+// later groups, which would then be called after them.
 type proofs struct {
 	now  int    // since the last tick
-	past [2]int // between the last ticks; MaxInt after one that found a free slot: nothing hangs
+	past [2]int // between the last ticks
 }
-
-func newProofs() proofs { return proofs{past: [2]int{math.MaxInt, math.MaxInt}} }
 
 // tick begins a new interval.
-func (p *proofs) tick(slotFree bool) {
-	if slotFree {
-		p.now = math.MaxInt
-	}
-	p.past = [2]int{p.now, p.past[0]}
-	p.now = 0
-}
+func (p *proofs) tick() { p.past, p.now = [2]int{p.now, p.past[0]}, 0 }
 
 // keepUp reports whether n groups that were never called will soon be.
-func (p *proofs) keepUp(n int) bool { return max(p.past[0], p.past[1], p.now) >= n/workedOff }
+func (p *proofs) keepUp(n int) bool { return max(p.past[0], p.past[1], p.now) > n/workedOff }
