@@ -32,7 +32,7 @@ const (
 	delayed     = "sms-dlr-retry-10m"
 	revocations = "click-revocation"
 
-	// Topics that may sleep; only tests of that create them.
+	// Topics that may sleep; only tests of sleeping create them.
 	hourly   = "sms-dlr-retry-1h"
 	released = "sms-dlr-overflow-0s"
 )

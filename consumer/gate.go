@@ -35,7 +35,7 @@ type gate struct {
 	next       int64          // offset after the last record that was passed on or held; -1 = none
 	paused     bool
 	asleep     bool             // paused because there is nothing to fetch
-	epoch      int32            // of the leader when the partition was last found empty; noEpoch if it was not
+	epoch      int32            // of the leader when the partition was last found empty; otherwise noEpoch
 	dispatched []dispatchedHead // of which the first may be unsettled
 }
 

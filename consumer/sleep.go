@@ -11,21 +11,21 @@ import (
 )
 
 // minSleep is the shortest delay of topics that may sleep. A record in a sleeping partition is found within
-// lagInterval, or within another lagTimeout if Kafka is slow, and so long before it is due. Shorter delays have no such
-// reserve, and the overflow topic with the shortest delay also gets replayed events, which are due at once.
+// lagInterval, plus lagTimeout if Kafka is slow, which is long before it is due. Shorter delays have no such reserve,
+// and the overflow topic with the shortest delay also gets replayed events, which are due at once.
 const minSleep = time.Minute
 
 // noEpoch is the epoch of a partition that was not found empty the last time.
 const noEpoch = -2
 
-// maySleep reports whether partitions of a topic that hold nothing need not be fetched. The topic of released events
-// is written by the member that consumes it, which calls [Consumer.Wake].
+// maySleep reports whether empty partitions of a topic need not be fetched. The topic of released events is written by
+// the member that consumes it, which calls [Consumer.Wake].
 func maySleep(info topics.Info) bool {
 	return info.Class != topics.Source && (info.Delay >= minSleep || info.Tier == topics.NoTier)
 }
 
-// sleep stops fetching partitions of delay topics that hold nothing, and fetches those again in which there is
-// something. Most of a service's partitions are empty most of the time, and each costs processor time in every fetch.
+// sleep stops fetching empty partitions of delay topics, and resumes fetching those that are no longer empty. Most of a
+// service's partitions are empty most of the time, and each costs processor time in every fetch.
 func (c *Consumer) sleep(starts, ends kadm.ListedOffsets) {
 	var looks []look
 	for _, a := range c.owned(nil) {
@@ -36,7 +36,7 @@ func (c *Consumer) sleep(starts, ends kadm.ListedOffsets) {
 		l := look{a: a, epoch: noEpoch}
 		end, ok := ends.Lookup(a.topic, a.partition)
 		start, known := starts.Lookup(a.topic, a.partition)
-		// An end below the committable offset is a truncation, which only a fetch finds out.
+		// An end below the committable offset is a truncation, which only a fetch detects.
 		if ok && known && end.Err == nil && start.Err == nil && tracker.Outstanding() == 0 &&
 			max(tracker.Committable(), start.Offset) == end.Offset {
 			l.epoch = end.LeaderEpoch
@@ -46,7 +46,7 @@ func (c *Consumer) sleep(starts, ends kadm.ListedOffsets) {
 	c.gates.sleep(c.client, looks)
 }
 
-// wakeAll fetches all sleeping partitions again, because nobody knows what is in them.
+// wakeAll fetches all sleeping partitions again, because it is unknown whether they are still empty.
 func (c *Consumer) wakeAll() {
 	var looks []look
 	for _, a := range c.owned(nil) {
@@ -55,21 +55,21 @@ func (c *Consumer) wakeAll() {
 	c.gates.sleep(c.client, looks)
 }
 
-// Wake fetches a partition at once if it sleeps. It is called after a record was written to it.
+// Wake fetches a sleeping partition at once. It is called after a record was written to it.
 func (c *Consumer) Wake(topic string, partition int32) {
 	if a := c.assignment(topic, partition); a != nil {
 		c.gates.sleep(c.client, []look{{a, noEpoch}})
 	}
 }
 
-// look says what was found in a partition of a delay topic.
+// look is a finding about a partition of a delay topic.
 type look struct {
 	a     *assignment
-	epoch int32 // of the partition's leader if the partition is empty, else noEpoch
+	epoch int32 // of the partition's leader if the partition is empty, otherwise noEpoch
 }
 
 // sleep pauses partitions that were empty twice in a row under the same leader, and wakes those that were not empty.
-// The log of another leader may be shorter, and be filled up again: it is fetched from first.
+// The log of another leader may have become shorter and grown again: it is fetched first.
 func (gs *gates) sleep(cl *kgo.Client, looks []look) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// withSleepers is withEnv with two topics that may sleep. It returns a function that starts members that consume them.
+// withSleepers is like withEnv, with two topics that may sleep. join starts a member that consumes them.
 func withSleepers(t *testing.T, partitions int32, test func(t *testing.T, w *env, join func() *member)) {
 	t.Helper()
 	withEnv(t, partitions, func(t *testing.T, w *env) {
@@ -28,7 +28,8 @@ func withSleepers(t *testing.T, partitions int32, test func(t *testing.T, w *env
 // sleeping returns the number of partitions of a topic that the member does not fetch.
 func (m *member) sleeping(topic string) int { return len(m.client.PauseFetchPartitions(nil)[topic]) }
 
-// Empty partitions of long delays are not fetched, and what is written to them is found long before it is due.
+// TestSleep checks that empty partitions of long delays are not fetched, and that records written to them are found
+// long before they are due.
 func TestSleep(t *testing.T) {
 	withSleepers(t, 2, func(t *testing.T, w *env, join func() *member) {
 		m := join()
@@ -56,7 +57,7 @@ func TestSleep(t *testing.T) {
 	})
 }
 
-// A released event is not found late: the member that has written it says so.
+// TestWake checks that a released event is found at once: the member that has written it calls Wake.
 func TestWake(t *testing.T) {
 	withSleepers(t, 1, func(t *testing.T, w *env, join func() *member) {
 		m := join()
@@ -78,7 +79,7 @@ func TestWake(t *testing.T) {
 	})
 }
 
-// While the ends of the partitions are unknown, all are fetched.
+// TestWakeUnmeasured checks that all partitions are fetched while their ends are unknown.
 func TestWakeUnmeasured(t *testing.T) {
 	withSleepers(t, 1, func(t *testing.T, w *env, join func() *member) {
 		m := join()
@@ -110,8 +111,9 @@ func TestWakeUnmeasured(t *testing.T) {
 	})
 }
 
-// A partition that sleeps when it is revoked is fetched by its next owner, and by the former one if it comes back.
-func TestSleepersAreHandedOn(t *testing.T) {
+// TestSleepersMoveToTheNextOwner checks that a partition that sleeps when it is revoked is fetched by its next owner,
+// and by the former one if it gets the partition again.
+func TestSleepersMoveToTheNextOwner(t *testing.T) {
 	withSleepers(t, 2, func(t *testing.T, w *env, join func() *member) {
 		first := join()
 		rest(10 * time.Second)
@@ -135,7 +137,8 @@ func TestSleepersAreHandedOn(t *testing.T) {
 	})
 }
 
-// A partition sleeps if it was empty twice under the same leader, and not after it was revoked.
+// TestSleepStates checks that a partition sleeps if it was empty twice under the same leader, and not after it was
+// revoked.
 func TestSleepStates(t *testing.T) {
 	cl, err := kgo.NewClient()
 	if err != nil {

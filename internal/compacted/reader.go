@@ -19,8 +19,8 @@ const (
 	stuckAfter = 500 * time.Millisecond
 	// pollWait is the longest poll while the end has not been reached: compaction may have removed all that is left.
 	pollWait = 100 * time.Millisecond
-	// fetchWait is how long a broker holds a fetch while nothing is written. Each fetch of an idle topic costs processor
-	// time.
+	// fetchWait is the time for which a broker holds a fetch while nothing is written. Each fetch of an idle topic
+	// costs processor time.
 	fetchWait = 2 * time.Second
 )
 
@@ -39,7 +39,7 @@ type Reader struct {
 	newClient NewClient
 	goal      Bounds
 	deletes   bool          // records leave the topic by retention, not by compaction
-	patience  time.Duration // how long ReadAll tolerates errors and silence; 0: no error, any silence
+	patience  time.Duration // time for which ReadAll tolerates errors and silence; 0 = no error, any silence
 
 	mu       sync.Mutex
 	position map[int32]int64 // everything below it was read or does not exist

@@ -53,7 +53,7 @@ type Config struct {
 	Outages *Outages
 	// Context ends what clients wait for, their Close included; nil never does.
 	Context context.Context
-	// PaceFetches spaces the fetches of one broker by some milliseconds, so that a stream comes in bunches.
+	// PaceFetches spaces the fetches of one broker by some milliseconds, so that a stream arrives in bunches.
 	PaceFetches bool
 	// ReadUncommitted also reads records of transactions that are open or aborted.
 	ReadUncommitted bool

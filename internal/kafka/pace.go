@@ -13,8 +13,8 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// Fetches of one broker are spaced by the time in which about bunch records come, within minPace and maxPace. They
-// are spaced by minPace while fewer than few records come in maxPace: waiting for the next one would save little.
+// Fetches from one broker are spaced by the time in which about bunch records arrive, within minPace and maxPace. They
+// are spaced by minPace while fewer than few records arrive in maxPace: waiting for the next one would save little.
 const (
 	bunch, few       = 15, 4
 	minPace, maxPace = 2 * time.Millisecond, 15 * time.Millisecond
@@ -26,7 +26,7 @@ const (
 // pause is still returned at once. The client has no setting for this: a longer minimum wait at the broker would delay
 // single records.
 type pacer struct {
-	records atomic.Int64 // fetched since the last look
+	records atomic.Int64 // fetched since the last check
 }
 
 var _ kgo.HookFetchBatchRead = (*pacer)(nil)
@@ -51,8 +51,8 @@ func (p *pacer) over(dial tlsfiles.Dial) tlsfiles.Dial {
 type paced struct {
 	net.Conn
 	pacer *pacer
-	asked time.Time // when the last fetch was to be sent
-	sent  time.Time // when it was sent
+	asked time.Time // when the client sent the last fetch
+	sent  time.Time // when the fetch left
 }
 
 // Write writes one request, as the client does.
@@ -65,7 +65,7 @@ func (p *paced) Write(request []byte) (int, error) {
 	return p.Conn.Write(request)
 }
 
-// spacing returns the time between two fetches while n records come in a time.
+// spacing returns the time between two fetches while n records arrive in a time.
 func spacing(in time.Duration, n int64) time.Duration {
 	in = max(min(in, time.Second), time.Microsecond)
 	if time.Duration(n)*maxPace < few*in {

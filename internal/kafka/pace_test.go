@@ -12,7 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Fetches of a connection are spaced. The first one after a pause, and all other requests, are sent at once.
+// TestPace checks that fetches of a connection are spaced, and that the first one after a pause and all other requests
+// are sent at once.
 func TestPace(t *testing.T) {
 	fetch := kmsg.NewRequestFormatter().AppendRequest(nil, kmsg.NewPtrFetchRequest(), 1)
 	commit := kmsg.NewRequestFormatter().AppendRequest(nil, kmsg.NewPtrOffsetCommitRequest(), 1)

@@ -232,7 +232,7 @@ func TestRecovery(t *testing.T) {
 		t.Errorf("%d released, want 40", s.Released)
 	}
 	if o.woken.Load() == 0 {
-		k.Error("the consumer is not woken for the copies")
+		k.Error("the consumer was not woken for the copies")
 	}
 	for value, records := range k.wantCopies(i, 40) {
 		r, e := records[0], &event.Event{}
