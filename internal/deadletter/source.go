@@ -30,10 +30,10 @@ type Origin struct {
 	Failed time.Time
 }
 
-// Source returns the source record of an event, nil if its topic does not hold it any more. The record at the position
+// Source returns the source record of an event, or nil if its topic no longer holds it. The record at the position
 // counts only if it has the event's id and user: a topic may have been deleted and created again. A batch of
-// revocations is made again from its source records, or else it is the record that was stored when an attempt failed.
-// Errors are those of Kafka.
+// revocations is merged again from its source records, or is the record that was stored after a failed attempt. Errors
+// are Kafka's.
 func (s *Store) Source(ctx context.Context, o Origin) (*kgo.Record, error) {
 	if o.Offset < 0 && o.Failed.IsZero() {
 		return nil, nil

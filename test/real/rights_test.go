@@ -93,8 +93,9 @@ func TestAddedPartitions(t *testing.T) {
 	}
 }
 
-// TestRecoverWithoutTransactions: a recovery of a service that may not use its TransactionalIds waits. /readyz and one log
-// line name the right, everything else goes on, and once the right is granted the recovery ends by itself.
+// TestRecoverWithoutTransactions checks that a recovery of a service that may not use its TransactionalIds waits.
+// /readyz and one log line name the right, everything else continues, and once the right is granted the recovery ends
+// by itself.
 func TestRecoverWithoutTransactions(t *testing.T) {
 	t.Parallel()
 	const events = 10
@@ -135,7 +136,7 @@ func TestRecoverWithoutTransactions(t *testing.T) {
 	e.emit(t, e.dlr(1, 1))
 	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
 	if n := e.recv.Count(path("dlr", 2)); n != events {
-		t.Errorf("%d requests of the user before the recovery has copied anything, want %d", n, events)
+		t.Errorf("%d requests of the user before the recovery has copied a record, want %d", n, events)
 	}
 	for _, r := range missing {
 		b.GrantACL(t, r.acl())
@@ -147,7 +148,7 @@ func TestRecoverWithoutTransactions(t *testing.T) {
 		return ask(t, p, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.ID == begun.ID &&
 			latest.State == "done" && latest.Released == events
 	}, "the recovery is done")
-	for line, want := range map[string]int{right: 2, "delayed events are released again": 1} { // the right: in /readyz's line, too
+	for line, want := range map[string]int{right: 2, "delayed events are released again": 1} { // the right is also in /readyz's line
 		if n := strings.Count(p.Log(), line); n < 1 || n > want {
 			t.Errorf("%d lines %q, want at most %d", n, line, want)
 		}
