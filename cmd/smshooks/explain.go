@@ -59,7 +59,8 @@ func explainCommand() *cobra.Command {
 				return writeExplained(cmd.OutOrStdout(), events, flags.personal)
 			})
 		}}
-	cmd.Flags().Int64Var(&flags.user, "user", 0, "user id of the message; with an event's id, whose partition to search first")
+	cmd.Flags().Int64Var(&flags.user, "user", 0,
+		"user id of the message; with an event's id, whose partition to search first")
 	cmd.Flags().StringVar(&flags.message, "message", "", "id of the message (sms.id)")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
 	cmd.Flags().StringVar(&flags.since, "since", "",
