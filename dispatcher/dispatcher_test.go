@@ -324,7 +324,7 @@ func TestUserEvictedFromMemory(t *testing.T) {
 	})
 }
 
-func TestRedisAwayForLong(t *testing.T) {
+func TestLongRedisOutage(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.redis(true)
 		var events []*event.Event

@@ -65,7 +65,7 @@ type Config struct {
 	dialTimeout time.Duration // 0: dialTimeout
 }
 
-// NewClient builds a client from c; extra options come last and win. It dials nothing: a broker that is away shows at
+// NewClient builds a client from c; extra options come last and win. It dials nothing: an unreachable broker shows at
 // the first request (see [IsUnavailable]). An error names the setting that is wrong.
 func (c Config) NewClient(extra ...kgo.Opt) (*kgo.Client, error) {
 	opts, err := c.options()

@@ -319,7 +319,7 @@ func TestEnsureRefused(t *testing.T) {
 	}
 }
 
-func TestKafkaAway(t *testing.T) {
+func TestKafkaUnreachable(t *testing.T) {
 	cl, err := Config{Brokers: []string{freeAddr(t)}}.NewClient()
 	if err != nil {
 		t.Fatal(err)

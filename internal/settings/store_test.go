@@ -300,7 +300,7 @@ func TestSealedAtRest(t *testing.T) {
 	}
 }
 
-func TestRedisAway(t *testing.T) {
+func TestRedisUnreachable(t *testing.T) {
 	k := newEnv(t)
 	mini := k.needMini()
 	k.set(1, "a")

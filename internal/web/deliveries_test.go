@@ -122,7 +122,7 @@ func TestEvent(t *testing.T) {
 		t.Errorf("%d %s, %v", w.Code, got, s.resent)
 	}
 	want(t, b.get(path+"?done=resent&n=1"), http.StatusOK, "1 event resent", "data-live")
-	s.kafkaAway = true
+	s.kafkaDown = true
 	want(t, b.get(path), http.StatusOK, "The request is temporarily unavailable", "Attempt 2")
 	want(t, b.get("/events/nothing"), http.StatusNotFound)
 	other := s.signIn(t, key43)

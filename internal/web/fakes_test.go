@@ -50,7 +50,7 @@ type fakes struct {
 	outcomes  map[webhook.Kind]sender.Outcome
 	states    [webhook.NumKinds]endpoints.State // of user 42
 
-	keysAway, storeAway, readAway, logAway, kafkaAway bool
+	keysDown, storeDown, readDown, logDown, kafkaDown bool
 
 	recovery   *release.Status // of user 42
 	recoveries int
@@ -65,7 +65,7 @@ type fakes struct {
 func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.keysAway {
+	if f.keysDown {
 		return 0, false, errGone
 	}
 	user, ok := f.keys[hash]
@@ -75,7 +75,7 @@ func (f *fakes) KeyUser(_ context.Context, hash string) (int64, bool, error) {
 func (f *fakes) Document(_ context.Context, user int64) (settings.Document, compacted.Version, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.storeAway || f.readAway {
+	if f.storeDown || f.readDown {
 		return settings.Document{}, compacted.Version{}, errGone
 	}
 	d := f.documents[user]
@@ -86,7 +86,7 @@ func (f *fakes) Document(_ context.Context, user int64) (settings.Document, comp
 func (f *fakes) Update(_ context.Context, user int64, change func(settings.Document) settings.Document) (settings.Document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.storeAway {
+	if f.storeDown {
 		return settings.Document{}, errGone
 	}
 	d := f.documents[user]
@@ -106,7 +106,7 @@ func (f *fakes) Send(_ context.Context, r sender.Request) sender.Outcome {
 }
 
 func (f *fakes) States(_ context.Context, user int64) (all [webhook.NumKinds]endpoints.State, err error) {
-	if f.logAway {
+	if f.logDown {
 		return all, errGone
 	}
 	if user == 42 {
@@ -136,7 +136,7 @@ func (f *fakes) Latest(int64) (latest release.Status, ok bool) {
 }
 
 func (f *fakes) Err() error {
-	if f.kafkaAway {
+	if f.kafkaDown {
 		return errGone
 	}
 	return nil
@@ -150,7 +150,7 @@ func (f fakeLog) List(context.Context, int64, deliverylog.Filter) ([]event.Attem
 
 // Events puts the attempts of each event together.
 func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
-	if f.logAway {
+	if f.logDown {
 		return nil, errGone
 	}
 	var events []deliverylog.Event
@@ -174,14 +174,14 @@ func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attemp
 
 // Source and Resend stand for the records of the sources.
 func (f *fakes) Source(_ context.Context, o deadletter.Origin) ([]byte, error) {
-	if f.kafkaAway {
+	if f.kafkaDown {
 		return nil, errGone
 	}
 	return f.bodies[o.ID], nil
 }
 
 func (f *fakes) Resend(_ context.Context, _ int64, origins []deadletter.Origin) (int, error) {
-	if f.kafkaAway {
+	if f.kafkaDown {
 		return 0, errGone
 	}
 	f.resent = append(f.resent, origins...)
@@ -192,7 +192,7 @@ type fakeLetters struct{ *fakes }
 
 func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func(*deadletter.Letter) error) error {
 	f.scans++
-	if f.kafkaAway {
+	if f.kafkaDown {
 		return errGone
 	}
 	for i := range f.letters {
@@ -206,7 +206,7 @@ func (f fakeLetters) List(_ context.Context, filter deadletter.Filter, each func
 }
 
 func (f fakeLetters) Replay(_ context.Context, filter deadletter.Filter) (int, error) {
-	if f.kafkaAway {
+	if f.kafkaDown {
 		return 0, errGone
 	}
 	f.replayed = append(f.replayed, filter)

@@ -101,14 +101,14 @@ func TestOptionsRefused(t *testing.T) {
 	}
 	want(t, b.post("/options", b.keep(t, "dlr_order", "any")...), http.StatusUnprocessableEntity, `id="dlr_order-error">Must be all or latest.`)
 	want(t, b.post("/options", b.keep(t, "dlr_statuses", "Sent")...), http.StatusUnprocessableEntity, `id="dlr_statuses-error">Must be a list of`)
-	s.storeAway = true
+	s.storeDown = true
 	w = b.post("/options", "user", "42", "click_failover_url", "https://typed.example/", "was_click_failover_url", "https://was.example/",
 		"dlr_order", "all", "was_dlr_order", "latest", "dlr_statuses", "Failed", "inbound_paused", "true", "was_inbound_paused", "false")
 	want(t, w, http.StatusServiceUnavailable, "Nothing was changed", `value="https://typed.example/"`, `name="was_click_failover_url" value="https://was.example/"`, `value="Failed" checked`, `id="inbound_paused" name="inbound_paused" value="true" checked`, "User 42", b.token)
 	if s.changes != 0 {
 		t.Errorf("%d changes", s.changes)
 	}
-	s.storeAway = false
+	s.storeDown = false
 	s.exhaust(b)
 	want(t, b.post("/options", "click_failover_url", "https://typed.example/"), http.StatusTooManyRequests, "https://typed.example/")
 }
@@ -189,11 +189,11 @@ func TestSecret(t *testing.T) {
 		if w := b.get(path); w.Code != http.StatusSeeOther {
 			t.Errorf("GET %s: %d", path, w.Code)
 		}
-		s.storeAway = true
+		s.storeDown = true
 		if path != "/options" {
 			want(t, b.post(path), http.StatusServiceUnavailable, "Nothing was changed", "!whsec_")
 		}
-		s.storeAway = false
+		s.storeDown = false
 	}
 	if s.changes != changes {
 		t.Errorf("%d changes", s.changes-changes)

@@ -47,7 +47,7 @@ func TestEndpoints(t *testing.T) {
 		}
 	}
 	want(t, b.get(""), http.StatusOK, "Clicks: failing", "Recover now", "75 of 100 attempts succeeded (75 %)")
-	s.logAway = true
+	s.logDown = true
 	want(t, b.get(""), http.StatusOK, "The state of your endpoints is temporarily unavailable", "Your deliveries are temporarily unavailable")
 }
 

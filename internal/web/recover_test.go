@@ -54,7 +54,7 @@ func TestRecoverNow(t *testing.T) {
 		t.Errorf("%d %v, recovered %v", w.Code, w.Header(), s.recovered)
 	}
 
-	s.kafkaAway = true
+	s.kafkaDown = true
 	want(t, b.get("?done=recovering"), http.StatusOK, `!id="recovery"`, "https://a.example/")
 	want(t, b.post("/recover"), http.StatusServiceUnavailable, "Nothing was changed")
 	b.token = "0123456789abcdef0123456789abcdef"

@@ -136,8 +136,8 @@ func TestInlineErrors(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	entered := []string{"was_dlr_url", "https://was.example/", "dlr_url", "https://now.example/", "auth", "u:typed", "auth_set", "1", "user", "42"}
 	for name, away := range map[string]func(*site, *browser){
-		"store":          func(s *site, _ *browser) { s.storeAway = true },
-		"keys":           func(s *site, _ *browser) { s.keysAway = true },
+		"store":          func(s *site, _ *browser) { s.storeDown = true },
+		"keys":           func(s *site, _ *browser) { s.keysDown = true },
 		"Redis at start": func(s *site, b *browser) { b.page = s.instance(t); s.mini.Close() },
 		"too many":       func(s *site, b *browser) { s.exhaust(b) },
 	} {
@@ -157,18 +157,18 @@ func TestUnavailable(t *testing.T) {
 	s := newSite(t)
 	s.fill()
 	b := s.signIn(t, key42)
-	s.readAway = true
+	s.readDown = true
 	want(t, b.get("/settings"), http.StatusServiceUnavailable, "Your settings are temporarily unavailable", "!name=\"dlr_url\"")
 	want(t, b.get(""), http.StatusServiceUnavailable, "Your settings are temporarily unavailable", "!name=\"dlr_url\"", "of 60 attempts")
-	s.readAway, s.logAway, s.kafkaAway = false, true, true
+	s.readDown, s.logDown, s.kafkaDown = false, true, true
 	want(t, b.get("?period=1d"), http.StatusOK, "Your deliveries are temporarily", "Events that were given up are temporarily", "The state of your endpoints is temporarily", `name="dlr_url"`, "!No attempts")
 	want(t, b.get("/deliveries"), http.StatusServiceUnavailable, "Your deliveries are temporarily", "!No deliveries yet")
 	want(t, b.get("/events/sms-dlr%2F0%2F1"), http.StatusServiceUnavailable, "Your deliveries are temporarily")
 	want(t, b.get("/settings"), http.StatusOK, `name="dlr_url"`)
 	want(t, b.post("/replay", "ids", "sms-click/1/0"), http.StatusServiceUnavailable, "Nothing was changed")
-	s.storeAway = true
+	s.storeDown = true
 	want(t, b.post("/test"), http.StatusServiceUnavailable, "Nothing was changed")
-	s.storeAway, s.keysAway = false, true
+	s.storeDown, s.keysDown = false, true
 	for _, path := range []string{"/test", "/replay"} {
 		want(t, b.post(path), http.StatusServiceUnavailable)
 	}
@@ -240,7 +240,7 @@ func TestTestWithScript(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", kind, got[kind], want)
 		}
 	}
-	s.storeAway = true
+	s.storeDown = true
 	r = b.form("/test")
 	r.Header.Set("Accept", "application/x-ndjson")
 	want(t, serve(s.page, r), http.StatusServiceUnavailable, `role="alert"`)

@@ -53,13 +53,13 @@ func TestWrongKey(t *testing.T) {
 	w := serve(s.page, formRequest("/sign-in", url.Values{"key": {"smsh_wrong"}}))
 	want(t, w, http.StatusUnauthorized, `aria-invalid="true"`, `aria-describedby="key-hint key-error"`, `id="key-error"`, "unknown or revoked", "!smsh_wrong")
 	want(t, serve(s.page, formRequest("/sign-in", url.Values{})), http.StatusUnauthorized, "Please enter an API key")
-	s.keysAway = true
+	s.keysDown = true
 	w = serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}}))
 	want(t, w, http.StatusServiceUnavailable, "try again in a moment", "!"+key42)
 	if w.Header().Get("Retry-After") == "" {
 		t.Error("503 without Retry-After")
 	}
-	s.keysAway = false
+	s.keysDown = false
 	s.mini.Close() // no key to seal with
 	want(t, serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}})), http.StatusServiceUnavailable, "try again in a moment")
 	for _, entry := range s.logs.All() {

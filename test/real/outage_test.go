@@ -136,9 +136,9 @@ func TestAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestRedisAway checks that without Redis known users' events go on, clicks and unknown users' events wait, and nothing
+// TestRedisUnreachable checks that without Redis known users' events go on, clicks and unknown users' events wait, and nothing
 // is dropped or settled as not configured.
-func TestRedisAway(t *testing.T) {
+func TestRedisUnreachable(t *testing.T) {
 	t.Parallel()
 	e := ownEnv(t, false, true)
 	const known, late = 1, 2

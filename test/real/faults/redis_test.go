@@ -37,9 +37,9 @@ func TestFlush(t *testing.T) {
 	wantAlive(t, members)
 }
 
-// TestRedisAway stops Redis for longer than anything waits in memory.
-func TestRedisAway(t *testing.T) {
-	longOnly(t, "TestRedisAway of the real floor, and TestLinkRedis,")
+// TestRedisUnreachable stops Redis for longer than anything waits in memory.
+func TestRedisUnreachable(t *testing.T) {
+	longOnly(t, "TestRedisUnreachable of the real floor, and TestLinkRedis,")
 	inTurn(t)
 	rate, away := pick(300, 1000), pick(4*time.Second, time.Minute)
 	rec := newCase(t, "4b", "Redis away", loadRate(rate, away+10*time.Second))
