@@ -316,7 +316,7 @@ func (d *database) replaced(ctx context.Context, topic string) error {
 }
 
 // scan calls take with the names, without prefix and id, of all keys that carry
-// an id, node by node, and of several nodes at once. A name may come twice.
+// an id, node by node, and of several nodes at once. A name may occur twice.
 func (d *database) scan(ctx context.Context, id string, take func(ctx context.Context, names []string) error) error {
 	prefix := d.prefix + id + ":"
 	pattern := strings.NewReplacer("\\", "\\\\", "*", "\\*", "?", "\\?", "[", "\\[", "]", "\\]").Replace(prefix) + "*"
