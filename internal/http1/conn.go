@@ -177,11 +177,14 @@ func (c *conn) secureTrip(message, p []byte) (sent, n int, err error) {
 	}
 	buf := c.buffers.Get().(*buffer)
 	defer c.buffers.Put(buf)
+	defer c.wire.drop() // buf is another request's from then on
 	c.wire.hold(buf[:0])
 	if _, err := c.Write(message); err != nil {
 		return 0, 0, err
 	}
-	n, err = c.Read(p)
+	if n, err = c.Read(p); err == nil {
+		err = c.wire.flush() // TLS returned data that came with the handshake
+	}
 	if c.wire.sent {
 		sent = len(message)
 	}

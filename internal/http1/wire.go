@@ -58,15 +58,28 @@ func (w *wire) Read(p []byte) (int, error) {
 	if !w.holds {
 		return w.Conn.Read(p)
 	}
-	out := w.held
-	w.held, w.holds = nil, false
-	sent, n, err := w.conn.roundTrip(out, p)
-	w.sent = sent > 0
-	if err != nil || sent == len(out) {
+	sent, n, err := w.conn.roundTrip(w.held, p)
+	w.sent, w.held = sent > 0, w.held[sent:]
+	if err != nil || len(w.held) == 0 {
+		w.drop()
 		return n, err
 	}
-	if _, err := w.Conn.Write(out[sent:]); err != nil {
+	if err := w.flush(); err != nil {
 		return 0, err
 	}
 	return w.Conn.Read(p)
 }
+
+// flush sends what is still held.
+func (w *wire) flush() error {
+	if !w.holds {
+		return nil
+	}
+	w.sent = true // perhaps, so that the request is not sent again
+	_, err := w.Conn.Write(w.held)
+	w.drop()
+	return err
+}
+
+// drop forgets what is still held.
+func (w *wire) drop() { w.held, w.holds = nil, false }

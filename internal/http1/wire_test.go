@@ -137,3 +137,41 @@ func TestUnaskedReplyOverTLS(t *testing.T) {
 		t.Errorf("%d connections, want 2", n)
 	}
 }
+
+// TestReplyBeforeRequestOverTLS checks that the request is sent once to a server whose reply arrives with the end of the
+// handshake. TLS returns that reply without reading from the connection.
+func TestReplyBeforeRequestOverTLS(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cert := certs.SelfSigned(t, nil)
+	received := make(chan string, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		b := &bundle{Conn: conn}
+		server := tls.Server(b, &tls.Config{ //nolint:gosec // in TLS 1.2 the handshake ends with a message of the server
+			Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12,
+			VerifyConnection: func(tls.ConnectionState) error { b.holds = true; return nil },
+		})
+		_, err = io.WriteString(server, fine)
+		b.holds = false
+		_, failed := conn.Write(b.data)
+		if err != nil || failed != nil {
+			t.Error(err, failed)
+		}
+		all, _ := io.ReadAll(server) // until the client closes the connection
+		received <- string(all)
+	}()
+	c := newClient(t, func(cfg *Config) { cfg.TLS = &tls.Config{InsecureSkipVerify: true} }) //nolint:gosec // the test's own server
+	mustPost(t, c, Host{Address: l.Addr().String(), ServerName: "localhost"})
+	c.Close()
+	if got := <-received; strings.Count(got, "POST ") != 1 {
+		t.Errorf("the server received %q", got)
+	}
+}
