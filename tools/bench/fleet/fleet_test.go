@@ -212,7 +212,7 @@ func TestIdle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Read(make([]byte, 1)); err != io.EOF { // blocks until the host closes
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) { // blocks until the host closes
 		t.Errorf("an idle connection ends with %v", err)
 	}
 	if n := s.watch.Load().note(time.Now(), 0); n.Figures[result.Rate] != 0 || n.Count != 0 {
