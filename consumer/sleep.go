@@ -11,17 +11,20 @@ import (
 )
 
 // minSleep is the shortest delay of topics that may sleep. A record in a sleeping partition is found within
-// lagInterval, plus lagTimeout if Kafka is slow, which is long before it is due. Shorter delays have no such reserve,
-// and the overflow topic with the shortest delay also gets replayed events, which are due at once.
+// lagInterval, plus lagTimeout if Kafka is slow, which is long before it is due. Shorter delays have no such reserve.
 const minSleep = time.Minute
 
 // noEpoch is the epoch of a partition that was not found empty the last time.
 const noEpoch = -2
 
-// maySleep reports whether empty partitions of a topic need not be fetched. The topic of released events is written by
-// the member that consumes it, which calls [Consumer.Wake].
+// maySleep reports whether empty partitions of a topic need not be fetched. The topic of released events may sleep: it
+// is written by the member that consumes it, which calls [Consumer.Wake]. The overflow topic of the first tier may not,
+// whatever its delay: it also gets replayed events, which are due at once, and any instance writes them.
 func maySleep(info topics.Info) bool {
-	return info.Class != topics.Source && (info.Delay >= minSleep || info.Tier == topics.NoTier)
+	if info.Class == topics.Overflow && info.Tier <= 0 {
+		return info.Tier == topics.NoTier
+	}
+	return info.Class != topics.Source && info.Delay >= minSleep
 }
 
 // sleep stops fetching empty partitions of delay topics, and resumes fetching those that are no longer empty. Most of a

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/topics"
 )
 
 // withSleepers is like withEnv, with two topics that may sleep. join starts a member that consumes them.
@@ -27,6 +28,27 @@ func withSleepers(t *testing.T, partitions int32, test func(t *testing.T, w *env
 
 // sleeping returns the number of partitions of a topic that the member does not fetch.
 func (m *member) sleeping(topic string) int { return len(m.client.PauseFetchPartitions(nil)[topic]) }
+
+// TestMaySleep checks which topics may sleep. Records of the others may be due before they would be found.
+func TestMaySleep(t *testing.T) {
+	for _, tc := range []struct {
+		info topics.Info
+		want bool
+	}{
+		{topics.Info{Class: topics.Source}, false},
+		{topics.Info{Class: topics.Retry, Delay: time.Minute}, true},
+		{topics.Info{Class: topics.Retry, Delay: time.Minute - time.Millisecond}, false},
+		{topics.Info{Class: topics.Paused, Delay: time.Hour}, true},
+		{topics.Info{Class: topics.Overflow, Tier: topics.NoTier}, true},
+		{topics.Info{Class: topics.Overflow, Tier: 0, Delay: time.Hour}, false}, // of replayed events
+		{topics.Info{Class: topics.Overflow, Tier: 1, Delay: time.Minute}, true},
+		{topics.Info{Class: topics.Overflow, Tier: 1, Delay: time.Second}, false},
+	} {
+		if got := maySleep(tc.info); got != tc.want {
+			t.Errorf("%+v: %v", tc.info, got)
+		}
+	}
+}
 
 // TestSleep checks that empty partitions of long delays are not fetched, and that records written to them are found
 // long before they are due.
