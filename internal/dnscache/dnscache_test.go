@@ -99,10 +99,15 @@ func answering(n byte, ttl uint32, none int) func(dnsmessage.Header, dnsmessage.
 			case none < 0:
 				return nil
 			}
-			about.TTL = 3600
-			return errors.Join(b.StartAuthorities(), b.SOAResource(about, dnsmessage.SOAResource{NS: q.Name, MBox: q.Name, MinTTL: uint32(none)}))
+			return addSOA(b, q, uint32(none))
 		})}
 	}
+}
+
+// addSOA adds the lifetime of an absence to a reply.
+func addSOA(b *dnsmessage.Builder, q dnsmessage.Question, seconds uint32) error {
+	about := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 3600}
+	return errors.Join(b.StartAuthorities(), b.SOAResource(about, dnsmessage.SOAResource{NS: q.Name, MBox: q.Name, MinTTL: seconds}))
 }
 
 func resolver(s *server) (*net.Resolver, *cache) {
@@ -178,6 +183,11 @@ func TestFailures(t *testing.T) {
 		"refused": func(h dnsmessage.Header, q dnsmessage.Question) [][]byte {
 			h.RCode = dnsmessage.RCodeRefused
 			return [][]byte{message(h, q, nothing)}
+		},
+		"neither authoritative nor recursive": func(h dnsmessage.Header, q dnsmessage.Question) [][]byte {
+			lame := message(h, q, func(b *dnsmessage.Builder) error { return addSOA(b, q, 30) })
+			lame[3] &^= 0x80 // recursion available
+			return [][]byte{lame}
 		},
 		"garbage": func(dnsmessage.Header, dnsmessage.Question) [][]byte { return [][]byte{{1, 2, 3}} },
 	} {

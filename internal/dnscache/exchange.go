@@ -69,6 +69,9 @@ func (e *exchange) keep(message []byte) {
 		head.Truncated || head.RCode != dnsmessage.RCodeSuccess {
 		return
 	}
+	if !head.Authoritative && !head.RecursionAvailable { // the resolver may have to ask another server
+		return
+	}
 	if life := min(lifetime(message), MaxAge); life > 0 {
 		e.cache.put(question, append([]byte(nil), message...), life)
 	}
