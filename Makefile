@@ -94,7 +94,7 @@ vuln: ## look for known vulnerabilities in the code that is called; SMSHOOKS_VUL
 
 BENCH_FLAGS ?= --report docs
 .PHONY: bench
-bench: build ## measure the whole service, and write docs/performance.md (20 minutes; BENCH_FLAGS=--quick: half a minute, writes nothing)
+bench: build ## measure the whole service, and write docs/performance.md (50 minutes; BENCH_FLAGS=--quick: half a minute, writes nothing)
 	@go -C tools/bench build -buildvcs=false -o ../../bin/bench . && \
 	stack=$$(test/stack/up.sh) && eval "$$stack" && bin/bench --binary bin/smshooks $(BENCH_FLAGS)
 

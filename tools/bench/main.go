@@ -85,7 +85,7 @@ Scenarios: ` + strings.Join(scenarioNames(), ", "),
 		Example: `  go run -C tools/bench . --quick                                    does it work here? half a minute
   go run -C tools/bench . --scenarios throughput --runs 1 --json -   one look, figures as JSON on standard output
   go run -C tools/bench . --scenarios latency --cases '1,000 per second'
-  go run -C tools/bench . --json /tmp/now.json                       everything, medians of 5: 20 minutes on a quiet machine
+  go run -C tools/bench . --json /tmp/now.json                       everything, medians of 5: 50 minutes on a quiet machine
   go run -C tools/bench . --kafka b1:9092 --redis r1:6379            on servers of yours
   go run -C tools/bench . --scenarios latency --dispatch.max_in_flight=500`,
 		SilenceUsage:  true,
