@@ -34,7 +34,7 @@ type gate struct {
 	held       []*event.Event // due, but perhaps released
 	next       int64          // offset after the last record that was passed on or held; -1 = none
 	paused     bool
-	asleep     bool             // paused because there is nothing to fetch
+	asleep     bool             // paused because it is empty
 	epoch      int32            // of the leader when the partition was last found empty; otherwise noEpoch
 	dispatched []dispatchedHead // of which the first may be unsettled
 }
