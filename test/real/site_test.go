@@ -54,9 +54,21 @@ func TestSite(t *testing.T) {
 		}
 	}
 	b.open(server.URL + "/")
-	b.press("input.md-search__input")
-	b.do(chromedp.KeyEvent("blocked address"))
-	b.see("document.querySelector('.md-search-result__list').innerText", "Failures")
+	b.search("blocked address", "Failures")
 	b.picture("site-search.png")
 	b.clean()
+}
+
+// search types a query into the site's search once its index is loaded, until a result contains text. The page moves the
+// focus while it opens the search, which loses keys on a slow machine, so the query is typed until the field has it.
+func (b *tab) search(query, text string) {
+	b.t.Helper()
+	const field = "input.md-search__input"
+	b.press(field)
+	b.see("document.querySelector('.md-search-result__meta').innerText", "Type to start searching")
+	harness.Eventually(b.t, browserTakes, func() bool {
+		b.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('"+field+"').select()"), chromedp.KeyEvent(query))
+		return b.eval("document.querySelector('"+field+"').value") == query
+	}, "the search field holds %q", query)
+	b.see("document.querySelector('.md-search-result__list').innerText", text)
 }
