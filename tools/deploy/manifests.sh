@@ -2,12 +2,12 @@
 # Renders deploy/kubernetes with kustomize and deploy/helm with each of its values files, and checks the results against
 # the schemas of Kubernetes, KEDA, the Prometheus operator and Strimzi, strictly: a key that no schema knows is an error.
 # Then test/deploy compares the chart with the kustomize manifests and with the program. Schemas are downloaded
-# once from PyPI and the Go module proxy into dist/schemas; those of Strimzi are in strimzi/, since no registry has them.
+# once from PyPI and the Go module proxy into dist/schemas; Strimzi's definitions are in strimzi/ (update.sh renews them).
 set -euo pipefail
 cd "$(dirname "$0")"
-kubernetes=v1.34.0 keda=v2.21.0 prometheus=v0.85.0
+kubernetes=v1.34.0 keda=v2.21.0 prometheus=v0.85.0 strimzi=$(sed -n '1s/^# Strimzi \([0-9.]*\),.*/\1/p' strimzi/*topics.yaml)
 root=$(cd ../.. && pwd)
-out=$root/dist/schemas/$kubernetes-keda-$keda-prometheus-$prometheus
+out=$root/dist/schemas/$kubernetes-keda-$keda-prometheus-$prometheus-strimzi-$strimzi
 if [ ! -e "$out/.complete" ]; then
   mkdir -p "$out"
   python3 -m pip download -q --disable-pip-version-check --no-deps --require-hashes -r requirements.txt -d "$out"
@@ -16,12 +16,13 @@ if [ ! -e "$out/.complete" ]; then
   crds=$(module "github.com/prometheus-operator/prometheus-operator@$prometheus")/example/prometheus-operator-crd
   go run ./schemas -wheel "$out"/kubernetes_validate-*.whl -kubernetes "$kubernetes" -out "$out" \
     "$(module "github.com/kedacore/keda/v2@$keda")/config/crd/bases/keda.sh_scaledobjects.yaml" \
-    "$crds/monitoring.coreos.com_podmonitors.yaml" "$crds/monitoring.coreos.com_prometheusrules.yaml"
+    "$crds/monitoring.coreos.com_podmonitors.yaml" "$crds/monitoring.coreos.com_prometheusrules.yaml" \
+    strimzi/*.yaml
   touch "$out/.complete"
 fi
 fail() { echo "manifests: $*" >&2; exit 1; }
 check() {
-  go tool kubeconform -strict -summary -schema-location "$out/{{.ResourceKind}}{{.KindSuffix}}.json" -schema-location "strimzi/{{.ResourceKind}}.json" "$@"
+  go tool kubeconform -strict -summary -schema-location "$out/{{.ResourceKind}}{{.KindSuffix}}.json" "$@"
 }
 chart=$root/deploy/helm/smshooks
 # Without the help of its release scripts Helm takes Kubernetes for 1.20. It warns of the symbolic link to the rules.
