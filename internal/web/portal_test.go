@@ -91,6 +91,20 @@ func TestToken(t *testing.T) {
 	want(t, b.get(""), http.StatusUnauthorized, "Your session has ended")
 }
 
+// TestTokenOfOtherPaths checks that a token leaves the address bar wherever the site's link leads.
+func TestTokenOfOtherPaths(t *testing.T) {
+	s := portalSite(t)
+	for _, path := range []string{"/", "/deliveries", "/settings/", "/events/evt_1"} {
+		link := token(t, jwt.SigningMethodHS256, portalSecret, "jti", path)
+		for _, status := range []int{http.StatusSeeOther, http.StatusUnauthorized} { // the second time it was used before
+			w := serve(s.page, httptest.NewRequest(http.MethodGet, base+path+"?token="+link, nil))
+			if w.Code != status || strings.Contains(w.Body.String(), link) || strings.Contains(w.Header().Get("Location"), link) {
+				t.Errorf("%s: %d %v\n%s", path, w.Code, w.Header(), w.Body)
+			}
+		}
+	}
+}
+
 func TestTokenRefused(t *testing.T) {
 	s := portalSite(t)
 	good := func(change ...any) string { return token(t, jwt.SigningMethodHS256, portalSecret, change...) }

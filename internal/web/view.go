@@ -45,7 +45,7 @@ type option struct {
 // view returns the handler of a view: for users who are signed in, and the sign-in form for others.
 func (p *Page) view(write func(http.ResponseWriter, *http.Request, *session, int, frame)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if q := r.URL.Query(); q.Has("token") && r.Method == http.MethodGet && r.URL.Path == base {
+		if q := r.URL.Query(); q.Has("token") && r.Method == http.MethodGet {
 			p.signInByToken(w, r, q.Get("token"))
 			return
 		}
