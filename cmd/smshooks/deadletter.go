@@ -71,6 +71,9 @@ func instant(text string, now time.Time) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		if t.IsZero() { // which would mean no bound
+			t = t.Add(1)
+		}
 		return t, nil
 	}
 	age, err := time.ParseDuration(text)

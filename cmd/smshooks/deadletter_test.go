@@ -23,6 +23,9 @@ func TestLetterFilter(t *testing.T) {
 	if err != nil || since != 24*time.Hour || until != time.Hour {
 		t.Errorf("%v, since %v, until %v ago", err, since, until)
 	}
+	if t0, err := instant("0001-01-01T00:00:00Z", now); err != nil || t0.IsZero() {
+		t.Errorf("the zero time of Go programs is no bound: %v, %v", t0, err)
+	}
 	for _, arg := range []string{"--user=0", "--user=-1", "--kind=sms", "--reason=none", "--since=yesterday", "--until=-1h"} {
 		var usage usageError
 		if _, _, err := read(arg); !errors.As(err, &usage) {

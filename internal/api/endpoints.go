@@ -137,9 +137,14 @@ const (
 	mustBeTime = "must be an RFC 3339 time such as 2026-02-27T14:30:00.000Z"
 )
 
-// parseTime parses RFC 3339. An unescaped '+' of the zone arrives as a space.
+// parseTime parses RFC 3339. An unescaped '+' of the zone arrives as a space. The result is never the zero time, which
+// would mean no bound: Go programs send 0001-01-01T00:00:00Z for a time that they did not set.
 func parseTime(text string) (time.Time, error) {
-	return time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1))
+	t, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1))
+	if t.IsZero() {
+		t = t.Add(1)
+	}
+	return t, err
 }
 
 func (h *handler) replay(r *request) (any, error) {

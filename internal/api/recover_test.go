@@ -100,6 +100,18 @@ func TestRecoverRefuses(t *testing.T) {
 	}
 }
 
+// TestFirstInstant checks that the zero time of Go programs is a bound like any other time, not no bound.
+func TestFirstInstant(t *testing.T) {
+	s := newServer(t, Options{})
+	const first = "0001-01-01T00:00:00Z"
+	want(t, s.post(t, "recover", "until="+first), 200, "")
+	want(t, s.post(t, "replay", "until="+first), 200, "")
+	want(t, s.do(t, "GET", "/v1/user/deliveries?before="+first, key42, "", ""), 200, "")
+	if s.recoveries[0].Until.IsZero() || s.replayed[0].Until.IsZero() || s.listed.Before.IsZero() {
+		t.Errorf("no bound: %+v, %+v, %+v", s.recoveries[0], s.replayed[0], s.listed)
+	}
+}
+
 // TestRecoverOnce checks that one of many concurrent requests begins a recovery.
 func TestRecoverOnce(t *testing.T) {
 	s := newServer(t, Options{})
