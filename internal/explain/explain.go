@@ -136,7 +136,12 @@ func (f *finder) conclude(ctx context.Context, e *Event) {
 		e.Reason = cmp.Or(c.reason, e.Reason)
 	}
 	f.addLog(ctx, e)
-	e.judge()
+	if open := e.judge(); open != nil {
+		if drain := f.cfg.Plan.Drain(open.Topic); drain != "" {
+			f.warn(fmt.Errorf("event %s is in topic %s, which these settings do not name: use the settings of the service, "+
+				"or add %s to both", e.ID, open.Topic, drain))
+		}
+	}
 }
 
 // order sorts the source first.
@@ -154,9 +159,7 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 	}
 	all, err := f.attempts(ctx, e.UserID)
 	if err != nil {
-		if f.cfg.Warn != nil {
-			f.cfg.Warn(fmt.Errorf("the log of deliveries is not shown: %w", err))
-		}
+		f.warn(fmt.Errorf("the log of deliveries is not shown: %w", err))
 		return
 	}
 	for _, a := range slices.Backward(all) {
@@ -170,8 +173,14 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 	}
 }
 
-// judge sets the state.
-func (e *Event) judge() {
+func (f *finder) warn(err error) {
+	if f.cfg.Warn != nil {
+		f.cfg.Warn(err)
+	}
+}
+
+// judge sets the state. It returns the delayed record that an event waits in, or nil.
+func (e *Event) judge() (delayed *Copy) {
 	// The newest delayed or source record, if it is not finished, and the newest dead letter. Older records that are not
 	// finished were left behind when the event was released, except those from before a replay.
 	var open, dead *Copy
@@ -199,6 +208,7 @@ func (e *Event) judge() {
 	case open != nil && open.Class == topics.Source.String():
 		e.State = Pending
 	case open != nil:
+		delayed = open
 		e.State, e.Next = Waiting, open.Due
 		if open.Class == topics.Paused.String() {
 			e.State = Paused
@@ -211,6 +221,7 @@ func (e *Event) judge() {
 	if e.State == Delivered {
 		e.Failure = ""
 	}
+	return delayed
 }
 
 // replayedAfter reports whether a replay followed the dead letter.

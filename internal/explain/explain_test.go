@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -290,6 +291,38 @@ func TestWithoutLog(t *testing.T) {
 	e.cfg.Warn = func(err error) { warned = append(warned, err) }
 	if got := e.one(Query{ID: e.id(r)}); got.State != Settled || len(warned) != 1 {
 		t.Errorf("state %s with the warnings %v", got.State, warned)
+	}
+}
+
+// TestOtherDelays checks that an event is found in a delay topic of other settings: the command has the defaults, and the
+// service does not.
+func TestOtherDelays(t *testing.T) {
+	e := newEnv(t)
+	if _, err := e.admin.CreateTopic(t.Context(), 4, 1, nil, "sms-dlr-retry-2h"); err != nil {
+		t.Fatal(err)
+	}
+	source := e.write("sms-dlr", 0, 42, value(42, "1"))
+	e.finish(source)
+	id := e.id(source)
+	delayed := e.write("sms-dlr-retry-2h", 0, 42, source.Value, event.HeaderID, id, event.HeaderKind, "dlr", event.HeaderAttempts, "1",
+		event.HeaderError, "timeout", event.HeaderDue, "2026-02-27T16:30:00.000Z")
+	var warned []error
+	e.cfg.Warn = func(err error) { warned = append(warned, err) }
+	inbound := webhook.Inbound
+	if got := e.find(Query{UserID: 42, MessageID: "1", Kind: &inbound}); len(got) != 0 {
+		t.Errorf("found %+v", got)
+	}
+	for _, q := range []Query{{ID: id}, {UserID: 42, MessageID: "1"}} {
+		got := e.one(q)
+		if got.State != Waiting || got.Attempts != 1 || got.Failure != webhook.Timeout || len(got.Copies) != 2 || len(warned) != 1 ||
+			!strings.Contains(warned[0].Error(), "retry.drain=2h") {
+			t.Errorf("%+v: %+v with the warnings %v", q, got, warned)
+		}
+		warned = nil
+	}
+	e.finish(source, delayed)
+	if got := e.one(Query{ID: id}); got.State != Settled || warned != nil {
+		t.Errorf("finished: %+v with the warnings %v", got, warned)
 	}
 }
 

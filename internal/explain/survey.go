@@ -50,7 +50,17 @@ func (f *finder) survey(ctx context.Context) error {
 	names = append(names, f.cfg.Plan.DeadLetter)
 	f.topics = append(f.topics, &topic{name: f.cfg.Plan.DeadLetter, dead: true})
 	admin := kadm.NewClient(f.client)
-	details, err := admin.ListTopics(ctx, names...)
+	all, err := admin.ListTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("list topics: %w", err)
+	}
+	for _, name := range all.Names() {
+		if info, ok := f.cfg.Plan.Orphan(name); ok && (f.query.Kind == nil || info.Kind == *f.query.Kind) {
+			names = append(names, name)
+			f.topics = append(f.topics, &topic{name: name, info: info})
+		}
+	}
+	details, err := admin.ListTopics(ctx, names...) // unlike all, it has the topics that cannot be read
 	if err != nil {
 		return fmt.Errorf("read the topics: %w", err)
 	}

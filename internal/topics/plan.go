@@ -207,21 +207,31 @@ func (p *Plan) LongestWait() (wait time.Duration) {
 // Drain returns the setting that would add topic to the plan as one that is drained, "retry.drain=6h". It returns ""
 // if topic is part of the plan, or not named like a delay topic.
 func (p *Plan) Drain(topic string) string {
-	if slices.Contains(p.All(), topic) {
+	info, ok := p.Orphan(topic)
+	if !ok {
 		return ""
 	}
-	for _, source := range p.Sources() {
+	return info.Class.String() + ".drain=" + delay.Name(info.Delay)
+}
+
+// Orphan returns the Info of a topic that is named like a delay topic but is not part of the plan, without its Tier. ok
+// is false for any other topic.
+func (p *Plan) Orphan(topic string) (info Info, ok bool) {
+	if slices.Contains(p.All(), topic) {
+		return Info{}, false
+	}
+	for kind, source := range p.Sources() {
 		for _, class := range []Class{Retry, Overflow, Paused} {
 			text, ok := strings.CutPrefix(topic, source+"-"+class.String()+"-")
 			if !ok {
 				continue
 			}
 			if d, err := delay.Parse(text); err == nil && d > 0 && delay.Name(d) == text {
-				return class.String() + ".drain=" + text
+				return Info{Kind: webhook.Kind(kind), Class: class, Delay: d}, true
 			}
 		}
 	}
-	return ""
+	return Info{}, false
 }
 
 const maxName = 249
