@@ -60,9 +60,9 @@ func TestHangUp(t *testing.T) {
 	e.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(1, 3))
-	e.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 3, harness.Patience)
 	p.Signal(t, syscall.SIGHUP)
-	p.WaitLog(t, 5*time.Second, "certificates and keys reloaded")
+	p.WaitLog(t, harness.Patience, "certificates and keys reloaded")
 	e.waitCommitted(t, e.topics.DLR)
 	if n := e.recv.Count("/dlr/1"); n != 3 || !p.Running() {
 		t.Errorf("%d requests, want 3; running: %v", n, p.Running())
@@ -134,7 +134,7 @@ func TestReplayOnceWhileUnderWay(t *testing.T) {
 		}
 		return resp.StatusCode, string(body)
 	}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		code, body := replay()
 		return code == http.StatusOK && strings.Contains(body, fmt.Sprintf(`"replayed":%d`, letters))
 	}, "the first replay sends all")
@@ -171,7 +171,7 @@ func TestUnknownKeysLimited(t *testing.T) {
 		return resp.StatusCode
 	}
 	key := strings.TrimSpace(out)
-	harness.Eventually(t, 5*time.Second, func() bool { return ask(key) == http.StatusOK }, "the key works")
+	harness.Eventually(t, harness.Patience, func() bool { return ask(key) == http.StatusOK }, "the key works")
 	codes := map[int]int{}
 	began := time.Now()
 	for i := range 500 {

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -116,11 +115,11 @@ func TestLeastRights(t *testing.T) {
 		t.Errorf("set-webhook: %d", status)
 	}
 	e.emit(t, e.dlr(1, 1), e.dlr(2, 1), e.dlr(3, 1), e.click(1, 1), e.revocation(1, []int64{1}, nil))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
-	e.recv.WaitCount(t, path("click", 1), 1, 10*time.Second)
-	e.recv.WaitCount(t, path("revoke", 1), 1, 15*time.Second)
-	e.recv.WaitCount(t, path("dlr", 2), 2, 10*time.Second)
-	e.dead(t, 3, 1, 30*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
+	e.recv.WaitCount(t, path("click", 1), 1, harness.Patience)
+	e.recv.WaitCount(t, path("revoke", 1), 1, harness.Patience)
+	e.recv.WaitCount(t, path("dlr", 2), 2, harness.Patience)
+	e.dead(t, 3, 1, harness.Patience)
 	if status, text := p.Readyz(); status != http.StatusOK {
 		t.Errorf("/readyz is %d: %s", status, text)
 	}

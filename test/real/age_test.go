@@ -18,11 +18,11 @@ func TestSourceLag(t *testing.T) {
 	old := e.dlr(1, 1)
 	old.Timestamp = time.Now().Add(-2 * time.Minute)
 	e.emit(t, old, e.dlr(1, 2))
-	p.WaitMetric(t, 15*time.Second, harness.AtLeast(120), "smshooks_source_lag_seconds", "topic", e.topics.DLR)
-	e.recv.WaitCount(t, "/dlr/1", 2, 20*time.Second)
-	p.WaitMetric(t, 20*time.Second, harness.Exactly(0), "smshooks_source_lag_seconds", "topic", e.topics.DLR)
+	p.WaitMetric(t, harness.Patience, harness.AtLeast(120), "smshooks_source_lag_seconds", "topic", e.topics.DLR)
+	e.recv.WaitCount(t, "/dlr/1", 2, harness.Patience)
+	p.WaitMetric(t, harness.Patience, harness.Exactly(0), "smshooks_source_lag_seconds", "topic", e.topics.DLR)
 	p.WaitMetric(t, time.Second, harness.Exactly(1), "smshooks_build_info")
 
 	e.emit(t, harness.Event(e.topics.Inbound, 1, "{"))
-	p.WaitMetric(t, 15*time.Second, harness.Exactly(1), "smshooks_dead_letters_total", "kind", "inbound", "reason", "invalid_record")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_dead_letters_total", "kind", "inbound", "reason", "invalid_record")
 }

@@ -98,7 +98,7 @@ func leftovers(t *testing.T, kafka *harness.Broker, redis *harness.RedisServer) 
 	t.Helper()
 	admin, cache := kadm.NewClient(harness.Client(t, kafka.Addr)), redis.Client(t)
 	var left []string
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		topics, err := admin.ListTopics(ctx)

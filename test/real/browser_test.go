@@ -24,7 +24,7 @@ import (
 )
 
 // browserTakes limits a step in the browser; CI machines are slow.
-const browserTakes = 15 * time.Second
+const browserTakes = harness.Patience
 
 // tab is a tab in its own Chromium.
 type tab struct {

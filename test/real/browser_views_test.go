@@ -29,8 +29,8 @@ func history(t *testing.T, b *tab, e *env, page string) (id string) {
 	}
 	inbound := e.emit(t, harness.Event(e.topics.Inbound, 42, harness.InboundValue(42, 77)))[0]
 	id = identity(inbound)
-	e.recv.WaitCount(t, "/dlr/42", 30, 10*time.Second)
-	e.dead(t, 42, 1, 15*time.Second)
+	e.recv.WaitCount(t, "/dlr/42", 30, harness.Patience)
+	e.dead(t, 42, 1, harness.Patience)
 
 	list := page + "/deliveries"
 	b.openUntil(list+"?state=dead", text("deliveries"), id)
@@ -78,7 +78,7 @@ func history(t *testing.T, b *tab, e *env, page string) (id string) {
 	e.recv.On("/inbound/42", harness.Status(200))
 	b.leave("#resend")
 	b.see(text("messages"), "1 event resent.")
-	again := e.recv.WaitCount(t, "/inbound/42", 4, 10*time.Second)[3]
+	again := e.recv.WaitCount(t, "/inbound/42", 4, harness.Patience)[3]
 	if got, n := again.Header.Get("Webhook-Id"), again.Header.Get("Webhook-Attempt"); got != id || n != "1" {
 		t.Errorf("resent as %s, attempt %s; want %s, attempt 1", got, n, id)
 	}
@@ -193,7 +193,7 @@ func withoutScripts(t *testing.T, b *tab, e *env, page, key, id string) {
 	b.press(fmt.Sprintf(`#dead-letters [name="ids"][value=%q]`, id))
 	b.press(`#dead-letters .actions button`)
 	b.see(text("messages"), "resent.")
-	e.recv.WaitCount(t, "/inbound/42", before+2, 10*time.Second) // the test's and this one
+	e.recv.WaitCount(t, "/inbound/42", before+2, harness.Patience) // the test's and this one
 }
 
 // reach moves the focus with the tab key to an element that matches the CSS selector, and checks that the focus is
@@ -234,7 +234,7 @@ func TestCustomersPath(t *testing.T) {
 		_, _ = w.Write([]byte("database is down"))
 	})
 	e.emit(t, e.dlr(42, 1), e.dlr(42, 2))
-	e.recv.WaitCount(t, "/dlr/42", 2, 15*time.Second)
+	e.recv.WaitCount(t, "/dlr/42", 2, harness.Patience)
 
 	b := newTab(t)
 	page := "http://" + p.Addr + pagePath
@@ -262,7 +262,7 @@ func TestCustomersPath(t *testing.T) {
 	b.enter(`nav a[href="` + pagePath + `"]`)
 	b.enter("#recover")
 	b.see(text("messages"), "are sent now")
-	for _, r := range e.recv.WaitCount(t, "/dlr/42", 4, 30*time.Second)[2:] {
+	for _, r := range e.recv.WaitCount(t, "/dlr/42", 4, harness.Patience)[2:] {
 		if n := r.Header.Get("Webhook-Attempt"); n != "2" {
 			t.Errorf("attempt %s after the recovery, want 2", n)
 		}

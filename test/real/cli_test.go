@@ -281,7 +281,7 @@ func TestStop(t *testing.T) {
 	e.recv.On("/dlr/2", harness.Hang())
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(1, 3))
-	e.recv.WaitCount(t, "/dlr/1", 3, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 3, harness.Patience)
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -293,14 +293,14 @@ func TestStop(t *testing.T) {
 	p = e.serve(t)
 	// requests that ended during the stop are not sent again
 	e.emit(t, e.dlr(1, 4))
-	e.recv.WaitCount(t, "/dlr/1", 4, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 4, harness.Patience)
 	e.recv.Quiet(t, 2500*time.Millisecond, 10*time.Second)
 	if n := e.recv.Count("/dlr/1"); n != 4 {
 		t.Errorf("%d requests, want 4", n)
 	}
 	// a request that outlasts the grace is repeated under its number
 	e.emit(t, e.dlr(2, 1))
-	e.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/2", 1, harness.Patience)
 	p.Signal(t, syscall.SIGINT)
 	harness.Pass(500 * time.Millisecond)
 	if !p.Running() {
@@ -311,7 +311,7 @@ func TestStop(t *testing.T) {
 	code := p.Wait(t, 2*time.Second)
 	t.Logf("second signal: exit code %d after %v", code, time.Since(began))
 	p = e.serve(t, "--shutdown.grace=1s")
-	e.recv.WaitCount(t, "/dlr/2", 2, 10*time.Second)
+	e.recv.WaitCount(t, "/dlr/2", 2, harness.Patience)
 	began = time.Now()
 	code = p.Term(t)
 	if took := time.Since(began); took > 2*time.Second+harness.Slack(began) {
@@ -319,7 +319,7 @@ func TestStop(t *testing.T) {
 	}
 	t.Logf("a request outlasts the grace: exit code %d", code)
 	e.serve(t)
-	for i, r := range e.recv.WaitCount(t, "/dlr/2", 3, 10*time.Second) {
+	for i, r := range e.recv.WaitCount(t, "/dlr/2", 3, harness.Patience) {
 		if n := r.Header.Get("Webhook-Attempt"); n != "1" {
 			t.Errorf("request %d has attempt %s, want 1", i+1, n)
 		}
@@ -346,10 +346,10 @@ func TestEmbedded(t *testing.T) {
 		harness.Event("sms-dlr", 7, harness.DLRValue(7, 1)), harness.Event("sms-click", 7, harness.ClickValue(7, 1)), harness.Event("sms-click", 7, harness.ClickValue(7, 1)),
 		harness.Event("click-revocation", 7, harness.RevocationValue(7, []int64{1}, nil)),
 	})
-	wantAttempts(t, recv.WaitCount(t, "/dlr", 2, 10*time.Second), time.Second)
-	recv.WaitCount(t, "/click", 1, 5*time.Second)
-	recv.WaitCount(t, "/revoke", 1, 5*time.Second)
-	p.WaitBalanced(t, 5, 5*time.Second)
+	wantAttempts(t, recv.WaitCount(t, "/dlr", 2, harness.Patience), time.Second)
+	recv.WaitCount(t, "/click", 1, harness.Patience)
+	recv.WaitCount(t, "/revoke", 1, harness.Patience)
+	p.WaitBalanced(t, 5, harness.Patience)
 	if code := p.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -357,7 +357,7 @@ func TestEmbedded(t *testing.T) {
 	p = harness.StartReady(t, o)
 	_, broker, _ = nextSteps(t, p)
 	harness.ProduceMany(t, broker, []*kgo.Record{harness.Event("sms-dlr", 7, harness.DLRValue(7, 2))})
-	recv.WaitCount(t, "/dlr", 3, 10*time.Second)
+	recv.WaitCount(t, "/dlr", 3, harness.Patience)
 	recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
 	if n := recv.Count("/dlr"); n != 3 {
 		t.Errorf("%d requests, want 3", n)
@@ -389,8 +389,8 @@ func wantFirstWebhook(t *testing.T, p *harness.Proc, recv *harness.Receiver) {
 	if err != nil || id == nil {
 		t.Fatalf("%s\n%v: %s", steps, err, out)
 	}
-	recv.WaitCount(t, "/first", 1, 10*time.Second)
-	harness.Eventually(t, 10*time.Second, func() bool {
+	recv.WaitCount(t, "/first", 1, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool {
 		out, _, _ := harness.Run(t, harness.Options{Brokers: broker, RedisAddr: redis}, "explain", string(id), "--user=42", "--json")
 		return strings.Contains(out, `"state":"delivered","attempts":1`)
 	}, "explain shows the attempt")

@@ -128,7 +128,7 @@ func TestGeneratedClients(t *testing.T) {
 				fmt.Sprintf("MESSAGE=%d", 700+user.user), "PYTHONPATH=python:" + os.Getenv("SMSHOOKS_TEST_PYTHONPATH"),
 			}, c.run...)
 			// The first attempt, a test event, the recovery and the replay.
-			e.recv.WaitCount(t, path, 4, 20*time.Second)
+			e.recv.WaitCount(t, path, 4, harness.Patience)
 		})
 	}
 }

@@ -30,17 +30,17 @@ func TestCompose(t *testing.T) {
 	const user = 42
 	got := c.receive(t)
 	key := strings.TrimSpace(c.compose(t, time.Minute, "", "exec", "-T", "smshooks", "/smshooks", "keys", "create", fmt.Sprint("--user=", user)))
-	harness.Eventually(t, 30*time.Second, func() bool { return c.setWebhook(t, key, "http://"+c.receiver+"/dlr") }, "the webhook is set")
+	harness.Eventually(t, harness.Patience, func() bool { return c.setWebhook(t, key, "http://"+c.receiver+"/dlr") }, "the webhook is set")
 
 	c.compose(t, 2*time.Minute, fmt.Sprintf("%d|%s\n", user, harness.DLRValue(user, 4711)), "exec", "-T", "kafka", "/opt/kafka/bin/kafka-console-producer.sh",
 		"--bootstrap-server", "kafka:9092", "--topic", "sms-dlr", "--property", "parse.key=true", "--property", "key.separator=|")
-	harness.Eventually(t, 30*time.Second, func() bool { return len(got.all()) > 0 }, "the event arrives; metrics:\n%s", lastly{func() string { return fetch("http://" + c.ops + "/metrics") }})
+	harness.Eventually(t, harness.Patience, func() bool { return len(got.all()) > 0 }, "the event arrives; metrics:\n%s", lastly{func() string { return fetch("http://" + c.ops + "/metrics") }})
 	harness.Pass(time.Second)
 	all := got.all()
 	if len(all) != 1 || !strings.Contains(all[0], "POST /dlr evt_") || !strings.Contains(all[0], "4711") {
 		t.Errorf("the receiver received %q", all)
 	}
-	harness.Eventually(t, 30*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return strings.Contains(fetch("http://"+c.prometheus+`/api/v1/query?query=sum(smshooks_settled_total{fate="delivered"})`), `,"1"]`)
 	}, "Prometheus has scraped the delivery: %s", lastly{func() string { return fetch("http://" + c.prometheus + "/api/v1/targets") }})
 	if rules := fetch("http://" + c.prometheus + "/api/v1/rules"); !strings.Contains(rules, "SmshooksOverdue") {

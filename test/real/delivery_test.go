@@ -49,13 +49,13 @@ func TestDelivery(t *testing.T) {
 			t.Run(name, func(t *testing.T) { test(t, e, p) })
 		}
 	})
-	p.WaitBalanced(t, 1, 20*time.Second)
+	p.WaitBalanced(t, 1, harness.Patience)
 }
 
 func testGoldens(t *testing.T, e *env, _ *harness.Proc) {
 	for kind, topic := range map[string]string{"dlr": e.topics.DLR, "click": e.topics.Click, "inbound": e.topics.Inbound, "revoke_click": e.topics.Revocation} {
 		e.emit(t, harness.Event(topic, 42, string(golden(t, kind+".record.json"))))
-		got := e.recv.WaitCount(t, path(strings.TrimSuffix(kind, "_click"), 42), 1, 10*time.Second)[0]
+		got := e.recv.WaitCount(t, path(strings.TrimSuffix(kind, "_click"), 42), 1, harness.Patience)[0]
 		if want := golden(t, kind+".body.txt"); string(got.Body) != string(want) {
 			t.Errorf("%s body\n%s\nwant\n%s", kind, got.Body, want)
 		}
@@ -80,7 +80,7 @@ func testRequestHeaders(t *testing.T, e *env, _ *harness.Proc) {
 	version = strings.TrimPrefix(strings.TrimSpace(version), "smshooks ")
 	e.recv.On("/dlr/100", harness.Codes(500, 500, 200))
 	r := e.emit(t, e.dlr(100, 1))[0]
-	for i, got := range e.recv.WaitCount(t, "/dlr/100", 3, 10*time.Second) {
+	for i, got := range e.recv.WaitCount(t, "/dlr/100", 3, harness.Patience) {
 		if got.Method != http.MethodPost || got.Length != int64(len(got.Body)) {
 			t.Errorf("%s with Content-Length %d and %d bytes", got.Method, got.Length, len(got.Body))
 		}
@@ -106,8 +106,8 @@ func testSuccess(t *testing.T, e *env, _ *harness.Proc) {
 		e.emit(t, e.dlr(user, 1))
 	}
 	for user, code := range codes {
-		e.recv.WaitCount(t, path("dlr", user), 2, 5*time.Second)
-		r := e.waitStored(t, harness.Retry(e.topics.DLR, "1s"), user, 1, 5*time.Second)[0]
+		e.recv.WaitCount(t, path("dlr", user), 2, harness.Patience)
+		r := e.waitStored(t, harness.Retry(e.topics.DLR, "1s"), user, 1, harness.Patience)[0]
 		wantHeaders(t, r, map[string]string{"attempts": "1", "error": "http " + strconv.Itoa(code)})
 	}
 }
@@ -118,7 +118,7 @@ func testRedirect(t *testing.T, e *env, _ *harness.Proc) {
 		http.Redirect(rw, r, "/elsewhere", http.StatusFound)
 	})
 	e.emit(t, e.dlr(102, 1))
-	r := e.dead(t, 102, 1, 10*time.Second)[0]
+	r := e.dead(t, 102, 1, harness.Patience)[0]
 	wantHeaders(t, r, map[string]string{"reason": "attempts_exhausted", "attempts": "3", "error": "http 302", "kind": "dlr"})
 	if n := e.recv.Count("/elsewhere"); n != 0 {
 		t.Errorf("the redirect was followed %d times", n)
@@ -129,10 +129,10 @@ func testURLAtAttempt(t *testing.T, e *env, _ *harness.Proc) {
 	t.Parallel()
 	e.recv.On("/dlr/103", harness.Status(500))
 	e.emit(t, e.dlr(103, 1))
-	e.recv.WaitCount(t, "/dlr/103", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/103", 1, harness.Patience)
 	e.configure(t, map[int64]harness.Webhook{103: {DLR: e.recv.URL("/dlr/103/new"), Auth: "new:secret"}})
 	// the second attempt may still go to the old URL, the third may not: 3 s later the change takes effect
-	got := e.recv.WaitCount(t, "/dlr/103/new", 1, 6*time.Second)[0]
+	got := e.recv.WaitCount(t, "/dlr/103/new", 1, harness.Patience)[0]
 	if user, pass, ok := parseBasic(got.Header.Get("Authorization")); !ok || user != "new" || pass != "secret" {
 		t.Errorf("Authorization %q", got.Header.Get("Authorization"))
 	}
@@ -148,7 +148,7 @@ func testNotConfigured(t *testing.T, e *env, p *harness.Proc) {
 	e.emit(t, harness.Event(e.topics.Inbound, 110, harness.InboundValue(110, 1)), // has a dlr_url only
 		e.dlr(111, 1), // has no URL
 		e.dlr(777, 1)) // is unknown
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		m := p.Metrics(t)
 		return m.Sum("smshooks_settled_total", "kind", "dlr", "fate", "not_configured")-before.Sum("smshooks_settled_total", "kind", "dlr", "fate", "not_configured") == 2 &&
 			m.Sum("smshooks_settled_total", "kind", "inbound", "fate", "not_configured")-before.Sum("smshooks_settled_total", "kind", "inbound", "fate", "not_configured") == 1
@@ -161,14 +161,14 @@ func testFiltered(t *testing.T, e *env, p *harness.Proc) {
 		e.emit(t, harness.Event(e.topics.Click, 112, `{"user_id":112,"sms":{"id":5},`+flags+`}`))
 	}
 	e.emit(t, harness.Event(e.topics.Click, 112, `{"user_id":112,"sms":{"id":5}}`)) // absent flags are false
-	got := e.recv.WaitCount(t, "/click/112", 1, 5*time.Second)[0]
+	got := e.recv.WaitCount(t, "/click/112", 1, harness.Patience)[0]
 	if id := got.Header.Get("Webhook-Id"); id != last(e, t) {
 		t.Errorf("the click that fired is %s, want the last", id)
 	}
 	if field(t, got.Body, "clicked") != "true" {
 		t.Errorf("clicked is %s", field(t, got.Body, "clicked"))
 	}
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "filtered")-before == 3
 	}, "three clicks filtered")
 }
@@ -183,9 +183,9 @@ func testFirstClick(t *testing.T, e *env, p *harness.Proc) {
 	before := p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "duplicate")
 	e.recv.On("/click/113", harness.Codes(500, 500, 200))
 	r := e.emit(t, e.click(113, 1), e.click(113, 1), e.click(113, 2))
-	e.recv.WaitCount(t, "/click/113", 4, 10*time.Second)
+	e.recv.WaitCount(t, "/click/113", 4, harness.Patience)
 	e.emit(t, e.click(113, 1))
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "duplicate")-before == 2
 	}, "two clicks are duplicates")
 	for _, got := range e.recv.Requests("/click/113") {
@@ -195,13 +195,13 @@ func testFirstClick(t *testing.T, e *env, p *harness.Proc) {
 	}
 	// the same id of another user is another message
 	e.emit(t, e.click(114, 1))
-	e.recv.WaitCount(t, "/click/114", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/click/114", 1, harness.Patience)
 	// a first click that ends as a dead letter is still the first
 	e.recv.On("/click/115", harness.Status(500))
 	e.emit(t, e.click(115, 9))
-	wantHeaders(t, e.dead(t, 115, 1, 10*time.Second)[0], map[string]string{"kind": "click", "reason": "attempts_exhausted", "attempts": "3"})
+	wantHeaders(t, e.dead(t, 115, 1, harness.Patience)[0], map[string]string{"kind": "click", "reason": "attempts_exhausted", "attempts": "3"})
 	e.emit(t, e.click(115, 9))
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "duplicate")-before == 3
 	}, "a click after a dead one is a duplicate")
 	if n := e.recv.Count("/click/115"); n != 3 {
@@ -212,13 +212,13 @@ func testFirstClick(t *testing.T, e *env, p *harness.Proc) {
 func testClickWithoutURL(t *testing.T, e *env, p *harness.Proc) {
 	before := p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "not_configured")
 	e.emit(t, e.click(110, 1))
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "not_configured")-before == 1
 	}, "the click is not configured")
 	e.configure(t, map[int64]harness.Webhook{110: {Click: e.recv.URL("/click/110")}})
 	settle(t)
 	e.emit(t, e.click(110, 1))
-	e.recv.WaitCount(t, "/click/110", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/click/110", 1, harness.Patience)
 }
 
 func testMiskeyed(t *testing.T, e *env, p *harness.Proc) {
@@ -227,15 +227,15 @@ func testMiskeyed(t *testing.T, e *env, p *harness.Proc) {
 		e.emit(t, &kgo.Record{Topic: e.topics.DLR, Partition: harness.ByKey, Key: []byte(key), Value: []byte(harness.DLRValue(116, int64(i)))})
 	}
 	e.emit(t, &kgo.Record{Topic: e.topics.DLR, Partition: 1, Value: []byte(harness.DLRValue(116, 9))})
-	e.recv.WaitCount(t, "/dlr/116", 4, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/116", 4, harness.Patience)
 	if n := p.Metrics(t).Sum("smshooks_miskeyed_records_total") - before; n != 4 {
 		t.Errorf("smshooks_miskeyed_records_total rose by %v, want 4", n)
 	}
 	// its retry record is keyed by the user, its dead letter by the record's own key
 	e.recv.On("/dlr/116", harness.Status(500))
 	r := e.emit(t, &kgo.Record{Topic: e.topics.DLR, Partition: 0, Key: []byte("odd"), Value: []byte(harness.DLRValue(116, 10))})[0]
-	e.waitStored(t, harness.Retry(e.topics.DLR, "1s"), 116, 1, 5*time.Second)
-	harness.Eventually(t, 10*time.Second, func() bool {
+	e.waitStored(t, harness.Retry(e.topics.DLR, "1s"), 116, 1, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool {
 		for _, d := range harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter) {
 			if harness.Header(d, "smshooks-id") == identity(r) {
 				if string(d.Key) != "odd" && string(d.Key) != "116" {
@@ -273,9 +273,9 @@ func testPoison(t *testing.T, e *env, p *harness.Proc) {
 	sent = append(sent, &kgo.Record{Topic: e.topics.DLR, Partition: 0, Timestamp: time.Now().Truncate(time.Millisecond)})
 	good := &kgo.Record{Topic: e.topics.DLR, Partition: 0, Key: []byte("117"), Value: []byte(harness.DLRValue(117, 1))}
 	e.emit(t, append(sent, good)...)
-	e.recv.WaitCount(t, "/dlr/117", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/117", 1, harness.Patience)
 	byID := map[string]*kgo.Record{}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		clear(byID)
 		for _, d := range harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter) {
 			byID[harness.Header(d, "smshooks-id")] = d
@@ -316,7 +316,7 @@ func testOddJSON(t *testing.T, e *env, _ *harness.Proc) {
 			`"parts":null,"original_url":null,"shortened_url":null,"text":null,"status":null,"dlr_status":null}`},
 	} {
 		e.emit(t, harness.Event(e.topics.DLR, 118, `{"user_id":118,"extra":[{}],"sms":`+test.sms+`}`))
-		got := smsOf(t, e.recv.WaitCount(t, "/dlr/118", i+1, 5*time.Second)[i].Body)
+		got := smsOf(t, e.recv.WaitCount(t, "/dlr/118", i+1, harness.Patience)[i].Body)
 		if !strings.Contains(got, test.want) {
 			t.Errorf("%s\nbecame %s\nwant %s", test.sms, got, test.want)
 		}
@@ -326,14 +326,14 @@ func testOddJSON(t *testing.T, e *env, _ *harness.Proc) {
 	}
 	// a doubled user_id and doubled sms: the last counts
 	e.emit(t, harness.Event(e.topics.DLR, 118, `{"user_id":1,"sms":{"id":7,"text":"no"},"user_id":118,"sms":{"id":8}}`))
-	if got := smsOf(t, e.recv.WaitCount(t, "/dlr/118", 6, 5*time.Second)[5].Body); !strings.Contains(got, `"id":8`) || !strings.Contains(got, `"text":null`) {
+	if got := smsOf(t, e.recv.WaitCount(t, "/dlr/118", 6, harness.Patience)[5].Body); !strings.Contains(got, `"id":8`) || !strings.Contains(got, `"text":null`) {
 		t.Errorf("doubled keys: %s", got)
 	}
 }
 
 func testQuery(t *testing.T, e *env, _ *harness.Proc) {
 	e.emit(t, e.dlr(119, 1))
-	if got := e.recv.WaitCount(t, "/dlr/119", 1, 5*time.Second)[0]; got.Path != "/dlr/119?token=a&b=c%20d" {
+	if got := e.recv.WaitCount(t, "/dlr/119", 1, harness.Patience)[0]; got.Path != "/dlr/119?token=a&b=c%20d" {
 		t.Errorf("path %q", got.Path)
 	}
 }
@@ -356,7 +356,7 @@ func testFailures(t *testing.T, e *env, p *harness.Proc) {
 		e.emit(t, e.dlr(user, 1))
 	}
 	for user, failure := range want {
-		wantHeaders(t, e.dead(t, user, 1, 15*time.Second)[0], map[string]string{"error": failure, "attempts": "3", "reason": "attempts_exhausted"})
+		wantHeaders(t, e.dead(t, user, 1, harness.Patience)[0], map[string]string{"error": failure, "attempts": "3", "reason": "attempts_exhausted"})
 	}
 	if n := p.Metrics(t).Sum("smshooks_attempts_total", "kind", "dlr", "result", "blocked"); n != 6 {
 		t.Errorf("%v attempts blocked, want 6", n)
@@ -375,7 +375,7 @@ func testReply(t *testing.T, e *env, _ *harness.Proc) {
 		}
 	})
 	e.emit(t, e.dlr(126, 1))
-	e.recv.WaitCount(t, "/dlr/126", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/126", 1, harness.Patience)
 	harness.Pass(2500 * time.Millisecond) // a retry would come after 1 s
 	if n := e.recv.Count("/dlr/126"); n != 1 {
 		t.Errorf("%d requests, want 1", n)
@@ -384,12 +384,12 @@ func testReply(t *testing.T, e *env, _ *harness.Proc) {
 
 func testRemoved(t *testing.T, e *env, p *harness.Proc) {
 	e.emit(t, e.dlr(127, 1))
-	e.recv.WaitCount(t, "/dlr/127", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/127", 1, harness.Patience)
 	harness.RemoveUser(t, e.kafka.Addr, e.topics.Config, 127)
 	settle(t)
 	before := p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured")
 	e.emit(t, e.dlr(127, 2))
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured") == before+1
 	}, "an event of a removed user is not configured")
 	// an unreadable document leaves the previous one in effect
@@ -397,7 +397,7 @@ func testRemoved(t *testing.T, e *env, p *harness.Proc) {
 	e.emit(t, harness.Event(e.topics.Config, 127, `{"user_id":127,"dlr_url":`))
 	settle(t)
 	e.emit(t, e.dlr(127, 3))
-	e.recv.WaitCount(t, "/dlr/127/again", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/127/again", 1, harness.Patience)
 }
 
 // TestAny2xx checks that dispatch.success extends the statuses that count as delivered.
@@ -409,8 +409,8 @@ func TestAny2xx(t *testing.T) {
 	e.recv.On("/dlr/2", harness.Status(304))
 	p := e.serve(t, "--dispatch.success=2xx")
 	e.emit(t, e.dlr(1, 1), e.dlr(2, 1))
-	e.dead(t, 2, 1, 10*time.Second)
-	m := p.WaitBalanced(t, 4, 5*time.Second)
+	e.dead(t, 2, 1, harness.Patience)
+	m := p.WaitBalanced(t, 4, harness.Patience)
 	if n := m.Sum("smshooks_settled_total", "fate", "delivered"); n != 1 || e.recv.Count("/dlr/1") != 1 {
 		t.Errorf("%v delivered, %d requests, want 1 and 1", n, e.recv.Count("/dlr/1"))
 	}

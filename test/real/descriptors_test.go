@@ -34,7 +34,7 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 	o := e.options()
 	o.OpenFiles = 1024
 	p := harness.StartReady(t, o)
-	p.WaitLog(t, 10*time.Second, `"limit":1024`)
+	p.WaitLog(t, harness.Patience, `"limit":1024`)
 	var load []*kgo.Record
 	for user := int64(1); user <= hung; user++ {
 		for i := range int64(3) {
@@ -43,7 +43,7 @@ func TestHungEndpointsAndDescriptors(t *testing.T) {
 	}
 	e.emit(t, load...)
 	// The hanging endpoints have taken all slots that they can get.
-	most := p.WaitMetric(t, 30*time.Second, harness.AtLeast(300), "smshooks_in_flight_requests")
+	most := p.WaitMetric(t, harness.Patience, harness.AtLeast(300), "smshooks_in_flight_requests")
 	for user := int64(hung + 1); user <= hung+healthy; user++ {
 		began := time.Now()
 		records := e.emit(t, e.dlr(user, 1))
@@ -97,7 +97,7 @@ func TestFirstCallsAfterRestart(t *testing.T) {
 	}
 	slack := harness.Slack(began)
 	for user, at := range sent {
-		got := e.recv.WaitCount(t, path("dlr", user), 1, 30*time.Second)[0]
+		got := e.recv.WaitCount(t, path("dlr", user), 1, harness.Patience)[0]
 		if after := got.Start.Sub(at); after > soonFor+slack {
 			t.Errorf("user %d's first call %v after its event, want at most %v and %v for the machine", user, after, soonFor, slack)
 		}
@@ -129,7 +129,7 @@ func TestIdleConnectionsToTheAPI(t *testing.T) {
 		load = append(load, e.dlr(user, 1), e.dlr(user, 2))
 	}
 	e.emit(t, load...)
-	p.WaitMetric(t, 20*time.Second, harness.Exactly(80), "smshooks_settled_total", "fate", "delivered")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(80), "smshooks_settled_total", "fate", "delivered")
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for range 5 {
 		resp, err := client.Get("http://" + p.Addr + "/openapi.yaml")
@@ -176,7 +176,7 @@ func TestServerThatClosesKeptConnections(t *testing.T) {
 		load = append(load, e.dlr(1, i))
 	}
 	e.emit(t, load...)
-	p.WaitMetric(t, 30*time.Second, harness.Exactly(400), "smshooks_settled_total", "kind", "dlr", "fate", "delivered")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(400), "smshooks_settled_total", "kind", "dlr", "fate", "delivered")
 	if n := p.Metrics(t).Sum("smshooks_attempts_total", "result", "error"); n != 0 {
 		t.Errorf("%v attempts failed", n)
 	}

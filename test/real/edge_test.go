@@ -35,17 +35,17 @@ func TestLargeRecords(t *testing.T) {
 	if err := cl.ProduceSync(t.Context(), poison, large, good).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	e.recv.WaitCount(t, "/dlr/2", 1, 10*time.Second)
-	e.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
-	d := e.dead(t, 1, 1, 10*time.Second)[0]
+	e.recv.WaitCount(t, "/dlr/2", 1, harness.Patience)
+	e.recv.WaitCount(t, "/dlr/1", 1, harness.Patience)
+	d := e.dead(t, 1, 1, harness.Patience)[0]
 	if string(d.Value) != string(poison.Value) {
 		t.Error("the dead letter differs from the record")
 	}
-	got := e.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second)
+	got := e.recv.WaitCount(t, "/dlr/1", 2, harness.Patience)
 	if string(got[1].Body) != string(got[0].Body) {
 		t.Error("the second body differs from the first")
 	}
-	p.WaitBalanced(t, 4, 10*time.Second)
+	p.WaitBalanced(t, 4, harness.Patience)
 }
 
 // TestStaticMember checks that a killed member with an instance id gets its partitions back at once, long before its
@@ -57,24 +57,24 @@ func TestStaticMember(t *testing.T) {
 	crowd(t, e, users)
 	a, b := e.serve(t, "--kafka.instance_id=a"), e.serve(t, "--kafka.instance_id=b")
 	l := startLoad(t, e, users, 100*time.Millisecond)
-	e.recv.WaitCount(t, "", 500, 20*time.Second)
+	e.recv.WaitCount(t, "", 500, harness.Patience)
 	a.Kill()
 	began := time.Now()
 	a = e.serve(t, "--kafka.instance_id=a")
 	if took := time.Since(began); took > 10*time.Second+harness.Slack(began) {
 		t.Errorf("ready again after %v", took)
 	}
-	e.recv.WaitCount(t, "", e.recv.Count("")+500, 20*time.Second)
+	e.recv.WaitCount(t, "", e.recv.Count("")+500, harness.Patience)
 	// a clean restart keeps its partitions, too
 	if code := b.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	b = e.serve(t, "--kafka.instance_id=b")
-	e.recv.WaitCount(t, "", e.recv.Count("")+500, 20*time.Second)
+	e.recv.WaitCount(t, "", e.recv.Count("")+500, harness.Patience)
 	events := l.end()
-	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
-	a.WaitBalanced(t, 1, 10*time.Second)
-	b.WaitBalanced(t, 1, 10*time.Second)
+	harness.Eventually(t, harness.Patience, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
+	a.WaitBalanced(t, 1, harness.Patience)
+	b.WaitBalanced(t, 1, harness.Patience)
 	wantNarrow(t, e, users)
 }
 
@@ -94,7 +94,7 @@ func TestClickFlood(t *testing.T) {
 	began := time.Now()
 	e.recv.WaitCount(t, "/click/1", clicks, 60*time.Second)
 	t.Logf("%d clicks at 200/s took %v; settled so far: %v overflow", clicks, time.Since(began), p.Metrics(t).Sum("smshooks_settled_total", "fate", "overflow"))
-	m := p.WaitBalanced(t, 2*clicks, 20*time.Second)
+	m := p.WaitBalanced(t, 2*clicks, harness.Patience)
 	e.recv.Quiet(t, time.Second, 5*time.Second)
 	if n := e.recv.Count("/click/1"); n != clicks || e.recv.Widest("/click/1") > 3 {
 		t.Errorf("%d requests, %d wide", n, e.recv.Widest("/click/1"))
@@ -154,7 +154,7 @@ func TestRevocationRebalance(t *testing.T) {
 		}
 		return true
 	}
-	harness.Eventually(t, 15*time.Second, complete, "all %d ids of each user", sent)
+	harness.Eventually(t, harness.Patience, complete, "all %d ids of each user", sent)
 	e.recv.Quiet(t, interval+time.Second, 10*time.Second)
 	for user := range users {
 		times := map[int64]int{}
@@ -169,5 +169,5 @@ func TestRevocationRebalance(t *testing.T) {
 			}
 		}
 	}
-	b.WaitBalanced(t, 0, 5*time.Second)
+	b.WaitBalanced(t, 0, harness.Patience)
 }

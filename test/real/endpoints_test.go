@@ -45,7 +45,7 @@ func TestLatestOrder(t *testing.T) {
 	var further struct {
 		Order string `json:"dlr_order"`
 	}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, p, http.MethodPatch, key, "/v1/user/webhook-settings", "dlr_order=latest", &further) == http.StatusOK
 	}, "dlr_order is set")
 	if further.Order != "latest" {
@@ -55,7 +55,7 @@ func TestLatestOrder(t *testing.T) {
 	outage := func(sms int64) {
 		t.Helper()
 		failed := func(n float64) {
-			p.WaitMetric(t, 10*time.Second, harness.Exactly(n), "smshooks_attempts_total", "kind", "dlr", "result", "error")
+			p.WaitMetric(t, harness.Patience, harness.Exactly(n), "smshooks_attempts_total", "kind", "dlr", "result", "error")
 		}
 		before := p.Metrics(t).Sum("smshooks_attempts_total", "kind", "dlr", "result", "error")
 		e.recv.Stop()
@@ -65,9 +65,9 @@ func TestLatestOrder(t *testing.T) {
 		e.emit(t, e.receiptOf(1, sms, "Delivered"), e.receiptOf(2, sms, "Delivered"))
 	}
 	outage(1)
-	e.recv.WaitCount(t, path("dlr", 1), 1, 5*time.Second)
-	wrong := e.recv.WaitCount(t, path("dlr", 2), 2, 20*time.Second)
-	p.WaitMetric(t, 20*time.Second, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "superseded")
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
+	wrong := e.recv.WaitCount(t, path("dlr", 2), 2, harness.Patience)
+	p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "superseded")
 	if got := statusOf(t, e.recv.Requests(path("dlr", 1)), 1); got != `"Delivered"` {
 		t.Errorf("with latest the message ends as %s", got)
 	}
@@ -79,13 +79,13 @@ func TestLatestOrder(t *testing.T) {
 	}
 
 	outage(2)
-	e.recv.WaitCount(t, path("dlr", 1), 2, 5*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 	e.redis.Stop(t)
-	all := e.recv.WaitCount(t, path("dlr", 1), 3, 20*time.Second)
+	all := e.recv.WaitCount(t, path("dlr", 1), 3, harness.Patience)
 	if got := statusOf(t, all, 2); got != `"Pending"` {
 		t.Errorf("without Redis the last receipt is %s, want attempts for each", got)
 	}
-	p.WaitMetric(t, 10*time.Second, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "superseded")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "superseded")
 }
 
 // endpointEvents returns type and value of a user's endpoint events, and checks the ids and times in their headers.
@@ -126,18 +126,18 @@ func TestEndpointEvents(t *testing.T) {
 	e.recv.On(path("dlr", 1), harness.Status(http.StatusServiceUnavailable))
 	p := e.serve(t)
 	e.emit(t, e.dlr(2, 1), e.dlr(1, 1), e.dlr(1, 2))
-	e.dead(t, 1, 2, 30*time.Second)
+	e.dead(t, 1, 2, harness.Patience)
 	attempts := e.recv.Requests(path("dlr", 1))
 	if len(attempts) != 6 {
 		t.Fatalf("%d attempts", len(attempts))
 	}
 	var listed []struct{ Time string } // newest first
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, p, http.MethodGet, key, "/v1/user/deliveries?kind=dlr", "", &listed) == http.StatusOK && len(listed) == 6
 	}, "six attempts are listed")
 
 	var events []string
-	harness.Eventually(t, 10*time.Second, func() bool { events = e.endpointEvents(t, 1); return len(events) >= 2 }, "two events")
+	harness.Eventually(t, harness.Patience, func() bool { events = e.endpointEvents(t, 1); return len(events) >= 2 }, "two events")
 	first := decodeEvent(t, events[0], "endpoint.failing")
 	if first.Count != 1 {
 		t.Errorf("failing: %s", events[0])
@@ -165,10 +165,10 @@ func TestEndpointEvents(t *testing.T) {
 	p.Kill()
 	p = e.serve(t)
 	e.emit(t, e.dlr(1, 3))
-	e.recv.WaitCount(t, path("dlr", 1), 7, 15*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 7, harness.Patience)
 	e.recv.On(path("dlr", 1), harness.Status(http.StatusOK))
 	e.emit(t, e.dlr(1, 4))
-	harness.Eventually(t, 15*time.Second, func() bool { events = e.endpointEvents(t, 1); return len(events) >= 3 }, "the endpoint recovers")
+	harness.Eventually(t, harness.Patience, func() bool { events = e.endpointEvents(t, 1); return len(events) >= 3 }, "the endpoint recovers")
 	// A killed process forgets how many attempts failed since its last event.
 	if r := decodeEvent(t, events[2], "endpoint.recovered"); r.Since != first.Since || r.Count < 2 || r.Count > 8 {
 		t.Errorf("recovered: %s", events[2])
@@ -184,7 +184,7 @@ func TestEndpointEvents(t *testing.T) {
 	if want := `[{"kind":"dlr","host":"127.0.0.1","state":"ok","since":null,"failure":null}` + rest; string(endpoints) != want {
 		t.Errorf("endpoints %s\nwant %s", endpoints, want)
 	}
-	p.WaitMetric(t, 5*time.Second, harness.Exactly(0), "smshooks_endpoint_events_dropped_total")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(0), "smshooks_endpoint_events_dropped_total")
 
 	e.wantMails(t)
 }
@@ -213,7 +213,7 @@ func decodeEvent(t testing.TB, event, kind string) (f failures) {
 func (e *env) wantMails(t testing.TB) {
 	t.Helper()
 	printed := harness.StartProgram(t, nil, harness.Example(t, "notifier"), "-brokers="+e.kafka.Addr, "-topic="+e.topics.Events, "-group="+e.topics.Group+"-notifier")
-	harness.Eventually(t, 30*time.Second, func() bool { return strings.Count(printed(), "To: user 1\n") == 3 }, "three mails")
+	harness.Eventually(t, harness.Patience, func() bool { return strings.Count(printed(), "To: user 1\n") == 3 }, "three mails")
 	for _, subject := range []string{
 		"127.0.0.1 does not accept dlr webhooks", "1 dlr events were not delivered to 127.0.0.1", "127.0.0.1 accepts dlr webhooks again",
 	} {

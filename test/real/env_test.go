@@ -169,7 +169,7 @@ func settle(t testing.TB) {
 func (e *env) waitCommitted(t testing.TB, topics ...string) {
 	t.Helper()
 	adm := kadm.NewClient(harness.Client(t, e.kafka.Addr))
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		ends, err := adm.ListEndOffsets(t.Context(), topics...)
 		if err != nil || ends.Error() != nil {
 			return false

@@ -110,7 +110,7 @@ func TestExplain(t *testing.T) {
 	state := func(want string, attempts int, args ...string) explained {
 		t.Helper()
 		var found []explained
-		harness.Eventually(t, 20*time.Second, func() bool {
+		harness.Eventually(t, harness.Patience, func() bool {
 			found, _ = e.explain(t, args...)
 			return len(found) == 1 && found[0].State == want && found[0].Attempts == attempts && found[0].Copies[0].Committed
 		}, "explain %v prints %s", args, want)
@@ -120,7 +120,7 @@ func TestExplain(t *testing.T) {
 	if len(ids) != 3 {
 		t.Fatalf("sent %v", ids)
 	}
-	for _, r := range e.recv.WaitCount(t, path("dlr", good), 3, 20*time.Second) {
+	for _, r := range e.recv.WaitCount(t, path("dlr", good), 3, harness.Patience) {
 		if id := r.Header.Get("Webhook-Id"); !slices.Contains(ids, id) {
 			t.Errorf("received %s, sent %v", id, ids)
 		}

@@ -46,7 +46,7 @@ func TestFailover(t *testing.T) {
 	key := e.newKey(t, 1)
 	p := e.serve(t)
 	patch(t, p, key, "dlr_failover_url="+e.recv.URL(spare(1))+"&click_failover_url="+e.recv.URL("/none"))
-	harness.Eventually(t, 15*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return post(t, p.Addr, key, "/v1/user/webhook-secret/rotate", "") == http.StatusOK
 	}, "requests are signed")
 	settle(t)
@@ -62,7 +62,7 @@ func TestFailover(t *testing.T) {
 		e.emit(t, harness.Event(e.topics.Config, 9, `{"user_id":9,"dlr_failover_url":"`+e.recv.URL(spare(9))+`"}`))
 		settle(t)
 		e.emit(t, e.dlr(9, 1))
-		p.WaitMetric(t, 15*time.Second, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "not_configured")
+		p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "not_configured")
 		if n := e.recv.Count(spare(9)); n != 0 {
 			t.Errorf("%d requests to the failover URL alone", n)
 		}
@@ -74,7 +74,7 @@ func testFailoverSucceeds(t *testing.T, e *env, p *harness.Proc, key string) {
 	e.recv.On(path("dlr", 1), harness.Status(503))
 	before := p.Metrics(t)
 	r := e.emit(t, e.dlr(1, 1))[0]
-	second := e.recv.WaitCount(t, spare(1), 1, 15*time.Second)[0]
+	second := e.recv.WaitCount(t, spare(1), 1, harness.Patience)[0]
 	first := e.recv.Requests(path("dlr", 1))[0]
 	if second.Start.Sub(first.End) > late+harness.Slack(first.End) {
 		t.Errorf("the failover URL was called %v after the failure", second.Start.Sub(first.End))
@@ -89,7 +89,7 @@ func testFailoverSucceeds(t *testing.T, e *env, p *harness.Proc, key string) {
 	if first.Header.Get("Webhook-Failover") != "" || string(first.Body) != string(second.Body) || second.Header.Get("Webhook-Signature") == "" {
 		t.Errorf("the first request had %v, the second %v", first.Header, second.Header)
 	}
-	harness.Eventually(t, 15*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		m := p.Metrics(t)
 		since := func(name string, labels ...string) float64 {
 			return m.Sum(name, labels...) - before.Sum(name, labels...)
@@ -99,7 +99,7 @@ func testFailoverSucceeds(t *testing.T, e *env, p *harness.Proc, key string) {
 			since("smshooks_failover_total") == 1 && since("smshooks_failover_total", "kind", "dlr", "result", "ok") == 1
 	}, "one attempt is counted, which succeeded")
 	var log []delivery
-	harness.Eventually(t, 15*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, p, http.MethodGet, key, "/v1/user/deliveries", "", &log) == http.StatusOK && len(log) == 2
 	}, "both requests are in the list of deliveries")
 	if n, o := log[0], log[1]; n.ID != identity(r) || n.Attempt != 1 || n.Status != "ok" || *n.HTTPCode != 200 || n.Failover == nil || !*n.Failover ||
@@ -112,8 +112,8 @@ func testFailoverSucceeds(t *testing.T, e *env, p *harness.Proc, key string) {
 	}
 	e.recv.On(path("dlr", 1), harness.Status(200))
 	e.emit(t, e.dlr(1, 2), e.click(1, 3))
-	e.recv.WaitCount(t, path("dlr", 1), 3, 15*time.Second)
-	e.recv.WaitCount(t, path("click", 1), 1, 15*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 3, harness.Patience)
+	e.recv.WaitCount(t, path("click", 1), 1, harness.Patience)
 	if n, m := e.recv.Count(spare(1)), e.recv.Count("/none"); n != 1 || m != 0 {
 		t.Errorf("%d and %d requests to the failover URLs, want 1 and 0", n, m)
 	}
@@ -123,8 +123,8 @@ func testFailoverFails(t *testing.T, e *env, p *harness.Proc) {
 	e.recv.On(path("dlr", 2), harness.Codes(500, 501, 502))
 	e.recv.On(spare(2), harness.Codes(301, 404, 410))
 	r := e.emit(t, e.dlr(2, 1))[0]
-	firsts := e.recv.WaitCount(t, path("dlr", 2), 3, 30*time.Second)
-	seconds := e.recv.WaitCount(t, spare(2), 3, 15*time.Second)
+	firsts := e.recv.WaitCount(t, path("dlr", 2), 3, harness.Patience)
+	seconds := e.recv.WaitCount(t, spare(2), 3, harness.Patience)
 	wantAttempts(t, seconds, time.Second, 2*time.Second)
 	for i := range seconds {
 		want := []string{"http 500", "http 501", "http 502"}[i]
@@ -132,14 +132,14 @@ func testFailoverFails(t *testing.T, e *env, p *harness.Proc) {
 			t.Errorf("attempt %d: Webhook-Failover %q, want %q, of attempt %s", i+1, got, want, firsts[i].Header.Get("Webhook-Attempt"))
 		}
 	}
-	stored := e.waitStored(t, harness.Retry(e.topics.DLR, "1s"), 2, 1, 5*time.Second)[0]
+	stored := e.waitStored(t, harness.Retry(e.topics.DLR, "1s"), 2, 1, harness.Patience)[0]
 	wantHeaders(t, stored, map[string]string{"id": identity(r), "attempts": "1", "error": "http 301"})
-	wantHeaders(t, e.dead(t, 2, 1, 15*time.Second)[0], map[string]string{"attempts": "3", "error": "http 410", "reason": "attempts_exhausted"})
+	wantHeaders(t, e.dead(t, 2, 1, harness.Patience)[0], map[string]string{"attempts": "3", "error": "http 410", "reason": "attempts_exhausted"})
 	e.recv.Quiet(t, 3*time.Second, time.Minute)
 	if n, m := e.recv.Count(path("dlr", 2)), e.recv.Count(spare(2)); n != 3 || m != 3 {
 		t.Errorf("%d and %d requests, want 3 each", n, m)
 	}
-	p.WaitMetric(t, 15*time.Second, harness.Exactly(3), "smshooks_failover_total", "kind", "dlr", "result", "failed")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(3), "smshooks_failover_total", "kind", "dlr", "result", "failed")
 }
 
 // testFailoverSlots checks that neither URL receives more than three requests at a time, and that every event gets its
@@ -175,14 +175,14 @@ func TestFailoverInARebalance(t *testing.T) {
 	e.recv.On(path("dlr", 1), harness.Status(503))
 	e.recv.On(spare(1), harness.Hang())
 	r := e.emit(t, e.dlr(1, 1))[0]
-	e.recv.WaitCount(t, spare(1), 1, 15*time.Second)
+	e.recv.WaitCount(t, spare(1), 1, harness.Patience)
 	if code := p.Term(t); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
 	e.recv.On(spare(1), harness.Status(200))
 	q := e.serve(t)
-	got := e.recv.WaitCount(t, spare(1), 2, 30*time.Second)
-	q.WaitMetric(t, 15*time.Second, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "delivered")
+	got := e.recv.WaitCount(t, spare(1), 2, harness.Patience)
+	q.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "delivered")
 	e.recv.Quiet(t, 3*time.Second, time.Minute)
 	for _, one := range append(got, e.recv.Requests(path("dlr", 1))...) {
 		if one.Header.Get("Webhook-Attempt") != "1" || one.Header.Get("Webhook-Id") != identity(r) {
@@ -192,5 +192,5 @@ func TestFailoverInARebalance(t *testing.T) {
 	if n, m := e.recv.Count(path("dlr", 1)), e.recv.Count(spare(1)); n != 2 || m != 2 {
 		t.Errorf("%d and %d requests, want the attempt twice", n, m)
 	}
-	q.WaitBalanced(t, 1, 15*time.Second)
+	q.WaitBalanced(t, 1, harness.Patience)
 }

@@ -147,36 +147,36 @@ func rebalance(t *testing.T, e *env) {
 	crowd(t, e, users)
 	a, b := e.serve(t), e.serve(t)
 	l := startLoad(t, e, users, 100*time.Millisecond)
-	e.recv.WaitCount(t, "", 1000, 20*time.Second)
+	e.recv.WaitCount(t, "", 1000, harness.Patience)
 	c := e.serve(t)
 	from := e.recv.Count("")
-	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
-	c.WaitMetric(t, 30*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
+	e.recv.WaitCount(t, "", from+1000, harness.Patience)
+	c.WaitMetric(t, harness.Patience, harness.AtLeast(1), "smshooks_records_consumed_total")
 	// the ledger of all three, once all records are settled
 	events := l.end()
 	settledAll := func() bool {
 		consumed, settled, buffered := sums(t, a, b, c)
 		return consumed == settled && buffered == 0 && consumed == float64(len(events)+len(events)/10)
 	}
-	harness.Eventually(t, 15*time.Second, settledAll, "%d records and %d retries consumed and settled", len(events), len(events)/10)
+	harness.Eventually(t, harness.Patience, settledAll, "%d records and %d retries consumed and settled", len(events), len(events)/10)
 
 	l = startLoad(t, e, users, 100*time.Millisecond)
 	from = e.recv.Count("")
-	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	e.recv.WaitCount(t, "", from+1000, harness.Patience)
 	if code := b.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	from = e.recv.Count("")
-	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	e.recv.WaitCount(t, "", from+1000, harness.Patience)
 	d := e.serve(t)
 	if code := a.Term(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	from = e.recv.Count("")
-	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
-	d.WaitMetric(t, 30*time.Second, harness.AtLeast(1), "smshooks_records_consumed_total")
+	e.recv.WaitCount(t, "", from+1000, harness.Patience)
+	d.WaitMetric(t, harness.Patience, harness.AtLeast(1), "smshooks_records_consumed_total")
 	events = append(events, l.end()...)
-	harness.Eventually(t, 20*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
+	harness.Eventually(t, harness.Patience, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
 	e.recv.Quiet(t, 1500*time.Millisecond, 10*time.Second)
 	twice := 0
 	for what, n := range count(e) {
@@ -195,7 +195,7 @@ func rebalance(t *testing.T, e *env) {
 	t.Logf("%d events, %d requests, %d twice", len(events), e.recv.Count(""), twice)
 	wantNarrow(t, e, users)
 	for _, p := range []*harness.Proc{c, d} {
-		p.WaitBalanced(t, 1, 5*time.Second)
+		p.WaitBalanced(t, 1, harness.Patience)
 	}
 }
 
@@ -208,16 +208,16 @@ func TestGroupFrozen(t *testing.T) {
 	crowd(t, e, users)
 	a, b := e.serve(t), e.serve(t)
 	l := startLoad(t, e, users, 100*time.Millisecond)
-	e.recv.WaitCount(t, "", 500, 20*time.Second)
+	e.recv.WaitCount(t, "", 500, harness.Patience)
 	a.Signal(t, sigStop)
 	harness.Pass(4 * time.Second)
 	a.Signal(t, sigCont)
 	from := e.recv.Count("")
-	e.recv.WaitCount(t, "", from+1000, 20*time.Second)
+	e.recv.WaitCount(t, "", from+1000, harness.Patience)
 	events := l.end()
-	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
-	a.WaitBalanced(t, 0, 10*time.Second)
-	b.WaitBalanced(t, 0, 10*time.Second)
+	harness.Eventually(t, harness.Patience, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
+	a.WaitBalanced(t, 0, harness.Patience)
+	b.WaitBalanced(t, 0, harness.Patience)
 	again := 0
 	for _, n := range count(e) {
 		again += n - 1

@@ -53,7 +53,7 @@ func TestLagAgreesWithKafkasTool(t *testing.T) {
 			m.Sum("smshooks_retry_waiting_records", "topic", harness.Overflow(e.topics.Click, "1h")) == 148 &&
 			n.Sum("smshooks_group_lag_records") == m.Sum("smshooks_group_lag_records")
 	}, "all events are settled, delayed or hang")
-	harness.Eventually(t, 30*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		was := figures()
 		harness.Pass(3 * time.Second) // longer than between two measurements
 		before = figures()

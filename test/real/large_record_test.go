@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -63,7 +62,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 	larger := &kgo.Record{Topic: e.topics.DLR, Partition: 0, Key: []byte("7"), Value: []byte(text)}
 	produceLarge(t, b.Addr, good, unreadable, larger)
 	var dead []*kgo.Record
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		dead = harness.Consume(t, b.Addr, e.topics.DeadLetter)
 		return len(dead) >= 2
 	}, "the unreadable records among the dead letters")
@@ -74,7 +73,7 @@ func TestRecordsOfAnySize(t *testing.T) {
 			t.Errorf("dead letter of %s: its %d bytes differ from the record", harness.Header(d, "smshooks-origin"), len(d.Value))
 		}
 	}
-	got := e.recv.WaitCount(t, "/dlr/1", 2, 20*time.Second)
+	got := e.recv.WaitCount(t, "/dlr/1", 2, harness.Patience)
 	if got[1].Header.Get("Webhook-Attempt") != "2" || got[1].Header.Get("Webhook-Id") != identity(good) {
 		t.Errorf("the second request: %v", got[1].Header)
 	}
@@ -98,7 +97,7 @@ func (e *env) wantRefusedRetry(t *testing.T, p *harness.Proc) {
 		noise[i] = 'A' + byte(x>>24)%32
 	}
 	produceLarge(t, e.kafka.Addr, harness.Event(e.topics.DLR, 1, fmt.Sprintf(`{"user_id":1,"sms":{"id":2,"text":%q}}`, noise)))
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		status, body := p.Readyz()
 		return status == http.StatusServiceUnavailable && lineWith(body, retry, "max.message.bytes")
 	}, "/readyz names the topic and the setting")
@@ -106,8 +105,8 @@ func (e *env) wantRefusedRetry(t *testing.T, p *harness.Proc) {
 		t.Error("the log does not name the topic and the setting")
 	}
 	e.ensure(t)
-	e.recv.WaitCount(t, "/dlr/1", 4, 20*time.Second)
-	harness.Eventually(t, 10*time.Second, func() bool { status, _ := p.Readyz(); return status == http.StatusOK }, "ready again")
+	e.recv.WaitCount(t, "/dlr/1", 4, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool { status, _ := p.Readyz(); return status == http.StatusOK }, "ready again")
 }
 
 // produceLarge writes records of any size, each in a batch of its own.
@@ -130,7 +129,7 @@ func limit(t *testing.T, brokers, topic string, bytes int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: make([]byte, bytes)}).FirstErr()
 		return errors.Is(err, kerr.MessageTooLarge)
 	}, "the broker refuses records of more than %d bytes", bytes)

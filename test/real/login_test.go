@@ -154,8 +154,8 @@ func TestKafkaLogins(t *testing.T) {
 			e := l.env(t, l.broker.SASLAddr, flags...)
 			p := e.serve(t)
 			e.emit(t, e.dlr(1, 1))
-			e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
-			p.WaitBalanced(t, 1, 10*time.Second)
+			e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
+			p.WaitBalanced(t, 1, harness.Patience)
 			_, stderr, code := harness.Run(t, e.options("--kafka.sasl.password=wrong"), "topics", "check")
 			if code != 1 || !strings.Contains(stderr, "kafka.sasl.") {
 				t.Errorf("a wrong password: exit code %d, %s", code, stderr)
@@ -167,12 +167,12 @@ func TestKafkaLogins(t *testing.T) {
 		p := e.serve(t)
 		before := l.tokens.issued.Load()
 		e.emit(t, e.dlr(1, 1))
-		e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
+		e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 		// The first token expires, and the connections log in again with others.
 		harness.Eventually(t, time.Minute, func() bool { return l.tokens.issued.Load() >= before+2 }, "the token is renewed")
 		e.emit(t, e.dlr(1, 2))
-		e.recv.WaitCount(t, path("dlr", 1), 2, 15*time.Second)
-		p.WaitBalanced(t, 2, 10*time.Second)
+		e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
+		p.WaitBalanced(t, 2, harness.Patience)
 		_, stderr, code := harness.Run(t, e.options("--kafka.sasl.oauth.client_secret=wrong"), "topics", "check")
 		if code != 1 || !strings.Contains(stderr, "kafka.sasl.oauth.token_url: ") || !strings.Contains(stderr, "invalid_client") {
 			t.Errorf("a wrong secret: exit code %d, %s", code, stderr)
@@ -195,8 +195,8 @@ func TestKafkaLogins(t *testing.T) {
 		p := e.serve(t)
 		harness.Eventually(t, time.Minute, func() bool { return time.Since(first) > tokenLife }, "the first token has expired")
 		e.emit(t, e.dlr(1, 1))
-		e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
-		p.WaitBalanced(t, 1, 10*time.Second)
+		e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
+		p.WaitBalanced(t, 1, harness.Patience)
 		stranger, err := rsa.GenerateKey(rand.Reader, 2048)
 		if err != nil {
 			t.Fatal(err)
@@ -228,14 +228,14 @@ func TestKafkaClientCertificate(t *testing.T) {
 	replace(ends)
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 	replace(time.Now().Add(time.Hour))
 	harness.Eventually(t, 2*life, func() bool { return time.Now().After(ends) }, "the first certificate has expired")
 	l.broker.Kill(t) // all connections are reopened
 	l.broker.Start(t)
 	e.emit(t, e.dlr(1, 2))
 	e.recv.WaitCount(t, path("dlr", 1), 2, 60*time.Second)
-	p.WaitReady(t, 30*time.Second)
+	p.WaitReady(t, harness.Patience)
 	if _, stderr, code := harness.Run(t, e.options("--kafka.tls.cert_file=", "--kafka.tls.key_file="), "topics", "check"); code != 1 ||
 		!strings.Contains(stderr, "kafka.tls.") {
 		t.Errorf("no certificate: exit code %d, %s", code, stderr)

@@ -34,7 +34,7 @@ func TestMetrics(t *testing.T) {
 			wantSample(t, m, "smshooks_retry_overdue_seconds", "topic", waiting)
 		}
 		for _, partition := range []string{"0", "1"} {
-			harness.Eventually(t, 5*time.Second, func() bool {
+			harness.Eventually(t, harness.Patience, func() bool {
 				return has(p.Metrics(t), "smshooks_group_lag_records", "topic", source, "partition", partition)
 			}, "the lag of %s/%s", source, partition)
 		}
@@ -49,10 +49,10 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("%v users, want 2", n)
 	}
 	// It is measured every five seconds, and the settings may have arrived just after.
-	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_config_lag_records") == 0 }, "no config records behind")
+	harness.Eventually(t, harness.Patience, func() bool { return p.Metrics(t).Sum("smshooks_config_lag_records") == 0 }, "no config records behind")
 
 	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(2, 1), e.dlr(2, 2), e.dlr(2, 3), e.dlr(2, 4))
-	e.recv.WaitCount(t, "", 5, 5*time.Second)
+	e.recv.WaitCount(t, "", 5, harness.Patience)
 	m = p.Metrics(t)
 	if n := m.Sum("smshooks_in_flight_requests"); n != 5 {
 		t.Errorf("%v requests in flight, want 5", n)
@@ -60,16 +60,16 @@ func TestMetrics(t *testing.T) {
 	if n, b := m.Sum("smshooks_buffered_records"), m.Sum("smshooks_buffered_bytes"); n != 6 || b < 6*400 {
 		t.Errorf("%v records and %v bytes buffered, want 6 and some thousand", n, b)
 	}
-	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_group_lag_records", "topic", e.topics.DLR) >= 4 }, "a lag of the events that hang")
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool { return p.Metrics(t).Sum("smshooks_group_lag_records", "topic", e.topics.DLR) >= 4 }, "a lag of the events that hang")
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_retry_waiting_records", "topic", harness.Retry(e.topics.DLR, "2s")) > 0
 	}, "waiting records")
 	e.recv.On("/dlr/2", harness.Status(200))
-	e.dead(t, 1, 2, 20*time.Second)
-	harness.Eventually(t, 15*time.Second, func() bool {
+	e.dead(t, 1, 2, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "dlr", "fate", "delivered") == 4
 	}, "the events that hung are delivered")
-	m = p.WaitBalanced(t, 13, 5*time.Second) // 6 events and 4 + 3 retries
+	m = p.WaitBalanced(t, 13, harness.Patience) // 6 events and 4 + 3 retries
 	if n := m.Sum("smshooks_attempts_total", "kind", "dlr", "result", "failed"); n != 6 {
 		t.Errorf("%v failed attempts, want 6", n)
 	}

@@ -49,7 +49,7 @@ func TestMirror(t *testing.T) {
 	p := a.serve(t)
 	copier := startMirror(t, a, b)
 	gateway.write(t, a, 60)
-	harness.Eventually(t, 20*time.Second, func() bool { return judge.requests() > 40 && a.committed(t) > 10 }, "requests and commits on the first cluster")
+	harness.Eventually(t, harness.Patience, func() bool { return judge.requests() > 40 && a.committed(t) > 10 }, "requests and commits on the first cluster")
 	p.Kill()
 	gateway.write(t, a, 20) // no service reads them there any more
 	copier.drain(t)
@@ -57,7 +57,7 @@ func TestMirror(t *testing.T) {
 
 	p = b.serve(t)
 	gateway.write(t, b, 60)
-	harness.Eventually(t, 20*time.Second, func() bool { return judge.delivered(mirrorHealthy) > 30 && b.committed(t) > 20 }, "deliveries from the other cluster")
+	harness.Eventually(t, harness.Patience, func() bool { return judge.delivered(mirrorHealthy) > 30 && b.committed(t) > 20 }, "deliveries from the other cluster")
 	p.Kill()
 	gateway.write(t, b, 20)
 
@@ -277,7 +277,7 @@ func (m *mirror) drain(t *testing.T) {
 	if err = errors.Join(err, ends.Error()); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		behind := false
@@ -310,7 +310,7 @@ func (m *mirror) translate(t *testing.T) {
 		t.Fatal("nothing was committed")
 	}
 	adm := kadm.NewClient(harness.Client(t, m.to.kafka.Addr))
-	harness.Eventually(t, 30*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return adm.CommitAllOffsets(t.Context(), m.to.topics.Group, translated) == nil
 	}, "the group accepts the translated offsets")
 }

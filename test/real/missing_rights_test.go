@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -142,12 +141,12 @@ func TestMissingRights(t *testing.T) {
 			if m.command == "serve" {
 				p := harness.Start(t, options(m))
 				if m.rule.resource == "--transactional-id" {
-					p.WaitReady(t, 30*time.Second)
-					p.WaitMetric(t, 30*time.Second, harness.AtLeast(1), "smshooks_settled_total", "fate", "retry")
+					p.WaitReady(t, harness.Patience)
+					p.WaitMetric(t, harness.Patience, harness.AtLeast(1), "smshooks_settled_total", "fate", "retry")
 					harness.StartProgram(t, nil, harness.Binary(t), append(e.topics.Flags(), "retry", "release", "--user=1", "--kafka.brokers="+b.Addr,
 						"--retry.schedule=1h,2h", "--overflow.delays=1s,3s,10s", "--kafka.group="+m.group)...)
 				}
-				harness.Eventually(t, 30*time.Second, func() bool {
+				harness.Eventually(t, harness.Patience, func() bool {
 					_, ready := p.Readyz()
 					return m.namedBy(ready) || m.namedBy(p.Log())
 				}, "the service names the right")
@@ -208,7 +207,7 @@ func (e *env) drop(t *testing.T, r rule) {
 	if _, err := adm.DeleteTopic(t.Context(), topic); err != nil {
 		t.Fatalf("delete topic %s: %v", topic, err)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		listed, err := adm.ListTopics(t.Context(), topic)
 		return err == nil && !listed.Has(topic)
 	}, "topic %s is deleted", topic)

@@ -53,14 +53,14 @@ func TestTracing(t *testing.T) {
 	traced := e.dlr(1, 1)
 	traced.Headers = []kgo.RecordHeader{{Key: "traceparent", Value: []byte("00-" + trace + "-" + parent + "-01")}}
 	e.emit(t, traced, e.dlr(2, 2))
-	for _, r := range e.recv.WaitCount(t, "/dlr/1", 2, 10*time.Second) {
+	for _, r := range e.recv.WaitCount(t, "/dlr/1", 2, harness.Patience) {
 		if r.Header.Get("Traceparent") != "" || r.Header.Get("Tracestate") != "" {
 			t.Errorf("the customer receives trace headers: %v", r.Header)
 		}
 	}
-	e.recv.WaitCount(t, "/dlr/2", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/2", 1, harness.Patience)
 	retry := harness.Retry(e.topics.DLR, "1s")
-	if stored := e.waitStored(t, retry, 1, 1, 5*time.Second); !strings.HasPrefix(harness.Header(stored[0], "traceparent"), "00-"+trace+"-") {
+	if stored := e.waitStored(t, retry, 1, 1, harness.Patience); !strings.HasPrefix(harness.Header(stored[0], "traceparent"), "00-"+trace+"-") {
 		t.Errorf("the waiting record has traceparent %q", harness.Header(stored[0], "traceparent"))
 	}
 	if code := p.Term(t); code != 0 { // sends the last spans

@@ -46,22 +46,22 @@ func TestKafkaRestart(t *testing.T) {
 			crowd(t, e, users)
 			p := e.serve(t)
 			l := startLoad(t, e, users, 100*time.Millisecond)
-			e.recv.WaitCount(t, "", 500, 20*time.Second)
+			e.recv.WaitCount(t, "", 500, harness.Patience)
 			away(e.kafka)
 			gone := time.Now()
-			harness.Eventually(t, 15*time.Second, func() bool { return !p.Ready() }, "not ready without Kafka")
+			harness.Eventually(t, harness.Patience, func() bool { return !p.Ready() }, "not ready without Kafka")
 			harness.Pass(2 * time.Second)
 			e.kafka.Start(t)
-			p.WaitReady(t, 30*time.Second)
+			p.WaitReady(t, harness.Patience)
 			t.Logf("ready %v after Kafka was stopped", time.Since(gone).Round(time.Millisecond))
 			from := e.recv.Count("")
-			e.recv.WaitCount(t, "", from+500, 30*time.Second)
+			e.recv.WaitCount(t, "", from+500, harness.Patience)
 			events := l.end()
-			harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
+			harness.Eventually(t, harness.Patience, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events delivered", len(events))
 			if !p.Running() {
 				t.Fatal("the service ended")
 			}
-			p.WaitBalanced(t, float64(len(events)), 15*time.Second)
+			p.WaitBalanced(t, float64(len(events)), harness.Patience)
 			if n := notConfigured(t, p); n != 0 {
 				t.Errorf("%v events not configured", n)
 			}
@@ -95,7 +95,7 @@ func TestAwayAtStart(t *testing.T) {
 	p := harness.Start(t, e.options())
 	wantUnready := func(reason string) {
 		t.Helper()
-		harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
+		harness.Eventually(t, harness.Patience, p.Alive, "/healthz answers")
 		for range 20 {
 			if !p.Running() {
 				t.Fatalf("ended without %s", reason)
@@ -113,9 +113,9 @@ func TestAwayAtStart(t *testing.T) {
 		t.Errorf("%d clicks without Redis", n)
 	}
 	e.redis.Start(t)
-	p.WaitReady(t, 20*time.Second)
-	e.recv.WaitCount(t, "/dlr/1", 1, 10*time.Second)
-	e.recv.WaitCount(t, "/click/1", 1, 10*time.Second)
+	p.WaitReady(t, harness.Patience)
+	e.recv.WaitCount(t, "/dlr/1", 1, harness.Patience)
+	e.recv.WaitCount(t, "/click/1", 1, harness.Patience)
 	if n := notConfigured(t, p); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
@@ -130,7 +130,7 @@ func TestAwayAtStart(t *testing.T) {
 	}
 	// also before it was ever ready
 	p = harness.Start(t, e.options())
-	harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
+	harness.Eventually(t, harness.Patience, p.Alive, "/healthz answers")
 	if code := p.Term(t); code != 0 {
 		t.Errorf("stop while waiting for Kafka: exit code %d", code)
 	}
@@ -145,16 +145,16 @@ func TestRedisUnreachable(t *testing.T) {
 	e.configure(t, map[int64]harness.Webhook{known: e.all(known, ""), late: e.all(late, "")})
 	p := e.serve(t)
 	e.emit(t, e.dlr(known, 1), e.click(known, 1))
-	e.recv.WaitCount(t, "", 2, 10*time.Second)
+	e.recv.WaitCount(t, "", 2, harness.Patience)
 
 	e.redis.Stop(t)
-	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready without Redis")
+	harness.Eventually(t, harness.Patience, func() bool { return !p.Ready() }, "not ready without Redis")
 	began := time.Now()
 	e.emit(t, e.click(known, 1), e.click(known, 2), e.dlr(known, 2), harness.Event(e.topics.Inbound, known, harness.InboundValue(known, 2)),
 		e.revocation(known, numbers(1, 1), nil), e.dlr(999, 1)) // 999 is not in memory
 	e.recv.WaitCount(t, "/dlr/1", 2, 3*time.Second)
 	e.recv.WaitCount(t, "/inbound/1", 1, 3*time.Second)
-	e.recv.WaitCount(t, "/revoke/1", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/revoke/1", 1, harness.Patience)
 	// changed settings take effect meanwhile, since they are read from the topic
 	e.configure(t, map[int64]harness.Webhook{3: e.all(3, ""), known: {DLR: e.recv.URL("/dlr/1/new"), Click: e.recv.URL("/click/1")}})
 	settle(t)
@@ -170,13 +170,13 @@ func TestRedisUnreachable(t *testing.T) {
 		t.Errorf("%v events not configured without Redis", n)
 	}
 	e.redis.Start(t)
-	p.WaitReady(t, 15*time.Second)
-	e.recv.WaitCount(t, "/click/1", 2, 20*time.Second)
-	harness.Eventually(t, 20*time.Second, func() bool {
+	p.WaitReady(t, harness.Patience)
+	e.recv.WaitCount(t, "/click/1", 2, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool {
 		m := p.Metrics(t)
 		return m.Sum("smshooks_settled_total", "fate", "not_configured") == 1 && m.Sum("smshooks_settled_total", "fate", "duplicate") == 1
 	}, "the unknown user's event is settled, and the second click of a message")
-	p.WaitBalanced(t, 11, 10*time.Second)
+	p.WaitBalanced(t, 11, harness.Patience)
 	if n := e.recv.Count("/click/1"); n != 2 {
 		t.Errorf("%d clicks, want 2", n)
 	}
@@ -195,7 +195,7 @@ func TestFlushAll(t *testing.T) {
 	e.configure(t, hooks)
 	p := e.serve(t)
 	e.emit(t, e.click(1, 1))
-	e.recv.WaitCount(t, "/click/all", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/click/all", 1, harness.Patience)
 	rdb := e.redis.Client(t)
 	keys := rdb.DBSize(t.Context()).Val()
 	for round := range int64(3) {
@@ -209,21 +209,21 @@ func TestFlushAll(t *testing.T) {
 		harness.Eventually(t, time.Until(flushed.Add(5*time.Second)), func() bool { return rdb.DBSize(t.Context()).Val() >= users }, "settings are back (%d keys before)", keys)
 		t.Logf("settings back %v after FLUSHALL", time.Since(flushed).Round(time.Millisecond))
 	}
-	e.recv.WaitCount(t, "/dlr/all", 600, 15*time.Second)
-	e.recv.WaitCount(t, "/click/all", 601, 15*time.Second)
-	m := p.WaitBalanced(t, 1201, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/all", 600, harness.Patience)
+	e.recv.WaitCount(t, "/click/all", 601, harness.Patience)
+	m := p.WaitBalanced(t, 1201, harness.Patience)
 	if n := m.Sum("smshooks_settled_total", "fate", "not_configured"); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
 	// only the memory of clicks was lost
 	e.emit(t, e.click(1, 1))
-	e.recv.WaitCount(t, "/click/all", 602, 5*time.Second)
+	e.recv.WaitCount(t, "/click/all", 602, harness.Patience)
 
 	// a member that starts on an empty Redis
 	e.redis.FlushAll(t)
 	q := e.serve(t)
 	e.emit(t, e.dlr(5, 77), e.dlr(6, 77), e.dlr(7, 77))
-	e.recv.WaitCount(t, "/dlr/all", 603, 10*time.Second)
+	e.recv.WaitCount(t, "/dlr/all", 603, harness.Patience)
 	if n := notConfigured(t, p) + notConfigured(t, q); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
@@ -236,21 +236,21 @@ func TestPaused(t *testing.T) {
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1))
-	e.recv.WaitCount(t, "/dlr/1", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 1, harness.Patience)
 	e.redis.Pause(t)
 	for i := range int64(20) {
 		e.emit(t, e.dlr(1, 10+i), e.click(1, 10+i))
 	}
-	e.recv.WaitCount(t, "/dlr/1", 21, 5*time.Second)
-	harness.Eventually(t, 5*time.Second, func() bool { return !p.Ready() }, "not ready")
+	e.recv.WaitCount(t, "/dlr/1", 21, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool { return !p.Ready() }, "not ready")
 	e.redis.Unpause(t)
-	e.recv.WaitCount(t, "/click/1", 20, 15*time.Second)
+	e.recv.WaitCount(t, "/click/1", 20, harness.Patience)
 	e.kafka.Pause(t)
-	harness.Eventually(t, 10*time.Second, func() bool { return !p.Ready() }, "not ready")
+	harness.Eventually(t, harness.Patience, func() bool { return !p.Ready() }, "not ready")
 	harness.Pass(8 * time.Second) // longer than the session
 	e.kafka.Unpause(t)
 	e.emit(t, e.dlr(1, 99))
-	e.recv.WaitCount(t, "/dlr/1", 22, 30*time.Second)
-	p.WaitReady(t, 20*time.Second)
-	p.WaitBalanced(t, 42, 15*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 22, harness.Patience)
+	p.WaitReady(t, harness.Patience)
+	p.WaitBalanced(t, 42, harness.Patience)
 }

@@ -19,7 +19,7 @@ const pauseWindow = 20 * time.Second
 // patch changes further settings and waits for the reply. It returns the time of the reply.
 func patch(t testing.TB, p *harness.Proc, key, form string) time.Time {
 	t.Helper()
-	harness.Eventually(t, 15*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, p, http.MethodPatch, key, "/v1/user/webhook-settings", form, nil) == http.StatusOK
 	}, "the settings are changed by %s", form)
 	return time.Now()
@@ -47,7 +47,7 @@ func (e *env) paused(t testing.TB, source string, user int64) []*kgo.Record {
 // it was stored.
 func (e *env) wantPaused(t testing.TB, source string, user int64, n int) []*kgo.Record {
 	t.Helper()
-	stored := e.waitStored(t, harness.Paused(source, "20s"), user, n, 15*time.Second)
+	stored := e.waitStored(t, harness.Paused(source, "20s"), user, n, harness.Patience)
 	for _, r := range stored {
 		// The broker wrote the timestamp after the due time was computed; batches share one.
 		if at := headerTime(t, r, "due").Add(-pauseWindow); at.After(r.Timestamp.Add(harness.Clocks)) || r.Timestamp.Sub(at) > 15*time.Second {
@@ -67,7 +67,7 @@ func TestPause(t *testing.T) {
 	p, q := e.serve(t), e.serve(t)
 	e.recv.On(path("inbound", 1), harness.Status(503))
 	e.emit(t, harness.Event(e.topics.Inbound, 1, harness.InboundValue(1, 500)))
-	e.recv.WaitCount(t, path("inbound", 1), 1, 15*time.Second)
+	e.recv.WaitCount(t, path("inbound", 1), 1, harness.Patience)
 
 	// One instance answers the change; the records of the user may belong to the other.
 	var sent []*kgo.Record
@@ -81,7 +81,7 @@ func TestPause(t *testing.T) {
 	}
 	harness.Pass(changeTakes)
 	e.emit(t, e.click(1, 700), e.click(1, 700), e.revocation(1, []int64{1, 2}, nil), e.dlr(3, 1))
-	e.recv.WaitCount(t, path("dlr", 3), 1, 15*time.Second)
+	e.recv.WaitCount(t, path("dlr", 3), 1, harness.Patience)
 	click := e.wantPaused(t, e.topics.Click, 1, 1)[0]
 	batch := e.wantPaused(t, e.topics.Revocation, 1, 1)[0]
 	retry := e.wantPaused(t, e.topics.Inbound, 1, 1)[0]
@@ -100,7 +100,7 @@ func TestPause(t *testing.T) {
 			t.Errorf("dead letter with reason %q", reason)
 		}
 	}
-	again := e.waitStored(t, harness.Paused(e.topics.Revocation, "20s"), 1, 2, 15*time.Second)[1]
+	again := e.waitStored(t, harness.Paused(e.topics.Revocation, "20s"), 1, 2, harness.Patience)[1]
 	if harness.Header(again, "smshooks-id") != harness.Header(batch, "smshooks-id") || string(again.Value) != string(batch.Value) {
 		t.Errorf("stored again: %s, want %s", again.Value, batch.Value)
 	}
@@ -133,7 +133,7 @@ func (e *env) wantTests(t testing.TB, p *harness.Proc, key string) {
 func (e *env) wantReplayStored(t testing.TB, p *harness.Proc, key string, parked int) {
 	t.Helper()
 	var replay struct{ Replayed int }
-	harness.Eventually(t, 15*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, p, http.MethodPost, key, "/v1/user/replay", "kind=dlr", &replay) == http.StatusOK
 	}, "the dead letters are replayed")
 	if replay.Replayed != parked {
@@ -152,7 +152,7 @@ func (e *env) wantResumed(t testing.TB, p, q *harness.Proc, key, batch string) {
 	patch(t, q, key, "dlr_paused=false&revoke_click_paused=")
 	settle(t)
 	e.emit(t, e.dlr(1, 900))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 	resumed := e.recv.WaitCount(t, path("revoke", 1), 1, 2*pauseWindow)[0]
 	if resumed.Header.Get("Webhook-Attempt") != "1" || resumed.Header.Get("Webhook-Id") != batch {
 		t.Errorf("after the pause: %v", resumed.Header)
@@ -162,7 +162,7 @@ func (e *env) wantResumed(t testing.TB, p, q *harness.Proc, key, batch string) {
 		return m.Sum("smshooks_retry_waiting_records") == 0 && m.Sum("smshooks_buffered_records")+n.Sum("smshooks_buffered_records") == 0
 	}, "nothing waits")
 	for _, instance := range []*harness.Proc{p, q} {
-		instance.WaitBalanced(t, 0, 15*time.Second)
+		instance.WaitBalanced(t, 0, harness.Patience)
 	}
 }
 
@@ -179,7 +179,7 @@ func (e *env) wantEachOnce(t *testing.T, sent []*kgo.Record, changed time.Time) 
 		}
 	}
 	var stored []*kgo.Record
-	harness.Eventually(t, 15*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		stored = e.paused(t, e.topics.DLR, 1)
 		return len(stored)+len(requests) >= len(sent)
 	}, "all events are sent or stored")
@@ -205,7 +205,7 @@ func TestPauseByDocument(t *testing.T) {
 	e.emit(t, e.pausedDocument(t, 1, "dlr"))
 	p := e.serve(t)
 	held := e.emit(t, e.dlr(1, 1), e.click(1, 2))
-	e.recv.WaitCount(t, path("click", 1), 1, 15*time.Second)
+	e.recv.WaitCount(t, path("click", 1), 1, harness.Patience)
 	stored := e.wantPaused(t, e.topics.DLR, 1, 1)[0]
 	if string(stored.Value) != string(held[0].Value) || string(stored.Key) != "1" || stored.Partition != held[0].Partition {
 		t.Errorf("stored %s in partition %d, want the record unchanged", stored.Value, stored.Partition)
@@ -214,12 +214,12 @@ func TestPauseByDocument(t *testing.T) {
 	e.emit(t, e.pausedDocument(t, 1, "click"))
 	settle(t)
 	e.emit(t, e.dlr(1, 3), e.click(1, 4))
-	e.recv.WaitCount(t, path("dlr", 1), 2, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 	e.wantPaused(t, e.topics.Click, 1, 1)
 	e.emit(t, harness.Event(e.topics.Config, 1, `{"user_id":1,"dlr_paused":true}`)) // nothing to send
 	settle(t)
 	e.emit(t, e.dlr(1, 5))
-	p.WaitMetric(t, 15*time.Second, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "not_configured")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "not_configured")
 	if n := len(e.paused(t, e.topics.DLR, 1)); n != 1 {
 		t.Errorf("%d receipts stored, want one", n)
 	}

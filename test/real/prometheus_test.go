@@ -130,7 +130,7 @@ func startPrometheus(t *testing.T, target string) *prometheus {
 		}
 		out.Close()
 	})
-	harness.Eventually(t, 30*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		resp, err := http.Get("http://" + prom.addr + "/-/ready")
 		if err == nil {
 			resp.Body.Close()

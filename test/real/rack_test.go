@@ -32,7 +32,7 @@ func TestRack(t *testing.T) {
 		for user := int64(1); user <= users; user++ {
 			e.emit(t, e.dlr(user, sms))
 		}
-		e.recv.WaitCount(t, "", int(sms)*users, 30*time.Second)
+		e.recv.WaitCount(t, "", int(sms)*users, harness.Patience)
 	}
 	// A leader returns the replica to read from in its first reply with a high watermark above the consumer's position.
 	harness.Eventually(t, 60*time.Second, func() bool {
@@ -42,5 +42,5 @@ func TestRack(t *testing.T) {
 		t.Logf("round %d: %v bytes of records from its own rack, %v from others", sms, near-nearBefore, far-farBefore)
 		return near > nearBefore && far == farBefore
 	}, "all records come from its own rack")
-	p.WaitBalanced(t, 1, 10*time.Second)
+	p.WaitBalanced(t, 1, harness.Patience)
 }

@@ -58,9 +58,9 @@ func TestTransactions(t *testing.T) {
 	p := e.serve(t) // with an open transaction in the config topic
 	e.beginTransaction(t, e.dlr(1, 101), e.dlr(3, 301)).end(kgo.TryCommit)
 	aborted := e.beginTransaction(t, e.dlr(1, 102), e.dlr(3, 302))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
-	e.recv.WaitCount(t, path("dlr", 3), 1, 10*time.Second)
-	p.WaitMetric(t, 10*time.Second, harness.Exactly(0), "smshooks_group_lag_records", "topic", e.topics.DLR) // the end is where it is open
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
+	e.recv.WaitCount(t, path("dlr", 3), 1, harness.Patience)
+	p.WaitMetric(t, harness.Patience, harness.Exactly(0), "smshooks_group_lag_records", "topic", e.topics.DLR) // the end is where it is open
 	aborted.end(kgo.TryAbort)
 	e.waitCommitted(t, e.topics.DLR) // the end is behind the abort marker
 
@@ -69,8 +69,8 @@ func TestTransactions(t *testing.T) {
 	hangs := e.beginTransaction(t, e.dlr(1, 104))
 	below.end(kgo.TryAbort)
 	stable := endOf(t, e, e.topics.DLR)
-	harness.Eventually(t, 15*time.Second, func() bool { return committedOf(t, e, e.topics.DLR) == stable }, "the committed offsets reach the last stable ones")
-	p.WaitMetric(t, 10*time.Second, harness.Exactly(0), "smshooks_group_lag_records", "topic", e.topics.DLR)
+	harness.Eventually(t, harness.Patience, func() bool { return committedOf(t, e, e.topics.DLR) == stable }, "the committed offsets reach the last stable ones")
+	p.WaitMetric(t, harness.Patience, harness.Exactly(0), "smshooks_group_lag_records", "topic", e.topics.DLR)
 
 	dead := harness.Event(e.topics.DeadLetter, 1, harness.DLRValue(1, 500))
 	for _, h := range [][2]string{{"smshooks-id", "evt_aborted"}, {"smshooks-kind", "dlr"}, {"smshooks-reason", "attempts_exhausted"}} {
@@ -85,8 +85,8 @@ func TestTransactions(t *testing.T) {
 	open.end(kgo.TryCommit)
 	settle(t)
 	e.emit(t, e.dlr(2, 201), e.dlr(4, 401))
-	e.recv.WaitCount(t, path("dlr", 2), 1, 10*time.Second)
-	got := e.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
+	e.recv.WaitCount(t, path("dlr", 2), 1, harness.Patience)
+	got := e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 	for i, want := range []string{"101", "104"} {
 		if id := field(t, got[i].Body, "id"); id != want {
 			t.Errorf("request %d is of message %s, want %s", i, id, want)
@@ -105,7 +105,7 @@ func TestTransactions(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	e.serve(t, "--kafka.isolation=read_uncommitted")
-	e.recv.WaitCount(t, path("dlr", 3), 2, 10*time.Second)
+	e.recv.WaitCount(t, path("dlr", 3), 2, harness.Patience)
 	again.end(kgo.TryAbort)
 }
 
@@ -179,7 +179,7 @@ func TestLargeBatches(t *testing.T) {
 	}
 	e.emit(t, good...)
 	for _, user := range []int64{1, 2} {
-		e.recv.WaitCount(t, path("dlr", user), 4, 30*time.Second)
+		e.recv.WaitCount(t, path("dlr", user), 4, harness.Patience)
 	}
 	e.waitCommitted(t, e.topics.DLR)
 	m := p.Metrics(t)

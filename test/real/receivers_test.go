@@ -370,7 +370,7 @@ func TestSamplesReceiveFromTheService(t *testing.T) {
 	key := w.newKey(t, 1)
 	p := w.serve(t)
 	var rotated struct{ Secret string }
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, p, http.MethodPost, key, "/v1/user/webhook-secret/rotate", "", &rotated) == http.StatusOK
 	}, "the secret is rotated")
 	harness.Secret(rotated.Secret)

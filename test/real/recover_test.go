@@ -72,11 +72,11 @@ func TestRecover(t *testing.T) {
 	}
 	e.emit(t, records...)
 	for user := int64(1); user <= 4; user++ {
-		e.recv.WaitCount(t, path("dlr", user), events, 30*time.Second)
+		e.recv.WaitCount(t, path("dlr", user), events, harness.Patience)
 	}
 	failed := time.Now()
 	for user := int64(1); user <= 4; user++ {
-		e.waitStored(t, harness.Retry(e.topics.DLR, "40s"), user, events, 15*time.Second)
+		e.waitStored(t, harness.Retry(e.topics.DLR, "40s"), user, events, harness.Patience)
 		e.recv.On(path("dlr", user), harness.Status(200))
 	}
 
@@ -96,13 +96,13 @@ func TestRecover(t *testing.T) {
 	released := func() float64 {
 		return p.Metrics(t).Sum("smshooks_settled_total", "fate", "released") + q.Metrics(t).Sum("smshooks_settled_total", "fate", "released")
 	}
-	harness.Eventually(t, 20*time.Second, func() bool { return released() == 3*events }, "what was left behind is released")
+	harness.Eventually(t, harness.Patience, func() bool { return released() == 3*events }, "what was left behind is released")
 	harness.Pass(2 * time.Second)
 	for user := int64(1); user <= 4; user++ {
 		e.secondAttempts(t, user, events, time.Second)
 	}
-	p.WaitBalanced(t, 1, 10*time.Second)
-	q.WaitBalanced(t, 0, 10*time.Second)
+	p.WaitBalanced(t, 1, harness.Patience)
+	q.WaitBalanced(t, 0, harness.Patience)
 }
 
 // wantRecovery recovers the events of user 1 by the API of p, and checks their second attempts and the recovery at q.
@@ -118,7 +118,7 @@ func (e *env) wantRecovery(t testing.TB, p, q *harness.Proc, key string, events 
 	} else {
 		t.Logf("the first attempt came %v after the request", first.Sub(asked))
 	}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return ask(t, q, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.State == "done"
 	}, "the recovery is done")
 	if latest.ID != begun.ID || latest.Released != events || latest.Ended == nil || latest.Ended.Before(latest.Started) {
@@ -155,7 +155,7 @@ func TestRecoverWithOtherSettings(t *testing.T) {
 			e.recv.On(path("dlr", 1), firstFails())
 			e.serve(t, "--kafka.group_protocol="+protocol)
 			e.emit(t, e.dlr(1, 1))
-			e.waitStored(t, harness.Retry(e.topics.DLR, "40s"), 1, 1, 30*time.Second)
+			e.waitStored(t, harness.Retry(e.topics.DLR, "40s"), 1, 1, harness.Patience)
 			other := e.options("--retry.drain=77s")
 			harness.Ensure(t, other)
 			out, stderr, code := harness.Run(t, other, "retry", "release", "--user=1")

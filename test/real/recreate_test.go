@@ -31,7 +31,7 @@ func deleteTopics(t testing.TB, e *env, topics ...string) {
 	if err != nil {
 		t.Fatalf("delete %v: %v", topics, err)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		listed, err := adm.ListTopics(t.Context())
 		if err != nil {
 			return false
@@ -59,8 +59,8 @@ func TestRecreatedTopics(t *testing.T) {
 		e.emit(t, e.dlr(1, sms))
 	}
 	e.emit(t, e.dlr(2, 100))
-	e.recv.WaitCount(t, path("dlr", 1), len(records), 20*time.Second)
-	e.dead(t, 2, 1, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), len(records), harness.Patience)
+	e.dead(t, 2, 1, harness.Patience)
 	e.recv.Forget()
 
 	topics := []string{e.topics.DLR, e.topics.DLR + "-retry-1s", e.topics.DLR + "-retry-2s", e.topics.DeadLetter}
@@ -97,8 +97,8 @@ func TestRecreatedTopics(t *testing.T) {
 		}
 	}
 	e.recv.WaitCount(t, path("dlr", 2), 3, noticed)
-	e.dead(t, 2, 1, 20*time.Second)
-	p.WaitBalanced(t, 1, 10*time.Second)
+	e.dead(t, 2, 1, harness.Patience)
+	p.WaitBalanced(t, 1, harness.Patience)
 	for _, line := range []string{"cannot fetch", "cannot store a record", "cannot commit"} {
 		if n := strings.Count(p.Log(), line); n > 2*len(topics) {
 			t.Errorf("%d lines %q, want one line per topic", n, line)
@@ -116,8 +116,8 @@ func TestRecreatedSettings(t *testing.T) {
 	former := e.newKey(t, 1)
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1), e.dlr(3, 1))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 20*time.Second)
-	e.waitStored(t, harness.Paused(e.topics.DLR, "24h"), 3, 1, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
+	e.waitStored(t, harness.Paused(e.topics.DLR, "24h"), 3, 1, harness.Patience)
 	topics := []string{e.topics.Config, e.topics.Keys, e.topics.Releases}
 	deleteTopics(t, e, topics...)
 	e.ensure(t)
@@ -138,17 +138,17 @@ func TestRecreatedSettings(t *testing.T) {
 		}
 	}
 	e.emit(t, e.dlr(1, 2), e.dlr(2, 2))
-	e.recv.WaitCount(t, path("again", 1), 1, 20*time.Second)
+	e.recv.WaitCount(t, path("again", 1), 1, harness.Patience)
 	var begun recovery
 	if status := ask(t, p, http.MethodPost, key, "/v1/user/recover", "", &begun); status != http.StatusOK {
 		t.Errorf("recover: %d", status)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		var latest recovery
 		return ask(t, p, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK &&
 			latest.ID == begun.ID && latest.State == "done"
 	}, "the recovery is done")
-	e.recv.WaitCount(t, path("resumed", 3), 1, 30*time.Second)
+	e.recv.WaitCount(t, path("resumed", 3), 1, harness.Patience)
 	if n := e.recv.Count(path("dlr", 1)) + e.recv.Count(path("dlr", 2)); n != 1 {
 		t.Errorf("%d requests to URLs of deleted topics, want none but the first", n-1)
 	}
@@ -219,10 +219,10 @@ func TestRecreatedUnderLoad(t *testing.T) {
 	crowd(t, e, users)
 	members := []*harness.Proc{harness.Start(t, e.options()), harness.Start(t, e.options())}
 	for _, p := range members {
-		p.WaitReady(t, 30*time.Second)
+		p.WaitReady(t, harness.Patience)
 	}
 	l := startSteady(t, e, users)
-	e.recv.WaitCount(t, "", 10*users, 30*time.Second)
+	e.recv.WaitCount(t, "", 10*users, harness.Patience)
 	topics := []string{e.topics.DLR, e.topics.DLR + "-retry-1s", e.topics.DLR + "-retry-2s", e.topics.DLR + "-overflow-1s"}
 	deleteTopics(t, e, topics...)
 	e.flags[0] = "--topics.partitions=" + fmt.Sprint(partitions+1)
@@ -254,7 +254,7 @@ func TestRecreatedUnderLoad(t *testing.T) {
 		}
 		return n
 	}
-	harness.Eventually(t, 30*time.Second, func() bool { return missing() == 0 }, "all %d messages delivered", len(messages))
+	harness.Eventually(t, harness.Patience, func() bool { return missing() == 0 }, "all %d messages delivered", len(messages))
 	again := 0
 	for _, n := range delivered() {
 		again += n - 1

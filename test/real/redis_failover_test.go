@@ -30,7 +30,7 @@ func newFailover(t *testing.T, r *harness.RedisServer, flags ...string) *failove
 	f.configure(t, map[int64]harness.Webhook{1: f.all(1, "")})
 	f.p = f.serve(t)
 	f.key = f.newKey(t, 1)
-	harness.Eventually(t, 15*time.Second, func() bool { return f.apiWorks(t) }, "the API works at first")
+	harness.Eventually(t, harness.Patience, func() bool { return f.apiWorks(t) }, "the API works at first")
 	f.click30(t, 20*time.Second, "at first")
 	return f
 }
@@ -66,13 +66,13 @@ func (f *failover) survives(t testing.TB, what string, strike func(), elected fu
 	api := time.Since(began)
 	f.click30(t, worksAgain-api, "after "+what)
 	t.Logf("%s: the API works again %v after the election, clicks %v", what, api.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
-	f.p.WaitReady(t, 10*time.Second)
+	f.p.WaitReady(t, harness.Patience)
 }
 
 // judge checks that every click was received once.
 func (f *failover) judge(t testing.TB) {
 	t.Helper()
-	f.p.WaitBalanced(t, float64(f.clicks.Load()), 15*time.Second)
+	f.p.WaitBalanced(t, float64(f.clicks.Load()), harness.Patience)
 	if n, want := f.recv.Count("/click/1"), int(f.clicks.Load()); n != want {
 		t.Errorf("%d requests for %d clicks", n, want)
 	}

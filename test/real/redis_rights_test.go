@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -36,12 +35,12 @@ func TestRedisNotWritable(t *testing.T) {
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "u:p")})
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1), e.click(1, 1), e.click(1, 1), e.revocation(1, numbers(1, 2), nil))
-	e.recv.WaitCount(t, "", 3, 15*time.Second)
+	e.recv.WaitCount(t, "", 3, harness.Patience)
 	key := e.newKey(t, 1)
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return post(t, p.Addr, key, "/v1/user/set-webhook", "inbound_url="+e.recv.URL("/in")) == http.StatusOK
 	}, "set-webhook works")
-	harness.Eventually(t, 5*time.Second, func() bool { return strings.Contains(deliveries(t, p.Addr, key), `"dlr"`) }, "the delivery is in the log")
+	harness.Eventually(t, harness.Patience, func() bool { return strings.Contains(deliveries(t, p.Addr, key), `"dlr"`) }, "the delivery is in the log")
 	// A second instance reads what the first one wrote.
 	q := e.serve(t)
 	if got := webhooks(t, q.Addr, key); !strings.Contains(got, "/in") {
@@ -66,21 +65,21 @@ func TestRedisNotWritable(t *testing.T) {
 		if c.name == "MISCONF" { // it only matters that a snapshot failed
 			ask("BGSAVE")
 		}
-		p.WaitUnready(t, 10*time.Second, "redis: ")
+		p.WaitUnready(t, harness.Patience, "redis: ")
 		if _, text := p.Readyz(); !strings.Contains(text, c.want) {
 			t.Errorf("%s: /readyz returns %q, want %q", c.name, text, c.want)
 		}
 		if c.name == "a missing command" {
-			p.WaitLog(t, 10*time.Second, c.want)
+			p.WaitLog(t, harness.Patience, c.want)
 		}
 		ask(words(c.repair)...)
 		if c.name == "MISCONF" {
-			harness.Eventually(t, 10*time.Second, func() bool {
+			harness.Eventually(t, harness.Patience, func() bool {
 				err := admin.Do(t.Context(), "BGSAVE").Err()
 				return err == nil
 			}, "a snapshot begins")
 		}
-		p.WaitReady(t, 10*time.Second)
+		p.WaitReady(t, harness.Patience)
 	}
 }
 
@@ -90,15 +89,15 @@ func TestRedisEvicts(t *testing.T) {
 	e := &env{kafka: harness.Kafka(t), redis: harness.RedisArgs(t, "--maxmemory-policy", "allkeys-lru"), topics: harness.TopicsFor(t)}
 	e.begin(t, nil)
 	p := e.serve(t)
-	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 1 }, "smshooks_redis_evicts")
+	p.WaitMetric(t, harness.Patience, func(v float64) bool { return v == 1 }, "smshooks_redis_evicts")
 	if status, text := p.Readyz(); status != http.StatusOK || !strings.HasPrefix(text, "ready\n") || !strings.Contains(text, "maxmemory-policy is allkeys-lru") {
 		t.Errorf("/readyz returns %d %q", status, text)
 	}
-	p.WaitLog(t, 5*time.Second, "Redis may evict keys")
+	p.WaitLog(t, harness.Patience, "Redis may evict keys")
 	if err := e.redis.Client(t).(*redis.Client).ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err(); err != nil {
 		t.Fatal(err)
 	}
-	p.WaitMetric(t, 15*time.Second, func(v float64) bool { return v == 0 }, "smshooks_redis_evicts")
+	p.WaitMetric(t, harness.Patience, func(v float64) bool { return v == 0 }, "smshooks_redis_evicts")
 	if _, text := p.Readyz(); text != "ready\n" {
 		t.Errorf("/readyz returns %q", text)
 	}

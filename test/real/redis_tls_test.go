@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/smshooks/smshooks/test/certs"
 	"github.com/smshooks/smshooks/test/real/harness"
@@ -52,7 +51,7 @@ func TestRedisTLS(t *testing.T) {
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	p := e.serve(t)
 	e.emit(t, e.click(1, 1))
-	e.recv.WaitCount(t, "/click/1", 1, 15*time.Second)
+	e.recv.WaitCount(t, "/click/1", 1, harness.Patience)
 
 	// Without a client certificate, and without the authority, the log names the settings to check.
 	for _, c := range []struct {
@@ -63,8 +62,8 @@ func TestRedisTLS(t *testing.T) {
 		{"no authority", "redis.tls", []string{"--redis.tls.ca_file="}},
 	} {
 		q := harness.Start(t, e.options(c.flags...))
-		q.WaitUnready(t, 20*time.Second, "redis: ")
-		q.WaitLog(t, 20*time.Second, c.want)
+		q.WaitUnready(t, harness.Patience, "redis: ")
+		q.WaitLog(t, harness.Patience, c.want)
 		q.Kill()
 	}
 
@@ -76,12 +75,12 @@ func TestRedisTLS(t *testing.T) {
 	writePair(t, stranger.Issue(t, clientOnly), file("client.pem"), file("client.key"))
 	r.Stop(t)
 	r.Start(t)
-	p.WaitUnready(t, 15*time.Second, "redis: ")
+	p.WaitUnready(t, harness.Patience, "redis: ")
 	writePair(t, ca.Issue(t, clientOnly), file("client.pem"), file("client.key"))
 	p.Signal(t, syscall.SIGHUP)
-	p.WaitReady(t, 15*time.Second)
+	p.WaitReady(t, harness.Patience)
 	e.emit(t, e.click(1, 2))
-	e.recv.WaitCount(t, "/click/1", 2, 15*time.Second)
+	e.recv.WaitCount(t, "/click/1", 2, harness.Patience)
 
 	// Files without TLS are an error and do not lead to a plaintext connection.
 	_, stderr, code := harness.Run(t, e.options("--redis.tls.enabled=false"), "config", "print")

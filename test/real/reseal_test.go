@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/smshooks/smshooks/test/real/harness"
 )
@@ -24,7 +23,7 @@ func TestReseal(t *testing.T) {
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "u1:hush"), 2: e.all(2, "")})
 	apiKey := e.newKey(t, 3)
 	p := e.serve(t, "--secrets.key="+before)
-	harness.Eventually(t, 5*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		return post(t, p.Addr, apiKey, "/v1/user/set-webhook", "dlr_url="+e.recv.URL("/dlr/3")+"&auth=u3:hush") == 200
 	}, "user 3 has credentials")
 	p.Kill()
@@ -51,7 +50,7 @@ func TestReseal(t *testing.T) {
 	alone := e.serve(t, "--secrets.key="+after)
 	e.emit(t, e.dlr(1, 1), e.dlr(3, 1))
 	for _, user := range []int64{1, 3} {
-		got := e.recv.WaitCount(t, path("dlr", user), 1, 15*time.Second)[0]
+		got := e.recv.WaitCount(t, path("dlr", user), 1, harness.Patience)[0]
 		name, password, ok := parseBasic(got.Header.Get("Authorization"))
 		if !ok || name != fmt.Sprint("u", user) || password != "hush" {
 			t.Errorf("user %d: Authorization %q", user, got.Header.Get("Authorization"))

@@ -59,9 +59,9 @@ func TestRetry(t *testing.T) {
 			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, e) })
 		}
 	})
-	p.WaitBalanced(t, 1, 10*time.Second)
-	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_retry_overdue_seconds") == 0 }, "no record is overdue")
-	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_retry_waiting_records") == 0 }, "no record waits")
+	p.WaitBalanced(t, 1, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool { return p.Metrics(t).Sum("smshooks_retry_overdue_seconds") == 0 }, "no record is overdue")
+	harness.Eventually(t, harness.Patience, func() bool { return p.Metrics(t).Sum("smshooks_retry_waiting_records") == 0 }, "no record waits")
 }
 
 func testThirdAttempt(t *testing.T, e *env) {
@@ -70,10 +70,10 @@ func testThirdAttempt(t *testing.T, e *env) {
 	r := &kgo.Record{Topic: e.topics.DLR, Partition: harness.ByKey, Key: []byte("1"), Value: []byte(harness.DLRValue(1, 1)), Timestamp: at,
 		Headers: []kgo.RecordHeader{{Key: "smshooks-attempts", Value: []byte("2")}, {Key: "trace", Value: []byte("x")}}}
 	e.emit(t, r)
-	got := e.recv.WaitCount(t, "/dlr/1", 3, 10*time.Second)
+	got := e.recv.WaitCount(t, "/dlr/1", 3, harness.Patience)
 	wantAttempts(t, got, time.Second, 2*time.Second)
 	for i, topic := range []string{harness.Retry(e.topics.DLR, "1s"), harness.Retry(e.topics.DLR, "2s")} {
-		stored := e.waitStored(t, topic, 1, 1, 5*time.Second)[0]
+		stored := e.waitStored(t, topic, 1, 1, harness.Patience)[0]
 		if string(stored.Value) != string(r.Value) || stored.Partition != r.Partition {
 			t.Errorf("%s: partition %d value %s", topic, stored.Partition, stored.Value)
 		}
@@ -94,7 +94,7 @@ func testThirdAttempt(t *testing.T, e *env) {
 func testExhausted(t *testing.T, e *env) {
 	e.recv.On("/click/2", harness.Codes(500, 503, 404))
 	r := e.emit(t, e.click(2, 1))[0]
-	d := e.dead(t, 2, 1, 10*time.Second)[0]
+	d := e.dead(t, 2, 1, harness.Patience)[0]
 	if string(d.Value) != string(r.Value) {
 		t.Errorf("value %s", d.Value)
 	}
@@ -122,12 +122,12 @@ func testTooOld(t *testing.T, e *env) {
 	rev := e.revocation(4, numbers(1, 2), nil)
 	r.Timestamp, rev.Timestamp = old, old
 	e.emit(t, r, rev)
-	d := e.dead(t, 4, 1, 5*time.Second)[0]
+	d := e.dead(t, 4, 1, harness.Patience)[0]
 	wantHeaders(t, d, map[string]string{"id": identity(r), "attempts": "0", "reason": "window_expired", "error": "", "due": ""})
 	if got := headerTime(t, d, "event-time"); !got.Equal(old) {
 		t.Errorf("event time %v, want %v", got, old)
 	}
-	e.recv.WaitCount(t, "/revoke/4", 1, 5*time.Second)
+	e.recv.WaitCount(t, "/revoke/4", 1, harness.Patience)
 	if n := e.recv.Count("/dlr/4"); n != 0 {
 		t.Errorf("%d requests", n)
 	}
@@ -145,7 +145,7 @@ func testWindowEnds(t *testing.T, e *env) {
 		before := e.recv.Count("/dlr/5")
 		e.emit(t, r)
 		var d *kgo.Record
-		harness.Eventually(t, 5*time.Second, func() bool {
+		harness.Eventually(t, harness.Patience, func() bool {
 			for _, letter := range of(harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter), 5) {
 				if harness.Header(letter, "smshooks-id") == identity(r) {
 					d = letter
@@ -188,7 +188,7 @@ func testManyInARow(t *testing.T, e *env) {
 	}
 	e.emit(t, records...)
 	byID := map[string][]harness.Request{}
-	for _, r := range e.recv.WaitCount(t, "/dlr/6", 600, 15*time.Second) {
+	for _, r := range e.recv.WaitCount(t, "/dlr/6", 600, harness.Patience) {
 		byID[r.Header.Get("Webhook-Id")] = append(byID[r.Header.Get("Webhook-Id")], r)
 	}
 	for _, r := range records {
@@ -202,7 +202,7 @@ func testManyInARow(t *testing.T, e *env) {
 func testInboundRetry(t *testing.T, e *env) {
 	e.recv.On("/inbound/7", harness.Codes(500, 200))
 	e.emit(t, harness.Event(e.topics.Inbound, 7, harness.InboundValue(7, 1)))
-	got := e.recv.WaitCount(t, "/inbound/7", 2, 5*time.Second)
+	got := e.recv.WaitCount(t, "/inbound/7", 2, harness.Patience)
 	wantAttempts(t, got, time.Second)
 	if string(got[0].Body) != string(got[1].Body) {
 		t.Errorf("the second body is %s, the first %s", got[1].Body, got[0].Body)
@@ -213,7 +213,7 @@ func testInboundRetry(t *testing.T, e *env) {
 func testURLGoes(t *testing.T, e *env) {
 	e.recv.On("/dlr/8", harness.Codes(500, 500, 200))
 	e.emit(t, e.dlr(8, 1))
-	e.recv.WaitCount(t, "/dlr/8", 2, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/8", 2, harness.Patience)
 	changed := time.Now()
 	e.configure(t, map[int64]harness.Webhook{8: {}}) // takes effect within 1 s; the third attempt is 2 s away
 	harness.Pass(4 * time.Second)
@@ -229,7 +229,7 @@ func testURLGoes(t *testing.T, e *env) {
 func testEndpointDown(t *testing.T, e *env) {
 	for i := range int64(5) {
 		e.emit(t, e.dlr(9, i))
-		e.recv.WaitCount(t, "/dlr/9", int(i)+1, 5*time.Second)
+		e.recv.WaitCount(t, "/dlr/9", int(i)+1, harness.Patience)
 		harness.Pass(300 * time.Millisecond)
 	}
 	for _, r := range e.recv.Requests("/dlr/9") {
@@ -257,9 +257,9 @@ func TestRestartWhileParked(t *testing.T) {
 				records = append(records, e.click(2, i))
 			}
 			e.emit(t, records...)
-			e.recv.WaitCount(t, "", 25, 10*time.Second)
-			e.waitStored(t, harness.Retry(e.topics.DLR, "3s"), 1, 20, 5*time.Second)
-			e.waitStored(t, harness.Retry(e.topics.Click, "3s"), 2, 5, 5*time.Second)
+			e.recv.WaitCount(t, "", 25, harness.Patience)
+			e.waitStored(t, harness.Retry(e.topics.DLR, "3s"), 1, 20, harness.Patience)
+			e.waitStored(t, harness.Retry(e.topics.Click, "3s"), 2, 5, harness.Patience)
 			e.waitCommitted(t, e.topics.DLR, e.topics.Click)
 			if signal == syscall.SIGTERM {
 				if code := p.Term(t); code != 0 {
@@ -270,9 +270,9 @@ func TestRestartWhileParked(t *testing.T) {
 			}
 			p = e.serve(t)
 			e.recv.WaitCount(t, "/dlr/1", 60, 25*time.Second)
-			e.recv.WaitCount(t, "/click/2", 10, 5*time.Second)
-			e.dead(t, 1, 20, 5*time.Second)
-			p.WaitBalanced(t, 1, 10*time.Second)
+			e.recv.WaitCount(t, "/click/2", 10, harness.Patience)
+			e.dead(t, 1, 20, harness.Patience)
+			p.WaitBalanced(t, 1, harness.Patience)
 			byID := map[string]int{}
 			for _, r := range e.recv.Requests("") {
 				byID[r.Header.Get("Webhook-Id")+" "+r.Header.Get("Webhook-Attempt")]++

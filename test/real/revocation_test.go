@@ -73,8 +73,8 @@ func TestRevocation(t *testing.T) {
 	)
 	e.recv.WaitCount(t, "/revoke/1", 1, interval+2*time.Second)
 	chunks := e.recv.WaitCount(t, "/revoke/2", 3, 2*time.Second)
-	e.recv.WaitCount(t, "/revoke/3", 2, 5*time.Second)
-	dead := e.dead(t, 4, 1, 10*time.Second)[0]
+	e.recv.WaitCount(t, "/revoke/3", 2, harness.Patience)
+	dead := e.dead(t, 4, 1, harness.Patience)[0]
 	if got := string(e.recv.WaitCount(t, "/revoke/6", 1, time.Second)[0].Body); got != `{"event":"clicks_revoked","count":1,"api_sms_ids":[9007199254740993],"campaign_sms_ids":[]}` {
 		t.Errorf("single id: %s", got)
 	}
@@ -97,7 +97,7 @@ func TestRevocation(t *testing.T) {
 	wantSplit(t, chunks, records[2])
 	wantAttempts(t, e.recv.Requests("/revoke/3"), time.Second)
 	e.wantStoredBatch(t, records[4], dead)
-	m := p.WaitBalanced(t, float64(len(records)), 5*time.Second)
+	m := p.WaitBalanced(t, float64(len(records)), harness.Patience)
 	if n := e.recv.Count("/revoke/5") + e.recv.Count("/revoke/8"); n != 0 {
 		t.Errorf("%d surplus batches", n)
 	}
@@ -215,7 +215,7 @@ func TestRevocationCrash(t *testing.T) {
 		p.Kill()
 		p = e.serve(t)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		for user := range users {
 			if len(seen(t, e, user)) < int(sent) {
 				return false
@@ -223,7 +223,7 @@ func TestRevocationCrash(t *testing.T) {
 		}
 		return true
 	}, "all %d ids of each user", sent)
-	m := p.WaitBalanced(t, 0, 10*time.Second)
+	m := p.WaitBalanced(t, 0, harness.Patience)
 	t.Logf("settled by the last member: %v", m.Sum("smshooks_settled_total"))
 	bodies := map[string]string{}
 	again, differ := 0, 0

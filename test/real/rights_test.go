@@ -34,7 +34,7 @@ func TestRightsRevoked(t *testing.T) {
 	e.recv.On(path("dlr", 2), firstFails())
 	p := e.serve(t, b.Flags()...)
 	e.emit(t, e.dlr(1, 1))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 
 	for _, c := range []struct {
 		topic string
@@ -48,21 +48,21 @@ func TestRightsRevoked(t *testing.T) {
 		{n.DLR, kadm.OpRead, "lacks the Read right", e.dlr(1, 3), path("dlr", 1), 2},
 	} {
 		b.Deprive(t, []string{c.topic}, c.right)
-		harness.Eventually(t, 15*time.Second, func() bool {
+		harness.Eventually(t, harness.Patience, func() bool {
 			return strings.Contains(readyz(p), "topics: topic "+c.topic+": this user "+c.says)
 		}, "/readyz names %s and its right", c.topic)
 		e.emit(t, c.emit)
 		harness.Pass(6 * time.Second) // for it to fail more than once
 		b.Grant(t, []string{c.topic}, c.right)
-		p.WaitReady(t, 20*time.Second)
-		e.recv.WaitCount(t, c.path, c.want, 20*time.Second)
+		p.WaitReady(t, harness.Patience)
+		e.recv.WaitCount(t, c.path, c.want, harness.Patience)
 	}
 	for _, line := range []string{"cannot fetch", "cannot store a record", `"not ready","check":"topics"`} {
 		if n := strings.Count(p.Log(), line); n > 2 {
 			t.Errorf("%d lines %q, want one per outage", n, line)
 		}
 	}
-	p.WaitBalanced(t, 4, 10*time.Second)
+	p.WaitBalanced(t, 4, harness.Patience)
 }
 
 // TestAddedPartitions adds partitions to a source under a running service. After topics ensure the retries of their
@@ -76,7 +76,7 @@ func TestAddedPartitions(t *testing.T) {
 	if _, err := adm.UpdatePartitions(t.Context(), 2*partitions, e.topics.DLR); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		listed, err := adm.ListTopics(t.Context(), e.topics.DLR)
 		return err == nil && len(listed[e.topics.DLR].Partitions) == 2*partitions
 	}, "the partitions exist")
@@ -87,7 +87,7 @@ func TestAddedPartitions(t *testing.T) {
 	at := time.Now()
 	e.recv.WaitCount(t, path("dlr", 2), 2, noticed)
 	t.Logf("retried %v after topics ensure", time.Since(at).Round(time.Millisecond))
-	p.WaitBalanced(t, 2, 10*time.Second)
+	p.WaitBalanced(t, 2, harness.Patience)
 	if n := strings.Count(p.Log(), "cannot store a record"); n != 1 {
 		t.Errorf("%d lines about a record that cannot be stored, want one", n)
 	}
@@ -122,7 +122,7 @@ func TestRecoverWithoutTransactions(t *testing.T) {
 		failing = append(failing, e.dlr(2, sms+1))
 	}
 	e.emit(t, failing...)
-	e.waitStored(t, harness.Retry(e.topics.DLR, "5m"), 2, events, 30*time.Second)
+	e.waitStored(t, harness.Retry(e.topics.DLR, "5m"), 2, events, harness.Patience)
 	var begun recovery
 	if status := ask(t, p, http.MethodPost, key, "/v1/user/recover", "", &begun); status != http.StatusOK {
 		t.Fatalf("recover: %d", status)
@@ -134,7 +134,7 @@ func TestRecoverWithoutTransactions(t *testing.T) {
 		return status == http.StatusServiceUnavailable && strings.Contains(text, "releases: ") && strings.Contains(text, right)
 	}, "/readyz names the right")
 	e.emit(t, e.dlr(1, 1))
-	e.recv.WaitCount(t, path("dlr", 1), 1, 10*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 	if n := e.recv.Count(path("dlr", 2)); n != events {
 		t.Errorf("%d requests of the user before the recovery has copied a record, want %d", n, events)
 	}
@@ -142,8 +142,8 @@ func TestRecoverWithoutTransactions(t *testing.T) {
 		b.GrantACL(t, r.acl())
 	}
 	e.recv.WaitCount(t, path("dlr", 2), 2*events, 40*time.Second)
-	p.WaitReady(t, 20*time.Second)
-	harness.Eventually(t, 20*time.Second, func() bool {
+	p.WaitReady(t, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool {
 		var latest recovery
 		return ask(t, p, http.MethodGet, key, "/v1/user/recover", "", &latest) == http.StatusOK && latest.ID == begun.ID &&
 			latest.State == "done" && latest.Released == events

@@ -31,10 +31,10 @@ func TestScheduleChange(t *testing.T) {
 		e.emit(t, e.dlr(1, i))
 	}
 	e.emit(t, e.revocation(2, numbers(1, 3), nil))
-	first := e.recv.WaitCount(t, "", 6, 10*time.Second)
+	first := e.recv.WaitCount(t, "", 6, harness.Patience)
 	old := harness.Retry(e.topics.DLR, "7s")
-	e.waitStored(t, old, 1, 5, 5*time.Second)
-	e.waitStored(t, harness.Retry(e.topics.Revocation, "7s"), 2, 1, 5*time.Second)
+	e.waitStored(t, old, 1, 5, harness.Patience)
+	e.waitStored(t, harness.Retry(e.topics.Revocation, "7s"), 2, 1, harness.Patience)
 	if code := p.Term(t); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
@@ -43,7 +43,7 @@ func TestScheduleChange(t *testing.T) {
 	e.flags[len(e.flags)-1] = "--retry.schedule=2s,1s"
 	e.ensure(t)
 	p = e.serve(t)
-	harness.Eventually(t, 10*time.Second, func() bool { return p.Metrics(t).Sum("smshooks_unread_waiting_records") == 6 }, "6 records in orphaned delay topics")
+	harness.Eventually(t, harness.Patience, func() bool { return p.Metrics(t).Sum("smshooks_unread_waiting_records") == 6 }, "6 records in orphaned delay topics")
 	if log := p.Log(); !strings.Contains(log, old) || !strings.Contains(log, "retry.drain=7s") {
 		t.Errorf("the log does not name %s and retry.drain=7s", old)
 	}
@@ -52,9 +52,9 @@ func TestScheduleChange(t *testing.T) {
 	}
 
 	p = e.serve(t, "--retry.drain=7s")
-	e.recv.WaitCount(t, "/dlr/1", 15, 15*time.Second)
-	e.recv.WaitCount(t, "/revoke/2", 2, 5*time.Second)
-	p.WaitBalanced(t, 6, 10*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 15, harness.Patience)
+	e.recv.WaitCount(t, "/revoke/2", 2, harness.Patience)
+	p.WaitBalanced(t, 6, harness.Patience)
 	due := first[0].End.Add(7 * time.Second)
 	byID := map[string][]harness.Request{}
 	for _, r := range e.recv.Requests("/dlr/1") {
@@ -79,7 +79,7 @@ func TestScheduleChange(t *testing.T) {
 			t.Errorf("%s: the third attempt is numbered %s", id, n)
 		}
 	}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		m := p.Metrics(t)
 		return m.Sum("smshooks_unread_waiting_records") == 0 && m.Sum("smshooks_retry_waiting_records") == 0
 	}, "nothing waits any more")
@@ -87,9 +87,9 @@ func TestScheduleChange(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	p = e.serve(t) // empty: the setting can be removed
-	harness.Eventually(t, 5*time.Second, func() bool { return p.Metrics(t).Has("smshooks_unread_waiting_records") }, "a scrape")
+	harness.Eventually(t, harness.Patience, func() bool { return p.Metrics(t).Has("smshooks_unread_waiting_records") }, "a scrape")
 	e.emit(t, e.dlr(1, 99))
-	e.recv.WaitCount(t, "/dlr/1", 16, 5*time.Second)
+	e.recv.WaitCount(t, "/dlr/1", 16, harness.Patience)
 }
 
 // TestPartitionsGrow follows docs/upgrade.md: it adds partitions to a source while the service runs and events fail,
@@ -120,12 +120,12 @@ func TestPartitionsGrow(t *testing.T) {
 	if _, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).UpdatePartitions(t.Context(), more, e.topics.DLR); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		_, _, code := harness.Run(t, e.options(), "topics", "check")
 		return code == 1
 	}, "topics check objects to unequal counts")
 	e.ensure(t)
-	harness.Eventually(t, 20*time.Second, func() bool { return len(emit(2)) == more }, "events in all %d partitions", more)
+	harness.Eventually(t, harness.Patience, func() bool { return len(emit(2)) == more }, "events in all %d partitions", more)
 	stored := len(harness.Consume(t, e.kafka.Addr, e.topics.DLR))
 	harness.Eventually(t, 60*time.Second, func() bool {
 		m := p.Metrics(t)

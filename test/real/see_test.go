@@ -64,7 +64,7 @@ func request(t testing.TB, p *harness.Proc, a account, method, path, body string
 // see returns an event and the text of the reply once an instance shows it in a state after that many attempts.
 func see(t testing.TB, p *harness.Proc, a account, id, state string, attempts int) (e shownEvent, text string) {
 	t.Helper()
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		var status int
 		status, text = request(t, p, a, "GET", "events/"+url.PathEscape(id), "")
 		var reply struct{ Data shownEvent }
@@ -97,7 +97,7 @@ func TestSeeAndResend(t *testing.T) {
 	failed := e.dlr(user.user, 777)
 	failed.Headers = []kgo.RecordHeader{{Key: "webhook-id", Value: []byte("order:7/1")}}
 	e.emit(t, failed)
-	got := e.recv.WaitCount(t, path("dlr", user.user), 1, 20*time.Second)[0]
+	got := e.recv.WaitCount(t, path("dlr", user.user), 1, harness.Patience)[0]
 	event, text := see(t, two, user, "order:7/1", "waiting", 1)
 	e.wantFailure(t, event, text, got)
 	for _, p := range []*harness.Proc{one, two} {
@@ -110,7 +110,7 @@ func TestSeeAndResend(t *testing.T) {
 		if n := replay(t, one, user, "order:7/1"); n != 1 {
 			t.Fatalf("%d events sent again, want 1", n)
 		}
-		again := e.recv.WaitCount(t, path("dlr", user.user), 2+i, 20*time.Second)[1+i]
+		again := e.recv.WaitCount(t, path("dlr", user.user), 2+i, harness.Patience)[1+i]
 		if again.Header.Get("Webhook-Id") != "order:7/1" || again.Header.Get("Webhook-Attempt") != "1" || string(again.Body) != string(got.Body) {
 			t.Errorf("sent again with %v", again.Header)
 		}
@@ -126,7 +126,7 @@ func TestSeeAndResend(t *testing.T) {
 	// The body of a batch of revocations comes from its delayed record.
 	batch := e.revocation(user.user, []int64{1, 2}, []int64{3})
 	e.emit(t, batch)
-	sent := e.recv.WaitCount(t, path("revoke", user.user), 1, 20*time.Second)[0]
+	sent := e.recv.WaitCount(t, path("revoke", user.user), 1, harness.Patience)[0]
 	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "waiting", 1)
 	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" || event.MessageID != nil {
 		t.Errorf("the batch: %s", text)
@@ -136,7 +136,7 @@ func TestSeeAndResend(t *testing.T) {
 	e.recv.On(path("revoke", user.user), harness.Status(200))
 	batch = e.revocation(user.user, []int64{4, 5}, nil)
 	e.emit(t, batch, e.revocation(user.user, []int64{5, 6}, []int64{7}))
-	sent = e.recv.WaitCount(t, path("revoke", user.user), 2, 20*time.Second)[1]
+	sent = e.recv.WaitCount(t, path("revoke", user.user), 2, harness.Patience)[1]
 	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "delivered", 1)
 	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" {
 		t.Errorf("the delivered batch: %s, the server received %s", text, sent.Body)

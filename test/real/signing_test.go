@@ -103,27 +103,27 @@ func TestSigning(t *testing.T) {
 			Secret             string
 			PreviousValidUntil *string `json:"previous_valid_until"`
 		}
-		harness.Eventually(t, 10*time.Second, func() bool {
+		harness.Eventually(t, harness.Patience, func() bool {
 			return ask(t, p, http.MethodPost, key, "/v1/user/webhook-secret/rotate", form, &reply) == http.StatusOK
 		}, "the secret is rotated")
 		harness.Secret(reply.Secret)
 		return reply.Secret
 	}
 	before := w.emit(t, w.dlr(1, 1), w.dlr(2, 1))
-	w.recv.WaitCount(t, path("dlr", 1), 1, 15*time.Second)
+	w.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 	first := rotate("")
 	harness.Pass(time.Second) // the contract's limit for a change to take effect
 	w.emit(t, w.dlr(1, 2))
-	w.recv.WaitCount(t, path("dlr", 1), 2, 15*time.Second)
+	w.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 	second := rotate("grace=1h")
 	harness.Pass(time.Second)
 	w.emit(t, w.dlr(1, 3), w.dlr(2, 2))
-	w.recv.WaitCount(t, path("dlr", 2), 2, 15*time.Second)
-	got := w.recv.WaitCount(t, path("dlr", 1), 3, 15*time.Second)
+	w.recv.WaitCount(t, path("dlr", 2), 2, harness.Patience)
+	got := w.recv.WaitCount(t, path("dlr", 1), 3, harness.Patience)
 	if status := post(t, p.Addr, key, "/v1/user/test-webhook", ""); status != http.StatusOK {
 		t.Fatalf("test-webhook: %d", status)
 	}
-	tested := w.recv.WaitCount(t, path("revoke", 1), 1, 15*time.Second)[0]
+	tested := w.recv.WaitCount(t, path("revoke", 1), 1, harness.Patience)[0]
 
 	for i, n := range []int{0, 1, 2} {
 		if signatures := strings.Fields(got[i].Header.Get("Webhook-Signature")); len(signatures) != n {
@@ -159,7 +159,7 @@ func TestSigning(t *testing.T) {
 	harness.Pass(time.Second)
 	w.emit(t, w.dlr(1, 4))
 	// The fourth request was the test.
-	if last := w.recv.WaitCount(t, path("dlr", 1), 5, 15*time.Second)[4]; last.Header.Get("Webhook-Signature") != "" {
+	if last := w.recv.WaitCount(t, path("dlr", 1), 5, harness.Patience)[4]; last.Header.Get("Webhook-Signature") != "" {
 		t.Error("a request is signed after the secrets were cleared")
 	}
 	if strings.Contains(p.Log(), "whsec_") {
@@ -180,7 +180,7 @@ func TestRacingSettings(t *testing.T) {
 		var wg sync.WaitGroup
 		change := func(i int, method, path, form string) {
 			wg.Go(func() {
-				harness.Eventually(t, 15*time.Second, func() bool { return ask(t, instances[i%2], method, key, path, form, nil) == http.StatusOK }, "%s", form)
+				harness.Eventually(t, harness.Patience, func() bool { return ask(t, instances[i%2], method, key, path, form, nil) == http.StatusOK }, "%s", form)
 			})
 		}
 		for i, name := range urls {
@@ -191,7 +191,7 @@ func TestRacingSettings(t *testing.T) {
 		wg.Wait()
 		for _, p := range instances {
 			set, further := map[string]any{}, map[string]any{}
-			harness.Eventually(t, 15*time.Second, func() bool {
+			harness.Eventually(t, harness.Patience, func() bool {
 				return ask(t, p, http.MethodGet, key, "/v1/user/get-webhook", "", &set) == http.StatusOK &&
 					ask(t, p, http.MethodGet, key, "/v1/user/webhook-settings", "", &further) == http.StatusOK
 			}, "the settings are returned")

@@ -48,7 +48,7 @@ func TestStopWhileJoining(t *testing.T) {
 	e.serve(t).Kill()
 	p := harness.Start(t, e.options())
 	const line = "waiting for members of the group that do not answer"
-	harness.Eventually(t, 20*time.Second, func() bool { return strings.Contains(p.Log(), line) }, "the log reports what the start waits for")
+	harness.Eventually(t, harness.Patience, func() bool { return strings.Contains(p.Log(), line) }, "the log reports what the start waits for")
 	if text := readyz(p); !strings.Contains(text, "group: waiting for members of group "+e.topics.Group) || !strings.Contains(text, "at most 2") {
 		t.Errorf("/readyz returns %q, want who is waited for and how long at most", text)
 	}
@@ -75,8 +75,8 @@ func TestStopAtStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := harness.Start(t, e.options(flags...))
-			harness.Eventually(t, 10*time.Second, p.Alive, "/healthz answers")
-			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(readyz(p), "config: ") }, "the settings are not loaded")
+			harness.Eventually(t, harness.Patience, p.Alive, "/healthz answers")
+			harness.Eventually(t, harness.Patience, func() bool { return strings.Contains(readyz(p), "config: ") }, "the settings are not loaded")
 			stopInTime(t, p, grace)
 		})
 	}
@@ -96,9 +96,9 @@ func TestStopWithoutKafka(t *testing.T) {
 			e.recv.On(path("dlr", 1), harness.Slow(2*time.Second, 500))
 			p := e.serve(t)
 			e.emit(t, e.dlr(1, 1), e.dlr(1, 2))
-			e.recv.WaitCount(t, path("dlr", 1), 2, 10*time.Second)
+			e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 			away(t, e.kafka)
-			harness.Eventually(t, 10*time.Second, func() bool { return strings.Contains(p.Log(), "attempt failed") }, "an attempt failed")
+			harness.Eventually(t, harness.Patience, func() bool { return strings.Contains(p.Log(), "attempt failed") }, "an attempt failed")
 			stopInTime(t, p, grace)
 		})
 	}
@@ -132,7 +132,7 @@ func TestFenced(t *testing.T) {
 	o.Binary = harness.BinaryOf(t, "first")
 	first := harness.StartReady(t, o)
 	l := startLoad(t, e, 1, 20*time.Millisecond)
-	e.recv.WaitCount(t, "", 20, 20*time.Second)
+	e.recv.WaitCount(t, "", 20, harness.Patience)
 	second := harness.Start(t, e.options())
 	if code := first.Wait(t, 20*time.Second); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
@@ -141,10 +141,10 @@ func TestFenced(t *testing.T) {
 	if !strings.Contains(first.Log(), `kafka.instance_id: \"one\" is in use by another process`) {
 		t.Error("the setting is not named")
 	}
-	second.WaitReady(t, 30*time.Second)
+	second.WaitReady(t, harness.Patience)
 	events := l.end()
-	second.WaitBalanced(t, 1, 30*time.Second)
-	harness.Eventually(t, 30*time.Second, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events are received", len(events))
+	second.WaitBalanced(t, 1, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool { return len(succeeded(e)) >= len(events) }, "all %d events are received", len(events))
 	seen, last := map[string]bool{}, time.Time{}
 	for _, r := range e.recv.Requests("") {
 		seen[r.Header.Get("Webhook-Id")] = true

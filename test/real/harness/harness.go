@@ -59,6 +59,10 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() bool, msg strin
 	}
 }
 
+// Patience limits a wait for something that happens soon unless it is broken. It is long because the machine may be
+// busy, and only a test that fails waits for all of it.
+const Patience = time.Minute
+
 // Pass waits while something must happen by contract, or must not, if there is no condition to poll.
 func Pass(d time.Duration) { <-time.After(d) }
 
