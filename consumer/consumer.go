@@ -32,6 +32,7 @@ const (
 	overhead       = 512             // bytes that a record costs besides its key and value
 	revokeWait     = 5 * time.Second // for requests in flight, before their partition is released in a rebalance
 	cancelWait     = 2 * time.Second // for cancelled requests to return
+	fetchWait      = time.Second     // for a broker to hold a fetch while nothing is written
 	leaveTimeout   = 2 * time.Second
 	maxLeaveTime   = time.Second // of the grace: for the last commit and for leaving the group
 	maxGateRecords = 16_384      // in the gates of all partitions
@@ -204,6 +205,7 @@ func (c *Consumer) join() error {
 		kgo.RetryBackoffFn(func(tries int) time.Duration {
 			return min(time.Duration(tries)*100*time.Millisecond, time.Second)
 		}),
+		kgo.FetchMaxWait(fetchWait),
 		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.onAssigned),
 		kgo.OnOffsetsFetched(c.onOffsetsFetched),

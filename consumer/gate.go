@@ -10,8 +10,9 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// ahead is how long before its buffered records are due a paused partition is fetched again.
-const ahead = 500 * time.Millisecond
+// ahead is how long before its buffered records are due a paused partition is fetched again. A fetch that does not
+// contain the partition may be at the broker for fetchWait.
+const ahead = fetchWait + 250*time.Millisecond
 
 // gates keep the records of delay topics until they are due. A topic has one delay, so a partition is sorted by due
 // time, except for milliseconds. While its head is not due the partition is paused. It costs no CPU then, and only
@@ -176,11 +177,11 @@ func (gs *gates) run(ctx context.Context, cl *kgo.Client, dispatch func([]*event
 		if len(events) > 0 {
 			dispatch(events)
 		}
-		wait := time.Second // the time of day may be set
-		if !next.IsZero() {
-			wait = min(max(next.Sub(gs.now()), coarse), wait)
+		if next.IsZero() {
+			timer.Stop()
+			continue
 		}
-		timer.Reset(wait)
+		timer.Reset(min(max(next.Sub(gs.now()), coarse), time.Second)) // the time of day may be set
 	}
 }
 

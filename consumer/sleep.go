@@ -58,7 +58,7 @@ func (c *Consumer) wakeAll() {
 	c.gates.sleep(c.client, looks)
 }
 
-// Wake fetches a sleeping partition at once. It is called after a record was written to it.
+// Wake fetches a sleeping partition with the next fetch. It is called after a record was written to it.
 func (c *Consumer) Wake(topic string, partition int32) {
 	if a := c.assignment(topic, partition); a != nil {
 		c.gates.sleep(c.client, []look{{a, noEpoch}})

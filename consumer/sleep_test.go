@@ -79,7 +79,7 @@ func TestSleep(t *testing.T) {
 	})
 }
 
-// TestWake checks that a released event is found at once: the member that has written it calls Wake.
+// TestWake checks that a released event is in the next fetch: the member that has written it calls Wake.
 func TestWake(t *testing.T) {
 	withSleepers(t, 1, func(t *testing.T, w *env, join func() *member) {
 		m := join()
@@ -87,7 +87,7 @@ func TestWake(t *testing.T) {
 		w.write(released, 0, 1, time.Now())
 		m.Wake(released, 0)
 		m.Wake(released, 7) // of another member
-		rest(time.Second / 2)
+		rest(fetchWait + 100*time.Millisecond)
 		if n := len(m.ids(released)); n != 1 {
 			t.Errorf("%d events dispatched, want 1", n)
 		}
