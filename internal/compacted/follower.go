@@ -17,11 +17,9 @@ import (
 )
 
 const (
-	// followWait is the longest poll once the end was reached.
-	followWait = time.Second
 	// measurePeriod is the time between two measurements of the lag, and measureReading while the end has not been
 	// reached.
-	measurePeriod, measureReading = 5 * time.Second, 500 * time.Millisecond
+	measurePeriod, measureReading = 10 * time.Second, 500 * time.Millisecond
 )
 
 // Observer receives measurements. Its methods must not block.
@@ -170,7 +168,7 @@ func (f *Follower) follow(ctx context.Context, r *Reader) error {
 			}
 		}
 		if f.read.Load() {
-			wait = followWait
+			wait = 0 // until something is written
 		}
 		err := r.poll(ctx, wait, func(record *kgo.Record) {
 			if err := f.hooks.Take(record, record.Offset >= r.goal.Spans[record.Partition].End); err != nil {

@@ -21,7 +21,7 @@ const (
 	pollWait = 100 * time.Millisecond
 	// fetchWait is the time for which a broker holds a fetch while nothing is written. Each fetch of an idle topic
 	// costs processor time.
-	fetchWait = 2 * time.Second
+	fetchWait = 5 * time.Second
 )
 
 // ErrRecreated is returned for a topic that was deleted and created again: its offsets start again, and earlier
