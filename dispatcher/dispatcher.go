@@ -27,6 +27,8 @@ const (
 	maxWait = 15 * time.Second
 	// overdueInterval is the interval of the search for events that were buffered for too long.
 	overdueInterval = 250 * time.Millisecond
+	// quietInterval is the same while nothing is queued.
+	quietInterval = time.Second
 	// maxUnhealthy bounds the buffered events of endpoints that are not healthy. It leaves most of the buffer to
 	// others.
 	maxUnhealthy = 8_000
@@ -212,6 +214,11 @@ func (d *Dispatcher) Run(ctx context.Context) {
 		case now := <-overdue.C:
 			for _, e := range d.lanes.Overdue(now) {
 				d.finish(e, d.overflow(e))
+			}
+			if d.lanes.Queued() {
+				overdue.Reset(overdueInterval)
+			} else {
+				overdue.Reset(quietInterval)
 			}
 		}
 	}

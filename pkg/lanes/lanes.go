@@ -128,6 +128,13 @@ func (l *Lanes[G, T]) submit(id G, key uint64, item T, deferred bool) bool {
 	return true
 }
 
+// Queued reports whether any items are queued.
+func (l *Lanes[G, T]) Queued() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting) > 0
+}
+
 // Rate returns the number of items per second that the group can work off, judged by its latency. It returns 0 while
 // the latency is unknown.
 func (l *Lanes[G, T]) Rate(id G) float64 {
