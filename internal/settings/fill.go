@@ -15,7 +15,7 @@ import (
 
 const (
 	// watchPeriod is the interval of the checks whether Redis has lost anything.
-	watchPeriod = 500 * time.Millisecond
+	watchPeriod = time.Second
 	// countPeriod is the interval at which the users in memory are counted.
 	countPeriod = 5 * time.Second
 	// batchSize is the largest number of documents written to Redis in one round trip.

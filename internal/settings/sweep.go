@@ -3,7 +3,6 @@ package settings
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -69,8 +68,12 @@ func (s *Store) sweepSoon() {
 
 // sweep compares every user with Redis, and repairs the differences. It returns their number.
 func (s *Store) sweep(ctx context.Context, hurry bool) (wrong int, err error) {
+	var unchecked []int64
 	for shard := range compacted.Shards {
-		for users := range slices.Chunk(s.index.Keys(shard), sweepBatch) {
+		unchecked = append(unchecked, s.index.Keys(shard)...)
+		for last := shard == compacted.Shards-1; len(unchecked) >= sweepBatch || last && len(unchecked) > 0; {
+			users := unchecked[:min(len(unchecked), sweepBatch)]
+			unchecked = unchecked[len(users):]
 			found, err := s.compare(ctx, users)
 			if err != nil {
 				return wrong, err
