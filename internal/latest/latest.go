@@ -117,14 +117,16 @@ func (m *Memory) key(e *event.Event, at event.Place) string {
 
 // Run answers requests until ctx ends.
 func (m *Memory) Run(ctx context.Context) {
-	again := time.NewTicker(pause)
-	defer again.Stop()
 	for {
+		var again <-chan time.Time
+		if len(m.unstored) > 0 {
+			again = time.After(pause)
+		}
 		select {
 		case <-ctx.Done():
 			m.storeUnstored()
 			return
-		case <-again.C:
+		case <-again:
 			m.storeUnstored()
 		case r := <-m.requests:
 			m.serve(m.gather(r))
