@@ -17,7 +17,7 @@ import (
 
 const (
 	probeTimeout   = time.Second      // bounds the checks of one /readyz
-	readinessPause = 2 * time.Second  // between two checks for the log
+	readinessPause = 5 * time.Second  // between two checks for the log
 	readinessQuiet = 30 * time.Second // how long a start may take before unfulfilled conditions are logged
 )
 
