@@ -3,9 +3,9 @@
 // with many waiting events does not push out the attempts.
 //
 // The dispatcher adds attempts and notes; releases and replays add notes. internal/api lists them. Writing
-// never slows a delivery: Add and Note put a row into a bounded channel, and Run, in the caller's goroutine, writes
+// never slows a delivery: Add and Note put a row into a bounded queue, and Run, in the caller's goroutine, writes
 // batches of rows in one round trip each. If Redis is not reachable or too slow, rows are dropped and counted. The
-// package holds no locks.
+// queue's lock is held only while rows are put in or taken out.
 package deliverylog
 
 import (
@@ -29,8 +29,7 @@ const (
 	// Keep is how long a user's attempts are kept after the latest one.
 	Keep = 7 * 24 * time.Hour
 
-	room         = 16384 // in the queue of attempts for Redis, and in that of notes
-	batchMax     = 4096
+	batchMax     = 4096 // rows; a batch may have a chunk more
 	linger       = 100 * time.Millisecond
 	writeTimeout = 2 * time.Second
 	slack        = PerUser / 4 // how many more a list may have before it is trimmed
@@ -46,28 +45,27 @@ type Log struct {
 	replies  string // prefix of the lists of replies
 	dropped  func(n int)
 	log      *zap.Logger
-	pending  chan event.Attempt
-	noted    chan event.Attempt
+	queue    *queue
 }
 
 // New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number
 // of attempts and notes that were dropped, and must not block.
 func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap.Logger) *Log {
 	return &Log{rdb: rdb, attempts: prefix + "deliveries:", notes: prefix + "notes:", replies: prefix + "replies:",
-		dropped: dropped, log: log, pending: make(chan event.Attempt, room), noted: make(chan event.Attempt, room)}
+		dropped: dropped, log: log, queue: newQueue()}
 }
 
 // Add queues an attempt, or the end of an event that was attempted. It never blocks: if the queue is full, the attempt
 // is dropped and counted.
-func (l *Log) Add(a event.Attempt) { l.queue(l.pending, a) }
+func (l *Log) Add(a event.Attempt) {
+	if !l.queue.push(&l.queue.attempts, a) {
+		l.dropped(1)
+	}
+}
 
 // Note queues an event that waits, or the end of one that was never attempted. Like Add, it never blocks.
-func (l *Log) Note(a event.Attempt) { l.queue(l.noted, a) }
-
-func (l *Log) queue(to chan event.Attempt, a event.Attempt) {
-	select {
-	case to <- a:
-	default:
+func (l *Log) Note(a event.Attempt) {
+	if !l.queue.push(&l.queue.notes, a) {
 		l.dropped(1)
 	}
 }
@@ -80,19 +78,18 @@ func (l *Log) Run(ctx context.Context) {
 			"the delivery log is written to Redis again"),
 	}
 	for {
-		select {
-		case <-ctx.Done():
-			for w.rest() {
-				w.write()
+		if l.queue.len() == 0 {
+			select {
+			case <-ctx.Done():
+			case <-l.queue.wake:
 			}
-			return
-		case a := <-l.pending:
-			w.add(a)
-		case a := <-l.noted:
-			w.note(a)
 		}
-		w.gather(ctx)
-		w.write()
+		w.linger(ctx)
+		if w.take() {
+			w.write()
+		} else if ctx.Err() != nil {
+			return
+		}
 	}
 }
 
@@ -118,29 +115,21 @@ func (l *lists) key(userID int64) string { return key(l.prefix, userID) }
 
 func (l *lists) add(a *event.Attempt) { l.lines[a.UserID] = append(l.lines[a.UserID], encode(a)) }
 
-func (w *writer) add(a event.Attempt) {
+func (w *writer) add(to *lists, a *event.Attempt) {
 	w.rows++
-	w.attempts.add(&a)
-	if hasReply(&a) {
-		w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(&a))
+	to.add(a)
+	if hasReply(a) {
+		w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(a))
 	}
 }
 
-func (w *writer) note(a event.Attempt) {
-	w.rows++
-	w.notes.add(&a)
-}
-
-// gather collects the rows that are added within the linger after the first one of a batch.
-func (w *writer) gather(ctx context.Context) {
+// linger waits for rows to write together, until a batch is full.
+func (w *writer) linger(ctx context.Context) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
-	for w.rows < batchMax {
+	for w.queue.len() < batchMax {
 		select {
-		case a := <-w.pending:
-			w.add(a)
-		case a := <-w.noted:
-			w.note(a)
+		case <-w.queue.wake:
 		case <-timer.C:
 			return
 		case <-ctx.Done():
@@ -149,23 +138,24 @@ func (w *writer) gather(ctx context.Context) {
 	}
 }
 
-// rest collects queued rows without waiting, and reports whether there were any.
-func (w *writer) rest() bool {
-	for w.rows < batchMax {
-		select {
-		case a := <-w.pending:
-			w.add(a)
-			continue
-		default:
-		}
-		select {
-		case a := <-w.noted:
-			w.note(a)
-		default:
-			return w.rows > 0
+// take fills the batch with queued rows, and reports whether there were any.
+func (w *writer) take() bool {
+	for _, list := range []struct {
+		from *rows
+		to   *lists
+	}{{&w.queue.attempts, &w.attempts}, {&w.queue.notes, &w.notes}} {
+		for w.rows < batchMax {
+			c := w.queue.pop(list.from)
+			if c == nil {
+				break
+			}
+			for i := range c {
+				w.add(list.to, &c[i])
+			}
+			w.queue.recycle(c)
 		}
 	}
-	return true
+	return w.rows > 0
 }
 
 // write sends the batch in one round trip. It is not repeated after an error: part of it may have been stored, and
