@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -39,9 +40,9 @@ func aclsCommand() *cobra.Command {
 			}
 			rights := cfg.TopicPlan().Rights(cfg.Kafka.Group)
 			if format == strimzi {
-				return writeStrimzi(cmd.OutOrStdout(), principal, rights)
+				return ignoreClosedPipe(writeStrimzi(cmd.OutOrStdout(), principal, rights))
 			}
-			return writeKafkaACLs(cmd.OutOrStdout(), principal, cfg.Kafka.Brokers, rights)
+			return ignoreClosedPipe(writeKafkaACLs(cmd.OutOrStdout(), principal, cfg.Kafka.Brokers, rights))
 		},
 	}
 	cmd.Flags().StringVar(&principal, "principal", "", "principal that gets the rights, such as User:smshooks")
@@ -99,9 +100,10 @@ func writeStrimzi(w io.Writer, principal string, commands []topics.CommandRights
 			acls.Content = append(acls.Content, &rule)
 		}
 	}
-	encoder := yaml.NewEncoder(w)
+	var b bytes.Buffer // the encoder hides the cause of a failed write
+	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
-	return encoder.Encode(struct {
+	err := encoder.Encode(struct {
 		APIVersion string            `yaml:"apiVersion"`
 		Kind       string            `yaml:"kind"`
 		Metadata   map[string]string `yaml:"metadata"`
@@ -109,6 +111,10 @@ func writeStrimzi(w io.Writer, principal string, commands []topics.CommandRights
 	}{"kafka.strimzi.io/v1", "KafkaUser", map[string]string{"name": user}, map[string]any{
 		"authorization": map[string]any{"type": "simple", "acls": acls},
 	}})
+	if err == nil {
+		_, err = w.Write(b.Bytes())
+	}
+	return err
 }
 
 // strimziResource names the resource of a rule of a KafkaUser.

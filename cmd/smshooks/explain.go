@@ -54,9 +54,9 @@ func explainCommand() *cobra.Command {
 					return errors.New("nothing found: check the id, --user and --since; the topics may no longer hold its records")
 				}
 				if flags.json {
-					return printExplained(cmd.OutOrStdout(), events, q.ID == "")
+					return ignoreClosedPipe(printExplained(cmd.OutOrStdout(), events, q.ID == ""))
 				}
-				return writeExplained(cmd.OutOrStdout(), events, flags.personal)
+				return ignoreClosedPipe(writeExplained(cmd.OutOrStdout(), events, flags.personal))
 			})
 		}}
 	cmd.Flags().Int64Var(&flags.user, "user", 0,

@@ -180,7 +180,7 @@ func versionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version", Args: arguments(0), Example: "  smshooks version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "smshooks %s\n", version)
-			return err
+			return ignoreClosedPipe(err)
 		},
 	}
 }
@@ -196,7 +196,7 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cfg.WriteOrigins(cmd.OutOrStdout())
+			return ignoreClosedPipe(cfg.WriteOrigins(cmd.OutOrStdout()))
 		},
 	})
 }

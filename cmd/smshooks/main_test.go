@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -138,6 +140,26 @@ func TestCompletion(t *testing.T) {
 }
 
 // A setting that names a missing file is a usage error.
+// closedPipe is a stdout whose reader has gone, as after head.
+type closedPipe struct{}
+
+func (closedPipe) Write([]byte) (int, error) {
+	return 0, fmt.Errorf("write /dev/stdout: %w", syscall.EPIPE)
+}
+
+// TestClosedPipe checks that the output of a command may be cut off without an error.
+func TestClosedPipe(t *testing.T) {
+	for _, args := range [][]string{
+		{"version"}, {"config", "print"}, {"topics", "acls", "--principal", "User:x"},
+		{"topics", "acls", "--principal", "User:x", "--format", "strimzi"},
+	} {
+		var stderr bytes.Buffer
+		if code := run(t.Context(), args, closedPipe{}, &stderr); code != exitDone || stderr.Len() > 0 {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr.String())
+		}
+	}
+}
+
 func TestMissingFile(t *testing.T) {
 	for _, command := range [][]string{{"serve"}, {"topics", "check"}} {
 		var out, stderr strings.Builder
