@@ -136,6 +136,7 @@ func (d *Document) Signing(at time.Time) bool {
 
 // Rotate returns the document with a new signing secret. The one before it stays
 // valid from now until grace has passed, or its own end if that is earlier. A
+// secret that cannot be used gives way to one that can. A
 // document that was rotated to this secret already stays as it is.
 func (d Document) Rotate(secret string, now time.Time, grace time.Duration) Document {
 	before := d.secrets()
@@ -143,21 +144,34 @@ func (d Document) Rotate(secret string, now time.Time, grace time.Duration) Docu
 		return d
 	}
 	secrets := []signingSecret{{text: secret}}
-	for _, s := range before[:min(len(before), countedSecrets)] {
-		end := s.end()
-		if grace <= 0 || !end.IsZero() && !now.Before(end) {
-			continue
-		}
-		if until := now.Add(grace); end.IsZero() || until.Before(end) {
+	if previous := newest(before[:min(len(before), countedSecrets)], now); previous != nil && grace > 0 {
+		if until, end := now.Add(grace), previous.end(); end.IsZero() || until.Before(end) {
 			text := string(webhook.AppendTime(nil, until))
-			s.until = &text
+			previous.until = &text
 		}
-		secrets = append(secrets, s)
-		break
+		secrets = append(secrets, *previous)
 	}
 	text := secretsText(secrets, inClear)
 	d.SigningSecrets = &text
 	return d
+}
+
+// newest returns the first secret that has not ended and signs requests. If none
+// signs, it returns the first that has not ended: its key may be set later.
+func newest(secrets []signingSecret, now time.Time) (first *signingSecret) {
+	for i := range secrets {
+		s := &secrets[i]
+		if end := s.end(); !end.IsZero() && !now.Before(end) {
+			continue
+		}
+		if _, err := webhook.ParseSecret(s.text, s.end()); err == nil {
+			return s
+		}
+		if first == nil {
+			first = s
+		}
+	}
+	return first
 }
 
 // PreviousUntil returns when the secret before the newest one ends, nil if there
