@@ -2,7 +2,6 @@ package release
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -88,11 +87,15 @@ func trackersOf(commits kadm.OffsetResponses, topic string, bounds compacted.Bou
 // setTopics fills in the topics that a marker examines.
 func (l *Log) setTopics(ctx context.Context, client *kgo.Client, m *Marker, names []string) error {
 	details, err := kadm.NewClient(client).ListTopics(ctx, names...)
-	if err = errors.Join(err, details.Error()); err != nil {
+	if err != nil {
 		return fmt.Errorf("read the partitions of delay topics: %w", err)
 	}
 	m.Topics = make(map[string]int32, len(names))
 	for _, topic := range names {
+		if err := details[topic].Err; err != nil {
+			return fmt.Errorf("read the partitions of topic %s: %w (retry.schedule, retry.window and overflow.delays must be "+
+				"those of the service)", topic, err)
+		}
 		m.Topics[topic] = int32(len(details[topic].Partitions))
 	}
 	return nil
