@@ -32,10 +32,12 @@ func (f *releaseFlags) selection(cmd *cobra.Command, now time.Time) (s app.Selec
 		return s, usagef("exactly one of --user, --host and --all is needed")
 	case cmd.Flags().Changed("user") && f.user < 1:
 		return s, usagef("--user: %d is not a user id (must be 1 or higher)", f.user)
-	case cmd.Flags().Changed("host") && (f.host == "" || strings.ContainsAny(f.host, "/@ ")):
-		return s, usagef("--host: %q is not a host name", f.host)
 	}
-	s = app.Selection{UserID: f.user, Host: f.host, Error: f.failure}
+	host, ok := app.ParseHost(f.host)
+	if cmd.Flags().Changed("host") && !ok {
+		return s, usagef("--host: %q is not a host name or an IP address without a port", f.host)
+	}
+	s = app.Selection{UserID: f.user, Host: host, Error: f.failure}
 	if err := oneOf("kind", f.kind, kindNames); err != nil {
 		return s, err
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 // users if both are zero.
 type Selection struct {
 	UserID       int64
-	Host         string        // without port
+	Host         string        // of ParseHost
 	Kind         *webhook.Kind // nil: all kinds
 	Error        string        // part of the last failure; "": any
 	Since, Until time.Time     // bound the time of the event: since ≤ t < until; zero: no bound
@@ -50,19 +52,44 @@ func (a *Admin) marker(ctx context.Context, s Selection) (m release.Marker, topi
 		paused := users[s.UserID].Paused
 		return m, delayed(plan, kinds, func(kind webhook.Kind) bool { return !paused[kind] }), nil
 	}
-	host := webhook.NewEndpoint("http://" + s.Host + "/").Hostname()
-	m.Users = map[int64][]string{}
-	for userID, o := range users {
-		for _, kind := range kinds {
-			if o.URLs[kind] != "" && webhook.NewEndpoint(o.URLs[kind]).Hostname() == host {
-				m.Users[userID] = append(m.Users[userID], kind.String())
-			}
-		}
-	}
-	if len(m.Users) == 0 {
+	if m.Users = usersOn(s.Host, users, kinds); len(m.Users) == 0 {
 		return m, nil, fmt.Errorf("--host: %w: %s", ErrNoSuchHost, s.Host)
 	}
 	return m, delayed(plan, kinds, func(webhook.Kind) bool { return false }), nil
+}
+
+// ParseHost returns the name or IP address of a host as URLs have it, in lower case. An IPv6 address may have brackets.
+// ok is false for anything else, such as a host with a port.
+func ParseHost(text string) (host string, ok bool) {
+	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")); err == nil {
+		return addr.String(), true
+	}
+	if strings.ContainsAny(text, ":/@ []") {
+		return "", false
+	}
+	return hostOf("http://" + text + "/")
+}
+
+// hostOf returns the host of a URL, in the form of ParseHost. ok is false if the URL is not usable.
+func hostOf(url string) (host string, ok bool) {
+	host = strings.TrimSuffix(strings.ToLower(webhook.NewEndpoint(url).Hostname()), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		host = addr.String()
+	}
+	return host, host != ""
+}
+
+// usersOn returns the users and kinds of the URLs that have a host.
+func usersOn(host string, users map[int64]settings.Overview, kinds []webhook.Kind) map[int64][]string {
+	on := map[int64][]string{}
+	for userID, o := range users {
+		for _, kind := range kinds {
+			if other, ok := hostOf(o.URLs[kind]); ok && other == host {
+				on[userID] = append(on[userID], kind.String())
+			}
+		}
+	}
+	return on
 }
 
 // withReleases calls f with the releases known by now.
