@@ -100,6 +100,41 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usagef("%w%s", err, suggest("--", unknown.GetSpecifiedName(), names))
 }
 
+// refuseUnknown makes an unknown argument of the commands that cobra adds a usage error. Cobra prints the help instead.
+func refuseUnknown(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "completion":
+			cmd.Args, cmd.RunE = cobra.ArbitraryArgs, needSubcommand
+		case "help":
+			cmd.Run, cmd.RunE = nil, showHelp
+		}
+	}
+}
+
+// needSubcommand is for commands that do nothing by themselves.
+func needSubcommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return unknownCommand(cmd, args[0])
+	}
+	return usagef("missing subcommand; see %s --help", cmd.CommandPath())
+}
+
+// showHelp shows the help of the command that args name.
+func showHelp(cmd *cobra.Command, args []string) error {
+	about, rest, err := cmd.Root().Find(args)
+	if err != nil {
+		return usageError{err}
+	}
+	if len(rest) > 0 {
+		return unknownCommand(about, rest[0])
+	}
+	about.InitDefaultHelpFlag()
+	return about.Help()
+}
+
 func unknownCommand(cmd *cobra.Command, name string) error {
 	var names []string
 	for _, child := range cmd.Commands() {

@@ -68,6 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	refuseUnknown(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
@@ -129,13 +130,7 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 // group returns a command that only has subcommands.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return usagef("missing subcommand; see %s --help", cmd.CommandPath())
-		},
+		Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needSubcommand,
 	}
 	c.AddCommand(children...)
 	var examples []string
