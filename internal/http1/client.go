@@ -1,5 +1,5 @@
-// Package http1 makes HTTP/1.1 POST requests on pooled connections. It needs one goroutine per request and none per
-// idle connection. It uses no proxy and follows no redirect.
+// Package http1 makes HTTP/1.1 POST requests on pooled connections. It needs one goroutine per request and per dial,
+// and none per idle connection. It uses no proxy and follows no redirect.
 //
 // A request is made once, with one exception. If a reused connection fails before the first byte of a reply, the
 // request is repeated once on a new connection (docs/adr/0009).
@@ -89,12 +89,11 @@ func (c *Client) PostReading(
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		cn := c.pool.take(host, time.Now())
-		if cn == nil {
-			break
+		cn, err := c.connect(ctx, deadline, host)
+		if err != nil {
+			return 0, err
 		}
-		var lost bool
-		status, lost, err = c.request(ctx, deadline, cn, message, body)
+		status, lost, err := c.request(ctx, deadline, cn, message, body)
 		if !lost || ctx.Err() != nil {
 			return status, err
 		}
@@ -103,7 +102,7 @@ func (c *Client) PostReading(
 			break // the peer may have received it, so repeat it only once
 		}
 	}
-	cn, err := c.dial(ctx, deadline, host)
+	cn, _, err := c.dial(ctx, deadline, host)
 	if err != nil {
 		return 0, err
 	}
@@ -134,12 +133,55 @@ func (c *Client) request(
 	return status, lost, err
 }
 
-// dial opens a connection, with TLS if host has a ServerName. If descriptors are exhausted, it closes idle connections
-// and tries again.
-func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn, error) {
+// connect returns a connection to host: an idle one, a new one, or one that another request returns.
+func (c *Client) connect(ctx context.Context, deadline time.Time, host Host) (*conn, error) {
+	if cn := c.pool.take(host, time.Now()); cn != nil {
+		return cn, nil
+	}
 	if err := c.refusals.share(host.Address); err != nil {
 		return nil, &dialError{err}
 	}
+	w := &waiter{ready: make(chan connResult, 1)}
+	w.dial = func() {
+		var own context.Context
+		own, w.cancel = context.WithCancel(ctx)
+		go c.dialFor(own, deadline, host, w)
+	}
+	cn, patience := c.pool.wait(host, w)
+	if cn != nil {
+		return cn, nil
+	}
+	timer := time.NewTimer(min(patience, time.Until(deadline)))
+	defer timer.Stop()
+	var r connResult
+	select {
+	case r = <-w.ready:
+	case <-timer.C:
+		c.pool.waitedInVain(host, w)
+		r = <-w.ready
+	case <-ctx.Done():
+		if c.pool.leave(host, w) {
+			return nil, ctx.Err()
+		}
+		r = <-w.ready
+	}
+	if r.cn != nil && ctx.Err() != nil {
+		c.pool.put(r.cn, time.Now())
+		return nil, ctx.Err()
+	}
+	return r.cn, r.err
+}
+
+// dialFor dials for w.
+func (c *Client) dialFor(ctx context.Context, deadline time.Time, host Host, w *waiter) {
+	cn, shared, err := c.dial(ctx, deadline, host)
+	c.pool.dialled(host, w, connResult{cn, err}, shared)
+	w.cancel()
+}
+
+// dial opens a connection, with TLS if host has a ServerName. If descriptors are exhausted, it closes idle connections
+// and tries again. It also returns the result of refusals.ended.
+func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (cn *conn, shared time.Time, err error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	// A dial that hangs also holds a descriptor.
@@ -150,23 +192,23 @@ func (c *Client) dial(ctx context.Context, deadline time.Time, host Host) (*conn
 	if reason := Exhausted(err); reason != "" && reason != portsExhausted && c.pool.closeOldest(freedForDial) > 0 {
 		plain, err = c.cfg.Dial(ctx, "tcp", host.Address)
 	}
-	c.refusals.ended(host.Address, err)
+	shared = c.refusals.ended(host.Address, err)
 	if err != nil {
 		c.open.Add(-1)
-		return nil, &dialError{err}
+		return nil, shared, &dialError{err}
 	}
 	now := time.Now()
-	cn := newConn(host, plain, &c.open, &c.buffers)
+	cn = newConn(host, plain, &c.open, &c.buffers)
 	// Spread the replacement of connections that were opened at the same moment.
 	cn.replaceAt = now.Add(c.cfg.MaxAge - rand.N(c.cfg.MaxAge/5+1))
 	if host.ServerName == "" {
-		return cn, nil
+		return cn, shared, nil
 	}
 	if err := cn.secure(ctx, deadline, c.cfg.TLS); err != nil {
 		_ = cn.Close()
-		return nil, fmt.Errorf("handshake: %w", err)
+		return nil, shared, fmt.Errorf("handshake: %w", err)
 	}
-	return cn, nil
+	return cn, shared, nil
 }
 
 // dialError is the error of a dial. Its text is needed far less often than its cause.

@@ -225,7 +225,7 @@ func TestConcurrentRequests(t *testing.T) {
 	if n := p.Requests.Load(); n != 32*50 {
 		t.Errorf("%d requests, want %d", n, 32*50)
 	}
-	if n := p.Connections.Load(); n > 40 {
+	if n := p.Connections.Load(); n > 64 { // some dials end after their request has taken another connection
 		t.Errorf("%d connections for 32 concurrent requests", n)
 	}
 }

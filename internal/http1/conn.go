@@ -26,9 +26,10 @@ type conn struct {
 	since     time.Time     // when it became idle
 	keep      time.Duration // idle time that the peer announced
 	announced bool          // keep is set
-	used      bool          // it has carried a request
+	used      bool          // it has carried a request or was idle, so the peer may have closed it
 
-	reused   bool // the current request is not the first
+	reused   bool // it was used before the current request
+	tickets  bool // TLS can receive session tickets, because no reply was read
 	answered bool // a byte of the reply has arrived
 	reusable bool // it can carry another request after the reply
 
@@ -96,7 +97,7 @@ func (c *conn) prepare(deadline time.Time, size int) error {
 	if err == nil && c.used && (size > maxInlineWrite || c.raw == nil) { // otherwise writeRead checks it
 		err = c.check()
 	}
-	if err != nil && c.used {
+	if err != nil && c.used && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return errStale
 	}
 	return err
@@ -105,28 +106,54 @@ func (c *conn) prepare(deadline time.Time, size int) error {
 // check returns errStale unless a used connection can carry a request: the peer has neither closed it nor sent
 // unexpected data.
 func (c *conn) check() error {
-	if c.raw != nil {
-		c.trip = trip{}
-		if err := c.raw.Read(c.step); err != nil || c.trip.stale {
-			return errStale
-		}
-	}
-	return c.checkTLS()
-}
-
-// checkTLS returns errStale if TLS has buffered data, which would become the next reply.
-func (c *conn) checkTLS() error {
-	if c.direct() {
+	switch {
+	case !c.direct():
+		return c.checkTLS()
+	case c.raw == nil:
 		return nil
 	}
+	c.trip = trip{}
+	err := c.raw.Read(c.step)
+	if err == nil && c.trip.stale {
+		err = errStale
+	}
+	return err
+}
+
+// checkTLS is check for a connection with TLS. Data that TLS has buffered is unexpected, too. Before the first reply,
+// session tickets are expected.
+func (c *conn) checkTLS() error {
 	var one [1]byte
-	c.wire.dry = true
+	c.wire.polls = true
 	_, err := c.Read(one[:])
-	c.wire.dry = false
+	c.wire.polls = false
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return errStale
 	}
 	return nil
+}
+
+// poll reads what has arrived into p. It returns [os.ErrDeadlineExceeded] if nothing has.
+func (c *conn) poll(p []byte) (n int, err error) {
+	if c.raw == nil {
+		return 0, os.ErrDeadlineExceeded
+	}
+	c.trip = trip{poll: true, in: p}
+	err = c.raw.Read(c.step)
+	t := c.trip
+	c.trip = trip{}
+	switch {
+	case err != nil:
+	case !t.stale:
+		err = os.ErrDeadlineExceeded
+	case t.err != nil:
+		err = t.err
+	case t.n == 0:
+		err = io.EOF
+	case !c.tickets:
+		err = errStale
+	}
+	return t.n, err
 }
 
 // writeRead sends message and reads the first part of the reply into p. If it sends only part of message, it reads
@@ -145,6 +172,7 @@ func (c *conn) writeRead(message, p []byte) (sent, n int, err error) {
 		}
 	}
 	c.used, c.answered = true, n > 0
+	c.tickets = c.tickets && n == 0
 	if err != nil && sent == 0 && !fresh && !errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errStale // the peer received nothing
 	}
@@ -152,7 +180,7 @@ func (c *conn) writeRead(message, p []byte) (sent, n int, err error) {
 }
 
 func (c *conn) roundTrip(message, p []byte) (sent, n int, err error) {
-	c.trip = trip{fresh: !c.used, out: message, in: p}
+	c.trip = trip{checked: !c.used || !c.direct(), out: message, in: p}
 	err = c.raw.Read(c.step)
 	t := c.trip
 	c.trip = trip{} // releases the buffers

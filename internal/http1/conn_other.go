@@ -6,7 +6,8 @@ const rawIO = false
 
 // trip is empty: without raw sockets, Write and Read are used, and no connection is reused.
 type trip struct {
-	fresh   bool
+	checked bool
+	poll    bool
 	out, in []byte
 	stale   bool
 	sent, n int

@@ -12,7 +12,8 @@ const rawIO = true
 //
 // With an empty out it only checks whether the connection is alive.
 type trip struct {
-	fresh   bool // just dialled, needs no check
+	checked bool // needs no check: just dialled, or checked by TLS
+	poll    bool // only reads what has arrived, and sets stale if anything has
 	out, in []byte
 
 	stale bool
@@ -27,7 +28,11 @@ func (t *trip) step(fd uintptr) bool {
 	if t.sent > 0 {
 		return t.read(int(fd))
 	}
-	if !t.fresh && !quiet(int(fd)) {
+	if t.poll {
+		t.stale = t.read(int(fd))
+		return true
+	}
+	if !t.checked && !quiet(int(fd)) {
 		t.stale = true
 		return true
 	}

@@ -30,11 +30,18 @@ type pool struct {
 	count  int         // of all idle connections
 	reaper *time.Timer // runs while there are idle connections
 	closed bool
+
+	orphans int // see maxOrphans
 }
 
 // hostPool holds the idle connections to one host.
 type hostPool struct {
 	idle []*conn // in the order of their return
+
+	waiting  []*waiter // in the order of their arrival
+	dials    []*waiter // those whose dial is in progress, without dials that began longer than maxPatience ago
+	patience time.Duration
+
 	// keep is the longest time for which the host has been observed to keep an idle connection.
 	keep          time.Duration
 	distrustUntil time.Time     // until then keep does not grow; zero = no distrust
@@ -83,6 +90,10 @@ func (h *hostPool) keeps(cn *conn) time.Duration {
 func (p *pool) take(host Host, now time.Time) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.takeLocked(host, now)
+}
+
+func (p *pool) takeLocked(host Host, now time.Time) *conn {
 	h := p.hosts[host]
 	if h == nil {
 		return nil
@@ -102,11 +113,15 @@ func (p *pool) take(host Host, now time.Time) *conn {
 	return nil
 }
 
-// put adds a connection to the pool.
+// put passes a connection to a waiting request, or adds it to the pool.
 func (p *pool) put(cn *conn, now time.Time) {
-	cn.since = now
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.putLocked(cn, now)
+}
+
+func (p *pool) putLocked(cn *conn, now time.Time) {
+	cn.since = now
 	// If the socket cannot be checked, unexpected data would be taken for the reply to the next request.
 	if !rawIO || p.closed || !now.Before(cn.replaceAt) {
 		_ = cn.Close()
@@ -118,9 +133,13 @@ func (p *pool) put(cn *conn, now time.Time) {
 		_ = cn.Close()
 		return
 	}
+	if p.give(h, cn) {
+		return
+	}
 	if p.count >= p.maxIdle {
 		p.closeOldestLocked(1)
 	}
+	cn.used = true // the peer may close it from now on
 	h.idle = append(h.idle, cn)
 	p.idle.push(cn)
 	p.count++
@@ -136,9 +155,9 @@ func (p *pool) host(host Host) *hostPool {
 		return h
 	}
 	if len(p.hosts) >= maxHosts {
-		tries := 16
+		tries, now := 16, time.Now()
 		for other, old := range p.hosts {
-			if len(old.idle) == 0 {
+			if old.dropOldDials(now); old.unused() {
 				delete(p.hosts, other)
 				break
 			}
@@ -147,9 +166,20 @@ func (p *pool) host(host Host) *hostPool {
 			}
 		}
 	}
-	h = &hostPool{keep: defaultKeep}
+	h = &hostPool{keep: defaultKeep, patience: maxPatience}
 	p.hosts[host] = h
 	return h
+}
+
+// unused reports whether no connection is idle, no request waits, and no dial counts.
+func (h *hostPool) unused() bool { return len(h.idle) == 0 && len(h.waiting) == 0 && len(h.dials) == 0 }
+
+// forget drops the pool of host if it is unused and has learned nothing about the host.
+func (p *pool) forget(host Host, h *hostPool, now time.Time) {
+	h.dropOldDials(now)
+	if h.unused() && h.keep == defaultKeep && h.distrust == 0 && h.patience == maxPatience {
+		delete(p.hosts, host)
+	}
 }
 
 // remove removes the i-th idle connection of h.
@@ -198,9 +228,8 @@ func (p *pool) reap() {
 	n := 0
 	for host, h := range p.hosts {
 		p.reapHost(h, now)
-		if len(h.idle) == 0 && h.keep == defaultKeep && h.distrust == 0 {
-			delete(p.hosts, host)
-		}
+		h.patience = min(2*h.patience, maxPatience)
+		p.forget(host, h, now)
 		if n++; n%reapBatch == 0 { // checks make system calls; let requests in
 			p.mu.Unlock()
 			p.mu.Lock()

@@ -51,19 +51,25 @@ func (r *refusals) last(address string) (refusal, bool) {
 	return last, ok
 }
 
-// ended records the result of a dial.
-func (r *refusals) ended(address string, err error) {
+// ended records the result of a dial. If the dial was refused, and the one before it too, it returns the time of the
+// refusal: the error also counts for requests that waited for a dial before that time. Otherwise it returns zero.
+func (r *refusals) ended(address string, err error) (shared time.Time) {
 	refused := errors.Is(err, syscall.ECONNREFUSED)
 	if !refused && r.count.Load() == 0 {
-		return
+		return shared
 	}
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, known := r.addresses[address]; refused && (known || len(r.addresses) < maxRefusals) {
+	_, known := r.addresses[address]
+	if refused && known {
+		shared = now
+	}
+	if refused && (known || len(r.addresses) < maxRefusals) {
 		r.addresses[address] = refusal{now, err}
 	} else {
 		delete(r.addresses, address)
 	}
 	r.count.Store(int64(len(r.addresses)))
+	return shared
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"os"
 	"time"
 )
 
@@ -14,7 +13,7 @@ type wire struct {
 	net.Conn
 	conn *conn
 
-	dry   bool // Read fails instead of reading
+	polls bool // Read does not wait
 	holds bool // Write keeps data instead of sending it
 	held  []byte
 	sent  bool // at least a part of the held data was sent
@@ -34,7 +33,7 @@ func (c *conn) secure(ctx context.Context, deadline time.Time, shared *tls.Confi
 	if err := secured.Handshake(); err != nil {
 		return err
 	}
-	c.Conn = secured
+	c.Conn, c.tickets = secured, true
 	return nil
 }
 
@@ -52,8 +51,8 @@ func (w *wire) Write(p []byte) (int, error) {
 
 // Read implements [net.Conn]. It sends the held data first.
 func (w *wire) Read(p []byte) (int, error) {
-	if w.dry {
-		return 0, os.ErrDeadlineExceeded
+	if w.polls {
+		return w.conn.poll(p)
 	}
 	if !w.holds {
 		return w.Conn.Read(p)
