@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,7 @@ type env struct {
 	cfg     *config.Config
 	gateway *kgo.Client // writes as other programs do
 	pipes   chan net.Conn
+	muted   atomic.Bool // Kafka and Redis receive nothing from the service, so they do not answer
 
 	registry *prometheus.Registry
 	stop     context.CancelFunc
@@ -151,6 +153,26 @@ func status(code int) func(http.ResponseWriter, *http.Request) {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
+// mutable is a connection that loses what is written while muted is set.
+type mutable struct {
+	net.Conn
+	muted *atomic.Bool
+}
+
+func (c *env) mutable(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return mutable{conn, &c.muted}, nil
+}
+
+func (m mutable) Write(p []byte) (int, error) {
+	if m.muted.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
 // start runs the service and waits until it is ready.
 func (c *env) start() {
 	c.t.Helper()
@@ -161,8 +183,11 @@ func (c *env) start() {
 	}
 	service, err := app.New(app.Options{
 		Config: c.cfg, Version: "test", Log: zap.NewNop(), Registry: c.registry, Roles: []app.Role{app.Consume, app.Materialise},
-		KafkaDial: c.network.DialContext, HTTPDial: c.dialHTTP, OpsListener: ops,
-		RedisDial: func(context.Context, string, string) (net.Conn, error) { return c.redis.Dial() },
+		HTTPDial: c.dialHTTP, OpsListener: ops,
+		KafkaDial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return c.mutable(c.network.DialContext(ctx, network, address))
+		},
+		RedisDial: func(context.Context, string, string) (net.Conn, error) { return c.mutable(c.redis.Dial()) },
 	})
 	if err != nil {
 		c.t.Fatal(err)

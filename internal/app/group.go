@@ -67,7 +67,7 @@ func (g *group) fail(err error) {
 // first. It does not wait longer than b.total for them.
 func (g *group) wait(b budget, cutOff func()) error {
 	<-g.stopping.Done()
-	defer time.AfterFunc(b.kafka, cutOff).Stop()
+	defer time.AfterFunc(b.servers, cutOff).Stop()
 	late, cancel := context.WithTimeout(context.Background(), b.total)
 	defer cancel()
 	for _, m := range slices.Backward(g.members) {
@@ -91,7 +91,7 @@ type budget struct {
 	grace    time.Duration
 	api      time.Duration // limit for requests to the API
 	pipeline time.Duration // limit for attempts and commits
-	kafka    time.Duration // limit for clients that wait for brokers
+	servers  time.Duration // limit for calls that wait for Kafka or Redis
 	total    time.Duration // limit for everything
 }
 
@@ -102,6 +102,6 @@ const commitMargin = 5 * time.Second
 func budgetOf(grace time.Duration) budget {
 	return budget{
 		grace: grace, api: grace / 2, pipeline: grace - min(200*time.Millisecond, grace/10),
-		kafka: grace - min(100*time.Millisecond, grace/20), total: grace + commitMargin,
+		servers: grace - min(100*time.Millisecond, grace/20), total: grace + commitMargin,
 	}
 }

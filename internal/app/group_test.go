@@ -95,7 +95,7 @@ func TestGroupFailures(t *testing.T) {
 	})
 }
 
-// Kafka's clients are cut off within the grace; a member that does not stop at all is named soon after it.
+// Calls to Kafka and Redis are cut off within the grace; a member that does not stop at all is named soon after it.
 func TestGroupDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r record

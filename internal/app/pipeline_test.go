@@ -305,6 +305,34 @@ func TestStopCutsOffWhatHangs(t *testing.T) {
 	})
 }
 
+// A stop stays within the grace if neither Kafka nor Redis answers and a request outlasts it.
+func TestStopWhileNothingAnswers(t *testing.T) {
+	redis := newRedis(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := newEnv(t, redis)
+		c.cfg.Dispatch.Timeout = time.Minute
+		defer c.tearDown()
+		c.start()
+		c.configure(42)
+		c.answers(func(w http.ResponseWriter, r *http.Request) {
+			if r.Host == "dlr.example" {
+				<-r.Context().Done()
+			}
+			time.Sleep(c.cfg.Shutdown.Grace - time.Second)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		c.write("sms-dlr", 42, message(42, "1"))
+		c.write("sms-inbound", 42, message(42, "1"), message(42, "2"))
+		time.Sleep(time.Second)
+		c.muted.Store(true)
+		took, err := c.halt()
+		if err != nil || took > c.cfg.Shutdown.Grace {
+			t.Errorf("stopped after %v: %v, want it within %v", took, err, c.cfg.Shutdown.Grace)
+		}
+		c.muted.Store(false)
+	})
+}
+
 func TestInvalidRecords(t *testing.T) {
 	bubble(t, func(t *testing.T, c *env) {
 		c.write("sms-dlr", 42, `{"user_id":42`, message(42, "1"), `{"user_id":0,"sms":{"id":1}}`)

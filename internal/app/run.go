@@ -55,7 +55,7 @@ func (a *App) Run(ctx context.Context) error {
 		g.work("orphaned topics", after(started, noError(a.watchOrphaned)))
 		a.pipeline.start(g, started, b.pipeline)
 	}
-	return g.wait(b, a.cutOffKafka)
+	return g.wait(b, a.cutOff)
 }
 
 // after returns a function that calls run once ready is closed, or not at all if its context ends before.
@@ -103,6 +103,12 @@ func (a *App) start(ctx context.Context, checked, started chan<- struct{}) error
 }
 
 func (a *App) redisTime(ctx context.Context) (time.Time, error) { return a.redis.Time(ctx).Result() }
+
+// cutOff ends the calls that wait for Kafka or Redis.
+func (a *App) cutOff() {
+	a.cutOffKafka()
+	_ = a.redis.Close()
+}
 
 // close closes the connections that several members share.
 func (a *App) close() {

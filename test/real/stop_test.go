@@ -82,22 +82,29 @@ func TestStopAtStart(t *testing.T) {
 	}
 }
 
-// TestStopWithoutKafka stops the service while Kafka no longer answers, with events that cannot be stored.
+// TestStopWithoutKafka stops the service while Kafka, or also Redis, no longer answers, with events that cannot be
+// stored.
 func TestStopWithoutKafka(t *testing.T) {
 	const grace = 4 * time.Second
-	for name, away := range map[string]func(*testing.T, *harness.Broker){
-		"gone":   func(t *testing.T, b *harness.Broker) { b.Kill(t) },
-		"frozen": func(t *testing.T, b *harness.Broker) { b.Pause(t); t.Cleanup(func() { b.Unpause(t) }) },
+	freeze := func(t *testing.T, e *env) { e.kafka.Pause(t); t.Cleanup(func() { e.kafka.Unpause(t) }) }
+	for name, away := range map[string]func(*testing.T, *env){
+		"gone":   func(t *testing.T, e *env) { e.kafka.Kill(t) },
+		"frozen": freeze,
+		"frozen with Redis": func(t *testing.T, e *env) {
+			e.redis.Pause(t)
+			t.Cleanup(func() { e.redis.Unpause(t) })
+			freeze(t, e)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e := ownEnv(t, true, false, "--shutdown.grace="+grace.String())
+			e := ownEnv(t, true, strings.Contains(name, "Redis"), "--shutdown.grace="+grace.String())
 			e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 			e.recv.On(path("dlr", 1), harness.Slow(2*time.Second, 500))
 			p := e.serve(t)
 			e.emit(t, e.dlr(1, 1), e.dlr(1, 2))
 			e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
-			away(t, e.kafka)
+			away(t, e)
 			harness.Eventually(t, harness.Patience, func() bool { return strings.Contains(p.Log(), "attempt failed") }, "an attempt failed")
 			stopInTime(t, p, grace)
 		})
