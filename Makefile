@@ -11,7 +11,7 @@ BUILD   := -trimpath -buildvcs=false -tags timetzdata -ldflags "-s -w -X main.ve
 LINT    := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 CA      ?= /etc/ssl/certs/ca-certificates.crt
 # The service, and the modules with dependencies of their own. Each has a go.mod.
-MODULES  := . tools/bench test/real
+MODULES  := . tools/bench tools/bench/benthos test/real
 # runs a command in every module
 each      = for module in $(MODULES); do (cd $$module && $(1)); done
 FUZZTIME ?= 10s
@@ -45,6 +45,7 @@ test-setup: # installs and builds what all floors need, the C compiler of the ra
 test-fast: ## run the floors that need no Docker, with the race detector
 	go test -race -timeout 10m ./...
 	go -C tools/bench test -race -timeout 10m ./...
+	go -C tools/bench/benthos test -race -timeout 10m ./...
 
 # Cases of the fault suite that run with a program that has the race detector; make faults runs them without.
 RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)$$
@@ -94,7 +95,7 @@ vuln: ## look for known vulnerabilities in the code that is called; SMSHOOKS_VUL
 
 BENCH_FLAGS ?= --report docs
 .PHONY: bench
-bench: build ## measure the whole service, and write docs/performance.md (50 minutes; BENCH_FLAGS=--quick: half a minute, writes nothing)
+bench: build ## measure the whole service, and write docs/performance.md (over an hour; BENCH_FLAGS=--quick: half a minute, writes nothing)
 	@go -C tools/bench build -buildvcs=false -o ../../bin/bench . && \
 	stack=$$(test/stack/up.sh) && eval "$$stack" && bin/bench --binary bin/smshooks $(BENCH_FLAGS)
 
