@@ -83,7 +83,7 @@ func TestBench(t *testing.T) {
 			t.Errorf("%s is not printed", s.Name)
 		}
 	}
-	if len(want) > 0 || !report.Quick || len(subjects) != 4 {
+	if len(want) > 0 || !report.Quick || len(subjects) != 6 {
 		t.Errorf("missing scenarios %v; quick %v; subjects %v", want, report.Quick, subjects)
 	}
 	if page, err := os.ReadFile(filepath.Join(dir, "performance.md")); err != nil || !strings.Contains(string(page), "images/perf-throughput-cpu-us.svg") {

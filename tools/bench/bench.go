@@ -24,17 +24,19 @@ import (
 
 // options of a run.
 type options struct {
-	Kafka, Redis string    // host:port; "" = a container
-	Runs         int       // of every subject in every case
-	Records      int       // a full backlog; some scenarios use a part of it
-	Users        []int     // of the users scenario
-	Parked       int       // records waiting in the parked scenario
-	Scenarios    []string  // names; empty = all
-	Cases        string    // regular expression of the cases to run, as "subject, case"; "" = all
-	Settings     []string  // flags for `serve`: --dispatch.max_in_flight=500
-	Binary       string    // whose `serve` is measured; "" = built from this checkout
-	Quick        bool      // small counts: a trial run that measures nothing
-	Out          io.Writer // progress and tables
+	Kafka, Redis string   // host:port; "" = a container
+	Runs         int      // of every subject in every case
+	Records      int      // a full backlog; some scenarios use a part of it
+	Users        []int    // of the users scenario
+	Parked       int      // records waiting in the parked scenario
+	Scenarios    []string // names; empty = all
+	Cases        string   // regular expression of the cases to run, as "subject, case"; "" = all
+	Settings     []string // flags for `serve`: --dispatch.max_in_flight=500
+	Binary       string   // whose `serve` is measured; "" = built from this checkout
+	// ConnectPlugin is the folder of Kafka Connect's HTTP sink; "" = Kafka Connect is left out
+	ConnectPlugin string
+	Quick         bool      // small counts: a trial run that measures nothing
+	Out           io.Writer // progress and tables
 }
 
 type bench struct {
@@ -53,6 +55,8 @@ type bench struct {
 	plain    *target
 	capacity map[string]float64 // deliveries per second, by subject
 	cases    *regexp.Regexp     // of options.Cases
+	peers    []peer
+	leftOut  []string // the other peers, each with the reason
 }
 
 // measure returns the report, with the scenarios that were finished before an error. It removes the topics and
@@ -126,7 +130,8 @@ func (b *bench) all(ctx context.Context, chosen []scenario) (*result.Report, err
 	if b.plain, err = b.newTarget(ctx, false, false); err != nil {
 		return nil, err
 	}
-	report := &result.Report{Machine: machine, Date: began.UTC().Truncate(time.Second), RunsEach: b.Runs, Quick: b.Quick}
+	b.findPeers(ctx)
+	report := &result.Report{Machine: machine, Date: began.UTC().Truncate(time.Second), RunsEach: b.Runs, Quick: b.Quick, LeftOut: b.leftOut}
 	rows := 0
 	for _, s := range chosen {
 		b.say("%s: %s", s.name, s.title)
@@ -175,7 +180,7 @@ func (b *bench) findService(ctx context.Context) error {
 	b.service = b.Binary
 	if b.service == "" {
 		b.service = filepath.Join(b.dir, "smshooks")
-		root, err := output(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/smshooks/smshooks")
+		root, err := checkout(ctx)
 		if err == nil {
 			// In the service's own module: the versions of its dependencies are those of a release.
 			_, err = output(ctx, "go", "-C", root, "build", "-trimpath", "-o", b.service, "./cmd/smshooks")
@@ -190,6 +195,11 @@ func (b *bench) findService(ctx context.Context) error {
 	}
 	b.version = strings.TrimPrefix(version, "smshooks ")
 	return nil
+}
+
+// checkout returns the folder of the service's source.
+func checkout(ctx context.Context) (string, error) {
+	return output(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/smshooks/smshooks")
 }
 
 // output runs a command and returns what it prints, without the line feed at its end.

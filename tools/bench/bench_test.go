@@ -73,6 +73,27 @@ func TestEnviron(t *testing.T) {
 	}
 }
 
+func TestPeers(t *testing.T) {
+	names := func(plugin string) (subjects []string, leftOut int) {
+		b := &bench{options: options{ConnectPlugin: plugin, Out: io.Discard}}
+		b.findPeers(t.Context())
+		for _, p := range b.peers {
+			subjects = append(subjects, p.subject)
+		}
+		return subjects, len(b.leftOut)
+	}
+	if got, left := names("/plugin"); !slices.Equal(got, []string{benthos, benthosIdle, connect}) || left != 0 {
+		t.Errorf("peers %v, %d left out", got, left)
+	}
+	if got, left := names(""); !slices.Equal(got, []string{benthos, benthosIdle}) || left != 1 {
+		t.Errorf("peers %v without a plugin, %d left out", got, left)
+	}
+	t.Setenv("PATH", "/nonexistent") // no Go
+	if got, left := names("/plugin"); !slices.Equal(got, []string{connect}) || left != 1 {
+		t.Errorf("peers %v outside of a checkout, %d left out", got, left)
+	}
+}
+
 func TestCases(t *testing.T) {
 	run := func(context.Context) (result.Figures, error) { return result.Figures{result.CPU: 1}, nil }
 	for pattern, want := range map[string]int{"": 3, "1,000": 2, "^smshooks, 1,000$": 1, "quarter": 0} {

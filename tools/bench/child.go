@@ -21,9 +21,12 @@ type child struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	log   *os.File
+	pid   int // of the process whose cost is measured
 	born  time.Time
 	notes chan proc.Note // its notes; closed when it has ended
 	ended chan struct{}  // closed when it has ended
+	// remove ends what the process has started elsewhere; nil = nothing
+	remove func() error
 }
 
 // spawn starts a program, this one or the service, with a command line.
@@ -47,6 +50,7 @@ func (b *bench) spawn(name, binary string, env []string, args ...string) (*child
 		log.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	c.pid = c.cmd.Process.Pid
 	go func() {
 		defer close(c.notes)
 		for dec := json.NewDecoder(out); ; {
@@ -75,6 +79,9 @@ func environ() []string {
 
 // kill ends the process and waits for its end.
 func (c *child) kill() {
+	if c.remove != nil {
+		_ = c.remove() // it is removed, too, when it ends by itself
+	}
 	_ = c.cmd.Process.Kill()
 	for range c.notes { // let the reader reach the end of the pipe before Wait closes it
 	}
@@ -109,10 +116,10 @@ func (c *child) tail() string {
 }
 
 // cpu returns the user and system time of the process.
-func (c *child) cpu() (time.Duration, error) { return proc.CPU(c.cmd.Process.Pid) }
+func (c *child) cpu() (time.Duration, error) { return proc.CPU(c.pid) }
 
 // peak returns the peak of its resident memory, in bytes.
-func (c *child) peak() (float64, error) { return proc.Peak(c.cmd.Process.Pid) }
+func (c *child) peak() (float64, error) { return proc.Peak(c.pid) }
 
 // nextWhile is like next, but fails if other, which should cause the event, has ended.
 func (c *child) nextWhile(ctx context.Context, event string, other *child) (proc.Note, error) {

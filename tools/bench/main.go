@@ -1,8 +1,9 @@
 // Command bench measures the service from outside, next to a hand-written consumer and a bare client.
 //
 // It starts Kafka and Redis (or uses given ones), a receiver, and then the subjects one after the other, taking turns:
-// `smshooks serve` with everything on, a hand-written consumer, a bare client loop. All are child processes, so that
-// the kernel can report what each of them costs. The How text of a scenario describes it in the report.
+// `smshooks serve` with everything on, a hand-written consumer, programs of others, a bare client loop. All are child
+// processes, so that the kernel can report what each of them costs. The How text of a scenario describes it in the
+// report.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -77,15 +79,15 @@ func rootCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "bench", Short: "Measure the service beside a hand-written consumer and a bare client", Args: noArguments,
 		Long: `Starts a Kafka and a Redis in containers (or uses those given), a receiver, and ` + "`smshooks serve`" + ` as a child process,
-and prints what a delivery costs, side by side with a hand-written consumer and a bare client loop that take turns
-with it. Settings of the service given as flags are passed on to ` + "`serve`" + `. The topics, groups and keys it creates start with
+and prints what a delivery costs, side by side with a hand-written consumer, programs of others and a bare client loop
+that take turns with it. Settings of the service given as flags are passed on to ` + "`serve`" + `. The topics, groups and keys it creates start with
 bench- and are removed afterwards.
 
 Scenarios: ` + strings.Join(scenarioNames(), ", "),
 		Example: `  go run -C tools/bench . --quick                                    does it work here? half a minute
   go run -C tools/bench . --scenarios throughput --runs 1 --json -   one look, figures as JSON on standard output
   go run -C tools/bench . --scenarios latency --cases '1,000 per second'
-  go run -C tools/bench . --json /tmp/now.json                       everything, medians of 5: 50 minutes on a quiet machine
+  go run -C tools/bench . --json /tmp/now.json                       everything, medians of 5: over an hour on a quiet machine
   go run -C tools/bench . --kafka b1:9092 --redis r1:6379            on servers of yours
   go run -C tools/bench . --scenarios latency --dispatch.max_in_flight=500`,
 		SilenceUsage:  true,
@@ -120,6 +122,7 @@ Scenarios: ` + strings.Join(scenarioNames(), ", "),
 	f.StringVar(&file, "json", "", "write all figures to this file, - for standard output")
 	f.StringVar(&dir, "report", "", "write performance.md, performance.json and images/perf-*.svg into this directory")
 	f.StringVar(&o.Binary, "binary", "", "the smshooks to measure (default: built from this checkout)")
+	f.StringVar(&o.ConnectPlugin, "connect-plugin", "", "a folder with the jars of Aiven's HTTP sink: measure Kafka Connect, too (needs Docker)")
 	f.BoolVar(&o.Quick, "quick", false, "one run with small counts: shows that it works, measures nothing")
 	f.AddFlagSet(settings)
 	cmd.AddCommand(reportCommand(), receiverCommand(), clientCommand(), handwrittenCommand(), partsCommand(), fleetCommand())
@@ -148,10 +151,28 @@ func (o *options) check() error {
 			return fmt.Errorf("--scenarios: %q is none of %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
+	if err := o.checkPlugin(); err != nil {
+		return fmt.Errorf("--connect-plugin: %w", err)
+	}
 	if _, err := regexp.Compile(o.Cases); err != nil {
 		return fmt.Errorf("--cases: %w", err)
 	}
 	return nil
+}
+
+// checkPlugin makes the folder of Kafka Connect's plugin absolute, for Docker, and returns an error if it has no jar.
+func (o *options) checkPlugin() (err error) {
+	if o.ConnectPlugin == "" {
+		return nil
+	}
+	if o.ConnectPlugin, err = filepath.Abs(o.ConnectPlugin); err != nil {
+		return err
+	}
+	jars, err := filepath.Glob(filepath.Join(o.ConnectPlugin, "*.jar"))
+	if err == nil && len(jars) == 0 {
+		err = fmt.Errorf("%s has no jar", o.ConnectPlugin)
+	}
+	return err
 }
 
 // given returns the settings on the command line as flags of `serve`.

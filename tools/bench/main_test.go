@@ -30,6 +30,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--scenarios=speed"}, 2, "throughput"},
 		{[]string{"--runs=0"}, 2, "--runs"},
 		{[]string{"--cases=("}, 2, "--cases"},
+		{[]string{"--connect-plugin=/nonexistent"}, 2, "no jar"},
 		{[]string{"--users=10,0"}, 2, "--users"},
 		{[]string{"--speed"}, 2, "--speed"},
 		{[]string{"--retry.window=long"}, 2, "retry.window"},

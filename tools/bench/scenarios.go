@@ -77,7 +77,7 @@ func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Fi
 			return nil, err
 		}
 		w.again()
-		f, err := b.drain(ctx, t, count, func() (*child, error) { return b.serve(w) }, keep)
+		f, err := b.drain(ctx, t, 0, count, func() (*child, error) { return b.serve(w) }, keep)
 		if err != nil {
 			return nil, err
 		}
@@ -93,14 +93,14 @@ func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Fi
 func (b *bench) handIn(w *env, t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		w.again()
-		return b.drain(ctx, t, count, func() (*child, error) { return b.consume(w, t) }, nil)
+		return b.drain(ctx, t, 0, count, func() (*child, error) { return b.consume(w, t) }, nil)
 	}
 }
 
 // bareAt runs the bare client, which needs no env.
 func (b *bench) bareAt(t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
-		return b.drain(ctx, t, count, func() (*child, error) { return b.hammer(t, count) }, nil)
+		return b.drain(ctx, t, 0, count, func() (*child, error) { return b.hammer(t, count) }, nil)
 	}
 }
 
@@ -144,13 +144,16 @@ func throughput(ctx context.Context, b *bench, s *result.Scenario) error {
 		return err
 	}
 	const one, own = "one host", "own hosts"
-	err = b.alternate(ctx, s,
-		contest{ours, one, b.oursIn(w, b.plain, b.Records, nil)},
-		contest{hand, one, b.handIn(w, b.plain, b.Records)},
+	contests := []contest{
+		{ours, one, b.oursIn(w, b.plain, b.Records, nil)},
+		{hand, one, b.handIn(w, b.plain, b.Records)},
+	}
+	contests = append(contests, b.peersIn(w, b.plain, one, b.Records/3)...)
+	err = b.alternate(ctx, s, append(contests,
 		contest{bareClient, one, b.bareAt(b.plain, b.Records)},
 		contest{limit, one, b.limitIn(w, s, one, b.Records)},
 		contest{ours, own, b.oursIn(hosts, b.plain, few, nil)},
-	)
+	)...)
 	if err != nil {
 		return err
 	}

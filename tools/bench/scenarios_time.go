@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,14 +21,14 @@ const (
 // fewest is the minimum number of measured events.
 const fewest = 200
 
-// running calls keep to measure a subject that has delivered one event.
-func (b *bench) running(ctx context.Context, w *env, begin func() (*child, error), keep func(context.Context, *child) (result.Figures, error)) (result.Figures, error) {
+// running calls keep to measure a subject that has delivered the first events.
+func (b *bench) running(ctx context.Context, w *env, first int, begin func() (*child, error), keep func(context.Context, *child) (result.Figures, error)) (result.Figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	if err := w.skip(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.plain.arm(ctx, 0, 1); err != nil {
+	if err := b.plain.arm(ctx, 0, first); err != nil {
 		return nil, err
 	}
 	c, err := begin()
@@ -35,7 +36,7 @@ func (b *bench) running(ctx context.Context, w *env, begin func() (*child, error
 		return nil, err
 	}
 	defer c.kill()
-	if err := w.fill(ctx, 1, 1); err != nil {
+	if err := w.fill(ctx, first, baseUsers); err != nil {
 		return nil, err
 	}
 	if _, err := b.plain.nextWhile(ctx, "done", c); err != nil {
@@ -51,7 +52,7 @@ func (b *bench) steady(w *env, rate func(context.Context) (float64, error), begi
 		if err != nil {
 			return nil, err
 		}
-		return b.running(ctx, w, begin, func(ctx context.Context, c *child) (result.Figures, error) {
+		return b.running(ctx, w, 1, begin, func(ctx context.Context, c *child) (result.Figures, error) {
 			return b.atRate(ctx, w, c, perSecond)
 		})
 	}
@@ -83,7 +84,7 @@ func (b *bench) atRate(ctx context.Context, w *env, c *child, perSecond float64)
 // idle measures a subject without events.
 func (b *bench) idle(w *env, begin func() (*child, error)) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
-		return b.running(ctx, w, begin, b.resting)
+		return b.running(ctx, w, 1, begin, b.resting)
 	}
 }
 
@@ -119,9 +120,6 @@ func latency(ctx context.Context, b *bench, s *result.Scenario) error {
 		ours: func() (*child, error) { return b.serve(w) },
 		hand: func() (*child, error) { return b.consume(w, b.plain) },
 	}
-	at := func(perSecond float64) func(context.Context) (float64, error) {
-		return func(context.Context) (float64, error) { return perSecond, nil }
-	}
 	part := func(subject string, of float64) func(context.Context) (float64, error) {
 		return func(ctx context.Context) (float64, error) {
 			if err := b.learnCapacity(ctx); err != nil {
@@ -131,20 +129,24 @@ func latency(ctx context.Context, b *bench, s *result.Scenario) error {
 		}
 	}
 	const atHalf, atQuarter, at1000, at100, at10, nothing = "half load", "quarter load", "1,000 per second", "100 per second", "10 per second", "nothing comes"
-	err = b.alternate(ctx, s,
-		contest{ours, atHalf, b.steady(w, part(ours, 2), begin[ours])},
-		contest{hand, atHalf, b.steady(w, part(hand, 2), begin[hand])},
-		contest{ours, atQuarter, b.steady(w, part(ours, 4), begin[ours])},
-		contest{hand, atQuarter, b.steady(w, part(hand, 4), begin[hand])},
-		contest{ours, at1000, b.steady(w, at(1000), begin[ours])},
-		contest{hand, at1000, b.steady(w, at(1000), begin[hand])},
-		contest{ours, at100, b.steady(w, at(100), begin[ours])},
-		contest{hand, at100, b.steady(w, at(100), begin[hand])},
-		contest{ours, at10, b.steady(w, at(10), begin[ours])},
-		contest{hand, at10, b.steady(w, at(10), begin[hand])},
-		contest{ours, nothing, b.idle(w, begin[ours])},
-		contest{hand, nothing, b.idle(w, begin[hand])},
-	)
+	type measurement = func(context.Context) (result.Figures, error)
+	both := func(condition string, run func(subject string) measurement) []contest {
+		return []contest{{ours, condition, run(ours)}, {hand, condition, run(hand)}}
+	}
+	share := func(of float64) func(string) measurement {
+		return func(subject string) measurement { return b.steady(w, part(subject, of), begin[subject]) }
+	}
+	load := func(perSecond float64) func(string) measurement {
+		at := func(context.Context) (float64, error) { return perSecond, nil }
+		return func(subject string) measurement { return b.steady(w, at, begin[subject]) }
+	}
+	err = b.alternate(ctx, s, slices.Concat(
+		both(atHalf, share(2)), both(atQuarter, share(4)),
+		both(at1000, load(1000)), b.peersAt(w, at1000, 1000),
+		both(at100, load(100)), b.peersAt(w, at100, 100),
+		both(at10, load(10)),
+		both(nothing, func(subject string) measurement { return b.idle(w, begin[subject]) }),
+	)...)
 	if err != nil {
 		return err
 	}
@@ -330,7 +332,7 @@ func secure(ctx context.Context, b *bench, s *result.Scenario) error {
 		if err != nil {
 			return err
 		}
-		err = b.secureAt(ctx, s, t, c.name, c.count)
+		err = b.secureAt(ctx, s, t, c.name, c.count, !c.closing)
 		t.kill()
 		if err != nil {
 			return err
@@ -341,16 +343,22 @@ func secure(ctx context.Context, b *bench, s *result.Scenario) error {
 	return nil
 }
 
-func (b *bench) secureAt(ctx context.Context, s *result.Scenario, t *target, name string, count int) error {
+// secureAt measures all subjects with a receiver; the peers only with one that keeps connections.
+func (b *bench) secureAt(ctx context.Context, s *result.Scenario, t *target, name string, count int, kept bool) error {
 	w, err := b.backlog(ctx, b.base(), baseUsers, count, t.url)
 	if err != nil {
 		return err
 	}
-	err = b.alternate(ctx, s,
-		contest{ours, name, b.oursIn(w, t, count, nil)},
-		contest{hand, name, b.handIn(w, t, count)},
+	contests := []contest{
+		{ours, name, b.oursIn(w, t, count, nil)},
+		{hand, name, b.handIn(w, t, count)},
+	}
+	if kept {
+		contests = append(contests, b.peersIn(w, t, name, b.Records/10)...)
+	}
+	err = b.alternate(ctx, s, append(contests,
 		contest{bareClient, name, b.bareAt(t, count)},
 		contest{limit, name, b.limitIn(w, s, name, count)},
-	)
+	)...)
 	return errors.Join(err, b.remove(ctx, w.name))
 }

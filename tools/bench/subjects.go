@@ -139,11 +139,13 @@ func perEach(d time.Duration, n int) float64 { return float64(d.Microseconds()) 
 // longest limits a single run.
 const longest = 4 * time.Minute
 
-// drain lets a subject work off a backlog of count events. keep, if not nil, is called while it still runs.
-func (b *bench) drain(ctx context.Context, t *target, count int, start func() (*child, error), keep func(*child, result.Figures) error) (result.Figures, error) {
+// drain lets a subject work off a backlog of count events, after skip others that are not measured. keep, if not nil, is
+// called while it still runs.
+func (b *bench) drain(ctx context.Context, t *target, skip, count int, start func() (*child, error),
+	keep func(*child, result.Figures) error) (result.Figures, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	if err := t.arm(ctx, 0, count); err != nil {
+	if err := t.arm(ctx, skip, count); err != nil {
 		return nil, err
 	}
 	c, err := start()

@@ -55,7 +55,7 @@ type Figures map[string]float64
 
 // Row is one subject under one condition.
 type Row struct {
-	Subject string    `json:"subject"` // who did the work: smshooks, hand-written, bare client, limit
+	Subject string    `json:"subject"` // who did the work: smshooks, a peer, bare client, limit
 	Case    string    `json:"case"`    // under which condition: "1,000 users"
 	Runs    []Figures `json:"runs"`    // in the order in which they were made
 	Median  Figures   `json:"median"`  // of each figure by itself
@@ -107,6 +107,7 @@ type Report struct {
 	Took      float64     `json:"took_seconds"`
 	RunsEach  int         `json:"runs_each"`
 	Quick     bool        `json:"quick,omitempty"`
+	LeftOut   []string    `json:"left_out,omitempty"` // peers that were not measured, each with the reason
 	Scenarios []*Scenario `json:"scenarios"`
 }
 
