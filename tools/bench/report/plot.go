@@ -26,6 +26,10 @@ func colour(subject string) string {
 		return "#1f6feb"
 	case "hand-written":
 		return "#d4a72c"
+	case "benthos", "benthos (64 idle)":
+		return "#2da44e"
+	case "Kafka Connect":
+		return "#8250df"
 	}
 	return "#8c959f"
 }

@@ -67,6 +67,7 @@ func Write(dir string, r *result.Report) error {
 func render(r *result.Report, images map[string][]string) (string, error) {
 	functions := template.FuncMap{
 		"table":  markdown,
+		"wins":   wins,
 		"images": func(scenario string) []string { return images[scenario] },
 		"number": result.Number,
 		"gib":    func(bytes int64) string { return result.Number(float64(bytes)/(1<<30), 1) },

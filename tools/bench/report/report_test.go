@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,36 @@ func TestWrite(t *testing.T) {
 	}
 	if second, err := os.ReadFile(filepath.Join(again, "performance.md")); err != nil || string(second) != string(page) {
 		t.Errorf("the page made from the JSON differs (%v)", err)
+	}
+}
+
+func TestWins(t *testing.T) {
+	s := &result.Scenario{Name: "latency"}
+	row := func(subject, condition string, f result.Figures) { s.Row(subject, condition).Add(f) }
+	row("smshooks", "100", result.Figures{result.Sent: 100, result.CPU: 600, result.P50: 1, result.P99: 3, result.Rate: 100})
+	row("hand-written", "100", result.Figures{result.Sent: 100, result.CPU: 580, result.P50: 0.5, result.P99: 4, result.Rate: 110})
+	row("smshooks", "half", result.Figures{result.Sent: 40_000, result.P50: 5})
+	row("hand-written", "half", result.Figures{result.Sent: 20_000, result.P50: 1})
+	row("smshooks", "backlog", result.Figures{result.Rate: 50_000, result.RSS: 120})
+	row("benthos", "backlog", result.Figures{result.Rate: 60_000, result.RSS: 40})
+	row("limit", "backlog", result.Figures{result.Rate: 90_000})
+	row("Kafka Connect", "elsewhere", result.Figures{result.P50: 0.1})
+	want := []win{
+		{"latency", "100", "hand-written", "p50 ms 0.50, not 1.00"},
+		{"latency", "backlog", "benthos", "per second 60,000, not 50,000; peak RSS MB 40, not 120"},
+	}
+	if got := wins(&result.Report{Scenarios: []*result.Scenario{s}}); !slices.Equal(got, want) {
+		t.Errorf("wins %+v, want %+v", got, want)
+	}
+}
+
+func TestLeftOut(t *testing.T) {
+	r := sample()
+	r.LeftOut = []string{"Kafka Connect: no plugin"}
+	for _, want := range []string{"- Kafka Connect: no plugin", "In no case"} {
+		if page, err := render(r, nil); err != nil || !strings.Contains(page, want) {
+			t.Errorf("no %q in the page (%v)", want, err)
+		}
 	}
 }
 
