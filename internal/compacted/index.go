@@ -21,26 +21,28 @@ type indexShard[K comparable, V any] struct {
 
 type newest[V any] struct {
 	value V // first, because a value of size zero then takes no space
-	stamp
+	Stamp
 }
 
-// stamp is a Version in 16 bytes, and whether it is that of a tombstone.
-type stamp struct {
+// Stamp is a [Version] in 16 bytes, and whether it is that of a tombstone.
+type Stamp struct {
 	at   uint64 // the partition in the upper 16 bits, the version's offset in the others
 	time int64  // twice the time, plus 1 for a tombstone
 }
 
 const offsetBits = 48
 
-func stampOf(v Version, removed bool) stamp {
-	s := stamp{uint64(v.Partition)<<offsetBits | uint64(v.Offset), v.Time << 1}
+// StampOf packs a version.
+func StampOf(v Version, removed bool) Stamp {
+	s := Stamp{uint64(v.Partition)<<offsetBits | uint64(v.Offset), v.Time << 1}
 	if removed {
 		s.time |= 1
 	}
 	return s
 }
 
-func (s stamp) version() (v Version, removed bool) {
+// Version unpacks the version.
+func (s Stamp) Version() (v Version, removed bool) {
 	return Version{int32(s.at >> offsetBits), int64(s.at & (1<<offsetBits - 1)), s.time >> 1}, s.time&1 == 1
 }
 
@@ -60,7 +62,7 @@ func (x *Index[K, V]) Get(key K) (value V, v Version, removed bool) {
 	n, ok := s.newest[key]
 	s.mu.RUnlock()
 	if ok {
-		v, removed = n.version()
+		v, removed = n.Version()
 	}
 	return n.value, v, removed
 }
@@ -71,11 +73,11 @@ func (x *Index[K, V]) Put(key K, value V, v Version, removed bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old, ok := s.newest[key]; ok {
-		if was, _ := old.version(); was.Newer(v) {
+		if was, _ := old.Version(); was.Newer(v) {
 			return false
 		}
 	}
-	s.newest[key] = newest[V]{value, stampOf(v, removed)}
+	s.newest[key] = newest[V]{value, StampOf(v, removed)}
 	return true
 }
 
@@ -85,7 +87,7 @@ func (x *Index[K, V]) Drop(key K, v Version) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old, ok := s.newest[key]; ok {
-		if was, _ := old.version(); was.Is(v) {
+		if was, _ := old.Version(); was.Is(v) {
 			delete(s.newest, key)
 		}
 	}

@@ -16,13 +16,26 @@ type cache[K comparable, V any] struct {
 
 type shard[K comparable, V any] struct {
 	mu      sync.RWMutex
-	entries map[K]entry[V]
+	entries map[K]packed[V]
 }
 
 type entry[V any] struct {
 	value V
 	ver   compacted.Version
 	set   bool // false: the key has no document
+}
+
+// packed is an entry in 16 bytes besides the value.
+type packed[V any] struct {
+	value V
+	compacted.Stamp
+}
+
+func pack[V any](e entry[V]) packed[V] { return packed[V]{e.value, compacted.StampOf(e.ver, !e.set)} }
+
+func (p packed[V]) entry() entry[V] {
+	ver, removed := p.Version()
+	return entry[V]{p.value, ver, !removed}
 }
 
 // newCache returns a cache of about size entries.
@@ -38,9 +51,12 @@ func (c *cache[K, V]) shard(key K) *shard[K, V] { return &c.shards[c.hash(key)%c
 func (c *cache[K, V]) get(key K) (e entry[V], ok bool) {
 	s := c.shard(key)
 	s.mu.RLock()
-	e, ok = s.entries[key]
+	p, ok := s.entries[key]
 	s.mu.RUnlock()
-	return e, ok
+	if !ok {
+		return entry[V]{}, false
+	}
+	return p.entry(), true
 }
 
 // stale reports whether a value of version v would replace the entry of key.
@@ -59,7 +75,7 @@ func (c *cache[K, V]) put(key K, e entry[V]) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, present := s.entries[key]
-	if present && !e.ver.Newer(old.ver) {
+	if present && !e.ver.Newer(old.entry().ver) {
 		return true
 	}
 	if c.newest(key).Newer(e.ver) {
@@ -71,7 +87,7 @@ func (c *cache[K, V]) put(key K, e entry[V]) bool {
 			break
 		}
 	}
-	s.entries[key] = e
+	s.entries[key] = pack(e)
 	return true
 }
 
@@ -88,7 +104,7 @@ func (c *cache[K, V]) clear() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.entries = make(map[K]entry[V])
+		s.entries = make(map[K]packed[V])
 		s.mu.Unlock()
 	}
 }
@@ -99,7 +115,7 @@ func (c *cache[K, V]) count() (n int) {
 		s := &c.shards[i]
 		s.mu.RLock()
 		for _, e := range s.entries {
-			if e.set {
+			if e.entry().set {
 				n++
 			}
 		}
