@@ -5,11 +5,12 @@
 // it then. If that fails, for example because Redis is not reachable, it expires.
 //
 // internal/app calls it for the API's replays and for those of the command, and calls Ended for settled events. Run
-// removes ended replays in the caller's goroutine.
+// removes ended replays in the caller's goroutine. A turn has a goroutine that renews it until it ends.
 package replay
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,9 +35,15 @@ const (
 	again = time.Second
 	// answer bounds one call.
 	answer = 2 * time.Second
-	// scan limits the reservation of a user's scan, in case its process ends.
-	scan = 45 * time.Second
+	// turn is the lifetime of a user's turn that is not renewed: its process ended, or Redis granted it too late for the
+	// answer to be read. renewal is the pause between two renewals.
+	turn, renewal = 5 * time.Second, time.Second
 )
+
+// turnScript sets the lifetime of a turn at KEYS[1] to ARGV[2] milliseconds if ARGV[1] still has it. 0 ends it.
+var turnScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
 // Config of a Memory.
 type Config struct {
@@ -74,21 +81,44 @@ func (m *Memory) user(userID int64) string {
 
 func (m *Memory) event(userID int64, id string) string { return m.user(userID) + "event:" + id }
 
-// Begin reserves a user's turn at something; ok is false if another request of the user has it, at any instance.
+// Begin takes a user's turn at something until end is called; ok is false if another request of the user has it, at
+// any instance.
 func (m *Memory) Begin(ctx context.Context, what string, userID int64) (end func(), ok bool, err error) {
-	key := m.user(userID) + what
-	err = m.rdb.SetArgs(ctx, key, "1", redis.SetArgs{Mode: "NX", TTL: scan}).Err()
+	key, token := m.user(userID)+what, rand.Text()
+	holder, err := m.rdb.SetArgs(ctx, key, token, redis.SetArgs{Mode: "NX", Get: true, TTL: turn}).Result()
 	switch {
-	case errors.Is(err, redis.Nil):
+	case errors.Is(err, redis.Nil), err == nil && holder == token: // the client may have asked twice
+	case err == nil:
 		return nil, false, nil
-	case err != nil:
+	default:
 		return nil, false, fmt.Errorf("reserve a turn in Redis: %w", err)
 	}
+	having, stop := context.WithCancel(context.WithoutCancel(ctx))
+	go m.renew(having, key, token)
 	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answer)
-		defer cancel()
-		_ = m.rdb.Del(ctx, key).Err() // otherwise it expires
+		stop()
+		_ = m.setTurn(context.WithoutCancel(ctx), key, token, 0) // otherwise it expires
 	}, true, nil
+}
+
+// renew keeps a turn until ctx ends.
+func (m *Memory) renew(ctx context.Context, key, token string) {
+	ticker := time.NewTicker(renewal)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			_ = m.setTurn(ctx, key, token, turn) // tried again
+		}
+	}
+}
+
+func (m *Memory) setTurn(ctx context.Context, key, token string, lasts time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, answer)
+	defer cancel()
+	return turnScript.Run(ctx, m.rdb, []string{key}, token, lasts.Milliseconds()).Err()
 }
 
 // Claim reports for each letter whether it may be replayed now: not if its replay is still under way. A replay has

@@ -150,9 +150,59 @@ func TestBegin(t *testing.T) {
 	}
 	end := begin(42, true)
 	begin(42, false)
-	begin(43, true)
+	begin(43, true)()
 	end()
-	begin(42, true)
-	mini.FastForward(scan + time.Second)
-	begin(42, true)
+	end = begin(42, true)
+	for mini.FastForward(turn - time.Second); mini.TTL("p:replay:{42}:scan") < turn; { // it is renewed
+		time.Sleep(time.Millisecond)
+	}
+	mini.FastForward(turn)
+	other := begin(42, true) // the first one was not renewed for too long
+	end()
+	begin(42, false)
+	other()
+}
+
+// hook sends each command twice, as the client does after a timeout, and loses answers.
+type hook struct{ twice, lost bool }
+
+func (h *hook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if h.twice {
+			err = next(ctx, cmd)
+		}
+		if h.lost {
+			err = context.DeadlineExceeded
+			cmd.SetErr(err)
+		}
+		return err
+	}
+}
+
+// TestBeginUnanswered checks that a turn which Redis granted without an answer is free again soon, and that a request
+// which the client repeats is not refused because of itself.
+func TestBeginUnanswered(t *testing.T) {
+	m, mini := newMemory(t, 0)
+	h := &hook{twice: true}
+	m.rdb.AddHook(h)
+	end, ok, err := m.Begin(t.Context(), "scan", 42)
+	if err != nil || !ok {
+		t.Fatalf("the client asked twice: %v, %v", ok, err)
+	}
+	end()
+	h.lost = true
+	if _, ok, err = m.Begin(t.Context(), "scan", 42); err == nil || ok || !mini.Exists("p:replay:{42}:scan") {
+		t.Fatalf("without an answer: %v, %v", ok, err)
+	}
+	h.lost = false
+	mini.FastForward(turn)
+	if end, ok, err = m.Begin(t.Context(), "scan", 42); err != nil || !ok {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	end()
 }
