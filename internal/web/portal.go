@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"strconv"
@@ -17,6 +18,14 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 )
+
+// reserved is the lifetime of the mark of a token until its use is confirmed. So a token is not used up if Redis fails.
+const reserved = 3 * time.Second
+
+// markScript lets the mark at KEYS[1] last ARGV[2] milliseconds if ARGV[1] is still its value.
+var markScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
 // maxTokenAge is the longest time from now to the expiry of a token.
 const maxTokenAge = 10 * time.Minute
@@ -97,12 +106,21 @@ func (p *portal) use(ctx context.Context, claims *jwt.RegisteredClaims, now time
 		return errTokenUsed
 	}
 	// Not SETNX, which the Redis user may not be allowed to run.
-	err := p.rdb.SetArgs(ctx, name, "1", redis.SetArgs{Mode: "NX", TTL: claims.ExpiresAt.Sub(now) + time.Minute}).Err()
-	if errors.Is(err, redis.Nil) {
+	own := rand.Text() // the client asks twice if Redis is slow
+	by, err := p.rdb.SetArgs(ctx, name, own, redis.SetArgs{Mode: "NX", Get: true, TTL: reserved}).Result()
+	if err == nil && by != own {
 		return errTokenUsed
 	}
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("reserve a token in Redis: %w", err) // if Redis has stored the mark, it expires
+	}
+	lasts := claims.ExpiresAt.Sub(now) + time.Minute
+	marked, err := markScript.Run(ctx, p.rdb, []string{name}, own, lasts.Milliseconds()).Int()
+	if err == nil && marked == 0 {
+		err = errors.New("it took too long")
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("mark a token as used in Redis: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/smshooks/smshooks/internal/settings"
 )
@@ -89,6 +91,41 @@ func TestToken(t *testing.T) {
 		t.Errorf("sign out: %d", w.Code)
 	}
 	want(t, b.get(""), http.StatusUnauthorized, "Your session has ended")
+}
+
+// slowRedis sends each command twice, as the client does after a timeout, and may lose the answers.
+type slowRedis struct{ lost bool }
+
+func (h *slowRedis) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *slowRedis) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h *slowRedis) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		_ = next(ctx, cmd)
+		err := next(ctx, cmd)
+		if h.lost {
+			err = context.DeadlineExceeded
+			cmd.SetErr(err)
+		}
+		return err
+	}
+}
+
+// TestTokenWithSlowRedis checks that a token is not refused because of a use that did not start a session.
+func TestTokenWithSlowRedis(t *testing.T) {
+	s := portalSite(t)
+	want(t, follow(s.page, http.MethodGet, token(t, jwt.SigningMethodHS256, portalSecret)), http.StatusSeeOther) // reads the key
+	h := &slowRedis{lost: true}
+	s.page.portal.rdb.AddHook(h)
+	link := token(t, jwt.SigningMethodHS256, portalSecret, "jti", "second")
+	want(t, follow(s.page, http.MethodGet, link), http.StatusServiceUnavailable)
+	h.lost = false
+	s.mini.FastForward(reserved)
+	want(t, follow(s.page, http.MethodGet, link), http.StatusSeeOther)
+	s.mini.FastForward(reserved)
+	want(t, follow(s.page, http.MethodGet, link), http.StatusUnauthorized, "was used before")
+	want(t, follow(s.instance(t), http.MethodGet, link), http.StatusUnauthorized, "was used before")
 }
 
 // TestTokenOfOtherPaths checks that a token leaves the address bar wherever the site's link leads.
