@@ -31,10 +31,10 @@ const (
 
 const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clusters, unless the machine is slow
 
-// TestMirror carries out docs/upgrade.md's section on disaster recovery: instances are killed under load, the topics
-// are copied to another cluster, where their offsets are others, the committed offsets are translated (never too far,
-// and without their metadata), and the instances go on there; then back again, to topics that were created anew. Half
-// of the events have an id of the gateway's.
+// TestMirror carries out docs/upgrade.md's section on disaster recovery: instances are killed under load, MirrorMaker 2
+// copies the topics to another cluster, where their offsets are others, and translates the committed offsets, and the
+// instances go on there. Then a program of the test does the same in the other direction, to topics that were created
+// anew, with translated offsets that lag behind. Half of the events have an id of the gateway's.
 func TestMirror(t *testing.T) {
 	here, there := harness.Kafka(t), harness.OwnKafka(t)
 	a := &env{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
@@ -47,13 +47,16 @@ func TestMirror(t *testing.T) {
 	gateway := &mirrorGateway{}
 
 	p := a.serve(t)
-	copier := startMirror(t, a, b)
+	a.beginTransaction(t, harness.Event(a.topics.Inbound, mirrorHealthy, harness.InboundValue(mirrorHealthy, 1))).end(kgo.TryAbort)
+	maker := startMaker(t, a, b)
+	maker.drain(t) // it runs before the first event, as in production
 	gateway.write(t, a, 60)
 	harness.Eventually(t, harness.Patience, func() bool { return judge.requests() > 40 && a.committed(t) > 10 }, "requests and commits on the first cluster")
 	p.Kill()
 	gateway.write(t, a, 20) // no service reads them there any more
-	copier.drain(t)
-	copier.translate(t)
+	maker.drain(t)
+	maker.translate(t)
+	maker.Stop(t)
 
 	p = b.serve(t)
 	gateway.write(t, b, 60)
@@ -65,7 +68,7 @@ func TestMirror(t *testing.T) {
 	a.ensure(t)
 	a.precede(t)
 	a.precede(t)
-	copier = startMirror(t, b, a)
+	copier := startMirror(t, b, a)
 	copier.drain(t)
 	copier.translate(t)
 	a.serve(t)
@@ -218,6 +221,82 @@ func (j *mirrorJudge) report(t *testing.T, g *mirrorGateway) {
 	t.Logf("%d events, %d of them under more than one id", g.events.Load(), changed)
 }
 
+// maker is MirrorMaker 2 between two clusters.
+type maker struct {
+	*harness.MirrorMaker
+	from, to *env
+	topics   []string
+	target   *kadm.Client
+	before   kadm.ListedOffsets // the ends of the topics on the other cluster before it started
+}
+
+func startMaker(t *testing.T, from, to *env) *maker {
+	t.Helper()
+	m := &maker{from: from, to: to, topics: allTopics(t, from), target: kadm.NewClient(harness.Client(t, to.kafka.Addr))}
+	m.before = ends(t, m.target, m.topics)
+	m.MirrorMaker = harness.StartMirrorMaker(t, from.kafka, to.kafka, m.topics, from.topics.Group)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(m.Log())
+		}
+	})
+	return m
+}
+
+// drain waits until all records are copied, except the aborted one.
+func (m *maker) drain(t *testing.T) {
+	t.Helper()
+	wanted := ends(t, kadm.NewClient(harness.Client(t, m.from.kafka.Addr)), m.topics)
+	left := func() (left []string) {
+		copied := ends(t, m.target, m.topics)
+		wanted.Each(func(o kadm.ListedOffset) {
+			now, _ := copied.Lookup(o.Topic, o.Partition)
+			before, _ := m.before.Lookup(o.Topic, o.Partition)
+			if n := now.Offset - before.Offset; n < o.Offset && o.Topic != m.from.topics.Inbound {
+				left = append(left, fmt.Sprintf("%s/%d: %d of %d", o.Topic, o.Partition, n, o.Offset))
+			}
+		})
+		return left
+	}
+	harness.Eventually(t, 2*time.Minute, func() bool { return len(left()) == 0 }, "MirrorMaker has copied all records: %v", lastly{func() string { return fmt.Sprint(left()) }})
+	if n := len(harness.Consume(t, m.to.kafka.Addr, m.to.topics.Inbound)); n != 0 {
+		t.Errorf("MirrorMaker has copied %d records of an aborted transaction", n)
+	}
+}
+
+// translate waits until the group has an offset on the other cluster, and checks that none is ahead. MirrorMaker does not
+// translate an offset below the last record of its first batch of a partition, which is then read from its start.
+func (m *maker) translate(t *testing.T) {
+	t.Helper()
+	committed, err := kadm.NewClient(harness.Client(t, m.from.kafka.Addr)).FetchOffsets(t.Context(), m.from.topics.Group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 2*time.Minute, func() bool {
+		translated, _ := m.target.FetchOffsets(t.Context(), m.to.topics.Group)
+		found := false
+		translated.Each(func(o kadm.OffsetResponse) {
+			at, _ := committed.Lookup(o.Topic, o.Partition)
+			before, _ := m.before.Lookup(o.Topic, o.Partition)
+			found = found || o.At > before.Offset
+			if o.At > before.Offset+at.At {
+				t.Errorf("%s/%d: the translated offset %d is beyond that of the record %d", o.Topic, o.Partition, o.At, at.At)
+			}
+		})
+		return found
+	}, "MirrorMaker has translated a committed offset")
+}
+
+// ends returns the ends of topics.
+func ends(t *testing.T, cluster *kadm.Client, topics []string) kadm.ListedOffsets {
+	t.Helper()
+	ends, err := cluster.ListEndOffsets(t.Context(), topics...)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		t.Fatal(err)
+	}
+	return ends
+}
+
 // mirror copies topics to another cluster: keys, values, headers and timestamps, to the same partitions. It records the
 // new offset of each copy.
 type mirror struct {
@@ -273,10 +352,7 @@ func (m *mirror) note(batch []*kgo.Record, offsets []int64) {
 // drain waits until everything is copied, and stops.
 func (m *mirror) drain(t *testing.T) {
 	t.Helper()
-	ends, err := kadm.NewClient(harness.Client(t, m.from.kafka.Addr)).ListEndOffsets(t.Context(), m.topics...)
-	if err = errors.Join(err, ends.Error()); err != nil {
-		t.Fatal(err)
-	}
+	ends := ends(t, kadm.NewClient(harness.Client(t, m.from.kafka.Addr)), m.topics)
 	harness.Eventually(t, harness.Patience, func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()

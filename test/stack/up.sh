@@ -153,7 +153,7 @@ browser() {
 present() { docker image inspect "$1" >/dev/null 2>&1; }
 
 # made_here IMAGE: reports whether the image was built here by the same script.
-stack_version=2
+stack_version=3
 made_here() { [ "$(docker image inspect -f '{{index .Config.Labels "smshooks.stack"}}' "$1" 2>/dev/null)" = "$stack_version" ]; }
 
 # The manifest is small and shows within seconds whether the registry is reachable; only then is it worth waiting for
@@ -298,6 +298,7 @@ build_kafka() {
   tool kafka-console-consumer.sh org.apache.kafka.tools.consumer.ConsoleConsumer
   tool kafka-consumer-groups.sh org.apache.kafka.tools.consumer.group.ConsumerGroupCommand
   tool kafka-topics.sh org.apache.kafka.tools.TopicCommand
+  tool connect-mirror-maker.sh org.apache.kafka.connect.mirror.MirrorMaker
   tar -C "$r" -c . | docker import -c "LABEL smshooks.stack=$stack_version" -c 'CMD ["/etc/kafka/docker/run"]' -c 'EXPOSE 9092' -c 'VOLUME /var/lib/kafka/data' \
     -c 'WORKDIR /' -c 'ENV PATH=/usr/local/bin:/opt/java/bin:/usr/bin:/bin' -c 'ENV LANG=C.UTF-8' - "$image" >/dev/null
   rm -rf "$r"
