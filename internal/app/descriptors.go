@@ -25,6 +25,9 @@ const (
 	perTest = 4
 	// Tests under way at the same time.
 	mostTests = 200
+	// Requests and API connections get at least limit/leastShare descriptors. With many processors, the process itself
+	// would otherwise be given all of a low limit, of which it rarely needs more than 40.
+	leastShare = 4
 )
 
 // allotment divides the file descriptors of the process. A tenth is left for resolving names and dialling.
@@ -44,7 +47,7 @@ func allot(limit uint64, cfg *config.Config) allotment {
 	a.needed = (uint64(own)+uint64(a.inFlight)+uint64(a.api)+uint64(perTest*a.tests))*10/9 + 1
 	left := int(min(limit-limit/10, math.MaxInt32)) - own
 	if limit < a.needed {
-		left = max(left, 8)
+		left = max(left, int(limit/leastShare), 8)
 		a.api = min(a.api, max(1, left/4))
 		a.tests = min(a.tests, max(1, left/32))
 		a.inFlight = min(a.inFlight, max(1, left-a.api-perTest*a.tests))

@@ -145,4 +145,7 @@ func TestAllot(t *testing.T) {
 	if a := allot(300, cfg); a.inFlight < 50 {
 		t.Errorf("300: %+v", a)
 	}
+	if a := allot(200, cfg); a.inFlight < 30 {
+		t.Errorf("200: %+v", a)
+	}
 }
