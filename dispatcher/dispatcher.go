@@ -39,8 +39,9 @@ const (
 	burstWindow = 2 * time.Millisecond
 	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
 	// more events than maxReadyEvents of endpoints that answer at once could. Endpoints that were never called count as
-	// healthy while first calls end well. Slow endpoints do not count: their backlog must not delay the others.
-	// Events that wait for Redis while it does not answer do not count either.
+	// healthy while first calls end well, and their events count while no first call takes long. Slow endpoints do not
+	// count: their backlog must not delay the others. Events that wait for Redis while it does not answer do not count
+	// either.
 	maxReadyEndpoints = 256
 	maxReadyEvents    = 512
 )

@@ -108,3 +108,37 @@ func TestReady(t *testing.T) {
 		})
 	}
 }
+
+// TestReadyBeforeFirstReply checks that Ready counts the items of groups that have not answered yet, until a first call
+// takes long.
+func TestReadyBeforeFirstReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newEnv(wide)
+		defer s.end()
+		check := func(when string, want int) {
+			t.Helper()
+			if _, items := s.Ready(); items != want {
+				t.Errorf("%s: %d items, want %d", when, items, want)
+			}
+		}
+		submit := func(group string, takes time.Duration) {
+			for range 10 {
+				s.mustSubmit(t, group, 0, &call{takes: takes})
+			}
+		}
+		submit("soon", 100*time.Millisecond)
+		submit("later", 2*time.Second)
+		check("at the start", 14)
+		advance(150 * time.Millisecond)
+		check("after the first replies of one group", 7)
+		advance(150 * time.Millisecond)
+		check("while a first call takes long", 0)
+		submit("new", 100*time.Millisecond)
+		check("with a new group beside it", 0)
+		advance(2 * time.Second)
+		submit("last", 100*time.Millisecond)
+		check("after the long call", 7)
+		s.Purge(func(*call) bool { return true })
+		check("after a purge", 0)
+	})
+}

@@ -78,6 +78,7 @@ func (g *group[G, T]) latency(now time.Time) float64 {
 
 // learn updates the state of g from a call.
 func (l *Lanes[G, T]) learn(g *group[G, T], r Report) {
+	l.countQueued(g, -g.queue.len())
 	g.healthy = r.OK || r.Took.Seconds() < quickFailure
 	if g.healthy && !g.called() {
 		l.proofs.now++
@@ -87,15 +88,17 @@ func (l *Lanes[G, T]) learn(g *group[G, T], r Report) {
 	} else {
 		g.average += smoothing * (seconds - g.average)
 	}
-	l.countFast(g, -g.queue.len())
 	g.fast = r.OK && g.average < fastLatency
-	l.countFast(g, g.queue.len())
+	l.countQueued(g, g.queue.len())
 }
 
-// countFast adds n, the change of g's queue length, to the queued items of fast groups.
-func (l *Lanes[G, T]) countFast(g *group[G, T], n int) {
-	if g.fast {
+// countQueued adds n, the change of g's queue length, to the queued items of groups of its sort.
+func (l *Lanes[G, T]) countQueued(g *group[G, T], n int) {
+	switch {
+	case g.fast:
 		l.fast += n
+	case !g.called():
+		l.unknown += n
 	}
 }
 

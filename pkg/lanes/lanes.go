@@ -71,6 +71,8 @@ type Lanes[G comparable, T any] struct {
 	proofs  proofs                        // whether first calls keep up
 	paced   time.Time                     // when the next item in classPaced may start
 	fast    int                           // queued items of fast groups
+	unknown int                           // queued items of groups of which no call has ended
+	trials  fifo[trial[G, T]]             // first calls, in the order of their start
 	recent  recent                        // enforces Burst
 	lag     time.Duration                 // moving average of how late timers fire
 	idle    []chan job[G, T]              // workers without an item
@@ -121,7 +123,7 @@ func (l *Lanes[G, T]) submit(id G, key uint64, item T, deferred bool) bool {
 	}
 	l.spare.lendQueue(&g.queue)
 	g.queue.push(e)
-	l.countFast(g, 1)
+	l.countQueued(g, 1)
 	l.waiting[g] = struct{}{}
 	l.markReady(g)
 	l.fill(now)
@@ -159,7 +161,7 @@ func (l *Lanes[G, T]) Running() int {
 
 // Ready measures the backlog of groups that work: the groups with an item that may start, and the items queued for
 // groups that answer within milliseconds. Groups that were never called count with the healthy ones while enough
-// first calls end well. They do not while first calls hang.
+// first calls end well, and their items count while no first call takes long. They do not while first calls hang.
 func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -167,7 +169,11 @@ func (l *Lanes[G, T]) Ready() (groups, items int) {
 	if n := l.ready[stateUnproven].len(); l.proofs.keepUp(n) {
 		groups += n
 	}
-	return groups, l.fast
+	items = l.fast
+	if t := l.oldestTrial(); t != nil && time.Since(t.started).Seconds() < knownAge {
+		items += l.unknown
+	}
+	return groups, items
 }
 
 // Close stops the idle goroutines. No queued item starts any more; running items run to their end.

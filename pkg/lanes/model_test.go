@@ -156,14 +156,18 @@ func (m *model) check() {
 	if m.l.running != m.total {
 		m.t.Errorf("lanes count %d running items, want %d", m.l.running, m.total)
 	}
-	queued := 0
+	queued, unknown := 0, 0
 	for _, g := range m.l.groups {
 		if g.fast {
 			queued += g.queue.len()
 		}
+		if !g.called() {
+			unknown += g.queue.len()
+		}
 	}
-	if m.l.fast != queued {
-		m.t.Errorf("lanes count %d queued items of fast groups, want %d", m.l.fast, queued)
+	if m.l.fast != queued || m.l.unknown != unknown {
+		m.t.Errorf("lanes count %d and %d queued items of fast and new groups, want %d and %d",
+			m.l.fast, m.l.unknown, queued, unknown)
 	}
 	if most := m.cfg.MaxRunning - m.cfg.HealthySlots - m.cfg.FirstCallSlots; m.l.shared > most {
 		m.t.Errorf("%d items of unhealthy groups run, want at most %d", m.l.shared, most)

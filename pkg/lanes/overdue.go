@@ -30,7 +30,7 @@ func (l *Lanes[G, T]) Overdue(now time.Time) []T {
 				overdue = append(overdue, g.queue.removeLast().item)
 			}
 		}
-		l.countFast(g, g.queue.len()-before)
+		l.countQueued(g, g.queue.len()-before)
 		l.unlistEmpty(g)
 	}
 	overdue = l.shed(overdue)
@@ -67,6 +67,7 @@ func (l *Lanes[G, T]) shed(out []T) []T {
 	for _, g := range groups {
 		for part := max(1, l.cfg.MaxUnhealthyQueue/len(groups)); g.queue.len() > part; total-- {
 			out = append(out, g.queue.removeLast().item)
+			l.countQueued(g, -1)
 			l.markDeferred(g)
 		}
 	}
@@ -76,6 +77,7 @@ func (l *Lanes[G, T]) shed(out []T) []T {
 	slices.SortFunc(groups, func(a, b *group[G, T]) int { return a.queue.at(0).since.Compare(b.queue.at(0).since) })
 	for _, g := range groups[:total-l.cfg.MaxUnhealthyQueue] {
 		out = append(out, g.queue.pop().item)
+		l.countQueued(g, -1)
 		l.markDeferred(g)
 		l.unlistEmpty(g)
 	}
@@ -96,7 +98,7 @@ func (l *Lanes[G, T]) Purge(gone func(T) bool) []T {
 			}
 			return true
 		})
-		l.countFast(g, g.queue.len()-before)
+		l.countQueued(g, g.queue.len()-before)
 		l.unlistEmpty(g)
 	}
 	return out

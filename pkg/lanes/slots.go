@@ -76,6 +76,10 @@ func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] 
 	}
 	l.spare.lendSlots(&g.slots)
 	g.slots = append(g.slots, j.slot)
+	if !g.called() && len(g.slots) == 1 {
+		l.oldestTrial() // drops those that have ended
+		l.trials.push(trial[G, T]{g, now})
+	}
 	l.running++
 	switch j.class {
 	case classShared:

@@ -47,7 +47,7 @@ func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 			continue // its items were purged or returned meanwhile
 		}
 		j := l.take(g, g.queue.removeAt(i), now)
-		l.countFast(g, -1)
+		l.countQueued(g, -1)
 		l.unlistEmpty(g)
 		l.markReady(g) // behind the other groups
 		return j, true
