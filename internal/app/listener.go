@@ -10,8 +10,8 @@ import (
 )
 
 // limitedListener limits the number of open connections. A new connection above the limit closes an idle one: the
-// oldest of the client that has the most. If all are busy, it waits, unless another client has more than half of
-// them: then the oldest of that client is closed.
+// oldest of the client that has the most. If all are busy, it waits, unless another client has more than an eighth of
+// them, and more than its own client would have: then the oldest of the client that has the most is closed.
 type limitedListener struct {
 	net.Listener
 	most int
@@ -81,13 +81,17 @@ func (l *limitedListener) evict(newcomer string) *limitedConn {
 	}
 	if most == 0 {
 		for client, n := range l.of {
-			if n.busy > l.most/2 && client != newcomer {
+			if n.busy > most && client != newcomer {
 				greedy, most = client, n.busy
 			}
 		}
-	}
-	if most == 0 {
-		return nil
+		own := 1
+		if n := l.of[newcomer]; n != nil {
+			own += n.busy
+		}
+		if most <= own || most <= l.most/8 {
+			return nil
+		}
 	}
 	busy := l.of[greedy].idle == 0
 	for e := l.conns.Front(); e != nil; e = e.Next() {

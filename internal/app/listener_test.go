@@ -124,6 +124,36 @@ func TestBusyConnectionsAreKept(t *testing.T) {
 	}
 }
 
+// TestBusyConnectionsAreShared checks that several clients which share all connections do not lock out another one, and
+// that a client with one connection keeps it.
+func TestBusyConnectionsAreShared(t *testing.T) {
+	addr, entered, slow := serveLimited(t, 8)
+	request := func(client string) net.Conn {
+		t.Helper()
+		c := open(t, client, addr)
+		if err := ask(c, "/slow"); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	modest := request("127.0.0.2")
+	<-entered
+	for i := range 7 {
+		request(fmt.Sprintf("127.0.0.%d", 3+i%2))
+		<-entered
+	}
+	for range 2 {
+		other := open(t, "127.0.0.5", addr)
+		if err := ask(other, "/"); err != nil || answered(other) != nil {
+			t.Error("two clients have all connections, another one was not answered")
+		}
+	}
+	close(slow)
+	if err := answered(modest); err != nil {
+		t.Errorf("the only connection of a client: %v, want it answered", err)
+	}
+}
+
 func TestAllot(t *testing.T) {
 	cfg := config.Defaults()
 	needed := allot(1<<20, cfg).needed
