@@ -126,11 +126,12 @@ func (m *Memory) setTurn(ctx context.Context, key, token string, lasts time.Dura
 func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	free := make([]bool, 0, len(letters))
 	args := redis.SetArgs{Mode: "NX", Get: true, TTL: claimed}
+	own := ":" + rand.Text() // the client may ask twice
 	for part := range slices.Chunk(letters, batch) {
 		cmds := make([]*redis.StatusCmd, len(part))
 		_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i := range part {
-				cmds[i] = p.SetArgs(ctx, m.event(part[i].UserID, part[i].ID), part[i].mark(), args)
+				cmds[i] = p.SetArgs(ctx, m.event(part[i].UserID, part[i].ID), part[i].mark()+own, args)
 			}
 			return nil
 		})
@@ -139,20 +140,23 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 		}
 		for i, cmd := range cmds {
 			former, err := cmd.Result()
-			free = append(free, errors.Is(err, redis.Nil) || err == nil && part[i].diedAfter(former))
+			free = append(free, errors.Is(err, redis.Nil) ||
+				err == nil && (strings.HasSuffix(former, own) || part[i].diedAfter(former)))
 		}
 	}
 	return free, nil
 }
 
 // mark returns the value stored for a replay: it identifies the dead letters of the event that existed when it began.
+// In a claim, a colon and a unique text follow.
 func (l *Letter) mark() string {
 	return strconv.FormatInt(int64(l.Partition), 10) + ":" + strconv.FormatInt(l.End, 10)
 }
 
 // diedAfter reports whether the letter is newer than the replay that left mark.
 func (l *Letter) diedAfter(mark string) bool {
-	partition, end, ok := strings.Cut(mark, ":")
+	partition, rest, ok := strings.Cut(mark, ":")
+	end, _, _ := strings.Cut(rest, ":")
 	p, err1 := strconv.ParseInt(partition, 10, 32)
 	e, err2 := strconv.ParseInt(end, 10, 64)
 	if err1 == nil && (p < 0 || l.Partition < 0) {

@@ -168,8 +168,14 @@ type hook struct{ twice, lost bool }
 
 func (h *hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if h.twice {
+			_ = next(ctx, cmds)
+		}
+		return next(ctx, cmds)
+	}
 }
+
 func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
@@ -181,6 +187,22 @@ func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			cmd.SetErr(err)
 		}
 		return err
+	}
+}
+
+// TestClaimAskedTwice checks that a request which the client repeats is not refused because of its own claim.
+func TestClaimAskedTwice(t *testing.T) {
+	m, _ := newMemory(t, 0)
+	m.rdb.AddHook(&hook{twice: true})
+	a := Letter{42, "evt_a", 3, 10, 100}
+	if free := claim(t, m, a); !free[0] {
+		t.Error("the event is not under way")
+	}
+	if free := claim(t, m, a, Letter{42, "evt_a", 3, 99, 100}); slices.Contains(free, true) {
+		t.Error("the event is under way")
+	}
+	if free := claim(t, m, Letter{42, "evt_a", 3, 100, 120}); !free[0] {
+		t.Error("the event has died again")
 	}
 }
 
