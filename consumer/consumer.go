@@ -33,6 +33,7 @@ const (
 	revokeWait     = 5 * time.Second // for requests in flight, before their partition is released in a rebalance
 	cancelWait     = 2 * time.Second // for cancelled requests to return
 	fetchWait      = time.Second     // for a broker to hold a fetch while nothing is written
+	fetchBytes     = 512 << 10       // of a fetch; unpacked, they take about ten times as much memory
 	leaveTimeout   = 2 * time.Second
 	maxLeaveTime   = time.Second // of the grace: for the last commit and for leaving the group
 	maxGateRecords = 16_384      // in the gates of all partitions
@@ -206,7 +207,7 @@ func (c *Consumer) join() error {
 			return min(time.Duration(tries)*100*time.Millisecond, time.Second)
 		}),
 		kgo.FetchMaxWait(fetchWait),
-		kgo.FetchMaxBytes(int32(min(1<<20, cfg.MaxBufferedBytes/4))),
+		kgo.FetchMaxBytes(int32(min(fetchBytes, cfg.MaxBufferedBytes/4))),
 		kgo.OnPartitionsAssigned(c.onAssigned),
 		kgo.OnOffsetsFetched(c.onOffsetsFetched),
 		kgo.AdjustFetchOffsetsFn(c.skipDeleted),
