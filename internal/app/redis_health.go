@@ -72,9 +72,12 @@ func (h *redisHealth) writable(ctx context.Context) error {
 		}
 	}
 	// A cluster's pipeline rejects commands without a key.
-	for _, err := range []error{h.rdb.ScriptLoad(ctx, "return 0").Err(), h.rdb.Scan(ctx, 0, h.prefix+"-", 1).Err()} {
-		if redis.HasErrorPrefix(err, "NOPERM") {
+	for _, cmd := range []redis.Cmder{h.rdb.ScriptLoad(ctx, "return 0"), h.rdb.Scan(ctx, 0, h.prefix+"-", 1)} {
+		switch err := cmd.Err(); {
+		case redis.HasErrorPrefix(err, "NOPERM"):
 			refused = append(refused, missingRight(err, h.prefix))
+		case redis.HasErrorPrefix(err, "unknown command"): // disabled by rename-command
+			return fmt.Errorf("%s: %w", cmd.Name(), err)
 		}
 	}
 	if len(refused) > 0 {

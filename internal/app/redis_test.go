@@ -2,10 +2,14 @@ package app
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
 )
@@ -42,6 +46,27 @@ func TestMissingRight(t *testing.T) {
 	} {
 		if got := missingRight(errors.New(text), "x:"); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestDisabledCommand checks that readiness names a command that Redis has disabled.
+func TestDisabledCommand(t *testing.T) {
+	mini := miniredis.RunT(t)
+	rdb := newRedis(config.Redis{Addrs: []string{mini.Addr()}}, nil, nil)
+	t.Cleanup(func() { _ = rdb.Close() })
+	health := &redisHealth{rdb: rdb, prefix: "x:", log: zap.NewNop(), evicts: func(bool) {}}
+	for _, disabled := range []string{"", "SCRIPT", "SCAN", "EVALSHA"} {
+		mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
+			if !strings.EqualFold(cmd, disabled) {
+				return false
+			}
+			c.WriteError("ERR unknown command '" + disabled + "'")
+			return true
+		})
+		err := health.writable(t.Context())
+		if disabled == "" && err != nil || disabled != "" && (err == nil || !strings.Contains(err.Error(), disabled)) {
+			t.Errorf("without %q: %v", disabled, err)
 		}
 	}
 }

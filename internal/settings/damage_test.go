@@ -252,26 +252,28 @@ func TestLostWrites(t *testing.T) {
 	want("answering again", false)
 }
 
-// TestLimitedRights uses a Redis user who may run neither INFO nor SCAN.
+// TestLimitedRights uses a Redis user who may run neither INFO nor SCAN, and a Redis that has disabled them.
 func TestLimitedRights(t *testing.T) {
-	k := newEnv(t)
-	mini := k.needMini()
-	mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
-		switch strings.ToUpper(cmd) {
-		case "INFO", "SCAN", "DBSIZE", "KEYS", "FLUSHALL":
-			c.WriteError("NOPERM this user has no permissions to run the command")
-			return true
+	for _, refusal := range []string{"NOPERM this user has no permissions to run the command", "ERR unknown command"} {
+		k := newEnv(t)
+		mini := k.needMini()
+		mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
+			switch strings.ToUpper(cmd) {
+			case "INFO", "SCAN", "DBSIZE", "KEYS", "FLUSHALL":
+				c.WriteError(refusal)
+				return true
+			}
+			return false
+		})
+		k.set(1, "a")
+		store, _, _ := k.start(small)
+		waitLoaded(t, store)
+		mini.FlushAll()
+		if got := url(t, store, 1); got != "http://a" {
+			t.Errorf("%s: answered %q", refusal, got)
 		}
-		return false
-	})
-	k.set(1, "a")
-	store, _, _ := k.start(small)
-	waitLoaded(t, store)
-	mini.FlushAll()
-	if got := url(t, store, 1); got != "http://a" {
-		t.Errorf("answered %q", got)
+		eventually(t, 5*time.Second, "Redis filled again", func() bool { return mini.Exists(store.rdb.key(userName(1))) })
 	}
-	eventually(t, 5*time.Second, "Redis filled again", func() bool { return mini.Exists(store.rdb.key(userName(1))) })
 }
 
 // TestUpdatesRaceWithoutLock runs updates while Redis keeps losing the lock.

@@ -148,8 +148,8 @@ func (s *Store) purge(ctx context.Context) error {
 	if n := gone.Load(); n > 0 {
 		s.log.Info("removed from Redis what the settings topic no longer holds", zap.Int64("keys", n))
 	}
-	if redis.HasErrorPrefix(err, "NOPERM") {
-		s.log.Warn("Redis user may not SCAN: rows that the settings topic no longer holds stay in Redis, unused",
+	if redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "unknown command") {
+		s.log.Warn("Redis user may not SCAN, or the command is disabled: rows that the settings topic no longer holds stay in Redis, unused",
 			zap.Error(err))
 		return nil
 	}
