@@ -149,8 +149,7 @@ func (s *Store) purge(ctx context.Context) error {
 		s.log.Info("removed from Redis what the settings topic no longer holds", zap.Int64("keys", n))
 	}
 	if redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "unknown command") {
-		s.log.Warn("Redis user may not SCAN, or the command is disabled: rows that the settings topic no longer holds stay in Redis, unused",
-			zap.Error(err))
+		s.log.Warn("Redis refuses SCAN: rows that the settings topic no longer holds stay in Redis, unused", zap.Error(err))
 		return nil
 	}
 	return err
