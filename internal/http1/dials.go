@@ -131,7 +131,8 @@ func (h *hostPool) startDials(now time.Time) {
 	}
 }
 
-// give passes cn, a connection to the host of h, to the request that has waited for longest. It returns false if none waits.
+// give passes cn, a connection to the host of h, to the request that has waited for longest. It returns false if none
+// waits.
 func (p *pool) give(h *hostPool, cn *conn) bool {
 	if len(h.waiting) == 0 {
 		return false

@@ -290,8 +290,9 @@ func TestUnusedConnection(t *testing.T) {
 			var plain net.Conn
 			c := newClient(t, func(cfg *Config) {
 				dial := cfg.Dial
-				cfg.TLS = &tls.Config{ //nolint:gosec // the test's own server
-					InsecureSkipVerify: true, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+				cfg.TLS = &tls.Config{
+					ClientSessionCache: tls.NewLRUClientSessionCache(1),
+					InsecureSkipVerify: true, //nolint:gosec // the test's own server
 				}
 				cfg.Dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 					plain, err = dial(ctx, network, address)
