@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/test/real/harness"
@@ -191,6 +193,13 @@ func (s *env) loadOf(t testing.TB, perSecond int, event func(n int64) *kgo.Recor
 }
 
 func (l *load) promised(r *kgo.Record, err error) {
+	// A broker whose disk is full may answer with this error, which the client does not retry. A gateway would write the
+	// event again.
+	if errors.Is(err, kerr.UnknownServerError) {
+		again := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
+		l.cl.Produce(context.Background(), again, l.promised)
+		return
+	}
 	if err != nil {
 		l.fail(fmt.Errorf("produce: %w", err))
 		return
