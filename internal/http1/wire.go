@@ -19,18 +19,22 @@ type wire struct {
 	sent  bool // at least a part of the held data was sent
 }
 
-// secure puts TLS on a new connection.
+// secure puts TLS on a new connection. It fails if ctx ended before the handshake did, even if that succeeded: the
+// interruption may still be under way, and would end the request of whoever gets the connection.
 func (c *conn) secure(ctx context.Context, deadline time.Time, shared *tls.Config) error {
 	if err := c.SetDeadline(deadline); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, c.interrupt)
-	defer stop()
 	cfg := shared.Clone()
 	cfg.ServerName = c.host.ServerName
 	c.wire = &wire{Conn: c.plain, conn: c}
 	secured := tls.Client(c.wire, cfg)
-	if err := secured.Handshake(); err != nil {
+	err := secured.Handshake()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return err
 	}
 	c.Conn, c.tickets = secured, true
