@@ -22,9 +22,9 @@ const (
 	// fetchWait is the time for which a broker holds a fetch while nothing is written. Each fetch of an idle topic
 	// costs processor time.
 	fetchWait = 5 * time.Second
-	// fetchBytes and fetchPartitionBytes bound a fetch. Its records take about 20 times as much memory: small documents
-	// compress well, and the client has 160 bytes of its own for each.
-	fetchBytes, fetchPartitionBytes = 256 << 10, 64 << 10
+	// fetchBytes bounds a fetch. Its records take about 20 times as much memory: small documents compress well, and the
+	// client has 160 bytes of its own for each.
+	fetchBytes = 256 << 10
 )
 
 // ErrRecreated is returned for a topic that was deleted and created again: its offsets start again, and earlier
@@ -55,7 +55,7 @@ type Reader struct {
 func Open(ctx context.Context, newClient NewClient, topic string) (*Reader, error) {
 	client, err := newClient(append(options(),
 		kgo.ConsumeTopics(topic),
-		kgo.FetchMaxWait(fetchWait), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
+		kgo.FetchMaxWait(fetchWait), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		// Partitions that are added are found this late.
