@@ -47,8 +47,10 @@ func startLoad(t testing.TB, e *env, users int64, pause time.Duration) *load {
 			case <-time.After(pause):
 			}
 		}
-		if err := cl.Flush(context.Background()); err != nil {
-			t.Errorf("produce: %v", err)
+		flush, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if err := cl.Flush(flush); err != nil {
+			t.Errorf("events are still not written 2 minutes after the load: %v", err)
 		}
 	}()
 	t.Cleanup(func() { stop(); <-l.done })

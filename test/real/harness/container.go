@@ -166,12 +166,18 @@ func (s *server) stop(t testing.TB) {
 	}
 }
 
+// start starts a stopped server. Kafka ends itself if a very busy machine delays its start, so it tries three times.
 func (s *server) start(t testing.TB) {
 	t.Helper()
 	s.own(t, "start")
-	if err := s.c.Start(within(t, 2*time.Minute)); err != nil {
-		t.Fatalf("restart %s: %v\n%s", s.name, err, s.logs())
+	ctx := within(t, 5*time.Minute)
+	var err error
+	for range 3 {
+		if err = s.c.Start(ctx); err == nil {
+			return
+		}
 	}
+	t.Fatalf("restart %s: %v\n%s", s.name, err, s.logs())
 }
 
 // docker runs f with a client of the Docker daemon, where testcontainers has no method.
