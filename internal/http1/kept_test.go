@@ -182,6 +182,55 @@ func TestKeepTimeIsLearned(t *testing.T) {
 	}
 }
 
+// watched is a connection that counts the uses of its descriptor.
+type watched struct {
+	*net.TCPConn
+	uses *int
+}
+
+func (c watched) SyscallConn() (syscall.RawConn, error) {
+	raw, err := c.TCPConn.SyscallConn()
+	return watchedRaw{raw, c.uses}, err
+}
+
+type watchedRaw struct {
+	syscall.RawConn
+	uses *int
+}
+
+func (r watchedRaw) Read(f func(uintptr) bool) error {
+	*r.uses++
+	return r.RawConn.Read(f)
+}
+
+// TestKeepTimeIsLearnedInSteps checks that an idle connection is not checked each second, and that a host that never
+// closes connections is known for it in the end.
+func TestKeepTimeIsLearnedInSteps(t *testing.T) {
+	uses := 0
+	p := peer.New(t, peer.Says(fine))
+	c := newClient(t, func(cfg *Config) {
+		cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
+			plain, err := net.Dial("tcp", p.Addr)
+			if err != nil {
+				return nil, err
+			}
+			return watched{plain.(*net.TCPConn), &uses}, nil
+		}
+	})
+	host := Host{Address: p.Addr}
+	mustPost(t, c, host)
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	uses = 0
+	h, since := c.pool.hosts[host], c.pool.idle.first.since
+	for idle := time.Second; idle < maxKeep; idle += time.Second {
+		c.pool.reapHost(h, since.Add(idle))
+	}
+	if h.keep != maxKeep-reapEvery || uses > 20 {
+		t.Errorf("keeps connections for %v after %d checks, want %v after at most 20", h.keep, uses, maxKeep-reapEvery)
+	}
+}
+
 // TestDistrust checks that a host that closes connections early is distrusted for longer each time, up to a bound.
 func TestDistrust(t *testing.T) {
 	now := time.Unix(1_000_000, 0)

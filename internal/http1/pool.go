@@ -86,6 +86,10 @@ func (h *hostPool) keeps(cn *conn) time.Duration {
 	return min(cn.keep, h.keep)
 }
 
+// nextCheck returns the idle time at which a connection is checked to observe whether the host keeps it for longer than
+// is known. Most hosts of a large fleet are called rarely, so a check each second would cost a lot.
+func (h *hostPool) nextCheck() time.Duration { return min(h.keep+h.keep/8, maxKeep-reapEvery) }
+
 // take removes and returns the most recently used idle connection to host, or nil.
 func (p *pool) take(host Host, now time.Time) *conn {
 	p.mu.Lock()
@@ -246,13 +250,15 @@ func (p *pool) reapHost(h *hostPool, now time.Time) {
 	for len(h.idle) > 0 {
 		cn := h.idle[0]
 		idle := now.Sub(cn.since)
-		switch {
-		case idle < maxKeep && now.Before(cn.replaceAt) && idle < h.keeps(cn):
-			return
-		case idle < maxKeep && now.Before(cn.replaceAt) && !cn.announced && h.distrustUntil.IsZero() &&
-			cn.raw != nil && cn.alive():
-			h.keep = idle
-			return
+		if idle < maxKeep && now.Before(cn.replaceAt) {
+			learns := !cn.announced && h.distrustUntil.IsZero() && cn.raw != nil
+			if idle < h.keeps(cn) || learns && idle < h.nextCheck() {
+				return
+			}
+			if learns && cn.alive() {
+				h.keep = idle
+				return
+			}
 		}
 		p.remove(h, 0)
 		_ = cn.Close()
