@@ -64,7 +64,7 @@ type Client struct {
 // New returns a Client without connections.
 func New(cfg Config) *Client {
 	c := &Client{cfg: cfg, buffers: sync.Pool{New: func() any { return new(buffer) }}}
-	c.pool.init(cfg.MaxIdle)
+	c.pool.init(cfg.MaxIdle, cfg.MaxConns)
 	c.refusals.addresses = map[string]refusal{}
 	return c
 }

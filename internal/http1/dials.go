@@ -16,9 +16,12 @@ const (
 	// as one whose dials hang or that keeps no connections, the next requests wait for shorter, down to minPatience.
 	maxPatience = 256 * time.Millisecond
 	minPatience = time.Millisecond
-	// maxOrphans is the number of dials, to all hosts, whose request has taken another connection. Each of them holds a
-	// descriptor that no request in flight accounts for, so more are cancelled.
-	maxOrphans = 32
+	// An orphan is a dial whose request has taken another connection. Each holds a descriptor that no request in flight
+	// accounts for, so more than hostOrphans of a host are cancelled, and more than maxOrphans of all hosts, or than
+	// one in orphanShare of [Config.MaxConns] if that is less. A host whose dials hang cannot use up the share of others.
+	hostOrphans = 4
+	maxOrphans  = 32
+	orphanShare = 8
 )
 
 // waiter is a request that waits for a connection.
@@ -85,6 +88,7 @@ func (p *pool) dialled(host Host, w *waiter, r connResult, shared time.Time) {
 	h := p.host(host)
 	if w.orphan {
 		p.orphans--
+		h.orphans--
 	}
 	// A cancelled dial counts until it is old. Otherwise each returned connection could start and cancel one.
 	if i := slices.Index(h.dials, w); i >= 0 && !w.cancelled {
@@ -142,8 +146,9 @@ func (p *pool) give(h *hostPool, cn *conn) bool {
 	switch {
 	case !w.dials:
 		h.patience = min(2*h.patience, maxPatience)
-	case p.orphans < maxOrphans:
+	case p.orphans < p.maxOrphans && h.orphans < hostOrphans:
 		p.orphans++
+		h.orphans++
 		w.orphan = true
 	default:
 		w.cancelled = true

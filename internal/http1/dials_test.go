@@ -99,7 +99,11 @@ func virtual(t *testing.T, d *dialler, test func(t *testing.T, c *Client)) {
 		time.Sleep(time.Minute)
 		c.pool.mu.Lock()
 		defer c.pool.mu.Unlock()
-		if h := c.pool.hosts[there]; h != nil && (len(h.waiting) > 0 || len(h.dials) > 0) || c.open.Load() != 0 {
+		h := c.pool.hosts[there]
+		if h != nil {
+			h.dropOldDials(time.Now())
+		}
+		if h != nil && (len(h.waiting) > 0 || len(h.dials) > 0) || c.open.Load() != 0 {
 			t.Errorf("%+v is left, and %d connections", h, c.open.Load())
 		}
 	})
@@ -322,30 +326,66 @@ func TestUnusedConnection(t *testing.T) {
 	}
 }
 
-// TestOrphans checks that dials whose requests took another connection are bounded.
+// TestOrphans checks that dials whose requests took another connection are bounded, for a host and for all of them.
 func TestOrphans(t *testing.T) {
-	d := &dialler{
-		answer: afterReply(10 * time.Millisecond),
-		before: func(ctx context.Context, n int) error {
-			if n == 1 {
-				return nil
+	for _, tc := range []struct{ hosts, maxConns, want int }{
+		{1, 0, hostOrphans},
+		{20, 0, maxOrphans},
+		{20, 100, 100 / orphanShare},
+		{1, 16, 2},
+		{1, 2, 1},
+	} {
+		t.Run(fmt.Sprintf("%d hosts, %d connections", tc.hosts, tc.maxConns), func(t *testing.T) {
+			var mu sync.Mutex
+			dials, connected := 0, map[string]bool{}
+			d := &dialler{answer: afterReply(10 * time.Millisecond)}
+			dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+				mu.Lock()
+				first := !connected[address]
+				connected[address] = true
+				dials++
+				mu.Unlock()
+				if !first {
+					return nil, hangs(ctx)
+				}
+				return d.dial(ctx, network, address)
 			}
-			return hangs(ctx)
-		},
+			d.before = func(context.Context, int) error { return nil }
+			synctest.Test(t, func(t *testing.T) {
+				c := newClient(t, func(cfg *Config) { cfg.Dial, cfg.MaxIdle, cfg.MaxConns = dial, 1000, tc.maxConns })
+				began, most := time.Now(), int64(0)
+				for time.Since(began) < 2*time.Second {
+					var all sync.WaitGroup
+					for i := range 2 * tc.hosts {
+						host := Host{Address: fmt.Sprintf("peer%d:80", i/2)}
+						all.Go(func() {
+							if _, err := c.Post(t.Context(), soon(), host, []byte(request)); err != nil {
+								t.Error(err)
+							}
+						})
+						synctest.Wait()
+					}
+					all.Wait()
+					most = max(most, c.open.Load()-int64(tc.hosts)) // one connection of each host is idle
+				}
+				if most != int64(tc.want) || dials > tc.want+tc.hosts*(1+maxDials*int(2*time.Second/maxPatience+1)) {
+					t.Errorf("%d dials without a request at a time, want %d; %d dials in all", most, tc.want, dials)
+				}
+				c.Close()
+				time.Sleep(time.Minute)
+				if n := orphans(c); n != 0 || c.open.Load() != 0 || len(c.pool.hosts) > tc.hosts {
+					t.Errorf("%d dials and %d connections are left at the end", n, c.open.Load())
+				}
+			})
+		})
 	}
-	virtual(t, d, func(t *testing.T, c *Client) {
-		began := time.Now()
-		most := int64(0)
-		for time.Since(began) < 5*time.Second {
-			if _, errs := burst(t.Context(), c, 2); errors.Join(errs...) != nil {
-				t.Error(errs)
-			}
-			most = max(most, c.open.Load())
-		}
-		if most > 1+maxOrphans || d.count() > maxOrphans+maxDials*int(5*time.Second/maxPatience+1) {
-			t.Errorf("%d connections and dials at a time, %d dials in all", most, d.count())
-		}
-	})
+}
+
+// orphans returns the number of orphans that c counts.
+func orphans(c *Client) int {
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	return c.pool.orphans
 }
 
 // TestWaitersAreServedInOrder checks the queue of a host.

@@ -22,7 +22,7 @@ const (
 
 // pool holds idle connections and remembers how long their hosts keep them.
 type pool struct {
-	maxIdle int
+	maxIdle, maxOrphans int
 
 	mu     sync.Mutex
 	hosts  map[Host]*hostPool
@@ -31,7 +31,7 @@ type pool struct {
 	reaper *time.Timer // runs while there are idle connections
 	closed bool
 
-	orphans int // see maxOrphans
+	orphans int // of all hosts, see hostOrphans
 }
 
 // hostPool holds the idle connections to one host.
@@ -41,6 +41,7 @@ type hostPool struct {
 	waiting  []*waiter // in the order of their arrival
 	dials    []*waiter // those whose dial is in progress, without dials that began longer than maxPatience ago
 	patience time.Duration
+	orphans  int // see hostOrphans
 
 	// keep is the longest time for which the host has been observed to keep an idle connection.
 	keep          time.Duration
@@ -71,8 +72,12 @@ func (h *hostPool) closedEarly(idle time.Duration, now time.Time) {
 	h.distrustUntil = now.Add(h.distrust)
 }
 
-func (p *pool) init(maxIdle int) {
-	p.maxIdle, p.hosts = maxIdle, map[Host]*hostPool{}
+// init prepares the pool for maxConns connections. 0 means no bound.
+func (p *pool) init(maxIdle, maxConns int) {
+	p.maxIdle, p.maxOrphans, p.hosts = maxIdle, maxOrphans, map[Host]*hostPool{}
+	if maxConns > 0 {
+		p.maxOrphans = max(1, min(maxOrphans, maxConns/orphanShare))
+	}
 }
 
 // keeps returns the idle time up to which cn can be reused.
@@ -175,8 +180,10 @@ func (p *pool) host(host Host) *hostPool {
 	return h
 }
 
-// unused reports whether no connection is idle, no request waits, and no dial counts.
-func (h *hostPool) unused() bool { return len(h.idle) == 0 && len(h.waiting) == 0 && len(h.dials) == 0 }
+// unused reports whether no connection is idle, no request waits, and no dial counts or is an orphan.
+func (h *hostPool) unused() bool {
+	return len(h.idle) == 0 && len(h.waiting) == 0 && len(h.dials) == 0 && h.orphans == 0
+}
 
 // forget drops the pool of host if it is unused and has learned nothing about the host.
 func (p *pool) forget(host Host, h *hostPool, now time.Time) {
