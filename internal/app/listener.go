@@ -5,13 +5,19 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/smshooks/smshooks/internal/api/limit"
 )
 
+// busyAtLeast is the time for which a connection must have been busy to give way. Nearly all requests take far less, so
+// a burst of them from one address, such as that of a proxy, ends in peace. Slow bodies and hung requests do not.
+const busyAtLeast = 5 * time.Second
+
 // limitedListener limits the number of open connections. A new connection above the limit closes an idle one: the
 // oldest of the client that has the most. If all are busy, it waits, unless another client has more than an eighth of
-// them, and more than its own client would have: then the oldest of the client that has the most is closed.
+// them, and more than its own client would have: then the oldest of the client that has the most is closed, as soon as
+// that has been busy for busyAtLeast.
 type limitedListener struct {
 	net.Listener
 	most int
@@ -33,6 +39,7 @@ type limitedConn struct {
 	client string
 	place  *list.Element // in conns; nil = closed
 	busy   bool
+	since  time.Time // when busy changed
 }
 
 func limitListener(l net.Listener, most int) *limitedListener {
@@ -50,18 +57,22 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.conns.Len() >= l.most && !l.closed {
-		if evicted := l.evict(clientOf(c)); evicted != nil {
+		evicted, after := l.evict(clientOf(c))
+		switch {
+		case evicted == nil:
+			l.room.Wait()
+		case after > 0:
+			l.waitFor(after)
+		default:
 			l.drop(evicted)
 			_ = evicted.Conn.Close()
-			continue
 		}
-		l.room.Wait()
 	}
 	if l.closed {
 		_ = c.Close()
 		return nil, net.ErrClosed
 	}
-	limited := &limitedConn{Conn: c, of: l, client: clientOf(c)}
+	limited := &limitedConn{Conn: c, of: l, client: clientOf(c), since: time.Now()}
 	limited.place = l.conns.PushBack(limited)
 	l.count(limited, 1)
 	return limited, nil
@@ -70,8 +81,19 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 // clientOf returns the client of c: an IPv4 address, or an IPv6 /64 network, which one client may own.
 func clientOf(c net.Conn) string { return limit.Peer(c.RemoteAddr().String()) }
 
-// evict returns the connection to close for one of newcomer, or nil.
-func (l *limitedListener) evict(newcomer string) *limitedConn {
+// waitFor waits for room, for at most d.
+func (l *limitedListener) waitFor(d time.Duration) {
+	timer := time.AfterFunc(d, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.room.Broadcast()
+	})
+	defer timer.Stop()
+	l.room.Wait()
+}
+
+// evict returns the connection to close for one of newcomer, and how long to wait before; or nil.
+func (l *limitedListener) evict(newcomer string) (c *limitedConn, after time.Duration) {
 	var greedy string
 	most := 0
 	for client, n := range l.of {
@@ -90,16 +112,21 @@ func (l *limitedListener) evict(newcomer string) *limitedConn {
 			own += n.busy
 		}
 		if most <= own || most <= l.most/8 {
-			return nil
+			return nil, 0
 		}
 	}
 	busy := l.of[greedy].idle == 0
 	for e := l.conns.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*limitedConn); c.client == greedy && c.busy == busy {
-			return c
+		c := e.Value.(*limitedConn)
+		if c.client != greedy || c.busy != busy {
+			continue
 		}
+		if busy {
+			after = busyAtLeast - time.Since(c.since)
+		}
+		return c, after
 	}
-	return nil
+	return nil, 0
 }
 
 func (l *limitedListener) count(c *limitedConn, n int) {
@@ -147,7 +174,7 @@ func (l *limitedListener) changed(conn net.Conn, state http.ConnState) {
 	defer l.mu.Unlock()
 	if busy := state == http.StateActive; c.place != nil && busy != c.busy {
 		l.count(c, -1)
-		c.busy = busy
+		c.busy, c.since = busy, time.Now()
 		l.count(c, 1)
 		l.conns.MoveToBack(c.place)
 		if !busy {

@@ -10,21 +10,17 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/smshooks/smshooks/config"
 )
 
-// serveLimited serves on loopback with a limited number of connections. A request for /slow sends to
-// entered and waits until slow is closed.
-func serveLimited(t *testing.T, most int) (addr string, entered, slow chan struct{}) {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+// serveLimited serves on l with a limited number of connections. A request for /slow sends to entered and waits until
+// slow is closed. end ends all and waits for it.
+func serveLimited(l net.Listener, most int) (entered, slow chan struct{}, end func()) {
 	entered, slow = make(chan struct{}), make(chan struct{})
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	h := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -33,9 +29,48 @@ func serveLimited(t *testing.T, most int) (addr string, entered, slow chan struc
 		}
 	})
 	serving.Go(func() { serveHTTP(ctx, l, h, most, time.Second, time.Second) })
-	t.Cleanup(func() { stop(); serving.Wait() })
-	return l.Addr().String(), entered, slow
+	return entered, slow, func() { stop(); serving.Wait() }
 }
+
+// clientPipes is a listener in the process.
+type clientPipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newClientPipes() *clientPipes {
+	return &clientPipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (l *clientPipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *clientPipes) Close() error { l.once.Do(func() { close(l.closed) }); return nil }
+func (*clientPipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// open opens a connection of a client.
+func (l *clientPipes) open(t *testing.T, client string) net.Conn {
+	t.Helper()
+	near, far := net.Pipe()
+	l.conns <- fromClient{far, &net.TCPAddr{IP: net.ParseIP(client), Port: 1}}
+	t.Cleanup(func() { _ = near.Close() })
+	return near
+}
+
+// fromClient is a connection with a remote address.
+type fromClient struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c fromClient) RemoteAddr() net.Addr { return c.remote }
 
 // open opens a connection from a separate loopback address.
 func open(t *testing.T, from, to string) net.Conn {
@@ -66,7 +101,13 @@ func answered(c net.Conn) error {
 // TestIdleConnectionsGiveWay checks that idle connections do not lock out clients, and that those of the client with
 // the most connections are closed first.
 func TestIdleConnectionsGiveWay(t *testing.T) {
-	addr, _, _ := serveLimited(t, 8)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, end := serveLimited(l, 8)
+	t.Cleanup(end)
+	addr := l.Addr().String()
 	modest := open(t, "127.0.0.2", addr)
 	if err := ask(modest, "/"); err != nil || answered(modest) != nil {
 		t.Fatal("the first request was not answered")
@@ -95,63 +136,93 @@ func isReset(err error) bool {
 	return ok && !op.Timeout()
 }
 
-// TestBusyConnectionsAreKept checks that a client's new connections wait while all of its connections carry requests,
-// and that another client's replace the oldest.
-func TestBusyConnectionsAreKept(t *testing.T) {
-	addr, entered, slow := serveLimited(t, 3)
-	var busy []net.Conn
-	for range 3 {
-		c := open(t, "127.0.0.3", addr)
+// inTurn makes requests for /slow from clients, each on its own connection.
+func inTurn(t *testing.T, l *clientPipes, entered <-chan struct{}, clients ...string) (conns []net.Conn) {
+	t.Helper()
+	for _, client := range clients {
+		c := l.open(t, client)
 		if err := ask(c, "/slow"); err != nil {
 			t.Fatal(err)
 		}
 		<-entered
-		busy = append(busy, c)
+		conns = append(conns, c)
 	}
-	other := open(t, "127.0.0.4", addr)
-	if err := ask(other, "/"); err != nil || answered(other) != nil {
-		t.Error("one client has all connections, another one was not answered")
+	return conns
+}
+
+// served checks that a new connection of a client is served after exactly this time.
+func served(t *testing.T, l *clientPipes, client string, after time.Duration) {
+	t.Helper()
+	began, c := time.Now(), l.open(t, client)
+	if err := errors.Join(ask(c, "/"), answered(c)); err != nil || time.Since(began) != after {
+		t.Errorf("a request of %s: %v after %v, want an answer after %v", client, err, time.Since(began), after)
 	}
-	same := open(t, "127.0.0.3", addr)
-	if err := ask(same, "/"); err != nil || answered(same) != nil {
-		t.Error("an idle connection did not give way")
-	}
-	close(slow)
-	for _, c := range busy[1:] {
-		if err := answered(c); err != nil {
-			t.Errorf("a busy connection: %v, want it answered", err)
+}
+
+// TestBusyConnectionsAreKept checks that new connections wait while all others carry requests, and that one of another
+// client replaces the oldest once that has been busy for long.
+func TestBusyConnectionsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newClientPipes()
+		entered, slow, end := serveLimited(l, 3)
+		busy := inTurn(t, l, entered, "192.0.2.3", "192.0.2.3", "192.0.2.3")
+		time.Sleep(time.Second)
+		served(t, l, "192.0.2.4", busyAtLeast-time.Second)
+		served(t, l, "192.0.2.3", 0) // in place of the idle one
+		close(slow)
+		if err := answered(busy[0]); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+			t.Errorf("the oldest connection: %v, want it closed", err)
 		}
-	}
+		for _, c := range busy[1:] {
+			if err := answered(c); err != nil {
+				t.Errorf("a busy connection: %v, want it answered", err)
+			}
+		}
+		end()
+	})
+}
+
+// TestBurstIsServed checks that no connection of a burst from one address is closed for another client's: that one waits
+// until the first request ends.
+func TestBurstIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newClientPipes()
+		entered, slow, end := serveLimited(l, 3)
+		burst := inTurn(t, l, entered, "192.0.2.3", "192.0.2.3", "192.0.2.3")
+		time.AfterFunc(time.Second, func() { close(slow) })
+		var answers sync.WaitGroup
+		for _, c := range burst {
+			answers.Go(func() {
+				if err := answered(c); err != nil {
+					t.Errorf("a request of the burst: %v, want it answered", err)
+				}
+			})
+		}
+		served(t, l, "192.0.2.4", time.Second)
+		answers.Wait()
+		end()
+	})
 }
 
 // TestBusyConnectionsAreShared checks that several clients which share all connections do not lock out another one, and
 // that a client with one connection keeps it.
 func TestBusyConnectionsAreShared(t *testing.T) {
-	addr, entered, slow := serveLimited(t, 8)
-	request := func(client string) net.Conn {
-		t.Helper()
-		c := open(t, client, addr)
-		if err := ask(c, "/slow"); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		l := newClientPipes()
+		entered, slow, end := serveLimited(l, 8)
+		modest := inTurn(t, l, entered, "192.0.2.2")[0]
+		for range 3 {
+			inTurn(t, l, entered, "192.0.2.3", "192.0.2.4")
 		}
-		return c
-	}
-	modest := request("127.0.0.2")
-	<-entered
-	for i := range 7 {
-		request(fmt.Sprintf("127.0.0.%d", 3+i%2))
-		<-entered
-	}
-	for range 2 {
-		other := open(t, "127.0.0.5", addr)
-		if err := ask(other, "/"); err != nil || answered(other) != nil {
-			t.Error("two clients have all connections, another one was not answered")
+		inTurn(t, l, entered, "192.0.2.3")
+		served(t, l, "192.0.2.5", busyAtLeast)
+		served(t, l, "192.0.2.5", 0)
+		close(slow)
+		if err := answered(modest); err != nil {
+			t.Errorf("the only connection of a client: %v, want it answered", err)
 		}
-	}
-	close(slow)
-	if err := answered(modest); err != nil {
-		t.Errorf("the only connection of a client: %v, want it answered", err)
-	}
+		end()
+	})
 }
 
 func TestAllot(t *testing.T) {
