@@ -16,10 +16,19 @@ const (
 	// maxBytes bounds the answers that are kept. One of them has about 200 bytes.
 	maxBytes = 16 << 20
 	overhead = 160 // bytes per answer, in addition to question and message
+
+	// A name server that never answers for one address family would use up the time of every look-up. So the addresses
+	// of the other family suffice after a while, as in RFC 8305, 3. This is longer for IPv4, since more machines lack
+	// IPv6. The question is repeated in the middle of that time, because a packet may have been lost.
+	patience6 = 2 * time.Second
+	patience4 = 4 * time.Second
+	// missingAge is the time for which a family counts as missing. It is short, because the answer may only be late.
+	missingAge = 10 * time.Second
 )
 
 // New returns a resolver that asks the same name servers as base, and has an empty cache. It keeps answers with
-// addresses, and answers that a name has no addresses of a family, for their lifetime. It keeps no failures.
+// addresses, and answers that a name has no addresses of a family, for their lifetime. It keeps no failures. But if a
+// name has addresses of one family, and there is no answer for the other, that one counts as missing for a moment.
 func New(base *net.Resolver) *net.Resolver {
 	c := newCache(base.Dial)
 	return &net.Resolver{PreferGo: true, Dial: c.open}
@@ -34,6 +43,7 @@ type cache struct {
 	mu      sync.Mutex
 	answers map[string]answer // by question, in wire form
 	bytes   int
+	waiting map[string][]*exchange // for the name server's answer, by question
 }
 
 // answer is a message of the name server.
@@ -46,7 +56,7 @@ func newCache(dial dialer) *cache {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	return &cache{dial: dial, answers: make(map[string]answer)}
+	return &cache{dial: dial, answers: make(map[string]answer), waiting: make(map[string][]*exchange)}
 }
 
 // open returns an exchange, which the resolver uses like a connection to a name server.
@@ -61,6 +71,10 @@ func (c *cache) open(ctx context.Context, network, server string) (net.Conn, err
 func (c *cache) get(question string) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.getLocked(question)
+}
+
+func (c *cache) getLocked(question string) []byte {
 	a, ok := c.answers[question]
 	if ok && !time.Now().Before(a.expires) {
 		c.drop(question)
@@ -72,6 +86,10 @@ func (c *cache) get(question string) []byte {
 func (c *cache) put(question string, message []byte, lifetime time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.putLocked(question, message, lifetime)
+}
+
+func (c *cache) putLocked(question string, message []byte, lifetime time.Duration) {
 	c.drop(question)
 	c.answers[question] = answer{message, time.Now().Add(lifetime)}
 	c.bytes += size(question, message)

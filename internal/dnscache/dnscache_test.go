@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -21,7 +22,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// server answers questions in the process: each packet written to it gets the messages that reply returns.
+// server answers questions in the process: each packet written to it gets the messages that reply returns. They are
+// read before the next packet.
 type server struct {
 	reply func(dnsmessage.Header, dnsmessage.Question) [][]byte
 	fail  error // of dials
@@ -38,22 +40,24 @@ func (s *server) dial(context.Context, string, string) (net.Conn, error) {
 	go func() {
 		defer own.Close()
 		var buf [1500]byte
-		n, err := own.Read(buf[:])
-		if err != nil {
-			return
-		}
-		var p dnsmessage.Parser
-		head, _ := p.Start(buf[:n])
-		q, err := p.Question()
-		if err != nil {
-			return
-		}
-		s.mu.Lock()
-		s.asked = append(s.asked, fmt.Sprint(q.Name, " ", q.Type))
-		s.mu.Unlock()
-		for _, message := range s.reply(head, q) {
-			if _, err := own.Write(message); err != nil {
+		for {
+			n, err := own.Read(buf[:])
+			if err != nil {
 				return
+			}
+			var p dnsmessage.Parser
+			head, _ := p.Start(buf[:n])
+			q, err := p.Question()
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			s.asked = append(s.asked, fmt.Sprint(q.Name, " ", q.Type))
+			s.mu.Unlock()
+			for _, message := range s.reply(head, q) {
+				if _, err := own.Write(message); err != nil {
+					return
+				}
 			}
 		}
 	}()
@@ -210,6 +214,117 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// behaviour says what a name server does with the questions for one address family.
+type behaviour struct {
+	address string        // "" = the name has none
+	lost    int           // questions that are not answered
+	after   time.Duration // time until others are
+}
+
+// behaving returns a server with two behaviours. Its answers are valid for 30 s.
+func behaving(v4, v6 behaviour) *server {
+	var mu sync.Mutex
+	return &server{reply: func(head dnsmessage.Header, q dnsmessage.Question) [][]byte {
+		b := &v6
+		if q.Type == dnsmessage.TypeA {
+			b = &v4
+		}
+		mu.Lock()
+		b.lost--
+		lost := b.lost >= 0
+		mu.Unlock()
+		if lost {
+			return nil
+		}
+		time.Sleep(b.after)
+		about := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 30}
+		return [][]byte{message(head, q, func(m *dnsmessage.Builder) error {
+			switch {
+			case b.address == "":
+				return addSOA(m, q, 30)
+			case q.Type == dnsmessage.TypeA:
+				return errors.Join(m.StartAnswers(), m.AResource(about, dnsmessage.AResource{A: netip.MustParseAddr(b.address).As4()}))
+			}
+			return errors.Join(m.StartAnswers(), m.AAAAResource(about, dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(b.address).As16()}))
+		})}
+	}}
+}
+
+const (
+	address4, address6 = "192.0.2.1", "2001:db8::1"
+	never              = 1000
+)
+
+// TestOneFamilyIsMissing checks that the addresses of one family suffice if the name server does not answer for the
+// other one, but only then.
+func TestOneFamilyIsMissing(t *testing.T) {
+	both := []string{address4, address6}
+	for _, tc := range []struct {
+		what   string
+		v4, v6 behaviour
+		found  []string
+		took   time.Duration
+		asked  int
+	}{
+		{"no answer for IPv6", behaviour{address: address4}, behaviour{lost: never}, both[:1], patience6, 3},
+		{"no answer for IPv4", behaviour{lost: never}, behaviour{address: address6}, both[1:], patience4, 3},
+		{"late addresses, no answer for IPv6", behaviour{address: address4, after: time.Second}, behaviour{lost: never},
+			both[:1], time.Second + patience6, 3},
+		{"a lost IPv6 packet", behaviour{address: address4}, behaviour{address: address6, lost: 1}, both, patience6 / 2, 3},
+		{"a lost IPv4 packet", behaviour{address: address4, lost: 1}, behaviour{address: address6}, both, patience4 / 2, 3},
+		{"late IPv6", behaviour{address: address4}, behaviour{address: address6, after: patience6/2 - 1}, both, patience6/2 - 1, 2},
+		{"late IPv4", behaviour{address: address4, after: patience4/2 - 1}, behaviour{address: address6}, both, patience4/2 - 1, 2},
+		{"late IPv6, no IPv4", behaviour{}, behaviour{address: address6, after: 4900 * time.Millisecond}, both[1:], 4900 * time.Millisecond, 2},
+		{"late IPv4, no IPv6", behaviour{address: address4, after: 4900 * time.Millisecond}, behaviour{}, both[:1], 4900 * time.Millisecond, 2},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := behaving(tc.v4, tc.v6)
+				r, c := resolver(s)
+				look := func(took time.Duration, asked int) {
+					t.Helper()
+					began := time.Now()
+					found, err := r.LookupHost(t.Context(), name)
+					slices.Sort(found)
+					if err != nil || !slices.Equal(found, tc.found) || time.Since(began) != took {
+						t.Errorf("found %v, %v after %v, want %v after %v", found, err, time.Since(began), tc.found, took)
+					}
+					if n := s.questions(); n != asked {
+						t.Errorf("%d questions, want %d", n, asked)
+					}
+				}
+				look(tc.took, tc.asked)
+				look(0, 0)
+				if tc.v4.lost+tc.v6.lost >= never { // the answer may come from then on
+					time.Sleep(missingAge)
+					wait := patience6
+					if tc.v4.lost >= never {
+						wait = patience4
+					}
+					look(wait, 2)
+				}
+				if len(c.waiting) > 0 {
+					t.Errorf("%d questions are left", len(c.waiting))
+				}
+			})
+		})
+	}
+}
+
+// TestNoFamilyAnswers checks that a name is not taken for one without addresses if no question is answered.
+func TestNoFamilyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := resolver(behaving(behaviour{lost: never}, behaviour{lost: never}))
+		var failed *net.DNSError
+		if found, err := r.LookupHost(t.Context(), name); !errors.As(err, &failed) || failed.IsNotFound || !failed.IsTimeout {
+			t.Errorf("found %v, %v, want a timeout", found, err)
+		}
+		if len(c.answers) > 0 || len(c.waiting) > 0 {
+			t.Errorf("%d answers kept, %d questions are left", len(c.answers), len(c.waiting))
+		}
+	})
+}
+
 // TestForgedAnswers checks that a message that the resolver ignores is not kept either.
 func TestForgedAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -275,6 +390,7 @@ func FuzzAnswer(f *testing.F) {
 		if head, question, ok := parse(message); ok && (len(question) > len(message) || len(message) < 12 || head.ID != uint16(message[0])<<8|uint16(message[1])) {
 			t.Errorf("parsed %q", question)
 		}
+		_ = hasAddress(message)
 		if life := lifetime(message); life < 0 || life > MaxAge {
 			t.Errorf("lives %v", life)
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -19,6 +21,11 @@ type exchange struct {
 	id       uint16
 	question string
 	answer   []byte // from the cache, the part that was not read yet
+
+	message []byte // the whole question, until it was repeated
+	// enough is when the answer is not needed any more, since the other family has addresses. Zero means never. It is
+	// guarded by cache.mu.
+	enough time.Time
 }
 
 // Write receives the resolver's question.
@@ -40,25 +47,102 @@ func (e *exchange) Write(message []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if ok {
+		e.message = slices.Clone(message)
+		e.cache.await(e)
+	}
 	return e.conn.Write(message)
 }
 
 // Read returns the answer from the cache with the question's id, or the name server's message.
 func (e *exchange) Read(p []byte) (int, error) {
-	if e.answer != nil {
-		n := copy(p, e.answer)
-		binary.BigEndian.PutUint16(p, e.id)
-		e.answer = nil
-		return n, nil
+	if e.answer == nil {
+		if e.conn == nil {
+			return 0, net.ErrClosed
+		}
+		n, err := e.conn.Read(p)
+		for err != nil && errors.Is(err, os.ErrDeadlineExceeded) && e.goOn() {
+			n, err = e.conn.Read(p)
+		}
+		if err == nil {
+			e.keep(p[:n])
+		}
+		if e.answer == nil {
+			return n, err
+		}
 	}
-	if e.conn == nil {
-		return 0, net.ErrClosed
+	n := copy(p, e.answer)
+	binary.BigEndian.PutUint16(p, e.id)
+	e.answer = nil
+	return n, nil
+}
+
+// goOn repeats the question if a read ended before the resolver's deadline. It returns false if that has passed, or if
+// the addresses of the other family are enough.
+func (e *exchange) goOn() bool {
+	c, now := e.cache, time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.enough.IsZero() || !now.Before(e.deadline) && !e.deadline.IsZero() {
+		return false
 	}
-	n, err := e.conn.Read(p)
-	if err == nil {
-		e.keep(p[:n])
+	if !now.Before(e.enough) {
+		e.answer = none(e.question)
+		c.putLocked(e.question, e.answer, missingAge)
+		return false
 	}
-	return n, err
+	if e.message != nil && !now.Before(e.repeatAt()) {
+		_, _ = e.conn.Write(e.message) // if it fails, so does the read
+		e.message = nil
+	}
+	return e.setDeadline() == nil
+}
+
+// repeatAt returns when to repeat the question.
+func (e *exchange) repeatAt() time.Time { return e.enough.Add(-patience(e.question) / 2) }
+
+// setDeadline sets the time at which a read ends.
+func (e *exchange) setDeadline() error {
+	next := e.enough
+	if e.message != nil {
+		next = e.repeatAt()
+	}
+	if !e.deadline.IsZero() && e.deadline.Before(next) {
+		next = e.deadline
+	}
+	return e.conn.SetReadDeadline(next)
+}
+
+// await registers e, which waits for the name server. If the other family has addresses already, their patience begins.
+func (c *cache) await(e *exchange) {
+	other := otherFamily(e.question)
+	if other == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting[e.question] = append(c.waiting[e.question], e)
+	if hasAddress(c.getLocked(other)) {
+		c.suffice(e)
+	}
+}
+
+// suffice notes that the other family has addresses.
+func (c *cache) suffice(e *exchange) {
+	if e.enough.IsZero() {
+		e.enough = time.Now().Add(patience(e.question))
+		_ = e.setDeadline() // if it fails, so does the read
+	}
+}
+
+// leave removes e from those that wait.
+func (c *cache) leave(e *exchange) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rest := slices.DeleteFunc(c.waiting[e.question], func(other *exchange) bool { return other == e })
+	if c.waiting[e.question] = rest; len(rest) == 0 {
+		delete(c.waiting, e.question)
+	}
 }
 
 // keep puts a message into the cache if it answers the question. Anyone may have sent it, so it must pass the same
@@ -74,6 +158,84 @@ func (e *exchange) keep(message []byte) {
 	}
 	if life := min(lifetime(message), MaxAge); life > 0 {
 		e.cache.put(question, append([]byte(nil), message...), life)
+	}
+	if !hasAddress(message) {
+		return
+	}
+	c, other := e.cache, otherFamily(question)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.waiting[other] {
+		c.suffice(w)
+	}
+}
+
+// questionTail is the size of type and class at the end of a question.
+const questionTail = 4
+
+// family returns the type of a question: A or AAAA. It returns 0 for any other.
+func family(question string) dnsmessage.Type {
+	if len(question) < questionTail {
+		return 0
+	}
+	tail := []byte(question[len(question)-questionTail:])
+	t := dnsmessage.Type(binary.BigEndian.Uint16(tail))
+	if dnsmessage.Class(binary.BigEndian.Uint16(tail[2:])) != dnsmessage.ClassINET ||
+		t != dnsmessage.TypeA && t != dnsmessage.TypeAAAA {
+		return 0
+	}
+	return t
+}
+
+// otherFamily returns the question for the addresses of the other family, or "" if question is not for addresses.
+func otherFamily(question string) string {
+	other := dnsmessage.TypeA
+	switch family(question) {
+	case 0:
+		return ""
+	case dnsmessage.TypeA:
+		other = dnsmessage.TypeAAAA
+	}
+	b := []byte(question)
+	binary.BigEndian.PutUint16(b[len(b)-questionTail:], uint16(other))
+	return string(b)
+}
+
+// patience returns how long to wait for the answer of a question if the other family has addresses.
+func patience(question string) time.Duration {
+	if family(question) == dnsmessage.TypeA {
+		return patience4
+	}
+	return patience6
+}
+
+// none returns the answer that there are no records.
+func none(question string) []byte {
+	const response, recursionAvailable = 0x80, 0x80
+	return append([]byte{0, 0, response, recursionAvailable, 0, 1, 0, 0, 0, 0, 0, 0}, question...)
+}
+
+// hasAddress reports whether an answer has an address of the family that was asked for.
+func hasAddress(message []byte) bool {
+	var p dnsmessage.Parser
+	if _, err := p.Start(message); err != nil {
+		return false
+	}
+	q, err := p.Question()
+	if err != nil || p.SkipAllQuestions() != nil {
+		return false
+	}
+	for {
+		h, err := p.AnswerHeader()
+		if err != nil {
+			return false
+		}
+		if h.Type == q.Type && (h.Type == dnsmessage.TypeA || h.Type == dnsmessage.TypeAAAA) {
+			return true
+		}
+		if p.SkipAnswer() != nil {
+			return false
+		}
 	}
 }
 
@@ -145,6 +307,7 @@ func (e *exchange) Close() error {
 	if e.conn == nil {
 		return nil
 	}
+	e.cache.leave(e)
 	return e.conn.Close()
 }
 
