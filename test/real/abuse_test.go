@@ -56,7 +56,7 @@ func TestHangUp(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
-	settle(t)
+	harness.Settle()
 	e.recv.On("/dlr/1", harness.Slow(2*time.Second, 200))
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1), e.dlr(1, 2), e.dlr(1, 3))
@@ -84,12 +84,12 @@ func TestConnectionErrors(t *testing.T) {
 	} {
 		began := time.Now()
 		_, stderr, code := harness.Run(t, e.options(), append([]string{"topics", "check"}, tc.flags...)...)
-		if took := time.Since(began); code != 1 || !strings.Contains(stderr, tc.want) || strings.Count(stderr, "\n") != 1 || took > 20*time.Second {
+		if took := time.Since(began); code != 1 || !strings.Contains(stderr, tc.want) || strings.Count(stderr, "\n") != 1 || took > 20*time.Second+harness.Slack(began) {
 			t.Errorf("%s: exit code %d after %v: %s", tc.name, code, took, stderr)
 		}
 	}
 	p := harness.Start(t, e.options("--kafka.session_timeout=200ms"))
-	if code := p.Wait(t, 30*time.Second); code != 1 || strings.Count(p.Log(), `"level":"error"`) != 1 || !strings.Contains(p.Log(), "kafka.session_timeout: ") {
+	if code := p.Wait(t, harness.Patience); code != 1 || strings.Count(p.Log(), `"level":"error"`) != 1 || !strings.Contains(p.Log(), "kafka.session_timeout: ") {
 		t.Errorf("session timeout: exit code %d:\n%s", code, p.Log())
 	}
 }
@@ -113,7 +113,7 @@ func TestReplayOnceWhileUnderWay(t *testing.T) {
 	}
 	e.emit(t, records...)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
-	settle(t)
+	harness.Settle()
 	e.recv.On("/dlr/1", harness.Hang())
 	p := e.serve(t)
 	key, _, _ := harness.Run(t, e.options(), "keys", "create", "--user", "1")

@@ -12,7 +12,7 @@ func TestSourceLag(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
-	settle(t)
+	harness.Settle()
 	e.recv.On("/dlr/1", harness.Slow(6*time.Second, 200))
 	p := e.serve(t)
 	old := e.dlr(1, 1)

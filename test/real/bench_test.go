@@ -99,7 +99,7 @@ func leftovers(t *testing.T, kafka *harness.Broker, redis *harness.RedisServer) 
 	admin, cache := kadm.NewClient(harness.Client(t, kafka.Addr)), redis.Client(t)
 	var left []string
 	harness.Eventually(t, harness.Patience, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 		defer cancel()
 		topics, err := admin.ListTopics(ctx)
 		if err != nil {

@@ -315,7 +315,7 @@ func TestAccountPage(t *testing.T) {
 	if out, _, code := harness.Run(t, e.options(), "keys", "revoke", key); code != 0 {
 		t.Fatalf("keys revoke: %d %s", code, out)
 	}
-	harness.Eventually(t, changeTakes+time.Second, func() bool {
+	harness.Eventually(t, harness.Patience, func() bool {
 		b.open(page)
 		return strings.Contains(b.eval("document.body.innerText"), "Your session has ended")
 	}, "a revoked key is signed out")

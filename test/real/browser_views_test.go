@@ -22,7 +22,7 @@ const rowsShown = `document.querySelectorAll("#deliveries tbody tr").length + " 
 // was given up.
 func history(t *testing.T, b *tab, e *env, page string) (id string) {
 	t.Helper()
-	settle(t) // until the last change has taken effect everywhere
+	harness.Settle() // until the last change has taken effect everywhere
 	e.recv.On("/inbound/42", harness.Status(500))
 	for sms := range int64(30) {
 		e.emit(t, e.dlr(42, sms))
@@ -124,7 +124,7 @@ func traffic(t *testing.T, b *tab, e *env, page string) string {
 	b.fill("revoke_click_url", e.recv.URL("/revoke_click/42"))
 	b.save()
 	b.see(text("messages"), "Saved.")
-	settle(t)
+	harness.Settle()
 	e.recv.On("/click/42", func(w http.ResponseWriter, _ *http.Request, r harness.Request) {
 		harness.Pass(time.Duration(20+r.N*7%90) * time.Millisecond)
 	})
@@ -228,7 +228,7 @@ func TestCustomersPath(t *testing.T) {
 	p := e.serve(t)
 	key := e.newKey(t, 42)
 	e.configure(t, map[int64]harness.Webhook{42: {DLR: e.recv.URL("/dlr/42")}})
-	settle(t)
+	harness.Settle()
 	e.recv.On("/dlr/42", func(w http.ResponseWriter, _ *http.Request, _ harness.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = w.Write([]byte("database is down"))

@@ -128,7 +128,7 @@ func TestTopics(t *testing.T) {
 		}
 	}
 	p := harness.Start(t, o)
-	if code := p.Wait(t, 20*time.Second); code != 1 || !strings.Contains(p.Log(), n.DLR) || !strings.Contains(p.Log(), "missing") {
+	if code := p.Wait(t, harness.Patience); code != 1 || !strings.Contains(p.Log(), n.DLR) || !strings.Contains(p.Log(), "missing") {
 		t.Errorf("serve without topics: exit code %d\n%s", code, p.Log())
 	}
 	out, stderr, code := harness.Run(t, o, "topics", "ensure")
@@ -198,7 +198,7 @@ func TestWrongTopics(t *testing.T) {
 		}
 	}
 	p := harness.Start(t, o)
-	if code := p.Wait(t, 20*time.Second); code != 1 || !lineWith(p.Log(), bad.Config, "cleanup.policy") {
+	if code := p.Wait(t, harness.Patience); code != 1 || !lineWith(p.Log(), bad.Config, "cleanup.policy") {
 		t.Errorf("serve with bad topics: exit code %d\n%s", code, p.Log())
 	}
 }
@@ -340,7 +340,7 @@ func TestEmbedded(t *testing.T) {
 	wantFirstWebhook(t, p, recv)
 	_, broker, _ := nextSteps(t, p)
 	harness.SetWebhook(t, broker, "webhook-config", 7, harness.Webhook{DLR: recv.URL("/dlr"), Click: recv.URL("/click"), Revoke: recv.URL("/revoke")})
-	settle(t)
+	harness.Settle()
 	recv.On("/dlr", harness.Codes(500, 200))
 	harness.ProduceMany(t, broker, []*kgo.Record{
 		harness.Event("sms-dlr", 7, harness.DLRValue(7, 1)), harness.Event("sms-click", 7, harness.ClickValue(7, 1)), harness.Event("sms-click", 7, harness.ClickValue(7, 1)),

@@ -216,7 +216,7 @@ func testClickWithoutURL(t *testing.T, e *env, p *harness.Proc) {
 		return p.Metrics(t).Sum("smshooks_settled_total", "kind", "click", "fate", "not_configured")-before == 1
 	}, "the click is not configured")
 	e.configure(t, map[int64]harness.Webhook{110: {Click: e.recv.URL("/click/110")}})
-	settle(t)
+	harness.Settle()
 	e.emit(t, e.click(110, 1))
 	e.recv.WaitCount(t, "/click/110", 1, harness.Patience)
 }
@@ -350,7 +350,7 @@ func testFailures(t *testing.T, e *env, p *harness.Proc) {
 		121: {DLR: "http://" + harness.FreeAddr(t) + "/"}, 122: {DLR: "http://no-such-host.invalid/"},
 		123: {DLR: "https://" + e.recv.Addr() + "/"}, 124: {DLR: "http://10.1.2.3:81/"}, 125: {DLR: "http://[::ffff:169.254.169.254]/"},
 	})
-	settle(t)
+	harness.Settle()
 	want := map[int64]string{120: "connection reset", 121: "connection refused", 122: "dns", 123: "tls", 124: "blocked address", 125: "blocked address"}
 	for user := range want {
 		e.emit(t, e.dlr(user, 1))
@@ -386,7 +386,7 @@ func testRemoved(t *testing.T, e *env, p *harness.Proc) {
 	e.emit(t, e.dlr(127, 1))
 	e.recv.WaitCount(t, "/dlr/127", 1, harness.Patience)
 	harness.RemoveUser(t, e.kafka.Addr, e.topics.Config, 127)
-	settle(t)
+	harness.Settle()
 	before := p.Metrics(t).Sum("smshooks_settled_total", "fate", "not_configured")
 	e.emit(t, e.dlr(127, 2))
 	harness.Eventually(t, harness.Patience, func() bool {
@@ -395,7 +395,7 @@ func testRemoved(t *testing.T, e *env, p *harness.Proc) {
 	// an unreadable document leaves the previous one in effect
 	e.configure(t, map[int64]harness.Webhook{127: {DLR: e.recv.URL("/dlr/127/again")}})
 	e.emit(t, harness.Event(e.topics.Config, 127, `{"user_id":127,"dlr_url":`))
-	settle(t)
+	harness.Settle()
 	e.emit(t, e.dlr(127, 3))
 	e.recv.WaitCount(t, "/dlr/127/again", 1, harness.Patience)
 }

@@ -51,7 +51,7 @@ func TestLatestOrder(t *testing.T) {
 	if further.Order != "latest" {
 		t.Errorf("dlr_order is %q", further.Order)
 	}
-	settle(t)
+	harness.Settle()
 	outage := func(sms int64) {
 		t.Helper()
 		failed := func(n float64) {

@@ -27,9 +27,6 @@ func TestMain(m *testing.M) { harness.Main(m) }
 // partitions of every test topic.
 const partitions = 2
 
-// changeTakes is the time within which a change of settings takes effect, by contract.
-const changeTakes = time.Second
-
 // late is how much later than due an attempt may start, by contract.
 const late = time.Second
 
@@ -155,14 +152,6 @@ func golden(t testing.TB, name string) []byte {
 		t.Fatal(err)
 	}
 	return bytes.TrimRight(data, "\n")
-}
-
-// settle waits until a change of settings has taken effect.
-func settle(t testing.TB) {
-	t.Helper()
-	from := time.Now()
-	harness.Pass(changeTakes)
-	harness.Pass(harness.Slack(from))
 }
 
 // waitCommitted waits until all records of topics are settled and committed.

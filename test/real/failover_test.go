@@ -49,7 +49,7 @@ func TestFailover(t *testing.T) {
 	harness.Eventually(t, harness.Patience, func() bool {
 		return post(t, p.Addr, key, "/v1/user/webhook-secret/rotate", "") == http.StatusOK
 	}, "requests are signed")
-	settle(t)
+	harness.Settle()
 
 	t.Run("second succeeds", func(t *testing.T) { testFailoverSucceeds(t, e, p, key) })
 	t.Run("both fail", func(t *testing.T) { testFailoverFails(t, e, p) })
@@ -60,7 +60,7 @@ func TestFailover(t *testing.T) {
 	})
 	t.Run("without the first URL", func(t *testing.T) {
 		e.emit(t, harness.Event(e.topics.Config, 9, `{"user_id":9,"dlr_failover_url":"`+e.recv.URL(spare(9))+`"}`))
-		settle(t)
+		harness.Settle()
 		e.emit(t, e.dlr(9, 1))
 		p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "not_configured")
 		if n := e.recv.Count(spare(9)); n != 0 {

@@ -61,7 +61,7 @@ func TestIsolation(t *testing.T) {
 		}
 		harness.Pass(100 * time.Millisecond)
 	}
-	harness.Eventually(t, 10*time.Second, func() bool { return len(healthyRequests(e)) >= 1000 }, "1000 healthy events")
+	harness.Eventually(t, harness.Patience, func() bool { return len(healthyRequests(e)) >= 1000 }, "1000 healthy events")
 	var delays []time.Duration
 	for _, r := range healthyRequests(e) {
 		delays = append(delays, r.Start.Sub(produced.get(r.Header.Get("Webhook-Id"))))
@@ -76,7 +76,7 @@ func TestIsolation(t *testing.T) {
 	if most > 5<<20 {
 		t.Errorf("%v bytes buffered, the limit is 4 MiB", most)
 	}
-	harness.Eventually(t, 30*time.Second, func() bool { return answered(e, path("dlr", slow)) >= slowEvents }, "all events of the slow endpoint")
+	harness.Eventually(t, harness.Patience, func() bool { return answered(e, path("dlr", slow)) >= slowEvents }, "all events of the slow endpoint")
 	if n := e.recv.Widest(path("dlr", slow)); n > 3 {
 		t.Errorf("%d requests at once to the slow endpoint", n)
 	}
@@ -306,7 +306,7 @@ func TestManyHang(t *testing.T) {
 		}
 		return n
 	}
-	harness.Eventually(t, 10*time.Second, func() bool { return count() >= good }, "%d events of healthy endpoints", good)
+	harness.Eventually(t, harness.Patience, func() bool { return count() >= good }, "%d events of healthy endpoints", good)
 	t.Logf("healthy endpoints done after %v", time.Since(began))
 	harness.Eventually(t, 60*time.Second, func() bool {
 		return len(harness.Consume(t, e.kafka.Addr, e.topics.DeadLetter)) >= users/10*6

@@ -45,7 +45,7 @@ func TestTracing(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: {DLR: e.recv.URL("/dlr/1") + "?key=hush", Auth: "user:hush"}, 2: e.all(2, "")})
-	settle(t)
+	harness.Settle()
 	e.recv.On("/dlr/1", harness.Codes(503, 200))
 	c := collector.New(t)
 	p := e.serve(t, "--tracing.endpoint="+c.URL, "--tracing.sample=0")

@@ -79,7 +79,7 @@ func TestPause(t *testing.T) {
 		sent = append(sent, e.emit(t, e.dlr(1, i))...)
 		harness.Pass(50 * time.Millisecond)
 	}
-	harness.Pass(changeTakes)
+	harness.Settle()
 	e.emit(t, e.click(1, 700), e.click(1, 700), e.revocation(1, []int64{1, 2}, nil), e.dlr(3, 1))
 	e.recv.WaitCount(t, path("dlr", 3), 1, harness.Patience)
 	click := e.wantPaused(t, e.topics.Click, 1, 1)[0]
@@ -150,7 +150,7 @@ func (e *env) wantReplayStored(t testing.TB, p *harness.Proc, key string, parked
 func (e *env) wantResumed(t testing.TB, p, q *harness.Proc, key, batch string) {
 	t.Helper()
 	patch(t, q, key, "dlr_paused=false&revoke_click_paused=")
-	settle(t)
+	harness.Settle()
 	e.emit(t, e.dlr(1, 900))
 	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 	resumed := e.recv.WaitCount(t, path("revoke", 1), 1, 2*pauseWindow)[0]
@@ -174,7 +174,7 @@ func (e *env) wantEachOnce(t *testing.T, sent []*kgo.Record, changed time.Time) 
 	requests := e.recv.Requests(path("dlr", 1))
 	for _, r := range requests {
 		ends[r.Header.Get("Webhook-Id")]++
-		if after := r.Start.Sub(changed); after > changeTakes+harness.Slack(changed) {
+		if after := r.Start.Sub(changed); after > harness.ChangeTakes+harness.Slack(changed) {
 			t.Errorf("an attempt started %v after the pause", after)
 		}
 	}
@@ -212,12 +212,12 @@ func TestPauseByDocument(t *testing.T) {
 	}
 	wantHeaders(t, stored, map[string]string{"id": identity(held[0]), "origin": harness.Position(held[0]), "kind": "dlr", "attempts": "0", "error": "", "reason": "", "replayed": ""})
 	e.emit(t, e.pausedDocument(t, 1, "click"))
-	settle(t)
+	harness.Settle()
 	e.emit(t, e.dlr(1, 3), e.click(1, 4))
 	e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 	e.wantPaused(t, e.topics.Click, 1, 1)
 	e.emit(t, harness.Event(e.topics.Config, 1, `{"user_id":1,"dlr_paused":true}`)) // nothing to send
-	settle(t)
+	harness.Settle()
 	e.emit(t, e.dlr(1, 5))
 	p.WaitMetric(t, harness.Patience, harness.Exactly(1), "smshooks_settled_total", "kind", "dlr", "fate", "not_configured")
 	if n := len(e.paused(t, e.topics.DLR, 1)); n != 1 {

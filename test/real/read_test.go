@@ -83,7 +83,7 @@ func TestTransactions(t *testing.T) {
 
 	hangs.end(kgo.TryCommit)
 	open.end(kgo.TryCommit)
-	settle(t)
+	harness.Settle()
 	e.emit(t, e.dlr(2, 201), e.dlr(4, 401))
 	e.recv.WaitCount(t, path("dlr", 2), 1, harness.Patience)
 	got := e.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)

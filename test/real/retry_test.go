@@ -107,7 +107,7 @@ func testExhausted(t *testing.T, e *env) {
 func testTimeout(t *testing.T, e *env) {
 	e.recv.On("/dlr/3", harness.Hang())
 	e.emit(t, e.dlr(3, 1))
-	wantHeaders(t, e.dead(t, 3, 1, 12*time.Second)[0], map[string]string{"error": "timeout", "attempts": "3"})
+	wantHeaders(t, e.dead(t, 3, 1, harness.Patience)[0], map[string]string{"error": "timeout", "attempts": "3"})
 	for _, r := range e.recv.Requests("/dlr/3") {
 		if took := r.End.Sub(r.Start); took < 500*time.Millisecond || took > time.Second+harness.Slack(r.Start) {
 			t.Errorf("a request took %v, want about the timeout of 700 ms", took)
@@ -269,7 +269,7 @@ func TestRestartWhileParked(t *testing.T) {
 				p.Kill()
 			}
 			p = e.serve(t)
-			e.recv.WaitCount(t, "/dlr/1", 60, 25*time.Second)
+			e.recv.WaitCount(t, "/dlr/1", 60, harness.Patience)
 			e.recv.WaitCount(t, "/click/2", 10, harness.Patience)
 			e.dead(t, 1, 20, harness.Patience)
 			p.WaitBalanced(t, 1, harness.Patience)

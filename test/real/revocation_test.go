@@ -71,11 +71,11 @@ func TestRevocation(t *testing.T) {
 		e.revocation(8, []int64{1}, nil), // no URL
 		harness.Event(e.topics.Revocation, 6, `{"user_id":6,"api_sms_ids":9007199254740993,"campaign_sms_ids":null}`),
 	)
-	e.recv.WaitCount(t, "/revoke/1", 1, interval+2*time.Second)
-	chunks := e.recv.WaitCount(t, "/revoke/2", 3, 2*time.Second)
+	e.recv.WaitCount(t, "/revoke/1", 1, harness.Patience)
+	chunks := e.recv.WaitCount(t, "/revoke/2", 3, harness.Patience)
 	e.recv.WaitCount(t, "/revoke/3", 2, harness.Patience)
 	dead := e.dead(t, 4, 1, harness.Patience)[0]
-	if got := string(e.recv.WaitCount(t, "/revoke/6", 1, time.Second)[0].Body); got != `{"event":"clicks_revoked","count":1,"api_sms_ids":[9007199254740993],"campaign_sms_ids":[]}` {
+	if got := string(e.recv.WaitCount(t, "/revoke/6", 1, harness.Patience)[0].Body); got != `{"event":"clicks_revoked","count":1,"api_sms_ids":[9007199254740993],"campaign_sms_ids":[]}` {
 		t.Errorf("single id: %s", got)
 	}
 	for _, r := range e.recv.Requests("") {
@@ -137,7 +137,7 @@ func wantSplit(t testing.TB, chunks []harness.Request, first *kgo.Record) {
 // wantStoredBatch checks the retry record and the dead letter of user 4's batch, whose first record is first.
 func (e *env) wantStoredBatch(t testing.TB, first, dead *kgo.Record) {
 	t.Helper()
-	stored := e.waitStored(t, harness.Retry(e.topics.Revocation, "1s"), 4, 1, time.Second)[0]
+	stored := e.waitStored(t, harness.Retry(e.topics.Revocation, "1s"), 4, 1, harness.Patience)[0]
 	if string(stored.Value) != `{"user_id":4,"api_sms_ids":[7],"campaign_sms_ids":[]}` {
 		t.Errorf("batch in the retry topic: %s", stored.Value)
 	}
@@ -165,8 +165,8 @@ func TestRevocationTicks(t *testing.T) {
 	}
 	ended := time.Now()
 	last := e.recv.Count("")
-	harness.Eventually(t, 2*interval, func() bool { return e.recv.Count("") > last }, "the batch of the last tick")
-	p.WaitBalanced(t, float64(2*next), 2*interval)
+	harness.Eventually(t, harness.Patience, func() bool { return e.recv.Count("") > last }, "the batch of the last tick")
+	p.WaitBalanced(t, float64(2*next), harness.Patience)
 	for _, at := range []string{"/revoke/1", "/revoke/2"} {
 		var got []int64
 		batches := 0

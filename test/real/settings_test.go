@@ -63,7 +63,7 @@ func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shown
 	if form != nil {
 		method, path, body = http.MethodPost, "/v1/user/set-webhook", strings.NewReader(form.Encode())
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+p.Addr+path, body)
 	if err != nil {
@@ -187,7 +187,7 @@ func TestDeletedRedisKeys(t *testing.T) {
 	for _, a := range all {
 		e.emit(t, e.dlr(a.user, a.user))
 	}
-	e.recv.WaitCount(t, "", len(all), 20*time.Second)
+	e.recv.WaitCount(t, "", len(all), harness.Patience)
 	for _, member := range []*harness.Proc{p, q} {
 		if n := notConfigured(t, member); n != 0 {
 			t.Errorf("%v events not configured", n)
@@ -313,7 +313,7 @@ func TestEvictedSettings(t *testing.T) {
 	for _, a := range all {
 		e.emit(t, e.dlr(a.user, a.user))
 	}
-	e.recv.WaitCount(t, "", len(all), 20*time.Second)
+	e.recv.WaitCount(t, "", len(all), harness.Patience)
 	if n := notConfigured(t, p) + notConfigured(t, q); n != 0 {
 		t.Errorf("%v events not configured", n)
 	}
@@ -351,7 +351,7 @@ func TestGoneWhileStopped(t *testing.T) {
 	if status, _ := call(t, p, gone, nil); status != http.StatusUnauthorized {
 		t.Errorf("a key that is not in its topic gets %d", status)
 	}
-	e.recv.WaitCount(t, path("dlr", a.user), 1, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", a.user), 1, harness.Patience)
 	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of the removed user is not configured")
 	if n := e.recv.Count(path("dlr", gone.user)); n != 0 {
 		t.Errorf("%d requests for a removed user", n)
@@ -391,7 +391,7 @@ func TestRecreatedConfigTopic(t *testing.T) {
 		t.Errorf("a change in the new topic gets %d", status)
 	}
 	e.emit(t, e.dlr(1, 1), e.dlr(2, 2))
-	e.recv.WaitCount(t, path("dlr", 1)+"/new", 1, 20*time.Second)
+	e.recv.WaitCount(t, path("dlr", 1)+"/new", 1, harness.Patience)
 	harness.Eventually(t, 10*time.Second, func() bool { return notConfigured(t, p) == 1 }, "the event of a user who is not in the new topic is not configured")
 }
 

@@ -64,7 +64,7 @@ func verify(t *testing.T, secrets []string, requests []harness.Request) []string
 // ask makes a request to the API and decodes the data of a reply of 200.
 func ask(t testing.TB, p *harness.Proc, method, key, path, form string, data any) int {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+p.Addr+path, strings.NewReader(form))
 	if err != nil {
@@ -112,11 +112,11 @@ func TestSigning(t *testing.T) {
 	before := w.emit(t, w.dlr(1, 1), w.dlr(2, 1))
 	w.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 	first := rotate("")
-	harness.Pass(time.Second) // the contract's limit for a change to take effect
+	harness.Settle()
 	w.emit(t, w.dlr(1, 2))
 	w.recv.WaitCount(t, path("dlr", 1), 2, harness.Patience)
 	second := rotate("grace=1h")
-	harness.Pass(time.Second)
+	harness.Settle()
 	w.emit(t, w.dlr(1, 3), w.dlr(2, 2))
 	w.recv.WaitCount(t, path("dlr", 2), 2, harness.Patience)
 	got := w.recv.WaitCount(t, path("dlr", 1), 3, harness.Patience)
@@ -156,7 +156,7 @@ func TestSigning(t *testing.T) {
 	if status := post(t, p.Addr, key, "/v1/user/webhook-secret/clear", ""); status != http.StatusOK {
 		t.Fatalf("clear: %d", status)
 	}
-	harness.Pass(time.Second)
+	harness.Settle()
 	w.emit(t, w.dlr(1, 4))
 	// The fourth request was the test.
 	if last := w.recv.WaitCount(t, path("dlr", 1), 5, harness.Patience)[4]; last.Header.Get("Webhook-Signature") != "" {

@@ -141,7 +141,7 @@ func TestFenced(t *testing.T) {
 	l := startLoad(t, e, 1, 20*time.Millisecond)
 	e.recv.WaitCount(t, "", 20, harness.Patience)
 	second := harness.Start(t, e.options())
-	if code := first.Wait(t, 20*time.Second); code != 1 {
+	if code := first.Wait(t, harness.Patience); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	ended := time.Now()

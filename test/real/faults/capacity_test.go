@@ -84,7 +84,7 @@ func (s *env) perSecond(from, to time.Time) float64 {
 // bytesEach returns the average size of a topic's records on the broker's disk.
 func (s *env) bytesEach(t testing.TB, topic string, records float64) float64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	dirs, err := kadm.NewClient(harness.Client(t, s.brokers)).DescribeAllLogDirs(ctx, nil)
 	if err != nil {

@@ -75,9 +75,9 @@ func TestHostileEndpoints(t *testing.T) {
 	}
 	harness.ProduceMany(t, s.brokers, bad)
 	good, most := s.healthyLoad(t, p, healthyUsers, rate, pick(10*time.Second, time.Minute))
-	b := s.waitFaults(t, f, faults, firstVice, bad, good, pick(90*time.Second, 4*time.Minute))
+	b := s.waitFaults(t, f, faults, firstVice, bad, good, pick(patience, 4*time.Minute))
 	wantDurations(t, p, len(faults), firstVice, timeout, began)
-	p.WaitBalanced(t, float64(len(bad)+len(good)), 20*time.Second)
+	p.WaitBalanced(t, float64(len(bad)+len(good)), patience)
 	waitRequestsEnd(t, p, before)
 	if limit := 250.0 * (1 << 20); most > limit {
 		t.Errorf("%.0f MiB resident", most/(1<<20))

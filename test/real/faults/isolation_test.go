@@ -84,17 +84,17 @@ func isolate(t *testing.T, f traffic) {
 	calm := f
 	calm.perSecond, calm.hung, calm.percent, calm.lasts = f.perSecond*int(100-f.percent)/100, 0, 0, min(f.lasts, time.Minute)
 	c.run(t, s, traffic{users: f.users, perSecond: f.perSecond, lasts: 2 * time.Second}, func() {}) // connections and caches
-	before := c.wait(c.run(t, s, calm, m.look(t, p)), 20*time.Second)
+	before := c.wait(c.run(t, s, calm, m.look(t, p)), patience)
 	c.misbehave(f.hung, f.slowly)
-	during := c.wait(c.run(t, s, f, m.look(t, p)), 20*time.Second)
+	during := c.wait(c.run(t, s, f, m.look(t, p)), patience)
 	c.misbehave(0, false)
 	base := before
 	if long() {
-		if after := c.wait(c.run(t, s, calm, m.look(t, p)), 20*time.Second); after.at(99) > base.at(99) {
+		if after := c.wait(c.run(t, s, calm, m.look(t, p)), patience); after.at(99) > base.at(99) {
 			base = after // the slower of the two, because other load on the machine varies
 		}
 	}
-	missing, delivered, dead := c.account(t, s, during, pick(60*time.Second, 10*time.Minute))
+	missing, delivered, dead := c.account(t, s, during, pick(patience, 10*time.Minute))
 	rec.note("without them: %v", base)
 	rec.note("with them: %v", during)
 	rec.note("at most %.0f MiB resident, %.1f MiB of events buffered", m.resident/(1<<20), m.buffered/(1<<20))
@@ -112,7 +112,7 @@ func isolate(t *testing.T, f traffic) {
 	if m.buffered > maxBuffered || m.resident > maxResident {
 		t.Errorf("%.0f MiB resident, %.1f MiB of events buffered", m.resident/(1<<20), m.buffered/(1<<20))
 	}
-	p.WaitBalanced(t, 1, 20*time.Second)
+	p.WaitBalanced(t, 1, patience)
 }
 
 // account waits until each event of a phase is delivered, or is dead after all attempts at a user that hung. No user
@@ -169,8 +169,8 @@ func isolateHandwritten(t *testing.T, f traffic) {
 	stop := startHandwritten(t, s, "http://"+c.addr)
 	calm := f
 	calm.perSecond, calm.hung, calm.percent, calm.lasts = f.perSecond*int(100-f.percent)/100, 0, 0, min(f.lasts, pick(3*time.Second, 20*time.Second))
-	c.wait(c.run(t, s, traffic{users: f.users, perSecond: 100, lasts: time.Second}, func() {}), 20*time.Second)
-	before := c.wait(c.run(t, s, calm, func() {}), 20*time.Second)
+	c.wait(c.run(t, s, traffic{users: f.users, perSecond: 100, lasts: time.Second}, func() {}), patience)
+	before := c.wait(c.run(t, s, calm, func() {}), patience)
 	if before.delivered != before.healthy {
 		t.Errorf("without anybody who hangs: %v", before)
 	}
@@ -205,7 +205,7 @@ func TestIsolationBacklog(t *testing.T) {
 		p = c.wait(p, 2*lasts+harness.Slack(c.began))
 		m.look(t, proc)()
 		c.misbehave(0, false)
-		missing, delivered, dead := c.account(t, s, p, pick(60*time.Second, 5*time.Minute))
+		missing, delivered, dead := c.account(t, s, p, pick(patience, 5*time.Minute))
 		rec.note("healthy events: %s of %s within %.1f s of the start of the program", count(p.delivered), count(p.healthy), p.took.Seconds())
 		rec.note("%.0f MiB resident", m.resident/(1<<20))
 		rec.set(func(r *result) {

@@ -88,7 +88,7 @@ func TestPoison(t *testing.T) {
 	if len(early) > 0 {
 		t.Errorf("%d attempts were early, such as %v", len(early), early[:min(len(early), 5)])
 	}
-	p.WaitBalanced(t, float64(len(all)), 20*time.Second)
+	p.WaitBalanced(t, float64(len(all)), patience)
 	again, beyond := settled.repeated(s)
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = len(all), delivered, died+len(bad), missing
@@ -225,10 +225,10 @@ func TestPoisonedHeaders(t *testing.T) {
 		}
 		return identity(r)
 	}
-	harness.Eventually(t, 20*time.Second, func() bool { ok, _ := s.judge.succeeded(); return ok[identity(behind)] }, "the retry behind them")
+	harness.Eventually(t, patience, func() bool { ok, _ := s.judge.succeeded(); return ok[identity(behind)] }, "the retry behind them")
 	dead := map[string]*kgo.Record{}
 	left := 0
-	harness.Eventually(t, 20*time.Second, func() bool {
+	harness.Eventually(t, patience, func() bool {
 		for _, r := range harness.Consume(t, s.brokers, s.topics.DeadLetter) {
 			dead[harness.Header(r, "smshooks-id")] = r
 		}
@@ -262,7 +262,7 @@ func TestPoisonedHeaders(t *testing.T) {
 	if reason := harness.Header(dead[identity(broken)], "smshooks-reason"); reason != "invalid_record" {
 		t.Errorf("a record of a retry topic without sms: %q", reason)
 	}
-	p.WaitBalanced(t, float64(len(records)), 10*time.Second)
+	p.WaitBalanced(t, float64(len(records)), patience)
 	rec.set(func(r *result) {
 		r.Produced, r.Delivered, r.Dead, r.Missing = len(records)+2, delivered+1, died, left
 	})
@@ -290,13 +290,13 @@ func TestPoisonedSettings(t *testing.T) {
 	// later records take effect within a second
 	changed := harness.WebhookRecord(t, s.topics.Config, 4, harness.Webhook{DLR: s.judge.url("changed", 4)})
 	harness.ProduceMany(t, s.brokers, []*kgo.Record{changed})
-	harness.Pass(time.Second)
+	harness.Settle()
 	var records []*kgo.Record
 	for _, user := range []int64{2, 3, 4} {
 		records = append(records, harness.Event(s.topics.DLR, user, harness.DLRValue(user, 1)))
 	}
 	harness.ProduceMany(t, s.brokers, records)
-	harness.Eventually(t, 10*time.Second, func() bool {
+	harness.Eventually(t, patience, func() bool {
 		ok, _ := s.judge.succeeded()
 		return ok[identity(records[0])] && ok[identity(records[1])] && ok[identity(records[2])]
 	}, "events of all three users, by their previous or their new settings")

@@ -109,7 +109,7 @@ func TestSecrets(t *testing.T) {
 	v.searchRedis(t, s)
 	v.searchReceiver(recv, auth)
 	p.Signal(t, syscall.SIGTERM)
-	p.Wait(t, time.Minute)
+	p.Wait(t, patience)
 	v.search("spans", spans.received())
 	log := p.Log()
 	v.search("log", log)
@@ -400,7 +400,7 @@ func (v *vault) failEndpoints(t *testing.T, s *env, recv *harness.Receiver, p *h
 		records = append(records, harness.WebhookRecord(t, s.topics.Config, int64(20+i), harness.Webhook{DLR: to, Click: to, Inbound: to, Revoke: to, Auth: auth}))
 	}
 	harness.ProduceMany(t, s.brokers, records)
-	harness.Pass(1500 * time.Millisecond) // settings take effect within a second
+	harness.Settle()
 	records = nil
 	for _, user := range []int64{2, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27} {
 		records = append(records, harness.Event(s.topics.DLR, user, harness.DLRValue(user, 1)), harness.Event(s.topics.Click, user, harness.ClickValue(user, 1)),
@@ -408,7 +408,7 @@ func (v *vault) failEndpoints(t *testing.T, s *env, recv *harness.Receiver, p *h
 	}
 	records = append(records, harness.Event(s.topics.DLR, 2, `{"user_id":"x"}`))
 	harness.ProduceMany(t, s.brokers, records)
-	harness.Eventually(t, 40*time.Second, func() bool {
+	harness.Eventually(t, patience, func() bool {
 		return len(harness.Consume(t, s.brokers, s.topics.DeadLetter)) >= 1+8*4 && recv.Count("/dlr") > 0 && recv.Count("/revoke") > 0
 	}, "the dead letters of the failing endpoints")
 }

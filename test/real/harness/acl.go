@@ -2,7 +2,6 @@ package harness
 
 import (
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -84,7 +83,7 @@ func (b *GuardedBroker) GrantMany(t testing.TB, acls []kmsg.CreateACLsRequestCre
 	t.Helper()
 	cl, req := Client(t, b.Addr), kmsg.NewCreateACLsRequest()
 	req.Creations = acls
-	resp, err := req.RequestWith(within(t, 20*time.Second), cl)
+	resp, err := req.RequestWith(within(t, Patience), cl)
 	if err != nil {
 		t.Fatalf("create ACLs: %v", err)
 	}
@@ -94,8 +93,8 @@ func (b *GuardedBroker) GrantMany(t testing.TB, acls []kmsg.CreateACLsRequestCre
 		}
 	}
 	all := kadm.NewACLs().AnyResource().Allow().AllowHosts().Operations(kadm.OpAny).ResourcePatternType(kadm.ACLPatternAny)
-	Eventually(t, 10*time.Second, func() bool {
-		described, err := kadm.NewClient(cl).DescribeACLs(within(t, 10*time.Second), all)
+	Eventually(t, Patience, func() bool {
+		described, err := kadm.NewClient(cl).DescribeACLs(within(t, Patience), all)
 		n := 0
 		for _, d := range described {
 			n += len(d.Described)
@@ -109,7 +108,7 @@ func (b *GuardedBroker) DepriveOfAll(t testing.TB) {
 	t.Helper()
 	all := kadm.NewACLs().Allow("User:" + GuardedUser).AllowHosts().AnyResource().Operations(kadm.OpAny).
 		ResourcePatternType(kadm.ACLPatternAny)
-	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, 20*time.Second), all)
+	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, Patience), all)
 	if err != nil {
 		t.Fatalf("delete ACLs: %v", err)
 	}
@@ -122,7 +121,7 @@ func (b *GuardedBroker) DepriveOfAll(t testing.TB) {
 
 func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 	t.Helper()
-	created, err := kadm.NewClient(Client(t, b.Addr)).CreateACLs(within(t, 20*time.Second), acls)
+	created, err := kadm.NewClient(Client(t, b.Addr)).CreateACLs(within(t, Patience), acls)
 	if err != nil {
 		t.Fatalf("create ACLs: %v", err)
 	}
@@ -132,8 +131,8 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 		}
 	}
 	// The broker that checks requests learns of them a moment after the controller.
-	Eventually(t, 10*time.Second, func() bool {
-		described, err := kadm.NewClient(Client(t, b.Addr)).DescribeACLs(within(t, 10*time.Second), acls)
+	Eventually(t, Patience, func() bool {
+		described, err := kadm.NewClient(Client(t, b.Addr)).DescribeACLs(within(t, Patience), acls)
 		n := 0
 		for _, d := range described {
 			n += len(d.Described)
@@ -145,7 +144,7 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 // Deprive revokes rights on topics.
 func (b *GuardedBroker) Deprive(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
 	t.Helper()
-	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, 20*time.Second), guardedACLs(ops).AllowHosts().Topics(topics...))
+	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, Patience), guardedACLs(ops).AllowHosts().Topics(topics...))
 	if err != nil {
 		t.Fatalf("delete ACLs: %v", err)
 	}

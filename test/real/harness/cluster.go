@@ -29,7 +29,7 @@ func OwnCluster(t testing.TB) *Cluster {
 		t.Fatalf("network of the cluster: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := nw.Remove(within(t, 20*time.Second)); err != nil {
+		if err := nw.Remove(within(t, Patience)); err != nil {
 			t.Errorf("remove the cluster's network: %v", err)
 		}
 	})

@@ -161,7 +161,7 @@ func (s *server) stop(t testing.TB) {
 	t.Helper()
 	s.own(t, "stop")
 	grace := 10 * time.Second
-	if err := s.c.Stop(within(t, 30*time.Second), &grace); err != nil {
+	if err := s.c.Stop(within(t, Patience), &grace); err != nil {
 		t.Fatalf("stop %s: %v", s.name, err)
 	}
 }
@@ -184,7 +184,7 @@ func (s *server) start(t testing.TB) {
 func (s *server) docker(t testing.TB, what string, f func(ctx context.Context, cli *testcontainers.DockerClient, id string) error) {
 	t.Helper()
 	s.own(t, what)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, Patience)
 	cli, err := testcontainers.NewDockerClientWithOpts(ctx)
 	if err != nil {
 		t.Fatalf("%s %s: %v", what, s.name, err)

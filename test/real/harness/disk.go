@@ -73,7 +73,7 @@ func (d *Disk) Free(t testing.TB) {
 
 func (d *Disk) run(t testing.TB, script string) {
 	t.Helper()
-	code, out, err := d.holder.Exec(within(t, 30*time.Second), []string{"sh", "-c", script}, exec.Multiplexed())
+	code, out, err := d.holder.Exec(within(t, Patience), []string{"sh", "-c", script}, exec.Multiplexed())
 	if err != nil {
 		t.Fatalf("disk: %v", err)
 	}
@@ -94,7 +94,7 @@ func (b *Broker) Answers(t testing.TB) bool {
 // Restart kills the broker if it still runs, and starts it.
 func (b *Broker) Restart(t testing.TB) {
 	t.Helper()
-	if state, err := b.srv.c.State(within(t, 10*time.Second)); err == nil && state.Running {
+	if state, err := b.srv.c.State(within(t, Patience)); err == nil && state.Running {
 		b.Kill(t)
 	}
 	b.Start(t)

@@ -172,7 +172,7 @@ func TestReceiver(t *testing.T) {
 			t.Errorf("request %d: %d %v, want %d", i+1, got, err, want)
 		}
 	}
-	list := r.WaitCount(t, "/twice", 4, time.Second)
+	list := r.WaitCount(t, "/twice", 4, harness.Patience)
 	if last := list[3]; last.N != 4 || last.Path != "/twice?n=1" || string(last.Body) != "b" || last.Length != 1 || last.Wide != 1 {
 		t.Errorf("recorded %+v", last)
 	}
@@ -180,8 +180,8 @@ func TestReceiver(t *testing.T) {
 	for range 3 {
 		go func() { _, _ = post(r.URL("/slow"), "", time.Second) }()
 	}
-	r.WaitCount(t, "/slow", 3, time.Second)
-	harness.Eventually(t, time.Second, func() bool {
+	r.WaitCount(t, "/slow", 3, harness.Patience)
+	harness.Eventually(t, harness.Patience, func() bool {
 		for _, q := range r.Requests("/slow") {
 			if q.End.Sub(q.Start) < 90*time.Millisecond {
 				return false

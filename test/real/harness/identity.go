@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -21,7 +20,7 @@ var topicIDs sync.Map
 // way.
 func NoteTopics(t testing.TB, brokers string, topics ...string) {
 	t.Helper()
-	details, err := kadm.NewClient(Client(t, brokers)).ListTopics(within(t, 20*time.Second), topics...)
+	details, err := kadm.NewClient(Client(t, brokers)).ListTopics(within(t, Patience), topics...)
 	if err != nil {
 		t.Fatalf("ids of topics: %v", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/testcontainers/testcontainers-go"
@@ -74,7 +73,7 @@ func LoginKafka(t testing.TB, o LoginOptions) *LoginBroker {
 	}))
 	srv := runOwn(t, s)
 	for _, addr := range srv.addrs[1:] { // these listeners open after the first one
-		Eventually(t, 30*time.Second, func() bool {
+		Eventually(t, Patience, func() bool {
 			conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // only whether it answers
 			if err != nil {
 				return false

@@ -23,6 +23,16 @@ const Clocks = 5 * time.Millisecond
 // begins with the first use of the shared Kafka.
 func Slack(from time.Time) time.Duration { return 3 * measuredPace.longest(from, time.Now()) }
 
+// ChangeTakes is the time within which a change of settings takes effect, by contract.
+const ChangeTakes = time.Second
+
+// Settle waits until a change of settings has taken effect.
+func Settle() {
+	from := time.Now()
+	Pass(ChangeTakes)
+	Pass(Slack(from))
+}
+
 // pace sends a record through Kafka to a web server every 50 ms and remembers how long each took.
 type pace struct {
 	once sync.Once

@@ -11,7 +11,7 @@ import (
 func TestSlack(t *testing.T) {
 	from := time.Now()
 	harness.Kafka(t)
-	harness.Eventually(t, 30*time.Second, func() bool { return harness.Slack(from) > 0 }, "a record arrives")
+	harness.Eventually(t, harness.Patience, func() bool { return harness.Slack(from) > 0 }, "a record arrives")
 	if d := harness.Slack(time.Now().Add(time.Hour)); d != 0 {
 		t.Errorf("a slack of %v for a time in the future", d)
 	}

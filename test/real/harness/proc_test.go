@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/smshooks/smshooks/test/real/harness"
 )
@@ -35,7 +34,7 @@ func TestProc(t *testing.T) {
 	if !p.Ready() || !p.Running() {
 		t.Error("not ready, not running")
 	}
-	if got := p.WaitBalanced(t, 3, time.Second).Sum("smshooks_settled_total", "kind", "dlr"); got != 3 {
+	if got := p.WaitBalanced(t, 3, harness.Patience).Sum("smshooks_settled_total", "kind", "dlr"); got != 3 {
 		t.Errorf("settled %v", got)
 	}
 	for _, want := range []string{
@@ -51,8 +50,8 @@ func TestProc(t *testing.T) {
 	if strings.Contains(p.Log(), "must not reach") || strings.Contains(p.Log(), "127.0.0.0/8") {
 		t.Errorf("the child's environment:\n%s", p.Log())
 	}
-	p.WaitLog(t, time.Second, "SMSHOOKS_REDIS_ADDRS")
-	if got := p.WaitMetric(t, time.Second, harness.AtLeast(3), "smshooks_settled_total", "kind", "dlr"); got != 3 {
+	p.WaitLog(t, harness.Patience, "SMSHOOKS_REDIS_ADDRS")
+	if got := p.WaitMetric(t, harness.Patience, harness.AtLeast(3), "smshooks_settled_total", "kind", "dlr"); got != 3 {
 		t.Errorf("settled %v", got)
 	}
 	if code := p.Term(t); code != 0 {
@@ -61,7 +60,7 @@ func TestProc(t *testing.T) {
 
 	q := harness.StartReady(t, o)
 	q.Kill()
-	if code := q.Wait(t, time.Second); code != -1 || q.Running() || q.Ready() {
+	if code := q.Wait(t, harness.Patience); code != -1 || q.Running() || q.Ready() {
 		t.Errorf("SIGKILL: exit code %d", code)
 	}
 }
@@ -69,7 +68,7 @@ func TestProc(t *testing.T) {
 func TestOpenFiles(t *testing.T) {
 	useFake(t)
 	p := harness.Start(t, harness.Options{OpenFiles: 77})
-	p.WaitUnready(t, 10*time.Second, "the first request")
+	p.WaitUnready(t, harness.Patience, "the first request")
 	limits, err := os.ReadFile("/proc/" + strconv.Itoa(p.Pid()) + "/limits")
 	if err != nil {
 		t.Skip(err) // not Linux

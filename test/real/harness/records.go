@@ -68,7 +68,7 @@ func Consume(t testing.TB, brokers, topic string) []*kgo.Record {
 	adm := kadm.NewClient(Client(t, brokers))
 	var ends kadm.ListedOffsets
 	var err error
-	Eventually(t, 20*time.Second, func() bool { // a partition may be without a leader for a moment
+	Eventually(t, Patience, func() bool { // a partition may be without a leader for a moment
 		if ends, err = adm.ListEndOffsets(ctx, topic); err == nil {
 			err = ends.Error()
 		}

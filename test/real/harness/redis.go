@@ -107,7 +107,7 @@ func (r *RedisServer) settle(t testing.TB) {
 		return
 	}
 	var err error
-	if !poll(time.Minute, func() bool { err = r.settled(within(t, 5*time.Second)); return err == nil }) {
+	if !poll(Patience, func() bool { err = r.settled(within(t, 10*time.Second)); return err == nil }) {
 		t.Fatalf("the nodes of Redis do not work together again: %v", err)
 	}
 }
@@ -116,7 +116,7 @@ func (r *RedisServer) settle(t testing.TB) {
 func (r *RedisServer) FlushAll(t testing.TB) {
 	t.Helper()
 	r.each(func(s *server) { s.own(t, "flush") })
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, Patience)
 	var err error
 	switch cl := r.Client(t).(type) {
 	case *redis.ClusterClient:
@@ -150,7 +150,7 @@ func (r *RedisServer) Keys(t testing.TB, pattern string) []string {
 		keys = append(keys, found...)
 		return err
 	}
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, Patience)
 	var err error
 	switch cl := r.Client(t).(type) {
 	case *redis.ClusterClient:
@@ -325,7 +325,7 @@ func clusterOf(t testing.TB, run func(spec) (*server, error)) (*RedisCluster, er
 	}
 	c.Addr, c.Nodes = strings.Join(addrs, ","), nodesOf(c.nodes)
 	c.settled = func(ctx context.Context) error { return clusterWhole(ctx, c.Nodes) }
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, Patience)
 	// Introduce the other nodes to the first one; gossip does the rest.
 	first := redis.NewClient(redisOptions(addrs[0]))
 	defer first.Close()
@@ -352,7 +352,7 @@ func clusterOf(t testing.TB, run func(spec) (*server, error)) (*RedisCluster, er
 		}
 	}
 	var err error
-	if !poll(30*time.Second, func() bool { err = c.settled(ctx); return err == nil }) {
+	if !poll(Patience, func() bool { err = c.settled(ctx); return err == nil }) {
 		return nil, fmt.Errorf("form the cluster: %w", err)
 	}
 	return c, nil
@@ -390,7 +390,7 @@ func inStep(ctx context.Context, cl *redis.Client) error {
 func (c *RedisCluster) MasterOf(t testing.TB, key string, gone ...*RedisNode) *RedisNode {
 	t.Helper()
 	var found *RedisNode
-	Eventually(t, 30*time.Second, func() bool { found = c.masterOf(within(t, 2*time.Second), key, gone); return found != nil }, "a master serves %q", key)
+	Eventually(t, Patience, func() bool { found = c.masterOf(within(t, 10*time.Second), key, gone); return found != nil }, "a master serves %q", key)
 	return found
 }
 
@@ -468,7 +468,7 @@ func sentinelOf(t testing.TB, run func(spec) (*server, error), password string) 
 	}
 	s.Addr = SentinelMaster + "@" + strings.Join(addrs, ",")
 	s.settled = s.whole
-	if !poll(30*time.Second, func() bool { err = s.settled(within(t, 5*time.Second)); return err == nil }) {
+	if !poll(Patience, func() bool { err = s.settled(within(t, 10*time.Second)); return err == nil }) {
 		return nil, fmt.Errorf("connect the Sentinels: %w", err)
 	}
 	return s, nil
@@ -524,7 +524,7 @@ func sentinelSpec(name, masterPort, password string) spec {
 func (s *RedisSentinel) Master(t testing.TB, gone ...*RedisNode) *RedisNode {
 	t.Helper()
 	var found *RedisNode
-	Eventually(t, 30*time.Second, func() bool { found = s.master(within(t, 2*time.Second), gone); return found != nil }, "the Sentinels report a master")
+	Eventually(t, Patience, func() bool { found = s.master(within(t, 10*time.Second), gone); return found != nil }, "the Sentinels report a master")
 	return found
 }
 
@@ -568,7 +568,7 @@ func (s *RedisSentinel) Asked(t testing.TB) *RedisNode {
 		o.Password = s.password
 		cl := redis.NewClient(o)
 		defer cl.Close()
-		list, err := cl.Do(within(t, 5*time.Second), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+		list, err := cl.Do(within(t, 10*time.Second), "CLIENT", "LIST", "TYPE", "pubsub").Text()
 		if err != nil {
 			t.Fatal(err)
 		}

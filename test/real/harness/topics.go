@@ -124,11 +124,11 @@ func CreateTopic(t testing.TB, brokers, topic string, partitions int32, configs 
 		set[configs[i]] = &configs[i+1]
 	}
 	adm := kadm.NewClient(Client(t, brokers))
-	if _, err := adm.CreateTopic(within(t, 20*time.Second), partitions, 1, set, topic); err != nil {
+	if _, err := adm.CreateTopic(within(t, Patience), partitions, 1, set, topic); err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
-	Eventually(t, 10*time.Second, func() bool {
-		listed, err := adm.ListEndOffsets(within(t, 5*time.Second), topic)
+	Eventually(t, Patience, func() bool {
+		listed, err := adm.ListEndOffsets(within(t, 10*time.Second), topic)
 		return err == nil && listed.Error() == nil && len(listed[topic]) == int(partitions)
 	}, "topic %s exists", topic)
 }
