@@ -163,10 +163,17 @@ func (c *Consumer) measureAges() {
 		}
 	}
 	for _, t := range c.cfg.Topics {
-		if c.topics.Describe(t).Class == topics.Source {
+		// Without an answer of Kafka, a record in memory that is late is known, but not that there is none.
+		_, known := c.lag.known[topicPartition{t, wholeTopic}]
+		switch source := c.topics.Describe(t).Class == topics.Source; {
+		case source && (known || age[t] > 0):
 			c.metrics.SourceLag(t, max(age[t], 0))
-		} else {
+		case source:
+			c.metrics.SourceLagUnknown(t)
+		case known || late[t] > 0:
 			c.metrics.Overdue(t, max(late[t], 0))
+		default:
+			c.metrics.OverdueUnknown(t)
 		}
 	}
 }

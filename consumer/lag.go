@@ -18,14 +18,18 @@ import (
 const (
 	lagInterval = 2 * time.Second
 	lagTimeout  = 5 * time.Second
+	lagKept     = time.Minute // how long a figure is shown that cannot be measured again
+
+	wholeTopic = -1 // stands for all partitions of a topic in lag.known
 )
 
 // lag holds the metrics of the backlog. Committed and end offsets are read from Kafka for every partition, whoever
 // owns it, so that the figures are those of Kafka's own tools, the same on every instance, and cover partitions
 // without an owner.
 type lag struct {
-	measured atomic.Int64 // Unix ms of the last measurement
-	stalled  atomic.Int64 // ms
+	measured atomic.Int64                 // Unix ms of the last measurement
+	stalled  atomic.Int64                 // ms
+	known    map[topicPartition]time.Time // last measured; after lagKept it is not known any more
 	progress map[*assignment]progress
 	heads    map[*assignment]head  // heads that are not fetched
 	stood    map[*assignment]int64 // offsets of partitions that had nothing outstanding before their end
@@ -38,6 +42,7 @@ type progress struct {
 }
 
 func (c *Consumer) registerLag() {
+	c.lag.known = map[topicPartition]time.Time{}
 	c.lag.measured.Store(time.Now().UnixMilli())
 	c.metrics.Read(metrics.LagAge, func() float64 { return time.Since(time.UnixMilli(c.lag.measured.Load())).Seconds() })
 	c.metrics.Read(metrics.CommitStalled, func() float64 { return float64(c.lag.stalled.Load()) / 1000 })
@@ -63,6 +68,23 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 		case ctx.Err() == nil:
 			unmeasured.Fail(err)
 		}
+		c.forgetLag(time.Now())
+	}
+}
+
+// forgetLag withdraws what has not been measured for lagKept. Old figures look like current ones.
+func (c *Consumer) forgetLag(now time.Time) {
+	for p, at := range c.lag.known {
+		if now.Sub(at) < lagKept {
+			continue
+		}
+		delete(c.lag.known, p)
+		switch {
+		case p.partition != wholeTopic:
+			c.metrics.LagUnknown(p.topic, p.partition)
+		case c.topics.Describe(p.topic).Class != topics.Source:
+			c.metrics.DelayedUnknown(p.topic)
+		}
 	}
 }
 
@@ -78,17 +100,22 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 	c.sleep(lag.Starts, lag.Ends)
 	c.skipEmpty(ctx, lag.Starts, lag.Ends)
 	c.findHeads(ctx, admin, lag.Starts, lag.Ends)
-	delayed, broken := map[string]int64{}, map[string]bool{}
+	now, delayed, broken := time.Now(), map[string]int64{}, map[string]bool{}
 	for _, p := range lag.Partitions() {
 		if p.Unknown {
-			broken[p.Topic] = true // keep the previous value
+			broken[p.Topic] = true // keep the previous value for a while
 			continue
 		}
 		c.metrics.Lag(p.Topic, p.Partition, p.Lag)
+		c.lag.known[topicPartition{p.Topic, p.Partition}] = now
 		delayed[p.Topic] += p.Records
 	}
 	for _, t := range c.cfg.Topics {
-		if c.topics.Describe(t).Class != topics.Source && !broken[t] {
+		if broken[t] {
+			continue
+		}
+		c.lag.known[topicPartition{t, wholeTopic}] = now
+		if c.topics.Describe(t).Class != topics.Source {
 			c.metrics.Delayed(t, delayed[t])
 		}
 	}

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"math"
 	"slices"
 	"strconv"
 	"testing"
@@ -42,6 +43,55 @@ func TestLagOfTheGroup(t *testing.T) {
 	})
 }
 
+// TestUnknownLag checks that lag is neither 0 before Kafka's first answer nor an old figure after its last one, and
+// that an age is still reported if a record in memory shows it.
+func TestUnknownLag(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		names := map[string]string{
+			"smshooks_group_lag_records": source, "smshooks_source_lag_seconds": source,
+			"smshooks_retry_waiting_records": delayed, "smshooks_retry_overdue_seconds": delayed,
+		}
+		want := func(when string, m *member, known bool) {
+			t.Helper()
+			for name, topic := range names {
+				if got := m.known(t, name, topic); got != known {
+					t.Errorf("%s %s of %s is known: %v, want %v", when, name, topic, got, known)
+				}
+			}
+		}
+		w.cut(true)
+		m := w.join(func(*event.Event) bool { return true })
+		want("at the start", m, false)
+		time.Sleep(30 * time.Second)
+		want("without an answer", m, false)
+		w.cut(false)
+		time.Sleep(30 * time.Second)
+		want("after an answer", m, true)
+		w.cut(true)
+		time.Sleep(30 * time.Second)
+		want("half a minute after the last answer", m, true)
+		time.Sleep(time.Minute)
+		want("long after the last answer", m, false)
+		w.cut(false)
+		time.Sleep(30 * time.Second)
+		want("after an answer again", m, true)
+
+		m.mu.Lock()
+		m.settle = nil
+		m.mu.Unlock()
+		w.write(source, 0, 1, time.Time{})
+		time.Sleep(time.Second)
+		w.hideEnds()
+		time.Sleep(2 * time.Minute)
+		if got := m.value(t, "smshooks_source_lag_seconds", source); got < 115 {
+			t.Errorf("the age of a record in memory is %v s, want about 120", got)
+		}
+		if m.known(t, "smshooks_group_lag_records", source) {
+			t.Error("a partition without a leader has a lag")
+		}
+	})
+}
+
 // A record that is never settled shows in the metrics, whatever else is delivered.
 func TestStalledAndGap(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
@@ -73,8 +123,28 @@ func TestStalledAndGap(t *testing.T) {
 	})
 }
 
-// value returns a metric of the member; labels are the values of its labels, in any order.
+// value returns a metric of the member; labels are values of its labels, in any order.
 func (m *member) value(t *testing.T, name string, labels ...string) float64 {
+	t.Helper()
+	v, ok := m.find(t, name, labels...)
+	if !ok {
+		t.Fatalf("no %s of %v", name, labels)
+	}
+	return v
+}
+
+// known reports whether a topic's metric has a value.
+func (m *member) known(t *testing.T, name, topic string) bool {
+	t.Helper()
+	v, ok := m.find(t, name, topic, "0")
+	if !ok {
+		v, ok = m.find(t, name, topic)
+	}
+	return ok && !math.IsNaN(v)
+}
+
+// find returns a metric of the member, and whether it exists.
+func (m *member) find(t *testing.T, name string, labels ...string) (float64, bool) {
 	t.Helper()
 	families, err := m.registry.Gather()
 	if err != nil {
@@ -90,10 +160,9 @@ func (m *member) value(t *testing.T, name string, labels ...string) float64 {
 				left = slices.DeleteFunc(left, func(v string) bool { return v == l.GetValue() })
 			}
 			if len(left) == 0 {
-				return s.GetCounter().GetValue() + s.GetGauge().GetValue()
+				return s.GetCounter().GetValue() + s.GetGauge().GetValue(), true
 			}
 		}
 	}
-	t.Fatalf("no %s of %v", name, labels)
-	return 0
+	return 0, false
 }

@@ -106,21 +106,7 @@ func TestWakeUnmeasured(t *testing.T) {
 	withSleepers(t, 1, func(t *testing.T, w *env, join func() *member) {
 		m := join()
 		rest(10 * time.Second)
-		w.kafka.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
-			w.kafka.KeepControl()
-			resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
-			for _, rt := range req.(*kmsg.ListOffsetsRequest).Topics {
-				topic := kmsg.NewListOffsetsResponseTopic()
-				topic.Topic = rt.Topic
-				for _, rp := range rt.Partitions {
-					p := kmsg.NewListOffsetsResponseTopicPartition()
-					p.Partition, p.ErrorCode = rp.Partition, kerr.NotLeaderForPartition.Code
-					topic.Partitions = append(topic.Partitions, p)
-				}
-				resp.Topics = append(resp.Topics, topic)
-			}
-			return resp, nil, true
-		})
+		w.hideEnds()
 		w.write(hourly, 0, 1, time.Now())
 		rest(10 * time.Second)
 		if n := len(m.ids(hourly)); n != 1 {
@@ -199,4 +185,23 @@ func TestSleepStates(t *testing.T) {
 	if _, _, n := gs.load(); n != 0 || paused() {
 		t.Error("a revoked partition sleeps")
 	}
+}
+
+// hideEnds makes Kafka return no start and end of any partition, as if they had no leader.
+func (w *env) hideEnds() {
+	w.kafka.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.kafka.KeepControl()
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, rt := range req.(*kmsg.ListOffsetsRequest).Topics {
+			topic := kmsg.NewListOffsetsResponseTopic()
+			topic.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewListOffsetsResponseTopicPartition()
+				p.Partition, p.ErrorCode = rp.Partition, kerr.NotLeaderForPartition.Code
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
 }

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"math"
 	"runtime"
 	"slices"
 	"strconv"
@@ -53,7 +54,7 @@ type Metrics struct {
 // Reading is a gauge that is read when Prometheus scrapes.
 type Reading int
 
-// The readings. They are 0 on an instance without the role consume.
+// The readings. On an instance without the role consume they are 0, and LagAge is NaN: it measures no lag.
 const (
 	InFlight Reading = iota
 	BufferedRecords
@@ -82,7 +83,7 @@ var readings = [numReadings][2]string{
 	InFlight:        {"smshooks_in_flight_requests", "HTTP requests in flight from this instance."},
 	BufferedRecords: {"smshooks_buffered_records", "Records ingested and not settled."},
 	BufferedBytes:   {"smshooks_buffered_bytes", "Bytes of the records ingested and not settled."},
-	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed."},
+	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed; NaN without the role consume."},
 	CommitStalled: {"smshooks_commit_stalled_seconds",
 		"Longest time in seconds that a source partition of this instance has had unsettled records without its committed offset moving."},
 	LedgerGap:         {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
@@ -183,18 +184,18 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	for _, t := range slices.Concat(topics.Consumed, topics.Settings, topics.Dead) {
 		m.skipped.WithLabelValues(t)
 	}
-	m.lag = f.gauges("smshooks_group_lag_records", "Records of a partition between the group's committed offset and the end; every consuming instance reports all partitions, so aggregate with max.", "topic", "partition")
-	m.delayed = f.gauges("smshooks_retry_waiting_records", "Records of a delay topic above the committed offsets; every consuming instance reports the same, so aggregate with max.", "topic")
-	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Seconds since the oldest delayed record in this instance's partitions was due, fetched or not; 0 if none is due.", "topic")
-	m.sourceLag = f.gauges("smshooks_source_lag_seconds", "Age in seconds of the oldest unsettled record of a source in this instance's partitions, fetched or not; 0 if there is none.", "topic")
+	m.lag = f.gauges("smshooks_group_lag_records", "Records of a partition between the group's committed offset and the end; absent if unknown for a minute; every consuming instance reports all partitions, so aggregate with max.", "topic", "partition")
+	m.delayed = f.gauges("smshooks_retry_waiting_records", "Records of a delay topic above the committed offsets; NaN if unknown for a minute; every consuming instance reports the same, so aggregate with max.", "topic")
+	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Seconds since the oldest delayed record in this instance's partitions was due, fetched or not; 0 if none is due, NaN if unknown for a minute.", "topic")
+	m.sourceLag = f.gauges("smshooks_source_lag_seconds", "Age in seconds of the oldest unsettled record of a source in this instance's partitions, fetched or not; 0 if there is none, NaN if unknown for a minute.", "topic")
 	for _, t := range topics.Consumed {
 		if !slices.Contains(topics.Delayed, t) {
-			m.sourceLag.WithLabelValues(t)
+			m.SourceLagUnknown(t)
 		}
 	}
 	for _, t := range topics.Delayed {
-		m.delayed.WithLabelValues(t)
-		m.overdue.WithLabelValues(t)
+		m.DelayedUnknown(t)
+		m.OverdueUnknown(t)
 	}
 	m.configLagOf = map[string]int64{}
 	m.configLag = f.gauge("smshooks_config_lag_records", "Records of the config and keys topics that are not yet applied.")
@@ -203,8 +204,11 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server may evict keys because its maxmemory-policy is not noeviction, else 0.")
 	for i, r := range readings {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: r[0], Help: r[1]}, func() float64 {
-			if read := m.readings[i].Load(); read != nil {
+			switch read := m.readings[i].Load(); {
+			case read != nil:
 				return (*read)()
+			case Reading(i) == LagAge:
+				return math.NaN()
 			}
 			return 0
 		}))
@@ -258,20 +262,34 @@ func (m *Metrics) Lag(topic string, partition int32, records int64) {
 	m.lag.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(float64(records))
 }
 
+// LagUnknown removes the lag of a partition, which cannot be measured.
+func (m *Metrics) LagUnknown(topic string, partition int32) {
+	m.lag.DeleteLabelValues(topic, strconv.Itoa(int(partition)))
+}
+
 // Delayed sets how many records of a delay topic are above the committed offsets.
 func (m *Metrics) Delayed(topic string, records int64) {
 	m.delayed.WithLabelValues(topic).Set(float64(records))
 }
+
+// DelayedUnknown sets the number of delayed records to NaN, because it cannot be measured.
+func (m *Metrics) DelayedUnknown(topic string) { m.delayed.WithLabelValues(topic).Set(math.NaN()) }
 
 // Overdue sets how long ago the oldest record of a delay topic was due.
 func (m *Metrics) Overdue(topic string, by time.Duration) {
 	m.overdue.WithLabelValues(topic).Set(by.Seconds())
 }
 
+// OverdueUnknown sets the time since the oldest record was due to NaN, because it cannot be measured.
+func (m *Metrics) OverdueUnknown(topic string) { m.overdue.WithLabelValues(topic).Set(math.NaN()) }
+
 // SourceLag sets the age of the oldest unsettled record of a source.
 func (m *Metrics) SourceLag(topic string, age time.Duration) {
 	m.sourceLag.WithLabelValues(topic).Set(age.Seconds())
 }
+
+// SourceLagUnknown sets the age of the oldest unsettled record to NaN, because it cannot be measured.
+func (m *Metrics) SourceLagUnknown(topic string) { m.sourceLag.WithLabelValues(topic).Set(math.NaN()) }
 
 // ConfigLag sets how many records of the config or keys topic are not applied yet.
 func (m *Metrics) ConfigLag(topic string, records int64) {

@@ -1,6 +1,7 @@
 package metrics_test
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -146,4 +147,32 @@ func values(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 		}
 	}
 	return all
+}
+
+// TestUnknown checks that what was not measured, or cannot be measured any more, is not shown as 0 or as an old figure.
+func TestUnknown(t *testing.T) {
+	m, reg := newMetrics()
+	unknown := func(when string, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if got, ok := values(t, reg)[name]; !ok || !math.IsNaN(got) {
+				t.Errorf("%s: %s = %v (exists: %v), want NaN", when, name, got, ok)
+			}
+		}
+	}
+	delayed, overdue := "smshooks_retry_waiting_records{topic=sms-dlr-retry-6h}", "smshooks_retry_overdue_seconds{topic=sms-dlr-retry-6h}"
+	source := "smshooks_source_lag_seconds{topic=sms-dlr}"
+	unknown("at the start", "smshooks_lag_age_seconds", delayed, overdue, source)
+	m.Lag("sms-dlr", 3, 17)
+	m.Delayed("sms-dlr-retry-6h", 5)
+	m.Overdue("sms-dlr-retry-6h", 0)
+	m.SourceLag("sms-dlr", 0)
+	m.LagUnknown("sms-dlr", 3)
+	m.DelayedUnknown("sms-dlr-retry-6h")
+	m.OverdueUnknown("sms-dlr-retry-6h")
+	m.SourceLagUnknown("sms-dlr")
+	unknown("later", delayed, overdue, source)
+	if got, ok := values(t, reg)["smshooks_group_lag_records{partition=3,topic=sms-dlr}"]; ok {
+		t.Errorf("the lag that cannot be measured is %v", got)
+	}
 }
