@@ -50,7 +50,7 @@ func (h *redisHealth) ready(ctx context.Context) error {
 func (h *redisHealth) writable(ctx context.Context) error {
 	keys, err := h.keys(ctx)
 	if err != nil {
-		return err
+		return unavailable("cluster", err)
 	}
 	// The error of the pipeline is that of one of its commands.
 	cmds, _ := h.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -68,7 +68,7 @@ func (h *redisHealth) writable(ctx context.Context) error {
 		case redis.HasErrorPrefix(err, "NOPERM"):
 			refused = append(refused, missingRight(err, h.prefix))
 		default:
-			return fmt.Errorf("%s: %w", cmd.Name(), err)
+			return unavailable(cmd.Name(), err)
 		}
 	}
 	// A cluster's pipeline rejects commands without a key.
@@ -85,6 +85,14 @@ func (h *redisHealth) writable(ctx context.Context) error {
 		return fmt.Errorf("NOPERM: redis.username lacks %s", strings.Join(slices.Compact(refused), " "))
 	}
 	return nil
+}
+
+// unavailable returns the error of a command, with the setting to check if Redis did not answer.
+func unavailable(command string, err error) error {
+	if failure := explainRedis(err); failure != nil {
+		return failure
+	}
+	return fmt.Errorf("%s: %w", command, err)
 }
 
 // tryRights runs the commands that the service uses besides SET and DEL, on keys in key's slot.

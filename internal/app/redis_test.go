@@ -1,9 +1,13 @@
 package app
 
 import (
+	"context"
 	"errors"
+	"net"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -68,5 +72,39 @@ func TestDisabledCommand(t *testing.T) {
 		if disabled == "" && err != nil || disabled != "" && (err == nil || !strings.Contains(err.Error(), disabled)) {
 			t.Errorf("without %q: %v", disabled, err)
 		}
+	}
+}
+
+// TestUnreachableRedis checks that readiness names the setting to check if Redis does not answer, and how.
+func TestUnreachableRedis(t *testing.T) {
+	dial := func(refuse bool) Dial {
+		return func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if refuse {
+				return nil, syscall.ECONNREFUSED
+			}
+			client, _ := net.Pipe() // nobody answers
+			return client, nil
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		cluster bool
+		refuse  bool
+		want    string
+	}{
+		{"no server", false, true, "redis.addrs: connection refused"},
+		{"a silent server", false, false, "redis.addrs: context deadline exceeded (no answer in time"},
+		{"a cluster without a server", true, true, "redis.addrs: "},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			rdb := newRedis(config.Redis{Addrs: []string{"a:1"}, Cluster: c.cluster}, dial(c.refuse), nil)
+			defer rdb.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), probeTimeout)
+			defer cancel()
+			err := (&redisHealth{rdb: rdb, prefix: "x:", log: zap.NewNop(), evicts: func(bool) {}}).ready(ctx)
+			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("%s: %v, want %s", c.name, err, c.want)
+			}
+		})
 	}
 }
