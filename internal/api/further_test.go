@@ -38,6 +38,8 @@ func TestFurther(t *testing.T) {
 		{"only commas", formType, "dlr_statuses=,", 422, mustList},
 		{"another spelling", formType, "dlr_statuses=delivered", 422, mustList},
 		{"numbers", "application/json", `{"dlr_statuses":[1]}`, 422, "dlr_statuses: must be a list of strings, a string or null"},
+		{"half of a pair", "application/json", `{"dlr_failover_url":"http://a/\ud800","dlr_paused":"\ud800","dlr_order":"\ud800","dlr_statuses":"\ud800"}`, 422,
+			"dlr_failover_url: must be valid UTF-8|dlr_paused: must be true or false|dlr_order: must be valid UTF-8|" + mustList},
 		{"boolean", "application/json", `{"dlr_statuses":true}`, 422, "dlr_statuses: must be a list of strings, a string or null"},
 		{"all or nothing", "application/json",
 			`{"dlr_order":"newest","inbound_paused":"yes","click_failover_url":"ftp://x","dlr_statuses":"Expired","revoke_click_paused":1,"dlr_failover_url":["x"]}`, 422,

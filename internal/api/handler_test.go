@@ -181,6 +181,8 @@ func TestSetWebhookRefuses(t *testing.T) {
 		{formType, "inbound_url=http://a%23f", 422, []string{"inbound_url: must not contain a fragment"}},
 		{formType, "dlr_url=http://a/" + strings.Repeat("x", 2048), 422, []string{"dlr_url: must be at most 2048 bytes"}},
 		{formType, "dlr_url=http://a/%FF", 422, nil},
+		{formType, "auth=%ff:b&dlr_url=http://a/%ff", 422, []string{"dlr_url: " + notURL, "auth: must be valid UTF-8"}},
+		{"application/json", `{"auth":"u:\ud800","dlr_url":"http://a/\udc00"}`, 422, []string{"dlr_url: must be valid UTF-8", "auth: must be valid UTF-8"}},
 		{formType, "auth=%00a:b", 422, []string{"auth: must not contain control characters"}},
 		{"application/json", `{"auth":true,"click_url":["http://a"],"dlr_url":1,"inbound_url":{},"revoke_click_url":"x"}`, 422, []string{
 			"dlr_url: " + notText, "click_url: " + notText, "inbound_url: " + notText, "revoke_click_url: " + notURL, "auth: " + notText}},

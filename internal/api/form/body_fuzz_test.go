@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"mime/multipart"
 	"reflect"
+	"strings"
 	"testing"
 	"unicode/utf8"
 )
@@ -33,6 +34,9 @@ func FuzzJSON(f *testing.F) {
 			text, problem := p.Text(name)
 			switch v := v.(type) {
 			case string:
+				if p[name].Half && strings.ContainsRune(v, utf8.RuneError) {
+					continue // the decoder replaced half of a surrogate pair
+				}
 				if problem != "" || text == nil || *text != v {
 					t.Fatalf("%q of %q: %v %q", name, body, text, problem)
 				}

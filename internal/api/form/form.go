@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -23,6 +24,7 @@ type Value struct {
 	List  bool     // a JSON array of strings
 	Wrong bool     // neither a text nor a list of texts
 	Flag  bool     // a JSON boolean, as the text true or false; Wrong unless a boolean is expected
+	Half  bool     // a JSON string with half of a surrogate pair, which UTF-8 cannot express
 }
 
 // Text returns the last text. problem is what is wrong with the value, or "".
@@ -30,7 +32,10 @@ func (v Value) Text() (text, problem string) {
 	if v.Wrong || v.List {
 		return "", "must be a string or null"
 	}
-	return v.Texts[len(v.Texts)-1], ""
+	if v.Half {
+		problem = "must be valid UTF-8"
+	}
+	return v.Texts[len(v.Texts)-1], problem
 }
 
 // Text returns the last text of a name, or nil if it is absent. problem is "" if it is a text.
@@ -154,11 +159,11 @@ func jsonParam(raw json.RawMessage) Value {
 	case nil:
 		return Value{Texts: []string{""}}
 	case string:
-		return Value{Texts: []string{v}}
+		return Value{Texts: []string{v}, Half: halfPair(raw)}
 	case bool:
 		return Value{Texts: []string{strconv.FormatBool(v)}, Wrong: true, Flag: true}
 	case []any:
-		p := Value{List: true}
+		p := Value{List: true, Wrong: halfPair(raw)}
 		for _, item := range v {
 			text, ok := item.(string)
 			if !ok {
@@ -169,4 +174,34 @@ func jsonParam(raw json.RawMessage) Value {
 		return p
 	}
 	return Value{Wrong: true}
+}
+
+// halfPair reports whether a string in valid JSON has half of a surrogate pair, such as \ud800. The decoder replaces it
+// by U+FFFD, so that something else than what was sent would be stored.
+func halfPair(raw []byte) bool {
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		first, escaped := hexEscape(raw[i:])
+		if !escaped || !utf16.IsSurrogate(first) {
+			i++ // the escaped character; digits are skipped like others
+			continue
+		}
+		second, _ := hexEscape(raw[i+6:])
+		if utf16.DecodeRune(first, second) == utf8.RuneError {
+			return true
+		}
+		i += 11
+	}
+	return false
+}
+
+// hexEscape returns the code unit of the \uXXXX at the beginning of raw.
+func hexEscape(raw []byte) (unit rune, ok bool) {
+	if len(raw) < 6 || raw[0] != '\\' || raw[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(raw[2:6]), 16, 16)
+	return rune(n), err == nil
 }

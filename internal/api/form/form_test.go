@@ -81,6 +81,25 @@ func TestText(t *testing.T) {
 	}
 }
 
+// TestHalfPair checks that half of a surrogate pair is reported and not stored as U+FFFD.
+func TestHalfPair(t *testing.T) {
+	for raw, half := range map[string]bool{
+		`"\ud800"`: true, `"u:\udfff"`: true, `"\ud83dx"`: true, `"\ud83d\n\ude00"`: true, `"\ude00\ud83d"`: true, `"\ud83d\ud83d\ude00"`: true,
+		`"\ud83d\ude00"`: false, `"\\ud800"`: false, `"\\\ud800"`: true, `"\uFFFD�"`: false, `"\u00e9"`: false,
+	} {
+		p, err := parseJSON([]byte(`{"text":` + raw + `,"list":["x",` + raw + `]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, problem := p.Text("text"); (text == nil) != half || (problem == "must be valid UTF-8") != half {
+			t.Errorf("%s: %v, %q; refused: want %v", raw, text, problem, half)
+		}
+		if p["list"].Wrong != half {
+			t.Errorf("%s in a list is wrong: %v, want %v", raw, p["list"].Wrong, half)
+		}
+	}
+}
+
 // FuzzParsePairs compares the parser with that of net/url, on input that the latter accepts.
 func FuzzParsePairs(f *testing.F) {
 	for _, s := range []string{"", "a=1&b=2", "a=%41+%2b&a", "&&=&=", "a=b;c", "%zz=1", "ids=a,b&ids=c", "\xff=\x00"} {
