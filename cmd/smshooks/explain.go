@@ -128,7 +128,8 @@ type copyJSON struct {
 	Committed bool    `json:"committed"`
 }
 
-// printExplained prints the events as JSON: an array, or a single object.
+// printExplained prints the events as JSON: an array, or an object for each. Only an id that the gateway gave twice has
+// several.
 func printExplained(w io.Writer, events []explain.Event, array bool) error {
 	list := make([]explainedJSON, len(events))
 	for i := range events {
@@ -147,10 +148,15 @@ func printExplained(w io.Writer, events []explain.Event, array bool) error {
 	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	if !array {
-		return enc.Encode(list[0])
+	if array {
+		return enc.Encode(list)
 	}
-	return enc.Encode(list)
+	for _, e := range list {
+		if err := enc.Encode(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func orNull(text string) *string {

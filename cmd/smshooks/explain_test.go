@@ -86,7 +86,7 @@ func TestExplainJSON(t *testing.T) {
 	for _, c := range []struct {
 		array bool
 		want  string
-	}{{true, "[" + first + "," + second + "]\n"}, {false, first + "\n"}} {
+	}{{true, "[" + first + "," + second + "]\n"}, {false, first + "\n" + second + "\n"}} {
 		var out bytes.Buffer
 		if err := printExplained(&out, explainedEvents(), c.array); err != nil || out.String() != c.want {
 			t.Errorf("%v, printed\n%s\nwant\n%s", err, out.String(), c.want)

@@ -101,7 +101,7 @@ func Find(ctx context.Context, cfg Config, q Query) ([]Event, error) {
 		return nil, err
 	}
 	defer client.Close()
-	f := &finder{cfg: cfg, query: q, client: client, found: map[string]*Event{}}
+	f := &finder{cfg: cfg, query: q, client: client, found: map[identity]*Event{}}
 	if err := f.survey(ctx); err != nil {
 		return nil, err
 	}
@@ -163,7 +163,8 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 		return
 	}
 	for _, a := range slices.Backward(all) {
-		if a.ID != e.ID {
+		message := a.Message.String()
+		if a.ID != e.ID || a.Kind != e.Kind || message != "" && message != e.MessageID {
 			continue
 		}
 		if e.last = &a; a.Number > 0 {
@@ -192,7 +193,7 @@ func (e *Event) judge() (delayed *Copy) {
 			dead = c
 		case !c.Committed:
 			open = c
-		case open != nil && !c.replayed:
+		case open != nil && !c.replayed && c.Class != topics.Source.String():
 			open = nil
 		}
 		if c.Time.After(last) {

@@ -209,6 +209,42 @@ func TestFollow(t *testing.T) {
 	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
 }
 
+// TestSharedID gives one gateway id to events of two users, two messages and two kinds, and checks that each is shown
+// with its own copies and attempts. Two records of one event stay one event.
+func TestSharedID(t *testing.T) {
+	e := newEnv(t)
+	const id = "gateway:1"
+	gateway := []string{"webhook-id", id}
+	first := e.write("sms-dlr", home(42), 42, value(42, "1"), gateway...)
+	again := e.write("sms-dlr", home(42), 42, value(42, "1"), gateway...)
+	second := e.write("sms-dlr", home(42), 42, value(42, "2"), gateway...)
+	click := e.write("sms-click", home(42), 42, value(42, "1"), gateway...)
+	foreign := e.write("sms-dlr", home(7), 7, value(7, "1"), gateway...)
+	retry := e.write("sms-dlr-retry-6h", home(42), 42, second.Value, "smshooks-id", id, "smshooks-attempts", "1", "smshooks-due", due)
+	e.finish(again, second)
+	e.cfg.Log = func(_ context.Context, userID int64) ([]event.Attempt, error) {
+		if userID != 42 {
+			return nil, nil
+		}
+		return []event.Attempt{{ID: id, Kind: webhook.DLR, Message: event.NewText([]byte("2")), Number: 1, Status: 503}}, nil
+	}
+	got := map[string][]string{}
+	for _, found := range e.find(Query{ID: id}) {
+		if want := map[bool]State{true: Waiting, false: Pending}[found.MessageID == "2"]; found.State != want {
+			t.Errorf("%+v is %s, want %s", found, found.State, want)
+		}
+		got[fmt.Sprintf("%d/%v/%s, %d attempts", found.UserID, found.Kind, found.MessageID, len(found.Log))] = found.records()
+	}
+	if want := map[string][]string{
+		"42/dlr/1, 0 attempts":   {position(first, ""), position(again, "+")},
+		"42/dlr/2, 1 attempts":   {position(second, "+"), position(retry, "")},
+		"42/click/1, 0 attempts": {position(click, "")},
+		"7/dlr/1, 0 attempts":    {position(foreign, "")},
+	}; !reflect.DeepEqual(got, want) {
+		t.Errorf("found %v, want %v", got, want)
+	}
+}
+
 // TestLeftBehind checks that a record left behind by a release does not count as waiting.
 func TestLeftBehind(t *testing.T) {
 	e := newEnv(t)
@@ -343,7 +379,7 @@ func TestCommitOfADeletedTopic(t *testing.T) {
 // TestManyReaders reads a partition with several readers.
 func TestManyReaders(t *testing.T) {
 	e := newEnv(t)
-	f := &finder{cfg: e.cfg, client: e.client, found: map[string]*Event{}}
+	f := &finder{cfg: e.cfg, client: e.client, found: map[identity]*Event{}}
 	const n = 3000
 	records := make([]*kgo.Record, n)
 	for i := range records {

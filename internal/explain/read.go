@@ -113,17 +113,17 @@ func (f *finder) newReader(extra ...kgo.Opt) (*kgo.Client, error) {
 
 // add adds a record to its event.
 func (f *finder) add(t *topic, e *event.Event, r *kgo.Record) {
-	known := f.found[e.ID]
+	key := identity{id: e.ID, kind: e.Kind, userID: e.UserID}
+	if e.Kind != webhook.RevokeClick {
+		key.message = e.Message.ID(r.Value)
+	}
+	known := f.found[key]
 	if known == nil {
-		known = &Event{ID: e.ID, Kind: e.Kind}
-		f.found[e.ID] = known
-	}
-	if known.UserID == 0 {
-		known.UserID = e.UserID
-	}
-	if known.MessageID == "" && e.Kind != webhook.RevokeClick {
-		known.MessageID = e.Message.ID(r.Value)
-		known.From, known.To = e.Message.Numbers(r.Value)
+		known = &Event{ID: e.ID, Kind: e.Kind, UserID: e.UserID, MessageID: key.message}
+		if e.Kind != webhook.RevokeClick {
+			known.From, known.To = e.Message.Numbers(r.Value)
+		}
+		f.found[key] = known
 	}
 	if t.isSource() || known.Time.IsZero() {
 		known.Time = e.Time

@@ -14,6 +14,7 @@ import (
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/offsets"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 // topic is one of the topics to search.
@@ -34,7 +35,7 @@ type finder struct {
 	query  Query
 	client *kgo.Client
 	topics []*topic
-	found  map[string]*Event // by id
+	found  map[identity]*Event
 	logs   map[int64][]event.Attempt
 }
 
@@ -147,4 +148,12 @@ func (f *finder) attempts(ctx context.Context, userID int64) ([]event.Attempt, e
 		f.logs = map[int64][]event.Attempt{userID: all}
 	}
 	return all, err
+}
+
+// identity tells events apart. The gateway may have given one id to several.
+type identity struct {
+	id      string
+	kind    webhook.Kind
+	userID  int64
+	message string // "" for revocations
 }
