@@ -15,18 +15,9 @@ const mask = "********"
 
 // WriteYAML writes every setting as one YAML document that Load reads, in the
 // order of docs/configuration.md. A secret is ******** when set, else empty.
+// A comment on each line says where the value came from: `default`, `file
+// x.yaml, line 3`, `env SMSHOOKS_…` or `flag --…`.
 func (c *Config) WriteYAML(w io.Writer) error {
-	return c.write(w, func(setting) string { return "" })
-}
-
-// WriteOrigins writes the same document with a comment on each line about where
-// the value came from: `default`, `file x.yaml, line 3`, `env
-// SMSHOOKS_…` or `flag --…`.
-func (c *Config) WriteOrigins(w io.Writer) error {
-	return c.write(w, func(s setting) string { return c.origins[s.name].comment() })
-}
-
-func (c *Config) write(w io.Writer, comment func(setting) string) error {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	for _, s := range table() {
 		path := strings.Split(s.name, ".")
@@ -35,7 +26,7 @@ func (c *Config) write(w io.Writer, comment func(setting) string) error {
 			at = child(at, section)
 		}
 		value := s.node(c)
-		value.LineComment = comment(s)
+		value.LineComment = c.origins[s.name].comment()
 		at.Content = append(at.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[len(path)-1]}, value)
 	}
 	// Encode into a buffer: the encoder hides the type of its writer's errors.

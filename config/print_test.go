@@ -12,7 +12,7 @@ import (
 func TestWriteYAMLRoundTrip(t *testing.T) {
 	fs := parsed(t,
 		"--kafka.brokers=a:1,[::1]:2", "--kafka.group=0123", "--kafka.instance_id=true", "--kafka.tls.enabled", "--kafka.tls.ca_file=null",
-		"--redis.key_prefix= x: #y", "--redis.master_name=é\n'", "--dispatch.success=2xx", "--dispatch.max_buffered_bytes=1GiB",
+		"--redis.key_prefix= x: #y", "--redis.master_name=é\n'# x", "--dispatch.success=2xx", "--dispatch.max_buffered_bytes=1GiB",
 		"--dispatch.allow_networks=127.0.0.1,::/0", "--retry.schedule=", "--overflow.delays=500ms,1.5s,90m", "--click.remember=30d", "--log.format=json",
 	)
 	changed, err := config.Load("", nil, fs)
@@ -20,22 +20,16 @@ func TestWriteYAMLRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]*config.Config{"defaults": config.Defaults(), "changed": changed} {
-		var first, second bytes.Buffer
-		if err := c.WriteYAML(&first); err != nil {
+		var b bytes.Buffer
+		if err := c.WriteYAML(&b); err != nil {
 			t.Fatal(err)
 		}
-		back, err := config.Load(write(t, first.String()), nil, nil)
+		back, err := config.Load(write(t, b.String()), nil, nil)
 		if err != nil {
-			t.Fatalf("%s: %v in\n%s", name, err, first.String())
+			t.Fatalf("%s: %v in\n%s", name, err, b.String())
 		}
 		if diff := difference(*back, *c); diff != "" {
 			t.Errorf("%s: %s", name, diff)
-		}
-		if err := back.WriteYAML(&second); err != nil {
-			t.Fatal(err)
-		}
-		if first.String() != second.String() {
-			t.Errorf("%s: printed as\n%s\nand then as\n%s", name, first.String(), second.String())
 		}
 	}
 }
@@ -67,7 +61,7 @@ func TestWriteYAMLPrintsEverySettingButNoSecret(t *testing.T) {
 			t.Errorf("%s is not printed", row.Name)
 		}
 	}
-	for _, line := range []string{"  schedule: [6h, 6h]\n", "  max_buffered_bytes: 67108864\n", "  remember: 720h\n", "  success: 200\n", "    enabled: false\n"} {
+	for _, line := range []string{"  schedule: [6h, 6h] #", "  max_buffered_bytes: 67108864 #", "  remember: 720h #", "  success: 200 #", "    enabled: false #"} {
 		if !strings.Contains(text, line) {
 			t.Errorf("no line %q in\n%s", line, text)
 		}
@@ -90,15 +84,15 @@ func TestWriteYAMLReturnsWriteErrors(t *testing.T) {
 	}
 }
 
-// The output with origins says where each value came from, and is a valid settings file.
-func TestWriteOrigins(t *testing.T) {
+// Each line says where its value came from.
+func TestWriteYAMLPrintsOrigins(t *testing.T) {
 	file := write(t, "retry:\n  window: 20h\nredis:\n  key_prefix: \"a # b\"\n")
-	c, err := config.Load(file, []string{"SMSHOOKS_KAFKA_GROUP=of-the-environment"}, parsed(t, "--log.level=warn", "--redis.master_name=é\n'# x", "--retry.schedule="))
+	c, err := config.Load(file, []string{"SMSHOOKS_KAFKA_GROUP=of-the-environment"}, parsed(t, "--log.level=warn", "--retry.schedule="))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if err := c.WriteOrigins(&b); err != nil {
+	if err := c.WriteYAML(&b); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
@@ -114,13 +108,6 @@ func TestWriteOrigins(t *testing.T) {
 		if !strings.Contains(b.String(), "  "+setting+" # "+want+"\n") {
 			t.Errorf("lacks %q # %q in\n%s", setting, want, b.String())
 		}
-	}
-	back, err := config.Load(write(t, b.String()), nil, nil)
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, b.String())
-	}
-	if diff := difference(*back, *c); diff != "" {
-		t.Error(diff)
 	}
 }
 

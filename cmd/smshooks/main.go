@@ -191,7 +191,7 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return ignoreClosedPipe(cfg.WriteOrigins(cmd.OutOrStdout()))
+			return ignoreClosedPipe(cfg.WriteYAML(cmd.OutOrStdout()))
 		},
 	})
 }
