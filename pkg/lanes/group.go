@@ -39,7 +39,6 @@ type slot struct {
 
 // group is the lane of one group: its queue and its slots.
 type group[G comparable, T any] struct {
-	id       G
 	queue    fifo[entry[T]]
 	slots    []slot
 	average  float64 // latency in seconds; 0 = never called

@@ -110,7 +110,7 @@ func (l *Lanes[G, T]) submit(id G, key uint64, item T, deferred bool) bool {
 	defer l.mu.Unlock()
 	g := l.groups[id]
 	if g == nil {
-		g = &group[G, T]{id: id, deferred: deferred}
+		g = &group[G, T]{deferred: deferred}
 		l.groups[id] = g
 	}
 	e := entry[T]{item: item, key: key, since: now}

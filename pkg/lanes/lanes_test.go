@@ -411,7 +411,7 @@ func TestForget(t *testing.T) {
 	l := New[int](wide, func(int) Report { return Report{} })
 	defer l.Close()
 	for id := range maxGroups + 3000 {
-		l.groups[id] = &group[int, int]{id: id}
+		l.groups[id] = &group[int, int]{}
 	}
 	l.Overdue(time.Now())
 	if n := len(l.groups); n != maxGroups {
