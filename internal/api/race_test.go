@@ -12,11 +12,11 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/settings"
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 type noObserver struct{}
@@ -26,23 +26,12 @@ func (noObserver) ConfigUsers(int)         {}
 func (noObserver) UnreadableRecord(string) {}
 
 // instances starts n APIs, each with its own store, on one Kafka and one Redis.
-func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfake.Cluster, mini *miniredis.Miniredis) {
+func instances(t *testing.T, n int) (servers []*server, key string, cluster *fakekafka.Cluster, mini *miniredis.Miniredis) {
 	t.Helper()
 	mini = miniredis.RunT(t)
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "config", "keys"))
+	cluster = fakekafka.New(t, kfake.SeedTopics(3, "config", "keys"))
+	key, err := apikey.Create(t.Context(), cluster.Open(), "keys", 42, "test")
 	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	newClient := func(extra ...kgo.Opt) (*kgo.Client, error) {
-		return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond)}, extra...)...)
-	}
-	client, err := newClient()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
-	if key, err = apikey.Create(t.Context(), client, "keys", 42, "test"); err != nil {
 		t.Fatal(err)
 	}
 	for range n {
@@ -50,8 +39,8 @@ func instances(t *testing.T, n int) (servers []*server, key string, cluster *kfa
 			Addr: mini.Addr(), ContextTimeoutEnabled: true, MaxRetries: 1, DialTimeout: 500 * time.Millisecond,
 			ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
 		})
-		store := settings.New(settings.Config{Topic: "config", KeyPrefix: "smshooks:", Materialise: true}, newClient, rdb, zap.NewNop(), noObserver{})
-		keys := apikey.New("keys", newClient, zap.NewNop(), noObserver{})
+		store := settings.New(settings.Config{Topic: "config", KeyPrefix: "smshooks:", Materialise: true}, cluster.NewClient, rdb, zap.NewNop(), noObserver{})
+		keys := apikey.New("keys", cluster.NewClient, zap.NewNop(), noObserver{})
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
 		running.Go(func() { _ = store.Run(ctx) })

@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 const topic = "webhook-keys"
@@ -22,43 +23,16 @@ const topic = "webhook-keys"
 // env is an in-process Kafka with the keys topic.
 type env struct {
 	*testing.T
-	cluster *kfake.Cluster
-	client  *kgo.Client
+	kafka  *fakekafka.Cluster
+	client *kgo.Client
 }
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	k := &env{T: t, cluster: cluster}
-	k.client = k.open()
-	k.createTopic()
+	k := &env{T: t, kafka: fakekafka.New(t)}
+	k.client = k.kafka.Open()
+	k.kafka.CreateCompacted(topic)
 	return k
-}
-
-func (k *env) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond)}, extra...)...)
-}
-
-func (k *env) open(extra ...kgo.Opt) *kgo.Client {
-	k.Helper()
-	client, err := k.newClient(extra...)
-	if err != nil {
-		k.Fatal(err)
-	}
-	k.Cleanup(client.Close)
-	return client
-}
-
-func (k *env) createTopic() {
-	k.Helper()
-	compact := map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}
-	if _, err := kadm.NewClient(k.client).CreateTopic(k.Context(), 3, 1, compact, topic); err != nil {
-		k.Fatal(err)
-	}
 }
 
 func (k *env) create(userID int64) (key string) {
@@ -88,7 +62,7 @@ func (k *env) revoke(key string, want bool) {
 func (k *env) start() (*Store, *skipped) {
 	k.Helper()
 	obs := &skipped{}
-	s := New(topic, k.newClient, zaptest.NewLogger(k), obs)
+	s := New(topic, k.kafka.NewClient, zaptest.NewLogger(k), obs)
 	if _, _, err := s.KeyUser(k.Context(), Hash("x")); !errors.Is(err, ErrNotReady) || s.Err() == nil {
 		k.Errorf("a store that has read nothing: error %v", err)
 	}
@@ -182,7 +156,7 @@ func TestUserOfARecord(t *testing.T) {
 func TestRevokedEverywhere(t *testing.T) {
 	k := newEnv(t)
 	key := k.create(5)
-	manual := k.open(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	manual := k.kafka.Open(kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	for partition := range int32(3) {
 		r := &kgo.Record{Topic: topic, Partition: partition, Key: []byte(Hash(key)), Value: []byte(`{"user_id":5}`), Timestamp: time.Now()}
 		if err := manual.ProduceSync(t.Context(), r).FirstErr(); err != nil {
@@ -193,7 +167,7 @@ func TestRevokedEverywhere(t *testing.T) {
 	s, _ := k.start()
 	k.want(s, key, 0)
 	last := map[int32]bool{}
-	follower := k.open(kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
+	follower := k.kafka.Open(kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
 	for n := 0; n < 7; {
 		for _, r := range follower.PollFetches(t.Context()).Records() {
 			last[r.Partition] = r.Value == nil
@@ -260,7 +234,7 @@ func TestTopicRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for {
-		details, err := kadm.NewClient(k.open()).ListTopics(t.Context(), topic)
+		details, err := kadm.NewClient(k.kafka.Open()).ListTopics(t.Context(), topic)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,8 +242,8 @@ func TestTopicRecreated(t *testing.T) {
 			break
 		}
 	}
-	k.createTopic()
-	k.client = k.open()
+	k.kafka.CreateCompacted(topic)
+	k.client = k.kafka.Open()
 	fresh := k.create(6)
 	k.want(s, fresh, 6)
 	k.want(s, old, 0)

@@ -12,9 +12,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap/zaptest"
+
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 const topic = "topic"
@@ -22,42 +23,16 @@ const topic = "topic"
 // env is an in-process Kafka with a compacted topic.
 type env struct {
 	*testing.T
-	cluster *kfake.Cluster
-	client  *kgo.Client
+	kafka  *fakekafka.Cluster
+	client *kgo.Client
 }
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	k := &env{T: t, cluster: cluster}
-	k.client = k.open()
-	k.create()
+	k := &env{T: t, kafka: fakekafka.New(t)}
+	k.client = k.kafka.Open()
+	k.kafka.CreateCompacted(topic)
 	return k
-}
-
-func (k *env) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond)}, extra...)...)
-}
-
-func (k *env) open() *kgo.Client {
-	k.Helper()
-	client, err := k.newClient()
-	if err != nil {
-		k.Fatal(err)
-	}
-	k.Cleanup(client.Close)
-	return client
-}
-
-func (k *env) create() {
-	k.Helper()
-	if _, err := kadm.NewClient(k.client).CreateTopic(k.Context(), 3, 1, map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}, topic); err != nil {
-		k.Fatal(err)
-	}
 }
 
 // write produces the numbers from ≤ n < to.
@@ -83,7 +58,7 @@ func (k *env) eventually(what string, ok func() bool) {
 func TestReadAll(t *testing.T) {
 	k := newEnv(t)
 	k.write(k.client, 0, 50)
-	r, err := Open(t.Context(), k.newClient, topic)
+	r, err := Open(t.Context(), k.kafka.NewClient, topic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,14 +77,14 @@ func TestReadAll(t *testing.T) {
 		t.Errorf("%d records left", n)
 	}
 	enough := errors.New("enough")
-	if r, err = Open(t.Context(), k.newClient, topic); err != nil {
+	if r, err = Open(t.Context(), k.kafka.NewClient, topic); err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	if err := r.ReadAll(t.Context(), nil, func(*kgo.Record) error { return enough }); err != enough { //nolint:errorlint // not wrapped
 		t.Errorf("stopped with %v", err)
 	}
-	if _, err := Open(t.Context(), k.newClient, "missing"); err == nil {
+	if _, err := Open(t.Context(), k.kafka.NewClient, "missing"); err == nil {
 		t.Error("a missing topic was opened")
 	}
 }
@@ -122,7 +97,7 @@ func TestReadAllPastDeletedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Open(t.Context(), k.newClient, topic)
+	r, err := Open(t.Context(), k.kafka.NewClient, topic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +121,7 @@ func TestReadAllPastDeletedRecords(t *testing.T) {
 func TestPatience(t *testing.T) {
 	k := newEnv(t)
 	const patience = 300 * time.Millisecond
-	r, err := OpenSpans(k.newClient, topic, map[int32]Span{0: {0, 1 << 40}}, patience)
+	r, err := OpenSpans(k.kafka.NewClient, topic, map[int32]Span{0: {0, 1 << 40}}, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +135,7 @@ func TestPatience(t *testing.T) {
 
 func TestAwaitAndExists(t *testing.T) {
 	k := newEnv(t)
-	r, err := Open(t.Context(), k.newClient, topic)
+	r, err := Open(t.Context(), k.kafka.NewClient, topic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +213,7 @@ func (k *env) follow(change ...func(*Hooks)) (*Follower, *followed) {
 	for _, c := range change {
 		c(&hooks)
 	}
-	follower := NewFollower(topic, k.newClient, zaptest.NewLogger(k), f, hooks)
+	follower := NewFollower(topic, k.kafka.NewClient, zaptest.NewLogger(k), f, hooks)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- follower.Run(ctx) }()
@@ -275,16 +250,16 @@ func TestFollowRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.eventually("the topic deleted", func() bool {
-		_, err := Describe(t.Context(), k.open(), topic)
+		_, err := Describe(t.Context(), k.kafka.Open(), topic)
 		return err != nil
 	})
-	k.create()
-	k.write(k.open(), 7, 8)
+	k.kafka.CreateCompacted(topic)
+	k.write(k.kafka.Open(), 7, 8)
 	k.eventually("the new topic", func() bool { return f.has("7") })
 	if f.voids != 2 || f.ends != 2 {
 		t.Errorf("%d beginnings that void, %d ends, want 2 each", f.voids, f.ends)
 	}
-	if now, err := Describe(t.Context(), k.open(), topic); err != nil || follower.ID() != now.ID || former == now.ID {
+	if now, err := Describe(t.Context(), k.kafka.Open(), topic); err != nil || follower.ID() != now.ID || former == now.ID {
 		t.Errorf("the follower reads %x after %x, the topic is %x, %v", follower.ID(), former, now.ID, err)
 	}
 }

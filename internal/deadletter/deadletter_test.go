@@ -17,6 +17,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 const partitions = 6
@@ -31,33 +32,20 @@ var testConfig = Config{
 
 type fakeKafka struct {
 	t       *testing.T
-	cluster *kfake.Cluster
+	cluster *fakekafka.Cluster
 	client  *kgo.Client
 }
 
 func newKafka(t *testing.T) *fakeKafka {
 	t.Helper()
 	topics := append([]string{testConfig.Topic, testConfig.Sources[webhook.DLR], testConfig.Sources[webhook.RevokeClick], "rev-r"}, testConfig.Overflow[:]...)
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	k := &fakeKafka{t: t, cluster: cluster}
-	if k.client, err = k.newClient(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.client.Close)
-	return k
-}
-
-func (k *fakeKafka) newClient(extra ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond)}, extra...)...)
+	cluster := fakekafka.New(t, kfake.SeedTopics(partitions, topics...))
+	return &fakeKafka{t: t, cluster: cluster, client: cluster.Open()}
 }
 
 func (k *fakeKafka) store() *Store {
 	k.t.Helper()
-	s, err := New(testConfig, k.newClient)
+	s, err := New(testConfig, k.cluster.NewClient)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -252,7 +240,7 @@ func TestReplayOutlastsCaller(t *testing.T) {
 // overflowed reads n records of the overflow topics, by identity.
 func (k *fakeKafka) overflowed(n int) map[string]*kgo.Record {
 	k.t.Helper()
-	client, err := k.newClient(kgo.ConsumeTopics(testConfig.Overflow[:]...))
+	client, err := k.cluster.NewClient(kgo.ConsumeTopics(testConfig.Overflow[:]...))
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -301,7 +289,7 @@ func TestTopicMissing(t *testing.T) {
 	k := newKafka(t)
 	cfg := testConfig
 	cfg.Topic = "missing"
-	s, err := New(cfg, k.newClient)
+	s, err := New(cfg, k.cluster.NewClient)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +305,7 @@ func TestLargeLetter(t *testing.T) {
 	value := `{"user_id":42,"sms":{"id":1,"text":"` + strings.Repeat("x", 3<<20) + `"}}`
 	r := letter{id: "evt_1", kind: "dlr", reason: "attempts_exhausted", user: 42, value: value}.record()
 	r.Headers = append(r.Headers, kgo.RecordHeader{Key: event.HeaderOrigin, Value: []byte("sms-dlr/2/10")})
-	writer, err := k.newClient(kgo.ProducerBatchMaxBytes(8 << 20))
+	writer, err := k.cluster.NewClient(kgo.ProducerBatchMaxBytes(8 << 20))
 	if err != nil {
 		t.Fatal(err)
 	}

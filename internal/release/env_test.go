@@ -16,12 +16,13 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/topics"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 // env is a Kafka with two delay topics, and a consumer's view of their partitions.
 type env struct {
 	*testing.T
-	cluster *kfake.Cluster
+	cluster *fakekafka.Cluster
 	client  *kgo.Client
 
 	mu    sync.Mutex
@@ -30,23 +31,13 @@ type env struct {
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "retry", "overflow", "released", "releases"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	k := &env{T: t, cluster: cluster}
-	if k.client, err = k.newClient(kgo.RecordPartitioner(kgo.ManualPartitioner())); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.client.Close)
+	k := &env{T: t, cluster: fakekafka.New(t, kfake.SeedTopics(3, "retry", "overflow", "released", "releases"))}
+	k.client = k.cluster.Open(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	return k
 }
 
 func (k *env) newClient(opts ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(k.cluster.ListenAddrs()...), kgo.FetchMaxWait(100 * time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-	}, opts...)...)
+	return k.cluster.NewClient(append([]kgo.Opt{kgo.FetchIsolationLevel(kgo.ReadCommitted())}, opts...)...)
 }
 
 // delay stores n events of a user in a partition, with ids of their own.
