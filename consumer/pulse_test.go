@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/smshooks/smshooks/internal/event"
 )
 
 // TestHeldUp checks that a process that was suspended starts no attempt until the group has confirmed its membership.
@@ -18,8 +20,7 @@ func TestHeldUp(t *testing.T) {
 		if !first.Acquire() {
 			t.Fatal("Acquire returned false")
 		}
-		holdUp := func() { m.pulse.last.Store(int64(-time.Hour)) }
-		holdUp()
+		m.holdUp()
 		if at := time.Now(); !second.Acquire() || time.Since(at) > 2*time.Second {
 			t.Errorf("Acquire of a member took %v, or returned false", time.Since(at))
 		}
@@ -34,22 +35,32 @@ func TestHeldUp(t *testing.T) {
 		if _, err := req.RequestWith(t.Context(), w.client); err != nil {
 			t.Fatal(err)
 		}
-		holdUp()
-		if first.Lease.Acquire() {
-			t.Error("Acquire returned true for a member that the group does not know")
-		}
-		rest(0)
-		if first.Context().Err() == nil {
-			t.Error("the event in progress was not cancelled")
-		}
-		first.Abandon()
-		second.Abandon()
-		rest(30 * time.Second)
-		if got := len(m.ids(source)); got != 4 {
-			t.Errorf("%d events, want both again after the member has rejoined", got)
-		}
+		m.wantRemoved(t, first, second)
 		m.leave()
 	})
+}
+
+// holdUp makes the member believe that it was suspended for a long time.
+func (m *member) holdUp() { m.pulse.last.Store(int64(-time.Hour)) }
+
+// wantRemoved checks that a suspended member that the group has removed starts no attempt and cancels the one of first,
+// and that both events are read again.
+func (m *member) wantRemoved(t *testing.T, first, second *event.Event) {
+	t.Helper()
+	m.holdUp()
+	if second.Lease.Acquire() {
+		t.Error("Acquire returned true for a member that the group does not know")
+	}
+	rest(0)
+	if first.Context().Err() == nil {
+		t.Error("the event in progress was not cancelled")
+	}
+	first.Abandon()
+	second.Abandon()
+	rest(30 * time.Second)
+	if got := len(m.ids(source)); got != 4 {
+		t.Errorf("%d events, want both again after the member has rejoined", got)
+	}
 }
 
 // TestPulseRests checks that no beat is missed while the pulse is stopped.
