@@ -23,6 +23,7 @@ import (
 	"github.com/smshooks/smshooks/internal/metrics"
 	"github.com/smshooks/smshooks/internal/sender"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 var errRedisDown = errors.New("redis is down")
@@ -222,17 +223,6 @@ func (s *env) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-type pipeListener struct{ pipes chan net.Conn }
-
-func (l pipeListener) Accept() (net.Conn, error) {
-	if c, ok := <-l.pipes; ok {
-		return c, nil
-	}
-	return nil, io.EOF
-}
-func (pipeListener) Close() error   { return nil }
-func (pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
-
 var tiers = []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute}
 
 // withEnv runs a test in a bubble. Users 1 to 9 are in memory, with all URLs; user 8 has none.
@@ -248,19 +238,17 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 			s.memory[id] = settings(id)
 		}
 		s.memory[8] = &webhook.Settings{UserID: 8}
-		pipes := make(chan net.Conn)
-		go func() { _ = (&http.Server{Handler: s, ReadHeaderTimeout: time.Minute}).Serve(pipeListener{pipes}) }()
+		pipes := make(peer.Pipes)
+		go func() { _ = (&http.Server{Handler: s, ReadHeaderTimeout: time.Minute}).Serve(pipes) }()
 		sending := sender.New(sender.Config{Timeout: 10 * time.Second, MaxInFlight: 40, Version: "test",
-			Dial: func(_ context.Context, _, address string) (net.Conn, error) {
+			Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 				s.mu.Lock()
 				err := cmp.Or(s.noDial, s.noDialTo[address])
 				s.mu.Unlock()
 				if err != nil {
 					return nil, err
 				}
-				near, far := net.Pipe()
-				pipes <- far
-				return near, nil
+				return pipes.Dial(ctx)
 			}})
 		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, Timeout: 10 * time.Second, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
 			Sender: sending, Policy: policy{s}, Forwarder: forwarder{s}, Settings: s, FirstClicks: s, Receipts: receipts{s}, Revocations: revocations{s}, Attempts: attempts{s},

@@ -27,6 +27,7 @@ import (
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/test/peer"
 )
 
 // The whole service in virtual time: an in-process Kafka on a virtual network, an in-process Redis by its dialer,
@@ -51,7 +52,7 @@ type env struct {
 	redis   *miniredis.Miniredis
 	cfg     *config.Config
 	gateway *kgo.Client // writes as other programs do
-	pipes   chan net.Conn
+	pipes   peer.Pipes
 	muted   atomic.Bool // Kafka and Redis receive nothing from the service, so they do not answer
 
 	registry *prometheus.Registry
@@ -83,7 +84,7 @@ func newRedis(t *testing.T) *miniredis.Miniredis {
 
 func newEnv(t *testing.T, redis *miniredis.Miniredis) *env {
 	t.Helper()
-	c := &env{t: t, began: time.Now(), redis: redis, pipes: make(chan net.Conn), cfg: config.Defaults()}
+	c := &env{t: t, began: time.Now(), redis: redis, pipes: make(peer.Pipes), cfg: config.Defaults()}
 	var err error
 	if c.kafka, err = kfake.NewCluster(kfake.Ports(9092), kfake.ListenFn(c.network.Listen)); err != nil {
 		t.Fatal(err)
@@ -96,7 +97,7 @@ func newEnv(t *testing.T, redis *miniredis.Miniredis) *env {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: http.HandlerFunc(c.serve), ReadHeaderTimeout: time.Minute}
-	go func() { _ = server.Serve(pipeListener{c.pipes}) }()
+	go func() { _ = server.Serve(c.pipes) }()
 	return c
 }
 
@@ -111,26 +112,7 @@ func (c *env) tearDown() {
 	time.Sleep(time.Minute)
 }
 
-type pipeListener struct{ pipes chan net.Conn }
-
-func (l pipeListener) Accept() (net.Conn, error) {
-	if c, ok := <-l.pipes; ok {
-		return c, nil
-	}
-	return nil, io.EOF
-}
-func (pipeListener) Close() error   { return nil }
-func (pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (c *env) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case c.pipes <- far:
-		return near, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
+func (c *env) dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) { return c.pipes.Dial(ctx) }
 
 func (c *env) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
