@@ -58,7 +58,8 @@ type Client struct {
 	open    atomic.Int64 // connections and dials
 	pool    pool
 
-	refusals refusals
+	refusals   refusals
+	interrupts interrupts
 }
 
 // New returns a Client without connections.
@@ -66,6 +67,7 @@ func New(cfg Config) *Client {
 	c := &Client{cfg: cfg, buffers: sync.Pool{New: func() any { return new(buffer) }}}
 	c.pool.init(cfg.MaxIdle, cfg.MaxConns)
 	c.refusals.addresses = map[string]refusal{}
+	c.interrupts.watched = map[context.Context]*watch{}
 	return c
 }
 
@@ -118,14 +120,14 @@ func (c *Client) request(
 		_ = cn.Close()
 		return 0, cn.lost(0, err), err
 	}
-	stop := context.AfterFunc(ctx, cn.interrupt)
+	w := c.interrupts.begin(ctx, cn)
 	buf := c.buffers.Get().(*buffer)
 	x := exchange{conn: cn, buf: buf, begins: body, maxHead: c.cfg.MaxHead, maxBody: c.cfg.MaxBody}
 	status, reusable, err := x.do(message)
 	c.buffers.Put(buf)
 	cn.reusable = reusable && err == nil
 	lost = cn.lost(status, err) // before another request can take the connection from the pool
-	if stop() && cn.reusable {
+	if c.interrupts.end(w, cn) && cn.reusable {
 		c.pool.put(cn, time.Now())
 	} else {
 		_ = cn.Close()

@@ -44,6 +44,7 @@ type conn struct {
 	trip      trip
 	step      func(fd uintptr) bool // trip.step, bound once
 	interrupt func()                // ends the current request
+	watched   int                   // its index in watch.conns
 }
 
 // newConn wraps c, which counts in open until it is closed.
