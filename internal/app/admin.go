@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +20,8 @@ import (
 	"github.com/smshooks/smshooks/config"
 	"github.com/smshooks/smshooks/internal/apikey"
 	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/internal/deliverylog"
+	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/replay"
 	"github.com/smshooks/smshooks/internal/settings"
@@ -210,13 +214,10 @@ func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress d
 	return letters.ListWatched(ctx, f, progress, each)
 }
 
-// ReplayDeadLetters replays the dead letters that match run and returns how many.
+// ReplayDeadLetters replays the dead letters that match run and returns how many. Like the API, it notes them in the
+// log of deliveries.
 func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
-	letters, err := newDeadLetters(a.cfg, a.kafka, nil, nil)
-	if err != nil {
-		return 0, err
-	}
-	defer letters.Close()
+	var note func(event.Attempt)
 	if run.Try == nil {
 		rdb, err := a.openRedis()
 		if err != nil {
@@ -225,11 +226,36 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 		defer rdb.Close()
 		if err := explainRedis(rdb.Ping(ctx).Err()); err == nil {
 			run.Guard = replayGuard{memory: replay.New(replayConfig(a.cfg), rdb, a.log)}
+			log, end := a.openLog(rdb)
+			defer end()
+			note = log.Note
 		} else {
-			a.log.Warn("cannot reach Redis; events whose replay is under way may be sent again", zap.Error(err))
+			a.log.Warn("cannot reach Redis; events whose replay is under way may be sent again, and none is noted "+
+				"in the log of deliveries", zap.Error(err))
 		}
 	}
+	letters, err := newDeadLetters(a.cfg, a.kafka, nil, note)
+	if err != nil {
+		return 0, err
+	}
+	defer letters.Close()
 	return letters.Run(ctx, run)
+}
+
+// openLog returns the log of deliveries, and a function that waits until all of it is written.
+func (a *Admin) openLog(rdb redis.UniversalClient) (log *deliverylog.Log, end func()) {
+	var dropped atomic.Int64
+	log = deliverylog.New(rdb, a.cfg.Redis.KeyPrefix, func(n int) { dropped.Add(int64(n)) }, a.log)
+	running, stop := context.WithCancel(context.Background())
+	var writing sync.WaitGroup
+	writing.Go(func() { log.Run(running) })
+	return log, func() {
+		stop()
+		writing.Wait()
+		if n := dropped.Load(); n > 0 {
+			a.log.Warn("the log of deliveries lacks notes about replayed events", zap.Int64("events", n))
+		}
+	}
 }
 
 // openRedis returns a client that the caller closes.
