@@ -157,7 +157,9 @@ func (c *Consumer) commitSnapshots(ctx context.Context, as []*assignment, pendin
 			err = c.committed(as, pending, resp)
 		}
 		if err != nil {
-			c.uncommitted.Fail(kafka.Explain(err))
+			if c.end.Err() == nil { // else Run reports that the stop was cut off
+				c.uncommitted.Fail(kafka.Explain(err))
+			}
 			return
 		}
 		c.uncommitted.Recover()

@@ -256,6 +256,10 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	stopBackground()
 	background.Wait()
 	c.leave()
+	if c.end.Err() != nil {
+		c.log.Warn("shutdown.grace has passed: what was not committed is repeated, and the group may keep this member's " +
+			"partitions until kafka.session_timeout has passed")
+	}
 	c.ended()
 	c.disconnect()
 	c.stop()

@@ -468,3 +468,23 @@ func TestNotes(t *testing.T) {
 		}
 	})
 }
+
+// TestCutOffStop checks that a stop that is cut off at the end of the grace logs that, and not what fails because of it.
+func TestCutOffStop(t *testing.T) {
+	withEnv(t, 1, func(t *testing.T, w *env) {
+		core, logged := observer.New(zap.WarnLevel)
+		w.log = zap.New(core)
+		w.write(source, 0, 2, time.Time{})
+		m := w.join(none)
+		rest(6 * time.Second)
+		stuck := m.take(source + "/0/1")
+		if !stuck.Acquire() {
+			t.Fatal("the event cannot be acquired")
+		}
+		m.leave()
+		if lines := logged.All(); len(lines) != 1 || !strings.HasPrefix(lines[0].Message, "shutdown.grace has passed") {
+			t.Errorf("logged %v, want one line about the grace", lines)
+		}
+		stuck.Abandon()
+	})
+}

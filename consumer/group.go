@@ -146,7 +146,7 @@ func (c *Consumer) release(partitions map[string][]int32, wait time.Duration) {
 	for _, a := range as {
 		a.cancel()
 	}
-	if !idle && !waitIdle(c.end, as, cancelWait) {
+	if !idle && !waitIdle(c.end, as, cancelWait) && c.end.Err() == nil {
 		c.log.Warn("work on revoked partitions has not stopped in time")
 	}
 	ctx, cancel := context.WithTimeout(c.end, commitTimeout)

@@ -210,7 +210,7 @@ func (c *Consumer) leave() {
 		c.withdraw(ctx)
 		err = <-left
 	}
-	if err != nil {
+	if err != nil && c.end.Err() == nil {
 		c.log.Warn("cannot leave the group", zap.Error(err))
 	}
 	if ctx.Err() != nil || err != nil {
