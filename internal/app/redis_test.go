@@ -14,6 +14,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/config"
 )
@@ -108,3 +109,36 @@ func TestUnreachableRedis(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedCommandIsOneOutage refuses one command whenever readiness is checked while other commands succeed. One
+// line must say that the outage began, and one that it ended.
+func TestRefusedCommandIsOneOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		o := newRedisOutage(zap.New(core))
+		second := func(err error) {
+			o.answered(err)
+			time.Sleep(time.Second)
+			o.answered(nil)
+		}
+		for range 60 {
+			second(refused("NOPERM this user has no permissions to run the 'lpush' command"))
+			for time.Now().Unix()%int64(readinessPause/time.Second) != 0 {
+				second(nil)
+			}
+		}
+		for range 2 * redisQuiet / time.Second {
+			second(nil)
+		}
+		if n := logs.Len(); n != 2 {
+			t.Errorf("%d lines, want 2: %v", n, logs.All())
+		}
+	})
+}
+
+// refused is an error reply of Redis.
+type refused string
+
+func (r refused) Error() string { return string(r) }
+
+func (refused) RedisError() {}

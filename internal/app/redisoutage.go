@@ -17,9 +17,9 @@ import (
 	"github.com/smshooks/smshooks/internal/tlsfiles"
 )
 
-// redisQuiet is how long no command may fail before an outage counts as ended: one node of a cluster may fail while the
-// others answer.
-const redisQuiet = 3 * time.Second
+// redisQuiet is how long no command may fail before an outage counts as ended. One node of a cluster may fail while the
+// others answer, and a command that Redis refuses may fail only when readiness is checked, each readinessPause.
+const redisQuiet = readinessPause + 3*time.Second
 
 // redisOutage is a hook of the Redis client that logs when Redis begins to fail and when it has recovered.
 type redisOutage struct {
