@@ -96,7 +96,7 @@ func newCompose(t *testing.T) *composed {
 	if err := os.WriteFile(c.override, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.command(t, 5*time.Minute, "", "make", "image", "VERSION=compose-test", "IMAGE="+image)
+	c.command(t, 10*time.Minute, "", "make", "image", "VERSION=compose-test", "IMAGE="+image)
 	return c
 }
 

@@ -61,7 +61,7 @@ func (e *env) wantPaused(t testing.TB, source string, user int64, n int) []*kgo.
 // given up when the window ends, except revocations. Tests are still sent.
 func TestPause(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, "--retry.window="+pauseWindow.String(), "--retry.schedule=3s,3s")
+	e := newEnv(t, "--retry.window="+pauseWindow.String(), "--retry.schedule=8s,3s") // the pause comes before the second attempt
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, ""), 3: e.all(3, "")})
 	key := e.newKey(t, 1)
 	p, q := e.serve(t), e.serve(t)

@@ -199,7 +199,7 @@ func (b *terminal) run(t *testing.T, c command) {
 func (b *terminal) wait(t *testing.T, c command) (got, status string) {
 	t.Helper()
 	want, before := pattern(c.shown, c.ends), regexp.MustCompile(fmt.Sprintf(`<<%d \d+>>\n`, b.lines-1))
-	harness.Eventually(t, 3*time.Minute, func() bool {
+	harness.Eventually(t, 10*time.Minute, func() bool { // the first commands compile
 		text, err := os.ReadFile(b.out)
 		if err != nil {
 			t.Fatal(err)

@@ -53,9 +53,10 @@ func TestRedisNotWritable(t *testing.T) {
 	}
 
 	for _, c := range []struct{ name, spoil, repair, want string }{
+		// first, since what makes it unready is logged only if it was ready when the condition was last checked
+		{"a missing command", "ACL SETUSER smshooks -lpush -eval", "ACL SETUSER smshooks +lpush +eval", "NOPERM: redis.username lacks +eval +lpush"},
 		{"READONLY", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "READONLY"},
 		{"OOM", "CONFIG SET maxmemory 100kb", "CONFIG SET maxmemory 0", "OOM"},
-		{"a missing command", "ACL SETUSER smshooks -lpush -eval", "ACL SETUSER smshooks +lpush +eval", "NOPERM: redis.username lacks +eval +lpush"},
 		{"no command that writes", "ACL SETUSER smshooks -set", "ACL SETUSER smshooks +set", "lacks +set"},
 		{"no script", "ACL SETUSER smshooks -script|load", "ACL SETUSER smshooks +script|load", "lacks +script|load"},
 		{"other keys", "ACL SETUSER smshooks resetkeys ~other:*", "ACL SETUSER smshooks resetkeys ~" + prefix + "*", "lacks ~" + prefix + "*"},

@@ -77,7 +77,7 @@ func (d *delayed) release(t testing.TB, args ...string) <-chan string {
 	printed := make(chan string, 1)
 	go func() {
 		o := d.s.options()
-		o.Timeout = pick(2*time.Minute, 20*time.Minute)
+		o.Timeout = pick(5*time.Minute, 20*time.Minute)
 		out, stderr, code := harness.Run(t, o, append([]string{"retry", "release"}, args...)...)
 		if code != 0 {
 			t.Errorf("retry release: exit code %d, %s", code, stderr)

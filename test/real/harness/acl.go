@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -60,6 +61,12 @@ func guardedACLs(ops []kadm.ACLOperation) *kadm.ACLBuilder {
 	return kadm.NewACLs().Allow("User:" + GuardedUser).Operations(ops...).ResourcePatternType(kadm.ACLPatternLiteral)
 }
 
+// admin returns a client that changes rights. It waits longer than others, since nothing repeats its requests.
+func (b *GuardedBroker) admin(t testing.TB) *kgo.Client {
+	t.Helper()
+	return Client(t, b.Addr, kgo.RequestTimeoutOverhead(Patience))
+}
+
 // Grant grants the user rights on topics.
 func (b *GuardedBroker) Grant(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
 	t.Helper()
@@ -81,7 +88,7 @@ func (b *GuardedBroker) GrantACL(t testing.TB, acls *kadm.ACLBuilder) {
 // GrantMany grants rights to several users in one request.
 func (b *GuardedBroker) GrantMany(t testing.TB, acls []kmsg.CreateACLsRequestCreation) {
 	t.Helper()
-	cl, req := Client(t, b.Addr), kmsg.NewCreateACLsRequest()
+	cl, req := b.admin(t), kmsg.NewCreateACLsRequest()
 	req.Creations = acls
 	resp, err := req.RequestWith(within(t, Patience), cl)
 	if err != nil {
@@ -108,7 +115,7 @@ func (b *GuardedBroker) DepriveOfAll(t testing.TB) {
 	t.Helper()
 	all := kadm.NewACLs().Allow("User:" + GuardedUser).AllowHosts().AnyResource().Operations(kadm.OpAny).
 		ResourcePatternType(kadm.ACLPatternAny)
-	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, Patience), all)
+	deleted, err := kadm.NewClient(b.admin(t)).DeleteACLs(within(t, Patience), all)
 	if err != nil {
 		t.Fatalf("delete ACLs: %v", err)
 	}
@@ -121,7 +128,7 @@ func (b *GuardedBroker) DepriveOfAll(t testing.TB) {
 
 func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 	t.Helper()
-	created, err := kadm.NewClient(Client(t, b.Addr)).CreateACLs(within(t, Patience), acls)
+	created, err := kadm.NewClient(b.admin(t)).CreateACLs(within(t, Patience), acls)
 	if err != nil {
 		t.Fatalf("create ACLs: %v", err)
 	}
@@ -132,7 +139,7 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 	}
 	// The broker that checks requests learns of them a moment after the controller.
 	Eventually(t, Patience, func() bool {
-		described, err := kadm.NewClient(Client(t, b.Addr)).DescribeACLs(within(t, Patience), acls)
+		described, err := kadm.NewClient(b.admin(t)).DescribeACLs(within(t, Patience), acls)
 		n := 0
 		for _, d := range described {
 			n += len(d.Described)
@@ -144,7 +151,7 @@ func (b *GuardedBroker) create(t testing.TB, acls *kadm.ACLBuilder) {
 // Deprive revokes rights on topics.
 func (b *GuardedBroker) Deprive(t testing.TB, topics []string, ops ...kadm.ACLOperation) {
 	t.Helper()
-	deleted, err := kadm.NewClient(Client(t, b.Addr)).DeleteACLs(within(t, Patience), guardedACLs(ops).AllowHosts().Topics(topics...))
+	deleted, err := kadm.NewClient(b.admin(t)).DeleteACLs(within(t, Patience), guardedACLs(ops).AllowHosts().Topics(topics...))
 	if err != nil {
 		t.Fatalf("delete ACLs: %v", err)
 	}

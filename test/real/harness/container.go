@@ -22,6 +22,10 @@ import (
 // ownerLabel identifies the test process of a container, so that a later run can remove what a killed run left behind.
 const ownerLabel = "smshooks.test.owner"
 
+// startTakes limits the start of a server. A broker takes 3 s on a quiet machine, and more than 90 s on one with a load
+// of 60.
+const startTakes = 4 * time.Minute
+
 // server is a container with ports at fixed loopback addresses, which stay the same across stop and start.
 type server struct {
 	addr   string   // of its first port
@@ -89,7 +93,7 @@ func (s spec) try(ctx context.Context) (*server, error) {
 	srv.c, err = testcontainers.Run(ctx, s.image, slices.Concat([]testcontainers.ContainerCustomizer{
 		testcontainers.WithEnv(s.env(srv.addrs)),
 		testcontainers.WithLabels(map[string]string{ownerLabel: owner(os.Getpid())}),
-		testcontainers.WithWaitStrategyAndDeadline(90*time.Second, asked{srv}),
+		testcontainers.WithWaitStrategyAndDeadline(startTakes, asked{srv}),
 	}, reached, s.more)...)
 	if err != nil {
 		if srv.c != nil {
@@ -107,12 +111,12 @@ type asked struct{ srv *server }
 
 // WaitUntilReady implements testcontainers' wait.Strategy.
 func (a asked) WaitUntilReady(ctx context.Context, target wait.StrategyTarget) error {
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, startTakes)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		try, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err := a.srv.ready(try, a.srv.addr)
 		cancel()
 		if err == nil {
@@ -170,7 +174,7 @@ func (s *server) stop(t testing.TB) {
 func (s *server) start(t testing.TB) {
 	t.Helper()
 	s.own(t, "start")
-	ctx := within(t, 5*time.Minute)
+	ctx := within(t, 2*startTakes)
 	var err error
 	for range 3 {
 		if err = s.c.Start(ctx); err == nil {
@@ -340,7 +344,7 @@ func endShared() {
 func runOwn(t testing.TB, s spec) *server {
 	t.Helper()
 	Need(t)
-	srv, err := s.run(within(t, 3*time.Minute))
+	srv, err := s.run(within(t, startTakes+Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
