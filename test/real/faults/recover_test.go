@@ -158,7 +158,8 @@ func TestRecoverUnderKills(t *testing.T) {
 	during := h.p99(s, asked, ended)
 	rec.note("first of %s events %.1f s after the command, the last after %.1f s; p99 of others %v before and %v during it", count(ofOne),
 		s.judge.began.Add(at).Sub(asked).Seconds(), ended.Sub(asked).Seconds(), before.Round(time.Millisecond), during.Round(time.Millisecond))
-	if after := s.judge.began.Add(at).Sub(asked); after > 10*time.Second+harness.Slack(asked) {
+	// beside the other tests, a process alone may take seconds to start
+	if after := s.judge.began.Add(at).Sub(asked); after > pick(patience, 10*time.Second)+harness.Slack(asked) {
 		t.Errorf("the first attempt came %v after the command", after)
 	}
 	if long() && during > before*3/2 {
