@@ -42,10 +42,11 @@ test-setup: # installs and builds what all floors need, the C compiler of the ra
 	@test/stack/up.sh >/dev/null
 
 .PHONY: test-fast
+# tools/bench/benthos goes without the race detector: its one test is not worth compiling a large engine again.
 test-fast: ## run the floors that need no Docker, with the race detector
 	go test -race -timeout 10m ./...
 	go -C tools/bench test -race -timeout 10m ./...
-	go -C tools/bench/benthos test -timeout 10m ./... # without: its one test is not worth compiling a large engine again
+	go -C tools/bench/benthos test -timeout 10m ./...
 
 # Cases of the fault suite that run with a program that has the race detector; make faults runs them without.
 RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)$$
