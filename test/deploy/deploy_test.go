@@ -82,8 +82,9 @@ func TestRunbook(t *testing.T) {
 		if want := runbookAt + strings.ToLower(a.Alert); a.Annotations["runbook_url"] != want {
 			t.Errorf("%s: runbook_url is %q, want %q", a.Alert, a.Annotations["runbook_url"], want)
 		}
-		if !panels[a.Annotations["dashboard_url"]] {
-			t.Errorf("%s: dashboard_url %q is not a panel", a.Alert, a.Annotations["dashboard_url"])
+		url, installation, _ := strings.Cut(a.Annotations["dashboard_url"], "{{")
+		if !panels[url] || !strings.Contains(installation, "&var-cluster=") || !strings.Contains(installation, "&var-namespace=") {
+			t.Errorf("%s: dashboard_url %q is not a panel of the alert's installation", a.Alert, a.Annotations["dashboard_url"])
 		}
 		if !slices.Contains([]string{"page", "warning", "info"}, a.Labels["severity"]) {
 			t.Errorf("%s: severity %q", a.Alert, a.Labels["severity"])

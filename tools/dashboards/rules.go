@@ -12,9 +12,11 @@ import (
 //go:embed rules.yml.tmpl
 var rulesText string
 
-// rules returns the recording and alert rules. Each alert links to the panel that shows it.
+// rules returns the recording and alert rules. Each alert links to the panel that shows it, for the alert's installation.
 func rules(v values, boards map[string]*dashboard.Dashboard) ([]byte, error) {
 	// Prometheus' own templates have {{ }}.
+	installation := fmt.Sprintf("{{ with $labels.%s }}&var-cluster={{ . | urlquery }}{{ end }}{{ with $labels.%s }}&var-namespace={{ . | urlquery }}{{ end }}",
+		v.Cluster, v.Namespace)
 	t, err := template.New("rules").Delims("[[", "]]").Funcs(template.FuncMap{
 		"windows": func() []string { return []string{"5m", "30m", "1h", "6h"} },
 		"panel": func(board, title string) (string, error) {
@@ -24,7 +26,7 @@ func rules(v values, boards map[string]*dashboard.Dashboard) ([]byte, error) {
 			}
 			for _, p := range b.Panels {
 				if p.Panel != nil && *p.Panel.Title == title {
-					return fmt.Sprintf("%s/d/%s?viewPanel=%d", v.Grafana, *b.Uid, *p.Panel.Id), nil
+					return fmt.Sprintf("%s/d/%s?viewPanel=%d%s", v.Grafana, *b.Uid, *p.Panel.Id, installation), nil
 				}
 			}
 			return "", fmt.Errorf("no panel %q in %s", title, board)
