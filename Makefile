@@ -11,7 +11,7 @@ BUILD   := -trimpath -buildvcs=false -tags timetzdata -ldflags "-s -w -X main.ve
 LINT    := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 CA      ?= /etc/ssl/certs/ca-certificates.crt
 # The service, and the modules with dependencies of their own. Each has a go.mod.
-MODULES  := . tools/bench tools/bench/benthos test/real
+MODULES  := . tools/bench tools/bench/benthos tools/dashboards test/real
 # runs a command in every module
 each      = for module in $(MODULES); do (cd $$module && $(1)); done
 FUZZTIME ?= 10s
@@ -47,6 +47,7 @@ test-fast: ## run the floors that need no Docker, with the race detector
 	go test -race -timeout 10m ./...
 	go -C tools/bench test -race -timeout 10m ./...
 	go -C tools/bench/benthos test -timeout 10m ./...
+	go -C tools/dashboards test -race -timeout 10m ./...
 
 # Cases of the fault suite that run with a program that has the race detector; make faults runs them without.
 RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)$$

@@ -37,8 +37,8 @@ type panel struct {
 // finding is a violation of a rule. panel is "" if it concerns the dashboard.
 type finding struct{ rule, panel, text string }
 
-// lint checks a dashboard against the rules of github.com/grafana/dashboard-linter, under its names. The file of
-// exclusions is in that program's format, so it can be run as well; a reason is required.
+// lint checks a dashboard against the rules of github.com/grafana/dashboard-linter, under its names. That program itself
+// is not run. The file of exclusions is in its format, so it can be run as well; a reason is required.
 func lint(text []byte, exclusions string) error {
 	var b board
 	if err := json.Unmarshal(text, &b); err != nil {

@@ -36,27 +36,8 @@ func run(deploy string, check bool) error {
 	if err != nil {
 		return err
 	}
-	m, folder := newMixin(v), filepath.Join(deploy, "grafana", "dashboards")
-	boards, files := map[string]*dashboard.Dashboard{}, map[string][]byte{}
-	for name, builder := range map[string]*dashboard.DashboardBuilder{"pipeline.json": m.pipeline(), "kafka-lag.json": m.kafkaLag()} {
-		built, err := builder.Build()
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if err := identify(built.Panels); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		text, err := json.MarshalIndent(built, "", "  ")
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if err := lint(text, filepath.Join(folder, ".lint")); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		boards[name] = &built
-		files[filepath.Join(folder, name)] = append(text, '\n')
-	}
-	if files[filepath.Join(deploy, "prometheus", "rules", "smshooks.yml")], err = rules(v, boards); err != nil {
+	files, err := generate(v, deploy)
+	if err != nil {
 		return err
 	}
 	for _, file := range slices.Sorted(maps.Keys(files)) {
@@ -65,6 +46,33 @@ func run(deploy string, check bool) error {
 		}
 	}
 	return nil
+}
+
+// generate returns the files for values v, by their paths under deploy.
+func generate(v values, deploy string) (map[string][]byte, error) {
+	m, folder := newMixin(v), filepath.Join(deploy, "grafana", "dashboards")
+	boards, files := map[string]*dashboard.Dashboard{}, map[string][]byte{}
+	for name, builder := range map[string]*dashboard.DashboardBuilder{"pipeline.json": m.pipeline(), "kafka-lag.json": m.kafkaLag()} {
+		built, err := builder.Build()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if err := identify(built.Panels); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		text, err := json.MarshalIndent(built, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if err := lint(text, filepath.Join(folder, ".lint")); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		boards[name] = &built
+		files[filepath.Join(folder, name)] = append(text, '\n')
+	}
+	text, err := rules(v, boards)
+	files[filepath.Join(deploy, "prometheus", "rules", "smshooks.yml")] = text
+	return files, err
 }
 
 // put writes a file, or compares it.
