@@ -316,6 +316,40 @@ func TestChartMonitoring(t *testing.T) {
 		same(t, name, data, text(t, "../../deploy/grafana/dashboards/"+name+".json"))
 	}
 }
+// TestChartServiceAccount checks which accounts exist, and that the hook uses none that is created after it.
+func TestChartServiceAccount(t *testing.T) {
+	for _, c := range []struct{ values, pod, created, hook string }{
+		{"kustomize", "smshooks", "smshooks", ""},
+		{"minimal", "default", "", ""},
+		{"all", "dispatcher", "dispatcher", "topics-admin"},
+		{"renamed", "hooks-kafka", "", "hooks-kafka"},
+	} {
+		all, created := rendered(t, "chart-"+c.values+".yaml"), ""
+		for key := range all {
+			if name, ok := strings.CutPrefix(key, "ServiceAccount "); ok {
+				created += name
+			}
+		}
+		if created != c.created {
+			t.Errorf("%s: the chart creates the account %q, want %q", c.values, created, c.created)
+		}
+		if got := at(t, all["StatefulSet "+releases[c.values]], "spec", "template", "spec", "serviceAccountName"); got != c.pod {
+			t.Errorf("%s: the pods have the account %v, want %q", c.values, got, c.pod)
+		}
+		if job := all["Job "+releases[c.values]+"-topics-ensure"]; job != nil {
+			if got := at(t, job, "spec", "template", "spec", "serviceAccountName"); got != c.hook {
+				t.Errorf("%s: the hook has the account %v, want %q", c.values, got, c.hook)
+			}
+		} else if c.hook != "" {
+			t.Errorf("%s: no hook", c.values)
+		}
+	}
+	account := rendered(t, "chart-all.yaml")["ServiceAccount dispatcher"]
+	if role := at(t, account, "metadata", "annotations", "eks.amazonaws.com/role-arn"); role != "arn:aws:iam::123456789012:role/smshooks" {
+		t.Errorf("the account has the role %v", role)
+	}
+}
+
 
 // TestChartAndKustomize compares the chart with deploy/kubernetes: they must agree except for what is listed here.
 func TestChartAndKustomize(t *testing.T) {

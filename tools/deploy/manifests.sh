@@ -50,7 +50,7 @@ refused chart-all "an unknown key of a PodMonitor" 's/podMetricsEndpoints/metric
 refused chart-all "an unknown key of a PrometheusRule" 's/  runbook_url: .*/  runbook_url: 1/'
 refused chart-all "an unknown key of a KafkaTopic" 's/topicName/topic/'
 refused chart-all "an unknown pattern of a KafkaUser" 's/patternType: prefix/patternType: prefixed/'
-for wrong in replica=3 settings.retry.window=yesterday settings.kafka.instance_id=a strimzi.users[0].name=a podMonitor.enabled=1; do
+for wrong in replica=3 settings.retry.window=yesterday settings.kafka.instance_id=a serviceAccount.name=A strimzi.users[0].name=a podMonitor.enabled=1; do
   if helm template smshooks "$chart" --set "$wrong" >/dev/null 2>&1; then fail "the chart takes $wrong"; fi
 done
 SMSHOOKS_TEST_MANIFESTS=$out go -C "$root" test -count=1 -run '^TestChart' ./test/deploy

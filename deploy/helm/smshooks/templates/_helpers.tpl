@@ -27,6 +27,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{- define "smshooks.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "smshooks.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
 {{- define "smshooks.image" -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
