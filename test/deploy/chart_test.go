@@ -350,6 +350,21 @@ func TestChartServiceAccount(t *testing.T) {
 	}
 }
 
+// TestChartMonitoring checks that the chart's rules and dashboards are those of deploy/, with the values of the chart.
+func TestChartMonitoring(t *testing.T) {
+	all := rendered(t, "chart-all.yaml")
+	rules := strings.NewReplacer(`job=~".*smshooks.*"`, `job="hooks"`, "http://localhost:3000", "https://grafana.example.com").Replace(text(t, rulesFile))
+	if strings.Contains(rules, "localhost") || !strings.Contains(rules, `up{job="hooks"}`) {
+		t.Fatal("the values of the rules of deploy/prometheus differ")
+	}
+	same(t, "PrometheusRule", at(t, all["PrometheusRule smshooks"], "spec"), rules)
+	rules = strings.ReplaceAll(text(t, rulesFile), `job=~".*smshooks.*"`, `job=~".*hooks-eu.*"`)
+	same(t, "renamed PrometheusRule", at(t, rendered(t, "chart-renamed.yaml")["PrometheusRule hooks"], "spec"), rules)
+	for _, name := range []string{"pipeline", "kafka-lag"} {
+		data := at(t, all["ConfigMap smshooks-dashboard-"+name], "data", "smshooks-"+name+".json")
+		same(t, name, data, text(t, "../../deploy/grafana/dashboards/"+name+".json"))
+	}
+}
 
 // TestChartAndKustomize compares the chart with deploy/kubernetes: they must agree except for what is listed here.
 func TestChartAndKustomize(t *testing.T) {
