@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,14 +21,21 @@ const (
 	strimzi   = "strimzi"
 )
 
+// userName matches the names that Kubernetes accepts for a KafkaUser.
+var userName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
 func aclsCommand() *cobra.Command {
-	var principal, format string
+	var (
+		principal, format, cluster string
+		only                       []string
+	)
 	cmd := &cobra.Command{
 		Use: "acls --principal User:NAME", Short: "Print the least rights of each command as ACLs", Args: arguments(0),
 		Long: "Print the least rights that each command needs, for the topics and the group of the settings.\n" +
-			"The command does not connect to Kafka. Rules for delay topics use prefixes, so a new delay needs no new rights.",
+			"The command does not connect to Kafka. Rules for delay topics use prefixes, so a new delay needs no new rights.\n" +
+			"A KafkaUser has the rights of all printed commands: name those that the user runs with --command.",
 		Example: "  smshooks topics acls --principal User:smshooks\n" +
-			"  smshooks topics acls --principal User:smshooks --format strimzi --kafka.group=hooks",
+			"  smshooks topics acls --principal User:smshooks --command serve --format strimzi --cluster events",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kind, name, ok := strings.Cut(principal, ":"); !ok || kind == "" || name == "" {
 				return usagef("--principal: must be a principal such as User:smshooks")
@@ -39,16 +48,42 @@ func aclsCommand() *cobra.Command {
 				return err
 			}
 			rights := cfg.TopicPlan().Rights(cfg.Kafka.Group)
+			known := commandNames(rights)
+			for _, command := range only {
+				if !slices.Contains(known, command) {
+					return usagef("--command: %q is not one of %s", command, strings.Join(known, ", "))
+				}
+			}
+			if len(only) > 0 {
+				rights = slices.DeleteFunc(rights, func(c topics.CommandRights) bool { return !slices.Contains(only, c.Command) })
+			}
 			if format == strimzi {
-				return ignoreClosedPipe(writeStrimzi(cmd.OutOrStdout(), principal, rights))
+				_, user, _ := strings.Cut(principal, ":")
+				// Strimzi's user of a client certificate is named by the CN.
+				if user = strings.TrimPrefix(user, "CN="); !userName.MatchString(user) {
+					return usagef("--principal: a KafkaUser cannot be named %q: Kubernetes allows a-z, 0-9, - and .", user)
+				}
+				return ignoreClosedPipe(writeStrimzi(cmd.OutOrStdout(), user, cluster, rights))
 			}
 			return ignoreClosedPipe(writeKafkaACLs(cmd.OutOrStdout(), principal, cfg.Kafka.Brokers, rights))
 		},
 	}
 	cmd.Flags().StringVar(&principal, "principal", "", "principal that gets the rights, such as User:smshooks")
 	cmd.Flags().StringVar(&format, "format", kafkaACLs, "kafka-acls for kafka-acls.sh commands, strimzi for a KafkaUser")
+	cmd.Flags().StringArrayVar(&only, "command", nil,
+		"print the rights of this command only, such as serve or \"topics ensure\"; may be given several times")
+	cmd.Flags().StringVar(&cluster, "cluster", "kafka", "name of the Kafka resource that the KafkaUser belongs to")
 	complete(cmd, "format", kafkaACLs, strimzi)
+	complete(cmd, "command", commandNames(config.Defaults().TopicPlan().Rights(""))...)
 	return cmd
+}
+
+// commandNames returns the names of commands.
+func commandNames(commands []topics.CommandRights) (names []string) {
+	for _, c := range commands {
+		names = append(names, c.Command)
+	}
+	return names
 }
 
 // writeKafkaACLs writes a kafka-acls.sh command for each right.
@@ -76,9 +111,8 @@ func writeKafkaACLs(w io.Writer, principal string, brokers []string, commands []
 	return err
 }
 
-// writeStrimzi writes a KafkaUser with the rules in the order of the commands that need them.
-func writeStrimzi(w io.Writer, principal string, commands []topics.CommandRights) error {
-	_, user, _ := strings.Cut(principal, ":")
+// writeStrimzi writes a KafkaUser of a Kafka cluster, with the rules in the order of the commands that need them.
+func writeStrimzi(w io.Writer, user, cluster string, commands []topics.CommandRights) error {
 	acls := &yaml.Node{Kind: yaml.SequenceNode}
 	for _, c := range commands {
 		for i, r := range c.Rights {
@@ -104,11 +138,13 @@ func writeStrimzi(w io.Writer, principal string, commands []topics.CommandRights
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
 	err := encoder.Encode(struct {
-		APIVersion string            `yaml:"apiVersion"`
-		Kind       string            `yaml:"kind"`
-		Metadata   map[string]string `yaml:"metadata"`
-		Spec       any               `yaml:"spec"`
-	}{"kafka.strimzi.io/v1", "KafkaUser", map[string]string{"name": user}, map[string]any{
+		APIVersion string         `yaml:"apiVersion"`
+		Kind       string         `yaml:"kind"`
+		Metadata   map[string]any `yaml:"metadata"`
+		Spec       any            `yaml:"spec"`
+	}{"kafka.strimzi.io/v1", "KafkaUser", map[string]any{
+		"name": user, "labels": map[string]string{"strimzi.io/cluster": cluster}, // without it Strimzi ignores the user
+	}, map[string]any{
 		"authorization": map[string]any{"type": "simple", "acls": acls},
 	}})
 	if err == nil {

@@ -285,6 +285,19 @@ func TestChartUsers(t *testing.T) {
 	if !reflect.DeepEqual(got, want) || len(got.Spec.Authorization.ACLs) < 50 {
 		t.Errorf("the user with all commands has\n%v\nthe program prints\n%v", got, want)
 	}
+	printed, err = exec.Command("../../bin/smshooks", "topics", "acls", "--principal=User:smshooks", "--format=strimzi", "--command=serve", "--config="+file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serve map[string]any
+	if err := yaml.Unmarshal(printed, &serve); err != nil {
+		t.Fatal(err)
+	}
+	chart := all["KafkaUser smshooks"]
+	same(t, "KafkaUser smshooks", at(t, chart, "spec", "authorization"), at(t, serve, "spec", "authorization"))
+	if got, want := at(t, serve, "metadata", "labels", "strimzi.io/cluster"), at(t, chart, "metadata", "labels", "strimzi.io/cluster"); got != want {
+		t.Errorf("the printed user belongs to %v, the chart's to %v", got, want)
+	}
 	for _, c := range cfg.TopicPlan().Rights(cfg.Kafka.Group) {
 		if got := parse(all["KafkaUser smshooks"]).Spec.Authorization.ACLs; c.Command == "serve" && !reflect.DeepEqual(got, rules(c.Rights)) {
 			t.Errorf("the user of serve has %v", got)
@@ -303,19 +316,6 @@ func TestChartUsers(t *testing.T) {
 	}
 }
 
-// TestChartMonitoring checks that the chart's rules and dashboards are those of deploy/, with the values of the chart.
-func TestChartMonitoring(t *testing.T) {
-	all := rendered(t, "chart-all.yaml")
-	rules := strings.NewReplacer(`job=~".*smshooks.*"`, `job="hooks"`, "http://localhost:3000", "https://grafana.example.com").Replace(text(t, rulesFile))
-	if strings.Contains(rules, "localhost") || !strings.Contains(rules, `up{job="hooks"}`) {
-		t.Fatal("the values of the rules of deploy/prometheus differ")
-	}
-	same(t, "PrometheusRule", at(t, all["PrometheusRule smshooks"], "spec"), rules)
-	for _, name := range []string{"pipeline", "kafka-lag"} {
-		data := at(t, all["ConfigMap smshooks-dashboard-"+name], "data", "smshooks-"+name+".json")
-		same(t, name, data, text(t, "../../deploy/grafana/dashboards/"+name+".json"))
-	}
-}
 // TestChartServiceAccount checks which accounts exist, and that the hook uses none that is created after it.
 func TestChartServiceAccount(t *testing.T) {
 	for _, c := range []struct{ values, pod, created, hook string }{
