@@ -84,14 +84,34 @@ func (c OAuthConfig) mechanism() (sasl.Mechanism, error) {
 	// The source keeps a token until shortly before it expires. Its context outlives each login.
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: tokenTimeout})
 	source := grant.TokenSource(ctx)
-	return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
-		token, err := source.Token()
+	return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+		token, err := await(ctx, source.Token)
 		if err != nil {
 			return oauth.Auth{}, &loginError{"kafka.sasl.oauth.token_url", "check the URL, kafka.sasl.oauth.client_id, " +
 				"client_secret and scope", tokenError(err)}
 		}
 		return oauth.Auth{Token: token.AccessToken}, nil
 	}), nil
+}
+
+// await returns the result of f, or ctx's error if ctx ends first. f may outlast the call.
+func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	results := make(chan result, 1)
+	go func() {
+		value, err := f()
+		results <- result{value, err}
+	}()
+	select {
+	case r := <-results:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 // read returns the token of the file.

@@ -127,6 +127,30 @@ func TestOAuthTokenURL(t *testing.T) {
 	}
 }
 
+// TestOAuthHangingServer checks that a login ends with its context while the token server does not reply.
+func TestOAuthHangingServer(t *testing.T) {
+	asked, release := make(chan bool, 10), make(chan bool)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- true
+		<-release
+	}))
+	defer server.Close()
+	defer close(release)
+	mechanism, err := NewSASL(SASLConfig{Mechanism: "OAUTHBEARER", OAuth: OAuthConfig{TokenURL: server.URL, ClientID: "hooks", ClientSecret: "hush"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, _, err := mechanism.Authenticate(ctx, "broker:9092"); !errors.Is(err, context.Canceled) {
+		t.Errorf("the login ends with %v", err)
+	}
+}
+
 func TestOAuthTokenFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	c := OAuthConfig{TokenFile: file}

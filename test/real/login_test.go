@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,6 +181,32 @@ func TestKafkaLogins(t *testing.T) {
 	})
 	t.Run("OAUTHBEARER by file", func(t *testing.T) {
 		renew := func(text string) {
+	t.Run("OAUTHBEARER, the token server does not reply", func(t *testing.T) {
+		const grace = 3 * time.Second
+		asked, ended := make(chan bool, 100), make(chan bool)
+		hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			asked <- true
+			<-ended
+		}))
+		defer hanging.Close()
+		defer close(ended)
+		p := harness.Start(t, harness.Options{Brokers: l.broker.SASLAddr, RedisAddr: harness.Redis(t).Addr, Args: []string{
+			"--kafka.tls.enabled", "--kafka.tls.ca_file=" + l.file("ca.pem"), "--kafka.sasl.mechanism=OAUTHBEARER", "--kafka.sasl.oauth.token_url=" + hanging.URL,
+			"--kafka.sasl.oauth.client_id=" + loginUser, "--kafka.sasl.oauth.client_secret=" + clientSecret, fmt.Sprint("--shutdown.grace=", grace),
+		}})
+		select {
+		case <-asked:
+		case <-time.After(harness.Patience):
+			t.Fatalf("no request for a token:\n%s", p.Log())
+		}
+		began := time.Now()
+		if code := p.Term(t); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		if took := time.Since(began); took > grace+harness.Slack(began) {
+			t.Errorf("the stop took %v, the grace is %v", took, grace)
+		}
+	})
 			t.Helper()
 			if err := os.WriteFile(token+".new", []byte(text), 0o600); err != nil {
 				t.Fatal(err)
