@@ -123,6 +123,7 @@ func newLoginEnv(t *testing.T) *loginEnv {
 		JWKS: fmt.Sprintf("http://%s:%d/keys", harness.HostForContainers, l.tokens.port), Audience: audience, Issuer: issuer,
 	})
 	_, err = kadm.NewClient(harness.Client(t, l.broker.Addr)).AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{
+		{User: loginUser, Mechanism: kadm.ScramSha256, Iterations: 4096, Password: loginPassword},
 		{User: loginUser, Mechanism: kadm.ScramSha512, Iterations: 4096, Password: loginPassword},
 	})
 	if err != nil {
@@ -148,8 +149,9 @@ func TestKafkaLogins(t *testing.T) {
 	user, url := "--kafka.sasl.username="+loginUser, fmt.Sprintf("http://127.0.0.1:%d/token", l.tokens.port)
 	oauth := []string{"--kafka.sasl.mechanism=OAUTHBEARER", "--kafka.sasl.oauth.token_url=" + url, "--kafka.sasl.oauth.client_id=" + loginUser}
 	for name, flags := range map[string][]string{
-		"PLAIN": {"--kafka.sasl.mechanism=PLAIN", user, "--kafka.sasl.password=" + loginPassword},
-		"SCRAM": {"--kafka.sasl.mechanism=SCRAM-SHA-512", user, "--kafka.sasl.password=" + loginPassword},
+		"PLAIN":     {"--kafka.sasl.mechanism=PLAIN", user, "--kafka.sasl.password=" + loginPassword},
+		"SCRAM-256": {"--kafka.sasl.mechanism=SCRAM-SHA-256", user, "--kafka.sasl.password=" + loginPassword},
+		"SCRAM-512": {"--kafka.sasl.mechanism=SCRAM-SHA-512", user, "--kafka.sasl.password=" + loginPassword},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := l.env(t, l.broker.SASLAddr, flags...)
@@ -179,8 +181,6 @@ func TestKafkaLogins(t *testing.T) {
 			t.Errorf("a wrong secret: exit code %d, %s", code, stderr)
 		}
 	})
-	t.Run("OAUTHBEARER by file", func(t *testing.T) {
-		renew := func(text string) {
 	t.Run("OAUTHBEARER, the token server does not reply", func(t *testing.T) {
 		const grace = 3 * time.Second
 		asked, ended := make(chan bool, 100), make(chan bool)
@@ -207,6 +207,8 @@ func TestKafkaLogins(t *testing.T) {
 			t.Errorf("the stop took %v, the grace is %v", took, grace)
 		}
 	})
+	t.Run("OAUTHBEARER by file", func(t *testing.T) {
+		renew := func(text string) {
 			t.Helper()
 			if err := os.WriteFile(token+".new", []byte(text), 0o600); err != nil {
 				t.Fatal(err)

@@ -16,7 +16,7 @@ const HostForContainers = "host.docker.internal"
 // LoginBroker is a broker with the listeners of a managed service. The test itself, at Addr, needs no login.
 type LoginBroker struct {
 	*Broker
-	SASLAddr string // SASL_SSL: PLAIN, SCRAM-SHA-512 and OAUTHBEARER
+	SASLAddr string // SASL_SSL: PLAIN, SCRAM and OAUTHBEARER
 	CertAddr string // SSL that requires a client certificate
 }
 
@@ -54,9 +54,11 @@ func LoginKafka(t testing.TB, o LoginOptions) *LoginBroker {
 		}
 		vars["KAFKA_LISTENER_NAME_CERT_SSL_CLIENT_AUTH"] = "required"
 		at := "KAFKA_LISTENER_NAME_LOGIN_"
-		vars[at+"SASL_ENABLED_MECHANISMS"] = "PLAIN,SCRAM-SHA-512,OAUTHBEARER"
+		vars[at+"SASL_ENABLED_MECHANISMS"] = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"
 		vars[at+"PLAIN_SASL_JAAS_CONFIG"] = `org.apache.kafka.common.security.plain.PlainLoginModule required user_` + o.User + `="` + o.Password + `";`
-		vars[at+"SCRAM___SHA___512_SASL_JAAS_CONFIG"] = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+		for _, bits := range []string{"256", "512"} {
+			vars[at+"SCRAM___SHA___"+bits+"_SASL_JAAS_CONFIG"] = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+		}
 		vars[at+"OAUTHBEARER_SASL_JAAS_CONFIG"] = oauth + "OAuthBearerLoginModule required;"
 		vars[at+"OAUTHBEARER_SASL_SERVER_CALLBACK_HANDLER_CLASS"] = oauth + "OAuthBearerValidatorCallbackHandler"
 		// The default of Kafka 4.1 checks no signature.
