@@ -7,6 +7,8 @@ package config
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/topics"
@@ -242,6 +244,17 @@ func (c *Config) TopicPlan() *topics.Plan {
 // Flags returns the flags that were given, quoted for a shell, so that another command can use the same settings. It
 // leaves out secrets.
 func (c *Config) Flags() []string { return c.flags }
+
+// Given returns the names of the settings that were set, even to their default, and begin with one of prefixes.
+func (c *Config) Given(prefixes ...string) (names []string) {
+	for _, s := range table() {
+		begins := func(prefix string) bool { return strings.HasPrefix(s.name, prefix) }
+		if c.origins[s.name] != (origin{}) && slices.ContainsFunc(prefixes, begins) {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
 
 // Origin returns where the setting of that dotted name came from: `default`,
 // `file x.yaml`, `environment variable SMSHOOKS_…` or `flag --…`.

@@ -60,7 +60,7 @@ func serveCommand() *cobra.Command {
 					return err
 				}
 				defer stop()
-				opts.Listening = func(api net.Addr) { fmt.Fprint(cmd.OutOrStdout(), nextSteps(cfg, api)) }
+				opts.Listening = func(api net.Addr) { fmt.Fprint(cmd.OutOrStdout(), nextSteps(os.Args[0], cfg, api)) }
 			}
 			return serve(cmd.Context(), opts)
 		},
@@ -94,7 +94,13 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Kafka.Brokers, cfg.Redis.Addrs, cfg.Topics.Ensure = e.Brokers(), []string{e.RedisAddr()}, true
+	if ignored := cfg.Given("kafka.brokers", "kafka.tls.", "kafka.sasl.", "redis.addrs", "redis.master_name",
+		"redis.cluster", "redis.username", "redis.password", "redis.sentinel.", "redis.tls."); len(ignored) > 0 {
+		log.Warn("the embedded Kafka and Redis ignore settings", zap.Strings("settings", ignored))
+	}
+	cfg.Kafka.Brokers, cfg.Kafka.TLS, cfg.Kafka.SASL = e.Brokers(), config.TLS{}, config.KafkaSASL{}
+	cfg.Redis = config.Redis{Addrs: []string{e.RedisAddr()}, DB: cfg.Redis.DB, KeyPrefix: cfg.Redis.KeyPrefix}
+	cfg.Topics.Ensure = true
 	cfg.Dispatch.AllowNetworks = append(cfg.Dispatch.AllowNetworks,
 		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	log.Warn("embedded Kafka and Redis are for evaluation, not for production", zap.Strings("kafka", e.Brokers()),
@@ -106,18 +112,26 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	}, nil
 }
 
-// nextSteps returns the commands that deliver the first webhook of an embedded service, whose API listens on api. It
-// returns "" without an API: two of them need it.
-func nextSteps(cfg *config.Config, api net.Addr) string {
+// nextSteps returns the three commands that deliver the first webhook of an embedded service, whose API listens on api.
+// program is the path that this process was started by. It returns "" without an API: the second command needs it.
+func nextSteps(program string, cfg *config.Config, api net.Addr) string {
 	if api == nil {
 		return ""
 	}
+	brokers := " " + config.Quote("--kafka.brokers="+cfg.Kafka.Brokers[0])
+	keys, send := brokers, brokers
+	standard := config.Defaults().Topics
+	if cfg.Topics.Keys != standard.Keys {
+		keys += " --topics.keys=" + cfg.Topics.Keys
+	}
+	if cfg.Topics.DLR != standard.DLR {
+		send += " --topics.dlr=" + cfg.Topics.DLR
+	}
 	return fmt.Sprintf(`Next, in another terminal (your receiver listens on 127.0.0.1:8090):
-  export SMSHOOKS_KAFKA_BROKERS=%s SMSHOOKS_REDIS_ADDRS=%s
-  KEY=$(smshooks keys create --user 42)
-  curl -H "X-API-KEY: $KEY" -d dlr_url=http://127.0.0.1:8090/dlr http://%s/v1/user/set-webhook
-  smshooks send --user 42 --kind dlr
-`, cfg.Kafka.Brokers[0], cfg.Redis.Addrs[0], fromHere(api))
+  KEY=$(%[1]s keys create --user 42%[2]s)
+  curl -H "X-API-KEY: $KEY" -d dlr_url=http://127.0.0.1:8090/dlr http://%[3]s/v1/user/set-webhook
+  %[1]s send --user 42 --kind dlr%[4]s
+`, config.Quote(program), keys, fromHere(api), send)
 }
 
 // fromHere returns the local address of a listener. A listener on all addresses is also on the loopback address.

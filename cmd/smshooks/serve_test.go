@@ -1,9 +1,16 @@
 package main
 
 import (
+	"fmt"
 	"net"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/config"
 )
@@ -20,13 +27,64 @@ func TestNextSteps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, part := range []string{want, "SMSHOOKS_KAFKA_BROKERS=127.0.0.1:1001 SMSHOOKS_REDIS_ADDRS=127.0.0.1:1002\n"} {
-			if steps := nextSteps(cfg, addr); !strings.Contains(steps, part) {
-				t.Errorf("%s: no %q in\n%s", listener, part, steps)
-			}
+		steps := nextSteps("bin/smshooks", cfg, addr)
+		if lines := strings.Split(strings.TrimSpace(steps), "\n"); len(lines) != 4 || !strings.Contains(lines[2], want) ||
+			lines[1] != "  KEY=$(bin/smshooks keys create --user 42 --kafka.brokers=127.0.0.1:1001)" ||
+			lines[3] != "  bin/smshooks send --user 42 --kind dlr --kafka.brokers=127.0.0.1:1001" {
+			t.Errorf("%s: not three commands with %q:\n%s", listener, want, steps)
 		}
 	}
-	if steps := nextSteps(cfg, nil); steps != "" {
+	cfg.Topics.Keys, cfg.Topics.DLR = "hook-keys", "receipts"
+	steps := nextSteps("./my hooks", cfg, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1003})
+	for _, part := range []string{"$('./my hooks' keys create --user 42 --kafka.brokers=127.0.0.1:1001 --topics.keys=hook-keys)",
+		"  './my hooks' send --user 42 --kind dlr --kafka.brokers=127.0.0.1:1001 --topics.dlr=receipts"} {
+		if !strings.Contains(steps, part) {
+			t.Errorf("no %s in\n%s", part, steps)
+		}
+	}
+	if steps := nextSteps("smshooks", cfg, nil); steps != "" {
 		t.Errorf("without an API:\n%s", steps)
+	}
+}
+
+// TestEmbedded checks that the embedded servers are used although the settings name others, and that one warning names
+// the settings without effect.
+func TestEmbedded(t *testing.T) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	config.Flags(flags)
+	given := []string{"kafka.brokers=a:9092", "kafka.tls.enabled=true", "kafka.sasl.mechanism=PLAIN", "kafka.sasl.username=u", "kafka.sasl.password=p",
+		"redis.addrs=b:26379", "redis.master_name=m", "redis.username=u", "redis.password=p", "redis.sentinel.password=p", "redis.tls.enabled=true"}
+	var names []string
+	for _, setting := range append(given, "redis.key_prefix=hooks:", "embedded.dir="+t.TempDir(), "embedded.kafka_addr=127.0.0.1:0", "embedded.redis_addr=127.0.0.1:0") {
+		name, value, _ := strings.Cut(setting, "=")
+		if err := flags.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(given, setting) {
+			names = append(names, name)
+		}
+	}
+	cfg, err := config.Load("", nil, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	stop, err := embed(cfg, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if k := cfg.Kafka; k.TLS != (config.TLS{}) || k.SASL != (config.KafkaSASL{}) || !strings.HasPrefix(k.Brokers[0], "127.0.0.1:") {
+		t.Errorf("kafka: %+v", k)
+	}
+	if want := (config.Redis{Addrs: cfg.Redis.Addrs, KeyPrefix: "hooks:"}); !reflect.DeepEqual(cfg.Redis, want) || !strings.HasPrefix(want.Addrs[0], "127.0.0.1:") {
+		t.Errorf("redis: %+v", cfg.Redis)
+	}
+	warnings := logs.FilterFieldKey("settings").All()
+	if len(warnings) != 1 {
+		t.Fatalf("%d warnings", len(warnings))
+	}
+	if got := fmt.Sprint(warnings[0].ContextMap()["settings"]); got != fmt.Sprint(names) {
+		t.Errorf("the warning names %s, want %s", got, names)
 	}
 }

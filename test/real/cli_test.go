@@ -335,6 +335,9 @@ func TestEmbedded(t *testing.T) {
 	o := harness.Options{Env: quick(), Args: []string{
 		"--embedded", "--embedded.kafka_addr=127.0.0.1:0", "--embedded.redis_addr=127.0.0.1:0", "--embedded.dir=" + dir, "--topics.partitions=2",
 		"--api.addr=127.0.0.1:0",
+		// of other servers: ignored
+		"--kafka.brokers=127.0.0.1:1", "--kafka.tls.enabled", "--kafka.sasl.mechanism=PLAIN", "--kafka.sasl.username=a", "--kafka.sasl.password=b",
+		"--redis.addrs=127.0.0.1:1", "--redis.tls.enabled", "--redis.password=b", "--redis.cluster",
 	}}
 	p := harness.StartReady(t, o)
 	wantFirstWebhook(t, p, recv)
@@ -364,27 +367,31 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// nextSteps returns the commands that an embedded service prints, and the addresses of Kafka and Redis in them.
+// nextSteps returns the commands that an embedded service prints, and its addresses of Kafka and Redis.
 func nextSteps(t testing.TB, p *harness.Proc) (steps, broker, redis string) {
 	t.Helper()
 	found := regexp.MustCompile(`(?m)^Next, .*\n((?:  .*\n)+)`).FindStringSubmatch(p.Log())
 	if found == nil {
 		t.Fatalf("no next steps were printed:\n%s", p.Log())
 	}
-	addrs := regexp.MustCompile(`SMSHOOKS_KAFKA_BROKERS=(\S+) SMSHOOKS_REDIS_ADDRS=(\S+)`).FindStringSubmatch(found[1])
-	if addrs == nil {
-		t.Fatalf("the next steps name no servers:\n%s", found[1])
+	brokers := regexp.MustCompile(`--kafka.brokers=([0-9.:]+)`).FindStringSubmatch(found[1])
+	addr := regexp.MustCompile(`"redis":"([^"]+)"`).FindStringSubmatch(p.Log())
+	if brokers == nil || addr == nil {
+		t.Fatalf("the next steps or the log do not name the servers:\n%s", p.Log())
 	}
-	return found[1], addrs[1], addrs[2]
+	return found[1], brokers[1], addr[1]
 }
 
-// wantFirstWebhook runs the commands that an embedded service prints, and checks that an event is delivered and that
-// explain shows its attempt.
+// wantFirstWebhook runs the three commands that an embedded service prints, and checks that an event is delivered and
+// that explain shows its attempt.
 func wantFirstWebhook(t *testing.T, p *harness.Proc, recv *harness.Receiver) {
 	t.Helper()
 	steps, broker, redis := nextSteps(t, p)
+	if n := strings.Count(steps, "\n"); n != 3 {
+		t.Fatalf("%d next steps were printed, want 3:\n%s", n, steps)
+	}
 	steps = strings.ReplaceAll(steps, "127.0.0.1:8090/dlr", recv.Addr()+"/first")
-	out, err := exec.CommandContext(t.Context(), "bash", "-e", "-c", "smshooks() { "+harness.Binary(t)+` "$@"; }`+"\n"+steps).Output()
+	out, err := exec.CommandContext(t.Context(), "bash", "-e", "-c", steps).Output()
 	id := regexp.MustCompile(`evt_\w+`).Find(out)
 	if err != nil || id == nil {
 		t.Fatalf("%s\n%v: %s", steps, err, out)
