@@ -1,6 +1,7 @@
 package real_test
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -30,7 +31,7 @@ func TestQuickstart(t *testing.T) {
 	if !found {
 		t.Fatal("the page has no section about containers")
 	}
-	ports := freePorts(t, "8080", "9464", "19092", "16379", receiverPort, "8099")
+	ports := freePorts(t, "8080", "9464", "19092", "16379", receiverPort, "8091", "8099")
 	t.Run("embedded", func(t *testing.T) {
 		env := []string{"SMSHOOKS_EMBEDDED_DIR=" + t.TempDir(), "SMSHOOKS_API_ADDR=127.0.0.1:" + ports["8080"],
 			"SMSHOOKS_OPS_ADDR=127.0.0.1:" + ports["9464"], "SMSHOOKS_EMBEDDED_KAFKA_ADDR=127.0.0.1:" + ports["19092"], "SMSHOOKS_EMBEDDED_REDIS_ADDR=127.0.0.1:" + ports["16379"]}
@@ -100,14 +101,20 @@ type command struct {
 	ends        bool
 }
 
+// secretText matches a signing secret. A command of the page has secretShown in its place.
+var secretText = regexp.MustCompile(`whsec_[\w+/=-]+`)
+
+const secretShown = "whsec_…"
+
 var consoleBlock = regexp.MustCompile("(?ms)^```console( title=\"(.*?)\")?\n(.*?)^```$")
 
 // typeBlocks runs the commands of a page's console blocks and returns their number. Each title of a block is a separate
 // terminal. Commands of blocks without a title must succeed, and print exactly what is shown. In the other terminals a
-// program may keep running; a block without a command shows its further output.
+// program may keep running; a block without a command shows its further output. The secret that was printed last
+// replaces secretShown.
 func typeBlocks(t *testing.T, page string, env []string) (n int) {
 	t.Helper()
-	terminals := map[string]*terminal{}
+	terminals, secret := map[string]*terminal{}, secretShown
 	for _, block := range consoleBlock.FindAllStringSubmatch(page, -1) {
 		title := block[2]
 		if terminals[title] == nil {
@@ -122,7 +129,9 @@ func typeBlocks(t *testing.T, page string, env []string) (n int) {
 		}
 		for typed := range strings.SplitSeq(rest, "\n$ ") {
 			if line, shown, _ := strings.Cut(typed, "\n"); line != "" {
-				terminals[title].run(t, command{line, strings.TrimSuffix(shown, "\n") + "\n", title == ""})
+				line = strings.Replace(line, secretShown, secret, 1)
+				got := terminals[title].run(t, command{line, strings.TrimSuffix(shown, "\n") + "\n", title == ""})
+				secret = cmp.Or(secretText.FindString(got), secret)
 				n++
 			}
 		}
@@ -175,8 +184,8 @@ func newTerminal(t *testing.T, env []string) *terminal {
 var changes = regexp.MustCompile(`^make | -d | -X |keys create|send --user`)
 
 // run types a command. It repeats a command until the reply is as shown, like a person would, if it only reads or the API
-// does not know its new key yet.
-func (b *terminal) run(t *testing.T, c command) {
+// does not know its new key yet. It returns the output.
+func (b *terminal) run(t *testing.T, c command) (got string) {
 	t.Helper()
 	reads := c.ends && !changes.MatchString(c.line)
 	for began := time.Now(); ; {
@@ -187,7 +196,7 @@ func (b *terminal) run(t *testing.T, c command) {
 		got, status := b.wait(t, c)
 		switch {
 		case (status == "" || status == "0") && pattern(c.shown, c.ends).MatchString(got):
-			return
+			return got
 		case !reads && !strings.Contains(got, "the key is missing or unknown") || time.Since(began) > time.Minute:
 			t.Fatalf("%s: exit code %s\n%s\nthe page shows\n%s", c.line, status, got, c.shown)
 		}
