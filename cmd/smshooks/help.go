@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -97,7 +98,19 @@ func flagError(cmd *cobra.Command, err error) error {
 	if explained := config.FlagError(err); explained != err { //nolint:errorlint // whether it was changed
 		return usageError{explained}
 	}
-	return usagef("%w%s", err, suggest("--", unknown.GetSpecifiedName(), names))
+	word := unknown.GetSpecifiedName()
+	similar := near(word, names, 2)
+	if len(similar) == 0 { // perhaps a setting without its section
+		parts := map[string][]string{}
+		for _, name := range names {
+			part := name[strings.LastIndexByte(name, '.')+1:]
+			parts[part] = append(parts[part], name)
+		}
+		for _, part := range near(word, slices.Collect(maps.Keys(parts)), 1) {
+			similar = append(similar, parts[part]...)
+		}
+	}
+	return usagef("%w%s", err, didYouMean("--", similar))
 }
 
 // refuseUnknown makes an unknown argument of the commands that cobra adds a usage error. Cobra prints the help instead.
@@ -142,20 +155,24 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 			names = append(names, child.Name())
 		}
 	}
-	near := suggest(cmd.CommandPath()+" ", name, names)
-	return usagef("unknown command %q%s; see %s --help", name, near, cmd.CommandPath())
+	similar := didYouMean(cmd.CommandPath()+" ", near(name, names, 2))
+	return usagef("unknown command %q%s; see %s --help", name, similar, cmd.CommandPath())
 }
 
-// suggest returns the names that are close to word, each after prefix, or "" if none is. It uses cobra's rule for
-// commands.
-func suggest(prefix, word string, names []string) string {
-	choice := &cobra.Command{SuggestionsMinimumDistance: 2}
+// near returns the names that begin with word or differ from it by at most distance letters: cobra's rule for commands.
+func near(word string, names []string, distance int) []string {
+	choice := &cobra.Command{SuggestionsMinimumDistance: distance}
 	for _, name := range names {
 		choice.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
 	}
-	near := choice.SuggestionsFor(word)
-	if len(near) == 0 || len(near) > maxSuggestions {
+	return choice.SuggestionsFor(word)
+}
+
+// didYouMean suggests names, each after prefix. It returns "" for none and for too many.
+func didYouMean(prefix string, names []string) string {
+	if len(names) == 0 || len(names) > maxSuggestions {
 		return ""
 	}
-	return " (did you mean " + prefix + strings.Join(near, " or "+prefix) + "?)"
+	slices.Sort(names)
+	return " (did you mean " + prefix + strings.Join(names, " or "+prefix) + "?)"
 }
