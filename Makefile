@@ -120,6 +120,7 @@ man: build ## write the manual pages to dist/man
 .PHONY: image
 image: build ## build the container image (FROM scratch) around bin/smshooks
 	cp -L "$(CA)" bin/ca-certificates.crt
+	go -C tools/deploy run ./licences -dir ../.. ./cmd/smshooks >bin/THIRD_PARTY_LICENSES
 	docker build -t "$(IMAGE)" -t smshooks:latest .
 
 .PHONY: compose-check

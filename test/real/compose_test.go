@@ -28,6 +28,7 @@ func TestCompose(t *testing.T) {
 	c.up(t)
 
 	const user = 42
+	c.wantLicences(t)
 	got := c.receive(t)
 	key := strings.TrimSpace(c.compose(t, time.Minute, "", "exec", "-T", "smshooks", "/smshooks", "keys", "create", fmt.Sprint("--user=", user)))
 	harness.Eventually(t, harness.Patience, func() bool { return c.setWebhook(t, key, "http://"+c.receiver+"/dlr") }, "the webhook is set")
@@ -45,6 +46,21 @@ func TestCompose(t *testing.T) {
 	}, "Prometheus has scraped the delivery: %s", lastly{func() string { return fetch("http://" + c.prometheus + "/api/v1/targets") }})
 	if rules := fetch("http://" + c.prometheus + "/api/v1/rules"); !strings.Contains(rules, "SmshooksOverdue") {
 		t.Errorf("Prometheus has not read the rules: %s", rules)
+	}
+}
+
+// wantLicences checks that the image contains the licences of the program and of what is compiled in.
+func (c *composed) wantLicences(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	id := strings.TrimSpace(c.compose(t, time.Minute, "", "ps", "-q", "smshooks"))
+	if out, err := exec.Command("docker", "cp", id+":/usr/share/doc/smshooks/.", dir).CombinedOutput(); err != nil {
+		t.Fatalf("docker cp: %v\n%s", err, out)
+	}
+	for file, want := range map[string]string{"LICENSE": "MIT", "THIRD_PARTY_LICENSES": "github.com/twmb/franz-go v"} {
+		if text, err := os.ReadFile(filepath.Join(dir, file)); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s of the image does not contain %q: %v", file, want, err)
+		}
 	}
 }
 

@@ -36,6 +36,8 @@ for component in $(sed -n 's|.*"bom-ref": "pkg:golang/\([^?"]*\)?.*|\1|p' "smsho
   case $module in std | github.com/smshooks/smshooks) continue ;; esac
   grep -q "^$module v[^ ]*: " THIRD_PARTY_LICENSES || fail "THIRD_PARTY_LICENSES has no licence of $module"
 done
+cmp LICENSE ../LICENSE || fail "the licence is missing beside the binaries"
+grep -q ' LICENSE$' SHA256SUMS || fail "SHA256SUMS does not name LICENSE"
 grep -q '^Go: LICENSE' THIRD_PARTY_LICENSES || fail "THIRD_PARTY_LICENSES has no licence of Go"
 
 # What the packages contain: mode, owner and path of what is not obvious, and the rest by its path.
