@@ -174,6 +174,13 @@ func TestWrongCombinations(t *testing.T) {
 			},
 		},
 		{
+			"files of Kafka without TLS", []string{"--kafka.tls.cert_file=c", "--kafka.tls.key_file=k"},
+			[]string{
+				"kafka.tls.cert_file: is set, but kafka.tls.enabled is not: set it to true or remove the file (from flag --kafka.tls.cert_file)",
+				"kafka.tls.key_file: is set, but kafka.tls.enabled is not: set it to true or remove the file (from flag --kafka.tls.key_file)",
+			},
+		},
+		{
 			"Sentinel's user alone", []string{"--redis.master_name=m", "--redis.sentinel.username=u"},
 			[]string{"redis.sentinel.password: must not be empty with redis.sentinel.username; redis.sentinel.username is from flag --redis.sentinel.username (from default)"},
 		},

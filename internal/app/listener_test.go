@@ -8,10 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/config"
 )
@@ -248,5 +252,29 @@ func TestAllot(t *testing.T) {
 	}
 	if a := allot(200, cfg); a.inFlight < 30 {
 		t.Errorf("200: %+v", a)
+	}
+}
+
+// TestTakenPort checks that the error of a port that another process uses names the setting.
+func TestTakenPort(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for setting, addr := range map[string]func(*config.Config) *string{
+		"ops.addr": func(c *config.Config) *string { return &c.Ops.Addr },
+		"api.addr": func(c *config.Config) *string { return &c.API.Addr },
+	} {
+		cfg := config.Defaults()
+		cfg.Ops.Addr, cfg.API.Addr = "127.0.0.1:0", "127.0.0.1:0"
+		*addr(cfg) = taken.Addr().String()
+		a, err := New(Options{Config: cfg, Version: "test", Log: zap.NewNop(), Registry: NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Run(t.Context()); !errors.Is(err, syscall.EADDRINUSE) || !strings.HasPrefix(err.Error(), setting+": ") {
+			t.Errorf("%s is taken: %v", setting, err)
+		}
 	}
 }

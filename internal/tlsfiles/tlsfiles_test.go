@@ -168,6 +168,34 @@ func TestRenewedFiles(t *testing.T) {
 	}
 }
 
+// TestRenewedCA replaces an authority that did not issue the server's certificate.
+func TestRenewedCA(t *testing.T) {
+	r := newRenewal(t)
+	r.renew(10)
+	stranger, err := certs.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := stranger.Write(file); err != nil {
+		t.Fatal(err)
+	}
+	files, err := tlsfiles.Open("x.tls", tlsfiles.Settings{Enabled: true, CAFile: file, CertFile: r.cert, KeyFile: r.key}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var unknown x509.UnknownAuthorityError
+	if _, err := files.Over((&net.Dialer{}).DialContext)(t.Context(), "tcp", r.addr); !errors.As(err, &unknown) {
+		t.Fatalf("with a strange authority: %v", err)
+	}
+	if err := os.Rename(r.caFile, file); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.dial(files); got != 10 {
+		t.Errorf("the server received %d, want 10", got)
+	}
+}
+
 func TestHandshakeErrorNamesTheSection(t *testing.T) {
 	r := newRenewal(t)
 	files, err := tlsfiles.Open("x.tls", tlsfiles.Settings{Enabled: true}, nil)

@@ -31,10 +31,15 @@ func TestSite(t *testing.T) {
 	if err != nil || len(pages) < 15 {
 		t.Fatalf("%d pages, %v", len(pages), err)
 	}
+	decisions, err := filepath.Glob(root + "/adr/*/index.html")
+	if err != nil || len(decisions) < 15 {
+		t.Fatalf("%d decisions, %v", len(decisions), err)
+	}
+	pages = append(pages, decisions...)
 	b := newTab(t)
 	for _, page := range append(pages, root+"/index.html") {
 		path := strings.TrimSuffix(strings.TrimPrefix(filepath.ToSlash(page), root), "index.html")
-		name := "site-" + strings.Trim(path, "/")
+		name := "site-" + strings.ReplaceAll(strings.Trim(path, "/"), "/", "-")
 		for width, scheme := range map[int64]string{390: "dark", 1300: "light"} {
 			b.size(width, 900)
 			b.media(scheme, "none")
