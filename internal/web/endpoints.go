@@ -72,7 +72,7 @@ func (v *endpointView) measure(kind webhook.Kind, events []deliverylog.Event) {
 		if events[i].Kind != kind {
 			continue
 		}
-		for _, a := range events[i].Attempts {
+		for a := range attempts(&events[i]) {
 			all = append(all, a.Took)
 			if a.Failure == "" {
 				ok++

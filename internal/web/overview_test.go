@@ -28,6 +28,12 @@ func TestEndpoints(t *testing.T) {
 	for ms := range 100 {
 		s.attempts = append(s.attempts, attempt(ms+1, []webhook.Failure{"", "", "", "http 503"}[ms%4]))
 	}
+	// The request to the failover URL belongs to the attempt: together they succeed after 100 ms.
+	last := &s.attempts[99]
+	last.Took = 60 * time.Millisecond
+	second := *last
+	second.Failover, second.Failure, second.Took = true, "", 40*time.Millisecond
+	s.attempts = append([]event.Attempt{second}, s.attempts...)
 	body := b.get("").Body.String()
 	part := func(kind string) string {
 		_, rest, _ := strings.Cut(body, `<li id="state-`+kind+`"`)
@@ -36,7 +42,7 @@ func TestEndpoints(t *testing.T) {
 	}
 	for kind, texts := range map[string][]string{
 		"dlr":          {`<span class="badge ok">ok</span>`, "https://a.example:8443/dlr?…<", "No attempts yet"},
-		"click":        {`<span class="badge failed">failing</span>`, "HTTP 503, since <time datetime=\"2026-02-27T14:30:00.000Z\">2026-02-27 14:30:00 UTC</time>", "<dd>75 %</dd>", "<dd>50 ms</dd>", "<dd>95 ms</dd>", `aria-label="100 attempts, Clicks">100<`},
+		"click":        {`<span class="badge failed">failing</span>`, "HTTP 503, since <time datetime=\"2026-02-27T14:30:00.000Z\">2026-02-27 14:30:00 UTC</time>", "<dd>76 %</dd>", "<dd>50 ms</dd>", "<dd>95 ms</dd>", `aria-label="100 attempts, Clicks">100<`},
 		"inbound":      {`<span class="badge waiting">paused</span>`, "https://c.example/"},
 		"revoke_click": {`<span class="badge none">not set</span>`, "Set a URL"},
 	} {
@@ -46,7 +52,7 @@ func TestEndpoints(t *testing.T) {
 			}
 		}
 	}
-	want(t, b.get(""), http.StatusOK, "Clicks: failing", "Recover now", "75 of 100 attempts succeeded (75 %)")
+	want(t, b.get(""), http.StatusOK, "Clicks: failing", "Recover now", "76 of 100 attempts succeeded (76 %)")
 	s.logDown = true
 	want(t, b.get(""), http.StatusOK, "The state of your endpoints is temporarily unavailable", "Your deliveries are temporarily unavailable")
 }
@@ -85,7 +91,13 @@ func TestChart(t *testing.T) {
 			attempts = append(attempts, a)
 		}
 		attempts[0].Time = now.Add(time.Minute) // a clock that is ahead
-		c := newChart(oneEach(attempts), now)
+		events := oneEach(attempts)
+		spare := events[1].Attempts[0]
+		spare.Failover = true
+		first := spare
+		first.Failover, first.Failure = false, webhook.Timeout
+		events[1].Attempts = []deliverylog.Attempt{first, spare} // one attempt with a failover, which succeeds
+		c := newChart(events, now)
 		ok, failed := 0, 0
 		for _, b := range c.Bars {
 			ok, failed = ok+b.OK, failed+b.Failed
