@@ -64,8 +64,8 @@ type eventRow struct {
 	Kind, Message string
 	Recipient     string
 	State         badge
-	Result        string // of its latest attempt
-	Attempts      int
+	Result        string    // of its latest attempt
+	Attempts      int       // number of its latest attempt; a resend counts from 1 again
 	Changed       time.Time // when its state was last known
 	Last, Next    time.Time // attempts; zero if there is none
 }
@@ -74,11 +74,8 @@ func rowOf(e *deliverylog.Event) eventRow {
 	row := eventRow{ID: e.ID, Link: eventPath(e.ID), Kind: kinds[e.Kind].One, Message: e.Message,
 		Recipient: e.Recipient, State: stateOf(e.Fate),
 		Changed: e.Changed, Last: last(e), Next: e.Next}
-	for i := range e.Attempts {
-		if !e.Attempts[i].Failover {
-			row.Attempts++
-		}
-		row.Result = resultOf(&e.Attempts[i])
+	if n := len(e.Attempts); n > 0 {
+		row.Attempts, row.Result = e.Attempts[n-1].Number, resultOf(&e.Attempts[n-1])
 	}
 	return row
 }

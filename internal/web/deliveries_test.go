@@ -66,6 +66,12 @@ func TestDeliveries(t *testing.T) {
 		`<option value="waiting" selected>`, `<option value="dlr" selected>`, `value="404"`, ">Clear<", "1–1 of 1")
 	want(t, b.get("/deliveries?message_id=7"), http.StatusOK, `<td role="cell" class="recipient"><span class="narrow-only">To </span>15551234567</td>`)
 	want(t, b.get("/events/a"), http.StatusOK, "<dt>Recipient</dt><dd>15551234567</dd>")
+	for number := 1; number <= 3; number++ {
+		add("f", "11", webhook.DLR, number, 503, webhook.Dead, time.Minute)
+	}
+	want(t, b.get("/deliveries?message_id=f"), http.StatusOK, "HTTP 503, attempt 3")
+	add("f", "11", webhook.DLR, 1, 200, webhook.Delivered, time.Second) // it was resent: attempts count from 1 again
+	want(t, b.get("/deliveries?message_id=f"), http.StatusOK, `<span class="detail">HTTP 200</span>`)
 	want(t, b.get("/deliveries?http_code=x"), http.StatusOK, "HTTP status: Must be an HTTP status such as 503.", `aria-invalid="true"`, "!No event matches", "!<tbody")
 }
 
