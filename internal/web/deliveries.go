@@ -99,21 +99,16 @@ var ages = []struct {
 
 // eventFilter selects events of the list. Zero fields select all.
 type eventFilter struct {
-	search, kind, state string // search is the id of a message or an event, or a recipient
+	search, kind, state string // search is the id of a message or an event
 	code                int
 	since               time.Time
 }
 
 func (f *eventFilter) matches(e *deliverylog.Event) bool {
-	return (f.search == "" || f.search == e.Message || f.search == e.ID || sameNumber(f.search, e.Recipient)) &&
+	return (f.search == "" || f.search == e.Message || f.search == e.ID) &&
 		(f.kind == "" || f.kind == e.Kind.String()) && (f.state == "" || f.state == e.Fate.State()) &&
 		(f.since.IsZero() || !e.Changed.Before(f.since)) &&
 		(f.code == 0 || slices.ContainsFunc(e.Attempts, func(a deliverylog.Attempt) bool { return a.Status == f.code }))
-}
-
-// sameNumber reports whether two texts are the same phone number, with or without a plus sign.
-func sameNumber(a, b string) bool {
-	return a != "" && b != "" && strings.TrimPrefix(a, "+") == strings.TrimPrefix(b, "+")
 }
 
 // choose reads the filter from a query, and fills the form with it. Invalid values select all.

@@ -44,7 +44,7 @@ func TestDeliveries(t *testing.T) {
 	add("d", "9", webhook.DLR, 1, 404, webhook.Retry, time.Hour+time.Minute)
 	add("a", "7", webhook.DLR, 2, 200, webhook.Delivered, time.Minute)
 	for query, want := range map[string]string{
-		"": "a d c b", "?message_id=7": "a c", "?message_id=+c+": "c", "?message_id=70": "", "?kind=dlr": "a d", "?message_id=%2B15551234567": "a", "?message_id=15551234567": "a", "?state=waiting": "d", "?state=dead": "c",
+		"": "a d c b", "?message_id=7": "a c", "?message_id=+c+": "c", "?message_id=70": "", "?kind=dlr": "a d", "?message_id=15551234567": "", "?state=waiting": "d", "?state=dead": "c",
 		"?state=delivered&kind=click": "b", "?http_code=503": "a", "?http_code=200": "a b", "?age=1h": "a", "?age=24h": "a d c b", "?kind=x&state=x&age=x&page=x": "a d c b", "?page=9": "a d c b",
 	} {
 		body := b.get("/deliveries" + query).Body.String()
