@@ -32,7 +32,10 @@ type endpointView struct {
 }
 
 // badge is a state with the class of its colour.
-type badge struct{ Class, Text string }
+type badge struct {
+	Class string `json:"class"`
+	Text  string `json:"text"`
+}
 
 var endpointBadges = map[api.EndpointState]badge{
 	api.EndpointOK: {"ok", "ok"}, api.EndpointFailing: {"failed", "failing"}, api.EndpointPaused: {"waiting", "paused"},

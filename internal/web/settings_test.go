@@ -200,15 +200,21 @@ func TestTestWithoutScript(t *testing.T) {
 	s := newSite(t)
 	s.outcomes42()
 	want(t, s.signIn(t, key42).post("/test"), http.StatusOK,
-		`<tr id="result-dlr"><th scope="row">Delivery receipts</th><td><span class="badge ok">ok</span> <span class="text">HTTP 200 in 245 ms</span>`,
+		`<tr id="result-dlr"><th scope="row">Delivery receipts</th><td><span class="badge ok">succeeded</span> <span class="text">HTTP 200 in 245 ms</span>`,
 		`<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.0 s`,
-		`<span class="badge error">error</span> <span class="text">connection refused after 1.0 ms`,
-		`<span class="badge skipped">skipped</span> <span class="text">not configured`, `role="status"`)
+		`<span class="badge failed">no connection</span> <span class="text">connection refused after 1.0 ms`,
+		`<span class="badge none">not set</span> <span class="text">no URL is saved`, `role="status"`)
 	s.sent = nil
 	w := s.signIn(t, key42).post("/test", "kind", "click")
 	want(t, w, http.StatusOK, `<span class="badge failed">failed</span> <span class="text">HTTP 503 in 1.0 s`, "not tested yet", "!HTTP 200")
 	if len(s.sent) != 1 {
 		t.Errorf("%d test events, want the one of the pressed button", len(s.sent))
+	}
+	for failure, want := range map[webhook.Failure]string{webhook.Timeout: "timed out", webhook.BlockedAddress: "URL not allowed"} {
+		s.outcomes[webhook.Click] = sender.Outcome{Failure: failure}
+		if body := s.signIn(t, key42).post("/test", "kind", "click").Body.String(); !strings.Contains(body, `<span class="badge failed">`+want+"</span>") {
+			t.Errorf("%s is not shown as %q", failure, want)
+		}
 	}
 }
 
@@ -231,10 +237,10 @@ func TestTestWithScript(t *testing.T) {
 		got[v.Kind] = v
 	}
 	for kind, want := range map[string]testView{
-		"dlr":          {Kind: "dlr", Status: "ok", Text: "HTTP 200 in 245 ms"},
-		"click":        {Kind: "click", Status: "failed", Text: "HTTP 503 in 1.0 s"},
-		"inbound":      {Kind: "inbound", Status: "error", Text: "connection refused after 1.0 ms"},
-		"revoke_click": {Kind: "revoke_click", Status: "skipped", Text: "not configured"},
+		"dlr":          {Kind: "dlr", State: badge{"ok", "succeeded"}, Text: "HTTP 200 in 245 ms"},
+		"click":        {Kind: "click", State: badge{"failed", "failed"}, Text: "HTTP 503 in 1.0 s"},
+		"inbound":      {Kind: "inbound", State: badge{"failed", "no connection"}, Text: "connection refused after 1.0 ms"},
+		"revoke_click": {Kind: "revoke_click", State: badge{"none", "not set"}, Text: "no URL is saved"},
 	} {
 		if got[kind] != want {
 			t.Errorf("%s: %+v, want %+v", kind, got[kind], want)

@@ -12,12 +12,12 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// testView is one test event. Status is ok, failed, error, skipped, or "" if none was sent yet.
+// testView is one test event. State has the words of attempts; it is empty if the event was not sent yet.
 type testView struct {
-	Kind   string `json:"kind"`
-	Label  string `json:"-"`
-	Status string `json:"status"`
-	Text   string `json:"text"`
+	Kind  string `json:"kind"`
+	Label string `json:"-"`
+	State badge  `json:"state"`
+	Text  string `json:"text"`
 }
 
 func untried() []testView {
@@ -29,14 +29,19 @@ func untried() []testView {
 }
 
 func testOf(kind webhook.Kind, t api.TestResult) testView {
-	v := testView{Kind: kinds[kind].Name, Label: kinds[kind].Label, Status: t.Status}
+	v := testView{Kind: kinds[kind].Name, Label: kinds[kind].Label}
 	switch t.Status {
-	case api.TestOK, api.TestFailed:
-		v.Text = fmt.Sprintf("HTTP %d in %s", t.HTTPCode, took(t.Took))
+	case api.TestSkipped:
+		v.State, v.Text = endpointBadges[api.EndpointUnset], "no URL is saved"
 	case api.TestError:
+		v.State = resultBadges[webhook.Failure(t.Reason).Result()]
 		v.Text = fmt.Sprintf("%s after %s", t.Reason, took(t.Took))
 	default:
-		v.Text = t.Reason
+		v.State = resultBadges[webhook.OK]
+		if t.Status == api.TestFailed {
+			v.State = resultBadges[webhook.Failed]
+		}
+		v.Text = fmt.Sprintf("HTTP %d in %s", t.HTTPCode, took(t.Took))
 	}
 	return v
 }

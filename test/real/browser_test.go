@@ -392,7 +392,7 @@ func testEvents(t *testing.T, b *tab, e *env) {
 	})
 	b.press("#test-button")
 	b.see(text("result-dlr"), "HTTP 200 in ")
-	b.see(text("result-click"), "not configured")
+	b.see(text("result-click"), "not set")
 	b.see(text("result-inbound"), "waiting for the response")
 	close(answer)
 	b.see(text("result-inbound"), "HTTP 503 in ")

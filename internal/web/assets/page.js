@@ -60,7 +60,7 @@ async function test(form, button) {
   const rows = button.value ? [button.closest("tr")] : [...form.querySelectorAll("tbody tr")];
   button.setAttribute("aria-disabled", "true");
   status.textContent = "Sending…";
-  for (const row of rows) result(row, "", "waiting for the response");
+  for (const row of rows) result(row, unknown, "waiting for the response");
   let good = 0, sent = 0;
   try {
     const reply = await fetch(form.action, { method: "POST", body: body(form, button), headers: { Accept: json } });
@@ -71,24 +71,26 @@ async function test(form, button) {
     }
     for await (const line of lines(reply.body)) {
       const outcome = JSON.parse(line);
-      result(document.getElementById("result-" + outcome.kind), outcome.status, outcome.text);
-      if (outcome.status !== "skipped") sent++;
-      if (outcome.status === "ok") good++;
+      result(document.getElementById("result-" + outcome.kind), outcome.state, outcome.text);
+      if (outcome.state.class !== "none") sent++;
+      if (outcome.state.class === "ok") good++;
     }
     status.textContent = sent ? good + " of " + sent + " succeeded." : "No URL is saved for it yet.";
   } catch (error) {
     status.textContent = error instanceof TypeError || !error.message ? "The server is not reachable. Please try again." : error.message;
     for (const row of rows) {
-      if (!row.querySelector(".badge").classList[1]) result(row, "", "not tested");
+      if (!row.querySelector(".badge").classList[1]) result(row, unknown, "not tested");
     }
   }
   button.removeAttribute("aria-disabled");
 }
 
-function result(row, status, text) {
+const unknown = { class: "", text: "–" };
+
+function result(row, state, text) {
   const badge = row.querySelector(".badge");
-  badge.className = "badge" + (status ? " " + status : "");
-  badge.textContent = status || "–";
+  badge.className = ("badge " + state.class).trim();
+  badge.textContent = state.text;
   row.querySelector(".text").textContent = text;
 }
 
