@@ -252,13 +252,20 @@ func writeAttempts(w io.Writer, attempts []event.Attempt) error {
 	return out.Flush()
 }
 
-// number masks all but the last two digits of a phone number. It does not change the name of a sender.
+// number masks all but the last two characters of a phone number. It does not change the name of a sender: that has
+// letters and fewer digits than a phone number.
 func number(text string, personal bool) string {
-	digits := strings.TrimLeft(text, "+0")
-	if personal || strings.ContainsFunc(digits, unicode.IsLetter) || len(digits) < 3 {
+	const phoneDigits = 7
+	chars, digits, letters := []rune(text), 0, false
+	for _, c := range chars {
+		if letters = letters || unicode.IsLetter(c); unicode.IsDigit(c) {
+			digits++
+		}
+	}
+	if personal || letters && digits < phoneDigits || len(strings.TrimLeft(text, "+0")) < 3 {
 		return text
 	}
-	return strings.Repeat("*", len(text)-2) + text[len(text)-2:]
+	return strings.Repeat("*", len(chars)-2) + string(chars[len(chars)-2:])
 }
 
 // printable quotes text with control characters: ids come from the gateway and can hold any character.
