@@ -219,6 +219,13 @@ func same(t *testing.T, what string, got, want []string) {
 func TestCustomersWords(t *testing.T) {
 	parts := regexp.MustCompile(`(?i)\b(kafka|redis|topics?|partitions?|offsets?)\b`)
 	pages := []string{"docs/bodies.md", "docs/errors.md", "docs/receivers.md", "docs/faq.md", "docs/troubleshooting.md", "internal/api/openapi.yaml"}
+	assets, err := filepath.Glob(filepath.Join(root, "internal/web/assets/*.[hj]*")) // the account page
+	if err != nil || len(assets) == 0 {
+		t.Fatalf("assets: %v, %v", assets, err)
+	}
+	for _, path := range assets {
+		pages = append(pages, strings.TrimPrefix(path, root+"/"))
+	}
 	for _, path := range pages {
 		customers, _, _ := strings.Cut(read(t, path), "\n## For operators\n")
 		for i, line := range strings.Split(customers, "\n") {
