@@ -7,12 +7,14 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/kafka"
@@ -28,10 +30,11 @@ var plan = topics.New(topics.Settings{
 
 // env is a Kafka with the topics of plan.
 type env struct {
-	t      *testing.T
-	client *kgo.Client
-	admin  *kadm.Client
-	cfg    Config
+	t       *testing.T
+	cluster *kfake.Cluster
+	client  *kgo.Client
+	admin   *kadm.Client
+	cfg     Config
 }
 
 func newEnv(t *testing.T) *env {
@@ -47,7 +50,7 @@ func newEnv(t *testing.T) *env {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	return &env{t, client, kadm.NewClient(client), Config{Plan: plan, Group: "g", NewClient: k.NewClient}}
+	return &env{t, cluster, client, kadm.NewClient(client), Config{Plan: plan, Group: "g", NewClient: k.NewClient}}
 }
 
 // value returns a record of a message.
@@ -400,6 +403,49 @@ func TestManyReaders(t *testing.T) {
 	}
 	if len(f.found) != n {
 		t.Errorf("%d events, want %d", len(f.found), n)
+	}
+}
+
+// TestReadsOnlyTheUsersPartitions checks that a search reads the partitions of the user's key and no others, unless
+// nothing is found there.
+func TestReadsOnlyTheUsersPartitions(t *testing.T) {
+	e := newEnv(t)
+	for _, name := range append(plan.Consumed(), plan.DeadLetter) {
+		for partition := range int32(4) {
+			e.write(name, partition, 7, value(7, "70"))
+		}
+	}
+	source := e.write("sms-dlr", home(42), 42, value(42, "1"), "webhook-id", "gateway:1")
+	derived := e.write("sms-dlr", home(42), 42, value(42, "2"))
+	var (
+		mu   sync.Mutex
+		read = map[int32]bool{}
+	)
+	e.cluster.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		e.cluster.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, topic := range req.(*kmsg.FetchRequest).Topics {
+			for _, p := range topic.Partitions {
+				read[p.Partition] = true
+			}
+		}
+		return nil, nil, false
+	})
+	for _, tc := range []struct {
+		query Query
+		all   bool
+	}{
+		{query: Query{UserID: 42, MessageID: "1"}}, {query: Query{ID: "gateway:1", UserID: 42}}, {query: Query{ID: e.id(derived)}},
+		{query: Query{ID: position(source, "")}}, {query: Query{ID: "gateway:1", UserID: 43}, all: home(43) != home(42)},
+	} {
+		e.one(tc.query)
+		mu.Lock()
+		if only := len(read) == 1 && read[home(42)]; only == tc.all {
+			t.Errorf("%+v: partitions %v are read, the user's is %d", tc.query, read, home(42))
+		}
+		clear(read)
+		mu.Unlock()
 	}
 }
 
