@@ -149,6 +149,11 @@ dashboards-images: ## draw every panel from a real Prometheus' answers into docs
 	SMSHOOKS_TEST_REAL=1 SMSHOOKS_TEST_PICTURES="$(CURDIR)/docs/images" SMSHOOKS_TEST_ECHARTS="$$charts/node_modules/echarts/dist/echarts.min.js" \
 	go -C test/real test -count=1 -run 'TestDashboards$$' .
 
+.PHONY: page-images
+page-images: ## take the screenshots of the account page in docs/images, with Chromium
+	@stack=$$(test/stack/up.sh) && eval "$$stack" && \
+	SMSHOOKS_TEST_REAL=1 SMSHOOKS_TEST_SCREENSHOTS=docs/images go -C test/real test -count=1 -run 'TestAccountPage$$' .
+
 .PHONY: rules-check
 rules-check: ## check Prometheus' settings and rules, and test every alert firing and quiet (needs promtool)
 	promtool check config deploy/prometheus/prometheus.yml
