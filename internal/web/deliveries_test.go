@@ -127,7 +127,7 @@ func TestEvent(t *testing.T) {
 	if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != base+path2(path)+"?done=resent&n=1" || len(s.resent) != 1 {
 		t.Errorf("%d %s, %v", w.Code, got, s.resent)
 	}
-	want(t, b.get(path+"?done=resent&n=1"), http.StatusOK, "1 event resent", "data-live")
+	want(t, b.get(path+"?done=resent&n=1"), http.StatusOK, "1 event resent", `id="event-heading" data-live`, `aria-labelledby="event-title" data-live`)
 	s.kafkaDown = true
 	want(t, b.get(path), http.StatusOK, "The request is temporarily unavailable", "Attempt 2")
 	want(t, b.get("/events/nothing"), http.StatusNotFound)
