@@ -86,6 +86,10 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	b.fill("click_url", "https://not.saved.example/")
 	b.see(leaving, "true") // the browser asks for confirmation
 	b.press("#status-Pending")
+	b.stay("#settings button") // because of the options
+	b.press("#status-Pending")
+	b.see(leaving, "true") // because of the URL
+	b.press("#status-Pending")
 	b.saveOptions()
 	b.see(text("messages"), "The options apply from now on.")
 	b.see(value("click_url"), "https://not.saved.example/")

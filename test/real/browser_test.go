@@ -16,6 +16,7 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -33,6 +34,7 @@ type tab struct {
 
 	mu     sync.Mutex
 	faults []string // problems that the browser reported
+	asked  int      // how often the browser asked whether to leave the page
 }
 
 // newTab starts Chromium. The test fails if it is not installed; make test-real installs it on Debian.
@@ -60,10 +62,18 @@ func newTab(t testing.TB) *tab {
 	return b
 }
 
-// hear records exceptions and violations of the content security policy. It ignores logged replies of 4xx.
+// hear records exceptions and violations of the content security policy. It ignores logged replies of 4xx. It stays on
+// the page when the browser asks.
 func (b *tab) hear(event any) {
 	fault := ""
 	switch e := event.(type) {
+	case *page.EventJavascriptDialogOpening:
+		b.mu.Lock()
+		b.asked++
+		b.mu.Unlock()
+		go func() { // the test ends the browser
+			_, _ = chromedp.Call(b.ctx, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: false})
+		}()
 	case *runtime.EventExceptionThrown:
 		fault = "exception: " + e.ExceptionDetails.Text
 	case *log.EventEntryAdded:
@@ -142,6 +152,20 @@ func (b *tab) press(selector string) {
 func (b *tab) save() {
 	b.t.Helper()
 	b.leave("#settings button")
+}
+
+// stay presses Save on a form and stays on the page when the browser asks.
+func (b *tab) stay(selector string) {
+	b.t.Helper()
+	asked := func() int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.asked
+	}
+	before := asked()
+	b.press(selector)
+	harness.Eventually(b.t, browserTakes, func() bool { return asked() > before }, "the browser asks")
+	b.see(`document.querySelector("[aria-busy]")`, "null")
 }
 
 // openUntil opens a page repeatedly until a script's value contains text.

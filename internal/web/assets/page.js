@@ -169,11 +169,22 @@ function unsaved(form) {
 }
 
 let sent; // the form that leaves the page
+const cardOf = (form) => form.closest("section") || form;
+
 window.addEventListener("beforeunload", (event) => {
   for (const form of document.querySelectorAll("form[data-guard]")) {
-    if (form !== sent && unsaved(form)) event.preventDefault();
+    if (form === sent || !unsaved(form)) continue;
+    event.preventDefault();
+    setTimeout(stay);
   }
 });
+
+// stay ends what sending a form began: the user chose to stay, or the browser shows the page again on "back".
+function stay() {
+  if (sent) cardOf(sent).removeAttribute("aria-busy");
+  sent = undefined;
+}
+window.addEventListener("pageshow", stay);
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
@@ -186,13 +197,8 @@ document.addEventListener("submit", (event) => {
     swap(id, form.action, { method: "POST", body: body(form, event.submitter) });
   } else {
     sent = form;
-    (form.closest("section") || form).setAttribute("aria-busy", "true");
+    cardOf(form).setAttribute("aria-busy", "true");
   }
-});
-
-// A page that the browser shows again on "back" is not busy any more.
-window.addEventListener("pageshow", () => {
-  for (const part of document.querySelectorAll("[aria-busy]")) part.removeAttribute("aria-busy");
 });
 
 document.addEventListener("click", (event) => {
