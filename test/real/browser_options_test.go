@@ -35,8 +35,8 @@ var axe = sync.OnceValues(func() (string, error) {
 	return string(source), err
 })
 
-// accessible fails the test if axe finds a problem in the current state of the page, in all colours and widths, or if
-// the page scrolls sideways.
+// accessible fails the test if axe finds a problem in the current state of the page, in light and dark at three widths
+// and in forced colours at the smallest, or if the page scrolls sideways.
 func (b *tab) accessible(state string) {
 	b.t.Helper()
 	source, err := axe()
@@ -47,7 +47,11 @@ func (b *tab) accessible(state string) {
 	// 550 px is what remains of 1100 at a zoom of 200 %.
 	for _, width := range []int64{1100, 550, 320} {
 		b.size(width, 800)
-		for _, colours := range [][2]string{{"light", "none"}, {"dark", "none"}, {"dark", "active"}} {
+		colours := [][2]string{{"light", "none"}, {"dark", "none"}}
+		if width == 320 {
+			colours = append(colours, [2]string{"light", "active"}, [2]string{"dark", "active"})
+		}
+		for _, colours := range colours {
 			b.media(colours[0], colours[1])
 			b.do(chromedp.Evaluate[chromedp.Void](`window.found = ""; axe.run().then((r) => { window.found = "done " + JSON.stringify(
 				r.violations.map((v) => [v.id, v.nodes.map((n) => n.html + " " + n.failureSummary)])); }); undefined`))
@@ -59,7 +63,7 @@ func (b *tab) accessible(state string) {
 		}
 	}
 	b.media("light", "none")
-	b.size(1100, 800)
+	b.size(b.width, b.height)
 }
 
 // furtherSettings reads a user's further settings from the API, as one text.
@@ -70,6 +74,19 @@ func furtherSettings(t testing.TB, p *harness.Proc, key string) string {
 		t.Fatalf("webhook-settings: %d", status)
 	}
 	return fmt.Sprint(d["dlr_failover_url"], " ", d["dlr_paused"], " ", d["dlr_order"], " ", d["dlr_statuses"], " ", d["signing"])
+}
+
+// slowly presses a button whose request is held back until during has ended.
+func (b *tab) slowly(selector string, during func()) {
+	b.t.Helper()
+	b.do(chromedp.Evaluate[chromedp.Void](`{
+		const send = window.fetch;
+		window.fetch = (...request) => new Promise((done) => { window.release = () => { window.fetch = send; done(send(...request)); }; });
+	}`))
+	b.press(selector)
+	b.see("typeof window.release", "function")
+	during()
+	b.do(chromedp.Evaluate[chromedp.Void]("window.release()"))
 }
 
 // saveOptions presses Save options and waits until the page shows the result.
@@ -90,7 +107,10 @@ func options(t *testing.T, b *tab, p *harness.Proc, key string) {
 	b.press("#status-Pending")
 	b.see(leaving, "true") // because of the URL
 	b.press("#status-Pending")
-	b.saveOptions()
+	b.slowly("#save-options", func() {
+		b.see(`document.getElementById("options").getAttribute("aria-busy")`, "true")
+		b.accessible("options that are being saved")
+	})
 	b.see(text("messages"), "The options apply from now on.")
 	b.see(value("click_url"), "https://not.saved.example/")
 	b.fill("click_url", "")

@@ -32,13 +32,18 @@ type tab struct {
 	t   testing.TB
 	ctx context.Context
 
+	width, height int64 // between the steps of a test
+
 	mu     sync.Mutex
 	faults []string // problems that the browser reported
 	asked  int      // how often the browser asked whether to leave the page
 }
 
 // newTab starts Chromium. The test fails if it is not installed; make test-real installs it on Debian.
-func newTab(t testing.TB) *tab {
+func newTab(t testing.TB) *tab { t.Helper(); return newTabOf(t, 1100, 800) }
+
+// newTabOf starts Chromium with a window of this size.
+func newTabOf(t testing.TB, width, height int64) *tab {
 	t.Helper()
 	names := []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
 	at := slices.IndexFunc(names, func(name string) bool { _, err := exec.LookPath(name); return err == nil })
@@ -54,11 +59,11 @@ func newTab(t testing.TB) *tab {
 	t.Cleanup(closeTab)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(cancel)
-	b := &tab{t: t, ctx: ctx}
+	b := &tab{t: t, ctx: ctx, width: width, height: height}
 	if err := chromedp.Listen(ctx, b.hear); err != nil {
 		t.Fatalf("start Chromium: %v", err)
 	}
-	b.size(1100, 800)
+	b.size(width, height)
 	return b
 }
 
@@ -334,6 +339,7 @@ func TestAccountPage(t *testing.T) {
 	id := history(t, b, e, page)
 	pictures(t, b, e, page)
 	withoutScripts(t, b, e, page, key, id)
+	rareStates(t, b, e, page)
 	b.clean()
 
 	if out, _, code := harness.Run(t, e.options(), "keys", "revoke", key); code != 0 {
@@ -343,6 +349,7 @@ func TestAccountPage(t *testing.T) {
 		b.open(page)
 		return strings.Contains(b.eval("document.body.innerText"), "Your session has ended")
 	}, "a revoked key is signed out")
+	b.accessible("a session that has ended")
 	if logged := p.Log(); strings.Contains(logged, key) || strings.Contains(logged, "secret") {
 		t.Error("the log contains a key or credentials")
 	}
@@ -421,6 +428,7 @@ func testEvents(t *testing.T, b *tab, e *env) {
 	close(answer)
 	b.see(text("result-inbound"), "HTTP 503 in ")
 	b.see(text("test-status"), "1 of 2 succeeded.")
+	b.accessible("results of test events")
 	if got := e.recv.Requests("/dlr/42"); len(got) != 1 || !strings.HasPrefix(got[0].Header.Get("Webhook-Id"), "test_dlr_") {
 		t.Errorf("%d requests", len(got))
 	}

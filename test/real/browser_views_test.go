@@ -11,6 +11,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/smshooks/smshooks/test/real/harness"
 )
@@ -196,6 +197,44 @@ func withoutScripts(t *testing.T, b *tab, e *env, page, key, id string) {
 	e.recv.WaitCount(t, "/inbound/42", before+2, harness.Patience) // the test's and this one
 }
 
+// rareStates checks views that no other step shows: what is paused, no longer stored, or not found.
+func rareStates(t *testing.T, b *tab, e *env, page string) {
+	t.Helper()
+	pause := func() {
+		b.open(page + "/settings")
+		b.press("#inbound_paused")
+		b.saveOptions()
+		b.see(text("messages"), "The options apply from now on.")
+	}
+	before := e.recv.Count("/inbound/42")
+	pause()
+	harness.Settle()
+	record := e.emit(t, harness.Event(e.topics.Inbound, 42, harness.InboundValue(42, 78)))[0]
+	b.openUntil(page+"/deliveries?state=paused", rowsShown, "1 rows")
+	b.leave("#deliveries tbody a")
+	b.see(text("event"), "Held back while inbound messages are paused.")
+	b.accessible("a paused event")
+	b.open(page)
+	b.see(text("state-inbound"), "paused")
+	b.accessible("a paused endpoint")
+	pause() // ends it
+	e.recv.WaitCount(t, "/inbound/42", before+1, harness.Patience)
+
+	var offsets kadm.Offsets
+	offsets.Add(kadm.Offset{Topic: record.Topic, Partition: record.Partition, At: record.Offset + 1})
+	if resp, err := kadm.NewClient(harness.Client(t, e.kafka.Addr)).DeleteRecords(t.Context(), offsets); err != nil || resp.Error() != nil {
+		t.Fatalf("delete records: %v, %v", err, resp.Error())
+	}
+	b.openUntil(page+"/events/"+url.PathEscape(identity(record)), text("request"), "not stored any more")
+	b.accessible("an event whose request is not stored any more")
+	b.open(page + "/deliveries?message_id=nothing")
+	b.see(text("deliveries"), "No event matches.")
+	b.accessible("a filter without a match")
+	b.open(page + "/events/nothing")
+	b.see("document.body.innerText", "Your latest deliveries do not have this event.")
+	b.accessible("an event that is not found")
+}
+
 // reach moves the focus with the tab key to an element that matches the CSS selector, and checks that the focus is
 // visible.
 func (b *tab) reach(selector string) {
@@ -220,10 +259,41 @@ func (b *tab) enter(selector string) {
 	b.arrive()
 }
 
-// TestCustomersPath acts as a customer who uses only the keyboard: sees that the endpoint fails, opens an event, reads
-// the server's reply, repairs the server, recovers, and sees the event delivered.
+// use presses the space key on a button or a box of the page.
+func (b *tab) use(selector string) {
+	b.t.Helper()
+	b.reach(selector)
+	b.do(chromedp.KeyEvent(" "))
+}
+
+// TestCustomersPath acts as a customer: sees that the endpoint fails, opens an event, reads the server's reply, repairs
+// the server, recovers the event and then the others, sees them delivered, resends one, and changes the settings.
 func TestCustomersPath(t *testing.T) {
-	t.Parallel()
+	t.Run("keyboard", func(t *testing.T) {
+		t.Parallel()
+		b := newTab(t)
+		customersPath(t, customer{b, b.enter, b.use, b.accessible})
+	})
+	t.Run("phone", func(t *testing.T) {
+		t.Parallel()
+		b := newTabOf(t, 390, 844)
+		customersPath(t, customer{b, b.leave, b.press, func(state string) {
+			b.t.Helper()
+			b.see("document.documentElement.scrollWidth <= document.documentElement.clientWidth", "true")
+		}})
+	})
+}
+
+// customer uses a tab in one way: the keyboard alone, or by touch.
+type customer struct {
+	*tab
+	follow func(selector string) // a link or a button to another page
+	push   func(selector string) // a button or a box of the page
+	check  func(state string)    // the present state of the page
+}
+
+func customersPath(t *testing.T, c customer) {
+	t.Helper()
 	e := newEnv(t, "--retry.schedule=6h,6h")
 	p := e.serve(t)
 	key := e.newKey(t, 42)
@@ -236,43 +306,87 @@ func TestCustomersPath(t *testing.T) {
 	e.emit(t, e.dlr(42, 1), e.dlr(42, 2))
 	e.recv.WaitCount(t, "/dlr/42", 2, harness.Patience)
 
-	b := newTab(t)
 	page := "http://" + p.Addr + pagePath
-	b.open(page)
-	b.reach("#key")
-	b.do(chromedp.KeyEvent(key + kb.Enter))
-	b.see(text("endpoints"), "Delivery receipts")
-	b.openUntil(page, text("banner"), "2 events wait")
-	b.see(text("banner"), "Delivery receipts: failing")
-	b.see(text("state-dlr"), "HTTP 503")
-	b.accessible("an endpoint that fails")
+	c.open(page)
+	c.see("document.activeElement.id", "key")
+	c.do(chromedp.KeyEvent(key))
+	c.follow("form button")
+	c.see(text("endpoints"), "Delivery receipts")
+	c.openUntil(page, text("banner"), "2 events wait")
+	c.see(text("banner"), "Delivery receipts: failing")
+	c.see(text("state-dlr"), "HTTP 503")
+	c.check("an endpoint that fails")
 
-	b.enter("#banner a")
-	b.see(rowsShown, "2 rows")
-	b.enter("#deliveries tbody a")
-	b.see(text("event-state"), "waiting")
-	b.see(text("event"), "database is down")
-	b.see(text("request"), "sms=")
-	b.accessible("an event that waits")
-	if at := b.eval(`document.querySelector("#event time").title`); !strings.HasSuffix(at, " UTC") {
+	c.follow("#banner a")
+	c.see(rowsShown, "2 rows")
+	c.follow("#deliveries tbody a")
+	c.see(text("event-state"), "waiting")
+	c.see(text("event"), "database is down")
+	c.see(text("request"), "sms=")
+	c.check("an event that waits")
+	if at := c.eval(`document.querySelector("#event time").title`); !strings.HasSuffix(at, " UTC") {
 		t.Errorf("the time's title is %q", at)
 	}
+	id := c.eval(text("event-id"))
 
 	e.recv.On("/dlr/42", harness.Status(200))
-	b.enter(`nav a[href="` + pagePath + `"]`)
-	b.enter("#recover")
-	b.see(text("messages"), "are sent now")
-	for _, r := range e.recv.WaitCount(t, "/dlr/42", 4, harness.Patience)[2:] {
-		if n := r.Header.Get("Webhook-Attempt"); n != "2" {
-			t.Errorf("attempt %s after the recovery, want 2", n)
+	c.follow("#recover") // this event only
+	c.see(text("messages"), "are sent now")
+	c.see(text("event-state"), "delivered, HTTP 200")
+	c.see(text("event-heading"), "delivered")
+	c.see(text("event"), "1 event released, ended")
+	c.see(text("event"), "Attempt 2")
+	c.check("an event that was recovered")
+	c.follow(`nav a[href="` + pagePath + `"]`)
+	c.openUntil(page, text("banner"), "1 event waits")
+	c.follow("#recover")
+	c.see(text("messages"), "are sent now")
+	for i, r := range e.recv.WaitCount(t, "/dlr/42", 4, harness.Patience)[2:] {
+		if n := r.Header.Get("Webhook-Attempt"); n != "2" || (r.Header.Get("Webhook-Id") == id) != (i == 0) {
+			t.Errorf("attempt %s of %s after the recovery, want 2, of %s first", n, r.Header.Get("Webhook-Id"), id)
 		}
 	}
-	b.see(text("recovery"), "2 events released, ended")
-	b.openUntil(page, text("state-dlr"), "ok")
-	b.enter(`nav a[href$="/deliveries"]`)
-	b.openUntil(page+"/deliveries?state=delivered", rowsShown, "2 rows")
-	b.enter("#deliveries tbody a")
-	b.see(text("event-state"), "delivered, HTTP 200")
-	b.see(text("event"), "Attempt 2")
-	b.clean()
+	c.see(text("recovery"), "1 event released, ended")
+	c.openUntil(page, text("state-dlr"), "ok")
+	c.follow(`nav a[href$="/deliveries"]`)
+	c.openUntil(page+"/deliveries?state=delivered", rowsShown, "2 rows")
+	c.follow("#deliveries tbody a")
+	c.see(text("event-state"), "delivered, HTTP 200")
+	c.follow("#resend")
+	c.see(text("messages"), "1 event resent.")
+	if n := e.recv.WaitCount(t, "/dlr/42", 5, harness.Patience)[4].Header.Get("Webhook-Attempt"); n != "1" {
+		t.Errorf("attempt %s after the resend, want 1", n)
+	}
+	c.settle(t, e, p, key)
+	c.clean()
+}
+
+// settle changes the settings, creates a signing secret, and signs out.
+func (c customer) settle(t *testing.T, e *env, p *harness.Proc, key string) {
+	t.Helper()
+	c.follow(`nav a[href$="/settings"]`)
+	c.push("#result-dlr button")
+	c.see(text("result-dlr"), "succeeded")
+	c.check("a test event that succeeded")
+	c.push("#rotate")
+	c.see(value("secret"), "whsec_")
+	harness.Secret(c.eval(value("secret")))
+	c.push("#dlr_paused")
+	c.push("#save-options")
+	c.see(text("messages"), "The options apply from now on.")
+	c.fill("click_url", e.recv.URL("/click/42"))
+	c.follow("#settings button")
+	c.see(text("messages"), "Saved.")
+	if got, want := webhooks(t, p.Addr, key), fmt.Sprint(e.recv.URL("/dlr/42 "), e.recv.URL("/click/42"), " <nil> <nil> false"); got != want {
+		t.Errorf("the API returns %s, want %s", got, want)
+	}
+	if got := furtherSettings(t, p, key); got != "<nil> true all <nil> true" {
+		t.Errorf("the API returns %s", got)
+	}
+	c.follow("header button")
+	c.see("document.body.innerText", "You have signed out.")
+	c.check("signed out")
+	c.open("http://" + p.Addr + pagePath + "?token=x")
+	c.see("document.querySelector('main [role=alert]').innerText", "This sign-in link is not valid")
+	c.check("a token that is refused")
 }
