@@ -64,7 +64,7 @@ func (g *group[G, T]) state() state {
 }
 
 // latency returns the group's seconds per call, or 0 if unknown. It is the average or the age of the oldest running
-// call, whichever is more: a group that begins to hang shows before its first time-out.
+// call, whichever is more: a group that begins to hang shows before its first timeout.
 func (g *group[G, T]) latency(now time.Time) float64 {
 	seconds := g.average
 	for _, s := range g.slots {
@@ -97,7 +97,7 @@ func (l *Lanes[G, T]) countQueued(g *group[G, T], n int) {
 	case g.fast:
 		l.fast += n
 	case !g.called():
-		l.unknown += n
+		l.unproven += n
 	}
 }
 

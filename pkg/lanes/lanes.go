@@ -7,8 +7,8 @@
 //   - A group has at most [Config.Parallel] running items, the process at most [Config.MaxRunning]. When all slots are
 //     taken, groups with queued items take turns.
 //   - Some slots are reserved for healthy groups and some for first calls, so groups that hang cannot take them all.
-//   - A group's queue holds only what the group can work off within [Config.MaxWait], judged by its latency. Items
-//     beyond that are refused or returned by [Lanes.Overdue], never buffered without limit.
+//   - A group's queue holds only what the group can finish within [Config.MaxWait], judged by its latency. Items beyond
+//     that are refused or returned by [Lanes.Overdue], never buffered without limit.
 package lanes
 
 import (
@@ -59,25 +59,25 @@ type Lanes[G comparable, T any] struct {
 	run func(T) Report
 	max func(T) time.Duration // of a call; nil = first calls are not paced
 
-	mu      sync.Mutex
-	groups  map[G]*group[G, T]
-	waiting map[*group[G, T]]struct{}     // groups with a queue
-	ready   [numStates]fifo[*group[G, T]] // groups with an item that may start, by state
-	turn    uint                          // items taken out of the queues
-	running int                           // items of all groups
-	shared  int                           // running items in classShared
-	first   int                           // running items in classFirst and classPaced
-	crowded uint                          // first calls that started while no shared slot was free
-	proofs  proofs                        // whether first calls keep up
-	paced   time.Time                     // when the next item in classPaced may start
-	fast    int                           // queued items of fast groups
-	unknown int                           // queued items of groups of which no call has ended
-	trials  fifo[trial[G, T]]             // first calls, in the order of their start
-	recent  recent                        // enforces Burst
-	lag     time.Duration                 // moving average of how late timers fire
-	idle    []chan job[G, T]              // workers without an item
-	spare   spare[T]
-	closed  bool
+	mu         sync.Mutex
+	groups     map[G]*group[G, T]
+	waiting    map[*group[G, T]]struct{}     // groups with a queue
+	ready      [numStates]fifo[*group[G, T]] // groups with an item that may start, by state
+	started    uint                          // items taken out of the queues
+	running    int                           // items of all groups
+	shared     int                           // running items in classShared
+	first      int                           // running items in classFirst and classPaced
+	crowded    uint                          // first calls that started while no shared slot was free
+	proofs     proofs                        // whether first calls keep up
+	paced      time.Time                     // when the next item in classPaced may start
+	fast       int                           // queued items of fast groups
+	unproven   int                           // queued items of groups of which no call has ended
+	firstCalls fifo[firstCall[G, T]]         // in the order of their start
+	recent     recent                        // enforces Burst
+	lag        time.Duration                 // moving average of how late timers fire
+	idle       []chan job[G, T]              // workers without an item
+	spare      spare[T]
+	closed     bool
 
 	burstTimer     *time.Timer // starts the items that Burst held back
 	firstCallTimer *time.Timer // starts the next paced first call
@@ -137,8 +137,8 @@ func (l *Lanes[G, T]) Queued() bool {
 	return len(l.waiting) > 0
 }
 
-// Rate returns the number of items per second that the group can work off, judged by its latency. It returns 0 while
-// the latency is unknown.
+// Rate returns the number of items per second that the group can finish, judged by its latency. It returns 0 while the
+// latency is unknown.
 func (l *Lanes[G, T]) Rate(id G) float64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -161,7 +161,7 @@ func (l *Lanes[G, T]) Running() int {
 
 // Ready measures the backlog of groups that work: the groups with an item that may start, and the items queued for
 // groups that answer within milliseconds. Groups that were never called count with the healthy ones while enough
-// first calls end well, and their items count while no first call takes long. They do not while first calls hang.
+// first calls succeed, and their items count while no first call takes long. They do not while first calls hang.
 func (l *Lanes[G, T]) Ready() (groups, items int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,8 +170,8 @@ func (l *Lanes[G, T]) Ready() (groups, items int) {
 		groups += n
 	}
 	items = l.fast
-	if t := l.oldestTrial(); t != nil && time.Since(t.started).Seconds() < knownAge {
-		items += l.unknown
+	if t := l.oldestFirstCall(); t != nil && time.Since(t.started).Seconds() < knownAge {
+		items += l.unproven
 	}
 	return groups, items
 }

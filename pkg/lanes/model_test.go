@@ -165,9 +165,9 @@ func (m *model) check() {
 			unknown += g.queue.len()
 		}
 	}
-	if m.l.fast != queued || m.l.unknown != unknown {
+	if m.l.fast != queued || m.l.unproven != unknown {
 		m.t.Errorf("lanes count %d and %d queued items of fast and new groups, want %d and %d",
-			m.l.fast, m.l.unknown, queued, unknown)
+			m.l.fast, m.l.unproven, queued, unknown)
 	}
 	if most := m.cfg.MaxRunning - m.cfg.HealthySlots - m.cfg.FirstCallSlots; m.l.shared > most {
 		m.t.Errorf("%d items of unhealthy groups run, want at most %d", m.l.shared, most)

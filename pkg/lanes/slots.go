@@ -77,16 +77,16 @@ func (l *Lanes[G, T]) take(g *group[G, T], e entry[T], now time.Time) job[G, T] 
 	l.spare.lendSlots(&g.slots)
 	g.slots = append(g.slots, j.slot)
 	if !g.called() && len(g.slots) == 1 {
-		l.oldestTrial() // drops those that have ended
-		l.trials.push(trial[G, T]{g, now})
+		l.oldestFirstCall() // drops those that have ended
+		l.firstCalls.push(firstCall[G, T]{g, now})
 	}
 	l.running++
 	switch j.class {
 	case classShared:
 		l.shared++
 	case classPaced:
-		j.turn = l.pacedInterval(e.item)
-		l.paced = now.Add(j.turn)
+		j.pacedBy = l.pacedInterval(e.item)
+		l.paced = now.Add(j.pacedBy)
 		l.first++
 	case classFirst:
 		l.first++
@@ -110,7 +110,7 @@ func (l *Lanes[G, T]) release(j job[G, T], now time.Time) {
 		l.shared--
 	case classPaced:
 		if now.Sub(j.slot.started).Seconds() < quickFailure {
-			l.paced = l.paced.Add(-j.turn)
+			l.paced = l.paced.Add(-j.pacedBy)
 		}
 		l.first--
 	case classFirst:

@@ -44,7 +44,7 @@ func (l *Lanes[G, T]) next(now time.Time) (job[G, T], bool) {
 		g.ready = stateNone
 		i := l.firstStartable(g)
 		if i < 0 || len(g.slots) >= l.cfg.Parallel {
-			continue // its items were purged or returned meanwhile
+			continue // its items have been purged or returned by now
 		}
 		j := l.take(g, g.queue.removeAt(i), now)
 		l.countQueued(g, -1)
@@ -62,12 +62,12 @@ func (l *Lanes[G, T]) nextGroup(now time.Time) (*group[G, T], bool) {
 		l.scheduleBurst(now)
 		return nil, false
 	}
-	for _, s := range turns[l.turn%uint(len(turns))] {
+	for _, s := range turns[l.started%uint(len(turns))] {
 		if !l.slotFree(s, now) {
 			continue
 		}
 		if g, ok := l.pop(s); ok {
-			l.turn++
+			l.started++
 			return g, true
 		}
 	}

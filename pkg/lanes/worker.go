@@ -7,12 +7,12 @@ const maxIdle = 256
 
 // job is a running item.
 type job[G comparable, T any] struct {
-	g      *group[G, T]
-	e      entry[T]
-	slot   slot
-	class  slotClass
-	number uint64        // sequence number of the start, for recent
-	turn   time.Duration // of classPaced: by how much it delayed the next one
+	g       *group[G, T]
+	e       entry[T]
+	slot    slot
+	class   slotClass
+	number  uint64        // sequence number of the start, for recent
+	pacedBy time.Duration // of classPaced: by how much it delayed the next one
 }
 
 func (l *Lanes[G, T]) launch(j job[G, T]) {
