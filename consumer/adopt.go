@@ -21,18 +21,18 @@ func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 		return nil // the client, when it is built, finds the new ones
 	}
 	c.replace(topics)
-	c.log.Info("joining the group again because topics were recreated", zap.Strings("topics", topics))
+	c.Log.Info("joining the group again because topics were recreated", zap.Strings("topics", topics))
 	c.client.PurgeTopicsFromConsuming(topics...)
 	c.client.AddConsumeTopics(topics...)
-	look := time.NewTicker(100 * time.Millisecond)
-	defer look.Stop()
-	for enough := time.Now().Add(adoptTimeout); !c.assignedAnew(topics); {
+	check := time.NewTicker(100 * time.Millisecond)
+	defer check.Stop()
+	for deadline := time.Now().Add(adoptTimeout); !c.reassigned(topics); {
 		select {
-		case <-look.C:
+		case <-check.C:
 		case <-ctx.Done():
 			return fmt.Errorf("consume recreated topics: %w", ctx.Err())
 		}
-		if time.Now().After(enough) && c.joined.Load() && c.membership.joining.Load() == 0 {
+		if time.Now().After(deadline) && c.joined.Load() && c.membership.joining.Load() == 0 {
 			return nil // not while the group still waits for others
 		}
 	}
@@ -58,9 +58,9 @@ func (c *Consumer) replace(topics []string) {
 	}
 }
 
-// assignedAnew reports whether this member owns partitions of all topics that were assigned since the topics were
-// replaced.
-func (c *Consumer) assignedAnew(topics []string) bool {
+// reassigned reports whether this member owns partitions of all topics that were assigned since the topics were
+// recreated.
+func (c *Consumer) reassigned(topics []string) bool {
 	fresh := map[string]bool{}
 	for _, a := range c.owned(nil) {
 		if !a.isReplaced() {

@@ -33,8 +33,8 @@ type offsetTime struct {
 	time   time.Time
 }
 
-// note records the times of polled records.
-func (t *times) note(records []*kgo.Record) {
+// add stores the times of some polled records.
+func (t *times) add(records []*kgo.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	first := records[0].Offset
@@ -146,34 +146,34 @@ func (c *Consumer) measureAges() {
 	age := map[string]time.Duration{}
 	late := c.gates.overdue(now)
 	for _, a := range c.owned(nil) {
-		h, stands := c.lag.heads[a]
-		stands = stands && time.Since(h.since) >= headStale
+		h, stale := c.lag.heads[a]
+		stale = stale && time.Since(h.since) >= headStale
 		switch tracker := a.tracked(); {
 		case tracker == nil:
 		case a.info.Class != topics.Source:
-			if stands && tracker.Outstanding() == 0 {
+			if stale && tracker.Outstanding() == 0 {
 				late[a.topic] = max(late[a.topic], now.Sub(h.written().Add(a.info.Delay)))
 			}
 		case tracker.Outstanding() > 0:
 			if written, ok := a.times.at(tracker.Committable()); ok {
 				age[a.topic] = max(age[a.topic], now.Sub(written))
 			}
-		case stands:
+		case stale:
 			age[a.topic] = max(age[a.topic], now.Sub(h.written()))
 		}
 	}
 	for _, t := range c.cfg.Topics {
 		// Without an answer of Kafka, a record in memory that is late is known, but not that there is none.
 		_, known := c.lag.known[topicPartition{t, wholeTopic}]
-		switch source := c.topics.Describe(t).Class == topics.Source; {
+		switch source := c.Topics.Describe(t).Class == topics.Source; {
 		case source && (known || age[t] > 0):
-			c.metrics.SourceLag(t, max(age[t], 0))
+			c.Metrics.SourceLag(t, max(age[t], 0))
 		case source:
-			c.metrics.SourceLagUnknown(t)
+			c.Metrics.SourceLagUnknown(t)
 		case known || late[t] > 0:
-			c.metrics.Overdue(t, max(late[t], 0))
+			c.Metrics.Overdue(t, max(late[t], 0))
 		default:
-			c.metrics.OverdueUnknown(t)
+			c.Metrics.OverdueUnknown(t)
 		}
 	}
 }

@@ -26,18 +26,18 @@ func TestTimes(t *testing.T) {
 		}
 	}
 	at(0, 0, false)
-	ts.note(polled(100, 50))
+	ts.add(polled(100, 50))
 	at(99, 0, false)
 	at(100, 100, true)
 	at(115, 100, true)
 	at(116, 116, true)
-	ts.note(polled(150, 1))
+	ts.add(polled(150, 1))
 	at(149, 148, true)
 	at(150, 150, true)
-	ts.note(polled(120, 5)) // rewound
+	ts.add(polled(120, 5)) // rewound
 	at(122, 120, true)
 	for i := range 200 {
-		ts.note(polled(1000+i*512, 512))
+		ts.add(polled(1000+i*512, 512))
 	}
 	if len(ts.seen) > maxTimes {
 		t.Errorf("%d times are remembered", len(ts.seen))

@@ -27,9 +27,9 @@ type assignment struct {
 	info    topics.Info
 	owner   *Consumer
 	tracker *offsets.Tracker
-	next    int64 // offset of the next record, -1 = any; poll loop only
+	next    int64 // offset of the next record, -1 = any; set by restore before the first fetch, then poll loop only
 	first   int64 // offset that was committed at the assignment, -1 = none
-	// decidable: every release that a former owner may have begun is known.
+	// decidable: every release that a previous owner may have begun is known.
 	decidable atomic.Bool
 	// epoch is the newest leader epoch of the read records, or else the committed one; -1 = unknown. It is committed,
 	// so it is the newest epoch of the records that the commit's metadata calls finished.
@@ -58,7 +58,7 @@ type assignment struct {
 }
 
 // past is what this process remembers of an earlier assignment of a partition. A record that was finished then needs no
-// work, whoever owned the partition meanwhile, even if it could not be committed.
+// work, whoever has owned the partition since, even if it could not be committed.
 type past struct {
 	tracker *offsets.Tracker // late work may still finish records in it
 	topicID [16]byte         // a topic of the same name with another id has other records
@@ -97,9 +97,9 @@ func (a *assignment) appendHistory(now time.Time) []past {
 }
 
 func (c *Consumer) newAssignment(tp topicPartition) *assignment {
-	ctx, cancel := context.WithCancel(c.work)
+	ctx, cancel := context.WithCancel(c.workCtx)
 	a := &assignment{
-		topicPartition: tp, info: c.topics.Describe(tp.topic), owner: c, next: -1, ctx: ctx, cancel: cancel,
+		topicPartition: tp, info: c.Topics.Describe(tp.topic), owner: c, next: -1, ctx: ctx, cancel: cancel,
 		idle: make(chan struct{}), committed: -1, maxMetadataBytes: maxMetadata,
 	}
 	a.epoch.Store(-1)
@@ -123,7 +123,7 @@ func (a *assignment) identify(id [16]byte, epoch string) {
 
 // Acquire implements event.Lease.
 func (a *assignment) Acquire() bool {
-	if !a.confirmed() {
+	if !a.awaitConfirmed() {
 		return false
 	}
 	a.mu.Lock()
@@ -149,12 +149,12 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	if e.Trace != nil {
 		e.Trace.End(e, fate.String())
 	}
-	if e.Replayed != "" && a.owner.replayed != nil && !fate.Stored() {
-		a.owner.replayed(e.UserID, e.Identity())
+	if e.Replayed != "" && a.owner.Replayed != nil && !fate.Stored() {
+		a.owner.Replayed(e.UserID, e.Identity())
 	}
 	a.tracker.Finish(e.Generation, e.Offset)
-	a.owner.metrics.Settled(a.topic, e.Kind, fate)
-	a.owner.buffer.release(e)
+	a.owner.Metrics.Settled(a.topic, e.Kind, fate)
+	a.owner.buffer.subtract(e)
 	if (fate == webhook.Delivered || fate.Stored()) && cap(e.Memory) <= maxReused {
 		a.owner.events.Put(e)
 	}
@@ -166,7 +166,7 @@ func (a *assignment) Abandon(e *event.Event) {
 	if e.Trace != nil {
 		e.Trace.End(e, "abandoned")
 	}
-	a.owner.buffer.release(e)
+	a.owner.buffer.subtract(e)
 	if e.Acquired() {
 		a.done()
 	}
@@ -199,8 +199,8 @@ func (a *assignment) restore(t *offsets.Tracker, committed int64, epoch int32, s
 	}
 }
 
-// hasNotes reports whether a note is committed with the offset.
-func (a *assignment) hasNotes() bool {
+// hasCommitText reports whether a text is committed with the offset.
+func (a *assignment) hasCommitText() bool {
 	return a.info.Class == topics.Source && a.info.Kind == webhook.RevokeClick
 }
 

@@ -171,7 +171,7 @@ type member struct {
 	settle   func(e *event.Event) bool // at once; false: it stays open
 	open     []*event.Event
 	got      []got
-	note     string
+	text     string
 	restored []string
 	forgot   int
 }
@@ -191,7 +191,7 @@ func (w *env) join(settle func(*event.Event) bool, change ...func(*Config)) *mem
 		c(&cfg)
 	}
 	m.Consumer = New(cfg, Parts{
-		Topics: kinds{}, Handler: m, Notes: m, NewClient: w.newClient, Log: w.log, Retired: w.retired, Releases: w.releases,
+		Topics: kinds{}, Handler: m, CommitTexts: m, NewClient: w.newClient, Log: w.log, Retired: w.retired, Releases: w.releases,
 		Metrics: metrics.New(m.registry, metrics.Topics{Consumed: cfg.Topics, Delayed: []string{delayed, hourly, released}}),
 	})
 	var ctx context.Context
@@ -265,20 +265,20 @@ func (m *member) take(id string) *event.Event {
 	return nil
 }
 
-// Note implements Notes, as do Restore and Forget.
-func (m *member) Note(topic string, _ int32, _ int64, _ int) string {
+// CommitText implements CommitTexts, as do Restore and Forget.
+func (m *member) CommitText(topic string, _ int32, _ int64, _ int) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if topic != revocations {
-		m.w.t.Errorf("Note was called for %s", topic)
+		m.w.t.Errorf("CommitText was called for %s", topic)
 	}
-	return m.note
+	return m.text
 }
 
-func (m *member) Restore(topic string, partition int32, note string) {
+func (m *member) Restore(topic string, partition int32, text string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.restored = append(m.restored, fmt.Sprintf("%s/%d: %s", topic, partition, note))
+	m.restored = append(m.restored, fmt.Sprintf("%s/%d: %s", topic, partition, text))
 }
 
 func (m *member) Forget(string, int32) {

@@ -26,11 +26,11 @@ func (b *buffer) full() bool {
 	return b.records.Load()-b.collected.Load() >= b.maxRecords || b.bytes.Load() >= b.maxBytes
 }
 
-func (b *buffer) take(e *event.Event) {
+func (b *buffer) add(e *event.Event) {
 	b.count(e, 1)
 }
 
-func (b *buffer) release(e *event.Event) {
+func (b *buffer) subtract(e *event.Event) {
 	b.count(e, -1)
 	if b.stalled.Load() && !b.full() && b.stalled.CompareAndSwap(true, false) {
 		b.room <- struct{}{}

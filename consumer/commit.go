@@ -17,7 +17,7 @@ const (
 	commitInterval = 800 * time.Millisecond // the contract promises once a second
 	commitTimeout  = 5 * time.Second
 	maxMetadata    = 4096 // bytes; the default of the broker's offset.metadata.max.bytes
-	maxNote        = 1024 // of them for a note
+	maxCommitText  = 1024 // of them
 )
 
 func (c *Consumer) commitLoop(ctx context.Context) {
@@ -33,7 +33,7 @@ func (c *Consumer) commitLoop(ctx context.Context) {
 	}
 }
 
-// CommitNow commits the offsets and notes of all partitions that have changed.
+// CommitNow commits the offsets and metadata of all partitions that have changed.
 func (c *Consumer) CommitNow(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
@@ -58,21 +58,21 @@ func (c *Consumer) snapshot(a *assignment) (snapshot, bool) {
 	if tracker == nil || lost {
 		return snapshot{}, false
 	}
-	mark, note := "", ""
+	mark, text := "", ""
 	if m := a.mark.Load(); m != nil && len(*m) <= room {
 		mark = *m
 		room -= len(mark)
 	}
-	if a.hasNotes() && room > 0 {
-		note = c.notes.Note(a.topic, a.partition, tracker.Committable(), min(maxNote, room))
+	if a.hasCommitText() && room > 0 {
+		text = c.CommitTexts.CommitText(a.topic, a.partition, tracker.Committable(), min(maxCommitText, room))
 	}
-	if note != "" {
-		room -= len(note) + 1
+	if text != "" {
+		room -= len(text) + 1
 	}
 	epoch := a.epoch.Load() // read before the state, which must not contain records of a newer epoch
 	next, state := tracker.Snapshot(max(room, 0))
-	if note != "" {
-		state += ";" + note
+	if text != "" {
+		state += ";" + text
 	}
 	return snapshot{a, next, epoch, mark, state}, next >= 0 && (next != committed || state != committedMetadata)
 }
@@ -152,12 +152,12 @@ func (c *Consumer) commitSnapshots(ctx context.Context, as []*assignment, pendin
 		err error,
 	) {
 		if err != nil {
-			c.metrics.CommitErrors.Inc()
+			c.Metrics.CommitErrors.Inc()
 		} else {
 			err = c.committed(as, pending, resp)
 		}
 		if err != nil {
-			if c.end.Err() == nil { // else Run reports that the stop was cut off
+			if c.graceCtx.Err() == nil { // else Run reports that the stop was cut off
 				c.uncommitted.Fail(kafka.Explain(err))
 			}
 			return
@@ -173,7 +173,7 @@ func (c *Consumer) warnOmitted(last map[topicPartition]snapshot) {
 		records += s.a.tracker.Omitted(s.next, s.state)
 	}
 	if records > 0 {
-		c.log.Warn("finished records do not fit into the metadata of the commit; they are sent again",
+		c.Log.Warn("finished records do not fit into the metadata of the commit; they are sent again",
 			zap.Int64("records", records))
 	}
 }
@@ -196,8 +196,8 @@ func (c *Consumer) committed(
 			case err == kerr.OffsetMetadataTooLarge: //nolint:errorlint // kerr.ErrorForCode returns the value itself
 				s.a.halveMetadata() // the broker's offset.metadata.max.bytes is lower
 			}
-			c.metrics.CommitErrors.Inc()
-			c.refused(err, as)
+			c.Metrics.CommitErrors.Inc()
+			c.commitRefused(err, as)
 			if refusal == nil {
 				refusal = fmt.Errorf("%s/%d: %w", t.Topic, p.Partition, err)
 			}

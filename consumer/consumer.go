@@ -28,7 +28,7 @@ import (
 const (
 	maxRecords     = 20_000          // buffered, of all partitions
 	maxPoll        = 512             // records of one poll
-	minPoll        = 64              // the same while the gates are full
+	minPoll        = 64              // records of one poll while the gates are full
 	overhead       = 512             // bytes that a record costs besides its key and value
 	revokeWait     = 5 * time.Second // for requests in flight, before their partition is released in a rebalance
 	cancelWait     = 2 * time.Second // for cancelled requests to return
@@ -71,13 +71,13 @@ type Handler interface {
 	Behind() bool
 }
 
-// Notes are texts that are committed with the offsets of revocation partitions.
-type Notes interface {
-	// Note returns the text to commit with an offset: printable ASCII, at most maxBytes.
-	Note(topic string, partition int32, committed int64, maxBytes int) string
+// CommitTexts are committed with the offsets of revocation partitions.
+type CommitTexts interface {
+	// CommitText returns the text to commit with an offset: printable ASCII, at most maxBytes.
+	CommitText(topic string, partition int32, committed int64, maxBytes int) string
 	// Restore receives the text that was committed last, "" if there is none, when the partition is assigned.
-	Restore(topic string, partition int32, note string)
-	// Forget is called when the partition is released.
+	Restore(topic string, partition int32, text string)
+	// Forget is called when the assignment of the partition ends.
 	Forget(topic string, partition int32)
 }
 
@@ -91,7 +91,7 @@ type Tracer interface {
 type Releases interface {
 	// Any reports whether Decide must be called.
 	Any() bool
-	// Decide reports whether e was released, or whether that is undecided, so that e must be held.
+	// Decide reports whether e was released, or whether that is undecided, so that e must be kept.
 	Decide(e *event.Event) (released, undecided bool)
 	// AwaitEnd returns when all releases written by now are known, or when ctx ends.
 	AwaitEnd(ctx context.Context) error
@@ -99,26 +99,17 @@ type Releases interface {
 
 // Consumer is one member of the consumer group.
 type Consumer struct {
-	cfg      Config
-	topics   Topics
-	handler  Handler
-	notes    Notes
-	tracer   Tracer
-	replayed func(userID int64, id string)
-	retired  func(id [16]byte) bool
-	releases Releases
-	metrics  *metrics.Metrics
-	log      *zap.Logger
+	Parts
+	cfg Config
 
-	newClient  func(...kgo.Opt) (*kgo.Client, error)
 	client     *kgo.Client // while Run is running
 	buffer     *buffer
 	gates      *gates
-	work       context.Context // ends when all work must stop at once
-	stop       context.CancelFunc
-	end        context.Context // ends when the grace period is over
-	ended      context.CancelFunc
-	alive      context.Context // of the client: cancelling it interrupts its requests
+	workCtx    context.Context // ends when all work must stop at once
+	stopWork   context.CancelFunc
+	graceCtx   context.Context // ends when the grace period is over
+	endGrace   context.CancelFunc
+	clientCtx  context.Context // cancelling it interrupts the client's requests
 	disconnect context.CancelFunc
 	interrupt  context.CancelCauseFunc // ends Run, which returns the cause
 
@@ -127,7 +118,7 @@ type Consumer struct {
 	history      map[topicPartition][]past // of partitions that are not assigned now
 	outdated     map[topicPartition]bool   // partitions whose committed offset is that of a deleted topic
 	committing   chan struct{}             // a semaphore of one: no snapshot may overtake another
-	releasing    chan struct{}             // a semaphore of one: a rebalance and a shutdown take turns
+	ending       chan struct{}             // a semaphore of one: a rebalance and a shutdown take turns
 	joined       atomic.Bool
 	delayed      atomic.Int32 // assigned partitions of delay topics
 	mean         float64      // bytes per record lately; poll loop only
@@ -142,15 +133,15 @@ type Consumer struct {
 
 // Parts are the collaborators of a Consumer.
 type Parts struct {
-	Topics    Topics
-	Handler   Handler
-	Notes     Notes
-	NewClient func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the given options
-	Tracer    Tracer                                // nil = events are not traced
-	Metrics   *metrics.Metrics
-	Log       *zap.Logger
-	Now       func() time.Time // the time of day; nil = time.Now
-	// Replayed, if not nil, is called when a replayed dead letter has its last fate.
+	Topics      Topics
+	Handler     Handler
+	CommitTexts CommitTexts
+	NewClient   func(...kgo.Opt) (*kgo.Client, error) // builds a Kafka client with the given options
+	Tracer      Tracer                                // nil = events are not traced
+	Metrics     *metrics.Metrics
+	Log         *zap.Logger
+	Now         func() time.Time // the time of day; nil = time.Now
+	// Replayed, if not nil, is called when a replayed event has its last fate.
 	Replayed func(userID int64, id string)
 	// Retired reports whether an id belongs to a deleted topic; nil = never.
 	Retired func(id [16]byte) bool
@@ -167,23 +158,21 @@ func New(cfg Config, parts Parts) *Consumer {
 		parts.Retired = func([16]byte) bool { return false }
 	}
 	c := &Consumer{
-		cfg: cfg, topics: parts.Topics, handler: parts.Handler, notes: parts.Notes, newClient: parts.NewClient,
-		tracer: parts.Tracer, replayed: parts.Replayed, retired: parts.Retired, releases: parts.Releases,
-		metrics: parts.Metrics, log: parts.Log,
+		Parts: parts, cfg: cfg,
 		buffer: newBuffer(maxRecords, cfg.MaxBufferedBytes), gates: newGates(parts.Now, parts.Releases), mean: overhead,
 		events:      sync.Pool{New: func() any { return new(event.Event) }},
 		assignments: map[topicPartition]*assignment{}, history: map[topicPartition][]past{},
 		outdated:   map[topicPartition]bool{},
-		committing: make(chan struct{}, 1), releasing: make(chan struct{}, 1), started: make(chan struct{}),
+		committing: make(chan struct{}, 1), ending: make(chan struct{}, 1), started: make(chan struct{}),
 		pulse:        newPulse(cfg.SessionTimeout),
 		fetchOutages: fetchOutages{log: parts.Log, topics: map[string]*topicOutage{}},
 		uncommitted:  outage.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
 	}
-	c.work, c.stop = context.WithCancel(context.Background())
-	c.end, c.ended = context.WithCancel(context.Background())
-	c.alive, c.disconnect = context.WithCancel(context.Background())
-	c.metrics.Read(metrics.BufferedRecords, func() float64 { return float64(c.buffer.records.Load()) })
-	c.metrics.Read(metrics.BufferedBytes, func() float64 { return float64(c.buffer.bytes.Load()) })
+	c.workCtx, c.stopWork = context.WithCancel(context.Background())
+	c.graceCtx, c.endGrace = context.WithCancel(context.Background())
+	c.clientCtx, c.disconnect = context.WithCancel(context.Background())
+	c.Metrics.Read(metrics.BufferedRecords, func() float64 { return float64(c.buffer.records.Load()) })
+	c.Metrics.Read(metrics.BufferedBytes, func() float64 { return float64(c.buffer.bytes.Load()) })
 	c.registerLag()
 	return c
 }
@@ -213,7 +202,7 @@ func (c *Consumer) join() error {
 		kgo.AdjustFetchOffsetsFn(c.skipDeleted),
 		kgo.OnPartitionsRevoked(c.onRevoked),
 		kgo.OnPartitionsLost(c.onLost),
-		kgo.WithContext(c.alive),
+		kgo.WithContext(c.clientCtx),
 		kgo.WithHooks(groupHooks{c}),
 	}
 	if cfg.InstanceID != "" {
@@ -223,9 +212,10 @@ func (c *Consumer) join() error {
 		opts = append(opts, kgo.ServerSideBalancer())
 	}
 	var err error
-	if c.client, err = c.newClient(opts...); err != nil {
+	if c.client, err = c.NewClient(opts...); err != nil {
 		return fmt.Errorf("consumer group %s: %w", cfg.Group, err)
 	}
+	c.gates.client = c.client
 	close(c.started)
 	return nil
 }
@@ -241,28 +231,28 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	}
 	var background sync.WaitGroup
 	running, stopBackground := context.WithCancel(context.Background())
-	background.Go(func() { c.gates.run(running, c.client, c.dispatch) })
+	background.Go(func() { c.gates.run(running, c.dispatch) })
 	background.Go(func() { c.commitLoop(running) })
 	background.Go(func() { c.lagLoop(running) })
 	background.Go(func() { c.joinLoop(running) })
 	background.Go(func() { c.pulseLoop(running) })
 	context.AfterFunc(ctx, func() {
-		time.AfterFunc(grace-last, c.stop)
-		time.AfterFunc(grace, c.ended)
+		time.AfterFunc(grace-last, c.stopWork)
+		time.AfterFunc(grace, c.endGrace)
 	})
 	c.pollLoop(ctx)
 	c.client.AllowRebalance()
-	c.release(nil, grace-last)
+	c.endAssignments(nil, grace-last)
 	stopBackground()
 	background.Wait()
 	c.leave()
-	if c.end.Err() != nil {
-		c.log.Warn("shutdown.grace has passed: what was not committed is repeated, and the group may keep this member's " +
+	if c.graceCtx.Err() != nil {
+		c.Log.Warn("shutdown.grace has passed: what was not committed is repeated, and the group may keep this member's " +
 			"partitions until kafka.session_timeout has passed")
 	}
-	c.ended()
+	c.endGrace()
 	c.disconnect()
-	c.stop()
+	c.stopWork()
 	var (
 		fenced  *FencedError
 		refused *SessionTimeoutError
@@ -291,10 +281,10 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 		if fetches.IsClientClosed() {
 			return
 		}
-		fetches.EachError(c.unread)
+		fetches.EachError(c.fetchFailed)
 		c.ingest(fetches)
 		c.client.AllowRebalance()
-		for i := 0; i < maxBehindWaits && c.handler.Behind() && ctx.Err() == nil; i++ {
+		for i := 0; i < maxBehindWaits && c.Handler.Behind() && ctx.Err() == nil; i++ {
 			time.Sleep(behindWait)
 		}
 	}
@@ -303,7 +293,7 @@ func (c *Consumer) pollLoop(ctx context.Context) {
 // pollSize returns how many records the next poll may return. The room in the buffer and in the gates bounds it,
 // because a polled record cannot be put back.
 func (c *Consumer) pollSize() int {
-	records, bytes, paused := c.gates.load()
+	records, bytes, paused := c.gates.usage()
 	free := min(float64(maxGateRecords-records), float64(c.cfg.MaxBufferedBytes/4-bytes)/c.mean)
 	n := max(int(free)/max(int(c.delayed.Load())-paused, 1), minPoll)
 	room := float64(c.cfg.MaxBufferedBytes-c.buffer.bytes.Load()) / c.mean
@@ -331,12 +321,13 @@ func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now t
 		return nil
 	}
 	a := c.assignment(t.Topic, p.Partition)
+	// a.tracker is read without a.mu: restore set it before the first fetch.
 	if a == nil || a.tracker == nil || a.State() != event.Held {
 		return nil // revoked: the next owner reads them
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
 	if a.info.Class == topics.Source {
-		a.times.note(p.Records)
+		a.times.add(p.Records)
 	}
 	events := make([]*event.Event, 0, len(p.Records))
 	for _, r := range p.Records {
@@ -348,7 +339,7 @@ func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now t
 		return events
 	}
 	if len(events) > 0 {
-		c.gates.admit(c.client, a, events)
+		c.gates.admit(a, events)
 	}
 	return nil
 }
@@ -357,7 +348,7 @@ func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now t
 // It copies the key and the value, so that an event does not keep the whole fetch in memory.
 func (c *Consumer) newEvent(a *assignment, r *kgo.Record, now time.Time) *event.Event {
 	if a.next >= 0 && r.Offset > a.next && a.info.Delay > 0 { // in other topics aborted transactions leave gaps
-		c.log.Error("records of a delay topic were deleted before they were read: raise its retention",
+		c.Log.Error("records of a delay topic were deleted before they were read: raise its retention",
 			zap.String("topic", a.topic), zap.Int32("partition", a.partition),
 			zap.Int64("from", a.next), zap.Int64("to", r.Offset))
 	}
@@ -410,9 +401,9 @@ func (c *Consumer) sourceHeaders(e *event.Event, headers []kgo.RecordHeader) {
 		switch {
 		case h.Key == event.HeaderGatewayID && e.Kind != webhook.RevokeClick:
 			if !e.SetGatewayID(h.Value) {
-				c.metrics.BadIDs.Inc()
+				c.Metrics.BadIDs.Inc()
 			}
-		case h.Key == event.HeaderTrace && c.tracer != nil:
+		case h.Key == event.HeaderTrace && c.Tracer != nil:
 			e.SetTraceparent(h.Value)
 		}
 	}
@@ -438,10 +429,10 @@ func (c *Consumer) dispatch(events []*event.Event) {
 	now := time.Now()
 	for _, e := range events {
 		e.Arrived = now
-		if c.tracer != nil {
-			e.Trace = c.tracer.Follow(e)
+		if c.Tracer != nil {
+			e.Trace = c.Tracer.Follow(e)
 		}
-		c.buffer.take(e)
+		c.buffer.add(e)
 	}
-	c.handler.Handle(events)
+	c.Handler.Handle(events)
 }

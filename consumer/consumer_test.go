@@ -328,7 +328,7 @@ func TestGate(t *testing.T) {
 				t.Errorf("event %d of partition %d is %v late", o, p, late)
 			}
 		}
-		if records, bytes, paused := m.gates.load(); records != 0 || bytes != 0 || paused != 0 {
+		if records, bytes, paused := m.gates.usage(); records != 0 || bytes != 0 || paused != 0 {
 			t.Errorf("the gates hold %d records, %d bytes, %d paused partitions", records, bytes, paused)
 		}
 		m.leave()
@@ -372,7 +372,7 @@ func TestGateHoldsFew(t *testing.T) {
 				m := w.join(all)
 				rest(time.Minute)
 				synctest.Wait()
-				if records, _, paused := m.gates.load(); records == 0 || records > maxPoll || paused != 1 {
+				if records, _, paused := m.gates.usage(); records == 0 || records > maxPoll || paused != 1 {
 					t.Errorf("%d records are held, %d partitions paused", records, paused)
 				}
 				rest(time.Until(due) + 2*time.Second)
@@ -436,22 +436,22 @@ func TestPauseTopic(t *testing.T) {
 	})
 }
 
-// TestNotes checks that notes are committed only with the offsets of revocations.
-func TestNotes(t *testing.T) {
+// TestCommitTexts checks that texts are committed only with the offsets of revocations.
+func TestCommitTexts(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		w.write(revocations, 0, 4, time.Time{})
 		w.write(source, 0, 4, time.Time{})
 		m := w.join(func(e *event.Event) bool { return e.Offset != 1 })
 		rest(6 * time.Second)
 		m.mu.Lock()
-		m.note = "2.4"
+		m.text = "2.4"
 		m.mu.Unlock()
 		m.CommitNow(context.Background())
 		if at, state := w.committed(revocations, 0); at != 1 || !strings.HasSuffix(state, ";2.4") {
-			t.Errorf("committed %d with %q, want 1 and the note", at, state)
+			t.Errorf("committed %d with %q, want 1 and the text", at, state)
 		}
 		if _, state := w.committed(source, 0); state == "" || strings.Contains(state, ";") {
-			t.Errorf("committed of dlr: %q, want no note", state)
+			t.Errorf("committed of dlr: %q, want no text", state)
 		}
 		m.leave()
 		next := w.join(all)

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/smshooks/smshooks/internal/event"
 )
 
@@ -20,20 +18,27 @@ const ahead = fetchWait + 250*time.Millisecond
 type gates struct {
 	now      func() time.Time // the time of day
 	releases Releases         // nil = none
-	mu       sync.Mutex
-	open     map[topicPartition]*gate
-	bytes    int64 // buffered
+	client   pauser           // set before the first partition is assigned
+	kick     chan struct{}
 
+	mu      sync.Mutex
+	open    map[topicPartition]*gate
+	bytes   int64 // buffered
 	records int
 	paused  int // partitions
-	kick    chan struct{}
+}
+
+// pauser is the needed part of a Kafka client; *kgo.Client implements it.
+type pauser interface {
+	PauseFetchPartitions(partitions map[string][]int32) map[string][]int32
+	ResumeFetchPartitions(partitions map[string][]int32)
 }
 
 type gate struct {
 	a          *assignment
 	buffered   []*event.Event // not due
-	held       []*event.Event // due, but perhaps released
-	next       int64          // offset after the last record that was passed on or held; -1 = none
+	undecided  []*event.Event // due, but not yet known whether released
+	next       int64          // offset after the last record that was passed on or is undecided; -1 = none
 	paused     bool
 	asleep     bool             // paused because it is empty
 	epoch      int32            // of the leader when the partition was last found empty; otherwise noEpoch
@@ -53,7 +58,7 @@ func newGates(now func() time.Time, releases Releases) *gates {
 }
 
 // admit buffers records polled from a delay topic, and pauses their partition if they are not due soon.
-func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
+func (gs *gates) admit(a *assignment, events []*event.Event) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.open[a.topicPartition]
@@ -68,7 +73,7 @@ func (gs *gates) admit(cl *kgo.Client, a *assignment, events []*event.Event) {
 	}
 	gs.records += len(events)
 	if !g.paused && (g.stuck() || g.end().Sub(gs.now()) > ahead) {
-		cl.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
+		gs.client.PauseFetchPartitions(map[string][]int32{a.topic: {a.partition}})
 		g.paused = true
 		gs.paused++
 	}
@@ -93,29 +98,29 @@ func (g *gate) end() time.Time {
 	return last
 }
 
-// drop forgets the buffered records of a partition that is being released. A pause outlives the assignment, so drop
-// ends it.
-func (gs *gates) drop(cl *kgo.Client, tp topicPartition) {
+// drop forgets the buffered records of a partition whose assignment ends. A pause outlives the assignment, so drop ends
+// it.
+func (gs *gates) drop(tp topicPartition) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.open[tp]
 	if g == nil {
 		return
 	}
-	for _, e := range append(g.buffered, g.held...) {
+	for _, e := range append(g.buffered, g.undecided...) {
 		gs.bytes -= e.Size
 		gs.records--
 	}
 	if g.paused {
 		gs.paused--
-		cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
+		gs.client.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
 	}
 	delete(gs.open, tp)
 }
 
 // due removes and returns the records that are due at now, resumes partitions that must be fetched again, and
 // returns when to call it next, the zero time if nothing is buffered.
-func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next time.Time) {
+func (gs *gates) due(now time.Time) (events []*event.Event, next time.Time) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	earliest := func(t time.Time) {
@@ -135,8 +140,8 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 				g.dispatched = append(g.dispatched, dispatchedHead{passed[0].Offset, passed[0].Due})
 			}
 		}
-		if len(g.held) > 0 {
-			earliest(now.Add(heldPoll))
+		if len(g.undecided) > 0 {
+			earliest(now.Add(undecidedPoll))
 		}
 		if g.stuck() {
 			continue
@@ -156,13 +161,13 @@ func (gs *gates) due(cl *kgo.Client, now time.Time) (events []*event.Event, next
 		earliest(g.end().Add(-ahead))
 	}
 	if len(resume) > 0 {
-		cl.ResumeFetchPartitions(resume)
+		gs.client.ResumeFetchPartitions(resume)
 	}
 	return events, next
 }
 
 // run dispatches records as they come due, until ctx ends.
-func (gs *gates) run(ctx context.Context, cl *kgo.Client, dispatch func([]*event.Event)) {
+func (gs *gates) run(ctx context.Context, dispatch func([]*event.Event)) {
 	const coarse = 5 * time.Millisecond // groups records that come due together
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -173,7 +178,7 @@ func (gs *gates) run(ctx context.Context, cl *kgo.Client, dispatch func([]*event
 		case <-gs.kick:
 		case <-timer.C:
 		}
-		events, next := gs.due(cl, gs.now())
+		events, next := gs.due(gs.now())
 		if len(events) > 0 {
 			dispatch(events)
 		}
@@ -204,8 +209,8 @@ func (gs *gates) overdue(now time.Time) map[string]time.Duration {
 		switch {
 		case len(g.dispatched) > 0:
 			late[tp.topic] = max(late[tp.topic], now.Sub(g.dispatched[0].due))
-		case len(g.held) > 0:
-			late[tp.topic] = max(late[tp.topic], now.Sub(g.held[0].Due))
+		case len(g.undecided) > 0:
+			late[tp.topic] = max(late[tp.topic], now.Sub(g.undecided[0].Due))
 		case len(g.buffered) > 0:
 			late[tp.topic] = max(late[tp.topic], now.Sub(g.buffered[0].Due))
 		}
@@ -213,8 +218,8 @@ func (gs *gates) overdue(now time.Time) map[string]time.Duration {
 	return late
 }
 
-// load returns the number and the size of the buffered records, and the number of paused partitions.
-func (gs *gates) load() (records int, bytes int64, paused int) {
+// usage returns the number and the size of the buffered records, and the number of paused partitions.
+func (gs *gates) usage() (records int, bytes int64, paused int) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	return gs.records, gs.bytes, gs.paused

@@ -32,13 +32,13 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 		}
 	}
 	if n > 0 {
-		c.metrics.Rebalances.Inc()
+		c.Metrics.Rebalances.Inc()
 	}
 	c.joined.Store(true)
 	c.membership.failed.Store(nil)
 	c.membership.refused.Store(0)
 	c.awaitReleases(delayed)
-	c.log.Info("partitions assigned", zap.Int("partitions", n))
+	c.Log.Info("partitions assigned", zap.Int("partitions", n))
 }
 
 // onOffsetsFetched restores the committed state of partitions. It is called after onAssigned, before any record is
@@ -56,16 +56,16 @@ func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg
 			text = *metadata
 		}
 		id, text := kafka.SplitCommit(text)
-		if c.retired(id) {
+		if c.Retired(id) {
 			c.outdated[a.topicPartition] = true
-			c.log.Warn("the committed offset is that of a deleted topic; the new topic is read from its start",
+			c.Log.Warn("the committed offset is that of a deleted topic; the new topic is read from its start",
 				zap.String("topic", topic), zap.Int32("partition", partition), zap.Int64("offset", offset))
 			offset, epoch, text = -1, -1, ""
 		}
-		finished, note, _ := strings.Cut(text, ";")
+		finished, commitText, _ := strings.Cut(text, ";")
 		a.restore(offsets.New(offset, finished), offset, epoch, text)
-		if a.hasNotes() {
-			c.notes.Restore(topic, partition, note)
+		if a.hasCommitText() {
+			c.CommitTexts.Restore(topic, partition, commitText)
 		}
 	}
 	for _, g := range resp.Groups {
@@ -87,10 +87,10 @@ func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg
 }
 
 func (c *Consumer) onRevoked(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
-	c.release(partitions, revokeWait)
+	c.endAssignments(partitions, revokeWait)
 }
 
-// onLost releases partitions that the group has already assigned to others. Nothing may be committed.
+// onLost ends the assignments of partitions that the group has already assigned to others. Nothing may be committed.
 func (c *Consumer) onLost(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	c.joined.Store(false)
 	as := c.owned(partitions)
@@ -100,8 +100,8 @@ func (c *Consumer) onLost(_ context.Context, _ *kgo.Client, partitions map[strin
 	for _, a := range as {
 		a.lose()
 	}
-	c.log.Warn("partitions lost: this member did not send heartbeats in time", zap.Int("partitions", len(as)))
-	c.release(partitions, revokeWait) // what ends by then is not sent again if the partitions come back
+	c.Log.Warn("partitions lost: this member did not send heartbeats in time", zap.Int("partitions", len(as)))
+	c.endAssignments(partitions, revokeWait) // what ends by then is not sent again if the partitions come back
 }
 
 // owned returns the assignments of partitions; nil means all.
@@ -125,35 +125,35 @@ func (c *Consumer) owned(partitions map[string][]int32) []*assignment {
 	return as
 }
 
-// release ends the assignments of partitions; nil means all. No more events are acquired and buffered ones are
+// endAssignments ends the assignments of partitions; nil means all. No more events are acquired and buffered ones are
 // purged. Events in progress may end within wait and are cancelled then. Finished records are committed. The next
 // owner repeats a cancelled attempt under the same number. A rebalance and a shutdown exclude each other. The
 // commit loop keeps running.
-func (c *Consumer) release(partitions map[string][]int32, wait time.Duration) {
-	c.releasing <- struct{}{}
-	defer func() { <-c.releasing }()
+func (c *Consumer) endAssignments(partitions map[string][]int32, wait time.Duration) {
+	c.ending <- struct{}{}
+	defer func() { <-c.ending }()
 	as := c.owned(partitions)
 	if len(as) == 0 {
 		return
 	}
-	c.metrics.Rebalances.Inc()
+	c.Metrics.Rebalances.Inc()
 	for _, a := range as {
 		a.drain()
-		c.gates.drop(c.client, a.topicPartition)
+		c.gates.drop(a.topicPartition)
 	}
-	c.handler.Purge()
-	idle := waitIdle(c.end, as, wait)
+	c.Handler.Purge()
+	idle := waitIdle(c.graceCtx, as, wait)
 	for _, a := range as {
 		a.cancel()
 	}
-	if !idle && !waitIdle(c.end, as, cancelWait) && c.end.Err() == nil {
-		c.log.Warn("work on revoked partitions has not stopped in time")
+	if !idle && !waitIdle(c.graceCtx, as, cancelWait) && c.graceCtx.Err() == nil {
+		c.Log.Warn("work on revoked partitions did not stop in time")
 	}
-	ctx, cancel := context.WithTimeout(c.end, commitTimeout)
+	ctx, cancel := context.WithTimeout(c.graceCtx, commitTimeout)
 	defer cancel()
 	c.commitLast(ctx, as)
 	c.remove(as)
-	c.log.Info("partitions released", zap.Int("partitions", len(as)), zap.Bool("in_time", idle))
+	c.Log.Info("partitions released", zap.Int("partitions", len(as)), zap.Bool("in_time", idle))
 }
 
 // remove forgets assignments, except for what later ones must know.
@@ -170,8 +170,8 @@ func (c *Consumer) remove(as []*assignment) {
 				c.delayed.Add(-1)
 			}
 		}
-		if a.hasNotes() {
-			c.notes.Forget(a.topic, a.partition)
+		if a.hasCommitText() {
+			c.CommitTexts.Forget(a.topic, a.partition)
 		}
 	}
 }

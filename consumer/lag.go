@@ -18,21 +18,22 @@ import (
 const (
 	lagInterval = 2 * time.Second
 	lagTimeout  = 5 * time.Second
-	lagKept     = time.Minute // how long a figure is shown that cannot be measured again
+	lagKept     = time.Minute // how long a value is shown that cannot be measured again
 
 	wholeTopic = -1 // stands for all partitions of a topic in lag.known
 )
 
 // lag holds the metrics of the backlog. Committed and end offsets are read from Kafka for every partition, whoever
-// owns it, so that the figures are those of Kafka's own tools, the same on every instance, and cover partitions
+// owns it, so that the values are those of Kafka's own tools, the same on every instance, and cover partitions
 // without an owner.
 type lag struct {
 	measured atomic.Int64                 // Unix ms of the last measurement
 	stalled  atomic.Int64                 // ms
 	known    map[topicPartition]time.Time // last measured; after lagKept it is not known any more
 	progress map[*assignment]progress
-	heads    map[*assignment]head  // heads that are not fetched
-	stood    map[*assignment]int64 // offsets of partitions that had nothing outstanding before their end
+	heads    map[*assignment]head // heads that are not fetched
+	// lastCommittable has the offsets, at the last measurement, of partitions without outstanding records before their end.
+	lastCommittable map[*assignment]int64
 }
 
 // progress is the committable offset of a partition, and since when it has been the same.
@@ -44,16 +45,16 @@ type progress struct {
 func (c *Consumer) registerLag() {
 	c.lag.known = map[topicPartition]time.Time{}
 	c.lag.measured.Store(time.Now().UnixMilli())
-	c.metrics.Read(metrics.LagAge, func() float64 { return time.Since(time.UnixMilli(c.lag.measured.Load())).Seconds() })
-	c.metrics.Read(metrics.CommitStalled, func() float64 { return float64(c.lag.stalled.Load()) / 1000 })
-	c.metrics.Read(metrics.LedgerGap, func() float64 { return float64(c.gap()) })
+	c.Metrics.Read(metrics.LagAge, func() float64 { return time.Since(time.UnixMilli(c.lag.measured.Load())).Seconds() })
+	c.Metrics.Read(metrics.CommitStalled, func() float64 { return float64(c.lag.stalled.Load()) / 1000 })
+	c.Metrics.Read(metrics.LedgerGap, func() float64 { return float64(c.gap()) })
 }
 
 func (c *Consumer) lagLoop(ctx context.Context) {
 	ticker := time.NewTicker(lagInterval)
 	defer ticker.Stop()
 	admin := kadm.NewClient(c.client)
-	unmeasured := outage.New(c.log, "cannot measure the lag", "the lag is measured again")
+	unmeasured := outage.New(c.Log, "cannot measure the lag", "the lag is measured again")
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,7 +73,7 @@ func (c *Consumer) lagLoop(ctx context.Context) {
 	}
 }
 
-// forgetLag withdraws what has not been measured for lagKept. Old figures look like current ones.
+// forgetLag withdraws what has not been measured for lagKept. Old values look like current ones.
 func (c *Consumer) forgetLag(now time.Time) {
 	for p, at := range c.lag.known {
 		if now.Sub(at) < lagKept {
@@ -81,9 +82,9 @@ func (c *Consumer) forgetLag(now time.Time) {
 		delete(c.lag.known, p)
 		switch {
 		case p.partition != wholeTopic:
-			c.metrics.LagUnknown(p.topic, p.partition)
-		case c.topics.Describe(p.topic).Class != topics.Source:
-			c.metrics.DelayedUnknown(p.topic)
+			c.Metrics.LagUnknown(p.topic, p.partition)
+		case c.Topics.Describe(p.topic).Class != topics.Source:
+			c.Metrics.DelayedUnknown(p.topic)
 		}
 	}
 }
@@ -106,7 +107,7 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 			broken[p.Topic] = true // keep the previous value for a while
 			continue
 		}
-		c.metrics.Lag(p.Topic, p.Partition, p.Lag)
+		c.Metrics.Lag(p.Topic, p.Partition, p.Lag)
 		c.lag.known[topicPartition{p.Topic, p.Partition}] = now
 		delayed[p.Topic] += p.Records
 	}
@@ -115,8 +116,8 @@ func (c *Consumer) measureLag(ctx context.Context, admin *kadm.Client) error {
 			continue
 		}
 		c.lag.known[topicPartition{t, wholeTopic}] = now
-		if c.topics.Describe(t).Class != topics.Source {
-			c.metrics.Delayed(t, delayed[t])
+		if c.Topics.Describe(t).Class != topics.Source {
+			c.Metrics.Delayed(t, delayed[t])
 		}
 	}
 	if len(broken) == 0 {
@@ -163,6 +164,6 @@ func (c *Consumer) gap() int64 {
 			open += int64(tracker.Outstanding())
 		}
 	}
-	records, _, _ := c.gates.load()
+	records, _, _ := c.gates.usage()
 	return open - int64(records) - c.buffer.records.Load()
 }

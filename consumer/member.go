@@ -82,7 +82,7 @@ func (h groupHooks) OnGroupManageError(err error) {
 }
 
 // inUse reports whether another process keeps this member's kafka.instance_id. With the protocol "consumer" the group
-// refuses the newcomer, also after a crash of the former process, until its session has expired.
+// refuses the newcomer, also after a crash of the previous process, until its session has expired.
 func (c *Consumer) inUse(err error) bool {
 	if !errors.Is(err, kerr.UnreleasedInstanceID) {
 		return false
@@ -148,11 +148,11 @@ func (c *Consumer) joinLoop(ctx context.Context) {
 		switch since, waits := c.joinWait(); {
 		case waits && waiting.IsZero():
 			waiting = since
-			c.log.Warn("waiting for members of the group that do not answer: "+
+			c.Log.Warn("waiting for members of the group that do not answer: "+
 				"a vanished member counts until its kafka.session_timeout expires",
 				zap.String("group", c.cfg.Group), zap.Duration("at_most", c.maxJoinTime(since).Round(time.Second)))
 		case !waits && !waiting.IsZero() && c.membership.joining.Load() == 0:
-			c.log.Info("the group no longer waits for members",
+			c.Log.Info("the group no longer waits for members",
 				zap.Duration("after", time.Since(waiting).Round(time.Millisecond)))
 			waiting = time.Time{}
 		}
@@ -175,9 +175,9 @@ func expel(as []*assignment) {
 	}
 }
 
-// refused handles a refused commit for as. If the group does not know this member any more, no attempt of theirs
+// commitRefused handles a refused commit for as. If the group does not know this member any more, no attempt of theirs
 // starts from now on, and the client joins again. Partitions assigned since the commit was sent are not affected.
-func (c *Consumer) refused(err error, as []*assignment) {
+func (c *Consumer) commitRefused(err error, as []*assignment) {
 	switch {
 	case errors.Is(err, kerr.FencedInstanceID):
 		c.fence()
@@ -198,7 +198,7 @@ func expelled(err error) bool {
 
 // leave sends LeaveGroup. If the group is not reachable it drops the member after the session timeout.
 func (c *Consumer) leave() {
-	ctx, cancel := context.WithTimeout(c.end, leaveTimeout)
+	ctx, cancel := context.WithTimeout(c.graceCtx, leaveTimeout)
 	defer cancel()
 	c.client.AllowRebalance()
 	left := make(chan error, 1)
@@ -210,8 +210,8 @@ func (c *Consumer) leave() {
 		c.withdraw(ctx)
 		err = <-left
 	}
-	if err != nil && c.end.Err() == nil {
-		c.log.Warn("cannot leave the group", zap.Error(err))
+	if err != nil && c.graceCtx.Err() == nil {
+		c.Log.Warn("cannot leave the group", zap.Error(err))
 	}
 	if ctx.Err() != nil || err != nil {
 		c.disconnect()

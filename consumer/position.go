@@ -25,8 +25,8 @@ func (c *Consumer) assignment(topic string, partition int32) *assignment {
 	return c.assignments[topicPartition{topic, partition}]
 }
 
-// unread handles the error of a partition that was polled.
-func (c *Consumer) unread(topic string, partition int32, err error) {
+// fetchFailed handles the error of a partition that was polled.
+func (c *Consumer) fetchFailed(topic string, partition int32, err error) {
 	if skipped, ok := errors.AsType[*kafka.Skipped](err); ok {
 		if a := c.assignment(topic, partition); a != nil && a.tracker != nil {
 			a.sawEpoch(skipped.Epoch, skipped.From)
@@ -35,7 +35,7 @@ func (c *Consumer) unread(topic string, partition int32, err error) {
 		return
 	}
 	if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
-		c.log.Error("the broker has lost records: the log of the partition was truncated",
+		c.Log.Error("the broker has lost records: the log of the partition was truncated",
 			zap.String("topic", topic), zap.Int32("partition", partition),
 			zap.Int64("from", loss.ResetTo), zap.Int64("to", loss.ConsumedTo-1),
 			zap.Int32("epoch", loss.ConsumedToEpoch), zap.Int32("new_epoch", loss.ResetToEpoch))
@@ -76,7 +76,7 @@ func (a *assignment) sawEpoch(epoch int32, offset int64) {
 // skipEmpty moves partitions without outstanding records past records that a consumer never sees: aborted and
 // control records at the end of a partition. They would count as lag until the next record comes.
 func (c *Consumer) skipEmpty(ctx context.Context, starts, ends kadm.ListedOffsets) {
-	stood := make(map[*assignment]int64)
+	lastCommittable := make(map[*assignment]int64)
 	for _, a := range c.owned(nil) {
 		tracker := a.tracked()
 		end, ok := ends.Lookup(a.topic, a.partition)
@@ -89,8 +89,8 @@ func (c *Consumer) skipEmpty(ctx context.Context, starts, ends kadm.ListedOffset
 		if next >= end.Offset {
 			continue
 		}
-		stood[a] = committable
-		if before, ok := c.lag.stood[a]; !ok || before != committable {
+		lastCommittable[a] = committable
+		if before, ok := c.lag.lastCommittable[a]; !ok || before != committable {
 			continue // the poll loop may be about to ingest records
 		}
 		to, err := kafka.NextRecord(ctx, c.client, a.topic, a.partition, next, end.Offset, false)
@@ -98,5 +98,5 @@ func (c *Consumer) skipEmpty(ctx context.Context, starts, ends kadm.ListedOffset
 			tracker.Pass(committable, to)
 		}
 	}
-	c.lag.stood = stood
+	c.lag.lastCommittable = lastCommittable
 }

@@ -21,15 +21,15 @@ const (
 )
 
 // pulse detects that the process was suspended, by SIGSTOP, a debugger or with its machine. No event is acquired
-// until the group confirms the membership, because others may own the partitions meanwhile.
+// until the group confirms the membership, because others may own the partitions by now.
 type pulse struct {
-	began time.Time
-	last  atomic.Int64 // time of the last beat, since began; in the far future at rest
-	most  time.Duration
+	began  time.Time
+	last   atomic.Int64  // time of the last beat, since began; in the far future at rest
+	maxGap time.Duration // between beats
 }
 
 func newPulse(session time.Duration) *pulse {
-	p := &pulse{began: time.Now(), most: session / 2}
+	p := &pulse{began: time.Now(), maxGap: session / 2}
 	p.rest()
 	return p
 }
@@ -40,11 +40,11 @@ func (p *pulse) rest() { p.last.Store(math.MaxInt64) }
 func (p *pulse) beat() { p.last.Store(int64(time.Since(p.began))) }
 
 // missed reports whether the process was suspended and its membership is not confirmed yet.
-func (p *pulse) missed() bool { return time.Since(p.began)-time.Duration(p.last.Load()) > p.most }
+func (p *pulse) missed() bool { return time.Since(p.began)-time.Duration(p.last.Load()) > p.maxGap }
 
 // pulseLoop beats until ctx ends.
 func (c *Consumer) pulseLoop(ctx context.Context) {
-	ticker := time.NewTicker(min(time.Second, c.pulse.most/4))
+	ticker := time.NewTicker(min(time.Second, c.pulse.maxGap/4))
 	defer ticker.Stop()
 	c.pulse.beat()
 	defer c.pulse.rest()
@@ -63,19 +63,19 @@ func (c *Consumer) pulseLoop(ctx context.Context) {
 
 // confirm sends heartbeats until the group answers or ctx ends. If this is no longer a member, all work ends at once.
 func (c *Consumer) confirm(ctx context.Context) {
-	c.log.Warn("the process was suspended; nothing is sent until the group confirms its membership")
+	c.Log.Warn("the process was suspended; nothing is sent until the group confirms its membership")
 	for ctx.Err() == nil {
 		as := c.owned(nil) // partitions assigned later are not affected by the answer
 		err := c.heartbeat(ctx)
 		switch {
 		case err == nil, errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.StaleMemberEpoch):
-			c.log.Info("still a member of the group")
+			c.Log.Info("still a member of the group")
 			return
 		case errors.Is(err, kerr.FencedInstanceID):
 			c.fence()
 			return
 		case expelled(err):
-			c.log.Warn("not a member of the group any more; requests in flight are cancelled", zap.Error(err))
+			c.Log.Warn("not a member of the group any more; requests in flight are cancelled", zap.Error(err))
 			expel(as)
 			return
 		}
@@ -131,9 +131,9 @@ func (c *Consumer) verify(ctx context.Context) error {
 	return kerr.ErrorForCode(resp.ErrorCode)
 }
 
-// confirmed waits, after a suspension, until the membership is confirmed. It returns false if the partition is revoked
-// meanwhile.
-func (a *assignment) confirmed() bool {
+// awaitConfirmed waits, after a suspension, until the membership is confirmed. It returns false if the partition is
+// revoked.
+func (a *assignment) awaitConfirmed() bool {
 	for a.owner.pulse.missed() {
 		if a.State() != event.Held || a.ctx.Err() != nil {
 			return false

@@ -30,32 +30,32 @@ func sized(n int64) *event.Event { return &event.Event{Record: event.Record{Size
 
 func TestBufferBounds(t *testing.T) {
 	b := newBuffer(3, 100)
-	b.take(sized(10))
-	b.take(sized(10))
+	b.add(sized(10))
+	b.add(sized(10))
 	if b.full() {
 		t.Error("full with 2 of 3 records")
 	}
-	b.take(sized(10))
+	b.add(sized(10))
 	if !b.full() {
 		t.Error("not full with 3 of 3 records")
 	}
-	b.release(sized(10))
-	b.take(&event.Event{Record: event.Record{Size: 10}, Delivery: event.Delivery{Kind: webhook.RevokeClick}}) // collected for a minute, with a bound of their own
+	b.subtract(sized(10))
+	b.add(&event.Event{Record: event.Record{Size: 10}, Delivery: event.Delivery{Kind: webhook.RevokeClick}}) // collected for a minute, with a bound of their own
 	if b.full() {
 		t.Error("a collected record counts")
 	}
-	b.take(&event.Event{
+	b.add(&event.Event{
 		Record:   event.Record{Class: topics.Retry, Size: 10},
 		Delivery: event.Delivery{Kind: webhook.RevokeClick},
 	})
 	if !b.full() {
 		t.Error("a returned batch does not count")
 	}
-	b.release(&event.Event{
+	b.subtract(&event.Event{
 		Record:   event.Record{Class: topics.Retry, Size: 10},
 		Delivery: event.Delivery{Kind: webhook.RevokeClick},
 	})
-	b.take(sized(70))
+	b.add(sized(70))
 	if !b.full() {
 		t.Error("not full with 100 of 100 bytes")
 	}
@@ -65,8 +65,8 @@ func TestBufferWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBuffer(2, 100)
 		b.wait(context.Background()) // there is room
-		b.take(sized(1))
-		b.take(sized(1))
+		b.add(sized(1))
+		b.add(sized(1))
 		var passed time.Time
 		var done sync.WaitGroup
 		at := time.Now()
@@ -75,12 +75,12 @@ func TestBufferWait(t *testing.T) {
 			passed = time.Now()
 		})
 		time.Sleep(time.Minute)
-		b.release(sized(1))
+		b.subtract(sized(1))
 		done.Wait()
 		if passed.Sub(at) != time.Minute {
 			t.Errorf("waited %v, want until there was room", passed.Sub(at))
 		}
-		b.take(sized(1))
+		b.add(sized(1))
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		b.wait(ctx)
@@ -98,14 +98,14 @@ func TestBufferRace(t *testing.T) {
 	for range 4 {
 		done.Go(func() {
 			for e := range events {
-				b.release(e)
+				b.subtract(e)
 			}
 		})
 	}
 	for range 20_000 {
 		b.wait(context.Background())
 		e := sized(1)
-		b.take(e)
+		b.add(e)
 		events <- e
 	}
 	close(events)
@@ -283,7 +283,7 @@ func TestLateCommits(t *testing.T) {
 	c.remove([]*assignment{a})
 	again := c.newAssignment(a.topicPartition)
 	c.assignments[a.topicPartition] = again
-	c.refused(kerr.IllegalGeneration, []*assignment{a})
+	c.commitRefused(kerr.IllegalGeneration, []*assignment{a})
 	if a.State() != event.Revoked || again.State() != event.Held {
 		t.Errorf("the old assignment's state is %v, the new one's %v; want revoked and held", a.State(), again.State())
 	}
@@ -333,7 +333,7 @@ func TestSkippedAndLost(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.ingest(fetch(source, records(1, 5)...))
-	c.unread(source, 3, &kafka.Skipped{From: 6, Next: 20, Epoch: 2, Err: errors.New("too large")})
+	c.fetchFailed(source, 3, &kafka.Skipped{From: 6, Next: 20, Epoch: 2, Err: errors.New("too large")})
 	if at := c.next(source, 3); at != 20 {
 		t.Errorf("next %d after the skip, want 20", at)
 	}
@@ -342,7 +342,7 @@ func TestSkippedAndLost(t *testing.T) {
 	if s, _ := c.snapshot(a); s.next != 20 || s.epoch != 2 {
 		t.Errorf("%d with epoch %d would be committed, want 20 with 2", s.next, s.epoch)
 	}
-	c.unread(source, 3, &kgo.ErrDataLoss{Topic: source, Partition: 3, ConsumedTo: 20, ResetTo: 10, ConsumedToEpoch: 2, ResetToEpoch: 1})
+	c.fetchFailed(source, 3, &kgo.ErrDataLoss{Topic: source, Partition: 3, ConsumedTo: 20, ResetTo: 10, ConsumedToEpoch: 2, ResetToEpoch: 1})
 	if at := c.next(source, 3); at != 10 {
 		t.Errorf("next %d after the loss, want 10", at)
 	}
@@ -480,7 +480,7 @@ func TestEventDoesNotKeepTheFetch(t *testing.T) {
 func TestWaitIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, a := pure(&handler{}, 5)
-		defer c.stop()
+		defer c.stopWork()
 		b := c.newAssignment(topicPartition{source, 4})
 		for range 2 {
 			if !a.Acquire() {
@@ -575,7 +575,7 @@ func TestIdentityOfPolledRecords(t *testing.T) {
 	}
 	bad := func() float64 {
 		var m dto.Metric
-		if err := c.metrics.BadIDs.Write(&m); err != nil {
+		if err := c.Metrics.BadIDs.Write(&m); err != nil {
 			t.Fatal(err)
 		}
 		return m.GetCounter().GetValue()

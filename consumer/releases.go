@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	// maxHeld is the number of undecided records that a gate holds in addition to those that are not due.
-	maxHeld = 4096
-	// heldPoll is the interval at which the gates decide again about held records.
-	heldPoll = 20 * time.Millisecond
+	// maxUndecided is the number of undecided records that a gate keeps in addition to those that are not due.
+	maxUndecided = 4096
+	// undecidedPoll is the interval at which the gates decide again about undecided records.
+	undecidedPoll = 20 * time.Millisecond
 )
 
-// awaitReleases opens the gates of partitions that were just assigned, once every release that a former owner may have
+// awaitReleases opens the gates of partitions that were just assigned, once every release that a previous owner may have
 // begun is known.
 func (c *Consumer) awaitReleases(as []*assignment) {
 	open := func() {
@@ -25,12 +25,12 @@ func (c *Consumer) awaitReleases(as []*assignment) {
 		}
 		c.gates.wake()
 	}
-	if c.releases == nil || len(as) == 0 {
+	if c.Releases == nil || len(as) == 0 {
 		open()
 		return
 	}
 	go func() {
-		if c.releases.AwaitEnd(c.work) == nil {
+		if c.Releases.AwaitEnd(c.workCtx) == nil {
 			open()
 		}
 	}()
@@ -45,10 +45,10 @@ func (c *Consumer) Delayed() []event.Partition {
 		}
 		p := event.Partition{
 			Topic: a.topic, Number: a.partition, Kind: a.info.Kind, Class: a.info.Class, Lease: a,
-			Owned:    func() bool { return a.confirmed() && a.State() == event.Held },
+			Owned:    func() bool { return a.awaitConfirmed() && a.State() == event.Held },
 			Finished: a.finished,
 		}
-		p.Next, p.Held = c.gates.position(a)
+		p.Next, p.Undecided = c.gates.position(a)
 		ps = append(ps, p)
 	}
 	slices.SortFunc(ps, func(a, b event.Partition) int {
@@ -67,47 +67,48 @@ func (a *assignment) finished(topicID [16]byte, offset int64, epoch int32) bool 
 	return a.finishedIn(topicID, offset, epoch)
 }
 
-// position returns the offset after the records that the gate of a has passed on or holds, and how many it holds.
-func (gs *gates) position(a *assignment) (next int64, held int) {
+// position returns the offset after the records that the gate of a has passed on or is undecided about, and how many
+// are undecided.
+func (gs *gates) position(a *assignment) (next int64, undecided int) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.open[a.topicPartition]
 	if g == nil || g.a != a || g.next < 0 {
 		return max(a.first, 0), 0
 	}
-	return g.next, len(g.held)
+	return g.next, len(g.undecided)
 }
 
-// decide removes the records that are due at now from a gate. It returns those to pass on, and holds those that are not
-// decided yet, so that the records behind them do not wait.
+// decide removes the records that are due at now from a gate. It returns those to pass on, and keeps those that are
+// undecided, so that the records behind them do not wait.
 func (gs *gates) decide(g *gate, now time.Time) (passed []*event.Event) {
 	if !g.a.decidable.Load() {
 		return nil
 	}
 	some := gs.releases != nil && gs.releases.Any()
-	undecided := func(e *event.Event) (undecided bool) {
+	isUndecided := func(e *event.Event) (undecided bool) {
 		if some {
 			e.Released, undecided = gs.releases.Decide(e)
 		}
 		return undecided
 	}
-	if len(g.held) > 0 {
-		kept := g.held[:0]
-		for _, e := range g.held {
-			if undecided(e) {
+	if len(g.undecided) > 0 {
+		kept := g.undecided[:0]
+		for _, e := range g.undecided {
+			if isUndecided(e) {
 				kept = append(kept, e)
 			} else {
 				passed = append(passed, e)
 			}
 		}
-		clear(g.held[len(kept):])
-		g.held = kept
+		clear(g.undecided[len(kept):])
+		g.undecided = kept
 	}
 	n := 0
-	for n < len(g.buffered) && len(g.held) < maxHeld && !g.buffered[n].Due.After(now) {
+	for n < len(g.buffered) && len(g.undecided) < maxUndecided && !g.buffered[n].Due.After(now) {
 		e := g.buffered[n]
-		if undecided(e) {
-			g.held = append(g.held, e)
+		if isUndecided(e) {
+			g.undecided = append(g.undecided, e)
 		} else {
 			passed = append(passed, e)
 		}
@@ -125,4 +126,4 @@ func (gs *gates) decide(g *gate, now time.Time) (passed []*event.Event) {
 }
 
 // stuck reports whether the gate accepts no more records, due or not.
-func (g *gate) stuck() bool { return !g.a.decidable.Load() || len(g.held) >= maxHeld }
+func (g *gate) stuck() bool { return !g.a.decidable.Load() || len(g.undecided) >= maxUndecided }

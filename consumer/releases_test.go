@@ -81,10 +81,10 @@ func TestGateHolds(t *testing.T) {
 			t.Errorf("released %v, want 4", got)
 		}
 		ps := m.Delayed()
-		if len(ps) != 1 || ps[0].Topic != delayed || ps[0].Next != 6 || ps[0].Held != 2 || !ps[0].Owned() {
+		if len(ps) != 1 || ps[0].Topic != delayed || ps[0].Next != 6 || ps[0].Undecided != 2 || !ps[0].Owned() {
 			t.Errorf("delayed partitions %+v", ps)
 		}
-		if records, _, _ := m.gates.load(); records != 2 {
+		if records, _, _ := m.gates.usage(); records != 2 {
 			t.Errorf("%d records in the gates, want the held ones", records)
 		}
 		d.set(func() { delete(d.open, 1); delete(d.open, 3); d.released[1] = true })
@@ -115,7 +115,7 @@ func TestGateIsClosed(t *testing.T) {
 		if got := m.ids(delayed); len(got) != 0 || len(m.ids(source)) != 3 || len(m.Delayed()) != 0 {
 			t.Fatalf("dispatched %v and %v, delayed partitions %v", got, m.ids(source), m.Delayed())
 		}
-		if records, _, paused := m.gates.load(); paused != 1 || records > minPoll+200 {
+		if records, _, paused := m.gates.usage(); paused != 1 || records > minPoll+200 {
 			t.Errorf("%d records in the gates, %d partitions are paused", records, paused)
 		}
 		close(d.end)
@@ -138,7 +138,7 @@ func TestHeldMovesToTheNextOwner(t *testing.T) {
 		m := w.join(all)
 		rest(6 * time.Second)
 		m.leave()
-		if records, bytes, _ := m.gates.load(); records != 0 || bytes != 0 {
+		if records, bytes, _ := m.gates.usage(); records != 0 || bytes != 0 {
 			t.Errorf("%d records with %d bytes are left in the gates", records, bytes)
 		}
 		d.set(func() { clear(d.open) })
@@ -156,7 +156,7 @@ func TestMaxHeld(t *testing.T) {
 	withEnv(t, 1, func(t *testing.T, w *env) {
 		d := newDecisions()
 		close(d.end)
-		const n = maxHeld + 1500
+		const n = maxUndecided + 1500
 		for offset := range int64(n) {
 			d.open[offset] = true
 		}
@@ -165,10 +165,10 @@ func TestMaxHeld(t *testing.T) {
 		w.write(delayed, 0, n, time.Now())
 		rest(time.Minute)
 		ps := m.Delayed()
-		if len(ps) != 1 || ps[0].Held != maxHeld || ps[0].Next != maxHeld {
+		if len(ps) != 1 || ps[0].Undecided != maxUndecided || ps[0].Next != maxUndecided {
 			t.Fatalf("delayed partitions %+v", ps)
 		}
-		if records, _, paused := m.gates.load(); paused != 1 || records > maxHeld+maxPoll {
+		if records, _, paused := m.gates.usage(); paused != 1 || records > maxUndecided+maxPoll {
 			t.Errorf("%d records in the gates, %d partitions are paused", records, paused)
 		}
 		d.set(func() { clear(d.open) })

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/topics"
@@ -30,76 +29,76 @@ func maySleep(info topics.Info) bool {
 // sleep stops fetching empty partitions of delay topics, and resumes fetching those that are no longer empty. Most of a
 // service's partitions are empty most of the time, and each costs processor time in every fetch.
 func (c *Consumer) sleep(starts, ends kadm.ListedOffsets) {
-	var looks []look
+	var found []emptiness
 	for _, a := range c.owned(nil) {
 		tracker := a.tracked()
 		if !maySleep(a.info) || tracker == nil {
 			continue
 		}
-		l := look{a: a, epoch: noEpoch}
+		f := emptiness{a: a, epoch: noEpoch}
 		end, ok := ends.Lookup(a.topic, a.partition)
 		start, known := starts.Lookup(a.topic, a.partition)
 		// An end below the committable offset is a truncation, which only a fetch detects.
 		if ok && known && end.Err == nil && start.Err == nil && tracker.Outstanding() == 0 &&
 			max(tracker.Committable(), start.Offset) == end.Offset {
-			l.epoch = end.LeaderEpoch
+			f.epoch = end.LeaderEpoch
 		}
-		looks = append(looks, l)
+		found = append(found, f)
 	}
-	c.gates.sleep(c.client, looks)
+	c.gates.sleep(found)
 }
 
 // wakeAll fetches all sleeping partitions again, because it is unknown whether they are still empty.
 func (c *Consumer) wakeAll() {
-	var looks []look
+	var found []emptiness
 	for _, a := range c.owned(nil) {
-		looks = append(looks, look{a, noEpoch})
+		found = append(found, emptiness{a, noEpoch})
 	}
-	c.gates.sleep(c.client, looks)
+	c.gates.sleep(found)
 }
 
 // Wake fetches a sleeping partition with the next fetch. It is called after a record was written to it.
 func (c *Consumer) Wake(topic string, partition int32) {
 	if a := c.assignment(topic, partition); a != nil {
-		c.gates.sleep(c.client, []look{{a, noEpoch}})
+		c.gates.sleep([]emptiness{{a, noEpoch}})
 	}
 }
 
-// look is a finding about a partition of a delay topic.
-type look struct {
+// emptiness is what was found about a partition of a delay topic.
+type emptiness struct {
 	a     *assignment
 	epoch int32 // of the partition's leader if the partition is empty, otherwise noEpoch
 }
 
 // sleep pauses partitions that were empty twice in a row under the same leader, and wakes those that were not empty.
 // The log of another leader may have become shorter and grown again: it is fetched first.
-func (gs *gates) sleep(cl *kgo.Client, looks []look) {
+func (gs *gates) sleep(found []emptiness) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	pause, woken := map[string][]int32{}, false
-	for _, l := range looks {
-		g := gs.open[l.a.topicPartition]
+	for _, f := range found {
+		g := gs.open[f.a.topicPartition]
 		switch {
-		case g != nil && g.a == l.a:
-		case l.epoch == noEpoch || l.a.State() != event.Held: // once it is not held, drop is called
+		case g != nil && g.a == f.a:
+		case f.epoch == noEpoch || f.a.State() != event.Held: // once it is not held, drop is called
 			continue
 		default:
-			g = &gate{a: l.a, next: -1, epoch: noEpoch}
-			gs.open[l.a.topicPartition] = g
+			g = &gate{a: f.a, next: -1, epoch: noEpoch}
+			gs.open[f.a.topicPartition] = g
 		}
-		if l.epoch != g.epoch || l.epoch == noEpoch {
+		if f.epoch != g.epoch || f.epoch == noEpoch {
 			woken = woken || g.asleep
-			g.asleep, g.epoch = false, l.epoch
+			g.asleep, g.epoch = false, f.epoch
 			continue
 		}
-		if !g.paused && len(g.buffered)+len(g.held) == 0 {
+		if !g.paused && len(g.buffered)+len(g.undecided) == 0 {
 			g.asleep, g.paused = true, true
 			gs.paused++
-			pause[l.a.topic] = append(pause[l.a.topic], l.a.partition)
+			pause[f.a.topic] = append(pause[f.a.topic], f.a.partition)
 		}
 	}
 	if len(pause) > 0 {
-		cl.PauseFetchPartitions(pause)
+		gs.client.PauseFetchPartitions(pause)
 	}
 	if woken {
 		gs.wake()

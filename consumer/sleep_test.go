@@ -64,7 +64,7 @@ func TestSleep(t *testing.T) {
 		due := time.Now().Add(time.Hour).Truncate(time.Millisecond)
 		w.write(hourly, 1, 3, due)
 		rest(3 * time.Second)
-		if records, _, _ := m.gates.load(); records != 3 {
+		if records, _, _ := m.gates.usage(); records != 3 {
 			t.Errorf("%d records in the gates, want 3", records)
 		}
 		rest(time.Until(due))
@@ -157,6 +157,7 @@ func TestSleepStates(t *testing.T) {
 	a.topic = hourly
 	a.decidable.Store(true)
 	gs := newGates(time.Now, nil)
+	gs.client = cl
 	paused := func() bool { return len(cl.PauseFetchPartitions(nil)[hourly]) == 1 }
 	for i, step := range []struct {
 		epoch int32
@@ -166,23 +167,23 @@ func TestSleepStates(t *testing.T) {
 		{6, false}, {6, true}, // a new leader
 		{noEpoch, false}, {6, false}, {6, true},
 	} {
-		gs.sleep(cl, []look{{a, step.epoch}})
-		gs.due(cl, time.Now())
+		gs.sleep([]emptiness{{a, step.epoch}})
+		gs.due(time.Now())
 		if got := paused(); got != step.want {
 			t.Errorf("step %d: sleeps %v, want %v", i, got, step.want)
 		}
 	}
-	gs.admit(cl, a, []*event.Event{{Lease: a, Delivery: event.Delivery{Due: time.Now()}}}) // polled before
-	gs.due(cl, time.Now())
+	gs.admit(a, []*event.Event{{Lease: a, Delivery: event.Delivery{Due: time.Now()}}}) // polled before
+	gs.due(time.Now())
 	if paused() {
 		t.Error("a partition with records sleeps")
 	}
 	a.drain()
-	gs.drop(cl, a.topicPartition)
+	gs.drop(a.topicPartition)
 	for range 3 {
-		gs.sleep(cl, []look{{a, 6}})
+		gs.sleep([]emptiness{{a, 6}})
 	}
-	if _, _, n := gs.load(); n != 0 || paused() {
+	if _, _, n := gs.usage(); n != 0 || paused() {
 		t.Error("a revoked partition sleeps")
 	}
 }

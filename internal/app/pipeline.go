@@ -94,7 +94,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 		ServerAssigned:   cfg.Kafka.GroupProtocol == "consumer",
 		MaxBufferedBytes: cfg.Dispatch.MaxBufferedBytes, Topics: a.plan.Consumed(), Epoch: cfg.Topics.Epoch,
 	}, consumer.Parts{
-		Topics: a.plan, Handler: p.dispatcher, Notes: p.collector, Tracer: tracer, Replayed: a.replays.Ended,
+		Topics: a.plan, Handler: p.dispatcher, CommitTexts: p.collector, Tracer: tracer, Replayed: a.replays.Ended,
 		Retired: a.watcher.Retired, Releases: a.releases, Metrics: a.metrics, Log: a.Log.Named("consumer"), Now: a.clock.Now,
 		NewClient: func(opts ...kgo.Opt) (*kgo.Client, error) {
 			paced := a.kafka

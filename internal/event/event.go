@@ -24,7 +24,8 @@ const (
 type Lease interface {
 	// State returns the state of the lease. Unless it is Held, an event that is not in progress must end.
 	State() State
-	// Acquire reports whether work that ends in a fate may begin. If it returns false the event is to be abandoned.
+	// Acquire reports whether work that ends in a fate may begin. If it returns false the event is to be abandoned. It may
+	// block after the process was suspended, until the group confirms the membership.
 	Acquire() bool
 	// Settle records that e's fate is stored.
 	Settle(e *Event, fate webhook.Fate)

@@ -12,10 +12,10 @@ type Partition struct {
 	Kind   webhook.Kind
 	Class  topics.Class
 	Lease  Lease // of this assignment
-	// Next is the offset after the records that the gate has passed on or holds. Records from here on are copied or
-	// passed on, never both.
-	Next int64
-	Held int // records that the gate holds until a recovery has decided about them
+	// Next is the offset after the records that the gate has passed on or is undecided about. Records from here on are
+	// copied or passed on, never both.
+	Next      int64
+	Undecided int // records that are due, but not yet known whether released
 	// Owned reports whether this member still owns the partition.
 	Owned func() bool
 	// Finished reports whether a record of the topic with that id is finished, by its offset and leader epoch.

@@ -77,7 +77,7 @@ func (p *pass) total() (n int64) {
 }
 
 func (p *pass) work(ctx context.Context) error {
-	if p.begun || p.owned.Held > 0 { // a former owner's transaction may be open
+	if p.begun || p.owned.Undecided > 0 { // a former owner's transaction may be open
 		if err := p.fence(ctx); err != nil {
 			return err
 		}

@@ -240,7 +240,7 @@ func (w *Worker) locate(ctx context.Context, tasks []*task) (located []*task, er
 func (w *Worker) finishEmpty(ctx context.Context, tasks []*task) (rest []*task, worked bool, err error) {
 	units := map[string]map[string][]int32{} // by recovery and topic
 	for _, t := range tasks {
-		if t.begun || t.owned.Held > 0 || t.span.Next < t.span.End {
+		if t.begun || t.owned.Undecided > 0 || t.span.Next < t.span.End {
 			rest = append(rest, t)
 			continue
 		}

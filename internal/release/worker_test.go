@@ -234,7 +234,7 @@ func TestHeldIsNotCopied(t *testing.T) {
 	o := k.owner(0)
 	for n := range o.partitions {
 		if o.partitions[n].Topic == "retry" && o.partitions[n].Number == 0 {
-			o.partitions[n].Next, o.partitions[n].Held = 4, 2
+			o.partitions[n].Next, o.partitions[n].Undecided = 4, 2
 		}
 	}
 	i := k.start(o)

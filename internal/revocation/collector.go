@@ -197,25 +197,25 @@ func (c *Collector) tick(ctx context.Context, source Source) (batches []*event.E
 	return batches
 }
 
-// Note implements consumer.Notes. It returns the cuts above committed.
-func (c *Collector) Note(_ string, number int32, committed int64, maxBytes int) string {
+// CommitText implements consumer.CommitTexts. It returns the cuts above committed.
+func (c *Collector) CommitText(_ string, number int32, committed int64, maxBytes int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.partitions[number]
 	if p == nil {
 		return ""
 	}
-	return p.note(committed, maxBytes)
+	return p.commitText(committed, maxBytes)
 }
 
-// Restore implements consumer.Notes.
-func (c *Collector) Restore(_ string, number int32, note string) {
+// Restore implements consumer.CommitTexts.
+func (c *Collector) Restore(_ string, number int32, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.partition(number).restore(note, time.Now())
+	c.partition(number).restore(text, time.Now())
 }
 
-// Forget implements consumer.Notes.
+// Forget implements consumer.CommitTexts.
 func (c *Collector) Forget(_ string, number int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

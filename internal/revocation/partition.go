@@ -99,8 +99,8 @@ func (p *partition) purge() (revoked []*event.Event) {
 	return revoked
 }
 
-// note returns the cuts above committed, such as "12.345.678". If room is too small for all, it has the newest.
-func (p *partition) note(committed int64, room int) string {
+// commitText returns the cuts above committed, such as "12.345.678". If room is too small for all, it has the newest.
+func (p *partition) commitText(committed int64, room int) string {
 	p.cuts = slices.DeleteFunc(p.cuts, func(c int64) bool { return c <= committed })
 	text := ""
 	for i := len(p.cuts) - 1; i >= 0; i-- {
@@ -116,10 +116,10 @@ func (p *partition) note(committed int64, room int) string {
 	return text
 }
 
-// restore adds the cuts of a note. It ignores text that is not a cut.
-func (p *partition) restore(note string, now time.Time) {
+// restore adds the cuts of a commit text. It ignores text that is not a cut.
+func (p *partition) restore(committed string, now time.Time) {
 	p.restored = now
-	for text := range strings.SplitSeq(note, ".") {
+	for text := range strings.SplitSeq(committed, ".") {
 		if cut, err := strconv.ParseInt(text, 10, 64); err == nil && cut > 0 {
 			p.cuts = append(p.cuts, cut)
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-func TestNote(t *testing.T) {
+func TestCommitText(t *testing.T) {
 	p := newPartition()
 	p.cuts = []int64{10, 200, 3000}
 	tests := []struct {
@@ -30,33 +30,33 @@ func TestNote(t *testing.T) {
 		{3000, 1024, ""},
 	}
 	for _, test := range tests {
-		if got := p.note(test.committed, test.room); got != test.want {
-			t.Errorf("note(%d, %d) = %q, want %q", test.committed, test.room, got, test.want)
+		if got := p.commitText(test.committed, test.room); got != test.want {
+			t.Errorf("commitText(%d, %d) = %q, want %q", test.committed, test.room, got, test.want)
 		}
 	}
 }
 
-func TestRestoreBadNotes(t *testing.T) {
-	for _, note := range []string{"", ".", "x", "-5", "0", "1e3", "99999999999999999999", "5;7", " 5"} {
+func TestRestoreBadTexts(t *testing.T) {
+	for _, text := range []string{"", ".", "x", "-5", "0", "1e3", "99999999999999999999", "5;7", " 5"} {
 		p := newPartition()
-		p.restore(note, time.Now())
+		p.restore(text, time.Now())
 		if len(p.cuts) != 0 {
-			t.Errorf("note %q gives cuts %v, want none", note, p.cuts)
+			t.Errorf("text %q gives cuts %v, want none", text, p.cuts)
 		}
 	}
 	p := newPartition()
 	p.restore("7.x.5", time.Now())
-	if got := p.note(-1, 100); got != "5.7" {
+	if got := p.commitText(-1, 100); got != "5.7" {
 		t.Errorf("cuts %v, want 5 and 7", p.cuts)
 	}
 }
 
 func FuzzRestore(f *testing.F) {
 	f.Add("5.7.9", int64(6), 100)
-	f.Fuzz(func(t *testing.T, note string, committed int64, room int) {
+	f.Fuzz(func(t *testing.T, text string, committed int64, room int) {
 		p := newPartition()
-		p.restore(note, time.Now())
-		if got := p.note(committed, room); len(got) > max(room, 0) {
+		p.restore(text, time.Now())
+		if got := p.commitText(committed, room); len(got) > max(room, 0) {
 			t.Errorf("%q is longer than %d", got, room)
 		}
 	})
@@ -65,9 +65,9 @@ func FuzzRestore(f *testing.F) {
 // After a crash, the records below the cut make the same batch with the same id, although more records follow now.
 func TestSameBatchAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, note := newLease(), ""
+		l, text := newLease(), ""
 		var s *env
-		s = newEnv(usual(), func(context.Context) { note = s.Note(topic, 3, 10, 1024) })
+		s = newEnv(usual(), func(context.Context) { text = s.CommitText(topic, 3, 10, 1024) })
 		s.run()
 		s.Add(rec(l, 10, 42, "1", ""))
 		s.Add(rec(l, 11, 43, "2", ""))
@@ -75,12 +75,12 @@ func TestSameBatchAfterACrash(t *testing.T) {
 		s.rest(time.Minute)
 		s.stop()
 		before := s.sent
-		if len(before) != 2 || note != "13" {
-			t.Fatalf("%v with note %q", before, note)
+		if len(before) != 2 || text != "13" {
+			t.Fatalf("%v with text %q", before, text)
 		}
 
 		next := newEnv(usual(), nil)
-		next.Restore(topic, 3, note)
+		next.Restore(topic, 3, text)
 		next.run()
 		defer next.stop()
 		for offset, user := range []int64{42, 43, 42, 42, 43} {
@@ -104,7 +104,7 @@ func TestSegmentReadAgainInParts(t *testing.T) {
 		defer s.stop()
 		s.Restore(topic, 3, "13")
 		s.Add(rec(l, 10, 42, "1", ""))
-		s.rest(3 * time.Second) // a tick, 2s after the note was restored
+		s.rest(3 * time.Second) // a tick, 2s after the text was restored
 		s.want(t)
 		s.Add(rec(l, 12, 42, "3", ""))
 		s.rest(time.Minute)
@@ -122,11 +122,11 @@ func TestSegmentReadAgainInParts(t *testing.T) {
 func TestForget(t *testing.T) {
 	s := newEnv(usual(), nil)
 	s.Restore(topic, 3, "13")
-	if got := s.Note(topic, 3, 5, 100); got != "13" {
+	if got := s.CommitText(topic, 3, 5, 100); got != "13" {
 		t.Errorf("Note = %q, want 13", got)
 	}
 	s.Forget(topic, 3)
-	if got := s.Note(topic, 3, 5, 100); got != "" {
+	if got := s.CommitText(topic, 3, 5, 100); got != "" {
 		t.Errorf("Note of a released partition = %q", got)
 	}
 }
@@ -142,7 +142,7 @@ type history struct {
 	stored  struct {
 		next     int64
 		finished map[int64]bool
-		note     string
+		text     string
 	}
 	*env
 	lease *lease
@@ -160,7 +160,7 @@ func (h *history) commit(context.Context) {
 		}
 	}
 	h.lease.mu.Unlock()
-	h.stored.note = h.Note(topic, 3, h.stored.next, 1024)
+	h.stored.text = h.CommitText(topic, 3, h.stored.next, 1024)
 }
 
 // start makes a new owner, which reads the partition.
@@ -169,7 +169,7 @@ func (h *history) start() {
 	cfg.MaxIDs = 2
 	h.lease = newLease()
 	h.env = newEnv(cfg, h.commit)
-	h.Restore(topic, 3, h.stored.note)
+	h.Restore(topic, 3, h.stored.text)
 	for offset := h.stored.next; offset < int64(len(h.records)); offset++ {
 		if !h.stored.finished[offset] {
 			h.read(offset)
