@@ -20,7 +20,8 @@ const (
 )
 
 // backlog estimates how many events of an endpoint are in each overflow tier, so that a long backlog goes to the long
-// tiers and does not circle fast. It counts what this process has seen and starts from nothing after a restart.
+// tiers and does not keep cycling through the short ones. It counts what this process has seen and starts from nothing
+// after a restart.
 type backlog struct {
 	delays []time.Duration // of the tiers
 	mu     sync.Mutex
@@ -54,7 +55,7 @@ func newBacklog(delays []time.Duration) *backlog {
 	return &backlog{delays: delays, tiers: map[backlogKey][]tier{}}
 }
 
-// choose returns the shortest tier with fewer events than are worked off within its delay at rate, else the longest.
+// choose returns the shortest tier whose events the endpoint can finish within the tier's delay, or else the longest.
 func (b *backlog) choose(key backlogKey, rate float64) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

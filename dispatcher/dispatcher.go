@@ -1,8 +1,8 @@
 // Package dispatcher processes events: it looks settings up, sends, and chooses the fate.
 //
 // pipeline.go has the stages of an event in the order in which it passes them, and finish, the one place where it
-// ends. Between the stages an event is in one of two queues: in the lookup queue while Redis is asked about it, and
-// in the lane of its endpoint until it may be sent.
+// ends. Between the stages an event is in the lookup queue while Redis is asked about it, or in the lane of its endpoint
+// until it may be sent. A revocation record is in the collector until it is sent with others as a batch.
 package dispatcher
 
 import (
@@ -27,7 +27,7 @@ const (
 	maxWait = 15 * time.Second
 	// overdueInterval is the interval of the search for events that were buffered for too long.
 	overdueInterval = 250 * time.Millisecond
-	// quietInterval is the same while nothing is queued.
+	// quietInterval is that interval while nothing is queued.
 	quietInterval = time.Second
 	// maxUnhealthy bounds the buffered events of endpoints that are not healthy. It leaves most of the buffer to
 	// others.
@@ -39,7 +39,7 @@ const (
 	burstWindow = 2 * time.Millisecond
 	// The dispatcher is behind if more healthy endpoints than maxReadyEndpoints have an event that could start, or if
 	// more events than maxReadyEvents of endpoints that answer at once could. Endpoints that were never called count as
-	// healthy while first calls end well, and their events count while no first call takes long. Slow endpoints do not
+	// healthy while first calls succeed, and their events count while no first call takes long. Slow endpoints do not
 	// count: their backlog must not delay the others. Events that wait for Redis while it does not answer do not count
 	// either.
 	maxReadyEndpoints = 256
@@ -246,7 +246,7 @@ func (d *Dispatcher) Submit(events []*event.Event) {
 // Purge ends the buffered events whose partition is being revoked.
 func (d *Dispatcher) Purge() {
 	for _, e := range append(d.lanes.Purge(revoked), d.lookups.purge(revoked)...) {
-		d.finish(e, d.revoke(e))
+		d.finish(e, d.onRevoke(e))
 	}
 	d.Revocations.Purge()
 }

@@ -259,13 +259,13 @@ func TestEndsAreLogged(t *testing.T) {
 	}{
 		{"no URL any more", func(s *env, _ *event.Event) { s.memory[1].Endpoints[webhook.DLR] = nil }, "not_configured", false},
 		{"too old", func(s *env, e *event.Event) { s.dead[e.Identity()] = webhook.WindowExpired }, "dead", false},
-		{"paused", func(s *env, _ *event.Event) { s.memory[1] = paused(1, webhook.DLR) }, "paused", true},
+		{"paused", func(s *env, _ *event.Event) { s.memory[1] = pausedSettings(1, webhook.DLR) }, "paused", true},
 		{"exhausted process", func(s *env, _ *event.Event) { s.noDial = syscall.EMFILE }, "waiting", true},
 		{"too old, never attempted", func(s *env, e *event.Event) { e.Attempts, s.dead[e.Identity()] = 0, webhook.WindowExpired }, "dead", true},
 		{"too old, replayed", func(s *env, e *event.Event) {
 			e.Attempts, e.Replayed, s.dead[e.Identity()] = 0, "now", webhook.WindowExpired
 		}, "dead", true},
-		{"never attempted, paused", func(s *env, e *event.Event) { first(e); s.memory[1] = paused(1, webhook.DLR) }, "paused", true},
+		{"never attempted, paused", func(s *env, e *event.Event) { first(e); s.memory[1] = pausedSettings(1, webhook.DLR) }, "paused", true},
 		{"never attempted, exhausted process", func(s *env, e *event.Event) { first(e); s.noDial = syscall.EMFILE }, "waiting", true},
 		{"never attempted, too old", func(s *env, e *event.Event) { first(e); s.dead[e.Identity()] = webhook.WindowExpired }, "dead", true},
 		{"never attempted, no URL", func(s *env, e *event.Event) { first(e); s.memory[1].Endpoints[webhook.DLR] = nil }, "", false},

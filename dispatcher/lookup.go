@@ -187,7 +187,7 @@ func (d *Dispatcher) lookUp(ctx context.Context, batch []*event.Event) (left []*
 		}
 		switch {
 		case revoked(e):
-			d.finishLookup(e, d.revoke(e))
+			d.finishLookup(e, d.onRevoke(e))
 		case !known || behind[endpointOf(e)]:
 			keep(e)
 		case needsClaim(e) && e.Endpoint != nil:

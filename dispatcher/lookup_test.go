@@ -184,7 +184,7 @@ func TestLookupQueueKeepsOrder(t *testing.T) {
 	}
 }
 
-// parted is a lease shared by several events, one of which is in progress.
+// parted is a lease shared by several batches, one of which is in progress.
 type parted struct {
 	event.Lease
 	leaves atomic.Bool
@@ -197,17 +197,22 @@ func (p *parted) State() event.State {
 	return event.Held
 }
 
-// TestPurgeStoresParts checks that an event that shares its lease with one in progress is stored when the partition is
+// TestPurgeStoresParts checks that a batch that shares its lease with one in progress is stored when the partition is
 // revoked.
 func TestPurgeStoresParts(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		s.answers(func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Second) })
 		lease := &parted{Lease: s.lease}
-		events := s.dlrs(0, 5, 1)
-		for _, e := range events {
+		var batches []*event.Event
+		for n := range int64(5) {
+			e := s.newEvent(webhook.RevokeClick, n, 1, "1")
+			if err := e.Decode(); err != nil {
+				t.Fatal(err)
+			}
 			e.Lease = lease
+			batches = append(batches, e)
 		}
-		s.Handle(events)
+		s.Submit(batches)
 		s.rest(time.Second)
 		s.Purge()
 		if got := s.counts(); len(got) != 0 {

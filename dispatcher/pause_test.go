@@ -11,8 +11,8 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// paused returns settings with one kind paused.
-func paused(userID int64, kind webhook.Kind) *webhook.Settings {
+// pausedSettings returns settings with one kind paused.
+func pausedSettings(userID int64, kind webhook.Kind) *webhook.Settings {
 	s := settings(userID)
 	s.Endpoints[kind].Paused = true
 	return s
@@ -60,7 +60,7 @@ func TestPausedFates(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			withEnv(t, func(t *testing.T, s *env) {
-				s.memory[1] = paused(1, test.kind)
+				s.memory[1] = pausedSettings(1, test.kind)
 				e := s.newEvent(test.kind, 7, 1, "1")
 				if test.change != nil {
 					test.change(s, e)
@@ -86,7 +86,7 @@ func TestPausedFates(t *testing.T) {
 // TestOtherKindsAreSent checks that only the paused kind is held back.
 func TestOtherKindsAreSent(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
-		s.memory[1] = paused(1, webhook.DLR)
+		s.memory[1] = pausedSettings(1, webhook.DLR)
 		inbound := s.newEvent(webhook.Inbound, 1, 1, "1")
 		s.Handle(append(s.dlrs(0, 3, 1), inbound, s.newEvent(webhook.Click, 2, 1, "1")))
 		s.Handle(s.dlrs(10, 1, 2))
@@ -104,7 +104,7 @@ func TestPauseOfABusyEndpoint(t *testing.T) {
 		s.answers(slow(3 * time.Second))
 		s.Handle(s.dlrs(0, 15, 1))
 		s.rest(time.Second)
-		s.setMemory(1, paused(1, webhook.DLR))
+		s.setMemory(1, pausedSettings(1, webhook.DLR))
 		s.Handle(s.dlrs(100, 20, 1)) // these pass the others, since they do not enter the lane
 		s.rest(time.Millisecond)
 		if want := map[string]int{"paused": 20}; !maps.Equal(s.counts(), want) {
@@ -127,7 +127,7 @@ func TestPauseOfABusyEndpoint(t *testing.T) {
 // message if the memory is lost meanwhile.
 func TestPausedClickStaysTheFirst(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
-		s.memory[1] = paused(1, webhook.Click)
+		s.memory[1] = pausedSettings(1, webhook.Click)
 		s.Handle([]*event.Event{s.newEvent(webhook.Click, 0, 1, "7"), s.newEvent(webhook.Click, 1, 1, "7")})
 		s.rest(time.Second)
 		s.want("click/0/0", "paused")
@@ -151,7 +151,7 @@ func TestPausedClickStaysTheFirst(t *testing.T) {
 // TestPausedClickWithoutRedis checks that a click that cannot be claimed overflows, and is stored when it returns.
 func TestPausedClickWithoutRedis(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
-		s.memory[1] = paused(1, webhook.Click)
+		s.memory[1] = pausedSettings(1, webhook.Click)
 		s.redis(true)
 		s.Handle([]*event.Event{s.newEvent(webhook.Click, 0, 1, "7")})
 		s.rest(20 * time.Second)
@@ -172,7 +172,7 @@ func TestRepeatedPauses(t *testing.T) {
 		s.answers(slow(70 * time.Millisecond))
 		for i := range int64(200) {
 			if i%20 == 0 {
-				s.setMemory(1, paused(1, webhook.DLR))
+				s.setMemory(1, pausedSettings(1, webhook.DLR))
 			} else if i%20 == 10 {
 				if _, running := s.lanes.Ready(); running != 0 {
 					t.Error("events of a paused endpoint could start")

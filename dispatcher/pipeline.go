@@ -43,7 +43,7 @@ var (
 	delivery = []stage{
 		(*Dispatcher).acquireLease,
 		(*Dispatcher).resolveEndpoint,
-		(*Dispatcher).claimFirstClick,
+		(*Dispatcher).requireClaim,
 		(*Dispatcher).checkPaused,
 		(*Dispatcher).filterStatuses,
 		(*Dispatcher).checkSuperseded,
@@ -67,12 +67,12 @@ type verdictKind uint8
 const (
 	proceed    verdictKind = iota // to the next stage
 	taken                         // a queue owns the event now
-	looked                        // to the lookup queue, and from there back to its lane
+	toLookup                      // to the lookup queue, and from there back to its lane
 	delivered                     // the endpoint accepted it
 	settled                       // nothing to do: the fate is the reason
 	retried                       // to a retry topic
 	overflowed                    // to an overflow topic
-	parked                        // to a paused topic
+	paused                        // to a paused topic
 	dead                          // to the dead letter topic
 	invalid                       // to the dead letter topic, byte for byte
 	abandoned                     // to the next owner of its partition
@@ -81,7 +81,7 @@ const (
 // The verdicts without a value.
 var (
 	queued  = verdict{kind: taken}
-	lookup  = verdict{kind: looked}
+	lookup  = verdict{kind: toLookup}
 	abandon = verdict{kind: abandoned}
 )
 
@@ -89,21 +89,23 @@ func settle(fate webhook.Fate) verdict { return verdict{kind: settled, fate: fat
 
 func deadLetter(reason webhook.Reason) verdict { return verdict{kind: dead, why: string(reason)} }
 
-// becomes returns the fate of the event's record.
+// becomes returns the fate of the event's record. v must end the event with one.
 func (v verdict) becomes() webhook.Fate {
 	switch v.kind {
+	case delivered:
+		return webhook.Delivered
 	case settled:
 		return v.fate
 	case retried:
 		return webhook.Retry
 	case overflowed:
 		return webhook.Overflow
-	case parked:
+	case paused:
 		return webhook.Paused
 	case dead, invalid:
 		return webhook.Dead
 	}
-	return webhook.Delivered
+	panic("dispatcher: an event passed all stages without a verdict")
 }
 
 // run passes e through stages until one returns a verdict.
@@ -122,16 +124,16 @@ func (d *Dispatcher) finish(e *event.Event, v verdict) {
 	switch {
 	case v.kind == taken:
 		return
-	case v.kind == looked && d.lookups.add(e):
+	case v.kind == toLookup && d.lookups.add(e):
 		return
-	case v.kind == looked:
+	case v.kind == toLookup:
 		v = d.overflowUnresolved(e)
 	}
 	if v.kind == abandoned || !e.Acquire() {
 		e.Abandon()
 		return
 	}
-	d.recordEnd(e, v)
+	d.logOutcome(e, v)
 	switch v.kind {
 	case delivered:
 		e.Settle(webhook.Delivered)
@@ -142,14 +144,12 @@ func (d *Dispatcher) finish(e *event.Event, v verdict) {
 	case overflowed:
 		d.backlog.added(backlogOf(e, v.unresolved), int(v.tier))
 		d.Forwarder.Overflow(e, int(v.tier))
-	case parked:
+	case paused:
 		d.Forwarder.Pause(e)
 	case dead:
 		d.Forwarder.Dead(e, webhook.Reason(v.why))
 	case invalid:
 		d.Forwarder.Invalid(e, v.why)
-	default:
-		panic("dispatcher: an event passed all stages without a verdict")
 	}
 }
 
@@ -246,7 +246,7 @@ func (d *Dispatcher) checkPaused(e *event.Event) verdict {
 		return deadLetter(webhook.WindowExpired)
 	}
 	e.Due = d.Policy.Pause(d.Now())
-	return verdict{kind: parked}
+	return verdict{kind: paused}
 }
 
 // enqueue puts an event into the lane of its endpoint. It overflows at once if the lane is full, so that nothing
@@ -305,16 +305,16 @@ func (d *Dispatcher) filterStatuses(e *event.Event) verdict {
 	return verdict{}
 }
 
-// claimFirstClick sends a click back to the lookup queue if its URL was set after routing.
-func (d *Dispatcher) claimFirstClick(e *event.Event) verdict {
+// requireClaim sends a click back to the lookup queue if its URL was set after routing, so that it is not claimed yet.
+func (d *Dispatcher) requireClaim(e *event.Event) verdict {
 	if needsClaim(e) {
 		return lookup
 	}
 	return verdict{}
 }
 
-// checkSuperseded ends a receipt if a later one of its message was delivered while it waited. A replayed dead letter is
-// still sent: it was requested.
+// checkSuperseded ends a receipt if a later one of its message was delivered while it was delayed. A replayed event is
+// still sent: somebody asked for it.
 func (d *Dispatcher) checkSuperseded(e *event.Event) verdict {
 	if e.Endpoint.Latest && e.Class != topics.Source && e.Replayed == "" && d.Receipts.Superseded(e) {
 		return settle(webhook.Superseded)
@@ -396,7 +396,7 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 	d.Metrics.Attempt(e.Kind, out.Failure.Result(), call.Took)
 	v := d.judge(e, out.Failure, call.Took)
 	v.call = call
-	d.record(e, requests, v)
+	d.logAttempt(e, requests, v)
 	if d.Endpoints != nil {
 		d.Endpoints.Attempted(e, out.Failure)
 	}
@@ -427,8 +427,8 @@ func (d *Dispatcher) judge(e *event.Event, failure webhook.Failure, took time.Du
 	return verdict{kind: retried, tier: int8(step)}
 }
 
-// record writes the requests of a finished attempt to the delivery log and to the event's trace.
-func (d *Dispatcher) record(e *event.Event, requests []request, v verdict) {
+// logAttempt writes the requests of a finished attempt to the delivery log and to the event's trace.
+func (d *Dispatcher) logAttempt(e *event.Event, requests []request, v verdict) {
 	if d.Attempts == nil && e.Trace == nil {
 		return
 	}
@@ -446,9 +446,9 @@ func (d *Dispatcher) record(e *event.Event, requests []request, v verdict) {
 	}
 }
 
-// recordEnd writes to the delivery log what became of an event without another attempt: that it is delayed, or how it
+// logOutcome writes to the delivery log what became of an event without another attempt: that it is delayed, or how it
 // has ended. It leaves out events that are settled at their source, and records that were left behind by a release.
-func (d *Dispatcher) recordEnd(e *event.Event, v verdict) {
+func (d *Dispatcher) logOutcome(e *event.Event, v verdict) {
 	fate := v.becomes()
 	switch {
 	case d.Attempts == nil, v.call.Called, v.kind == invalid, fate == webhook.Released,
@@ -488,12 +488,11 @@ func (d *Dispatcher) overflowTo(e *event.Event, tier int, unresolved bool) verdi
 	return verdict{kind: overflowed, tier: int8(tier), unresolved: unresolved}
 }
 
-// revoke returns the verdict for a buffered event whose partition is being revoked: the next owner gets it. A batch of
-// revocations that shares its lease is stored if other batches of the lease are in progress, because they would be
-// repeated with it. Otherwise finish abandons it.
-func (d *Dispatcher) revoke(e *event.Event) verdict {
+// onRevoke returns the verdict for a buffered event whose partition is being revoked: the next owner gets it. Only a
+// batch whose siblings are in progress can still be acquired. It is stored, because they would be repeated with it.
+func (d *Dispatcher) onRevoke(e *event.Event) verdict {
 	batch := e.Kind == webhook.RevokeClick && e.Class == topics.Source
-	if e.Lease.State() == event.Revoked || e.Acquired() && !batch {
+	if !batch || e.Lease.State() == event.Revoked {
 		return abandon
 	}
 	return d.overflow(e)

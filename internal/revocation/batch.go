@@ -96,7 +96,8 @@ func (l *sharedLease) end() {
 }
 
 // State implements event.Lease. Only all batches together settle the records. Once one of them is in progress, the
-// others must be stored while the lease is draining; when it is revoked, they may continue.
+// others must be stored while the lease is draining. When it is revoked nothing is committed any more, and they may
+// continue until their context ends.
 func (l *sharedLease) State() event.State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
