@@ -16,7 +16,7 @@ MODULES  := . tools/bench tools/bench/benthos tools/dashboards test/real
 each      = for module in $(MODULES); do (cd $$module && $(1)); done
 FUZZTIME ?= 10s
 BENCHSTAT := go tool -modfile=tools/go.mod benchstat
-# the micro-benchmarks with a baseline: decode, encode, offsets, lanes, look-up, delivery log
+# the micro-benchmarks with a baseline: decode, encode, offsets, lanes, lookup, delivery log
 HOTBENCH := go test -run '^$$$$' -bench . -benchmem -count 6 -benchtime 200ms ./pkg/webhook ./pkg/offsets ./pkg/lanes ./internal/settings ./internal/deliverylog
 VULN    := go tool -modfile=$(CURDIR)/tools/go.mod govulncheck
 # use the Go of go.mod's toolchain line if the installed one is older and that one is available
@@ -195,7 +195,7 @@ release: ## build dist/release: static binaries for linux/amd64 and arm64, SBOMs
 	tools/deploy/release.sh "$(VERSION)" dist/release
 
 .PHONY: packages
-packages: ## build the deb and the rpm of the binaries in dist/release anew (part of release)
+packages: ## build the deb and the rpm of the binaries in dist/release again (part of release)
 	tools/deploy/packages.sh "$(VERSION)" dist/release
 
 .PHONY: release-check

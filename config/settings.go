@@ -71,7 +71,7 @@ func kafkaTable() []setting {
 func topicsTable() []setting {
 	return []setting{
 		one("topics.dlr", legalName(), "sms-dlr", func(c *Config) *string { return &c.Topics.DLR },
-			"source topic of delivery reports"),
+			"source topic of delivery receipts"),
 		one("topics.click", legalName(), "sms-click", func(c *Config) *string { return &c.Topics.Click },
 			"source topic of clicks"),
 		one("topics.inbound", legalName(), "sms-inbound", func(c *Config) *string { return &c.Topics.Inbound },

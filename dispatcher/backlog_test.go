@@ -48,7 +48,7 @@ func TestEndpointThatHangs(t *testing.T) {
 			t.Errorf("%d timed out after 10s, want 3", n)
 		}
 		if n := len(s.seen()); n != 4 {
-			t.Errorf("%d requests, want 4: a slot is kept a moment after a time-out", n)
+			t.Errorf("%d requests, want 4: a slot is kept a moment after a timeout", n)
 		}
 		s.rest(afterTimeout)
 		if n := len(s.seen()); n != 7 {

@@ -39,7 +39,7 @@ const (
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8090", "host:port to listen on")
-	auth := flag.String("auth", "", "user:pass that delivery reports must have; empty for none")
+	auth := flag.String("auth", "", "user:pass that delivery receipts must have; empty for none")
 	secret := flag.String("secret", "", "whsec_…, the secret that signs requests; empty for none")
 	flag.Parse()
 	key, err := parseSecret(*secret)

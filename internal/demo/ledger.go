@@ -13,7 +13,7 @@ type facts struct {
 	figures
 	acked            [webhook.NumKinds]int64 // gateway: source records that Kafka acknowledged
 	waiting          [webhook.NumKinds]int64 // Kafka: records written to delay topics
-	letters          [webhook.NumKinds]int64 // Kafka: records in the dead-letter topic
+	letters          [webhook.NumKinds]int64 // Kafka: records in the dead letter topic
 	requests         [webhook.NumKinds]int64 // receivers: requests received
 	filtered, repeat int64                   // gateway: clicks that must not be sent
 	batchMayDie      bool                    // a revocation batch may become a dead letter without being a record of its own

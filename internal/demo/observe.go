@@ -84,7 +84,7 @@ func delayedRecords(ctx context.Context, client *kgo.Client, plan *topics.Plan) 
 	return n, nil
 }
 
-// letters reads the dead-letter topic.
+// letters reads the dead letter topic.
 type letters struct {
 	client *kgo.Client
 	done   chan struct{}

@@ -1,5 +1,5 @@
 // Package dnscache is Go's resolver with a cache of the name server's answers below it. Everything else remains Go's:
-// the hosts file, search domains, both address families, and a single look-up for simultaneous ones of a name.
+// the hosts file, search domains, both address families, and a single lookup for simultaneous ones of a name.
 package dnscache
 
 import (
@@ -17,7 +17,7 @@ const (
 	maxBytes = 16 << 20
 	overhead = 160 // bytes per answer, in addition to question and message
 
-	// A name server that never answers for one address family would use up the time of every look-up. So the addresses
+	// A name server that never answers for one address family would use up the time of every lookup. So the addresses
 	// of the other family suffice after a while, as in RFC 8305, 3. This is longer for IPv4, since more machines lack
 	// IPv6. The question is repeated in the middle of that time, because a packet may have been lost.
 	patience6 = 2 * time.Second

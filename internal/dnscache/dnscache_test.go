@@ -127,7 +127,7 @@ func TestLifetimes(t *testing.T) {
 		ttl   uint32
 		none  int
 		after time.Duration
-		asked int // questions of a second look-up
+		asked int // questions of a second lookup
 	}{
 		{"both alive", 30, 30, 29 * time.Second, 0},
 		{"both expired", 30, 30, 30 * time.Second, 2},
@@ -150,7 +150,7 @@ func TestLifetimes(t *testing.T) {
 				}
 				look()
 				if n := s.questions(); n != 2 {
-					t.Fatalf("%d questions for the first look-up", n)
+					t.Fatalf("%d questions for the first lookup", n)
 				}
 				time.Sleep(tc.after)
 				look()

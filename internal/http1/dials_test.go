@@ -160,7 +160,7 @@ func TestHangingDials(t *testing.T) {
 			took, errs := burst(t.Context(), c, 100)
 			for i := range took {
 				if !isTimeout(errs[i]) || took[i] != 10*time.Second {
-					t.Errorf("request %d: %v after %v, want a time-out after 10s", i, errs[i], took[i])
+					t.Errorf("request %d: %v after %v, want a timeout after 10s", i, errs[i], took[i])
 				}
 			}
 			if n, last := d.count(), d.dials[d.count()-1].Sub(began); n%100 != 0 || last > bound {

@@ -114,7 +114,7 @@ func TestTimeoutIsNotRepeated(t *testing.T) {
 	mustPost(t, c, Host{Address: p.Addr})
 	status, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: p.Addr}, []byte(request))
 	if status != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || p.Requests.Load() != 2 {
-		t.Errorf("%d, %v with %d requests, want a time-out with 2", status, err, p.Requests.Load())
+		t.Errorf("%d, %v with %d requests, want a timeout with 2", status, err, p.Requests.Load())
 	}
 }
 

@@ -231,7 +231,7 @@ func TestNamesThatFail(t *testing.T) {
 		{"no such name", func(int) names.Reply { return names.Reply{} }, webhook.DNS},
 		{"server failure", func(int) names.Reply { return names.Reply{Fails: true} }, webhook.DNS},
 		{"no answer", func(int) names.Reply { return names.Reply{Silent: true} }, webhook.Timeout},
-		{"an answer after the time-out", func(int) names.Reply {
+		{"an answer after the timeout", func(int) names.Reply {
 			return names.Reply{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, After: 2 * timeout}
 		}, webhook.Timeout},
 		{"a late answer", func(int) names.Reply {

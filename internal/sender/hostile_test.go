@@ -327,7 +327,7 @@ func smuggle(t *testing.T, mine, extra string, later bool) {
 // TestLateReply checks that the reply to a request that timed out or was cancelled does not become that of the next
 // one.
 func TestLateReply(t *testing.T) {
-	for name, timeout := range map[string]bool{"after a time-out": true, "after an end": false} {
+	for name, timeout := range map[string]bool{"after a timeout": true, "after an end": false} {
 		t.Run(name, func(t *testing.T) {
 			gone := make(chan struct{})
 			p := peer.New(t, func(c net.Conn, n int32) bool {

@@ -99,7 +99,7 @@ func TestDamagedRows(t *testing.T) {
 	}
 }
 
-// TestGoneFromTheTopic checks that Redis holds nothing that the topic does not hold, before the first look-up.
+// TestGoneFromTheTopic checks that Redis holds nothing that the topic does not hold, before the first lookup.
 func TestGoneFromTheTopic(t *testing.T) {
 	k := newEnv(t)
 	for id := int64(1); id <= 5; id++ {

@@ -31,7 +31,7 @@ func TestLookupAllocatesNothing(t *testing.T) {
 		id++
 	})
 	if allocs != 0 {
-		t.Errorf("%v allocations a look-up", allocs)
+		t.Errorf("%v allocations a lookup", allocs)
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 )
 
 // sweepLoop compares Redis with the topic, key by key, until ctx ends: nothing else notices that single keys were
-// evicted or deleted. One instance at a time is enough. A sweep is slow unless a look-up has just found a lost key.
+// evicted or deleted. One instance at a time is enough. A sweep is slow unless a lookup has just found a lost key.
 func (s *Store) sweepLoop(ctx context.Context) {
 	for {
 		hurry := false

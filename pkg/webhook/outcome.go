@@ -13,7 +13,7 @@ const (
 	Delivered     Fate = iota // the endpoint accepted it
 	Retry                     // stored in a retry topic after a failed attempt
 	Overflow                  // stored in an overflow topic without an attempt
-	Dead                      // stored in the dead-letter topic
+	Dead                      // stored in the dead letter topic
 	NotConfigured             // the user has no URL for the kind
 	Filtered                  // a click by a bot or a preview
 	Duplicate                 // not the first click on the message

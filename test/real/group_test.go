@@ -12,7 +12,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// load writes delivery reports in the background.
+// load writes delivery receipts in the background.
 type load struct {
 	stop context.CancelFunc
 	done chan struct{}

@@ -34,7 +34,7 @@ const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clust
 // TestMirror carries out docs/upgrade.md's section on disaster recovery: instances are killed under load, MirrorMaker 2
 // copies the topics to another cluster, where their offsets are others, and translates the committed offsets, and the
 // instances go on there. Then a program of the test does the same in the other direction, to topics that were created
-// anew, with translated offsets that lag behind. Half of the events have an id of the gateway's.
+// again, with translated offsets that lag behind. Half of the events have an id of the gateway's.
 func TestMirror(t *testing.T) {
 	here, there := harness.Kafka(t), harness.OwnKafka(t)
 	a := &env{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}

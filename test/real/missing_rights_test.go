@@ -45,7 +45,7 @@ func aclName(op kadm.ACLOperation) string {
 }
 
 // rightsLacking returns a user without it for each printed right of a command. It leaves out topics of other kinds than
-// delivery reports: the program treats all kinds alike. Each user has his own group.
+// delivery receipts: the program treats all kinds alike. Each user has his own group.
 func rightsLacking(e *env, rules map[string][]rule) (all []missing) {
 	for command, granted := range rules {
 		for _, r := range granted {

@@ -21,7 +21,7 @@ import (
 	"github.com/smshooks/smshooks/test/real/harness"
 )
 
-// sampleAuth holds the credentials of the sample receivers for delivery reports.
+// sampleAuth holds the credentials of the sample receivers for delivery receipts.
 const sampleAuth = "ann:s3:cret"
 
 // sample is a running receiver of examples/receivers.
@@ -95,7 +95,7 @@ func signature(key []byte, id, sent, body string) string {
 	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// report returns the body of a delivery report, or of another event about a message.
+// report returns the body of a delivery receipt, or of another event about a message.
 func report(message, status string) string {
 	return "sms=" + url.QueryEscape(fmt.Sprintf(`{"id":%s,"text":"a \"b\" &+ä","dlr_status":%q}`, message, status))
 }

@@ -154,7 +154,7 @@ func TestRecreatedSettings(t *testing.T) {
 	}
 }
 
-// steady writes a delivery report for each user every 50 ms, each batch with its own client, and records the numbers of
+// steady writes a delivery receipt for each user every 50 ms, each batch with its own client, and records the numbers of
 // the acknowledged messages with the time before they were written.
 type steady struct {
 	stop chan struct{}

@@ -10,7 +10,7 @@
 # Idempotent: a second run takes about a second.
 #
 # env: SMSHOOKS_TEST_KAFKA_IMAGE, …_REDIS_IMAGE, …_PROMETHEUS_IMAGE  the images wanted (the official ones)
-#      KAFKA_VERSION (4.1.1)   STACK_DIR (/var/tmp/smshooks-stack)   FORCE=1 builds the local images anew
+#      KAFKA_VERSION (4.1.1)   STACK_DIR (/var/tmp/smshooks-stack)   FORCE=1 builds the local images again
 #      STACK_PULL=0 asks no registry   IMAGE_JAVA_HOME  the JDK that goes into the Kafka image
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -96,17 +96,17 @@ func (w *env) configure(ctx context.Context, n int, url func(user int) string) e
 	})
 }
 
-// fill writes n delivery reports, the users taking turns.
+// fill writes n delivery receipts, the users taking turns.
 func (w *env) fill(ctx context.Context, n, users int) error {
 	return w.b.produce(ctx, n, func(i int) *kgo.Record { return w.dlr(i, 1+i%users, "") })
 }
 
-// dlr returns a delivery report of about 700 bytes.
+// dlr returns a delivery receipt of about 700 bytes.
 func (w *env) dlr(i, user int, reference string) *kgo.Record {
 	return &kgo.Record{Topic: w.topic("dlr"), Key: strconv.AppendInt(nil, int64(user), 10), Value: newRecord(i, user, reference)}
 }
 
-// newRecord writes a delivery report of about 700 bytes; an empty reference means a default one.
+// newRecord writes a delivery receipt of about 700 bytes; an empty reference means a default one.
 func newRecord(id, user int, reference string) []byte {
 	if reference == "" {
 		reference = "api-0227-abc123xyz-7f3e1c"
@@ -139,7 +139,7 @@ func (b *bench) produce(ctx context.Context, n int, record func(i int) *kgo.Reco
 	return context.Cause(ctx)
 }
 
-// pace writes n delivery reports at a rate per second, each with the time of its production in the body. user returns
+// pace writes n delivery receipts at a rate per second, each with the time of its production in the body. user returns
 // the user of the next one.
 func (w *env) pace(ctx context.Context, n int, rate float64, user func(i int) int) error {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -318,7 +318,7 @@ func handwrittenCommand() *cobra.Command {
 	})
 	cmd.Flags().StringSliceVar(&cfg.Brokers, "kafka", nil, "brokers")
 	cmd.Flags().StringVar(&cfg.Group, "group", "", "consumer group")
-	cmd.Flags().StringVar(&cfg.Topic, "topic", "", "topic of delivery reports")
+	cmd.Flags().StringVar(&cfg.Topic, "topic", "", "topic of delivery receipts")
 	cmd.Flags().StringVar(&base, "base", "", "URL without the path (default: those of a fleet)")
 	cmd.Flags().StringVar(&far.Port, "port", "", "port of the fleet's hosts")
 	cmd.Flags().StringVar(&far.Closed, "closed", "", "port of those that refuse connections")

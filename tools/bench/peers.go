@@ -141,7 +141,7 @@ func (c *child) find(ctx context.Context, container string) error {
 	return err
 }
 
-// peersIn returns the contests of the peers that work off count events of a backlog, after those that warm them.
+// peersIn returns the contests of the peers that drain count events of a backlog, after those that warm them.
 func (b *bench) peersIn(w *env, t *target, condition string, count int) []contest {
 	var contests []contest
 	for _, p := range b.peers {

@@ -39,7 +39,7 @@ const baseUsers = 1000
 
 func scenarios() []scenario {
 	return []scenario{
-		{"throughput", "a backlog worked off as fast as it goes", "A DLR topic of 6 partitions holds the backlog, 1,000 users taking turns, before the subject starts. " +
+		{"throughput", "a backlog drained as fast as it goes", "A DLR topic of 6 partitions holds the backlog, 1,000 users taking turns, before the subject starts. " +
 			"All users' URLs have one host and port and a path each; in the row with own hosts each user has an address of its own in 127.0.0.0/8. " +
 			"The limit is the bare client's CPU per request plus what fetching, decoding and encoding cost by themselves.", throughput},
 		{"users", "the number of users", "The same backlog spread over more or fewer users, whose settings the service reads from the config topic first.", users},
@@ -69,7 +69,7 @@ func (b *bench) backlog(ctx context.Context, partitions, users, count int, url f
 	return w, w.fill(ctx, count, users)
 }
 
-// oursIn lets the service work off the backlog of an env.
+// oursIn lets the service drain the backlog of an env.
 func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Figures) error) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		before, err := w.written(ctx, "dlr-overflow")
@@ -89,7 +89,7 @@ func (b *bench) oursIn(w *env, t *target, count int, keep func(*child, result.Fi
 	}
 }
 
-// handIn lets the hand-written consumer work off the backlog of an env.
+// handIn lets the hand-written consumer drain the backlog of an env.
 func (b *bench) handIn(w *env, t *target, count int) func(context.Context) (result.Figures, error) {
 	return func(ctx context.Context) (result.Figures, error) {
 		w.again()

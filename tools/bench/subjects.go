@@ -139,7 +139,7 @@ func perEach(d time.Duration, n int) float64 { return float64(d.Microseconds()) 
 // longest limits a single run.
 const longest = 4 * time.Minute
 
-// drain lets a subject work off a backlog of count events, after skip others that are not measured. keep, if not nil, is
+// drain lets a subject drain a backlog of count events, after skip others that are not measured. keep, if not nil, is
 // called while it still runs.
 func (b *bench) drain(ctx context.Context, t *target, skip, count int, start func() (*child, error),
 	keep func(*child, result.Figures) error) (result.Figures, error) {

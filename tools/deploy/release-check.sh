@@ -10,7 +10,7 @@ copy "$work/one"
 mkdir -p "$work/two/somewhere" && cp -a "$work/one" "$work/two/somewhere/else" # of the copy: the tree may change meanwhile
 "$work/one/tools/deploy/release.sh" $version "$work/one/out" >/dev/null
 # a cache of its own, or the second build would be the first one's objects; another umask and time zone, for good measure
-export TOOL_GOCACHE=$(go env GOCACHE) # the SBOM's tool need not be compiled anew
+export TOOL_GOCACHE=$(go env GOCACHE) # the SBOM's tool need not be compiled again
 (umask 077; export TZ=Asia/Tokyo GOCACHE=$work/cache; "$work/two/somewhere/else/tools/deploy/release.sh" $version "$work/two/out" >/dev/null)
 diff -u "$work/one/out/SHA256SUMS" "$work/two/out/SHA256SUMS" || { echo "release: two builds of one source differ" >&2; exit 1; }
 cd "$work/one/out"

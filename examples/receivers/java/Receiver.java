@@ -25,7 +25,7 @@ import javax.crypto.spec.SecretKeySpec;
  *
  * <pre>WEBHOOK_SECRET=whsec_… WEBHOOK_DIR=kept java Receiver.java</pre>
  *
- * WEBHOOK_AUTH=user:password also checks the credentials of delivery reports. See ../README.md.
+ * WEBHOOK_AUTH=user:password also checks the credentials of delivery receipts. See ../README.md.
  */
 public class Receiver {
     static final Set<String> KINDS = Set.of("dlr", "click", "inbound", "revoke_click");

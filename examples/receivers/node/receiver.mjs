@@ -2,7 +2,7 @@
 //
 //   WEBHOOK_SECRET=whsec_… WEBHOOK_DIR=kept node receiver.mjs
 //
-// WEBHOOK_AUTH=user:password also checks the credentials of delivery reports. See ../README.md.
+// WEBHOOK_AUTH=user:password also checks the credentials of delivery receipts. See ../README.md.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { accessSync, constants, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";

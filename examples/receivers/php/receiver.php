@@ -3,7 +3,7 @@
 //
 //   WEBHOOK_SECRET=whsec_… WEBHOOK_DIR=kept php -S 127.0.0.1:8090 receiver.php
 //
-// WEBHOOK_AUTH=user:password also checks the credentials of delivery reports. See ../README.md.
+// WEBHOOK_AUTH=user:password also checks the credentials of delivery receipts. See ../README.md.
 declare(strict_types=1);
 
 const MAX_BODY = 1 << 20; // bytes

@@ -2,7 +2,7 @@
 
     WEBHOOK_SECRET=whsec_… WEBHOOK_DIR=kept python3 receiver.py
 
-WEBHOOK_AUTH=user:password also checks the credentials of delivery reports. See ../README.md.
+WEBHOOK_AUTH=user:password also checks the credentials of delivery receipts. See ../README.md.
 """
 
 import base64

@@ -237,7 +237,7 @@ func (l *load) end(t testing.TB) map[string]bool {
 	return l.acked
 }
 
-// event returns the n-th event of a load: mostly delivery reports, some clicks (including bots' and repeated ones),
+// event returns the n-th event of a load: mostly delivery receipts, some clicks (including bots' and repeated ones),
 // received messages and revocations, and some events of users without settings.
 func (s *env) event(n int64) *kgo.Record {
 	user := s.user(n)

@@ -405,6 +405,6 @@ func wantDurations(t *testing.T, p *harness.Proc, users int, first int64, timeou
 	}
 	t.Logf("%d attempts, the longest took %.3f s", attempts, longest)
 	if longest > (timeout + 500*time.Millisecond + harness.Slack(began)).Seconds() {
-		t.Errorf("an attempt took %.3f s, the time-out is %v", longest, timeout)
+		t.Errorf("an attempt took %.3f s, the timeout is %v", longest, timeout)
 	}
 }

@@ -272,7 +272,7 @@ func seconds(all ...time.Duration) string {
 	return strings.Join(words, ", ") + " s"
 }
 
-// idle returns, for each partition of delivery reports, the longest time between two first attempts of its events, in
+// idle returns, for each partition of delivery receipts, the longest time between two first attempts of its events, in
 // ascending order.
 func (b *ledger) idle(from, to time.Time) (longest []time.Duration) {
 	starts := map[string][]time.Time{}

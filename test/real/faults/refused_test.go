@@ -18,7 +18,7 @@ func TestRefused(t *testing.T) {
 	inTurn(t)
 	rate, lasts := pick(300, 1000), pick(4*time.Second, 30*time.Second)
 	rec := newCase(t, "9a", "max.message.bytes exceeded", loadRate(rate, 2*lasts))
-	rec.did("max.message.bytes of the first retry topic, then of the dead-letter topic, is set to 100 for %v each, so that the broker "+
+	rec.did("max.message.bytes of the first retry topic, then of the dead letter topic, is set to 100 for %v each, so that the broker "+
 		"refuses every record for it, and then back", lasts)
 	s := newEnv(t, harness.Kafka(t).Addr, harness.Redis(t).Addr, 300)
 	p := s.start(t)
@@ -33,7 +33,7 @@ func TestRefused(t *testing.T) {
 		harness.Eventually(t, patience, func() bool { return loudly() > 0 }, "%s refuses all records, and the log reports it", topic)
 		harness.Pass(lasts)
 		loud := loudly()
-		what := map[string]string{retry: "the retry topic refuses", s.topics.DeadLetter: "the dead-letter topic refuses"}[topic]
+		what := map[string]string{retry: "the retry topic refuses", s.topics.DeadLetter: "the dead letter topic refuses"}[topic]
 		rec.note("%s: %.1f error lines a second (the log is sampled), healthy events' p99 %v meanwhile", what,
 			float64(loud)/time.Since(began).Seconds(), s.healthy(t, began, time.Now()))
 		s.limit(t, topic, "1048588")

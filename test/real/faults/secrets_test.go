@@ -495,7 +495,7 @@ func dump(t *testing.T, cl redis.UniversalClient, key string) string {
 	return fmt.Sprint(value)
 }
 
-// searchReceiver checks that only delivery reports carry credentials, and that no other secret is sent.
+// searchReceiver checks that only delivery receipts carry credentials, and that no other secret is sent.
 func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
 	v.t.Helper()
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(auth))
@@ -518,6 +518,6 @@ func (v *vault) searchReceiver(recv *harness.Receiver, auth string) {
 		v.search("deliveries", r.Path+fmt.Sprint(header)+string(r.Body), "the URL's token")
 	}
 	if carried == 0 || signed == 0 {
-		v.t.Errorf("%d delivery reports carried credentials, %d requests a signature: the test is meaningless", carried, signed)
+		v.t.Errorf("%d delivery receipts carried credentials, %d requests a signature: the test is meaningless", carried, signed)
 	}
 }

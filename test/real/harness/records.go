@@ -172,7 +172,7 @@ func RemoveUser(t testing.TB, brokers, topic string, userID int64) {
 	ProduceMany(t, brokers, []*kgo.Record{{Topic: topic, Partition: ByKey, Key: []byte(strconv.FormatInt(userID, 10))}})
 }
 
-// DLRValue returns the value of a delivery report with a number as id.
+// DLRValue returns the value of a delivery receipt with a number as id.
 func DLRValue(userID, smsID int64) string {
 	return fmt.Sprintf(`{"user_id":%d,"sms":%s}`, userID, sms(smsID))
 }

@@ -27,7 +27,7 @@ var config string
 func main() {
 	kafka := flag.String("kafka", "", "a broker, HOST:PORT")
 	group := flag.String("group", "", "consumer group")
-	topic := flag.String("topic", "", "topic of delivery reports")
+	topic := flag.String("topic", "", "topic of delivery receipts")
 	base := flag.String("base", "", "URL without the path")
 	idle := flag.Int("idle", 0, "idle connections per host, for which the pipeline has no setting; 0 = Go's default, 2")
 	flag.Parse()
