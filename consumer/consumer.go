@@ -166,7 +166,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		committing: make(chan struct{}, 1), ending: make(chan struct{}, 1), started: make(chan struct{}),
 		pulse:        newPulse(cfg.SessionTimeout),
 		fetchOutages: fetchOutages{log: parts.Log, topics: map[string]*topicOutage{}},
-		uncommitted:  outage.New(parts.Log, "cannot commit offsets, trying again", "offsets are committed again"),
+		uncommitted:  outage.New(parts.Log, "cannot commit offsets; retrying", "offsets are committed again"),
 	}
 	c.workCtx, c.stopWork = context.WithCancel(context.Background())
 	c.graceCtx, c.endGrace = context.WithCancel(context.Background())

@@ -246,7 +246,7 @@ func TestRefusedCommits(t *testing.T) {
 		}
 		m := w.join(all)
 		rest(time.Minute)
-		if n := logged.FilterMessage("cannot commit offsets, trying again").Len(); n != 1 {
+		if n := logged.FilterMessage("cannot commit offsets; retrying").Len(); n != 1 {
 			t.Errorf("%d lines about refused offsets, want one", n)
 		}
 		refuse.Store(false)

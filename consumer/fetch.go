@@ -35,9 +35,9 @@ func (u *fetchOutages) fail(topic string, partition int32, err error) {
 	t := u.topics[topic]
 	if t == nil {
 		log := u.log.With(zap.String("topic", topic))
-		t = &topicOutage{Outage: outage.New(log, "cannot fetch, trying again", "records are fetched again")}
+		t = &topicOutage{Outage: outage.New(log, "cannot fetch; retrying", "records are fetched again")}
 		if topic == "" {
-			t.Outage = outage.New(u.log, "not in the group, trying again", "in the group again")
+			t.Outage = outage.New(u.log, "cannot join the group; retrying", "in the group again")
 		}
 		u.topics[topic] = t
 	}

@@ -268,7 +268,7 @@ func (f *refusals) add(e *event.Event, r *kgo.Record, err error, counted bool) {
 	t := f.topics[r.Topic]
 	if t == nil {
 		t = &refusingTopic{Outage: outage.New(f.log.With(zap.String("topic", r.Topic)),
-			"cannot store a record, trying again: check the topic and the broker's limits", "records are stored again")}
+			"cannot store a record; retrying: check the topic and the broker's limits", "records are stored again")}
 		f.topics[r.Topic] = t
 	}
 	if !counted {

@@ -104,7 +104,7 @@ func embed(cfg *config.Config, log *zap.Logger) (stop func(), err error) {
 	cfg.Dispatch.AllowNetworks = append(cfg.Dispatch.AllowNetworks,
 		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	log.Warn("embedded Kafka and Redis are for evaluation, not for production", zap.Strings("kafka", e.Brokers()),
-		zap.String("redis", e.RedisAddr()), zap.String("dir", cfg.Embedded.Dir), zap.String("a_restart_loses", e.Lost()))
+		zap.String("redis", e.RedisAddr()), zap.String("dir", cfg.Embedded.Dir), zap.String("lost_on_restart", e.Lost()))
 	return func() {
 		if err := e.Close(); err != nil {
 			log.Error("embedded Kafka was not closed cleanly", zap.Error(err))

@@ -54,7 +54,7 @@ func (s *Service) Recover(ctx context.Context, userID int64, r Recovery) (id str
 		return "", s.cannotScan(askRecover, userID, err)
 	}
 	s.failing[askRecover].Recover()
-	s.Log.Info("recovery begun", zap.Int64("user_id", userID), zap.String("recovery", id))
+	s.Log.Info("recovery started", zap.Int64("user_id", userID), zap.String("recovery", id))
 	return id, nil
 }
 

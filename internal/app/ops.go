@@ -66,10 +66,10 @@ func watchReadiness(ctx context.Context, checks []check, log *zap.Logger) {
 			switch {
 			case err == nil && states[i] != ready:
 				states[i] = ready
-				log.Info("ready", zap.String("check", checks[i].name))
+				log.Info("readiness check passed", zap.String("check", checks[i].name))
 			case err != nil && (states[i] == ready || states[i] == unknown && time.Since(began) > readinessQuiet):
 				states[i] = unready
-				log.Warn("not ready", zap.String("check", checks[i].name), zap.Error(err))
+				log.Warn("readiness check failed", zap.String("check", checks[i].name), zap.Error(err))
 			}
 		}
 		select {

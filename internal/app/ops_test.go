@@ -50,13 +50,13 @@ func TestWatchReadiness(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		want("at the start", "ready kafka", "ready config")
+		want("at the start", "readiness check passed kafka", "readiness check passed config")
 		away.Store(true)
 		time.Sleep(time.Minute)
-		want("Kafka away", "not ready kafka")
+		want("Kafka away", "readiness check failed kafka")
 		away.Store(false)
 		time.Sleep(time.Minute)
-		want("Kafka back", "ready kafka")
+		want("Kafka back", "readiness check passed kafka")
 		stop()
 		<-done
 		want("at the end")
@@ -64,9 +64,9 @@ func TestWatchReadiness(t *testing.T) {
 		ctx, stop = context.WithCancel(t.Context())
 		go watchReadiness(ctx, checks, zap.New(core))
 		time.Sleep(20 * time.Second)
-		want("a start without Kafka", "ready config")
+		want("a start without Kafka", "readiness check passed config")
 		time.Sleep(time.Minute)
-		want("a start without Kafka, later", "not ready kafka")
+		want("a start without Kafka, later", "readiness check failed kafka")
 		stop()
 	})
 }

@@ -28,7 +28,7 @@ type redisOutage struct {
 }
 
 func newRedisOutage(log *zap.Logger) *redisOutage {
-	return &redisOutage{outage: outage.New(log, "Redis unavailable; retrying", "Redis available again")}
+	return &redisOutage{outage: outage.New(log, "cannot use Redis; retrying", "Redis works again")}
 }
 
 // DialHook implements redis.Hook.

@@ -149,7 +149,7 @@ func (a *Admin) Release(
 		if begun(ids); err != nil {
 			return err
 		}
-		a.log.Debug("recovery begun", zap.Strings("ids", ids))
+		a.log.Debug("recovery started", zap.Strings("ids", ids))
 		for running := true; running; {
 			released, running = 0, false
 			for _, id := range ids {

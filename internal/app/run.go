@@ -97,7 +97,7 @@ func (a *App) start(ctx context.Context, checked, started chan<- struct{}) error
 	if a.pipeline != nil {
 		a.pipeline.endpoints.Load(ctx)
 	}
-	a.Log.Info("settings loaded")
+	a.Log.Info("settings and API keys loaded")
 	close(started)
 	return nil
 }
@@ -167,13 +167,13 @@ func (a *App) serveOps(ctx context.Context, l net.Listener) {
 	if a.LogLevel != nil {
 		level = levelHandler(a.LogLevel, a.Log)
 	}
-	a.Log.Info("operations listener", zap.String("addr", l.Addr().String()))
+	a.Log.Info("operations listener started", zap.String("addr", l.Addr().String()))
 	serveHTTP(ctx, l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, opsTimeout)
 }
 
 // serveAPI serves the API until ctx ends, and then waits at most wait for requests in flight.
 func (a *App) serveAPI(ctx context.Context, l net.Listener, wait time.Duration) {
-	a.Log.Info("API listener", zap.String("addr", l.Addr().String()))
+	a.Log.Info("API listener started", zap.String("addr", l.Addr().String()))
 	serveHTTP(ctx, l, a.api.handler, a.share.api, a.Config.Dispatch.Timeout, wait)
 	a.api.letters.Close()
 }

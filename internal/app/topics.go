@@ -23,7 +23,7 @@ func (e *TopicError) Error() string { return strings.Join(e.Problems, "\n") }
 
 // awaitTopics checks or creates the topics. It retries while Kafka is unavailable.
 func (a *App) awaitTopics(ctx context.Context) error {
-	unchecked := outage.New(a.Log, "topic check failed; retrying", "topic check succeeded")
+	unchecked := outage.New(a.Log, "cannot check the topics; retrying", "the topics are checked")
 	for {
 		err := a.kafka.Probe(ctx) // which logs the brokers that do not answer
 		if err == nil {
@@ -59,7 +59,7 @@ func (a *App) checkTopics(ctx context.Context) error {
 	if a.Config.Topics.Ensure {
 		lines, err := kafka.EnsureTopics(ctx, a.admin, a.plan)
 		for _, l := range lines {
-			a.Log.Info("topic", zap.String("topic", l.Topic), zap.String("state", l.What))
+			a.Log.Info("topic checked", zap.String("topic", l.Topic), zap.String("state", l.What))
 		}
 		return err
 	}
@@ -95,8 +95,8 @@ const orphanedInterval = 30 * time.Second
 // overflow.delays or retry.window leaves such topics.
 func (a *App) watchOrphaned(ctx context.Context) {
 	var known []string
-	failing := outage.New(a.Log, "check for orphaned delay topics failed; retrying",
-		"check for orphaned delay topics succeeded")
+	failing := outage.New(a.Log, "cannot check for orphaned delay topics; retrying",
+		"orphaned delay topics are checked for again")
 	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, 10*time.Second)
 		orphaned, err := kafka.OrphanedTopics(asking, a.admin, a.plan, a.Config.Kafka.Group)

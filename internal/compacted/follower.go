@@ -203,7 +203,7 @@ func (f *Follower) tolerate(ctx context.Context, err error) error {
 	case ctx.Err() != nil, errors.Is(err, ErrRecreated), errors.Is(err, kgo.ErrClientClosed):
 		return err
 	}
-	f.log.Warn("cannot read the topic, trying again", zap.Error(err))
+	f.log.Warn("cannot read the topic; retrying", zap.Error(err))
 	return Sleep(ctx, pollWait)
 }
 

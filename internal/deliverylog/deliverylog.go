@@ -232,7 +232,7 @@ func (w *writer) push(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		w.log.Warn("cannot trim the delivery log, trying again with the next attempts", zap.Error(err))
+		w.log.Warn("cannot trim the delivery log; retrying with the next attempts", zap.Error(err))
 	}
 	return nil
 }

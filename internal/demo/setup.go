@@ -268,7 +268,7 @@ func (s *setup) close() error {
 	}
 	s.closers = nil
 	if err := errors.Join(errs...); err != nil {
-		s.Log.Warn("stopping the demo failed", zap.Error(err))
+		s.Log.Warn("cannot stop the demo", zap.Error(err))
 		return err
 	}
 	return nil

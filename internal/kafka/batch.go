@@ -89,7 +89,7 @@ func (s *Skips) report(topic string, partition int32, b *Skipped) {
 	if known {
 		return
 	}
-	s.log.Error("batch cannot be read, its records are skipped", zap.String("topic", topic),
+	s.log.Error("skipped an unreadable batch and its records", zap.String("topic", topic),
 		zap.Int32("partition", partition),
 		zap.Int64("from", b.From), zap.Int64("to", b.Next-1), zap.Error(b.Err))
 	if s.count != nil {

@@ -37,7 +37,7 @@ func (o *Outages) broker(addr string) *outage.Outage {
 	defer o.mu.Unlock()
 	t := o.of[addr]
 	if t == nil {
-		t = outage.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker, trying again",
+		t = outage.New(o.log.With(zap.String("broker", addr)), "cannot use a Kafka broker; retrying",
 			"the Kafka broker can be used again")
 		o.of[addr] = t
 	}

@@ -154,7 +154,7 @@ func (w *Watcher) look(ctx context.Context) {
 	for _, adopt := range w.adopt {
 		if err := adopt(adopting, slices.Clone(recreated)); err != nil {
 			if ctx.Err() == nil {
-				w.log.Warn("cannot switch to topics that were created again, trying again", zap.Strings("topics", recreated),
+				w.log.Warn("cannot switch to topics that were created again; retrying", zap.Strings("topics", recreated),
 					zap.Error(err))
 			}
 			return

@@ -67,9 +67,9 @@ type Log struct {
 func NewLog(cfg Config, newClient NewClient, log *zap.Logger, obs Observer) *Log {
 	l := &Log{
 		State: newState(), cfg: cfg, newClient: newClient, loaded: make(chan struct{}), changed: make(chan struct{}, 1),
-		unread: outage.New(log, "cannot read topics.releases to its end: delayed events wait, trying again",
+		unread: outage.New(log, "cannot read topics.releases to its end, delayed events are held back; retrying",
 			"topics.releases was read to its end"),
-		unwritten: outage.New(log, "cannot release events whose pause has ended, trying again",
+		unwritten: outage.New(log, "cannot release events whose pause has ended; retrying",
 			"events whose pause has ended are released again"),
 		resumed: resumptions{wake: make(chan struct{}, 1)},
 	}
@@ -154,7 +154,7 @@ func (l *Log) Err() error {
 		return fmt.Errorf("topic %s has not been read to its end", l.cfg.Topic)
 	}
 	if err := l.waiting.Load(); err != nil {
-		return fmt.Errorf("delayed events wait: read topic %s to its end: %w", l.cfg.Topic, *err)
+		return fmt.Errorf("read topic %s to its end, delayed events are held back until then: %w", l.cfg.Topic, *err)
 	}
 	return nil
 }

@@ -77,8 +77,7 @@ func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Lo
 	return &Worker{
 		cfg: cfg, log: log, partitions: partitions, zap: logger, swept: map[unit]event.Lease{},
 		examining: rate.NewLimiter(maxExamined, examineChunk), copying: rate.NewLimiter(maxCopied, maxCopies),
-		failing: outage.New(logger, "cannot release delayed events: they wait, trying again",
-			"delayed events are released again"),
+		failing: outage.New(logger, "cannot release delayed events; retrying", "delayed events are released again"),
 		unreadAfter: unreadAfter, unreadInterval: unreadInterval,
 	}
 }
@@ -86,7 +85,7 @@ func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Lo
 // Err returns why selected events are held back, or nil.
 func (w *Worker) Err() error {
 	if f := w.failed.Load(); f != nil && time.Since(f.since) > tolerated {
-		return fmt.Errorf("cannot release delayed events, they wait: %w", f.err)
+		return fmt.Errorf("cannot release delayed events, trying again: %w", f.err)
 	}
 	return nil
 }

@@ -244,7 +244,7 @@ func (m *Memory) Ended(userID int64, id string) {
 
 // Run removes ended replays until ctx ends.
 func (m *Memory) Run(ctx context.Context) {
-	unforgotten := outage.New(m.log, "cannot remove ended replays from Redis, trying again",
+	unforgotten := outage.New(m.log, "cannot remove ended replays from Redis; retrying",
 		"ended replays are removed from Redis again")
 	for {
 		var keys []string

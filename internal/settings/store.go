@@ -115,7 +115,7 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 
 		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued",
 			"settings are written to Redis again"),
-		noFilling: outage.New(log, "cannot fill Redis with settings, trying again", "Redis is filled with settings again"),
+		noFilling: outage.New(log, "cannot fill Redis with settings; retrying", "Redis is filled with settings again"),
 		noRepair: outage.New(log, "cannot read settings that Redis has lost back from Kafka",
 			"settings that Redis has lost are read back from Kafka again"),
 		noSweep: outage.New(log, "cannot compare settings in Redis with their topic",

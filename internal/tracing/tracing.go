@@ -56,7 +56,7 @@ func New(ctx context.Context, cfg Config, log *zap.Logger) (*Tracer, error) {
 	log = log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0) // once a minute, not for every batch
 	}))
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("sending spans failed", zap.Error(err)) }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("cannot send spans", zap.Error(err)) }))
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()),
 		otlptracehttp.WithTimeout(5*time.Second))
 	if err != nil {

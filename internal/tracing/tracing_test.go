@@ -227,7 +227,7 @@ func TestCollectorUnreachable(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = tracer.Close(ctx)
-	if lines.Len() != 1 || lines.All()[0].Message != "sending spans failed" {
+	if lines.Len() != 1 || lines.All()[0].Message != "cannot send spans" {
 		t.Errorf("log: %v, want one line", lines.All())
 	}
 }

@@ -147,7 +147,7 @@ func (p *Page) signInByToken(w http.ResponseWriter, r *http.Request, token strin
 			return
 		}
 		if !errors.Is(err, errTokenUsed) {
-			p.log.Warn("starting a session failed", zap.Int64("user_id", userID), zap.Error(err))
+			p.log.Warn("cannot start a session", zap.Int64("user_id", userID), zap.Error(err))
 			p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 			return
 		}

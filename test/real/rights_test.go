@@ -57,7 +57,7 @@ func TestRightsRevoked(t *testing.T) {
 		p.WaitReady(t, harness.Patience)
 		e.recv.WaitCount(t, c.path, c.want, harness.Patience)
 	}
-	for _, line := range []string{"cannot fetch", "cannot store a record", `"not ready","check":"topics"`} {
+	for _, line := range []string{"cannot fetch", "cannot store a record", `"readiness check failed","check":"topics"`} {
 		if n := strings.Count(p.Log(), line); n > 2 {
 			t.Errorf("%d lines %q, want one per outage", n, line)
 		}
