@@ -79,7 +79,7 @@ type KafkaOAuth struct {
 	TokenURL     string
 	ClientID     string
 	ClientSecret string
-	Scope        string // scopes separated by blanks, "" = the server's default
+	Scope        string // scopes separated by spaces, "" = the server's default
 	TokenFile    string
 }
 
@@ -157,19 +157,19 @@ type PortRange struct{ First, Last uint16 }
 // Retry is the schedule of the attempts after a failure.
 type Retry struct {
 	Schedule []time.Duration // whole milliseconds; empty = one attempt only
-	Drain    []time.Duration // former delays whose topics are still read
+	Drain    []time.Duration // previous delays whose topics are still read
 	Window   time.Duration   // from the event time to the start of the last attempt; whole milliseconds
 }
 
 // Overflow lists the delays of the overflow topics.
 type Overflow struct {
 	Delays []time.Duration // whole milliseconds, ascending, at least one
-	Drain  []time.Duration // former delays whose topics are still read
+	Drain  []time.Duration // previous delays whose topics are still read
 }
 
 // Paused lists the paused topics to read besides those of Retry.Window.
 type Paused struct {
-	Drain []time.Duration // former windows whose topics are still read
+	Drain []time.Duration // previous windows whose topics are still read
 }
 
 // Revocation limits the batches of revoked clicks.

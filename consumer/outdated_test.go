@@ -33,8 +33,8 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 					t.Fatal(err)
 				}
 				before, _ := stored.Lookup(source, 0)
-				former, _ := kafka.SplitCommit(before.Metadata)
-				if before.At != 5 || former == [16]byte{} {
+				previous, _ := kafka.SplitCommit(before.Metadata)
+				if before.At != 5 || previous == [16]byte{} {
 					t.Fatalf("committed %d with %q, want 5 with the topic's mark", before.At, before.Metadata)
 				}
 				if _, err := w.admin.DeleteTopics(t.Context(), source); err != nil {
@@ -55,7 +55,7 @@ func TestOffsetOfADeletedTopic(t *testing.T) {
 					t.Fatal(err)
 				}
 				if c.retired {
-					w.retired = func(id [16]byte) bool { return id == former }
+					w.retired = func(id [16]byte) bool { return id == previous }
 				}
 				next := w.join(all)
 				rest(6 * time.Second)

@@ -291,13 +291,13 @@ func TestLateCommits(t *testing.T) {
 
 // Offsets that the committed metadata lists stay finished, unless the log was truncated above the committed offset.
 func TestFinishedByTheCommittedMetadata(t *testing.T) {
-	former := offsets.New(5, "")
+	previous := offsets.New(5, "")
 	for o := range int64(4) {
-		former.Track(5 + o)
+		previous.Track(5 + o)
 	}
-	former.Finish(0, 6)
-	former.Finish(0, 8)
-	committed, state := former.Snapshot(100)
+	previous.Finish(0, 6)
+	previous.Finish(0, 8)
+	committed, state := previous.Snapshot(100)
 	for _, c := range []struct {
 		name      string
 		committed int32

@@ -120,7 +120,7 @@ func TestWakeUnmeasured(t *testing.T) {
 }
 
 // TestSleepersMoveToTheNextOwner checks that a partition that sleeps when it is revoked is fetched by its next owner,
-// and by the former one if it gets the partition again.
+// and by the previous one if it gets the partition again.
 func TestSleepersMoveToTheNextOwner(t *testing.T) {
 	withSleepers(t, 2, func(t *testing.T, w *env, join func() *member) {
 		first := join()

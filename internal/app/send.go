@@ -158,7 +158,7 @@ func object(text []byte) (fields map[string]json.RawMessage, err error) {
 	return fields, nil
 }
 
-// compact writes an object as the gateway does: without blanks, and without escapes that JSON does not need.
+// compact writes an object as the gateway does: without spaces, and without escapes that JSON does not need.
 func compact(fields map[string]json.RawMessage) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

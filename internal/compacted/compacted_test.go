@@ -245,7 +245,7 @@ func TestFollowRecreated(t *testing.T) {
 	k := newEnv(t)
 	k.write(k.client, 0, 5)
 	follower, f := k.follow()
-	former := follower.ID()
+	previous := follower.ID()
 	if _, err := kadm.NewClient(k.client).DeleteTopic(t.Context(), topic); err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +259,8 @@ func TestFollowRecreated(t *testing.T) {
 	if f.voids != 2 || f.ends != 2 {
 		t.Errorf("%d beginnings that void, %d ends, want 2 each", f.voids, f.ends)
 	}
-	if now, err := Describe(t.Context(), k.kafka.Open(), topic); err != nil || follower.ID() != now.ID || former == now.ID {
-		t.Errorf("the follower reads %x after %x, the topic is %x, %v", follower.ID(), former, now.ID, err)
+	if now, err := Describe(t.Context(), k.kafka.Open(), topic); err != nil || follower.ID() != now.ID || previous == now.ID {
+		t.Errorf("the follower reads %x after %x, the topic is %x, %v", follower.ID(), previous, now.ID, err)
 	}
 }
 

@@ -20,7 +20,7 @@ type GroupLag struct {
 type PartitionLag struct {
 	Topic     string
 	Partition int32
-	Lag       int64 // end offset less the committed offset, as Kafka's own tools show it
+	Lag       int64 // end offset minus the committed offset, as Kafka's own tools show it
 	Records   int64 // of these, the offsets that retention has not removed
 	Unknown   bool  // the partition has no leader now; Lag and Records are 0
 }

@@ -37,7 +37,7 @@ type SASLConfig struct {
 type OAuthConfig struct {
 	TokenURL               string
 	ClientID, ClientSecret string
-	Scope                  string // scopes separated by blanks, "" = the server's default
+	Scope                  string // scopes separated by spaces, "" = the server's default
 	TokenFile              string // read again for each login
 }
 

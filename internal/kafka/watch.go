@@ -38,7 +38,7 @@ type Watcher struct {
 	ids map[string][16]byte // the last adopted one
 
 	mu       sync.Mutex
-	retired  map[[16]byte]bool // former ids: a broker that lags behind may still name them
+	retired  map[[16]byte]bool // previous ids: a broker that lags behind may still name them
 	problems []string
 }
 

@@ -86,7 +86,7 @@ var readings = [numReadings][2]string{
 	LagAge:          {"smshooks_lag_age_seconds", "Seconds since Kafka last returned end and committed offsets, from which lag and delayed records are computed; NaN without the role consume."},
 	CommitStalled: {"smshooks_commit_stalled_seconds",
 		"Longest time in seconds that a source partition of this instance has had unsettled records without its committed offset moving."},
-	LedgerGap:         {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions less those that are gated or buffered; normally 0."},
+	LedgerGap:         {"smshooks_ledger_gap_records", "Unsettled records of this instance's partitions minus those that are gated or buffered; normally 0."},
 	FailingEndpoints:  {"smshooks_failing_endpoints", "Endpoints whose last attempt failed; every consuming instance knows all, so aggregate with max."},
 	RunningRecoveries: {"smshooks_running_recoveries", "Recoveries that have delayed events left to release, of all instances; every instance knows all, so aggregate with max."},
 }
@@ -140,7 +140,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.dead = f.counters("smshooks_dead_letters_total", "Events stored as dead letters, by kind and reason.", "kind", "reason")
 	attempts := f.counters("smshooks_attempts_total", "Attempts, by kind and result.", "kind", "result")
 	failover := f.counters("smshooks_failover_total", "Requests to failover URLs, by kind and result.", "kind", "result")
-	took := f.histograms("smshooks_attempt_seconds", "Duration of an attempt in seconds, from dial to the last byte of the response.",
+	took := f.histograms("smshooks_attempt_seconds", "Duration of an attempt in seconds, from dial to the last byte of the reply.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
 	delivery := f.histograms("smshooks_event_to_delivery_seconds", "Seconds from an event's time to its delivery.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 21600, 43200, 86400}, "kind")
@@ -164,9 +164,9 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	}
 	m.Miskeyed = f.counter("smshooks_miskeyed_records_total", "Records whose key is not the user_id of their value.")
 	m.BadIDs = f.counter("smshooks_bad_ids_total", "Source records whose webhook-id header is invalid and was ignored.")
-	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits of a partition that the broker refused; they are retried.")
+	m.CommitErrors = f.counter("smshooks_commit_errors_total", "Offset commits that failed: one per refused partition, or one per request without a reply; they are retried.")
 	m.Rebalances = f.counter("smshooks_rebalances_total", "Times that partitions were assigned to this instance or taken from it.")
-	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts and notes missing in the delivery log because Redis was unreachable or slow.")
+	m.logDropped = f.counter("smshooks_delivery_log_dropped_total", "Attempts and states missing in the delivery log because Redis was unreachable or slow.")
 	m.events = f.counters("smshooks_endpoint_events_total", "Endpoint events stored, by type.", "type")
 	for _, t := range topics.Events {
 		m.events.WithLabelValues(t)

@@ -36,7 +36,7 @@ const (
 // errRevoked ends a pass because the partition was revoked. The next owner continues.
 var errRevoked = errors.New("the partition was revoked")
 
-// errChanged ends a pass because a former owner had made more progress than was known. The next round continues there.
+// errChanged ends a pass because a previous owner had made more progress than was known. The next round continues there.
 var errChanged = errors.New("another owner has worked on the partition")
 
 // pass carries out one task: it reads the task's span and copies the records that its recoveries select.
@@ -77,7 +77,7 @@ func (p *pass) total() (n int64) {
 }
 
 func (p *pass) work(ctx context.Context) error {
-	if p.begun || p.owned.Undecided > 0 { // a former owner's transaction may be open
+	if p.begun || p.owned.Undecided > 0 { // a previous owner's transaction may be open
 		if err := p.fence(ctx); err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
 		if err := p.fence(ctx); err != nil {
 			return err
 		}
-		id = p.log.choose(p.job, e) // a former owner may have copied it for another recovery
+		id = p.log.choose(p.job, e) // a previous owner may have copied it for another recovery
 	}
 	if id != "" && !p.owned.Finished(p.id, r.Offset, r.LeaderEpoch) {
 		if len(p.copies) == 0 {
@@ -189,7 +189,7 @@ func size(r *kgo.Record) (n int) {
 	return n
 }
 
-// fence ends the transactions of former owners of the partition and keeps them from beginning others. If they have
+// fence ends the transactions of previous owners of the partition and keeps them from beginning others. If they have
 // made more progress than the task, it returns errChanged.
 func (p *pass) fence(ctx context.Context) error {
 	if p.client != nil {

@@ -377,7 +377,7 @@ func (s *State) forget(before time.Time, held func(place) bool) {
 type job struct {
 	unit
 	ids      []string // of the recoveries, sorted
-	begun    bool     // span is the progress of a former owner or an earlier pass
+	begun    bool     // span is the progress of a previous owner or an earlier pass
 	span     Span
 	released map[string]int64
 	users    []int64 // whose events are selected; 0: of many

@@ -77,7 +77,7 @@ func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Lo
 	return &Worker{
 		cfg: cfg, log: log, partitions: partitions, zap: logger, swept: map[unit]event.Lease{},
 		examining: rate.NewLimiter(maxExamined, examineChunk), copying: rate.NewLimiter(maxCopied, maxCopies),
-		failing: outage.New(logger, "cannot release delayed events; retrying", "delayed events are released again"),
+		failing:     outage.New(logger, "cannot release delayed events; retrying", "delayed events are released again"),
 		unreadAfter: unreadAfter, unreadInterval: unreadInterval,
 	}
 }
@@ -98,8 +98,8 @@ type failure struct {
 
 func (w *Worker) fail(err error) {
 	f := &failure{kafka.Explain(err), time.Now()}
-	if former := w.failed.Load(); former != nil {
-		f.since = former.since
+	if previous := w.failed.Load(); previous != nil {
+		f.since = previous.since
 	}
 	w.failed.Store(f)
 	w.failing.Fail(f.err)

@@ -131,25 +131,25 @@ func TestOwnerChanges(t *testing.T) {
 	}
 }
 
-// TestFormerOwner checks that a former owner with an open transaction cannot commit it once another owner has begun.
-func TestFormerOwner(t *testing.T) {
+// TestPreviousOwner checks that a previous owner with an open transaction cannot commit it once another owner has begun.
+func TestPreviousOwner(t *testing.T) {
 	k := newEnv(t)
 	k.delay("retry", 0, "42", 10)
 	a := k.start(&owner{})
 	id := k.begin(a, Marker{Cause: Customer, User: 42})
-	former := &pass{Worker: a.worker, task: &task{job: a.jobs(unit{"retry", 0})[0], owned: k.owner(0).partitions[0]}}
-	defer former.close()
-	if _, err := a.worker.locate(t.Context(), []*task{former.task}); err != nil {
+	previous := &pass{Worker: a.worker, task: &task{job: a.jobs(unit{"retry", 0})[0], owned: k.owner(0).partitions[0]}}
+	defer previous.close()
+	if _, err := a.worker.locate(t.Context(), []*task{previous.task}); err != nil {
 		t.Fatal(err)
 	}
-	if err := former.fence(t.Context()); err != nil {
+	if err := previous.fence(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := former.client.BeginTransaction(); err != nil {
+	if err := previous.client.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
 	late := &kgo.Record{Topic: "released", Partition: 0, Key: []byte("42"), Value: []byte("late")}
-	if err := former.client.ProduceSync(t.Context(), late).FirstErr(); err != nil {
+	if err := previous.client.ProduceSync(t.Context(), late).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	b := k.start(k.owner(0))
@@ -158,11 +158,11 @@ func TestFormerOwner(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := former.client.EndTransaction(ctx, kgo.TryCommit); err == nil {
-		t.Error("the former owner has committed")
+	if err := previous.client.EndTransaction(ctx, kgo.TryCommit); err == nil {
+		t.Error("the previous owner has committed")
 	}
 	if copies := k.wantCopies(b, 10); copies["late"] != nil {
-		t.Error("the former owner's copy is read")
+		t.Error("the previous owner's copy is read")
 	}
 }
 
@@ -181,7 +181,7 @@ func TestFurther(t *testing.T) {
 	}
 }
 
-// TestCopiedForAnother checks that a former owner's span of another recovery counts even if it is read only after that
+// TestCopiedForAnother checks that a previous owner's span of another recovery counts even if it is read only after that
 // owner's transactions were ended.
 func TestCopiedForAnother(t *testing.T) {
 	k := newEnv(t)
@@ -206,7 +206,7 @@ func TestCopiedForAnother(t *testing.T) {
 	if _, err := a.worker.locate(t.Context(), []*task{p.task}); err != nil {
 		t.Fatal(err)
 	}
-	// The former owner has come to 7, which is not read yet.
+	// The previous owner has come to 7, which is not read yet.
 	span.Next = 7
 	r := record("releases", "retry/0", entry{Progress: &progress{Topic: "retry", Span: span, Released: map[string]int64{other: 7}}})
 	r.Partition = 0
@@ -217,7 +217,7 @@ func TestCopiedForAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(k.copies()); n != 3 {
-		t.Errorf("%d copies, want those after the former owner's span", n)
+		t.Errorf("%d copies, want those after the previous owner's span", n)
 	}
 	if err := a.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)

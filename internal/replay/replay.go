@@ -139,9 +139,9 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 			return nil, fmt.Errorf("claim replays in Redis: %w", err)
 		}
 		for i, cmd := range cmds {
-			former, err := cmd.Result()
+			previous, err := cmd.Result()
 			free = append(free, errors.Is(err, redis.Nil) ||
-				err == nil && (strings.HasSuffix(former, own) || part[i].diedAfter(former)))
+				err == nil && (strings.HasSuffix(previous, own) || part[i].diedAfter(previous)))
 		}
 	}
 	return free, nil

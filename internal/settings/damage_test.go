@@ -109,15 +109,15 @@ func TestGoneFromTheTopic(t *testing.T) {
 	waitLoaded(t, first)
 	id := *first.rdb.id.Load()
 	stop()
-	former, foreign := strings.Repeat("0", 15)+"1", strings.Repeat("0", 15)+"2"
-	if err := k.rdb.Set(t.Context(), k.prefix+"topics:"+k.topic, former, 0).Err(); err != nil {
+	previous, foreign := strings.Repeat("0", 15)+"1", strings.Repeat("0", 15)+"2"
+	if err := k.rdb.Set(t.Context(), k.prefix+"topics:"+k.topic, previous, 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	for name, fields := range map[string][]any{
 		k.prefix + id + ":user:77":           {"v", "0/1/1", "d", `{"user_id":77,"dlr_url":"http://gone"}`},
 		k.prefix + id + ":user:78":           {"v", "2/1/1"},
 		k.prefix + id + ":user:79":           {"v", "0/999999/1", "d", `{"user_id":79,"dlr_url":"http://never"}`},
-		k.prefix + former + ":user:1":        {"v", "0/1/1", "d", `{"user_id":1,"dlr_url":"http://former"}`},
+		k.prefix + previous + ":user:1":      {"v", "0/1/1", "d", `{"user_id":1,"dlr_url":"http://previous"}`},
 		k.prefix + "deliveries:77":           {"x", "not ours"},
 		k.prefix + foreign + ":user:77":      {"v", "0/1/1", "d", "of other topics in the same Redis"},
 		k.prefix + id + ":something:else":    {"x", "not ours"},
@@ -130,7 +130,7 @@ func TestGoneFromTheTopic(t *testing.T) {
 	}
 	second, _, _ := k.start(small)
 	waitLoaded(t, second)
-	for _, name := range []string{id + ":user:77", id + ":user:78", id + ":user:79", former + ":user:1"} {
+	for _, name := range []string{id + ":user:77", id + ":user:78", id + ":user:79", previous + ":user:1"} {
 		if n := k.rdb.Exists(t.Context(), k.prefix+name).Val(); n != 0 {
 			t.Errorf("%s is still in Redis", name)
 		}

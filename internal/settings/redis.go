@@ -293,10 +293,10 @@ func (d *database) claim(ctx context.Context, name string, kept time.Duration) (
 	return d.rdb.SetNX(ctx, d.key(name), d.instance, kept).Result()
 }
 
-// former returns the id that the topic of this name had when replaced was last
+// previousID returns the id that the topic of this name had when replaced was last
 // called, or "" if it is the current id or unknown. Topics of other names may
 // share Redis and the prefix; their entries are left alone.
-func (d *database) former(ctx context.Context, topic string) (string, error) {
+func (d *database) previousID(ctx context.Context, topic string) (string, error) {
 	id, err := d.rdb.Get(ctx, d.prefix+"topics:"+topic).Result()
 	switch {
 	case errors.Is(err, redis.Nil) || id == *d.id.Load():

@@ -156,12 +156,12 @@ func (s *Store) purge(ctx context.Context) error {
 }
 
 func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
-	former, err := s.rdb.former(ctx, s.cfg.Topic)
+	previous, err := s.rdb.previousID(ctx, s.cfg.Topic)
 	if err != nil {
 		return 0, err
 	}
-	if former != "" {
-		if n, err = s.rdb.discard(ctx, former); err != nil {
+	if previous != "" {
+		if n, err = s.rdb.discard(ctx, previous); err != nil {
 			return n, err
 		}
 	}

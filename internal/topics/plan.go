@@ -59,7 +59,7 @@ type Settings struct {
 
 	Schedule []time.Duration // delays between attempts, in whole milliseconds
 	Tiers    []time.Duration // delays of the overflow topics, in whole milliseconds, ascending
-	// Former delays: their topics are read, checked and kept in step with their source, but not written to.
+	// Previous delays: their topics are read, checked and kept in step with their source, but not written to.
 	DrainSchedule, DrainTiers, DrainWindows []time.Duration
 
 	// Window is how long after its event time an event may be attempted, and the delay of the paused topics, in whole

@@ -85,7 +85,7 @@ func TestPlanDescribe(t *testing.T) {
 	}
 }
 
-// Topics of former delays are read and kept in step, and nothing is written to them.
+// Topics of previous delays are read and kept in step, and nothing is written to them.
 func TestPlanDrain(t *testing.T) {
 	s := defaults
 	s.Schedule, s.Tiers = []time.Duration{time.Hour}, []time.Duration{time.Minute, time.Hour}

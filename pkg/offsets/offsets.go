@@ -23,7 +23,7 @@ type cut struct {
 type Tracker struct {
 	mu sync.Mutex
 
-	// Every offset in [base, next) is either outstanding or in a run. Runs at or above next were finished by a former
+	// Every offset in [base, next) is either outstanding or in a run. Runs at or above next were finished by a previous
 	// owner of the partition.
 	base, next  int64 // -1: unknown
 	runs        runs
@@ -39,7 +39,7 @@ type Tracker struct {
 // New returns a tracker for a partition with this committed offset, which is the next offset to read. If committed is
 // -1, it is unknown, and the first tracked offset takes its place.
 //
-// finished is the state that Snapshot returned to a former owner. A tail that starts with ';' is ignored. A state that
+// finished is the state that Snapshot returned to a previous owner. A tail that starts with ';' is ignored. A state that
 // is empty, damaged or belongs to another committed offset counts as none.
 func New(committed int64, finished string) *Tracker {
 	t := &Tracker{base: committed, next: committed}
@@ -52,7 +52,7 @@ func New(committed int64, finished string) *Tracker {
 }
 
 // Track records that the consumer fetched offset. Offsets come in ascending order. It returns the generation to pass
-// to Finish. fresh is false if a former owner finished the offset: skip the record and do not call Finish.
+// to Finish. fresh is false if a previous owner finished the offset: skip the record and do not call Finish.
 //
 // Offsets between the last tracked one and this one do not exist in the partition (compacted, control records) and
 // count as finished. An offset at or below the last tracked one is a rewind, see [Tracker.Rewind]; it is fresh.
@@ -75,7 +75,7 @@ func (t *Tracker) Track(offset int64) (gen uint32, fresh bool) {
 	return t.gen, true
 }
 
-// Forget drops the offsets at or above offset that a former owner finished and that are not tracked yet. Call it before
+// Forget drops the offsets at or above offset that a previous owner finished and that are not tracked yet. Call it before
 // Track if the record at offset shows that the log was truncated and rewritten since.
 func (t *Tracker) Forget(offset int64) {
 	t.mu.Lock()

@@ -137,14 +137,14 @@ func TestConsecutiveRewinds(t *testing.T) {
 }
 
 func TestStateRestores(t *testing.T) {
-	former := New(100, "")
-	gen := track(t, former, 100, 101, 102, 103, 104, 105, 110, 111)
-	finish(former, gen, 102, 103, 105, 111)
-	next, state := former.Snapshot(4096)
+	previous := New(100, "")
+	gen := track(t, previous, 100, 101, 102, 103, 104, 105, 110, 111)
+	finish(previous, gen, 102, 103, 105, 111)
+	next, state := previous.Snapshot(4096)
 	if next != 100 || !strings.HasPrefix(state, "1:") {
 		t.Fatalf("Snapshot() = %d, %q", next, state)
 	}
-	if _, got := former.Snapshot(4096); got != state {
+	if _, got := previous.Snapshot(4096); got != state {
 		t.Errorf("state = %q, want %q", got, state)
 	}
 	want := map[int64]bool{100: true, 101: true, 102: false, 103: false, 104: true, 105: false, 110: true, 111: false, 112: true}
@@ -166,9 +166,9 @@ func TestStateRestores(t *testing.T) {
 }
 
 func TestRestoredBaseIsAheadOfTrack(t *testing.T) {
-	former := New(100, "")
-	finish(former, track(t, former, 100, 101, 102), 101, 102)
-	tr := New(former.Snapshot(100))
+	previous := New(100, "")
+	finish(previous, track(t, previous, 100, 101, 102), 101, 102)
+	tr := New(previous.Snapshot(100))
 	finish(tr, track(t, tr, 100), 100)
 	// 101 and 102 are not fetched yet, but they are finished.
 	if got := tr.Committable(); got != 103 {
@@ -186,10 +186,10 @@ func TestRestoredBaseIsAheadOfTrack(t *testing.T) {
 }
 
 func TestGapMergesRestoredRuns(t *testing.T) {
-	former := New(100, "")
-	gen := track(t, former, 100, 101, 102, 103, 104, 105, 106)
-	finish(former, gen, 102, 104, 106)
-	tr := New(former.Snapshot(100))
+	previous := New(100, "")
+	gen := track(t, previous, 100, 101, 102, 103, 104, 105, 106)
+	finish(previous, gen, 102, 104, 106)
+	tr := New(previous.Snapshot(100))
 	track(t, tr, 100)
 	track(t, tr, 105) // 101 … 104 are gone; 102 and 104 were finished anyway
 	if got := tr.runs.all(); len(got) != 2 || got[0] != (run{101, 105}) || got[1] != (run{106, 107}) {
@@ -202,9 +202,9 @@ func TestGapMergesRestoredRuns(t *testing.T) {
 }
 
 func TestInvalidStateIsIgnored(t *testing.T) {
-	former := New(100, "")
-	finish(former, track(t, former, 100, 101), 101)
-	_, good := former.Snapshot(100)
+	previous := New(100, "")
+	finish(previous, track(t, previous, 100, 101), 101)
+	_, good := previous.Snapshot(100)
 	if New(100, good).runs.total() != 1 {
 		t.Fatal("a valid state was rejected")
 	}

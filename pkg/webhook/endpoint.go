@@ -154,7 +154,7 @@ func toASCII(host string) (string, error) {
 }
 
 // escapeQuery escapes the bytes that a request line must not contain. Unlike the path, net/url leaves a query
-// unchanged, even its blanks.
+// unchanged, even its spaces.
 func escapeQuery(query string) string {
 	const hex = "0123456789ABCDEF"
 	var out strings.Builder

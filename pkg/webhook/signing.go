@@ -68,7 +68,7 @@ type Signer struct {
 }
 
 // AppendSignatures appends the value of Webhook-Signature: a signature for each secret that is valid at the time of the
-// attempt, separated by blanks. It appends nothing if there is none.
+// attempt, separated by spaces. It appends nothing if there is none.
 func (g *Signer) AppendSignatures(dst []byte, secrets []Secret, id string, at time.Time, body []byte) []byte {
 	start := len(dst)
 	for i := range secrets {

@@ -113,7 +113,7 @@ func TestRecreatedSettings(t *testing.T) {
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	e.emit(t, e.pausedDocument(t, 3, "dlr"))
-	former := e.newKey(t, 1)
+	previous := e.newKey(t, 1)
 	p := e.serve(t)
 	e.emit(t, e.dlr(1, 1), e.dlr(3, 1))
 	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
@@ -132,7 +132,7 @@ func TestRecreatedSettings(t *testing.T) {
 	for name, c := range map[string]struct {
 		key  string
 		want int
-	}{"new": {key, http.StatusOK}, "former": {former, http.StatusUnauthorized}} {
+	}{"new": {key, http.StatusOK}, "previous": {previous, http.StatusUnauthorized}} {
 		if status := ask(t, p, http.MethodGet, c.key, "/v1/user/get-webhook", "", nil); status != c.want {
 			t.Errorf("the %s key: %d, want %d", name, status, c.want)
 		}

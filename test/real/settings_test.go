@@ -93,7 +93,7 @@ func call(t testing.TB, p *harness.Proc, a account, form url.Values) (int, shown
 
 // wantWhole reports whether the API returns all settings of the user, with dlr as the first URL. It fails on every
 // other reply except 503, or previous settings from an instance that may not have read the change yet.
-func wantWhole(t testing.TB, e *env, p *harness.Proc, a account, dlr string, form url.Values, former ...string) bool {
+func wantWhole(t testing.TB, e *env, p *harness.Proc, a account, dlr string, form url.Values, previous ...string) bool {
 	t.Helper()
 	status, s := call(t, p, a, form)
 	if status == http.StatusServiceUnavailable {
@@ -101,7 +101,7 @@ func wantWhole(t testing.TB, e *env, p *harness.Proc, a account, dlr string, for
 	}
 	hooks := e.all(a.user, "")
 	is := func(got *string, want string) bool { return got != nil && *got == want }
-	if status == http.StatusOK && s.DLR != nil && slices.Contains(former, *s.DLR) {
+	if status == http.StatusOK && s.DLR != nil && slices.Contains(previous, *s.DLR) {
 		return false
 	}
 	if status != http.StatusOK || !is(s.DLR, dlr) || !is(s.Click, hooks.Click) || !is(s.Inbound, hooks.Inbound) || !is(s.Revoke, hooks.Revoke) || !s.Auth {
