@@ -58,7 +58,7 @@ func (c *Consumer) Delayed() []event.Partition {
 }
 
 // finished reports whether a record of the topic with that id is finished. A record that was committed as finished has
-// the topic's present id, since the commit of a deleted topic is not restored.
+// the topic's current id, since the commit of a deleted topic is not restored.
 func (a *assignment) finished(topicID [16]byte, offset int64, epoch int32) bool {
 	// A newer epoch than all that were read is another record at the offset: sawEpoch has not seen it yet.
 	if known := a.epoch.Load(); (known < 0 || epoch <= known) && a.tracked().Finished(offset) {

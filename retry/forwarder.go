@@ -41,7 +41,7 @@ type Producer interface {
 
 // Forwarder stores events in delay topics and in the dead letter topic. The caller must have acquired the event. It
 // is settled when all in-sync replicas have its record. Until then the event is kept, and its record is
-// produced again while the broker refuses it. It is abandoned if its partition is revoked meanwhile.
+// produced again while the broker refuses it. It is abandoned if its partition is revoked.
 type Forwarder struct {
 	topics     Topics
 	deadLetter string

@@ -63,7 +63,7 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 		Long: "Make events due now that wait for a retry or in overflow. With --user, include those of an ended pause.\n" +
 			"An attempt keeps its number. If it fails, the next one comes a full delay later.\n\n" +
 			"The command prints the id of the recovery, then its progress until it is done. The running instances do\n" +
-			"the work: if the command is interrupted, they go on.",
+			"the work: if the command is interrupted, they continue.",
 		Example: "  smshooks retry release --user 42 --dry-run\n" +
 			"  smshooks retry release --host hooks.example.com --error timeout --since 6h",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -110,7 +110,7 @@ func release(ctx context.Context, cmd *cobra.Command, admin *app.Admin, s app.Se
 		}
 	})
 	if ctx.Err() != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the running instances go on")
+		fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the running instances continue")
 		return nil
 	}
 	if err == nil {

@@ -53,7 +53,7 @@ func (s *Store) KeyUser(_ context.Context, hash string) (userID int64, found boo
 		return 0, false, ErrNotReady
 	}
 	userID, _, _ = s.keys.Get(key)
-	if !s.topics.Read() { // the topic was created again meanwhile
+	if !s.topics.Read() { // the topic has been created again by now
 		return 0, false, ErrNotReady
 	}
 	return userID, userID != 0, nil

@@ -62,7 +62,7 @@ func (a *App) limits() allotment {
 	share := allot(limit, a.Config)
 	if limit < share.needed {
 		a.Log.Warn("open file limit is too low for the settings; raise it (ulimit -n, LimitNOFILE) "+
-			"or accept the lower figures",
+			"or accept the lower limits",
 			zap.Uint64("limit", limit), zap.Uint64("needed", share.needed),
 			zap.Int("dispatch.max_in_flight", a.Config.Dispatch.MaxInFlight), zap.Int("requests_in_flight", share.inFlight),
 			zap.Int("api.max_connections", a.Config.API.MaxConnections), zap.Int("api_connections", share.api))

@@ -1,4 +1,4 @@
-// Package demo runs the whole service in one process and checks its figures at the end.
+// Package demo runs the whole service in one process and checks its counts at the end.
 //
 // It starts the embedded Kafka and Redis, four users whose receivers behave differently, the service as `serve` runs
 // it, and a gateway that writes events of all four kinds. When all events are settled, the ledger compares what the
@@ -85,7 +85,7 @@ func (s *setup) emit(ctx context.Context, view *screen) error {
 			stop()
 			return errors.Join(errEnded(err), <-emitted)
 		case <-ticker.C:
-			f, err := s.figures()
+			f, err := s.counts()
 			if err != nil {
 				return err
 			}
@@ -109,7 +109,7 @@ func (s *setup) drain(ctx context.Context, view *screen, spare time.Duration) (f
 		if err != nil {
 			return f, err
 		}
-		view.progress(s, f.figures, phase)
+		view.progress(s, f.counts, phase)
 		// Kafka and the service are read one after the other, so a record may be counted by only one of them.
 		if done := f == last && f.final(); done || time.Now().After(deadline) {
 			return f, nil

@@ -8,9 +8,9 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// facts are the figures that the ledger compares: those of the service and those that others counted.
+// facts are the counts that the ledger compares: those of the service and those that others counted.
 type facts struct {
-	figures
+	counts
 	acked            [webhook.NumKinds]int64 // gateway: source records that Kafka acknowledged
 	waiting          [webhook.NumKinds]int64 // Kafka: records written to delay topics
 	letters          [webhook.NumKinds]int64 // Kafka: records in the dead letter topic

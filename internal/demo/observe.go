@@ -13,8 +13,8 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// figures are metrics of the service.
-type figures struct {
+// counts are metrics of the service.
+type counts struct {
 	consumed [webhook.NumKinds]int64
 	settled  [webhook.NumKinds][webhook.NumFates]int64
 	attempts [webhook.NumKinds][webhook.NumResults]int64
@@ -22,8 +22,8 @@ type figures struct {
 	inFlight int64
 }
 
-// readFigures reads the metrics of the service.
-func readFigures(from prometheus.Gatherer, plan *topics.Plan) (f figures, err error) {
+// readCounts reads the metrics of the service.
+func readCounts(from prometheus.Gatherer, plan *topics.Plan) (f counts, err error) {
 	families, err := from.Gather()
 	if err != nil {
 		return f, fmt.Errorf("gather metrics: %w", err)

@@ -110,8 +110,8 @@ func shortened(usual, now time.Duration) string {
 	return " (" + delay.Name(usual) + " shortened to " + delay.Name(now) + ")"
 }
 
-// progress shows the current figures.
-func (v *screen) progress(s *setup, f figures, phase string) {
+// progress shows the current counts.
+func (v *screen) progress(s *setup, f counts, phase string) {
 	now := time.Now()
 	if v.redraw {
 		v.frame(v.table(s, f, phase, now.Sub(s.began)))
@@ -176,7 +176,7 @@ func (s *setup) row(u *user) row {
 	return r
 }
 
-func (v *screen) table(s *setup, f figures, phase string, elapsed time.Duration) []string {
+func (v *screen) table(s *setup, f counts, phase string, elapsed time.Duration) []string {
 	filled := min(int(elapsed*barWidth/s.Length), barWidth)
 	lines := []string{
 		fmt.Sprintf("  %s%s %5.1fs of about %s  %s", v.paint(green, strings.Repeat("█", filled)),

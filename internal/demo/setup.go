@@ -234,7 +234,7 @@ func (s *setup) longest() time.Duration {
 	return slices.MaxFunc(s.users, func(a, b *user) int { return int(a.longest - b.longest) }).longest
 }
 
-func (s *setup) figures() (figures, error) { return readFigures(s.registry, s.plan) }
+func (s *setup) counts() (counts, error) { return readCounts(s.registry, s.plan) }
 
 // facts collects the facts.
 func (s *setup) facts(ctx context.Context) (f facts, err error) {
@@ -243,7 +243,7 @@ func (s *setup) facts(ctx context.Context) (f facts, err error) {
 	if f.waiting, err = delayedRecords(ctx, s.client, s.plan); err != nil {
 		return f, err
 	}
-	if f.figures, err = s.figures(); err != nil {
+	if f.counts, err = s.counts(); err != nil {
 		return f, err
 	}
 	for _, k := range webhook.Kinds() {

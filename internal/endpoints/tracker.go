@@ -232,7 +232,7 @@ func (t *Tracker) stop() {
 }
 
 // settle applies the notes, stores the states that changed, and produces the events that follow from them. If another
-// instance has changed a state meanwhile, the notes are applied to that one.
+// instance has changed a state by then, the notes are applied to that one.
 func (t *Tracker) settle(ctx context.Context, work map[key][]note) {
 	ctx, cancel := context.WithTimeout(ctx, answer)
 	defer cancel()

@@ -1,7 +1,7 @@
 // Package firstclick remembers the first click of each message.
 //
 // There is one Redis key per user and message. Its value names the event that was the first, so that a redelivery of
-// that event is not taken for a second click.
+// that event does not count as a second click.
 //
 // The dispatcher claims clicks in batches. The package runs no goroutines and holds no locks.
 package firstclick
@@ -168,7 +168,7 @@ func (m *Memory) move(ctx context.Context, moved map[string]string) error {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) { // a key that has expired meanwhile is ignored
+	if err != nil && !errors.Is(err, redis.Nil) { // a key that has expired by now is ignored
 		return fmt.Errorf("claim clicks in Redis: %w", err)
 	}
 	return nil

@@ -131,7 +131,7 @@ func (p *pool) put(cn *conn, now time.Time) {
 
 func (p *pool) putLocked(cn *conn, now time.Time) {
 	cn.since = now
-	// If the socket cannot be checked, unexpected data would be taken for the reply to the next request.
+	// If the socket cannot be checked, unexpected data would count as the reply to the next request.
 	if !rawIO || p.closed || !now.Before(cn.replaceAt) {
 		_ = cn.Close()
 		return

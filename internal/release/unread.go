@@ -23,11 +23,11 @@ const (
 )
 
 // endUnread ends a unit that no member of the group owns: its topic was deleted, has fewer partitions now, or is only
-// in the settings of the marker's writer. Otherwise the recovery would run until it is forgotten. Events that wait
+// in the settings of the marker's writer. Otherwise the recovery would run until it is forgotten. Events that are delayed
 // there are sent when they are due, if a member reads them then.
 //
 // Only the owner of the first partition of copies does so. It ends the unit in a transaction, like the unit's owner. So
-// if an owner appears meanwhile, one of the two is fenced.
+// if an owner appears by then, one of the two is fenced.
 func (w *Worker) endUnread(ctx context.Context) (ended bool, err error) {
 	if w.log.Running() == 0 || time.Since(w.lookedUnread) < w.unreadInterval {
 		return false, nil

@@ -71,7 +71,7 @@ func (s *Store) end() {
 	users := s.users.count()
 	s.obs.ConfigUsers(users)
 	s.log.Info("config topic read to its end", zap.Int("users_in_memory", users))
-	s.noteResumedAnew()
+	s.reportResumed()
 	s.reportUnusable(s.unusable)
 	s.unusable = nil
 	s.becameReady()

@@ -13,7 +13,7 @@ import (
 	"github.com/smshooks/smshooks/internal/compacted"
 )
 
-// updates are this instance's updates under way, and the records of their users that are read meanwhile.
+// updates are this instance's updates under way, and the records of their users that have been read since.
 //
 // Updates of a user exclude each other by a lock in Redis, which Redis may lose.
 // Then the topic decides: an update whose record follows one that it was not
@@ -34,7 +34,7 @@ type witness struct {
 	seen   []intervening
 }
 
-// intervening is a document that was read meanwhile.
+// intervening is a document that was read since an update began.
 type intervening struct {
 	change
 	all     bool   // the record does not list the fields that its writer changed

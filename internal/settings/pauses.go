@@ -84,8 +84,8 @@ func (s *Store) noteResumed(c *change) {
 	}
 }
 
-// noteResumedAnew reports the kinds that are no longer paused in a topic that was created again or has lost records.
-func (s *Store) noteResumedAnew() {
+// reportResumed reports the kinds that are no longer paused in a topic that was created again or has lost records.
+func (s *Store) reportResumed() {
 	s.pauses.end(func(userID int64) bool {
 		ver, _ := s.newest(userID)
 		return ver.Offset > 0 && !s.unusable[userID].lockedAt(ver)

@@ -15,8 +15,8 @@ import (
 const (
 	// resealers is the number of documents rewritten at once.
 	resealers = 16
-	// resealPasses is the largest number of passes over the topic. After the first pass, only what other writers wrote
-	// meanwhile is left.
+	// resealPasses is the largest number of passes over the topic. After the first pass, only what other writers have
+	// written since is left.
 	resealPasses = 5
 )
 

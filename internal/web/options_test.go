@@ -168,7 +168,7 @@ func TestSecret(t *testing.T) {
 	if !strings.Contains(body, "Requests are signed with it from now on.") {
 		t.Error("the first secret has one before it")
 	}
-	if second, body := rotate("grace", "1h"); second == first || !strings.Contains(body, "is valid until <time") || strings.Contains(body, first) {
+	if second, body := rotate("grace", "1h"); second == first || !strings.Contains(body, "stays valid until <time") || strings.Contains(body, first) {
 		t.Errorf("the second secret: %s", body)
 	}
 	if _, body := rotate("grace", "0s"); !strings.Contains(body, "Requests are signed with it from now on.") {

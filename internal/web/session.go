@@ -194,7 +194,7 @@ func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD,
 	s.mu.Lock()
 	key, aead, fresh := s.key, s.aead, time.Since(s.readAt) < age
 	if !fresh {
-		s.readAt = time.Now() // other requests do not read it meanwhile
+		s.readAt = time.Now() // so that other requests do not read it, too
 	}
 	s.mu.Unlock()
 	if fresh && aead != nil {

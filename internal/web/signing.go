@@ -19,7 +19,7 @@ var graces = []struct {
 	length       time.Duration
 }{
 	{"24h", "for 24 hours", 24 * time.Hour}, {"1h", "for 1 hour", time.Hour}, {"72h", "for 3 days", 72 * time.Hour},
-	{"168h", "for 7 days", 168 * time.Hour}, {"0s", "no longer: it is known to others", 0},
+	{"168h", "for 7 days", 168 * time.Hour}, {"0s", "do not keep it: it was leaked", 0},
 }
 
 // Graces returns the choices.

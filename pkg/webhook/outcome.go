@@ -61,7 +61,7 @@ func Fates() [NumFates]Fate {
 		Superseded}
 }
 
-// Stored reports whether another record of the event is in a delay topic: its event goes on.
+// Stored reports whether another record of the event is in a delay topic: its event continues.
 func (f Fate) Stored() bool { return f == Retry || f == Overflow || f == Paused || f == Released }
 
 // State returns the state of an event whose latest record has this fate, in the words that customers read.

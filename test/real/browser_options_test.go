@@ -176,7 +176,7 @@ func signing(t *testing.T, b *tab, p *harness.Proc, page, key string) {
 	b.see(`document.documentElement.outerHTML.includes("whsec_")`, "false")
 	b.choose("grace", "1h")
 	b.press("#rotate")
-	b.see(text("signing"), "is valid until")
+	b.see(text("signing"), "stays valid until")
 	second := b.eval(value("secret"))
 	harness.Secret(second)
 	if first == second {
