@@ -36,7 +36,7 @@ func explainCommand() *cobra.Command {
 			"ID is the event's id (Webhook-Id) or the position of its source record (<topic>/<partition>/<offset>).\n" +
 			"With --user, the partition of the user's key is searched first. An id of the form evt_… is found without\n" +
 			"reading the source. For an id given by the gateway, or a message, the records are searched, so --user\n" +
-			"and --since shorten the search. Attempts come from the log of deliveries, which has a user's latest 1,000.",
+			"and --since shorten the search. Attempts come from the delivery log, which has a user's latest 1,000.",
 		Example: "  smshooks explain evt_65zCzbYEsdPvvuoJ9JsGNu\n" +
 			"  smshooks explain --user 42 --message 12345 --since 24h\n" +
 			"  smshooks explain --user 42 --message 12345 --json | jq '.[].state'",

@@ -70,7 +70,7 @@ type Sender interface {
 	Blocks(e *webhook.Endpoint) bool
 }
 
-// Deliveries is the log of attempts.
+// Deliveries is the delivery log.
 type Deliveries interface {
 	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error)
 	Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error)

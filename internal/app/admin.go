@@ -215,7 +215,7 @@ func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress d
 }
 
 // ReplayDeadLetters replays the dead letters that match run and returns how many. Like the API, it notes them in the
-// log of deliveries.
+// delivery log.
 func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
 	var note func(event.Attempt)
 	if run.Try == nil {
@@ -231,7 +231,7 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 			note = log.Note
 		} else {
 			a.log.Warn("cannot reach Redis; events whose replay is under way may be sent again, and none is noted "+
-				"in the log of deliveries", zap.Error(err))
+				"in the delivery log", zap.Error(err))
 		}
 	}
 	letters, err := newDeadLetters(a.cfg, a.kafka, nil, note)
@@ -242,7 +242,7 @@ func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int,
 	return letters.Run(ctx, run)
 }
 
-// openLog returns the log of deliveries, and a function that waits until all of it is written.
+// openLog returns the delivery log, and a function that waits until all of it is written.
 func (a *Admin) openLog(rdb redis.UniversalClient) (log *deliverylog.Log, end func()) {
 	var dropped atomic.Int64
 	log = deliverylog.New(rdb, a.cfg.Redis.KeyPrefix, func(n int) { dropped.Add(int64(n)) }, a.log)
@@ -253,7 +253,7 @@ func (a *Admin) openLog(rdb redis.UniversalClient) (log *deliverylog.Log, end fu
 		stop()
 		writing.Wait()
 		if n := dropped.Load(); n > 0 {
-			a.log.Warn("the log of deliveries lacks notes about replayed events", zap.Int64("events", n))
+			a.log.Warn("the delivery log lacks notes about replayed events", zap.Int64("events", n))
 		}
 	}
 }

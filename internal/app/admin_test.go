@@ -16,7 +16,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 )
 
-// TestReplayIsNoted checks that an operator's replay is in the user's log of deliveries when the command ends.
+// TestReplayIsNoted checks that an operator's replay is in the user's delivery log when the command ends.
 func TestReplayIsNoted(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {

@@ -169,7 +169,7 @@ func (a *App) watchReader(topic string, reader *compacted.Follower) {
 	a.watcher.OnRecreated(reader.Adopt)
 }
 
-// wireHistory makes the log of attempts, the memory of replays and the states of endpoints, which are in Redis.
+// wireHistory makes the delivery log, the memory of replays and the states of endpoints, which are in Redis.
 func (a *App) wireHistory() error {
 	a.log = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
 	a.endpoints = endpoints.NewStore(a.redis, a.Config.Redis.KeyPrefix)

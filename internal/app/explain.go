@@ -9,10 +9,10 @@ import (
 	"github.com/smshooks/smshooks/internal/explain"
 )
 
-// logTimeout is how long a command waits for the log of deliveries. It works without it.
+// logTimeout is how long a command waits for the delivery log. It works without it.
 const logTimeout = 500 * time.Millisecond
 
-// Explain returns the events that q selects. If the log of deliveries cannot be read, warn receives the
+// Explain returns the events that q selects. If the delivery log cannot be read, warn receives the
 // error and the attempts are left out.
 func (a *Admin) Explain(ctx context.Context, q explain.Query, warn func(error)) ([]explain.Event, error) {
 	rdb, err := a.openRedis()

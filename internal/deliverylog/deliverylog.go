@@ -37,7 +37,7 @@ const (
 	maxExpiry    = 200_000     // users whose last renewal is kept in memory
 )
 
-// Log is the log of deliveries. It is safe for concurrent use.
+// Log is the delivery log. It is safe for concurrent use.
 type Log struct {
 	rdb      redis.UniversalClient
 	attempts string // prefix of the lists of attempts

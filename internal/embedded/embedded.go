@@ -145,9 +145,9 @@ func (e *Embedded) RedisAddr() string { return e.redis.Addr() }
 // Lost describes what does not survive a restart.
 func (e *Embedded) Lost() string {
 	if e.dir == "" {
-		return "all data: topics, records, offsets, settings, API keys, first clicks and the log of deliveries"
+		return "all data: topics, records, offsets, settings, API keys, first clicks and the delivery log"
 	}
-	return "first clicks (a message's next click counts as its first again) and the log of deliveries. " +
+	return "first clicks (a message's next click counts as its first again) and the delivery log. " +
 		"Topics, records, offsets, " +
 		"settings and API keys are stored in " + e.dir + "; a crash of the machine may lose the latest records"
 }

@@ -130,7 +130,7 @@ func post(t testing.TB, addr, key, path, form string) int {
 	return resp.StatusCode
 }
 
-// deliveries returns the log of deliveries from the API, "" if there is no answer.
+// deliveries returns the delivery log from the API, "" if there is no answer.
 func deliveries(t testing.TB, addr, key string) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/v1/user/deliveries", nil)
