@@ -77,13 +77,8 @@ func New(cfg Config) *Client {
 // returns any error; check ctx.Err().
 //
 // status is that of the reply, or 0 if none arrived. If both a status and an error are returned, the body was
-// incomplete.
-func (c *Client) Post(ctx context.Context, deadline time.Time, host Host, message []byte) (status int, err error) {
-	return c.PostReading(ctx, deadline, host, message, nil)
-}
-
-// PostReading is Post, and stores the beginning of the reply's body in body, unless that is nil.
-func (c *Client) PostReading(
+// incomplete. The beginning of the body is stored in body, unless that is nil.
+func (c *Client) Post(
 	ctx context.Context, deadline time.Time, host Host, message []byte, body *Beginning,
 ) (status int, err error) {
 	body.reset()

@@ -55,7 +55,7 @@ func TestReuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p, c := peer.New(t, test.answer), newClient(t, nil)
 			for range 3 {
-				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
+				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request), nil); status != 200 || err != nil {
 					t.Fatalf("%d, %v", status, err)
 				}
 			}
@@ -88,7 +88,7 @@ func TestStaleConnections(t *testing.T) {
 				c := newClient(t, nil)
 				message := []byte(fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
 				post := func() {
-					if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, message); status != 200 || err != nil {
+					if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, message, nil); status != 200 || err != nil {
 						t.Fatalf("%d, %v", status, err)
 					}
 				}
@@ -148,7 +148,7 @@ func TestEarlyReply(t *testing.T) {
 	}()
 	size := 64 << 20 // more than all buffers on the way
 	message := append([]byte(fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n", size)), make([]byte, size)...)
-	status, err := newClient(t, nil).Post(t.Context(), soon(), Host{Address: l.Addr().String()}, message)
+	status, err := newClient(t, nil).Post(t.Context(), soon(), Host{Address: l.Addr().String()}, message, nil)
 	if status != 413 || err != nil {
 		t.Errorf("%d, %v, want 413", status, err)
 	}
@@ -157,13 +157,13 @@ func TestEarlyReply(t *testing.T) {
 func TestDeadlineAndCancel(t *testing.T) {
 	silent := peer.New(t, func(c net.Conn, _ int32) bool { _, _ = io.Copy(io.Discard, c); return false })
 	c := newClient(t, nil)
-	if _, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: silent.Addr}, []byte(request)); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: silent.Addr}, []byte(request), nil); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v, want the deadline exceeded", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
 	begun := time.Now()
-	if _, err := c.Post(ctx, soon(), Host{Address: silent.Addr}, []byte(request)); err == nil || time.Since(begun) > 5*time.Second {
+	if _, err := c.Post(ctx, soon(), Host{Address: silent.Addr}, []byte(request), nil); err == nil || time.Since(begun) > 5*time.Second {
 		t.Errorf("%v after %v, want cancellation", err, time.Since(begun))
 	}
 }
@@ -189,7 +189,7 @@ func TestIdleConnections(t *testing.T) {
 		for i := range 5 {
 			all.Go(func() {
 				host := Host{Address: fmt.Sprintf("peer%d:80", i%2)}
-				if status, err := c.Post(t.Context(), soon(), host, []byte(request)); status != 200 || err != nil {
+				if status, err := c.Post(t.Context(), soon(), host, []byte(request), nil); status != 200 || err != nil {
 					t.Errorf("%d, %v", status, err)
 				}
 			})
@@ -214,7 +214,7 @@ func TestConcurrentRequests(t *testing.T) {
 	for range 32 {
 		all.Go(func() {
 			for range 50 {
-				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
+				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request), nil); status != 200 || err != nil {
 					t.Errorf("%d, %v", status, err)
 					return
 				}

@@ -80,7 +80,7 @@ func burst(ctx context.Context, c *Client, n int) (took []time.Duration, errs []
 	for i := range n {
 		all.Go(func() {
 			began := time.Now()
-			_, errs[i] = c.Post(ctx, soon(), there, []byte(request))
+			_, errs[i] = c.Post(ctx, soon(), there, []byte(request), nil)
 			took[i] = time.Since(began)
 		})
 		synctest.Wait()
@@ -234,7 +234,7 @@ func TestCancelWhileWaiting(t *testing.T) {
 		began := time.Now()
 		for range maxDials + 10 { // with a dial and without
 			all.Go(func() {
-				_, err := c.Post(ctx, soon(), there, []byte(request))
+				_, err := c.Post(ctx, soon(), there, []byte(request), nil)
 				if !errors.Is(err, context.Canceled) || time.Since(began) != 10*time.Millisecond {
 					t.Errorf("%v after %v, want the cancellation", err, time.Since(began))
 				}
@@ -359,7 +359,7 @@ func TestOrphans(t *testing.T) {
 					for i := range 2 * tc.hosts {
 						host := Host{Address: fmt.Sprintf("peer%d:80", i/2)}
 						all.Go(func() {
-							if _, err := c.Post(t.Context(), soon(), host, []byte(request)); err != nil {
+							if _, err := c.Post(t.Context(), soon(), host, []byte(request), nil); err != nil {
 								t.Error(err)
 							}
 						})

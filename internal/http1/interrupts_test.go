@@ -60,7 +60,7 @@ func TestContextIsWatchedOnce(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
-	if _, err := c.Post(ctx, soon(), Host{Address: p.Addr}, []byte(request)); !errors.Is(err, context.Canceled) {
+	if _, err := c.Post(ctx, soon(), Host{Address: p.Addr}, []byte(request), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want a cancelled request", err)
 	}
 	mustPost(t, c, Host{Address: p.Addr})

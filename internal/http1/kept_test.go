@@ -24,7 +24,7 @@ import (
 // mustPost makes a request and fails the test unless the status is 200.
 func mustPost(t *testing.T, c *Client, host Host) {
 	t.Helper()
-	if status, err := c.Post(t.Context(), soon(), host, []byte(request)); status != 200 || err != nil {
+	if status, err := c.Post(t.Context(), soon(), host, []byte(request), nil); status != 200 || err != nil {
 		t.Fatalf("%d, %v", status, err)
 	}
 }
@@ -68,7 +68,7 @@ func TestRepeatOnNewConnection(t *testing.T) {
 				c := newClient(t, nil)
 				mustPost(t, c, Host{Address: p.Addr})
 				message := fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
-				status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(message))
+				status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(message), nil)
 				if status != test.status || (err == nil) != (status != 0) || p.Requests.Load() != test.requests || p.Connections.Load() != test.connections {
 					t.Errorf("%d, %v with %d requests on %d connections, want %d with %d on %d",
 						status, err, p.Requests.Load(), p.Connections.Load(), test.status, test.requests, test.connections)
@@ -112,7 +112,7 @@ func TestTimeoutIsNotRepeated(t *testing.T) {
 	})
 	c := newClient(t, nil)
 	mustPost(t, c, Host{Address: p.Addr})
-	status, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: p.Addr}, []byte(request))
+	status, err := c.Post(t.Context(), time.Now().Add(50*time.Millisecond), Host{Address: p.Addr}, []byte(request), nil)
 	if status != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || p.Requests.Load() != 2 {
 		t.Errorf("%d, %v with %d requests, want a timeout with 2", status, err, p.Requests.Load())
 	}
@@ -269,7 +269,7 @@ func TestTransferEncodingIdentity(t *testing.T) {
 	} {
 		p, c := peer.New(t, test.answer), newClient(t, nil)
 		for range 2 {
-			if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
+			if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request), nil); status != 200 || err != nil {
 				t.Errorf("%s: %d, %v", name, status, err)
 			}
 		}
@@ -397,7 +397,7 @@ func TestMaxConnsCountsDials(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 2 {
-		wg.Go(func() { _, _ = c.Post(ctx, soon(), Host{Address: "192.0.2.1:80"}, []byte(request)) })
+		wg.Go(func() { _, _ = c.Post(ctx, soon(), Host{Address: "192.0.2.1:80"}, []byte(request), nil) })
 		<-hanging
 	}
 	if n := c.open.Load(); n != 2 {
@@ -418,7 +418,7 @@ func TestBusyConnections(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 200 {
-				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request)); status != 200 || err != nil {
+				if status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(request), nil); status != 200 || err != nil {
 					t.Errorf("%d, %v", status, err)
 				}
 			}
@@ -441,7 +441,7 @@ func TestReapDuringRequests(t *testing.T) {
 	for part := range 2 {
 		wg.Go(func() {
 			for i := range hosts {
-				status, err := c.Post(t.Context(), soon(), hosts[(i+part*len(hosts)/2)%len(hosts)], []byte(request))
+				status, err := c.Post(t.Context(), soon(), hosts[(i+part*len(hosts)/2)%len(hosts)], []byte(request), nil)
 				if status != 200 || err != nil {
 					t.Errorf("%d, %v", status, err)
 				}

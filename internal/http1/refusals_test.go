@@ -27,7 +27,7 @@ func TestRefusalsAreShared(t *testing.T) {
 		}
 	})
 	post := func() {
-		_, err := c.Post(context.Background(), soon(), Host{Address: "peer:80"}, []byte(request))
+		_, err := c.Post(context.Background(), soon(), Host{Address: "peer:80"}, []byte(request), nil)
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%v, want a refusal", err)
 		}

@@ -13,10 +13,10 @@ type wire struct {
 	net.Conn
 	conn *conn
 
-	polls bool // Read does not wait
-	holds bool // Write keeps data instead of sending it
-	held  []byte
-	sent  bool // at least a part of the held data was sent
+	polls   bool   // Read does not wait
+	holds   bool   // Write keeps data instead of sending it
+	pending []byte // written and not sent yet
+	sent    bool   // at least a part of pending was sent
 }
 
 // secure puts TLS on a new connection. It fails if ctx ended before the handshake did, even if that succeeded: the
@@ -42,18 +42,18 @@ func (c *conn) secure(ctx context.Context, deadline time.Time, shared *tls.Confi
 }
 
 // hold makes Write keep data until the next Read, in buf if it fits.
-func (w *wire) hold(buf []byte) { w.held, w.holds, w.sent = buf, true, false }
+func (w *wire) hold(buf []byte) { w.pending, w.holds, w.sent = buf, true, false }
 
 // Write implements [net.Conn].
 func (w *wire) Write(p []byte) (int, error) {
 	if !w.holds {
 		return w.Conn.Write(p)
 	}
-	w.held = append(w.held, p...)
+	w.pending = append(w.pending, p...)
 	return len(p), nil
 }
 
-// Read implements [net.Conn]. It sends the held data first.
+// Read implements [net.Conn]. It sends the pending data first.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.polls {
 		return w.conn.poll(p)
@@ -61,9 +61,9 @@ func (w *wire) Read(p []byte) (int, error) {
 	if !w.holds {
 		return w.Conn.Read(p)
 	}
-	sent, n, err := w.conn.roundTrip(w.held, p)
-	w.sent, w.held = sent > 0, w.held[sent:]
-	if err != nil || len(w.held) == 0 {
+	sent, n, err := w.conn.roundTrip(w.pending, p)
+	w.sent, w.pending = sent > 0, w.pending[sent:]
+	if err != nil || len(w.pending) == 0 {
 		w.drop()
 		return n, err
 	}
@@ -73,16 +73,16 @@ func (w *wire) Read(p []byte) (int, error) {
 	return w.Conn.Read(p)
 }
 
-// flush sends what is still held.
+// flush sends what is still pending.
 func (w *wire) flush() error {
 	if !w.holds {
 		return nil
 	}
 	w.sent = true // perhaps, so that the request is not sent again
-	_, err := w.Conn.Write(w.held)
+	_, err := w.Conn.Write(w.pending)
 	w.drop()
 	return err
 }
 
-// drop forgets what is still held.
-func (w *wire) drop() { w.held, w.holds = nil, false }
+// drop forgets what is still pending.
+func (w *wire) drop() { w.pending, w.holds = nil, false }

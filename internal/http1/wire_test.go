@@ -71,7 +71,7 @@ func TestLargeMessagesOverTLS(t *testing.T) {
 	for _, size := range []int{bufferSize, 16 << 10, maxInlineWrite - 200, maxInlineWrite, 100_000, 2} {
 		body := strings.Repeat("x", size)
 		message := fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, body)
-		if status, err := c.Post(t.Context(), soon(), host, message); status != 200 || err != nil {
+		if status, err := c.Post(t.Context(), soon(), host, message, nil); status != 200 || err != nil {
 			t.Fatalf("%d bytes: %d, %v", size, status, err)
 		}
 	}

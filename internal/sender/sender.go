@@ -149,7 +149,7 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 	p.message = s.appendMessage(p.message[:0], &r, p)
 	deadline := started.Add(s.timeout)
 	host := http1.Host{Address: r.Endpoint.Address, ServerName: r.Endpoint.ServerName}
-	status, err := s.client.PostReading(ctx, deadline, host, p.message, &p.reply)
+	status, err := s.client.Post(ctx, deadline, host, p.message, &p.reply)
 	failure, reply := s.failure(status, err, deadline), ""
 	if failure != "" {
 		reply = maskCredentials(replyText(p.reply.Bytes()), r.Endpoint)

@@ -203,7 +203,7 @@ func clients(roots *x509.CertPool) map[string]func(address string, secure bool) 
 				m := messages.Get().(*[]byte)
 				defer messages.Put(m)
 				*m = append(append(strconv.AppendInt(append((*m)[:0], head...), int64(len(body)), 10), "\r\n\r\n"...), body...)
-				return c.Post(context.Background(), time.Now().Add(10*time.Second), host, *m)
+				return c.Post(context.Background(), time.Now().Add(10*time.Second), host, *m, nil)
 			}
 		},
 		"net/http": func(address string, secure bool) client {
