@@ -33,7 +33,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("the previous secret has no end, want it in %v", in)
 			return
 		}
-		if end, err := time.Parse(webhook.TimeLayout, *until); err != nil || time.Until(end) > in || time.Until(end) < in-time.Minute {
+		if end, err := time.Parse(time.RFC3339, *until); err != nil || time.Until(end) > in || time.Until(end) < in-time.Minute {
 			t.Errorf("the previous secret ends %s, want it in %v", *until, in)
 		}
 	}

@@ -2,9 +2,6 @@ package webhook
 
 import "time"
 
-// TimeLayout is RFC 3339 with milliseconds.
-const TimeLayout = "2006-01-02T15:04:05.000Z07:00"
-
 // AppendTime appends t in UTC with milliseconds (RFC 3339), truncated to the millisecond. RFC 3339 has four digits for
 // the year. Kafka accepts timestamps outside that range: they are written as the nearest time inside.
 func AppendTime(dst []byte, t time.Time) []byte {

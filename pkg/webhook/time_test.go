@@ -7,6 +7,7 @@ import (
 
 // TestAppendTime compares with package time's formatting by the layout.
 func TestAppendTime(t *testing.T) {
+	const layout = "2006-01-02T15:04:05.000Z07:00"
 	times := []time.Time{
 		{}, time.Unix(0, 0), time.Unix(0, -1), time.Unix(0, 999_999), time.Unix(0, 1_000_000), time.Unix(1<<31, 999_999_999),
 		time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
@@ -16,7 +17,7 @@ func TestAppendTime(t *testing.T) {
 		times = append(times, time.UnixMilli(1_800_000_000_000+int64(ms)*86_461_001))
 	}
 	for _, at := range times {
-		if got, want := string(AppendTime([]byte("at "), at)), "at "+at.UTC().Format(TimeLayout); got != want {
+		if got, want := string(AppendTime([]byte("at "), at)), "at "+at.UTC().Format(layout); got != want {
 			t.Errorf("%v: %s, want %s", at, got, want)
 		}
 	}
