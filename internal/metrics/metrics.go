@@ -184,6 +184,13 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	for _, t := range slices.Concat(topics.Consumed, topics.Settings, topics.Dead) {
 		m.skipped.WithLabelValues(t)
 	}
+	m.registerGauges(topics)
+	return m
+}
+
+// registerGauges registers the gauges. Those that need an answer of Kafka are unknown until it has come.
+func (m *Metrics) registerGauges(topics Topics) {
+	f := m.factory
 	m.lag = f.gauges("smshooks_group_lag_records", "Records of a partition between the group's committed offset and the end; absent if unknown for a minute; every consuming instance reports all partitions, so aggregate with max.", "topic", "partition")
 	m.delayed = f.gauges("smshooks_retry_waiting_records", "Records of a delay topic above the committed offsets; NaN if unknown for a minute; every consuming instance reports the same, so aggregate with max.", "topic")
 	m.overdue = f.gauges("smshooks_retry_overdue_seconds", "Seconds since the oldest delayed record in this instance's partitions was due, fetched or not; 0 if none is due, NaN if unknown for a minute.", "topic")
@@ -203,7 +210,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	m.orphaned = f.gauge("smshooks_unread_waiting_records", "Records in orphaned delay topics, whose delay is in no setting, so that they are not read.")
 	m.redisEvicts = f.gauge("smshooks_redis_evicts", "1 if a Redis server may evict keys because its maxmemory-policy is not noeviction, else 0.")
 	for i, r := range readings {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: r[0], Help: r[1]}, func() float64 {
+		f.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: r[0], Help: r[1]}, func() float64 {
 			switch read := m.readings[i].Load(); {
 			case read != nil:
 				return (*read)()
@@ -213,7 +220,6 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 			return 0
 		}))
 	}
-	return m
 }
 
 // Read sets the function that returns the value of a reading.
