@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -61,7 +62,7 @@ type Names struct {
 }
 
 // NewForwarder returns a Forwarder that produces with producer, or with large if producer reports that a record is too
-// large. Both must wait for all in-sync replicas (acks=all) and use [Partitioner].
+// large. Both must wait for all in-sync replicas (acks=all) and use [kafka.Partitioner].
 func NewForwarder(names Names, producer, large Producer, log *zap.Logger) *Forwarder {
 	f := &Forwarder{
 		topics: names.Topics, deadLetter: names.DeadLetter, producer: producer, large: large,
@@ -250,15 +251,7 @@ func refusal(r *kgo.Record, err error) error {
 		return err
 	}
 	return fmt.Errorf("raise max.message.bytes of topic %s (smshooks topics ensure), a record has %d bytes: %w",
-		r.Topic, size(r), err)
-}
-
-func size(r *kgo.Record) (n int) {
-	n = len(r.Key) + len(r.Value)
-	for _, h := range r.Headers {
-		n += len(h.Key) + len(h.Value)
-	}
-	return n
+		r.Topic, kafka.RecordSize(r), err)
 }
 
 // add counts a record that was refused, unless it is counted already.
@@ -288,22 +281,4 @@ func (f *refusals) remove(topic string) {
 	} else {
 		t.records--
 	}
-}
-
-// Partitioner places records of delay topics on the partition that they name, and all others by the hash of their
-// key, as Kafka's own clients do.
-func Partitioner(delayed func(topic string) bool) kgo.Partitioner {
-	return partitioner{delayed, kgo.ManualPartitioner(), kgo.StickyKeyPartitioner(nil)}
-}
-
-type partitioner struct {
-	delayed        func(topic string) bool
-	manual, hashed kgo.Partitioner
-}
-
-func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	if p.delayed(topic) {
-		return p.manual.ForTopic(topic)
-	}
-	return p.hashed.ForTopic(topic)
 }

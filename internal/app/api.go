@@ -38,13 +38,13 @@ func addresses(d config.Dispatch) sender.Addresses {
 }
 
 func (a *App) newCustomers() (*customers, error) {
-	letters, err := newDeadLetters(a.Config, a.kafka, a.clock.Now, a.log.Note)
+	letters, err := newDeadLetters(a.Config, a.kafka, a.clock.Now, a.deliveries.Note)
 	if err != nil {
 		return nil, err
 	}
 	events := userReplays{letters, a.replays}
 	service := api.New(api.Parts{
-		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.log, States: a.endpoints,
+		Keys: a.keys, Documents: a.store, Sender: a.sender, Deliveries: a.deliveries, States: a.endpoints,
 		DeadLetters: events, Sources: events,
 		Recoveries:     recoveries{a.releases, a.plan},
 		Log:            a.Log.Named("api"),

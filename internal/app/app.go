@@ -79,7 +79,7 @@ type App struct {
 	keys        *apikey.Store
 	metrics     *metrics.Metrics
 	sender      *sender.Sender // nil without the roles consume and api
-	log         *deliverylog.Log
+	deliveries  *deliverylog.Log
 	replays     *replay.Memory
 	endpoints   *endpoints.Store
 	releases    *release.Log // nil without the roles consume and api
@@ -171,7 +171,7 @@ func (a *App) watchReader(topic string, reader *compacted.Follower) {
 
 // wireHistory makes the delivery log, the memory of replays and the states of endpoints, which are in Redis.
 func (a *App) wireHistory() error {
-	a.log = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
+	a.deliveries = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
 	a.endpoints = endpoints.NewStore(a.redis, a.Config.Redis.KeyPrefix)
 	a.replays = replay.New(replayConfig(a.Config), a.redis, a.Log.Named("replays"))
 	return nil

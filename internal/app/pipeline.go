@@ -50,7 +50,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 	p := &pipeline{replays: a.replays, plan: a.plan}
 	var err error
 	producing := []kgo.Opt{
-		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(retry.Partitioner(a.plan.Delayed)),
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(kafka.Partitioner(a.plan.Delayed)),
 		kgo.MaxBufferedRecords(maxProducing),
 	}
 	lingering := append(slices.Clone(producing), kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))
@@ -81,7 +81,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Policy: policy, Forwarder: p.forwarder, Settings: a.store, Revocations: p.collector,
-		Attempts: a.log, Endpoints: p.endpoints, Receipts: p.receipts,
+		Attempts: a.deliveries, Endpoints: p.endpoints, Receipts: p.receipts,
 		FirstClicks: firstClicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Metrics:     a.metrics, Log: a.Log.Named("dispatcher"), Now: a.clock.Now,
 	})

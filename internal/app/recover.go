@@ -37,7 +37,7 @@ func (a *App) newRecoveries(p *pipeline) *release.Worker {
 	return release.NewWorker(release.WorkerConfig{
 		Group: a.Config.Kafka.Group, Epoch: a.Config.Topics.Epoch, Released: a.plan.Released, Now: a.clock.Now,
 		MaxBatch: a.Config.Kafka.MaxBatchBytes, Client: a.admin, Pauses: pauses{a.store},
-		Note: a.log.Note,
+		Note: a.deliveries.Note,
 	}, a.releases, p.consumer, a.Log.Named("releases"))
 }
 

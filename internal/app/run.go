@@ -40,7 +40,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.serve("topics", after(checked, noError(a.watcher.Run)))
 	g.serve("settings", after(checked, a.store.Run))
 	g.serve("API keys", after(checked, a.keys.Run))
-	g.serve("delivery log", noError(a.log.Run))
+	g.serve("delivery log", noError(a.deliveries.Run))
 	if a.releases != nil {
 		g.serve("releases", after(checked, a.releases.Run))
 	}

@@ -16,10 +16,10 @@ import (
 // topicsRetry is the pause between attempts to check the topics at the start.
 const topicsRetry = time.Second
 
-// TopicError lists what is wrong with the topics. The service does not start.
-type TopicError struct{ Problems []string }
+// topicError lists what is wrong with the topics. The service does not start.
+type topicError struct{ Problems []string }
 
-func (e *TopicError) Error() string { return strings.Join(e.Problems, "\n") }
+func (e *topicError) Error() string { return strings.Join(e.Problems, "\n") }
 
 // awaitTopics checks or creates the topics. It retries while Kafka is unavailable.
 func (a *App) awaitTopics(ctx context.Context) error {
@@ -31,7 +31,7 @@ func (a *App) awaitTopics(ctx context.Context) error {
 				unchecked.Recover()
 				return nil
 			}
-			var wrong *TopicError
+			var wrong *topicError
 			if errors.As(err, &wrong) || ctx.Err() != nil {
 				return err
 			}
@@ -67,7 +67,7 @@ func (a *App) checkTopics(ctx context.Context) error {
 	if err != nil || len(problems) == 0 {
 		return err
 	}
-	wrong, connection := &TopicError{}, kafka.Connection{Brokers: a.Config.Kafka.Brokers, Flags: a.Config.Flags()}
+	wrong, connection := &topicError{}, kafka.Connection{Brokers: a.Config.Kafka.Brokers, Flags: a.Config.Flags()}
 	for _, p := range problems {
 		wrong.Problems = append(wrong.Problems, p.Line(connection))
 	}

@@ -67,9 +67,9 @@ func newID() string {
 	return prefix + encoding.EncodeToString(id[:])
 }
 
-// ResumeID returns the id of the recovery that follows the end of a pause. It is derived from the document that ended
+// resumeID returns the id of the recovery that follows the end of a pause. It is derived from the document that ended
 // it, so that all instances write the same marker.
-func ResumeID(userID int64, kind webhook.Kind, document string) string {
+func resumeID(userID int64, kind webhook.Kind, document string) string {
 	b := append([]byte("resume/"), kind.String()...)
 	b = binary.BigEndian.AppendUint64(b, uint64(userID))
 	b = append(b, document...)

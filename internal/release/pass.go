@@ -62,7 +62,7 @@ func (w *Worker) run(ctx context.Context, t *task) error {
 		return nil
 	}
 	if err == nil {
-		w.zap.Info("delayed events released", zap.String("topic", t.topic), zap.Int32("partition", t.partition),
+		w.log.Info("delayed events released", zap.String("topic", t.topic), zap.Int32("partition", t.partition),
 			zap.Int("recoveries", len(t.ids)), zap.Int64("records", t.span.End-t.span.Start),
 			zap.Int64("released", p.total()), zap.Duration("took", time.Since(began)))
 	}
@@ -101,7 +101,7 @@ func (p *pass) work(ctx context.Context) error {
 // read calls take with the records of a task's span, at the pace of maxExamined, while the partition is owned.
 func (w *Worker) read(ctx context.Context, t *task, take func(*kgo.Record) error) error {
 	spans := map[int32]compacted.Span{t.partition: {Start: t.span.Next, End: t.span.End}}
-	r, err := compacted.OpenSpans(w.log.newClient, t.topic, spans, readPatience)
+	r, err := compacted.OpenSpans(w.releases.newClient, t.topic, spans, readPatience)
 	if err != nil {
 		return err
 	}
@@ -128,12 +128,12 @@ func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
 		}
 	}
 	e := eventOf(r, p.owned, p.space)
-	id := p.log.choose(p.job, e)
+	id := p.releases.choose(p.job, e)
 	if id != "" && p.client == nil {
 		if err := p.fence(ctx); err != nil {
 			return err
 		}
-		id = p.log.choose(p.job, e) // a previous owner may have copied it for another recovery
+		id = p.releases.choose(p.job, e) // a previous owner may have copied it for another recovery
 	}
 	if id != "" && !p.owned.Finished(p.id, r.Offset, r.LeaderEpoch) {
 		if len(p.copies) == 0 {
@@ -141,7 +141,7 @@ func (p *pass) examine(ctx context.Context, r *kgo.Record) error {
 		}
 		due := event.CeilMilli(p.now())
 		p.copies, p.of = append(p.copies, p.copyOf(r, due)), append(p.of, id)
-		p.bytes += size(r)
+		p.bytes += kafka.RecordSize(r)
 		if note, ok := e.NewNote(due); ok {
 			p.notes = append(p.notes, note)
 		}
@@ -181,14 +181,6 @@ func (p *pass) copyOf(r *kgo.Record, at time.Time) *kgo.Record {
 	return c
 }
 
-func size(r *kgo.Record) (n int) {
-	n = len(r.Key) + len(r.Value)
-	for _, h := range r.Headers {
-		n += len(h.Key) + len(h.Value)
-	}
-	return n
-}
-
 // fence ends the transactions of previous owners of the partition and keeps them from beginning others. If they have
 // made more progress than the task, it returns errChanged.
 func (p *pass) fence(ctx context.Context) error {
@@ -201,10 +193,10 @@ func (p *pass) fence(ctx context.Context) error {
 	id := topics.TransactionPrefix(p.cfg.Group) + p.topic + "-" + strconv.Itoa(int(p.partition))
 	options := append(kafka.LargeOptions(p.cfg.MaxBatch),
 		kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(partitioner{p.log.cfg.Topic}), kgo.MaxBufferedRecords(10*maxCopies),
+		kgo.RecordPartitioner(kafka.Partitioner(func(topic string) bool { return topic != p.releases.cfg.Topic })), kgo.MaxBufferedRecords(10*maxCopies),
 		kgo.WithCompressor(compressor()),
 		kgo.MetadataMinAge(250*time.Millisecond))
-	client, err := p.log.newClient(options...)
+	client, err := p.releases.newClient(options...)
 	if err != nil {
 		return fmt.Errorf("client for transactions: %w", err)
 	}
@@ -215,23 +207,13 @@ func (p *pass) fence(ctx context.Context) error {
 		return fmt.Errorf("begin transactions as %s (the Kafka user needs the right Write on this transactional id): %w",
 			id, err)
 	}
-	if err := p.log.CatchUp(ctx); err != nil {
+	if err := p.releases.CatchUp(ctx); err != nil {
 		return err
 	}
-	if !p.log.stands(p.job) {
+	if !p.releases.unchanged(p.job) {
 		return errChanged
 	}
 	return nil
-}
-
-// partitioner places copies on the partition that they name, and records of the topic of releases by their key.
-type partitioner struct{ releases string }
-
-func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	if topic == p.releases {
-		return kgo.StickyKeyPartitioner(nil).ForTopic(topic)
-	}
-	return kgo.ManualPartitioner().ForTopic(topic)
 }
 
 // bySize compresses usual batches fast, and those of a single large record well: max.message.bytes limits the
@@ -268,7 +250,7 @@ func (p *pass) flush(ctx context.Context, done bool) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	key := p.topic + "/" + strconv.Itoa(int(p.partition))
-	if err := p.commit(ctx, record(p.log.cfg.Topic, key, entry{Progress: progress})); err != nil {
+	if err := p.commit(ctx, record(p.releases.cfg.Topic, key, entry{Progress: progress})); err != nil {
 		return err
 	}
 	for _, note := range p.notes {
@@ -314,8 +296,8 @@ func (p *pass) abort(ctx context.Context) {
 func (p *pass) produce(ctx context.Context, progress *kgo.Record) error {
 	for from, bytes := 0, 0; from < len(p.copies); bytes = 0 {
 		to := from
-		for to < len(p.copies) && (to == from || bytes+size(p.copies[to]) <= maxProduce) {
-			bytes += size(p.copies[to])
+		for to < len(p.copies) && (to == from || bytes+kafka.RecordSize(p.copies[to]) <= maxProduce) {
+			bytes += kafka.RecordSize(p.copies[to])
 			to++
 		}
 		if err := p.client.ProduceSync(ctx, p.copies[from:to]...).FirstErr(); err != nil {

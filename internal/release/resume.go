@@ -32,7 +32,7 @@ type resumptions struct {
 func (l *Log) Resume(userID int64, kind webhook.Kind, document string, topics []string) {
 	l.resumed.mu.Lock()
 	l.resumed.waiting = append(l.resumed.waiting, resumption{
-		Marker{ID: ResumeID(userID, kind, document), Cause: Resume, User: userID}, topics,
+		Marker{ID: resumeID(userID, kind, document), Cause: Resume, User: userID}, topics,
 	})
 	l.resumed.mu.Unlock()
 	select {
@@ -108,7 +108,7 @@ func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) (swept b
 	users := map[int64]bool{}
 	err = w.read(ctx, t, func(r *kgo.Record) error {
 		e := eventOf(r, p, t.space)
-		if released, undecided := w.log.Decide(e); released || undecided || p.Finished(t.id, r.Offset, r.LeaderEpoch) {
+		if released, undecided := w.releases.Decide(e); released || undecided || p.Finished(t.id, r.Offset, r.LeaderEpoch) {
 			return nil
 		}
 		if userID := userOf(e); userID > 0 {
@@ -127,7 +127,7 @@ func (w *Worker) sweepPartition(ctx context.Context, p event.Partition) (swept b
 		if paused {
 			continue
 		}
-		if _, err := w.log.Begin(ctx, Marker{Cause: Resume, User: userID}, []string{p.Topic}); err != nil {
+		if _, err := w.releases.Begin(ctx, Marker{Cause: Resume, User: userID}, []string{p.Topic}); err != nil {
 			return false, err
 		}
 	}

@@ -385,8 +385,8 @@ type job struct {
 	partitions int32
 }
 
-// stands reports whether the recoveries of a job have made no progress since.
-func (s *State) stands(j *job) bool {
+// unchanged reports whether the recoveries of a job have made no progress since.
+func (s *State) unchanged(j *job) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return !slices.ContainsFunc(j.ids, func(id string) bool {

@@ -196,8 +196,8 @@ func TestResumeID(t *testing.T) {
 	for _, kind := range webhook.Kinds() {
 		for user := range int64(3) {
 			for _, document := range []string{"a/0/1/2", "a/0/1/3", "b/0/1/2"} {
-				id := ResumeID(user, kind, document)
-				if ids[id] || id != ResumeID(user, kind, document) {
+				id := resumeID(user, kind, document)
+				if ids[id] || id != resumeID(user, kind, document) {
 					t.Errorf("%s", id)
 				}
 				ids[id] = true

@@ -29,7 +29,7 @@ const (
 // Only the owner of the first partition of copies does so. It ends the unit in a transaction, like the unit's owner. So
 // if an owner appears by then, one of the two is fenced.
 func (w *Worker) endUnread(ctx context.Context) (ended bool, err error) {
-	if w.log.Running() == 0 || time.Since(w.lookedUnread) < w.unreadInterval {
+	if w.releases.Running() == 0 || time.Since(w.lookedUnread) < w.unreadInterval {
 		return false, nil
 	}
 	owned := w.partitions.Delayed()
@@ -40,7 +40,7 @@ func (w *Worker) endUnread(ctx context.Context) (ended bool, err error) {
 		return false, nil
 	}
 	w.lookedUnread = time.Now()
-	pending := slices.DeleteFunc(w.log.pending(w.unreadAfter), owns)
+	pending := slices.DeleteFunc(w.releases.pending(w.unreadAfter), owns)
 	if len(pending) == 0 {
 		return false, nil
 	}
@@ -74,12 +74,12 @@ func (w *Worker) unread(ctx context.Context, units []unit) ([]unit, error) {
 
 // endUnit ends a unit for all recoveries.
 func (w *Worker) endUnit(ctx context.Context, u unit) error {
-	for _, j := range w.log.jobs(u) {
+	for _, j := range w.releases.jobs(u) {
 		if err := w.endJob(ctx, j); err != nil && !errors.Is(err, errChanged) {
 			return fmt.Errorf("%s/%d: %w", u.topic, u.partition, err)
 		}
 	}
-	return w.log.AwaitEnd(ctx)
+	return w.releases.AwaitEnd(ctx)
 }
 
 func (w *Worker) endJob(ctx context.Context, j *job) error {
@@ -90,7 +90,7 @@ func (w *Worker) endJob(ctx context.Context, j *job) error {
 	}
 	for _, id := range j.ids {
 		units := map[string][]int32{j.topic: {j.partition}}
-		err := p.commit(ctx, record(w.log.cfg.Topic, id, entry{Empty: &empty{ID: id, Units: units, Time: w.now()}}))
+		err := p.commit(ctx, record(w.releases.cfg.Topic, id, entry{Empty: &empty{ID: id, Units: units, Time: w.now()}}))
 		if err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func TestUnread(t *testing.T) {
 		return w.endUnread(t.Context())
 	}
 	// The log of a stopped instance reads nothing, so the worker gets that of the other.
-	w.log = api.Log
+	w.releases = api.Log
 	k.eventually("the other instance knows", func() bool { return len(api.pending(0)) == 4 })
 	if ended, err := look(time.Hour); ended || err != nil {
 		t.Errorf("a recovery that has just begun: %v, %v", ended, err)

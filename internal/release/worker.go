@@ -58,9 +58,9 @@ type WorkerConfig struct {
 // Worker does the work of running recoveries in the partitions that this member owns, one partition at a time.
 type Worker struct {
 	cfg        WorkerConfig
-	log        *Log
+	releases   *Log
 	partitions Partitions
-	zap        *zap.Logger
+	log        *zap.Logger
 	examining  *rate.Limiter
 	copying    *rate.Limiter
 	failing    *outage.Outage
@@ -73,11 +73,11 @@ type Worker struct {
 }
 
 // NewWorker returns a Worker that does nothing until Run runs.
-func NewWorker(cfg WorkerConfig, log *Log, partitions Partitions, logger *zap.Logger) *Worker {
+func NewWorker(cfg WorkerConfig, releases *Log, partitions Partitions, log *zap.Logger) *Worker {
 	return &Worker{
-		cfg: cfg, log: log, partitions: partitions, zap: logger, swept: map[unit]event.Lease{},
+		cfg: cfg, releases: releases, partitions: partitions, log: log, swept: map[unit]event.Lease{},
 		examining: rate.NewLimiter(maxExamined, examineChunk), copying: rate.NewLimiter(maxCopied, maxCopies),
-		failing:     outage.New(logger, "cannot release delayed events; retrying", "delayed events are released again"),
+		failing:     outage.New(log, "cannot release delayed events; retrying", "delayed events are released again"),
 		unreadAfter: unreadAfter, unreadInterval: unreadInterval,
 	}
 }
@@ -128,12 +128,12 @@ func (w *Worker) Run(ctx context.Context) {
 // rest waits until there may be work.
 func (w *Worker) rest(ctx context.Context) {
 	look := idleInterval
-	if w.log.Running() > 0 {
+	if w.releases.Running() > 0 {
 		look = jobInterval
 	}
 	select {
 	case <-ctx.Done():
-	case <-w.log.changed:
+	case <-w.releases.changed:
 	case <-time.After(look):
 	}
 }
@@ -165,7 +165,7 @@ func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 		w.avoid = tasks[0].unit
 		return true, fmt.Errorf("%s/%d: %w", tasks[0].topic, tasks[0].partition, err)
 	}
-	if err = w.log.AwaitEnd(ctx); err != nil { // the next pass must know what this one has copied
+	if err = w.releases.AwaitEnd(ctx); err != nil { // the next pass must know what this one has copied
 		return true, err
 	}
 	return true, cmp.Or(unlocated, unswept)
@@ -173,12 +173,12 @@ func (w *Worker) round(ctx context.Context) (worked bool, err error) {
 
 // tasks returns the work in the partitions of this member.
 func (w *Worker) tasks() (tasks []*task) {
-	if w.log.Running() == 0 {
+	if w.releases.Running() == 0 {
 		return nil
 	}
 	jobs := map[unit][]*job{}
 	for _, p := range w.partitions.Delayed() {
-		if js := w.log.jobs(unit{p.Topic, p.Number}); len(js) > 0 {
+		if js := w.releases.jobs(unit{p.Topic, p.Number}); len(js) > 0 {
 			jobs[js[0].unit] = js
 		}
 	}
@@ -262,7 +262,7 @@ func (w *Worker) end(ctx context.Context, units map[string]map[string][]int32) e
 	for id, topics := range units {
 		entries = append(entries, keyed{id, entry{Empty: &empty{ID: id, Units: topics, Time: w.now()}}})
 	}
-	return w.log.writeAll(ctx, entries)
+	return w.releases.writeAll(ctx, entries)
 }
 
 func (w *Worker) now() time.Time { return w.cfg.Now().UTC().Truncate(time.Millisecond) }
