@@ -20,8 +20,8 @@ const (
 	slack    = time.Second // the machine's clock is followed if it is off by no more than this between two looks
 )
 
-// Witness returns the time of another machine's clock.
-type Witness func(ctx context.Context) (time.Time, error)
+// witness returns the time of another machine's clock.
+type witness func(ctx context.Context) (time.Time, error)
 
 // Clock is the time of day. Now may be called from any goroutine.
 type Clock struct {
@@ -62,8 +62,8 @@ func (c *Clock) Now() time.Time {
 
 func (c *Clock) follow(a anchor) { c.anchor.Store(&a) }
 
-// Run follows the machine's clock until ctx ends. If it was changed, witness decides.
-func (c *Clock) Run(ctx context.Context, witness Witness) {
+// Run follows the machine's clock until ctx ends. If it was changed, ask decides.
+func (c *Clock) Run(ctx context.Context, ask witness) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -71,12 +71,12 @@ func (c *Clock) Run(ctx context.Context, witness Witness) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			c.look(ctx, witness)
+			c.look(ctx, ask)
 		}
 	}
 }
 
-func (c *Clock) look(ctx context.Context, witness Witness) {
+func (c *Clock) look(ctx context.Context, ask witness) {
 	machine := c.machine()
 	off := machine.day.Sub(c.anchor.Load().to(machine.at))
 	if near(off, 0) {
@@ -88,7 +88,7 @@ func (c *Clock) look(ctx context.Context, witness Witness) {
 		c.follow(machine)
 		return
 	}
-	there, err := witness(ctx)
+	there, err := ask(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.asking.Fail(err, zap.Duration("set_by", off))

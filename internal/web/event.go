@@ -19,19 +19,19 @@ func eventPath(id string) string { return eventsPath + url.PathEscape(id) }
 type eventView struct {
 	frame
 	eventRow
-	Time      time.Time // of the event
-	Timeline  []attemptView
-	Held      string // why it waits, if not for a retry
-	Body      string // as it is sent
-	Type      string // of the body
-	Readable  string // the body for people, "" if it is readable as it is
-	HasBody   bool
-	NoBody    string // why the body is not shown
-	CanResend bool
-	Waiting   bool // a recovery can bring the next attempt forward
-	Since     string
-	Live      bool // a result is on its way
-	Recovery  *recoveryView
+	Time       time.Time // of the event
+	Timeline   []attemptView
+	WaitReason string // if it does not wait for a retry
+	Body       string // as it is sent
+	Type       string // of the body
+	Readable   string // the body for people, "" if it is readable as it is
+	HasBody    bool
+	NoBody     string // why the body is not shown
+	CanResend  bool
+	Waiting    bool // a recovery can bring the next attempt forward
+	Since      string
+	Live       bool // a result is on its way
+	Recovery   *recoveryView
 }
 
 // attemptView is one request of an event.
@@ -86,11 +86,11 @@ func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 	v.Since = machineTime(v.Changed.Add(-time.Minute)) // it was given up later
 	switch {
 	case e.Fate == webhook.Paused:
-		v.Held = "Held back while " + strings.ToLower(kinds[e.Kind].Label) + " are paused."
+		v.WaitReason = "Held back while " + strings.ToLower(kinds[e.Kind].Label) + " are paused."
 	case e.Fate == webhook.Overflow && !e.Next.After(e.Changed):
-		v.Held = "Recovered or resent: the attempt follows at once."
+		v.WaitReason = "Recovered or resent: the attempt follows at once."
 	case e.Fate == webhook.Overflow:
-		v.Held = "Queued: no attempt was possible yet."
+		v.WaitReason = "Queued: no attempt was possible yet."
 	}
 	for i := range e.Attempts {
 		a := &e.Attempts[i]
