@@ -10,18 +10,18 @@ import (
 // is read from Kafka or from the config topic is the same on every instance, so queries take the maximum.
 type mixin struct {
 	values
-	one, retries, spills, pauses, waiting, sources string
+	one, retries, overflows, pauses, waiting, sources string
 }
 
 func newMixin(v values) mixin {
 	one := fmt.Sprintf(`%s=~"$cluster", %s=~"$namespace", job=~"$job", instance=~"$instance"`, v.Cluster, v.Namespace)
 	return mixin{
 		values: v, one: one,
-		retries: one + `, topic=~".+-retry-.+"`,
-		spills:  one + `, topic=~".+-overflow-.+"`,
-		pauses:  one + `, topic=~".+-paused-.+"`,
-		waiting: one + `, topic=~".+-(retry|overflow|paused)-.+"`,
-		sources: one + `, topic!~".+-(retry|overflow|paused)-.+"`,
+		retries:   one + `, topic=~".+-retry-.+"`,
+		overflows: one + `, topic=~".+-overflow-.+"`,
+		pauses:    one + `, topic=~".+-paused-.+"`,
+		waiting:   one + `, topic=~".+-(retry|overflow|paused)-.+"`,
+		sources:   one + `, topic!~".+-(retry|overflow|paused)-.+"`,
 	}
 }
 
@@ -136,7 +136,7 @@ func (m mixin) late(b *dashboard.DashboardBuilder) {
 		WithPanel(graph("Records in retry topics", "Not late: these topics hold records until they are due.", "none", 8,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + m.retries + `})`, "{{topic}}"})).
 		WithPanel(graph("Records in overflow topics", "Endpoints that are slower than their traffic.", "none", 8,
-			query{`max by (topic) (smshooks_retry_waiting_records{` + m.spills + `})`, "{{topic}}"})).
+			query{`max by (topic) (smshooks_retry_waiting_records{` + m.overflows + `})`, "{{topic}}"})).
 		WithPanel(graph("Records in paused topics", "Events of endpoints that their users paused.", "none", 8,
 			query{`max by (topic) (smshooks_retry_waiting_records{` + m.pauses + `})`, "{{topic}}"}))
 }
@@ -176,7 +176,7 @@ func (m mixin) kafkaLag() *dashboard.DashboardBuilder {
 			query{`max by (topic, partition) (smshooks_group_lag_records{` + m.sources + `})`, "{{topic}}/{{partition}}"})).
 		WithPanel(graph("Lag in time", "Age of the oldest record that is neither delivered nor stored in a delay topic.", "s", 12,
 			query{`max by (topic) (smshooks_source_lag_seconds{` + m.one + `})`, "{{topic}}"})).
-		WithPanel(graph("Time to catch up", "Lag divided by the present rate, assuming no new events.", "s", 12,
+		WithPanel(graph("Time to catch up", "Lag divided by the current rate, assuming no new events.", "s", 12,
 			query{`sum by (topic) (max by (topic, partition) (smshooks_group_lag_records{` + m.sources + `})) / sum by (topic) (rate(smshooks_records_consumed_total{` + m.sources + `}[$__rate_interval]))`, "{{topic}}"})).
 		WithPanel(list("Partitions now", "Lag of each partition, the largest first.", "none", 24, `sort_desc(max by (topic, partition) (smshooks_group_lag_records{`+m.sources+`}))`))
 	b.WithRow(dashboard.NewRowBuilder("Delay topics")).
