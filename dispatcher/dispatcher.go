@@ -50,17 +50,18 @@ const (
 // (docs/adr/0002).
 func firstCalls(maxInFlight int) int { return max(maxInFlight/8, min(maxInFlight/4, 64)) }
 
-// Policy is the timing of attempts. An empty reason means that the event lives on.
+// Policy is the timing of attempts.
 type Policy interface {
-	// MayAttempt returns why the event is dead if no attempt may start at now.
+	// MayAttempt returns "" if an attempt may start at now, else why the event is dead.
 	MayAttempt(e *event.Event, now time.Time) webhook.Reason
-	// AfterFailure returns the step of the schedule that follows a failed attempt, which e.Attempts counts already, and
-	// when the next attempt is due.
+	// AfterFailure returns what follows a failed attempt that ended at now, which e.Attempts counts already: why the
+	// event is dead, or the step of the schedule and when the next attempt is due.
 	AfterFailure(e *event.Event, now time.Time) (dead webhook.Reason, step int, due time.Time)
-	// Overflow returns the overflow tier for an event that should go to tier want, and when it is due.
+	// Overflow returns the overflow tier for an event and when it is due: the wanted tier, or the longest shorter one that
+	// ends within the event's window. If not even the shortest does, it returns why the event is dead.
 	Overflow(e *event.Event, want int, now time.Time) (dead webhook.Reason, tier int, due time.Time)
-	// Pause returns until when an event of a paused endpoint is held back.
-	Pause(now time.Time) time.Time
+	// PausedUntil returns until when an event of a paused endpoint is held back if it is stored at now.
+	PausedUntil(now time.Time) time.Time
 }
 
 // Forwarder stores acquired events in other topics. It settles an event once its record is stored.

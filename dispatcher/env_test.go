@@ -164,7 +164,7 @@ func (policy) Overflow(_ *event.Event, want int, now time.Time) (webhook.Reason,
 	return "", want, now.Add(tiers[want])
 }
 
-func (policy) Pause(now time.Time) time.Time { return now.Add(24 * time.Hour) }
+func (policy) PausedUntil(now time.Time) time.Time { return now.Add(24 * time.Hour) }
 
 type revocations struct{ s *env }
 

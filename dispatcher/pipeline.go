@@ -245,7 +245,7 @@ func (d *Dispatcher) checkPaused(e *event.Event) verdict {
 	if e.Class == topics.Paused && e.Kind.HasWindow() {
 		return deadLetter(webhook.WindowExpired)
 	}
-	e.Due = d.Policy.Pause(d.Now())
+	e.Due = d.Policy.PausedUntil(d.Now())
 	return verdict{kind: paused}
 }
 

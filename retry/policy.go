@@ -56,8 +56,8 @@ func (p Policy) Overflow(e *event.Event, want int, now time.Time) (dead webhook.
 	return webhook.WindowExpired, 0, time.Time{}
 }
 
-// Pause returns until when an event of a paused endpoint is held back if it is stored at now.
-func (p Policy) Pause(now time.Time) time.Time { return event.CeilMilli(now.Add(p.Window)) }
+// PausedUntil returns until when an event of a paused endpoint is held back if it is stored at now.
+func (p Policy) PausedUntil(now time.Time) time.Time { return event.CeilMilli(now.Add(p.Window)) }
 
 func (p Policy) expired(e *event.Event, at time.Time) bool {
 	return p.Window > 0 && e.Kind.HasWindow() && at.Sub(e.Time) > p.Window
