@@ -149,7 +149,7 @@ func (a *assignment) Settle(e *event.Event, fate webhook.Fate) {
 	if e.Trace != nil {
 		e.Trace.End(e, fate.String())
 	}
-	if e.Replayed != "" && a.owner.Replayed != nil && !fate.Stored() {
+	if e.IsReplay() && a.owner.Replayed != nil && !fate.Stored() {
 		a.owner.Replayed(e.UserID, e.Identity())
 	}
 	a.tracker.Finish(e.Generation, e.Offset)

@@ -90,7 +90,7 @@ func TestFates(t *testing.T) {
 		{"superseded retry", latest(topics.Retry), webhook.DLR, 1, "superseded", false},
 		{"superseded overflow", latest(topics.Overflow), webhook.DLR, 1, "superseded", false},
 		{"receipt that did not wait", latest(topics.Source), webhook.DLR, 1, "delivered", true},
-		{"superseded dead letter", func(s *env, e *event.Event) { latest(topics.Overflow)(s, e); e.Replayed = "now" }, webhook.DLR, 1, "delivered", true},
+		{"superseded dead letter", func(s *env, e *event.Event) { latest(topics.Overflow)(s, e); e.Replayed = time.Now() }, webhook.DLR, 1, "delivered", true},
 		{"superseded, too old", func(s *env, e *event.Event) {
 			latest(topics.Retry)(s, e)
 			s.dead[e.Identity()] = webhook.WindowExpired
@@ -263,7 +263,7 @@ func TestEndsAreLogged(t *testing.T) {
 		{"exhausted process", func(s *env, _ *event.Event) { s.noDial = syscall.EMFILE }, "waiting", true},
 		{"too old, never attempted", func(s *env, e *event.Event) { e.Attempts, s.dead[e.Identity()] = 0, webhook.WindowExpired }, "dead", true},
 		{"too old, replayed", func(s *env, e *event.Event) {
-			e.Attempts, e.Replayed, s.dead[e.Identity()] = 0, "now", webhook.WindowExpired
+			e.Attempts, e.Replayed, s.dead[e.Identity()] = 0, time.Now(), webhook.WindowExpired
 		}, "dead", true},
 		{"never attempted, paused", func(s *env, e *event.Event) { first(e); s.memory[1] = pausedSettings(1, webhook.DLR) }, "paused", true},
 		{"never attempted, exhausted process", func(s *env, e *event.Event) { first(e); s.noDial = syscall.EMFILE }, "waiting", true},

@@ -39,7 +39,7 @@ func TestPausedFates(t *testing.T) {
 		{"due retry", webhook.DLR, func(_ *env, e *event.Event) { e.Class, e.Attempts = topics.Retry, 2 }, "paused"},
 		{"returned overflow", webhook.DLR, func(_ *env, e *event.Event) { e.Class = topics.Overflow }, "paused"},
 		{"replayed dead letter", webhook.Click,
-			func(_ *env, e *event.Event) { e.Class, e.Claimed, e.Replayed = topics.Overflow, true, "now" }, "paused"},
+			func(_ *env, e *event.Event) { e.Class, e.Claimed, e.Replayed = topics.Overflow, true, time.Now() }, "paused"},
 		{"batch", webhook.RevokeClick, func(_ *env, e *event.Event) { e.Class = topics.Retry }, "paused"},
 		{"unselected status", webhook.DLR, func(s *env, _ *event.Event) {
 			s.memory[1].Endpoints[webhook.DLR].Statuses, _ = webhook.ParseStatuses([]string{"Failed"})

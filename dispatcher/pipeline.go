@@ -316,7 +316,7 @@ func (d *Dispatcher) requireClaim(e *event.Event) verdict {
 // checkSuperseded ends a receipt if a later one of its message was delivered while it was delayed. A replayed event is
 // still sent: somebody asked for it.
 func (d *Dispatcher) checkSuperseded(e *event.Event) verdict {
-	if e.Endpoint.Latest && e.Class != topics.Source && e.Replayed == "" && d.Receipts.Superseded(e) {
+	if e.Endpoint.Latest && e.Class != topics.Source && !e.IsReplay() && d.Receipts.Superseded(e) {
 		return settle(webhook.Superseded)
 	}
 	return verdict{}
@@ -407,7 +407,7 @@ func (d *Dispatcher) conclude(e *event.Event, requests ...request) verdict {
 func (d *Dispatcher) judge(e *event.Event, failure webhook.Failure, took time.Duration) verdict {
 	now := d.Now()
 	if failure == "" {
-		d.Metrics.Delivered(e.Kind, now.Sub(e.Time))
+		d.Metrics.Delivered(e.Kind, now.Sub(e.WindowStart()))
 		if e.Endpoint.Latest { // before the slot is free for an earlier receipt of the message
 			d.Receipts.Delivered(e)
 		}

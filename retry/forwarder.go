@@ -148,8 +148,8 @@ func (f *Forwarder) parcel(e *event.Event, fate webhook.Fate, failure string) *p
 	p.header(event.HeaderKind, append(p.text, e.Kind.String()...))
 	p.header(event.HeaderTime, webhook.AppendTime(p.text, e.Time))
 	p.header(event.HeaderAttempts, strconv.AppendInt(p.text, int64(e.Attempts), 10))
-	if e.Replayed != "" {
-		p.header(event.HeaderReplayed, append(p.text, e.Replayed...))
+	if e.IsReplay() {
+		p.header(event.HeaderReplayed, webhook.AppendTime(p.text, e.Replayed))
 	}
 	if e.Traceparent != "" {
 		p.header(event.HeaderTrace, append(p.text, e.Traceparent...))

@@ -12,7 +12,7 @@ import (
 // Policy is the timing of attempts.
 type Policy struct {
 	Schedule []time.Duration // pauses between attempts; an event is attempted at most len(Schedule)+1 times
-	Window   time.Duration   // since the event's time, in which attempts may start; not for revocations; 0 = no window
+	Window   time.Duration   // since the event's time or its replay, in which attempts may start; not for revocations; 0 = no window
 	Tiers    []time.Duration // delays of the overflow topics, ascending
 }
 
@@ -60,5 +60,5 @@ func (p Policy) Overflow(e *event.Event, want int, now time.Time) (dead webhook.
 func (p Policy) PausedUntil(now time.Time) time.Time { return event.CeilMilli(now.Add(p.Window)) }
 
 func (p Policy) expired(e *event.Event, at time.Time) bool {
-	return p.Window > 0 && e.Kind.HasWindow() && at.Sub(e.Time) > p.Window
+	return p.Window > 0 && e.Kind.HasWindow() && at.Sub(e.WindowStart()) > p.Window
 }

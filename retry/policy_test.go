@@ -60,6 +60,16 @@ func TestMayAttempt(t *testing.T) {
 	}
 }
 
+// TestWindowOfAReplay checks that a replay of an old event has the whole window again.
+func TestWindowOfAReplay(t *testing.T) {
+	e := &event.Event{Delivery: event.Delivery{Kind: webhook.DLR, Time: origin.Add(-10 * day), Replayed: origin}}
+	for after, want := range map[time.Duration]webhook.Reason{0: "", day: "", day + 1: webhook.WindowExpired} {
+		if got := usual.MayAttempt(e, origin.Add(after)); got != want {
+			t.Errorf("MayAttempt %v after the replay = %q, want %q", after, got, want)
+		}
+	}
+}
+
 func TestAfterFailure(t *testing.T) {
 	uneven := retry.Policy{Schedule: []time.Duration{time.Minute, time.Hour, day}, Window: 2 * day}
 	tests := []struct {

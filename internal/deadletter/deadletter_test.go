@@ -188,7 +188,8 @@ func TestReplay(t *testing.T) {
 		for _, h := range r.Headers {
 			e.SetHeader(h.Key, h.Value)
 		}
-		if e.Attempts != 0 || !e.Claimed || e.Failure != "" || e.Time.Before(began) || e.Time.After(time.Now()) || !e.Due.Equal(e.Time) {
+		if e.Attempts != 0 || !e.Claimed || e.Failure != "" || !e.Time.Equal(noon.Add(-time.Hour)) || e.Replayed.Before(began) ||
+			e.Replayed.After(time.Now()) || !e.Due.Equal(e.Replayed) {
 			t.Errorf("%s: %+v", id, e)
 		}
 	}

@@ -236,15 +236,19 @@ func (s *Store) partitions(ctx context.Context) (counts [webhook.NumKinds]int, e
 func (s *Store) record(l *Letter, value []byte, partitions [webhook.NumKinds]int, now time.Time) *kgo.Record {
 	kind, _ := webhook.ParseKind(l.Kind) // valid: CanReplay has parsed it
 	at := []byte(event.FormatTime(now))
+	happened := at // of a record of another program, without the time
+	if !l.EventTime.IsZero() {
+		happened = []byte(event.FormatTime(l.EventTime))
+	}
 	r := &kgo.Record{
 		Topic: s.cfg.Overflow[kind], Key: strconv.AppendInt(nil, l.UserID, 10), Value: value,
 		Headers: []kgo.RecordHeader{
 			{Key: event.HeaderID, Value: []byte(l.ID)},
 			{Key: event.HeaderKind, Value: []byte(l.Kind)},
-			{Key: event.HeaderTime, Value: at}, // a fresh window
+			{Key: event.HeaderTime, Value: happened},
 			{Key: event.HeaderAttempts, Value: []byte("0")},
 			{Key: event.HeaderDue, Value: at},
-			{Key: event.HeaderReplayed, Value: at},
+			{Key: event.HeaderReplayed, Value: at}, // the window begins then
 		},
 	}
 	origin := l.origin

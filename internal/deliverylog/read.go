@@ -22,7 +22,7 @@ type Filter struct {
 	Limit   int             // the most attempts; 0: no limit
 }
 
-// List returns a user's attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
+// List returns a user's latest attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
 // began within the same one, set apart by a millisecond each, so that Before with the time of a page's last attempt
 // selects the next page. Next is set only in the latest attempt of an event that waits. Errors are those of Redis.
 func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt, error) {
@@ -38,7 +38,7 @@ func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt
 		if _, known := next[a.ID]; !known {
 			next[a.ID] = a.Next
 		}
-		if a.Number > 0 {
+		if a.Number > 0 && len(all) < PerUser { // older ones are only those of events that waited
 			a.Next, next[a.ID] = next[a.ID], time.Time{}
 			all = append(all, a)
 		}
@@ -79,8 +79,13 @@ func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
 		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
 	}
 	var all []event.Attempt
+	seen := map[string]bool{} // the attempts of an event that waits are in both lists
 	for _, lines := range read {
 		for _, line := range lines.Val() {
+			if seen[line] {
+				continue
+			}
+			seen[line] = true
 			// An unreadable line was written by another version, whose instances run at the same time.
 			if a, ok := decode(line); ok {
 				a.UserID = userID
@@ -141,7 +146,7 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attem
 				Recipient: a.Recipient.String(), Offset: -1})
 		}
 		e := &events[i]
-		if e.Time.IsZero() { // the rows of a replay have its time
+		if e.Time.IsZero() {
 			e.Time = a.EventTime
 		}
 		e.Fate, e.Changed, e.Next = a.Fate, a.Time, a.Next

@@ -89,9 +89,9 @@ type Delivery struct {
 	Endpoint *webhook.Endpoint // as it was looked up last; nil = the user has none of the kind
 	Started  time.Time         // when the attempt in progress started
 
-	Claimed  bool   // the click is known to be the first of its message
-	Replayed string // when it was replayed as a dead letter; "" = it was not
-	named    bool   // ID was given by the gateway
+	Claimed  bool      // the click is known to be the first of its message
+	Replayed time.Time // when somebody asked to send it again; zero = nobody did
+	named    bool      // ID was given by the gateway
 }
 
 // Trace records what happens to one event. The batches of a tick share the trace of their first record, so it is
@@ -114,6 +114,17 @@ func (e *Event) Decode() error {
 	err := webhook.Decode(e.Kind, e.Value, &e.Message)
 	e.UserID = e.Message.UserID
 	return err
+}
+
+// IsReplay reports whether the event is sent again because somebody asked for it.
+func (e *Event) IsReplay() bool { return !e.Replayed.IsZero() }
+
+// WindowStart returns when the window for attempts began: when the event happened, or was replayed.
+func (e *Event) WindowStart() time.Time {
+	if e.IsReplay() {
+		return e.Replayed
+	}
+	return e.Time
 }
 
 // Acquire asks the lease, once, whether work on the event may begin. It returns true if it has before.

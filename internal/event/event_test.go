@@ -64,11 +64,22 @@ func TestSetHeader(t *testing.T) {
 	}
 }
 
-func TestReplayedIsClaimed(t *testing.T) {
+// TestReplay checks that a replay has a window of its own and that the memory of first clicks does not stop it, while
+// the event keeps its time.
+func TestReplay(t *testing.T) {
 	var e event.Event
-	e.SetHeader("smshooks-replayed", []byte("2026-03-01T12:00:00.250Z"))
-	if !e.Claimed {
-		t.Error("a replayed click would be stopped by the memory of first clicks")
+	at := time.Date(2026, 3, 1, 12, 0, 0, 250e6, time.UTC)
+	e.Time = at.Add(-48 * time.Hour)
+	if e.IsReplay() || !e.WindowStart().Equal(e.Time) {
+		t.Error("an event is a replay without the header")
+	}
+	e.SetHeader("smshooks-replayed", []byte("yesterday"))
+	if e.IsReplay() || e.Claimed {
+		t.Error("an invalid time makes a replay")
+	}
+	e.SetHeader("smshooks-replayed", []byte(event.FormatTime(at)))
+	if !e.Claimed || !e.IsReplay() || !e.WindowStart().Equal(at) || !e.Time.Equal(at.Add(-48*time.Hour)) {
+		t.Errorf("a replay at %v gives %+v", at, e.Delivery)
 	}
 }
 

@@ -19,7 +19,7 @@ const (
 	HeaderDue      = "smshooks-due"
 	HeaderError    = "smshooks-error"
 	HeaderReason   = "smshooks-reason"
-	HeaderReplayed = "smshooks-replayed" // when the event was replayed; the memory of first clicks does not stop it
+	HeaderReplayed = "smshooks-replayed" // when the event was replayed
 )
 
 // HeaderTrace is W3C's trace context: of the span in which a waiting record or a dead letter was written.
@@ -76,7 +76,9 @@ func (e *Event) SetHeader(key string, value []byte) {
 	case HeaderTrace:
 		e.SetTraceparent(value)
 	case HeaderReplayed:
-		e.Claimed, e.Replayed = true, string(value)
+		if t, ok := parseTime(value); ok {
+			e.Claimed, e.Replayed = true, t
+		}
 	case HeaderError:
 		e.Failure = webhook.Failure(value)
 	}

@@ -36,7 +36,7 @@ func FuzzSetHeader(f *testing.F) {
 		if _, _, ok := event.ParseOrigin(e.SourcePosition()); !ok {
 			t.Fatalf("%q=%q: the record is %q", name, value, e.SourcePosition())
 		}
-		for what, at := range map[string]time.Time{"time": e.Time, "due": e.Due} {
+		for what, at := range map[string]time.Time{"time": e.Time, "due": e.Due, "replay": e.Replayed} {
 			var again event.Event
 			again.SetHeader(event.HeaderTime, []byte(event.FormatTime(at)))
 			if !again.Time.Equal(at.Truncate(time.Millisecond)) {
