@@ -1,6 +1,7 @@
 // Package deliverylog keeps in Redis each user's latest HTTP attempts, the replies of the latest failures, and notes:
-// the states of events without an attempt, most of which wait. Each is a list. Notes have their own, so that an outage
-// with many waiting events does not push out the attempts.
+// all that is known of events that wait or have waited. Each is a list. Notes are the states of these events without an
+// attempt, and their attempts, which are in both lists: so attempts of other events do not push out those that wait,
+// and an outage with many waiting events does not push out the attempts.
 //
 // The dispatcher adds attempts and notes; releases and replays add notes. internal/api lists them. Writing
 // never slows a delivery: Add and Note put a row into a bounded queue, and Run, in the caller's goroutine, writes
@@ -19,6 +20,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/outage"
+	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 const (
@@ -113,11 +115,17 @@ func newLists(prefix string) lists { return lists{prefix, map[int64][]any{}, map
 
 func (l *lists) key(userID int64) string { return key(l.prefix, userID) }
 
-func (l *lists) add(a *event.Attempt) { l.lines[a.UserID] = append(l.lines[a.UserID], encode(a)) }
+func (l *lists) add(a *event.Attempt, line []byte) {
+	l.lines[a.UserID] = append(l.lines[a.UserID], line)
+}
 
 func (w *writer) add(to *lists, a *event.Attempt) {
 	w.rows++
-	to.add(a)
+	line := encode(a)
+	to.add(a, line)
+	if to == &w.attempts && (a.Waited || a.Fate == webhook.Retry) {
+		w.notes.add(a, line)
+	}
 	if hasReply(a) {
 		w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(a))
 	}

@@ -378,6 +378,36 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// TestWaitingEventsStay checks that later attempts do not push out an event that waits, nor what became of it.
+func TestWaitingEventsStay(t *testing.T) {
+	l, _, stop := start(t, miniredis.RunT(t))
+	add := func(id string, n int, fate webhook.Fate, waited bool) {
+		a := attempt(42, n, webhook.DLR, "")
+		if a.ID, a.Fate, a.Waited = id, fate, waited; fate == webhook.Retry {
+			a.Failure, a.Next = "http 503", a.Time.Add(6*time.Hour)
+		}
+		l.Add(a)
+	}
+	add("waits", 1, webhook.Retry, false)
+	add("delivered", 2, webhook.Retry, false)
+	add("delivered", 3, webhook.Delivered, true)
+	for n := range 2 * PerUser {
+		add("later", 4+n, webhook.Delivered, false)
+	}
+	stop()
+	events, err := l.Events(t.Context(), 42, func(a *event.Attempt) bool { return a.ID != "later" })
+	got := ""
+	for _, e := range events {
+		got += fmt.Sprintf("%s %s %v %d;", e.ID, e.Fate.State(), !e.Next.IsZero(), len(e.Attempts))
+	}
+	if want := "waits waiting true 1;delivered delivered false 2;"; got != want || err != nil {
+		t.Errorf("events %s, %v, want %s", got, err, want)
+	}
+	if got := list(t, l, 42, Filter{}); len(got) != PerUser || got[PerUser-1].ID != "later" {
+		t.Errorf("%d attempts are listed, the oldest of event %s", len(got), got[len(got)-1].ID)
+	}
+}
+
 // The replies of the latest failures are kept, whatever the size of the batches.
 func TestKeepsTheLatestReplies(t *testing.T) {
 	mini := miniredis.RunT(t)

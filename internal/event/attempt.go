@@ -31,11 +31,13 @@ type Attempt struct {
 	Failover bool         // it is the request to the failover URL
 	Fate     webhook.Fate // what became of the event's record
 	Next     time.Time    // earliest time of the next attempt, if Fate.Stored(); else zero
+	Waited   bool         // the event came from a delay topic
 }
 
 // NewAttempt returns an attempt, or a row without one, with the fields of its event.
 func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
-	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate, End: e.End}
+	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate, End: e.End,
+		Waited: e.Class != topics.Source}
 	if e.Kind != webhook.RevokeClick {
 		var room [textSize]byte
 		a.Message = NewText(e.Message.AppendID(room[:0], e.Value))
