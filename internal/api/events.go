@@ -100,7 +100,7 @@ func (s *Service) resend(ctx context.Context, userID int64, f deadletter.Filter)
 	var origins []deadletter.Origin
 	for i := range events {
 		e := &events[i]
-		if e.Fate == webhook.Dead || e.Kind == webhook.RevokeClick || !selects(&f, e) {
+		if e.Fate == webhook.Dead || !selects(&f, e) {
 			continue
 		}
 		origins = append(origins, originOf(userID, e))

@@ -118,8 +118,14 @@ func (s *Store) merged(ctx context.Context, o Origin) (*kgo.Record, error) {
 		return nil, err
 	}
 	defer r.Close()
-	var revocations []webhook.Revocation
+	var (
+		revocations []webhook.Revocation
+		at          time.Time // of the first record
+	)
 	err = r.ReadAll(ctx, nil, func(record *kgo.Record) error {
+		if record.Offset == o.Offset {
+			at = record.Timestamp
+		}
 		var one webhook.Revocation
 		if webhook.DecodeRevocation(record.Value, &one) == nil && one.UserID == o.UserID {
 			revocations = append(revocations, one)
@@ -143,7 +149,8 @@ func (s *Store) merged(ctx context.Context, o Origin) (*kgo.Record, error) {
 	}}
 	for n, one := range webhook.Batches(revocations, s.cfg.MaxIDs) {
 		if first.BatchIdentity(n) == o.ID {
-			return &kgo.Record{Topic: topic, Partition: o.Partition, Offset: o.Offset, Value: one.AppendRecord(nil)}, nil
+			return &kgo.Record{Topic: topic, Partition: o.Partition, Offset: o.Offset, Timestamp: at,
+				Value: one.AppendRecord(nil)}, nil
 		}
 	}
 	return nil, nil
@@ -199,18 +206,14 @@ func (o *Origin) isBatch(r *kgo.Record) bool {
 	return false
 }
 
-// Resend replays events from their source records, as Run does from dead letters. It skips revocations, and those
-// whose topic does not hold them any more, and returns how many events were stored. If there is an error, others may
-// be stored too.
+// Resend replays events from the records that [Store.Source] finds, as Run does from dead letters. It skips those whose
+// records are gone, and returns how many events were stored. If there is an error, others may be stored too.
 func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n int, err error) {
 	run := running{Run: Run{Guard: guard}, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}}
 	if run.partitions, err = s.partitions(ctx); err != nil {
 		return 0, err
 	}
 	for _, o := range origins {
-		if o.Kind == webhook.RevokeClick {
-			continue
-		}
 		r, err := s.Source(ctx, o)
 		if err != nil {
 			return run.sent, err
@@ -218,13 +221,7 @@ func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n in
 		if r == nil || run.seen[o.ID] != nil {
 			continue
 		}
-		l := &Letter{ID: o.ID, UserID: o.UserID, Kind: o.Kind.String(), Value: r.Value, partition: -1, offset: -1,
-			origin: fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)}
-		for _, h := range r.Headers {
-			if h.Key == event.HeaderTrace {
-				l.traceparent = string(h.Value)
-			}
-		}
+		l := s.letterOf(o, r)
 		candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, 0}
 		run.seen[l.ID] = candidate
 		if err := run.add(ctx, l, candidate); err != nil {
@@ -233,4 +230,28 @@ func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n in
 	}
 	err = run.flush(ctx)
 	return run.sent, err
+}
+
+// letterOf returns the event of a record that Source found as a letter without a position.
+func (s *Store) letterOf(o Origin, r *kgo.Record) *Letter {
+	l := &Letter{ID: o.ID, UserID: o.UserID, Kind: o.Kind.String(), Value: r.Value, partition: -1, offset: -1}
+	if r.Topic != s.cfg.Sources[o.Kind] { // a batch that was stored when its attempt failed
+		for _, h := range r.Headers {
+			switch h.Key {
+			case event.HeaderOrigin, event.HeaderTime, event.HeaderTrace:
+				l.setHeader(h)
+			}
+		}
+		return l
+	}
+	l.origin = fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
+	if r.Timestamp.UnixMilli() >= 0 { // else it has none
+		l.EventTime = r.Timestamp
+	}
+	for _, h := range r.Headers {
+		if h.Key == event.HeaderTrace {
+			l.traceparent = string(h.Value)
+		}
+	}
+	return l
 }

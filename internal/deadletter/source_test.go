@@ -205,7 +205,55 @@ func TestResend(t *testing.T) {
 		headers[h.Key] = string(h.Value)
 	}
 	if headers[event.HeaderOrigin] != record.Topic+"/"+strconv.Itoa(int(record.Partition))+"/"+strconv.FormatInt(record.Offset, 10) ||
-		headers[event.HeaderAttempts] != "0" || headers[event.HeaderReplayed] == "" || headers[event.HeaderTrace] != "00-1" {
+		headers[event.HeaderAttempts] != "0" || headers[event.HeaderReplayed] == "" || headers[event.HeaderTime] != event.FormatTime(record.Timestamp) || headers[event.HeaderTrace] != "00-1" {
 		t.Errorf("headers %v", headers)
+	}
+}
+
+// TestResendBatch checks that a batch of revocations is sent again from its source records, or else from the record that
+// was stored when its attempt failed, with the origin and the time of its first record.
+func TestResendBatch(t *testing.T) {
+	k := newKafka(t)
+	s := k.store()
+	s.cfg.MaxIDs = 3
+	source := testConfig.Sources[webhook.RevokeClick]
+	at := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
+	record := &kgo.Record{Topic: source, Key: []byte("42"), Value: []byte(`{"user_id":42,"api_sms_ids":[1]}`), Timestamp: at}
+	stored := &kgo.Record{Topic: "rev-r", Key: []byte("42"), Value: []byte(`{"user_id":42,"api_sms_ids":[2],"campaign_sms_ids":[]}`),
+		Headers: []kgo.RecordHeader{
+			{Key: event.HeaderID, Value: []byte("evt_2")}, {Key: event.HeaderOrigin, Value: []byte(source + "/3/7")},
+			{Key: event.HeaderTime, Value: []byte(event.FormatTime(at))}, {Key: event.HeaderAttempts, Value: []byte("1")},
+		}}
+	if err := k.client.ProduceSync(t.Context(), record, stored).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	details, err := kadm.NewClient(k.client).ListTopics(t.Context(), source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := event.Event{Record: event.Record{Partition: record.Partition, Offset: record.Offset, Namespace: event.NamespaceOf(details[source].ID, source, "")}}
+	merged := Origin{ID: first.BatchIdentity(0), UserID: 42, Kind: webhook.RevokeClick, Partition: record.Partition, Offset: record.Offset,
+		End: record.Offset + 1}
+	failed := Origin{ID: "evt_2", UserID: 42, Kind: webhook.RevokeClick, Partition: stored.Partition, Offset: -1, Failed: stored.Timestamp}
+	if n, err := s.Resend(t.Context(), []Origin{merged, failed}, nil); n != 2 || err != nil {
+		t.Fatalf("%d sent again, %v", n, err)
+	}
+	records := k.overflowed(2)
+	for id, want := range map[string]struct{ value, origin string }{
+		merged.ID: {`{"user_id":42,"api_sms_ids":[1],"campaign_sms_ids":[]}`, fmt.Sprintf("%s/%d/%d", source, record.Partition, record.Offset)},
+		"evt_2":   {string(stored.Value), source + "/3/7"},
+	} {
+		e := event.Event{Record: event.Record{Class: topics.Overflow}}
+		r := records[id]
+		if r == nil {
+			t.Fatalf("%s was not sent", id)
+		}
+		for _, h := range r.Headers {
+			e.SetHeader(h.Key, h.Value)
+		}
+		if r.Topic != testConfig.Overflow[webhook.RevokeClick] || string(r.Value) != want.value || e.Origin != want.origin || !e.Time.Equal(at) ||
+			e.Attempts != 0 || !e.IsReplay() {
+			t.Errorf("%s: %s to %s, %+v", id, r.Value, r.Topic, e.Delivery)
+		}
 	}
 }

@@ -82,7 +82,7 @@ func (p *Page) event(id string) func(http.ResponseWriter, *http.Request, *sessio
 func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 	v.eventRow, v.Time = rowOf(e), e.Time
 	v.Waiting = isWaiting(e)
-	v.CanResend = !v.Waiting && e.Fate != webhook.Paused && (e.Kind != webhook.RevokeClick || e.Fate == webhook.Dead)
+	v.CanResend = !v.Waiting && e.Fate != webhook.Paused
 	v.Since = machineTime(v.Changed.Add(-time.Minute)) // it was given up later
 	switch {
 	case e.Fate == webhook.Paused:
@@ -103,6 +103,7 @@ func (v *eventView) fill(e *deliverylog.Event, body []byte) {
 		v.Readable = readableBody(v.Body)
 	} else if v.NoBody == "" {
 		v.NoBody = "The request is not stored any more."
+		v.CanResend = v.CanResend && e.Fate == webhook.Dead // dead letters are stored apart
 	}
 }
 

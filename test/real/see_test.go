@@ -111,7 +111,8 @@ func TestSeeAndResend(t *testing.T) {
 			t.Fatalf("%d events sent again, want 1", n)
 		}
 		again := e.recv.WaitCount(t, path("dlr", user.user), 2+i, harness.Patience)[1+i]
-		if again.Header.Get("Webhook-Id") != "order:7/1" || again.Header.Get("Webhook-Attempt") != "1" || string(again.Body) != string(got.Body) {
+		if again.Header.Get("Webhook-Id") != "order:7/1" || again.Header.Get("Webhook-Attempt") != "1" || string(again.Body) != string(got.Body) ||
+			again.Header.Get("Webhook-Event-Time") != got.Header.Get("Webhook-Event-Time") {
 			t.Errorf("sent again with %v", again.Header)
 		}
 		event, text = see(t, two, user, "order:7/1", "delivered", 2+i)
@@ -140,6 +141,16 @@ func TestSeeAndResend(t *testing.T) {
 	event, text = see(t, one, user, harness.BatchIdentity(batch, 0), "delivered", 1)
 	if event.Request == nil || event.Request.Body != string(sent.Body) || event.Request.ContentType != "application/json" {
 		t.Errorf("the delivered batch: %s, the server received %s", text, sent.Body)
+	}
+
+	// It can be sent again as well.
+	if n := replay(t, two, user, event.ID); n != 1 {
+		t.Errorf("%d batches sent again, want 1", n)
+	}
+	again := e.recv.WaitCount(t, path("revoke", user.user), 3, harness.Patience)[2]
+	if again.Header.Get("Webhook-Id") != event.ID || string(again.Body) != string(sent.Body) ||
+		again.Header.Get("Webhook-Event-Time") != sent.Header.Get("Webhook-Event-Time") {
+		t.Errorf("the batch was sent again with %v: %s, first with %v", again.Header, again.Body, sent.Header)
 	}
 
 	// Once the record is deleted from the topic, the body is unknown and the event cannot be sent again.
