@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	timesInterval = 16   // the time of every 16th record is remembered, and of the first of each poll
+	fewTimes      = 1024 // up to so many times are remembered of a partition, that of every record is
+	timesInterval = 16   // otherwise that of every 16th, and of the first of each poll
 	maxTimes      = 4096 // remembered per partition
 	// headStale is how long the head of a partition must have been unfetched before its time is looked up.
 	headStale = 3 * time.Second
@@ -33,16 +34,24 @@ type offsetTime struct {
 	time   time.Time
 }
 
-// add stores the times of some polled records.
-func (t *times) add(records []*kgo.Record) {
+// add stores the times of records that were polled at now. That is the time of those which have none.
+func (t *times) add(records []*kgo.Record, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	first := records[0].Offset
 	for n := len(t.seen); n > 0 && t.seen[n-1].offset >= first; n-- {
 		t.seen = t.seen[:n-1] // the partition was rewound
 	}
-	for i := 0; i < len(records); i += timesInterval {
-		t.seen = append(t.seen, offsetTime{records[i].Offset, records[i].Timestamp})
+	step := 1
+	if len(t.seen)+len(records) > fewTimes {
+		step = timesInterval
+	}
+	for i := 0; i < len(records); i += step {
+		at := records[i].Timestamp
+		if at.UnixMilli() < 0 {
+			at = now
+		}
+		t.seen = append(t.seen, offsetTime{records[i].Offset, at})
 	}
 	if len(t.seen) > maxTimes { // drop every second one
 		kept := t.seen[:0]

@@ -26,23 +26,32 @@ func TestTimes(t *testing.T) {
 		}
 	}
 	at(0, 0, false)
-	ts.add(polled(100, 50))
+	now := began.Add(-time.Hour)
+	ts.add(polled(100, 50), now)
 	at(99, 0, false)
 	at(100, 100, true)
-	at(115, 100, true)
-	at(116, 116, true)
-	ts.add(polled(150, 1))
-	at(149, 148, true)
-	at(150, 150, true)
-	ts.add(polled(120, 5)) // rewound
-	at(122, 120, true)
+	at(115, 115, true)
+	untimed := polled(150, 2)
+	untimed[0].Timestamp = time.UnixMilli(-1)
+	ts.add(untimed, now)
+	at(149, 149, true)
+	at(150, -3600, true)
+	at(151, 151, true)
+	ts.add(polled(120, 5), now) // rewound
+	at(122, 122, true)
+	ts.add(polled(1000, 2*fewTimes), now) // too many for the time of each
+	at(1000, 1000, true)
+	at(1000+timesInterval-1, 1000, true)
+	at(1000+timesInterval, 1000+timesInterval, true)
 	for i := range 200 {
-		ts.add(polled(1000+i*512, 512))
+		ts.add(polled(10_000+i*512, 512), now)
 	}
 	if len(ts.seen) > maxTimes {
 		t.Errorf("%d times are remembered", len(ts.seen))
 	}
-	at(1000, 120, true) // the nearest remaining one before it
+	if got, ok := ts.at(10_000); !ok || got.After(began.Add(10_000*time.Second)) {
+		t.Errorf("of an earlier record remains %v, %v", got, ok)
+	}
 }
 
 // TestTimeOf checks that the time of a record is found by looking up offsets by time.

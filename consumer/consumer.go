@@ -327,7 +327,7 @@ func (c *Consumer) ingestPartition(t kgo.FetchTopic, p kgo.FetchPartition, now t
 	}
 	a.identify(t.TopicID, c.cfg.Epoch)
 	if a.info.Class == topics.Source {
-		a.times.add(p.Records)
+		a.times.add(p.Records, now)
 	}
 	events := make([]*event.Event, 0, len(p.Records))
 	for _, r := range p.Records {
