@@ -55,6 +55,26 @@ func TestMissingRight(t *testing.T) {
 	}
 }
 
+// TestRightToScan checks that a Redis user without the right to SCAN is enough.
+func TestRightToScan(t *testing.T) {
+	mini := miniredis.RunT(t)
+	rdb := newRedis(config.Redis{Addrs: []string{mini.Addr()}}, nil, nil)
+	t.Cleanup(func() { _ = rdb.Close() })
+	health := &redisHealth{rdb: rdb, prefix: "x:", log: zap.NewNop(), evicts: func(bool) {}}
+	for denied, want := range map[string]string{"SCAN": "", "SCRIPT": "NOPERM: redis.username lacks +script|load"} {
+		mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
+			if !strings.EqualFold(cmd, denied) {
+				return false
+			}
+			c.WriteError("NOPERM User u has no permissions to run the '" + strings.ToLower(denied) + "|load' command")
+			return true
+		})
+		if err := health.writable(t.Context()); (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("without %s: %v, want %q", denied, err, want)
+		}
+	}
+}
+
 // TestDisabledCommand checks that readiness names a command that Redis has disabled.
 func TestDisabledCommand(t *testing.T) {
 	mini := miniredis.RunT(t)

@@ -195,8 +195,8 @@ func TestDeletedRedisKeys(t *testing.T) {
 	}
 }
 
-// limitedRights are the least rights that the service needs. INFO and SCAN are not among them.
-const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get +del +expire +lpush +ltrim +lrange +hget +hmget +hset +hdel +persist +pexpire +type +eval +evalsha +script|load +scan"
+// limitedRights are the least rights with which the service is ready. INFO, TIME, SCAN and HSCAN are not among them.
+const limitedRights = "on >secret ~* resetchannels -@all +ping +exists +set +get +del +expire +lpush +ltrim +lrange +hget +hmget +hset +hdel +persist +pexpire +type +eval +evalsha +script|load"
 
 // TestOldRedisSnapshot restarts Redis with older data, for a Redis user without the right to read server information.
 func TestOldRedisSnapshot(t *testing.T) {
