@@ -20,6 +20,8 @@ const (
 	// measurePeriod is the time between two measurements of the lag, and measureReading while the end has not been
 	// reached.
 	measurePeriod, measureReading = 10 * time.Second, 500 * time.Millisecond
+	// readRecovered is how long a topic must be without an error to count as read again.
+	readRecovered = 5 * time.Second
 )
 
 // Observer receives measurements. Its methods must not block.
@@ -54,6 +56,8 @@ type Follower struct {
 	obs       Observer
 	hooks     Hooks
 	failing   *outage.Outage
+	refused   *outage.Outage // reading, by errors after which it continues
+	refusedAt atomic.Int64   // time of the last such error, in Unix nanoseconds
 
 	reader  atomic.Pointer[Reader]
 	read    atomic.Bool // the topic was read to its end
@@ -66,7 +70,8 @@ func NewFollower(topic string, newClient NewClient, log *zap.Logger, obs Observe
 	log = log.With(zap.String("topic", topic))
 	return &Follower{
 		topic: topic, newClient: newClient, log: Sample(log), obs: obs, hooks: hooks, look: make(chan struct{}, 1),
-		failing: outage.New(log, "cannot follow the topic, reading it again", "the topic is followed again"),
+		failing: outage.New(log, "cannot follow the topic; reading it again", "the topic is followed again"),
+		refused: outage.New(log, "cannot read the topic; retrying", "the topic is read again"),
 	}
 }
 
@@ -190,7 +195,7 @@ func (f *Follower) end(r *Reader) {
 	f.hooks.End()
 }
 
-// tolerate logs a read error and pauses. It returns errors after which reading cannot continue.
+// tolerate reports a read error and pauses. It returns errors after which reading cannot continue.
 func (f *Follower) tolerate(ctx context.Context, err error) error {
 	var lost *kgo.ErrDataLoss
 	switch {
@@ -203,7 +208,8 @@ func (f *Follower) tolerate(ctx context.Context, err error) error {
 	case ctx.Err() != nil, errors.Is(err, ErrRecreated), errors.Is(err, kgo.ErrClientClosed):
 		return err
 	}
-	f.log.Warn("cannot read the topic; retrying", zap.Error(err))
+	f.refusedAt.Store(time.Now().UnixNano())
+	f.refused.Fail(err)
 	return Sleep(ctx, pollWait)
 }
 
@@ -222,6 +228,9 @@ func (f *Follower) measure(ctx context.Context, r *Reader) error {
 				return ErrRecreated
 			}
 			f.obs.ConfigLag(f.topic, r.behind(now.Spans))
+			if time.Now().UnixNano()-f.refusedAt.Load() > int64(readRecovered) {
+				f.refused.Recover()
+			}
 		}
 		select {
 		case <-ctx.Done():

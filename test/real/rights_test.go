@@ -36,7 +36,7 @@ func TestRightsRevoked(t *testing.T) {
 	e.emit(t, e.dlr(1, 1))
 	e.recv.WaitCount(t, path("dlr", 1), 1, harness.Patience)
 
-	for _, c := range []struct {
+	outages := []struct {
 		topic string
 		right kadm.ACLOperation
 		says  string
@@ -44,9 +44,11 @@ func TestRightsRevoked(t *testing.T) {
 		path  string
 		want  int
 	}{
+		{n.Config, kadm.OpRead, "lacks the Read right", e.dlr(1, 4), path("dlr", 1), 2},
 		{n.DLR + "-retry-1s", kadm.OpWrite, "lacks the Write right", e.dlr(2, 2), path("dlr", 2), 2},
-		{n.DLR, kadm.OpRead, "lacks the Read right", e.dlr(1, 3), path("dlr", 1), 2},
-	} {
+		{n.DLR, kadm.OpRead, "lacks the Read right", e.dlr(1, 3), path("dlr", 1), 3},
+	}
+	for _, c := range outages {
 		b.Deprive(t, []string{c.topic}, c.right)
 		harness.Eventually(t, harness.Patience, func() bool {
 			return strings.Contains(readyz(p), "topics: topic "+c.topic+": this user "+c.says)
@@ -57,12 +59,12 @@ func TestRightsRevoked(t *testing.T) {
 		p.WaitReady(t, harness.Patience)
 		e.recv.WaitCount(t, c.path, c.want, harness.Patience)
 	}
-	for _, line := range []string{"cannot fetch", "cannot store a record", `"readiness check failed","check":"topics"`} {
-		if n := strings.Count(p.Log(), line); n > 2 {
+	for _, line := range []string{"cannot fetch", "cannot read the topic", "cannot store a record", `"readiness check failed","check":"topics"`} {
+		if n := strings.Count(p.Log(), line); n > len(outages) {
 			t.Errorf("%d lines %q, want one per outage", n, line)
 		}
 	}
-	p.WaitBalanced(t, 4, harness.Patience)
+	p.WaitBalanced(t, 5, harness.Patience)
 }
 
 // TestAddedPartitions adds partitions to a source under a running service. After topics ensure the retries of their
