@@ -69,7 +69,7 @@ type Tracker struct {
 	producing sync.WaitGroup
 	pending   atomic.Int64 // in producing
 
-	unstored, unproduced *outage.Outage
+	unread, unstored, unproduced *outage.Outage
 }
 
 // entry is the state of one endpoint.
@@ -84,7 +84,9 @@ type entry struct {
 func New(parts Parts) *Tracker {
 	t := &Tracker{
 		Parts: parts, notes: make(chan note, room), failing: map[key]struct{}{}, entries: map[key]*entry{},
-		unstored: outage.New(parts.Log, "cannot read or store the states of endpoints in Redis; endpoint events may repeat",
+		unread: outage.New(parts.Log, "cannot read the states of endpoints in Redis; endpoint events may repeat",
+			"the states of endpoints are read again"),
+		unstored: outage.New(parts.Log, "cannot store the states of endpoints in Redis; endpoint events may repeat",
 			"the states of endpoints are stored again"),
 		unproduced: outage.New(parts.Log.With(zap.String("topic", parts.Topic)),
 			"cannot store endpoint events, dropping them: check the topic", "endpoint events are stored again"),
@@ -364,9 +366,10 @@ func (t *Tracker) sync(ctx context.Context) {
 	texts, err := t.Store.all(scan)
 	switch {
 	case err == nil:
+		t.unread.Recover()
 		t.adoptAll(texts)
 	case ctx.Err() == nil:
-		t.unstored.Fail(err)
+		t.unread.Fail(err)
 	}
 	work, now := map[key][]note{}, t.Now()
 	for k, e := range t.entries {
