@@ -70,7 +70,7 @@ func NewFollower(topic string, newClient NewClient, log *zap.Logger, obs Observe
 	log = log.With(zap.String("topic", topic))
 	return &Follower{
 		topic: topic, newClient: newClient, log: Sample(log), obs: obs, hooks: hooks, look: make(chan struct{}, 1),
-		failing: outage.New(log, "cannot follow the topic; reading it again", "the topic is followed again"),
+		failing: outage.New(log, "cannot follow the topic, reading it again", "the topic is followed again"),
 		refused: outage.New(log, "cannot read the topic; retrying", "the topic is read again"),
 	}
 }

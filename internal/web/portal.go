@@ -147,7 +147,7 @@ func (p *Page) signInByToken(w http.ResponseWriter, r *http.Request, token strin
 			return
 		}
 		if !errors.Is(err, errTokenUsed) {
-			p.log.Warn("cannot start a session", zap.Int64("user_id", userID), zap.Error(err))
+			p.failing.Fail(err, zap.Int64("user_id", userID))
 			p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 			return
 		}

@@ -61,7 +61,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	_, _ = rand.Read(s.token[:]) // never fails
 	cookie, err := p.sessions.seal(r.Context(), s.append(nil), associated)
 	if err != nil {
-		p.log.Warn("cannot start a session", zap.Int64("user_id", userID), zap.Error(err))
+		p.failing.Fail(err, zap.Int64("user_id", userID))
 		refuse(http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
@@ -84,7 +84,7 @@ func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 			err = p.sessions.end(r.Context(), &s)
 		}
 		if err != nil && !errors.Is(err, errNoSession) {
-			p.log.Warn("cannot end a session", zap.Error(err))
+			p.failing.Fail(err)
 			p.views.message(w, http.StatusServiceUnavailable, textSignOut)
 			return
 		}
@@ -111,17 +111,19 @@ func (p *Page) who(r *http.Request) (session, error) {
 	}
 	s, err := p.sessions.openSession(r.Context(), c.Value, time.Now())
 	if err != nil && !errors.Is(err, errNoSession) {
-		p.log.Warn("cannot read a session", zap.Error(err))
+		p.failing.Fail(err)
 		return session{}, errUnavailable
 	}
 	if err != nil {
 		return session{}, err
 	}
-	switch ended, err := p.sessions.hasEnded(r.Context(), &s); {
-	case err != nil:
-		p.log.Warn("cannot check a sign-out", zap.Error(err))
+	ended, err := p.sessions.hasEnded(r.Context(), &s)
+	if err != nil {
+		p.failing.Fail(err)
 		return session{}, errUnavailable
-	case ended:
+	}
+	p.failing.Recover()
+	if ended {
 		return session{}, errNoSession
 	}
 	if p.portal.started(&s) {

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/smshooks/smshooks/internal/apikey"
 )
 
@@ -66,6 +68,29 @@ func TestWrongKey(t *testing.T) {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, key42) || strings.Contains(text, apikey.Hash(key42)) {
 			t.Errorf("the log contains the key: %s", text)
 		}
+	}
+}
+
+// TestOneLinePerOutage checks that requests while Redis is away are logged once, and so is its return.
+func TestOneLinePerOutage(t *testing.T) {
+	s := newSite(t)
+	b := s.signIn(t, key42)
+	for range 2 {
+		s.mini.SetError("LOADING")
+		for range 3 {
+			want(t, b.get("/settings"), http.StatusServiceUnavailable)
+		}
+		s.mini.SetError("")
+		for range 3 {
+			want(t, b.get("/settings"), http.StatusOK)
+		}
+	}
+	var lines []string
+	for _, entry := range s.logs.FilterLevelExact(zap.WarnLevel).All() {
+		lines = append(lines, entry.Message)
+	}
+	if len(lines) != 2 || s.logs.FilterMessageSnippet("are checked again").Len() != 2 {
+		t.Errorf("two outages are logged as %q", lines)
 	}
 }
 

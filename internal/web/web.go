@@ -19,6 +19,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/api/limit"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 const (
@@ -51,6 +52,7 @@ type Page struct {
 	sessions *sessions
 	portal   *portal
 	log      *zap.Logger
+	failing  *outage.Outage // sessions: each request of the page needs them
 	origins  *http.CrossOriginProtection
 	views    *views
 	files    map[string]file
@@ -69,7 +71,9 @@ type route struct {
 // New returns the page.
 func New(o Options) *Page {
 	p := &Page{
-		service: o.Service, log: o.Log, origins: http.NewCrossOriginProtection(),
+		service: o.Service, log: o.Log,
+		failing:  outage.New(o.Log, "cannot check sessions of the account page; it answers 503", "sessions of the account page are checked again"),
+		origins:  http.NewCrossOriginProtection(),
 		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key"},
 		portal:   newPortal(o.PortalSecret, o.Redis, o.KeyPrefix),
 		costly:   limit.New(userRate, userBurst),
