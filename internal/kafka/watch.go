@@ -35,7 +35,9 @@ type Watcher struct {
 	adopt  []func(ctx context.Context, topics []string) error
 	reads  map[string]func() [16]byte
 
-	ids map[string][16]byte // the last adopted one
+	ids       map[string][16]byte // the last adopted one
+	switching []string            // topics that were created again and are not adopted yet
+	stuck     bool                // adopting them has failed
 
 	mu       sync.Mutex
 	retired  map[[16]byte]bool // previous ids: a broker that lags behind may still name them
@@ -147,13 +149,17 @@ func (w *Watcher) look(ctx context.Context) {
 	if len(recreated) == 0 {
 		return
 	}
-	w.log.Warn("topics were deleted and created again: switching to the new ones", zap.Strings("topics", recreated))
+	if !slices.Equal(recreated, w.switching) {
+		w.log.Warn("topics were deleted and created again: switching to the new ones", zap.Strings("topics", recreated))
+		w.switching, w.stuck = recreated, false
+	}
 	w.retire(recreated)
 	adopting, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
 	for _, adopt := range w.adopt {
 		if err := adopt(adopting, slices.Clone(recreated)); err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !w.stuck {
+				w.stuck = true
 				w.log.Warn("cannot switch to topics that were created again; retrying", zap.Strings("topics", recreated),
 					zap.Error(err))
 			}
@@ -164,6 +170,7 @@ func (w *Watcher) look(ctx context.Context) {
 		w.ids[topic] = seen[topic].TopicID
 	}
 	w.report(w.judge(seen, nil))
+	w.switching = nil
 	w.log.Info("switched to the topics that were created again", zap.Strings("topics", recreated))
 }
 

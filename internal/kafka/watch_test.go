@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/internal/topics"
 )
@@ -34,7 +35,8 @@ func TestWatcherRecreated(t *testing.T) {
 		}
 	}
 	create("a", "b")
-	w := NewWatcher(cl, map[string]Rights{"a": Read, "b": Write}, zap.NewNop())
+	core, logs := observer.New(zap.WarnLevel)
+	w := NewWatcher(cl, map[string]Rights{"a": Read, "b": Write}, zap.New(core))
 	var adopted []string
 	refusal := errors.New("not yet")
 	w.OnRecreated(func(_ context.Context, topics []string) error {
@@ -62,14 +64,18 @@ func TestWatcherRecreated(t *testing.T) {
 	}
 	create("b")
 	problem("topic b was deleted and created again")
+	problem("topic b was deleted and created again")
 	refusal = nil
 	problem("")
-	if !slices.Equal(adopted, []string{"b", "b"}) {
-		t.Errorf("adopted %v, want b again after a failure", adopted)
+	if !slices.Equal(adopted, []string{"b", "b", "b"}) {
+		t.Errorf("adopted %v, want b again after two failures", adopted)
 	}
 	problem("")
-	if len(adopted) != 2 {
+	if len(adopted) != 3 {
 		t.Errorf("adopted %v, want no b", adopted)
+	}
+	if logs.Len() != 2 {
+		t.Errorf("%d warnings, want that b was created again, and that it cannot be used yet: %v", logs.Len(), logs.All())
 	}
 }
 
