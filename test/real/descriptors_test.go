@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,8 +69,9 @@ func TestFirstCallsAfterRestart(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, "--overflow.delays=10s", "--shutdown.grace=1s")
 	const hung, healthy = 3000, 60
+	const last = hung + healthy + 1
 	users := map[int64]harness.Webhook{}
-	for user := int64(1); user <= hung+healthy; user++ {
+	for user := int64(1); user <= last; user++ {
 		users[user] = harness.Webhook{DLR: e.recv.URL(path("dlr", user))}
 		if user <= hung {
 			e.recv.On(path("dlr", user), harness.Hang())
@@ -89,6 +91,11 @@ func TestFirstCallsAfterRestart(t *testing.T) {
 	p.Term(t)
 	p = e.serve(t)
 	p.WaitMetric(t, time.Minute, full, "smshooks_in_flight_requests")
+	// Each partition has been read up to the healthy user's record behind the load.
+	for partition := range int32(partitions) {
+		harness.Produce(t, e.kafka.Addr, e.topics.DLR, partition, strconv.Itoa(last), harness.DLRValue(last, int64(partition)))
+	}
+	e.recv.WaitCount(t, path("dlr", last), partitions, harness.Patience)
 	began := time.Now()
 	sent := map[int64]time.Time{}
 	for user := int64(hung + 1); user <= hung+healthy; user++ {
