@@ -32,7 +32,7 @@ type lag struct {
 	known    map[topicPartition]time.Time // last measured; after lagKept it is not known any more
 	progress map[*assignment]progress
 	heads    map[*assignment]head // heads that are not fetched
-	// lastCommittable has the offsets, at the last measurement, of partitions without outstanding records before their end.
+	// lastCommittable has the offsets, at the last measurement, of partitions with records but none outstanding.
 	lastCommittable map[*assignment]int64
 }
 

@@ -207,7 +207,7 @@ func TestFinishedByAnEarlierAssignment(t *testing.T) {
 
 // If nothing is committed for a topic, it may be a new one of the same name. An earlier assignment then counts only if
 // the topic has the same id.
-func TestFormerAssignmentsWithoutACommit(t *testing.T) {
+func TestPreviousAssignmentsWithoutACommit(t *testing.T) {
 	one, other, none := [16]byte{1}, [16]byte{2}, [16]byte{}
 	for _, tc := range []struct {
 		name          string
@@ -243,9 +243,9 @@ func TestFormerAssignmentsWithoutACommit(t *testing.T) {
 	}
 }
 
-// TestFormerAssignmentsThatReadNothing checks that assignments without records, in a group that keeps rebalancing, do
+// TestPreviousAssignmentsThatReadNothing checks that assignments without records, in a group that keeps rebalancing, do
 // not displace the state of earlier ones.
-func TestFormerAssignmentsThatReadNothing(t *testing.T) {
+func TestPreviousAssignmentsThatReadNothing(t *testing.T) {
 	h := &handler{}
 	c, a := pure(h, 5)
 	c.ingest(fetch(source, records(0, 5)...))

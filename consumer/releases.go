@@ -16,8 +16,8 @@ const (
 	undecidedPoll = 20 * time.Millisecond
 )
 
-// awaitReleases opens the gates of partitions that were just assigned, once every release that a previous owner may have
-// begun is known.
+// awaitReleases opens the gates of partitions that were just assigned, once every release that a previous owner may
+// have begun is known.
 func (c *Consumer) awaitReleases(as []*assignment) {
 	open := func() {
 		for _, a := range as {

@@ -1,8 +1,8 @@
 // Package dispatcher processes events: it looks settings up, sends, and chooses the fate.
 //
 // pipeline.go has the stages of an event in the order in which it passes them, and finish, the one place where it
-// ends. Between the stages an event is in the lookup queue while Redis is asked about it, or in the lane of its endpoint
-// until it may be sent. A revocation record is in the collector until it is sent with others as a batch.
+// ends. Between the stages an event is in the lookup queue while Redis is asked about it, or in the lane of its
+// endpoint until it may be sent. A revocation record is in the collector until it is sent with others as a batch.
 package dispatcher
 
 import (

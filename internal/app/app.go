@@ -171,7 +171,8 @@ func (a *App) watchReader(topic string, reader *compacted.Follower) {
 
 // wireHistory makes the delivery log, the memory of replays and the states of endpoints, which are in Redis.
 func (a *App) wireHistory() error {
-	a.deliveries = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped, a.Log.Named("deliveries"))
+	a.deliveries = deliverylog.New(a.redis, a.Config.Redis.KeyPrefix, a.metrics.DeliveryLogDropped,
+		a.Log.Named("deliveries"))
 	a.endpoints = endpoints.NewStore(a.redis, a.Config.Redis.KeyPrefix)
 	a.replays = replay.New(replayConfig(a.Config), a.redis, a.Log.Named("replays"))
 	return nil

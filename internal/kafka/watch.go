@@ -197,7 +197,7 @@ func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []
 		switch err := kerr.ErrorForCode(t.ErrorCode); {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
 			problems = append(problems, fmt.Sprintf("topic %s does not exist: create it (smshooks topics ensure)", topic))
-		case slices.Contains(recreated, topic), w.readsFormer(topic):
+		case slices.Contains(recreated, topic), w.readsDeleted(topic):
 			problems = append(problems, fmt.Sprintf("topic %s was deleted and created again and is not in use yet", topic))
 		default:
 			if missing := lacking(w.needs[topic], t.ErrorCode, t.AuthorizedOperations); missing != 0 {
@@ -208,8 +208,8 @@ func (w *Watcher) judge(seen map[string]kmsg.MetadataResponseTopic, recreated []
 	return problems
 }
 
-// readsFormer reports whether the reader of a topic still reads the one that was deleted.
-func (w *Watcher) readsFormer(topic string) bool {
+// readsDeleted reports whether the reader of a topic still reads the one that was deleted.
+func (w *Watcher) readsDeleted(topic string) bool {
 	reads := w.reads[topic]
 	if reads == nil || w.ids[topic] == [16]byte{} {
 		return false

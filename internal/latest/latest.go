@@ -5,7 +5,8 @@
 // happens.
 //
 // The dispatcher calls Delivered and Superseded from many goroutines. Run, in the caller's goroutine, asks Redis for
-// all of them in pipelines: one at a time, each with the requests that have arrived by then. The package holds no locks.
+// all of them in pipelines: one at a time, each with the requests that have arrived by then. The package holds no
+// locks.
 package latest
 
 import (

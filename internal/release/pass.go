@@ -36,7 +36,8 @@ const (
 // errRevoked ends a pass because the partition was revoked. The next owner continues.
 var errRevoked = errors.New("the partition was revoked")
 
-// errChanged ends a pass because a previous owner had made more progress than was known. The next round continues there.
+// errChanged ends a pass because a previous owner had made more progress than was known. The next round continues
+// there.
 var errChanged = errors.New("another owner has worked on the partition")
 
 // pass carries out one task: it reads the task's span and copies the records that its recoveries select.
@@ -193,8 +194,8 @@ func (p *pass) fence(ctx context.Context) error {
 	id := topics.TransactionPrefix(p.cfg.Group) + p.topic + "-" + strconv.Itoa(int(p.partition))
 	options := append(kafka.LargeOptions(p.cfg.MaxBatch),
 		kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kafka.Partitioner(func(topic string) bool { return topic != p.releases.cfg.Topic })), kgo.MaxBufferedRecords(10*maxCopies),
-		kgo.WithCompressor(compressor()),
+		kgo.RecordPartitioner(kafka.Partitioner(func(topic string) bool { return topic != p.releases.cfg.Topic })),
+		kgo.MaxBufferedRecords(10*maxCopies), kgo.WithCompressor(compressor()),
 		kgo.MetadataMinAge(250*time.Millisecond))
 	client, err := p.releases.newClient(options...)
 	if err != nil {

@@ -23,8 +23,8 @@ const (
 )
 
 // endUnread ends a unit that no member of the group owns: its topic was deleted, has fewer partitions now, or is only
-// in the settings of the marker's writer. Otherwise the recovery would run until it is forgotten. Events that are delayed
-// there are sent when they are due, if a member reads them then.
+// in the settings of the marker's writer. Otherwise the recovery would run until it is forgotten. Events delayed there
+// are sent when they are due, if a member reads them then.
 //
 // Only the owner of the first partition of copies does so. It ends the unit in a transaction, like the unit's owner. So
 // if an owner appears by then, one of the two is fenced.

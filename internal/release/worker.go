@@ -85,7 +85,7 @@ func NewWorker(cfg WorkerConfig, releases *Log, partitions Partitions, log *zap.
 // Err returns why selected events are held back, or nil.
 func (w *Worker) Err() error {
 	if f := w.failed.Load(); f != nil && time.Since(f.since) > tolerated {
-		return fmt.Errorf("cannot release delayed events, trying again: %w", f.err)
+		return fmt.Errorf("cannot release delayed events; retrying: %w", f.err)
 	}
 	return nil
 }

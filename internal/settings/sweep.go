@@ -142,7 +142,7 @@ func (s *Store) purge(ctx context.Context) error {
 	})
 	if err == nil {
 		var n int64
-		n, err = s.purgeFormer(ctx)
+		n, err = s.purgePrevious(ctx)
 		gone.Add(n)
 	}
 	if n := gone.Load(); n > 0 {
@@ -155,7 +155,7 @@ func (s *Store) purge(ctx context.Context) error {
 	return err
 }
 
-func (s *Store) purgeFormer(ctx context.Context) (n int64, err error) {
+func (s *Store) purgePrevious(ctx context.Context) (n int64, err error) {
 	previous, err := s.rdb.previousID(ctx, s.cfg.Topic)
 	if err != nil {
 		return 0, err

@@ -39,8 +39,8 @@ type Tracker struct {
 // New returns a tracker for a partition with this committed offset, which is the next offset to read. If committed is
 // -1, it is unknown, and the first tracked offset takes its place.
 //
-// finished is the state that Snapshot returned to a previous owner. A tail that starts with ';' is ignored. A state that
-// is empty, damaged or belongs to another committed offset counts as none.
+// finished is the state that Snapshot returned to a previous owner. A tail that starts with ';' is ignored. A state
+// that is empty, damaged or belongs to another committed offset counts as none.
 func New(committed int64, finished string) *Tracker {
 	t := &Tracker{base: committed, next: committed}
 	if committed < 0 {
@@ -75,8 +75,8 @@ func (t *Tracker) Track(offset int64) (gen uint32, fresh bool) {
 	return t.gen, true
 }
 
-// Forget drops the offsets at or above offset that a previous owner finished and that are not tracked yet. Call it before
-// Track if the record at offset shows that the log was truncated and rewritten since.
+// Forget drops the offsets at or above offset that a previous owner finished and that are not tracked yet. Call it
+// before Track if the record at offset shows that the log was truncated and rewritten since.
 func (t *Tracker) Forget(offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
