@@ -11,7 +11,7 @@ BUILD   := -trimpath -buildvcs=false -tags timetzdata -ldflags "-s -w -X main.ve
 LINT    := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 CA      ?= /etc/ssl/certs/ca-certificates.crt
 # The service, and the modules with dependencies of their own. Each has a go.mod.
-MODULES  := . tools/bench tools/bench/benthos tools/dashboards test/real
+MODULES  := . tools/bench tools/bench/benthos tools/dashboards tools/deploy test/real
 # runs a command in every module
 each      = for module in $(MODULES); do (cd $$module && $(1)); done
 FUZZTIME ?= 10s
