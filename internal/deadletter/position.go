@@ -53,12 +53,12 @@ func (r *running) begin(spans map[int32]compacted.Span) (map[int32]compacted.Spa
 		return nil, fmt.Errorf("the position belongs to topic %s, not to %s", p.Topic, r.store.cfg.Topic)
 	}
 	for partition, s := range spans {
-		former := p.Partitions[partition]
-		if s.End < former.End {
+		previous := p.Partitions[partition]
+		if s.End < previous.End {
 			return nil, fmt.Errorf("the position is %d in partition %d of topic %s, which ends at %d: "+
-				"the topic was created again, start with a new position", former.End, partition, p.Topic, s.End)
+				"the topic was created again, start with a new position", previous.End, partition, p.Topic, s.End)
 		}
-		if s.End = former.End; s.Start < s.End {
+		if s.End = previous.End; s.Start < s.End {
 			spans[partition] = s
 		} else {
 			delete(spans, partition)

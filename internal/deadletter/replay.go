@@ -122,8 +122,8 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 	if !l.CanReplay() {
 		return nil
 	}
-	if former := r.seen[l.ID]; former != nil {
-		former.Partition, former.Offset, former.End = l.partition, l.offset, r.ends[l.partition]
+	if previous := r.seen[l.ID]; previous != nil {
+		previous.Partition, previous.Offset, previous.End = l.partition, l.offset, r.ends[l.partition]
 		return nil
 	}
 	candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, r.ends[l.partition]}

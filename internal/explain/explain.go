@@ -30,7 +30,7 @@ type Config struct {
 	Epoch string // topics.epoch
 	// NewClient returns a Kafka client without a group that has the given options as well.
 	NewClient func(extra ...kgo.Opt) (*kgo.Client, error)
-	// Log returns a user's rows of the log of deliveries, newest first; nil: the log is not read.
+	// Log returns a user's rows of the delivery log, newest first; nil: the log is not read.
 	Log func(ctx context.Context, userID int64) ([]event.Attempt, error)
 	// Warn receives what could not be read and is not needed; nil drops it.
 	Warn func(error)
@@ -59,7 +59,7 @@ type Event struct {
 	Failure   webhook.Failure // of the last attempt; "" if it succeeded or none was made
 	Reason    webhook.Reason  // of a dead letter
 	Copies    []Copy          // the source record first, then by time
-	Log       []event.Attempt // the attempts that the log of deliveries still has, oldest first
+	Log       []event.Attempt // the attempts that the delivery log still has, oldest first
 	last      *event.Attempt  // the latest row of the log; it may be no attempt
 }
 
@@ -84,13 +84,13 @@ const DeadLetter = "dead letter"
 // State is the state of an event.
 type State string
 
-// The states. Others are fates from the log of deliveries.
+// The states. Others are fates from the delivery log.
 const (
 	Pending   State = "pending"   // the source record is not finished yet
 	Waiting   State = "waiting"   // a delayed record will be attempted
 	Paused    State = "paused"    // a delayed record is held back until its user ends the pause
 	Dead      State = "dead"      // given up
-	Delivered State = "delivered" // according to the log of deliveries
+	Delivered State = "delivered" // according to the delivery log
 	Settled   State = "settled"   // finished in an unknown way: delivered, or settled on purpose
 )
 
@@ -122,7 +122,7 @@ func Find(ctx context.Context, cfg Config, q Query) ([]Event, error) {
 	return events, nil
 }
 
-// conclude sorts the copies of e and derives its state from them and from the log of deliveries.
+// conclude sorts the copies of e and derives its state from them and from the delivery log.
 func (f *finder) conclude(ctx context.Context, e *Event) {
 	slices.SortFunc(e.Copies, func(a, b Copy) int {
 		return cmp.Or(order(a.Class)-order(b.Class), a.Time.Compare(b.Time), cmp.Compare(a.Topic, b.Topic))
@@ -152,14 +152,14 @@ func order(class string) int {
 	return 1
 }
 
-// addLog adds the rows of e in the log of deliveries.
+// addLog adds the rows of e in the delivery log.
 func (f *finder) addLog(ctx context.Context, e *Event) {
 	if f.cfg.Log == nil || e.UserID == 0 {
 		return
 	}
 	all, err := f.attempts(ctx, e.UserID)
 	if err != nil {
-		f.warn(fmt.Errorf("the log of deliveries is not shown: %w", err))
+		f.warn(fmt.Errorf("the delivery log is not shown: %w", err))
 		return
 	}
 	for _, a := range slices.Backward(all) {

@@ -320,7 +320,7 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// TestWithoutLog checks that the log of deliveries may be unavailable.
+// TestWithoutLog checks that the delivery log may be unavailable.
 func TestWithoutLog(t *testing.T) {
 	e := newEnv(t)
 	r := e.write("sms-dlr", 0, 42, value(42, "1"))

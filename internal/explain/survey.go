@@ -138,7 +138,7 @@ func (f *finder) sources() (list []*topic) {
 	return list
 }
 
-// attempts reads a user's log of deliveries once.
+// attempts reads a user's delivery log once.
 func (f *finder) attempts(ctx context.Context, userID int64) ([]event.Attempt, error) {
 	if all, ok := f.logs[userID]; ok {
 		return all, nil
