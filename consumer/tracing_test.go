@@ -37,7 +37,7 @@ func (f *follower) Follow(e *event.Event) event.Trace {
 	e.Traceparent = "00-of-the-record"
 	return f
 }
-func (f *follower) Attempt(event.Attempt) {}
+func (f *follower) Attempt(event.LogEntry) {}
 func (f *follower) End(e *event.Event, how string) {
 	if e.Traceparent == "00-of-the-record" && how == "delivered" {
 		f.ended++

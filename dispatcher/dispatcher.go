@@ -100,12 +100,12 @@ type Revocations interface {
 	Purge()
 }
 
-// Attempts receives every finished attempt, and the states of events without one. It must not block.
-type Attempts interface {
+// DeliveryLog receives every finished attempt, and the states of events without one. It must not block.
+type DeliveryLog interface {
 	// Add receives an attempt, or the end of an event that was attempted.
-	Add(event.Attempt)
+	Add(event.LogEntry)
 	// Note receives that an event is delayed, or the end of one that was never attempted.
-	Note(event.Attempt)
+	Note(event.LogEntry)
 }
 
 // Receipts remembers which receipt of each message was delivered last, for users who want the latest one only.
@@ -140,8 +140,8 @@ type Parts struct {
 	FirstClicks FirstClicks
 	Receipts    Receipts
 	Revocations Revocations
-	Attempts    Attempts  // nil = attempts are not logged
-	Endpoints   Endpoints // nil = failing endpoints are not tracked
+	DeliveryLog DeliveryLog // nil = attempts are not logged
+	Endpoints   Endpoints   // nil = failing endpoints are not tracked
 	Metrics     *metrics.Metrics
 	Log         *zap.Logger
 	Now         func() time.Time // the time of day; nil = time.Now

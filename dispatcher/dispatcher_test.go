@@ -157,7 +157,7 @@ func TestAttemptsAreLogged(t *testing.T) {
 		at := time.Now()
 		s.Handle([]*event.Event{s.newEvent(webhook.DLR, 7, 1, "1")})
 		s.rest(time.Second)
-		want := []event.Attempt{{
+		want := []event.LogEntry{{
 			UserID: 1, Kind: webhook.DLR, ID: "dlr/0/7", Message: event.NewText([]byte("1")), EventTime: at, Offset: 7, Number: 1, Time: at, Host: "user1",
 			Status: 418, Failure: "http 418", Took: 250 * time.Millisecond, Reply: "short and stout", Fate: webhook.Retry,
 			Next: at.Add(6*time.Hour + 250*time.Millisecond),

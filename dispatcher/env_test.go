@@ -53,8 +53,8 @@ type env struct {
 	newer    bool     // a later receipt of every message was delivered
 	receipts []string // identities that were delivered, of users who want the latest
 	purged   int
-	attempts []event.Attempt
-	notes    []event.Attempt
+	attempts []event.LogEntry
+	notes    []event.LogEntry
 	answer   func(w http.ResponseWriter, r *http.Request)
 	noDial   error            // of every dial
 	noDialTo map[string]error // by address
@@ -182,13 +182,13 @@ func (b revocations) Purge() {
 
 type attempts struct{ s *env }
 
-func (a attempts) Add(one event.Attempt) {
+func (a attempts) Add(one event.LogEntry) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.s.attempts = append(a.s.attempts, one)
 }
 
-func (a attempts) Note(one event.Attempt) {
+func (a attempts) Note(one event.LogEntry) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.s.notes = append(a.s.notes, one)
@@ -251,7 +251,7 @@ func withEnv(t *testing.T, test func(t *testing.T, s *env)) {
 				return pipes.Dial(ctx)
 			}})
 		s.Dispatcher = New(Config{Parallel: 3, MaxInFlight: 40, Timeout: 10 * time.Second, QueuePerEndpoint: 1024, Tiers: tiers}, Parts{
-			Sender: sending, Policy: policy{s}, Forwarder: forwarder{s}, Settings: s, FirstClicks: s, Receipts: receipts{s}, Revocations: revocations{s}, Attempts: attempts{s},
+			Sender: sending, Policy: policy{s}, Forwarder: forwarder{s}, Settings: s, FirstClicks: s, Receipts: receipts{s}, Revocations: revocations{s}, DeliveryLog: attempts{s},
 			Metrics: metrics.New(s.registry, metrics.Topics{}), Log: zap.NewNop(),
 		})
 		var ctx context.Context

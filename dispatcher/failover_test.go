@@ -89,9 +89,9 @@ func TestFailoverOutcomes(t *testing.T) {
 		if counted {
 			last = second
 		}
-		want, end := []event.Attempt{}, "delivered"
+		want, end := []event.LogEntry{}, "delivered"
 		log := func(one side, at time.Time, host string, failover bool) {
-			a := event.Attempt{UserID: 1, Kind: webhook.DLR, ID: e.Identity(), Number: 1, Time: at, Host: host, Failure: one.failure,
+			a := event.LogEntry{UserID: 1, Kind: webhook.DLR, ID: e.Identity(), Number: 1, Time: at, Host: host, Failure: one.failure,
 				Took: one.took, Failover: failover, Message: event.NewText([]byte("1")), EventTime: e.Time, Offset: 7}
 			if last.failure != "" { // both rows have the fate of the event
 				a.Fate, a.Next = webhook.Retry, e.Due
@@ -269,7 +269,7 @@ func TestFailoverIsFreeWhenOff(t *testing.T) {
 	withEnv(t, func(t *testing.T, s *env) {
 		e := s.newEvent(webhook.DLR, 7, 1, "1")
 		e.Endpoint, e.Started = s.memory[1].Endpoints[webhook.DLR], time.Now()
-		s.Dispatcher.Attempts = nil
+		s.Dispatcher.DeliveryLog = nil
 		out := request{to: e.Endpoint, started: e.Started, Outcome: sender.Outcome{Status: 200}}
 		if n := testing.AllocsPerRun(100, func() { s.conclude(e, out) }); n != 0 {
 			t.Errorf("%v allocations", n)

@@ -429,16 +429,16 @@ func (d *Dispatcher) judge(e *event.Event, failure webhook.Failure, took time.Du
 
 // logAttempt writes the requests of a finished attempt to the delivery log and to the event's trace.
 func (d *Dispatcher) logAttempt(e *event.Event, requests []request, v verdict) {
-	if d.Attempts == nil && e.Trace == nil {
+	if d.DeliveryLog == nil && e.Trace == nil {
 		return
 	}
 	for i := range requests {
 		r := &requests[i]
-		a := e.NewAttempt(v.becomes())
+		a := e.NewLogEntry(v.becomes())
 		a.Number, a.Time, a.Host, a.Failover = e.Attempts, r.started, r.to.Host, r.after != ""
 		a.Status, a.Failure, a.Took, a.Reply = r.Status, r.Failure, r.Took, r.Reply
-		if d.Attempts != nil {
-			d.Attempts.Add(a)
+		if d.DeliveryLog != nil {
+			d.DeliveryLog.Add(a)
 		}
 		if e.Trace != nil {
 			e.Trace.Attempt(a)
@@ -451,16 +451,16 @@ func (d *Dispatcher) logAttempt(e *event.Event, requests []request, v verdict) {
 func (d *Dispatcher) logOutcome(e *event.Event, v verdict) {
 	fate := v.becomes()
 	switch {
-	case d.Attempts == nil, v.call.Called, v.kind == invalid, fate == webhook.Released,
+	case d.DeliveryLog == nil, v.call.Called, v.kind == invalid, fate == webhook.Released,
 		v.kind == settled && e.Class == topics.Source:
 		return
 	}
-	a := e.NewAttempt(fate)
+	a := e.NewLogEntry(fate)
 	a.Time = d.Now()
 	if e.Attempts == 0 || fate.Stored() {
-		d.Attempts.Note(a)
+		d.DeliveryLog.Note(a)
 	} else {
-		d.Attempts.Add(a)
+		d.DeliveryLog.Add(a)
 	}
 }
 

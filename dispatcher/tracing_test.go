@@ -16,9 +16,9 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-type told struct{ attempts []event.Attempt }
+type told struct{ attempts []event.LogEntry }
 
-func (f *told) Attempt(a event.Attempt)  { f.attempts = append(f.attempts, a) }
+func (f *told) Attempt(a event.LogEntry) { f.attempts = append(f.attempts, a) }
 func (f *told) End(*event.Event, string) {}
 
 // The attempts of a sampled event are recorded as spans; the customer's request has no trace headers.
@@ -64,7 +64,7 @@ func TestFailoverIsTraced(t *testing.T) {
 		if len(f.attempts) != 2 {
 			t.Fatalf("traced %+v, want two requests", f.attempts)
 		}
-		for i, want := range []event.Attempt{
+		for i, want := range []event.LogEntry{
 			{Host: "user1", Status: http.StatusServiceUnavailable, Failure: webhook.HTTPFailure(http.StatusServiceUnavailable)},
 			{Host: "spare", Status: http.StatusOK, Failover: true},
 		} {

@@ -235,7 +235,7 @@ func writeCopies(w io.Writer, copies []explain.Copy) error {
 	return out.Flush()
 }
 
-func writeAttempts(w io.Writer, attempts []event.Attempt) error {
+func writeAttempts(w io.Writer, attempts []event.LogEntry) error {
 	if len(attempts) == 0 {
 		return nil
 	}

@@ -22,7 +22,7 @@ func explainedEvents() []explain.Event {
 				{Topic: "sms-dlr", Partition: 3, Offset: 17, Class: "source", Time: at(8), Committed: true},
 				{Topic: "sms-dlr-retry-6h", Partition: 3, Offset: 1234567, Class: "retry", Time: at(8), Due: at(14)},
 			},
-			Log: []event.Attempt{{Number: 1, Time: at(8), Host: "example.com", Status: 503, Failure: "http 503", Took: 245400 * time.Microsecond}},
+			Log: []event.LogEntry{{Number: 1, Time: at(8), Host: "example.com", Status: 503, Failure: "http 503", Took: 245400 * time.Microsecond}},
 		},
 		{
 			ID: "odd\x1b[2J", Kind: webhook.RevokeClick, State: explain.Dead, Reason: webhook.WindowExpired,

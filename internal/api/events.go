@@ -33,7 +33,7 @@ func (s *Service) Event(ctx context.Context, userID int64, id string) (e deliver
 	err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	events, err := s.events(ctx, userID, func(a *event.Attempt) bool { return a.ID == id })
+	events, err := s.events(ctx, userID, func(a *event.LogEntry) bool { return a.ID == id })
 	if err != nil || len(events) == 0 {
 		return e, nil, false, err
 	}
@@ -55,20 +55,20 @@ func (s *Service) Event(ctx context.Context, userID int64, id string) (e deliver
 func (s *Service) Events(ctx context.Context, userID int64) ([]deliverylog.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	return s.events(ctx, userID, func(*event.Attempt) bool { return true })
+	return s.events(ctx, userID, func(*event.LogEntry) bool { return true })
 }
 
 // Message returns the user's events of a message, oldest first.
 func (s *Service) Message(ctx context.Context, userID int64, message string) ([]deliverylog.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	return s.events(ctx, userID, func(a *event.Attempt) bool {
+	return s.events(ctx, userID, func(a *event.LogEntry) bool {
 		return a.Kind != webhook.RevokeClick && a.Message.String() == message
 	})
 }
 
 func (s *Service) events(ctx context.Context, userID int64,
-	wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
+	wanted func(*event.LogEntry) bool) ([]deliverylog.Event, error) {
 	events, err := s.Deliveries.Events(ctx, userID, wanted)
 	if err != nil {
 		return nil, s.unavailable(askDeliveries, userID, err)
@@ -92,7 +92,7 @@ func originOf(userID int64, e *deliverylog.Event) deadletter.Origin {
 // resend sends the events of f.IDs that are in the log, except dead letters, which have records of their own. It
 // returns the number of events sent and the remaining ids.
 func (s *Service) resend(ctx context.Context, userID int64, f deadletter.Filter) (n int, rest []string, err error) {
-	events, err := s.events(ctx, userID, func(a *event.Attempt) bool { return slices.Contains(f.IDs, a.ID) })
+	events, err := s.events(ctx, userID, func(a *event.LogEntry) bool { return slices.Contains(f.IDs, a.ID) })
 	if err != nil {
 		return 0, nil, err
 	}
@@ -225,7 +225,7 @@ func newMessageReply(e *deliverylog.Event) messageReply {
 	}
 	for i := range e.Attempts {
 		a := &e.Attempts[i]
-		d := newDeliveryReply(&a.Attempt)
+		d := newDeliveryReply(&a.LogEntry)
 		r.Attempts[i] = attemptReply{
 			Attempt: d.Attempt, Time: d.Time, Status: d.Status, HTTPCode: d.HTTPCode, Error: d.Error, Duration: d.Duration,
 			Host: d.Host, Failover: a.Failover,

@@ -16,8 +16,8 @@ import (
 
 // loggedEvents returns the logged events of users 42 and 43.
 func loggedEvents() map[int64][]deliverylog.Event {
-	attempt := func(number, status int, failure webhook.Failure) event.Attempt {
-		return event.Attempt{Number: number, Time: noon.Add(time.Duration(number) * time.Hour), Status: status, Failure: failure,
+	attempt := func(number, status int, failure webhook.Failure) event.LogEntry {
+		return event.LogEntry{Number: number, Time: noon.Add(time.Duration(number) * time.Hour), Status: status, Failure: failure,
 			Took: 245 * time.Millisecond, Host: "example.com"}
 	}
 	second := attempt(2, 500, "http 500")
@@ -25,9 +25,9 @@ func loggedEvents() map[int64][]deliverylog.Event {
 	return map[int64][]deliverylog.Event{
 		42: {
 			{ID: "evt_1", Kind: webhook.DLR, Message: "12345", Time: noon, Fate: webhook.Retry, Next: noon.Add(8 * time.Hour), Changed: noon.Add(2 * time.Hour), Partition: 3, Offset: 17,
-				Attempts: []deliverylog.Attempt{{Attempt: attempt(1, 0, webhook.Timeout)}, {Attempt: second, HasReply: true}}},
+				Attempts: []deliverylog.Attempt{{LogEntry: attempt(1, 0, webhook.Timeout)}, {LogEntry: second, HasReply: true}}},
 			{ID: "a/b", Kind: webhook.Click, Message: "12345", Time: noon, Fate: webhook.Delivered, Changed: noon.Add(time.Hour), Partition: 1, Offset: 2,
-				Attempts: []deliverylog.Attempt{{Attempt: attempt(1, 200, "")}}},
+				Attempts: []deliverylog.Attempt{{LogEntry: attempt(1, 200, "")}}},
 			{ID: "evt_2", Kind: webhook.RevokeClick, Fate: webhook.Dead, Offset: -1},
 			{ID: "evt_3", Kind: webhook.DLR, Message: "7", Fate: webhook.NotConfigured, Partition: 1, Offset: 3},
 			{ID: "evt_6", Kind: webhook.DLR, Message: "8", Fate: webhook.Dead, Partition: 1, Offset: 6},

@@ -36,7 +36,7 @@ var errUnreachable = errors.New("dial tcp 127.0.0.1:6379: connection refused")
 type fakes struct {
 	mu        sync.Mutex
 	documents map[int64]settings.Document
-	attempts  []event.Attempt
+	attempts  []event.LogEntry
 	letters   []deadletter.Letter
 	outcomes  map[webhook.Kind]sender.Outcome
 	events    map[int64][]deliverylog.Event
@@ -107,12 +107,12 @@ func (f *fakes) States(_ context.Context, user int64) ([webhook.NumKinds]endpoin
 // fakeLog and fakeLetters are two types because both have a method List.
 type fakeLog struct{ *fakes }
 
-func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) ([]event.Attempt, error) {
+func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) ([]event.LogEntry, error) {
 	if f.logDown {
 		return nil, errUnreachable
 	}
 	f.listed = filter
-	var own []event.Attempt
+	var own []event.LogEntry
 	for _, a := range f.attempts {
 		if a.UserID == user {
 			own = append(own, a)
@@ -121,13 +121,13 @@ func (f fakeLog) List(_ context.Context, user int64, filter deliverylog.Filter) 
 	return own, nil
 }
 
-func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
+func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.LogEntry) bool) ([]deliverylog.Event, error) {
 	if f.logDown {
 		return nil, errUnreachable
 	}
 	var events []deliverylog.Event
 	for _, e := range f.events[user] {
-		if wanted(&event.Attempt{ID: e.ID, Kind: e.Kind, Message: event.NewText([]byte(e.Message))}) {
+		if wanted(&event.LogEntry{ID: e.ID, Kind: e.Kind, Message: event.NewText([]byte(e.Message))}) {
 			events = append(events, e)
 		}
 	}

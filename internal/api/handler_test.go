@@ -372,7 +372,7 @@ func TestDemoRecordsAreTheDocumentedOnes(t *testing.T) {
 func TestDeliveries(t *testing.T) {
 	s := newServer(t, Options{})
 	want(t, s.do(t, "GET", "/v1/user/deliveries", key42, "", ""), 200, `{"success":true,"data":[]}`)
-	s.attempts = []event.Attempt{
+	s.attempts = []event.LogEntry{
 		{UserID: 42, Kind: webhook.DLR, ID: "sms-dlr/3/9", Number: 1, Time: noon, Host: "h", Status: 200, Took: 245 * time.Millisecond},
 		{UserID: 42, Kind: webhook.Inbound, ID: "evt_1", Message: event.NewText([]byte("12345")), Number: 1, Time: noon, Host: "h:81", Failure: "dns", Failover: true, Next: noon.Add(time.Hour)},
 		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon, Status: 503, Failure: "http 503", Took: time.Second},

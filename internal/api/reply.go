@@ -163,7 +163,7 @@ type deliveryReply struct {
 	Failover    bool    `json:"failover,omitempty"`
 }
 
-func newDeliveryReply(a *event.Attempt) deliveryReply {
+func newDeliveryReply(a *event.LogEntry) deliveryReply {
 	r := deliveryReply{
 		ID: a.ID, Kind: a.Kind.String(), Attempt: a.Number, Time: event.FormatTime(a.Time),
 		Status: a.Failure.Result().String(), Duration: seconds(a.Took),

@@ -72,8 +72,8 @@ type Sender interface {
 
 // Deliveries is the delivery log.
 type Deliveries interface {
-	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error)
-	Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error)
+	List(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.LogEntry, error)
+	Events(ctx context.Context, userID int64, wanted func(*event.LogEntry) bool) ([]deliverylog.Event, error)
 }
 
 // EndpointStates reports which endpoints fail.
@@ -340,7 +340,7 @@ func (s *Service) update(ctx context.Context, userID int64,
 }
 
 // Attempts returns a user's latest attempts, newest first.
-func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.Attempt, error) {
+func (s *Service) Attempts(ctx context.Context, userID int64, f deliverylog.Filter) ([]event.LogEntry, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	attempts, err := s.Deliveries.List(ctx, userID, f)

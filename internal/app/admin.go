@@ -217,7 +217,7 @@ func (a *Admin) DeadLetters(ctx context.Context, f deadletter.Filter, progress d
 // ReplayDeadLetters replays the dead letters that match run and returns how many. Like the API, it notes them in the
 // delivery log.
 func (a *Admin) ReplayDeadLetters(ctx context.Context, run deadletter.Run) (int, error) {
-	var note func(event.Attempt)
+	var note func(event.LogEntry)
 	if run.Try == nil {
 		rdb, err := a.openRedis()
 		if err != nil {

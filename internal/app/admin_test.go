@@ -50,7 +50,7 @@ func TestReplayIsNoted(t *testing.T) {
 	}
 	rdb := goredis.NewClient(&goredis.Options{Addr: cfg.Redis.Addrs[0]})
 	t.Cleanup(func() { _ = rdb.Close() })
-	events, err := deliverylog.New(rdb, cfg.Redis.KeyPrefix, nil, zap.NewNop()).Events(t.Context(), 42, func(*event.Attempt) bool { return true })
+	events, err := deliverylog.New(rdb, cfg.Redis.KeyPrefix, nil, zap.NewNop()).Events(t.Context(), 42, func(*event.LogEntry) bool { return true })
 	if err != nil || len(events) != 1 || events[0].ID != "evt_1" || events[0].Fate.State() != "waiting" {
 		t.Errorf("the log has %+v, %v; want evt_1, which waits", events, err)
 	}

@@ -59,7 +59,7 @@ func (a *App) newCustomers() (*customers, error) {
 
 // newDeadLetters returns the store that reads and replays dead letters. note receives what is replayed.
 func newDeadLetters(cfg *config.Config, k kafka.Config, now func() time.Time,
-	note func(event.Attempt)) (*deadletter.Store, error) {
+	note func(event.LogEntry)) (*deadletter.Store, error) {
 	plan := cfg.TopicPlan()
 	c := deadletter.Config{Topic: cfg.Topics.DeadLetter, Sources: plan.Sources(), Epoch: cfg.Topics.Epoch, Now: now,
 		Note: note, Batches: plan.Delays(webhook.RevokeClick), MaxIDs: cfg.Revocation.MaxIDs}

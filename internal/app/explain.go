@@ -24,7 +24,7 @@ func (a *Admin) Explain(ctx context.Context, q explain.Query, warn func(error)) 
 	return explain.Find(ctx, explain.Config{
 		Plan: a.cfg.TopicPlan(), Group: a.cfg.Kafka.Group, Epoch: a.cfg.Topics.Epoch, NewClient: a.kafka.NewClient,
 		Warn: warn,
-		Log: func(ctx context.Context, userID int64) ([]event.Attempt, error) {
+		Log: func(ctx context.Context, userID int64) ([]event.LogEntry, error) {
 			ctx, cancel := context.WithTimeout(ctx, logTimeout)
 			defer cancel()
 			all, err := log.Rows(ctx, userID)

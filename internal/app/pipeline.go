@@ -81,7 +81,7 @@ func (a *App) newPipeline() (*pipeline, error) {
 		Timeout: cfg.Dispatch.Timeout, Tiers: cfg.Overflow.Delays,
 	}, dispatcher.Parts{
 		Sender: a.sender, Policy: policy, Forwarder: p.forwarder, Settings: a.store, Revocations: p.collector,
-		Attempts: a.deliveries, Endpoints: p.endpoints, Receipts: p.receipts,
+		DeliveryLog: a.deliveries, Endpoints: p.endpoints, Receipts: p.receipts,
 		FirstClicks: firstClicks{firstclick.New(a.redis, cfg.Redis.KeyPrefix, cfg.Click.Remember)},
 		Metrics:     a.metrics, Log: a.Log.Named("dispatcher"), Now: a.clock.Now,
 	})

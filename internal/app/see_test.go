@@ -25,7 +25,7 @@ func (c *env) logged(message string) (lines string) {
 	})
 	defer rdb.Close()
 	log := deliverylog.New(rdb, c.cfg.Redis.KeyPrefix, nil, zap.NewNop())
-	events, err := log.Events(context.Background(), 42, func(a *event.Attempt) bool { return a.Message.String() == message })
+	events, err := log.Events(context.Background(), 42, func(a *event.LogEntry) bool { return a.Message.String() == message })
 	if err != nil {
 		c.t.Fatal(err)
 	}

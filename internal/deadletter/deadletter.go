@@ -38,7 +38,7 @@ type Config struct {
 	// Now returns the time of day; nil: time.Now.
 	Now func() time.Time
 	// Note, if not nil, receives each replayed event. It must not block.
-	Note func(event.Attempt)
+	Note func(event.LogEntry)
 }
 
 // Filter selects dead letters; the zero value selects all.
@@ -70,7 +70,7 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 		cfg.Now = time.Now
 	}
 	if cfg.Note == nil {
-		cfg.Note = func(event.Attempt) {}
+		cfg.Note = func(event.LogEntry) {}
 	}
 	options := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()),

@@ -173,8 +173,8 @@ func (g *refusing) Stored(_ context.Context, events []*Candidate) { g.stored += 
 func TestResend(t *testing.T) {
 	k := newKafka(t)
 	s := k.store()
-	var notes []event.Attempt
-	s.cfg.Note = func(a event.Attempt) { notes = append(notes, a) }
+	var notes []event.LogEntry
+	s.cfg.Note = func(a event.LogEntry) { notes = append(notes, a) }
 	first, record := k.source(1, kgo.RecordHeader{Key: event.HeaderTrace, Value: []byte("00-1")})
 	second, _ := k.source(2)
 	lost := second

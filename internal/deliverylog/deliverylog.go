@@ -59,14 +59,14 @@ func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap
 
 // Add queues an attempt, or the end of an event that was attempted. It never blocks: if the queue is full, the attempt
 // is dropped and counted.
-func (l *Log) Add(a event.Attempt) {
+func (l *Log) Add(a event.LogEntry) {
 	if !l.queue.push(&l.queue.attempts, a) {
 		l.dropped(1)
 	}
 }
 
 // Note queues an event that waits, or the end of one that was never attempted. Like Add, it never blocks.
-func (l *Log) Note(a event.Attempt) {
+func (l *Log) Note(a event.LogEntry) {
 	if !l.queue.push(&l.queue.notes, a) {
 		l.dropped(1)
 	}
@@ -115,11 +115,11 @@ func newLists(prefix string) lists { return lists{prefix, map[int64][]any{}, map
 
 func (l *lists) key(userID int64) string { return key(l.prefix, userID) }
 
-func (l *lists) add(a *event.Attempt, line []byte) {
+func (l *lists) add(a *event.LogEntry, line []byte) {
 	l.lines[a.UserID] = append(l.lines[a.UserID], line)
 }
 
-func (w *writer) add(to *lists, a *event.Attempt) {
+func (w *writer) add(to *lists, a *event.LogEntry) {
 	w.rows++
 	line := encode(a)
 	to.add(a, line)
@@ -251,7 +251,7 @@ func (l *Log) replyKey(userID int64) string { return key(l.replies, userID) }
 
 // setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at
 // most shift in all: a user with more attempts than that sees pages of less than a second anyway.
-func setApart(attempts []event.Attempt) {
+func setApart(attempts []event.LogEntry) {
 	const shift = 100 * time.Millisecond
 	var last time.Time
 	for i := len(attempts) - 1; i >= 0; i-- {

@@ -39,15 +39,15 @@ func start(t *testing.T, mini *miniredis.Miniredis) (l *Log, dropped *atomic.Int
 	return l, dropped, stop
 }
 
-func attempt(user int64, n int, kind webhook.Kind, failure webhook.Failure) event.Attempt {
-	return event.Attempt{
+func attempt(user int64, n int, kind webhook.Kind, failure webhook.Failure) event.LogEntry {
+	return event.LogEntry{
 		UserID: user, Kind: kind, ID: "sms-dlr/3/" + strconv.Itoa(n), Number: 1, Time: noon.Add(time.Duration(n) * time.Second),
 		Host: "example.com:8443", Status: 200, Failure: failure, Took: 245 * time.Millisecond,
 		Message: event.NewText(strconv.AppendInt(nil, int64(n), 10)), EventTime: noon, Partition: 3, Offset: int64(n),
 	}
 }
 
-func list(t *testing.T, l *Log, user int64, f Filter) []event.Attempt {
+func list(t *testing.T, l *Log, user int64, f Filter) []event.LogEntry {
 	t.Helper()
 	got, err := l.List(t.Context(), user, f)
 	if err != nil {
@@ -59,7 +59,7 @@ func list(t *testing.T, l *Log, user int64, f Filter) []event.Attempt {
 func TestReadBack(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, dropped, stop := start(t, mini)
-	want := []event.Attempt{
+	want := []event.LogEntry{
 		{UserID: 42, Kind: webhook.RevokeClick, ID: "click-revocation/0/7/0", Number: 3, Time: noon.Add(3 * time.Second), Host: "h", Status: 503, Failure: "http 503", Took: 1500 * time.Microsecond, Offset: 17, End: 23, Fate: webhook.Dead},
 		{UserID: 42, Kind: webhook.DLR, ID: "again", Number: 2, Time: noon.Add(2500 * time.Millisecond), Host: "spare", Status: 200, Failover: true},
 		{UserID: 42, Kind: webhook.DLR, ID: "odd\tid\n", Number: 1, Time: noon.Add(2 * time.Second), Host: "[::1]:80", Failure: webhook.ConnectionRefused,
@@ -262,7 +262,7 @@ func TestForeignKey(t *testing.T) {
 func TestEvents(t *testing.T) {
 	mini := miniredis.RunT(t)
 	l, _, stop := start(t, mini)
-	row := func(id string, second, number int, fate webhook.Fate, status int, reply string) event.Attempt {
+	row := func(id string, second, number int, fate webhook.Fate, status int, reply string) event.LogEntry {
 		a := attempt(42, second, webhook.DLR, "")
 		a.ID, a.Number, a.Fate, a.Status, a.Reply, a.Offset = id, number, fate, status, reply, 7
 		if a.Message = event.NewText([]byte("m" + id)); fate == webhook.Retry || fate == webhook.Overflow {
@@ -273,7 +273,7 @@ func TestEvents(t *testing.T) {
 		}
 		return a
 	}
-	for _, a := range []event.Attempt{
+	for _, a := range []event.LogEntry{
 		row("a", 1, 1, webhook.Retry, 503, "busy"), row("b", 2, 1, webhook.Retry, 0, ""), row("a", 3, 2, webhook.Retry, 500, ""),
 		row("c", 4, 1, webhook.Delivered, 200, ""), row("b", 5, 0, webhook.NotConfigured, 0, ""), row("d", 6, 1, webhook.Dead, 503, "\tx\n"),
 		row("e", 7, 3, webhook.Retry, 503, "again"), row("e", 8, 0, webhook.Paused, 0, ""),
@@ -282,7 +282,7 @@ func TestEvents(t *testing.T) {
 	}
 	l.Add(attempt(43, 9, webhook.DLR, ""))
 	stop()
-	events, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true })
+	events, err := l.Events(t.Context(), 42, func(*event.LogEntry) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,12 +316,12 @@ e me paused 3/7; 3 503 "again" true
 	if got := list(t, l, 42, Filter{Message: "ma", Status: 503}); len(got) != 1 || got[0].Number != 1 {
 		t.Errorf("by message and status: %+v", got)
 	}
-	one, err := l.Events(t.Context(), 42, func(a *event.Attempt) bool { return a.ID == "c" })
+	one, err := l.Events(t.Context(), 42, func(a *event.LogEntry) bool { return a.ID == "c" })
 	if err != nil || len(one) != 1 || one[0].ID != "c" {
 		t.Errorf("one event: %+v, %v", one, err)
 	}
 	mini.SetError("LOADING")
-	if _, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true }); err == nil {
+	if _, err := l.Events(t.Context(), 42, func(*event.LogEntry) bool { return true }); err == nil {
 		t.Error("Events: no error")
 	}
 }
@@ -368,7 +368,7 @@ func TestNotes(t *testing.T) {
 	if got := list(t, l, 42, Filter{}); len(got) != 1 || !got[0].Next.Equal(noon.Add(4001*time.Second)) {
 		t.Errorf("attempts %+v, want one that is made again at once", got)
 	}
-	events, err := l.Events(t.Context(), 42, func(a *event.Attempt) bool { return a.ID != "flood" })
+	events, err := l.Events(t.Context(), 42, func(a *event.LogEntry) bool { return a.ID != "flood" })
 	got := ""
 	for _, e := range events {
 		got += fmt.Sprintf("%s %s %v %d;", e.ID, e.Fate.State(), e.Next.Sub(e.Changed) == time.Second, len(e.Attempts))
@@ -395,7 +395,7 @@ func TestWaitingEventsStay(t *testing.T) {
 		add("later", 4+n, webhook.Delivered, false)
 	}
 	stop()
-	events, err := l.Events(t.Context(), 42, func(a *event.Attempt) bool { return a.ID != "later" })
+	events, err := l.Events(t.Context(), 42, func(a *event.LogEntry) bool { return a.ID != "later" })
 	got := ""
 	for _, e := range events {
 		got += fmt.Sprintf("%s %s %v %d;", e.ID, e.Fate.State(), !e.Next.IsZero(), len(e.Attempts))
@@ -418,7 +418,7 @@ func TestKeepsTheLatestReplies(t *testing.T) {
 		l.Add(a)
 	}
 	stop()
-	events, err := l.Events(t.Context(), 42, func(*event.Attempt) bool { return true })
+	events, err := l.Events(t.Context(), 42, func(*event.LogEntry) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ const (
 // microseconds taken, failure, flags, fate, Unix milliseconds of the next attempt and of the event (0 = unknown),
 // partition and offset of the source record, offset after a batch's last record, host, message id, recipient, id. The
 // user is in the key.
-func encode(a *event.Attempt) []byte {
+func encode(a *event.LogEntry) []byte {
 	b := make([]byte, 0, 128+len(a.Failure)+len(a.Host)+len(a.ID))
 	number := func(n int64) { b = append(strconv.AppendInt(b, n, 10), '\t') }
 	text := func(s string) { b = append(append(b, s...), '\t') }
@@ -85,7 +85,7 @@ func milli(t time.Time) int64 {
 }
 
 // decode parses a line; ok is false if it is not valid. It does not set UserID and Reply.
-func decode(line string) (a event.Attempt, ok bool) {
+func decode(line string) (a event.LogEntry, ok bool) {
 	var parts [lineParts]string
 	for i := range parts {
 		var more bool
@@ -111,7 +111,7 @@ func decode(line string) (a event.Attempt, ok bool) {
 	if err1 != nil || err2 != nil {
 		return a, false
 	}
-	return event.Attempt{
+	return event.LogEntry{
 		Kind: kind, ID: parts[17], Number: int(numbers[1]), Time: time.UnixMicro(numbers[0]).UTC(), Host: parts[14],
 		Status: int(numbers[2]), Took: time.Duration(numbers[3]) * time.Microsecond, Failure: webhook.Failure(parts[6]),
 		Failover: numbers[4]&withFailover != 0, Fate: fate, Next: fromMilli(numbers[5]), EventTime: fromMilli(numbers[6]),

@@ -19,19 +19,19 @@ type queue struct {
 
 	mu              sync.Mutex
 	attempts, notes rows
-	spare           [][]event.Attempt
+	spare           [][]event.LogEntry
 }
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
 
 // rows is a list of rows in chunks, of which only the last has room.
 type rows struct {
-	chunks [][]event.Attempt
+	chunks [][]event.LogEntry
 	n      int
 }
 
 // push appends a row to a list of q. It returns false if the list is full.
-func (q *queue) push(to *rows, a event.Attempt) bool {
+func (q *queue) push(to *rows, a event.LogEntry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if to.n == room {
@@ -54,10 +54,10 @@ func (q *queue) push(to *rows, a event.Attempt) bool {
 }
 
 // empty returns a chunk without rows.
-func (q *queue) empty() []event.Attempt {
+func (q *queue) empty() []event.LogEntry {
 	last := len(q.spare) - 1
 	if last < 0 {
-		return make([]event.Attempt, 0, chunk)
+		return make([]event.LogEntry, 0, chunk)
 	}
 	c := q.spare[last]
 	q.spare = q.spare[:last]
@@ -65,7 +65,7 @@ func (q *queue) empty() []event.Attempt {
 }
 
 // pop removes and returns the first chunk of a list of q, nil if there is none. The caller passes it to recycle.
-func (q *queue) pop(from *rows) (c []event.Attempt) {
+func (q *queue) pop(from *rows) (c []event.LogEntry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(from.chunks) == 0 {
@@ -79,7 +79,7 @@ func (q *queue) pop(from *rows) (c []event.Attempt) {
 }
 
 // recycle keeps a chunk for later rows.
-func (q *queue) recycle(c []event.Attempt) {
+func (q *queue) recycle(c []event.LogEntry) {
 	clear(c)
 	q.mu.Lock()
 	defer q.mu.Unlock()

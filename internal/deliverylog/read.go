@@ -25,7 +25,7 @@ type Filter struct {
 // List returns a user's latest attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
 // began within the same one, set apart by a millisecond each, so that Before with the time of a page's last attempt
 // selects the next page. Next is set only in the latest attempt of an event that waits. Errors are those of Redis.
-func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt, error) {
+func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.LogEntry, error) {
 	all, err := l.Rows(ctx, userID)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt
 		}
 	}
 	setApart(all)
-	kept := make([]event.Attempt, 0, min(len(all), max(f.Limit, 16)))
+	kept := make([]event.LogEntry, 0, min(len(all), max(f.Limit, 16)))
 	for i := range all {
 		if f.Limit > 0 && len(kept) == f.Limit {
 			break
@@ -56,7 +56,7 @@ func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.Attempt
 	return kept, nil
 }
 
-func (f *Filter) matches(a *event.Attempt) bool {
+func (f *Filter) matches(a *event.LogEntry) bool {
 	return (f.Kind == nil || a.Kind == *f.Kind) &&
 		(f.Result == nil || a.Failure.Result() == *f.Result) &&
 		(f.Message == "" || a.Message.String() == f.Message) &&
@@ -67,7 +67,7 @@ func (f *Filter) matches(a *event.Attempt) bool {
 // Rows returns everything that the log has of a user, newest first, as it was added but without replies,
 // including rows that are not attempts. Times are in microseconds, those of events and of next attempts in
 // milliseconds.
-func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
+func (l *Log) Rows(ctx context.Context, userID int64) ([]event.LogEntry, error) {
 	var read [2]*redis.StringSliceCmd
 	_, err := l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, prefix := range []string{l.attempts, l.notes} {
@@ -78,7 +78,7 @@ func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
 	}
-	var all []event.Attempt
+	var all []event.LogEntry
 	seen := map[string]bool{} // the attempts of an event that waits are in both lists
 	for _, lines := range read {
 		for _, line := range lines.Val() {
@@ -94,7 +94,7 @@ func (l *Log) Rows(ctx context.Context, userID int64) ([]event.Attempt, error) {
 		}
 	}
 	// Instances write at different times: the lists are only nearly in order.
-	slices.SortStableFunc(all, func(a, b event.Attempt) int { return b.Time.Compare(a.Time) })
+	slices.SortStableFunc(all, func(a, b event.LogEntry) int { return b.Time.Compare(a.Time) })
 	return all, nil
 }
 
@@ -116,18 +116,18 @@ type Event struct {
 
 // Attempt is an attempt with its reply.
 type Attempt struct {
-	event.Attempt
+	event.LogEntry
 	HasReply bool // Reply is known: only those of the latest failures are kept
 }
 
 // Events returns the user's events whose rows are wanted, in the order of their first rows. Errors are
 // those of Redis.
-func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.Attempt) bool) ([]Event, error) {
+func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.LogEntry) bool) ([]Event, error) {
 	rows, err := l.Rows(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
-	rows = slices.DeleteFunc(rows, func(a event.Attempt) bool { return !wanted(&a) })
+	rows = slices.DeleteFunc(rows, func(a event.LogEntry) bool { return !wanted(&a) })
 	if len(rows) == 0 {
 		return nil, nil
 	}

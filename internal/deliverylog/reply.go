@@ -9,7 +9,7 @@ import (
 
 // encodeReply writes the reply of an attempt: Unix microseconds, whether it was a failover, length of the id, id and
 // reply.
-func encodeReply(a *event.Attempt) []byte {
+func encodeReply(a *event.LogEntry) []byte {
 	b := make([]byte, 0, 40+len(a.ID)+len(a.Reply))
 	b = append(strconv.AppendInt(b, a.Time.UnixMicro(), 10), '\t')
 	b = append(strconv.AppendBool(b, a.Failover), '\t')
@@ -24,10 +24,10 @@ type replyKey struct {
 	id       string
 }
 
-func keyOf(a *event.Attempt) replyKey { return replyKey{a.Time.UnixMicro(), a.Failover, a.ID} }
+func keyOf(a *event.LogEntry) replyKey { return replyKey{a.Time.UnixMicro(), a.Failover, a.ID} }
 
 // hasReply reports whether an attempt is a failure with a reply.
-func hasReply(a *event.Attempt) bool { return a.Failure != "" && a.Status != 0 }
+func hasReply(a *event.LogEntry) bool { return a.Failure != "" && a.Status != 0 }
 
 // decodeReply parses what encodeReply has written.
 func decodeReply(text string) (key replyKey, reply string, ok bool) {

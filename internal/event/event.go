@@ -98,7 +98,7 @@ type Delivery struct {
 // safe for concurrent use.
 type Trace interface {
 	// Attempt records a finished attempt.
-	Attempt(a Attempt)
+	Attempt(a LogEntry)
 	// End is called last. how is the name of e's fate, or "abandoned".
 	End(e *Event, how string)
 }

@@ -31,7 +31,7 @@ type Config struct {
 	// NewClient returns a Kafka client without a group that has the given options as well.
 	NewClient func(extra ...kgo.Opt) (*kgo.Client, error)
 	// Log returns a user's rows of the delivery log, newest first; nil: the log is not read.
-	Log func(ctx context.Context, userID int64) ([]event.Attempt, error)
+	Log func(ctx context.Context, userID int64) ([]event.LogEntry, error)
 	// Warn receives what could not be read and is not needed; nil drops it.
 	Warn func(error)
 }
@@ -55,12 +55,12 @@ type Event struct {
 	Time      time.Time // of the source record; zero if unknown
 	State     State
 	Attempts  int
-	Next      time.Time       // earliest time of the next attempt; zero if none is planned
-	Failure   webhook.Failure // of the last attempt; "" if it succeeded or none was made
-	Reason    webhook.Reason  // of a dead letter
-	Copies    []Copy          // the source record first, then by time
-	Log       []event.Attempt // the attempts that the delivery log still has, oldest first
-	last      *event.Attempt  // the latest row of the log; it may be no attempt
+	Next      time.Time        // earliest time of the next attempt; zero if none is planned
+	Failure   webhook.Failure  // of the last attempt; "" if it succeeded or none was made
+	Reason    webhook.Reason   // of a dead letter
+	Copies    []Copy           // the source record first, then by time
+	Log       []event.LogEntry // the attempts that the delivery log still has, oldest first
+	last      *event.LogEntry  // the latest row of the log; it may be no attempt
 }
 
 // Copy is one record of an event.

@@ -206,8 +206,8 @@ func TestFollow(t *testing.T) {
 	check(Waiting, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, ""))
 	e.finish(source, retry, overflow, again)
 	check(Settled, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
-	e.cfg.Log = func(context.Context, int64) ([]event.Attempt, error) {
-		return []event.Attempt{{ID: id, Number: 1, Status: 200, Time: time.Now().Add(time.Second)}, {ID: "x", Number: 9}}, nil
+	e.cfg.Log = func(context.Context, int64) ([]event.LogEntry, error) {
+		return []event.LogEntry{{ID: id, Number: 1, Status: 200, Time: time.Now().Add(time.Second)}, {ID: "x", Number: 9}}, nil
 	}
 	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
 }
@@ -225,11 +225,11 @@ func TestSharedID(t *testing.T) {
 	foreign := e.write("sms-dlr", home(7), 7, value(7, "1"), gateway...)
 	retry := e.write("sms-dlr-retry-6h", home(42), 42, second.Value, "smshooks-id", id, "smshooks-attempts", "1", "smshooks-due", due)
 	e.finish(again, second)
-	e.cfg.Log = func(_ context.Context, userID int64) ([]event.Attempt, error) {
+	e.cfg.Log = func(_ context.Context, userID int64) ([]event.LogEntry, error) {
 		if userID != 42 {
 			return nil, nil
 		}
-		return []event.Attempt{{ID: id, Kind: webhook.DLR, Message: event.NewText([]byte("2")), Number: 1, Status: 503}}, nil
+		return []event.LogEntry{{ID: id, Kind: webhook.DLR, Message: event.NewText([]byte("2")), Number: 1, Status: 503}}, nil
 	}
 	got := map[string][]string{}
 	for _, found := range e.find(Query{ID: id}) {
@@ -325,7 +325,7 @@ func TestWithoutLog(t *testing.T) {
 	e := newEnv(t)
 	r := e.write("sms-dlr", 0, 42, value(42, "1"))
 	e.finish(r)
-	e.cfg.Log = func(context.Context, int64) ([]event.Attempt, error) { return nil, errors.New("refused") }
+	e.cfg.Log = func(context.Context, int64) ([]event.LogEntry, error) { return nil, errors.New("refused") }
 	var warned []error
 	e.cfg.Warn = func(err error) { warned = append(warned, err) }
 	if got := e.one(Query{ID: e.id(r)}); got.State != Settled || len(warned) != 1 {

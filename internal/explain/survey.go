@@ -36,7 +36,7 @@ type finder struct {
 	client *kgo.Client
 	topics []*topic
 	found  map[identity]*Event
-	logs   map[int64][]event.Attempt
+	logs   map[int64][]event.LogEntry
 }
 
 // survey reads which topics exist, which offsets they hold, and what the group has finished.
@@ -139,13 +139,13 @@ func (f *finder) sources() (list []*topic) {
 }
 
 // attempts reads a user's delivery log once.
-func (f *finder) attempts(ctx context.Context, userID int64) ([]event.Attempt, error) {
+func (f *finder) attempts(ctx context.Context, userID int64) ([]event.LogEntry, error) {
 	if all, ok := f.logs[userID]; ok {
 		return all, nil
 	}
 	all, err := f.cfg.Log(ctx, userID)
 	if err == nil {
-		f.logs = map[int64][]event.Attempt{userID: all}
+		f.logs = map[int64][]event.LogEntry{userID: all}
 	}
 	return all, err
 }

@@ -26,7 +26,7 @@ type env struct {
 	client  *kgo.Client
 
 	mu    sync.Mutex
-	notes []event.Attempt
+	notes []event.LogEntry
 }
 
 func newEnv(t *testing.T) *env {
@@ -113,7 +113,7 @@ func (k *env) start(o *owner) *instance {
 	log := NewLog(Config{Topic: "releases", Keep: time.Hour, Now: time.Now}, k.newClient, logger, nothing{})
 	w := NewWorker(WorkerConfig{
 		Group: "group", Released: func(webhook.Kind) string { return "released" }, Now: time.Now, Client: k.client,
-		Note: func(a event.Attempt) {
+		Note: func(a event.LogEntry) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			k.notes = append(k.notes, a)

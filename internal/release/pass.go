@@ -48,7 +48,7 @@ type pass struct {
 
 	copies []*kgo.Record
 	of     []string // recoveries, one for each copy
-	notes  []event.Attempt
+	notes  []event.LogEntry
 	bytes  int
 	since  time.Time // of the first of copies
 }

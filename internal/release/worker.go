@@ -52,7 +52,7 @@ type WorkerConfig struct {
 	MaxBatch int64                          // largest size of a record in bytes
 	Client   *kgo.Client                    // for requests; the worker does not close it
 	Pauses   Pauses
-	Note     func(event.Attempt) // receives that an event was released; must not block
+	Note     func(event.LogEntry) // receives that an event was released; must not block
 }
 
 // Worker does the work of running recoveries in the partitions that this member owns, one partition at a time.

@@ -112,7 +112,7 @@ type record struct {
 }
 
 // Attempt implements event.Trace.
-func (r *record) Attempt(a event.Attempt) {
+func (r *record) Attempt(a event.LogEntry) {
 	ctx := trace.ContextWithSpan(context.Background(), r.span)
 	_, span := r.tracer.Start(ctx, "POST", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(a.Time))
 	span.SetAttributes(

@@ -66,7 +66,7 @@ func TestTraceAcrossADelayTopic(t *testing.T) {
 		t.Fatal("a sampled record is not followed")
 	}
 	at := time.Unix(1_800_000_000, 0)
-	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: first.Identity(), Number: 1, Time: at, Host: "example.com", Status: 503, Failure: webhook.HTTPFailure(503), Took: 30 * time.Millisecond})
+	following.Attempt(event.LogEntry{UserID: 42, Kind: webhook.DLR, ID: first.Identity(), Number: 1, Time: at, Host: "example.com", Status: 503, Failure: webhook.HTTPFailure(503), Took: 30 * time.Millisecond})
 	first.Attempts = 1
 	following.End(first, webhook.Retry.String())
 
@@ -76,7 +76,7 @@ func TestTraceAcrossADelayTopic(t *testing.T) {
 		Traceparent: first.Traceparent,
 	}
 	following = tracer.Follow(second)
-	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: second.ID, Number: 2, Time: at, Host: "example.com", Status: 200, Took: time.Millisecond})
+	following.Attempt(event.LogEntry{UserID: 42, Kind: webhook.DLR, ID: second.ID, Number: 2, Time: at, Host: "example.com", Status: 200, Took: time.Millisecond})
 	following.End(second, webhook.Delivered.String())
 
 	got := end(t, c, tracer)
@@ -125,8 +125,8 @@ func TestFailoverSpans(t *testing.T) {
 	}
 	following := tracer.Follow(e)
 	at := time.Unix(1_800_000_000, 0)
-	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: "evt_1", Number: 1, Time: at, Host: "example.com", Status: 503, Failure: webhook.HTTPFailure(503), Took: 30 * time.Millisecond})
-	following.Attempt(event.Attempt{UserID: 42, Kind: webhook.DLR, ID: "evt_1", Number: 1, Time: at.Add(30 * time.Millisecond), Host: "spare.example", Status: 200, Took: time.Millisecond, Failover: true})
+	following.Attempt(event.LogEntry{UserID: 42, Kind: webhook.DLR, ID: "evt_1", Number: 1, Time: at, Host: "example.com", Status: 503, Failure: webhook.HTTPFailure(503), Took: 30 * time.Millisecond})
+	following.Attempt(event.LogEntry{UserID: 42, Kind: webhook.DLR, ID: "evt_1", Number: 1, Time: at.Add(30 * time.Millisecond), Host: "spare.example", Status: 200, Took: time.Millisecond, Failover: true})
 	following.End(e, webhook.Delivered.String())
 	got := end(t, c, tracer)
 	if len(got) != 3 {

@@ -67,7 +67,7 @@ var intervals = []time.Duration{
 // newChart draws the attempts of events, up to now. It returns nil if there are none in the latest seven days.
 func newChart(events []deliverylog.Event, now time.Time) *chart {
 	oldest, all := now, 0
-	each(events, now, func(a event.Attempt) {
+	each(events, now, func(a event.LogEntry) {
 		all++
 		if a.Time.Before(oldest) {
 			oldest = a.Time
@@ -80,7 +80,7 @@ func newChart(events []deliverylog.Event, now time.Time) *chart {
 	bars := make([]bar, min(maxBars, max(12, int(now.Sub(oldest.Truncate(step))/step)+1)))
 	from := now.Truncate(step).Add(-step * time.Duration(len(bars)-1))
 	ok := 0
-	each(events, now, func(a event.Attempt) {
+	each(events, now, func(a event.LogEntry) {
 		at := min(max(int(a.Time.Sub(from)/step), 0), len(bars)-1) // another instance's clock may be ahead
 		if a.Failure == "" {
 			bars[at].OK++
@@ -97,7 +97,7 @@ func newChart(events []deliverylog.Event, now time.Time) *chart {
 }
 
 // each calls f for the attempts that the chart shows.
-func each(events []deliverylog.Event, now time.Time, f func(event.Attempt)) {
+func each(events []deliverylog.Event, now time.Time, f func(event.LogEntry)) {
 	for i := range events {
 		for a := range attempts(&events[i]) {
 			if now.Sub(a.Time) < chartSpan-6*time.Hour {
@@ -109,10 +109,10 @@ func each(events []deliverylog.Event, now time.Time, f func(event.Attempt)) {
 
 // attempts returns the attempts of an event. A request to the failover URL belongs to the attempt of the request before
 // it: the attempt has its result, and the time of both.
-func attempts(e *deliverylog.Event) iter.Seq[event.Attempt] {
-	return func(yield func(event.Attempt) bool) {
+func attempts(e *deliverylog.Event) iter.Seq[event.LogEntry] {
+	return func(yield func(event.LogEntry) bool) {
 		for i := 0; i < len(e.Attempts); i++ {
-			a := e.Attempts[i].Attempt
+			a := e.Attempts[i].LogEntry
 			if i+1 < len(e.Attempts) && !a.Failover {
 				if next := &e.Attempts[i+1]; next.Failover && next.Number == a.Number {
 					a.Failure, a.Took = next.Failure, a.Took+next.Took

@@ -25,7 +25,7 @@ func TestDeliveries(t *testing.T) {
 	b := s.signIn(t, key42)
 	want(t, b.get("/deliveries"), http.StatusOK, "No deliveries yet")
 	add := func(id, message string, kind webhook.Kind, number, status int, fate webhook.Fate, ago time.Duration) {
-		a := event.Attempt{UserID: 42, ID: id, Kind: kind, Message: event.NewText([]byte(message)), Number: number, Status: status, Fate: fate,
+		a := event.LogEntry{UserID: 42, ID: id, Kind: kind, Message: event.NewText([]byte(message)), Number: number, Status: status, Fate: fate,
 			Time: time.Now().Add(-ago), Host: "a.example"}
 		if id == "a" {
 			a.Recipient = event.NewText([]byte("15551234567"))
@@ -36,7 +36,7 @@ func TestDeliveries(t *testing.T) {
 		if fate == webhook.Retry {
 			a.Next = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 		}
-		s.attempts = append([]event.Attempt{a}, s.attempts...)
+		s.attempts = append([]event.LogEntry{a}, s.attempts...)
 	}
 	add("a", "7", webhook.DLR, 1, 503, webhook.Retry, 30*time.Hour)
 	add("b", "8", webhook.Click, 1, 200, webhook.Delivered, 3*time.Hour)
@@ -55,8 +55,8 @@ func TestDeliveries(t *testing.T) {
 			t.Errorf("%s: nothing says that the list is empty", query)
 		}
 	}
-	paused := event.Attempt{UserID: 42, ID: "e", Kind: webhook.DLR, Message: event.NewText([]byte("10")), Fate: webhook.Paused, Time: time.Now()}
-	s.attempts = append([]event.Attempt{paused}, s.attempts...)
+	paused := event.LogEntry{UserID: 42, ID: "e", Kind: webhook.DLR, Message: event.NewText([]byte("10")), Fate: webhook.Paused, Time: time.Now()}
+	s.attempts = append([]event.LogEntry{paused}, s.attempts...)
 	if got := strings.Join(rows(b.get("/deliveries?state=paused").Body.String()), " "); got != "e" {
 		t.Errorf("paused: %s, want e", got)
 	}
@@ -106,11 +106,11 @@ func TestPages(t *testing.T) {
 func TestEvent(t *testing.T) {
 	s := newSite(t)
 	at := time.Date(2026, 2, 27, 14, 30, 0, 0, time.UTC)
-	attempt := event.Attempt{UserID: 42, ID: "order:7/1", Kind: webhook.DLR, Message: event.NewText([]byte("777")), Number: 1, Time: at.Add(time.Second), EventTime: at,
+	attempt := event.LogEntry{UserID: 42, ID: "order:7/1", Kind: webhook.DLR, Message: event.NewText([]byte("777")), Number: 1, Time: at.Add(time.Second), EventTime: at,
 		Host: "a.example", Status: 503, Failure: "http 503", Took: 1500 * time.Millisecond, Reply: "<no> route", Fate: webhook.Retry, Next: at.Add(6 * time.Hour)}
 	second := attempt
 	second.Failover, second.Host, second.Status, second.Failure, second.Reply = true, "b.example", 0, webhook.Timeout, ""
-	s.attempts = []event.Attempt{second, attempt}
+	s.attempts = []event.LogEntry{second, attempt}
 	s.bodies = map[string][]byte{"order:7/1": []byte(`{"user_id":42,"sms":{"id":777,"dlr_status":"Delivered"}}`)}
 	b := s.signIn(t, key42)
 	path := "/events/order%3A7%2F1"
@@ -120,7 +120,7 @@ func TestEvent(t *testing.T) {
 
 	third := attempt
 	third.Number, third.Status, third.Failure, third.Reply, third.Fate, third.Next = 2, 200, "", "", webhook.Delivered, time.Time{}
-	s.attempts = append([]event.Attempt{third}, s.attempts...)
+	s.attempts = append([]event.LogEntry{third}, s.attempts...)
 	want(t, b.get(path), http.StatusOK, `<span class="badge ok">delivered</span>`, "<dd>none</dd>", `id="resend"`, `!id="recover"`)
 	s.bodies = nil
 	want(t, b.get(path), http.StatusOK, "The request is not stored any more", `!id="resend"`)

@@ -43,7 +43,7 @@ type fakes struct {
 	mu        sync.Mutex
 	keys      map[string]int64 // by hash
 	documents map[int64]settings.Document
-	attempts  []event.Attempt   // newest first
+	attempts  []event.LogEntry  // newest first
 	bodies    map[string][]byte // source records by event
 	resent    []deadletter.Origin
 	letters   []deadletter.Letter
@@ -144,12 +144,12 @@ func (f *fakes) Err() error {
 
 type fakeLog struct{ *fakes }
 
-func (f fakeLog) List(context.Context, int64, deliverylog.Filter) ([]event.Attempt, error) {
+func (f fakeLog) List(context.Context, int64, deliverylog.Filter) ([]event.LogEntry, error) {
 	return nil, errGone // the page reads events only
 }
 
 // Events puts the attempts of each event together.
-func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attempt) bool) ([]deliverylog.Event, error) {
+func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.LogEntry) bool) ([]deliverylog.Event, error) {
 	if f.logDown {
 		return nil, errGone
 	}
@@ -166,7 +166,7 @@ func (f fakeLog) Events(_ context.Context, user int64, wanted func(*event.Attemp
 		e := &events[at]
 		e.Fate, e.Changed, e.Next = a.Fate, a.Time, a.Next
 		if a.Number > 0 {
-			e.Attempts = append(e.Attempts, deliverylog.Attempt{Attempt: a, HasReply: a.Reply != ""})
+			e.Attempts = append(e.Attempts, deliverylog.Attempt{LogEntry: a, HasReply: a.Reply != ""})
 		}
 	}
 	return events, nil

@@ -22,8 +22,8 @@ func TestEndpoints(t *testing.T) {
 	s.states[webhook.Click] = endpoints.State{Since: since, Failure: "http 503"}
 	s.states[webhook.Inbound] = s.states[webhook.Click]
 	b := s.signIn(t, key42)
-	attempt := func(ms int, failure webhook.Failure) event.Attempt {
-		return event.Attempt{UserID: 42, Kind: webhook.Click, ID: fmt.Sprint(ms), Number: 1, Time: time.Now(), Failure: failure, Took: time.Duration(ms) * time.Millisecond}
+	attempt := func(ms int, failure webhook.Failure) event.LogEntry {
+		return event.LogEntry{UserID: 42, Kind: webhook.Click, ID: fmt.Sprint(ms), Number: 1, Time: time.Now(), Failure: failure, Took: time.Duration(ms) * time.Millisecond}
 	}
 	for ms := range 100 {
 		s.attempts = append(s.attempts, attempt(ms+1, []webhook.Failure{"", "", "", "http 503"}[ms%4]))
@@ -33,7 +33,7 @@ func TestEndpoints(t *testing.T) {
 	last.Took = 60 * time.Millisecond
 	second := *last
 	second.Failover, second.Failure, second.Took = true, "", 40*time.Millisecond
-	s.attempts = append([]event.Attempt{second}, s.attempts...)
+	s.attempts = append([]event.LogEntry{second}, s.attempts...)
 	body := b.get("").Body.String()
 	part := func(kind string) string {
 		_, rest, _ := strings.Cut(body, `<li id="state-`+kind+`"`)
@@ -69,22 +69,22 @@ func TestBegin(t *testing.T) {
 }
 
 // oneEach returns an event for each attempt.
-func oneEach(attempts []event.Attempt) (events []deliverylog.Event) {
+func oneEach(attempts []event.LogEntry) (events []deliverylog.Event) {
 	for i, a := range attempts {
-		events = append(events, deliverylog.Event{ID: fmt.Sprint(i), Attempts: []deliverylog.Attempt{{Attempt: a}}})
+		events = append(events, deliverylog.Event{ID: fmt.Sprint(i), Attempts: []deliverylog.Attempt{{LogEntry: a}}})
 	}
 	return events
 }
 
 func TestChart(t *testing.T) {
 	now := time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
-	if newChart(nil, now) != nil || newChart(oneEach([]event.Attempt{{Time: now.Add(-chartSpan - time.Hour)}}), now) != nil {
+	if newChart(nil, now) != nil || newChart(oneEach([]event.LogEntry{{Time: now.Add(-chartSpan - time.Hour)}}), now) != nil {
 		t.Error("a chart of nothing")
 	}
 	for _, span := range []time.Duration{0, time.Second, time.Minute, time.Hour, 24 * time.Hour, chartSpan - 7*time.Hour} {
-		var attempts []event.Attempt
+		var attempts []event.LogEntry
 		for i := range 100 {
-			a := event.Attempt{Time: now.Add(-span * time.Duration(i) / 99)}
+			a := event.LogEntry{Time: now.Add(-span * time.Duration(i) / 99)}
 			if i%4 == 0 {
 				a.Failure = webhook.Timeout
 			}

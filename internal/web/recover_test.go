@@ -15,15 +15,15 @@ import (
 func TestRecoverNow(t *testing.T) {
 	s := newSite(t)
 	s.documents[42] = settings.Document{DLRURL: ptr("https://a.example/")}
-	attempt := func(id string, fate webhook.Fate, next time.Duration) event.Attempt {
-		a := event.Attempt{UserID: 42, ID: id, Number: 1, Time: time.Now(), Host: "a.example", Fate: fate}
+	attempt := func(id string, fate webhook.Fate, next time.Duration) event.LogEntry {
+		a := event.LogEntry{UserID: 42, ID: id, Number: 1, Time: time.Now(), Host: "a.example", Fate: fate}
 		if next != 0 {
 			a.Next = time.Now().Add(next)
 		}
 		return a
 	}
 	b := s.signIn(t, key42)
-	s.attempts = []event.Attempt{attempt("b", webhook.Dead, 0), attempt("a", webhook.Delivered, 0), attempt("a", webhook.Retry, time.Hour),
+	s.attempts = []event.LogEntry{attempt("b", webhook.Dead, 0), attempt("a", webhook.Delivered, 0), attempt("a", webhook.Retry, time.Hour),
 		attempt("c", webhook.Paused, time.Hour), attempt("d", webhook.Retry, -time.Hour)}
 	want(t, b.get(""), http.StatusOK, "!Recover now")
 	s.attempts = s.attempts[2:]

@@ -20,7 +20,7 @@ import (
 func (s *site) fill() {
 	failures := []webhook.Failure{"", "", "", "http 503", webhook.Timeout, webhook.ConnectionRefused, webhook.BlockedAddress}
 	for i := range 60 {
-		a := event.Attempt{
+		a := event.LogEntry{
 			UserID: 42, Kind: webhook.Kinds()[i%4], ID: fmt.Sprintf("sms-dlr/0/%d", i), Number: 1 + i%3, Host: "hooks.example.com",
 			Time: time.Now().Add(-time.Duration(i) * time.Minute), Failure: failures[i%len(failures)], Took: time.Duration(i) * time.Millisecond,
 		}
@@ -29,7 +29,7 @@ func (s *site) fill() {
 		}
 		s.attempts = append(s.attempts, a)
 	}
-	s.attempts = append(s.attempts, event.Attempt{UserID: 43, Kind: webhook.DLR, ID: "of-43", Time: time.Now(), Host: "h", Number: 1, Status: 200})
+	s.attempts = append(s.attempts, event.LogEntry{UserID: 43, Kind: webhook.DLR, ID: "of-43", Time: time.Now(), Host: "h", Number: 1, Status: 200})
 	for i, reason := range []webhook.Reason{webhook.AttemptsExhausted, webhook.WindowExpired, webhook.InvalidRecord} {
 		s.letters = append(s.letters, deadletter.Letter{
 			ID: fmt.Sprintf("sms-click/1/%d", i), UserID: 42, Kind: "click", Reason: string(reason), Attempts: 3 - i, Error: "http 500",

@@ -7,9 +7,9 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-// Attempt is one finished attempt, for the delivery log and for traces. If its first request failed, the request to the
-// failover URL is another one with the same number.
-type Attempt struct {
+// LogEntry is an entry of the delivery log: a finished attempt, or a state of an event without one. If the first
+// request of an attempt failed, the request to the failover URL is another entry with the same number.
+type LogEntry struct {
 	UserID    int64
 	Kind      webhook.Kind
 	ID        string    // the event's identity
@@ -19,8 +19,8 @@ type Attempt struct {
 	Partition int32     // of the source record
 	Offset    int64     // of the source record; -1 = unknown
 	End       int64     // of a batch of revocations: the offset after its last source record; 0 = unknown
-	// Number counts from 1. 0 stands for no attempt: the row reports that the event waits or how it ended, and
-	// has no Host, Status, Failure, Took and Reply.
+	// Number counts attempts from 1. 0 stands for no attempt: the entry reports that the event is delayed or how it ended,
+	// and has no Host, Status, Failure, Took and Reply.
 	Number   int
 	Time     time.Time
 	Host     string // of the URL
@@ -34,9 +34,9 @@ type Attempt struct {
 	Waited   bool         // the event came from a delay topic
 }
 
-// NewAttempt returns an attempt, or a row without one, with the fields of its event.
-func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
-	a := Attempt{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate, End: e.End,
+// NewLogEntry returns an entry with the fields of its event. The caller adds those of the attempt, if there was one.
+func (e *Event) NewLogEntry(fate webhook.Fate) LogEntry {
+	a := LogEntry{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate, End: e.End,
 		Waited: e.Class != topics.Source}
 	if e.Kind != webhook.RevokeClick {
 		var room [textSize]byte
@@ -52,14 +52,14 @@ func (e *Event) NewAttempt(fate webhook.Fate) Attempt {
 	return a
 }
 
-// NewNote returns a row without an attempt for an event whose record was stored in an overflow topic and is due at the
-// time at. ok is false if the record is invalid.
-func (e *Event) NewNote(at time.Time) (a Attempt, ok bool) {
+// NewNote returns an entry without an attempt for an event whose record was stored in an overflow topic and is due at
+// the time at. ok is false if the record is invalid.
+func (e *Event) NewNote(at time.Time) (a LogEntry, ok bool) {
 	if e.Decode() != nil {
 		return a, false
 	}
 	e.Due = at
-	a = e.NewAttempt(webhook.Overflow)
+	a = e.NewLogEntry(webhook.Overflow)
 	a.Time = at
 	return a, true
 }
