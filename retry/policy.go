@@ -12,8 +12,9 @@ import (
 // Policy is the timing of attempts.
 type Policy struct {
 	Schedule []time.Duration // pauses between attempts; an event is attempted at most len(Schedule)+1 times
-	Window   time.Duration   // since the event's time or its replay, in which attempts may start; not for revocations; 0 = no window
-	Tiers    []time.Duration // delays of the overflow topics, ascending
+	// Window is the time since the event or its replay in which attempts may start. Revocations have none; 0 = no window.
+	Window time.Duration
+	Tiers  []time.Duration // delays of the overflow topics, ascending
 }
 
 // Attempts returns the largest number of attempts of an event.

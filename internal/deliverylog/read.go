@@ -22,9 +22,10 @@ type Filter struct {
 	Limit   int             // the most attempts; 0: no limit
 }
 
-// List returns a user's latest attempts, newest first. Their times are whole milliseconds in UTC and, where several attempts
-// began within the same one, set apart by a millisecond each, so that Before with the time of a page's last attempt
-// selects the next page. Next is set only in the latest attempt of an event that waits. Errors are those of Redis.
+// List returns a user's latest attempts, newest first. Their times are whole milliseconds in UTC and, where several
+// attempts began within the same one, set apart by a millisecond each, so that Before with the time of a page's last
+// attempt selects the next page. Next is set only in the latest attempt of an event that is delayed. Errors are those
+// of Redis.
 func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.LogEntry, error) {
 	all, err := l.Rows(ctx, userID)
 	if err != nil {

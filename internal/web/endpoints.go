@@ -67,7 +67,7 @@ func (p *Page) endpoints(ctx context.Context, userID int64, urls [webhook.NumKin
 	return v
 }
 
-// measure computes the figures of the logged attempts.
+// measure computes the rates and times of the logged attempts.
 func (v *endpointView) measure(kind webhook.Kind, events []deliverylog.Event) {
 	var all []time.Duration
 	ok := 0

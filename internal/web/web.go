@@ -72,7 +72,8 @@ type route struct {
 func New(o Options) *Page {
 	p := &Page{
 		service: o.Service, log: o.Log,
-		failing:  outage.New(o.Log, "cannot check sessions of the account page; it answers 503", "sessions of the account page are checked again"),
+		failing: outage.New(o.Log, "cannot check sessions of the account page; it answers 503",
+			"sessions of the account page are checked again"),
 		origins:  http.NewCrossOriginProtection(),
 		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key"},
 		portal:   newPortal(o.PortalSecret, o.Redis, o.KeyPrefix),
