@@ -36,6 +36,7 @@ const mirrorDelay = 5 * time.Second // of a retry: longer than a change of clust
 // instances go on there. Then a program of the test does the same in the other direction, to topics that were created
 // again, with translated offsets that lag behind. Half of the events have an id of the gateway's.
 func TestMirror(t *testing.T) {
+	t.Parallel()
 	here, there := harness.Kafka(t), harness.OwnKafka(t)
 	a := &env{kafka: here, redis: harness.Redis(t), topics: harness.TopicsFor(t)}
 	a.begin(t, []string{"--retry.schedule=" + mirrorDelay.String(), "--overflow.delays=1s,10s"})

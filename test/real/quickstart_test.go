@@ -19,10 +19,11 @@ import (
 const receiverPort = "8090"
 
 // TestQuickstart types the console blocks of docs/quickstart.md into bash and compares what is printed with what the
-// page shows. Ports are replaced by free ones, in the page and by settings. It is not parallel: the page builds
-// bin/smshooks.
+// page shows. Ports are replaced by free ones, in the page and by settings. No other test uses bin/smshooks, which the
+// page builds.
 func TestQuickstart(t *testing.T) {
 	harness.Need(t)
+	t.Parallel()
 	page, err := os.ReadFile("../../docs/quickstart.md")
 	if err != nil {
 		t.Fatal(err)

@@ -48,6 +48,7 @@ func deleteTopics(t testing.TB, e *env, topics ...string) {
 // TestRecreatedTopics deletes a source, a delay topic and the dead letter topic under a running service. /readyz must
 // name them, and once recreated they must be read and written again without a restart.
 func TestRecreatedTopics(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	e.recv.On(path("dlr", 2), harness.Status(500))
@@ -110,6 +111,7 @@ func TestRecreatedTopics(t *testing.T) {
 // again. From the moment /readyz returns 200, only the content of the new ones counts. A pause that has ended with them
 // releases the waiting events.
 func TestRecreatedSettings(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, ""), 2: e.all(2, "")})
 	e.emit(t, e.pausedDocument(t, 3, "dlr"))

@@ -70,6 +70,7 @@ func TestRightsRevoked(t *testing.T) {
 // TestAddedPartitions adds partitions to a source under a running service. After topics ensure the retries of their
 // events must be stored within half a minute, and before it the log must not be flooded.
 func TestAddedPartitions(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.configure(t, map[int64]harness.Webhook{2: e.all(2, "")})
 	e.recv.On(path("dlr", 2), firstFails())

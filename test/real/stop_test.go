@@ -43,6 +43,7 @@ func readyz(p *harness.Proc) string {
 // TestStopWhileJoining kills the only member and restarts it. The group waits for the killed one, which must be
 // reported, and a stop must not wait for it.
 func TestStopWhileJoining(t *testing.T) {
+	t.Parallel()
 	const grace = 5 * time.Second
 	e := newEnv(t, "--kafka.session_timeout=30s", "--shutdown.grace="+grace.String())
 	e.serve(t).Kill()
@@ -133,6 +134,7 @@ func silentServer(t *testing.T) string {
 
 // TestFenced starts a second process with the kafka.instance_id of the first one, which must end at once and log why.
 func TestFenced(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t, "--kafka.instance_id=one")
 	e.configure(t, map[int64]harness.Webhook{1: e.all(1, "")})
 	o := e.options()
