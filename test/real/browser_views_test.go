@@ -267,7 +267,8 @@ func (b *tab) use(selector string) {
 }
 
 // TestCustomersPath acts as a customer: sees that the endpoint fails, opens an event, reads the server's reply, repairs
-// the server, recovers the event and then the others, sees them delivered, resends one, and changes the settings.
+// the server, recovers the event and then the others, finds one that was delivered and resends it, resends one that was given up, and
+// changes the settings.
 func TestCustomersPath(t *testing.T) {
 	t.Run("keyboard", func(t *testing.T) {
 		t.Parallel()
@@ -350,6 +351,9 @@ func customersPath(t *testing.T, c customer) {
 	c.openUntil(page, text("state-dlr"), "ok")
 	c.follow(`nav a[href$="/deliveries"]`)
 	c.openUntil(page+"/deliveries?state=delivered", rowsShown, "2 rows")
+	c.fill("message_id", "1")
+	c.follow("#deliveries form button")
+	c.see(rowsShown, "1 rows")
 	c.follow("#deliveries tbody a")
 	c.see(text("event-state"), "delivered, HTTP 200")
 	c.follow("#resend")
@@ -357,6 +361,13 @@ func customersPath(t *testing.T, c customer) {
 	if n := e.recv.WaitCount(t, "/dlr/42", 5, harness.Patience)[4].Header.Get("Webhook-Attempt"); n != "1" {
 		t.Errorf("attempt %s after the resend, want 1", n)
 	}
+	old := e.dlr(42, 3)
+	old.Timestamp = time.Now().Add(-48 * time.Hour)
+	e.emit(t, old)
+	c.openUntil(page, text("dead-letters"), identity(old))
+	c.follow("#dead-letters .do button")
+	c.see(text("messages"), "1 event resent.")
+	e.recv.WaitCount(t, "/dlr/42", 6, harness.Patience)
 	c.settle(t, e, p, key)
 	c.clean()
 }
@@ -374,6 +385,9 @@ func (c customer) settle(t *testing.T, e *env, p *harness.Proc, key string) {
 	c.push("#dlr_paused")
 	c.push("#save-options")
 	c.see(text("messages"), "The options apply from now on.")
+	c.fill("click_url", "ftp://example.com/")
+	c.follow("#settings button")
+	c.see(text("click_url-error"), "Must be an absolute http or https URL.")
 	c.fill("click_url", e.recv.URL("/click/42"))
 	c.follow("#settings button")
 	c.see(text("messages"), "Saved.")
