@@ -398,13 +398,17 @@ func TestWaitingEventsStay(t *testing.T) {
 	events, err := l.Events(t.Context(), 42, func(a *event.LogEntry) bool { return a.ID != "later" })
 	got := ""
 	for _, e := range events {
-		got += fmt.Sprintf("%s %s %v %d;", e.ID, e.Fate.State(), !e.Next.IsZero(), len(e.Attempts))
+		got += fmt.Sprintf("%s %s %v %d %v;", e.ID, e.Fate.State(), !e.Next.IsZero(), len(e.Attempts), e.Attempts[0].Extra)
 	}
-	if want := "waits waiting true 1;delivered delivered false 2;"; got != want || err != nil {
+	if want := "waits waiting true 1 true;delivered delivered false 2 true;"; got != want || err != nil {
 		t.Errorf("events %s, %v, want %s", got, err, want)
 	}
 	if got := list(t, l, 42, Filter{}); len(got) != PerUser || got[PerUser-1].ID != "later" {
 		t.Errorf("%d attempts are listed, the oldest of event %s", len(got), got[len(got)-1].ID)
+	}
+	later, err := l.Events(t.Context(), 42, func(a *event.LogEntry) bool { return a.ID == "later" })
+	if err != nil || len(later) != 1 || len(later[0].Attempts) != PerUser || later[0].Attempts[0].Extra {
+		t.Errorf("later attempts: %d events, %v", len(later), err)
 	}
 }
 

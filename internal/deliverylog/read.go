@@ -119,6 +119,7 @@ type Event struct {
 type Attempt struct {
 	event.LogEntry
 	HasReply bool // Reply is known: only those of the latest failures are kept
+	Extra    bool // older than the latest PerUser attempts: kept because the event waited
 }
 
 // Events returns the user's events whose rows are wanted, in the order of their first rows. Errors are
@@ -128,6 +129,7 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.LogEn
 	if err != nil {
 		return nil, err
 	}
+	complete := completeSince(rows)
 	rows = slices.DeleteFunc(rows, func(a event.LogEntry) bool { return !wanted(&a) })
 	if len(rows) == 0 {
 		return nil, nil
@@ -158,10 +160,24 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.LogEn
 		if a.Number > 0 {
 			reply, kept := replies[keyOf(&a)]
 			a.Reply = reply
-			e.Attempts = append(e.Attempts, Attempt{a, kept})
+			e.Attempts = append(e.Attempts, Attempt{a, kept, a.Time.Before(complete)})
 		}
 	}
 	return events, nil
+}
+
+// completeSince returns the time of the oldest of the latest PerUser attempts, zero if there are no more. rows begin with
+// the newest.
+func completeSince(rows []event.LogEntry) time.Time {
+	n := 0
+	for i := range rows {
+		if rows[i].Number > 0 {
+			if n++; n == PerUser {
+				return rows[i].Time
+			}
+		}
+	}
+	return time.Time{}
 }
 
 func (l *Log) readReplies(ctx context.Context, userID int64) (map[replyKey]string, error) {

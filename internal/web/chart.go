@@ -107,11 +107,15 @@ func each(events []deliverylog.Event, now time.Time, f func(event.LogEntry)) {
 	}
 }
 
-// attempts returns the attempts of an event. A request to the failover URL belongs to the attempt of the request before
+// attempts returns the attempts of an event that are among the user's latest ones: of the time before, only those of
+// events that waited are known. A request to the failover URL belongs to the attempt of the request before
 // it: the attempt has its result, and the time of both.
 func attempts(e *deliverylog.Event) iter.Seq[event.LogEntry] {
 	return func(yield func(event.LogEntry) bool) {
 		for i := 0; i < len(e.Attempts); i++ {
+			if e.Attempts[i].Extra {
+				continue
+			}
 			a := e.Attempts[i].LogEntry
 			if i+1 < len(e.Attempts) && !a.Failover {
 				if next := &e.Attempts[i+1]; next.Failover && next.Number == a.Number {

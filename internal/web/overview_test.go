@@ -97,6 +97,8 @@ func TestChart(t *testing.T) {
 		first := spare
 		first.Failover, first.Failure = false, webhook.Timeout
 		events[1].Attempts = []deliverylog.Attempt{first, spare} // one attempt with a failover, which succeeds
+		extra := deliverylog.Attempt{LogEntry: event.LogEntry{Time: now.Add(-span), Failure: webhook.Timeout}, Extra: true}
+		events[2].Attempts = append(events[2].Attempts, extra) // of a time of which not all attempts are known
 		c := newChart(events, now)
 		ok, failed := 0, 0
 		for _, b := range c.Bars {
