@@ -201,6 +201,9 @@ func writeExplained(w io.Writer, events []explain.Event, personal bool) error {
 		line("next attempt", timeText(e.Next))
 		line("error", string(e.Failure))
 		line("reason", string(e.Reason))
+		if e.State == explain.Settled {
+			line("meaning", settledMeaning(e.Kind))
+		}
 		if err := out.Flush(); err != nil {
 			return err
 		}
@@ -212,6 +215,20 @@ func writeExplained(w io.Writer, events []explain.Event, personal bool) error {
 		}
 	}
 	return nil
+}
+
+// settledMeaning says how an event of a kind may have ended that the delivery log does not have.
+func settledMeaning(k webhook.Kind) string {
+	text := "delivered longer ago than the delivery log shows, or not sent: no URL was set"
+	switch k {
+	case webhook.DLR:
+		text += ", or its status is not in dlr_statuses"
+	case webhook.Click:
+		text += ", it is a click of a bot or of a preview, or not the first of its message"
+	case webhook.RevokeClick:
+		text += ", or it was sent with its batch, which has an id of its own"
+	}
+	return text
 }
 
 func writeCopies(w io.Writer, copies []explain.Copy) error {

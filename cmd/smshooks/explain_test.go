@@ -73,6 +73,19 @@ webhook-dead-letter/0/0  dead letter  2026-02-27T09:30:00.250Z  -    -
 	}
 }
 
+// TestExplainSettled checks that an event that left no attempt is explained by what may have become of it.
+func TestExplainSettled(t *testing.T) {
+	for kind, want := range map[webhook.Kind]string{webhook.DLR: "dlr_statuses", webhook.Click: "not the first", webhook.Inbound: "no URL was set\n", webhook.RevokeClick: "batch"} {
+		for _, state := range []explain.State{explain.Settled, explain.Delivered} {
+			var out bytes.Buffer
+			err := writeExplained(&out, []explain.Event{{ID: "evt_1", Kind: kind, State: state}}, false)
+			if err != nil || strings.Contains(out.String(), want) != (state == explain.Settled) {
+				t.Errorf("%s, %s: %v\n%s", kind, state, err, out.String())
+			}
+		}
+	}
+}
+
 func TestExplainJSON(t *testing.T) {
 	const (
 		first = `{"id":"evt_65zCzbYEsdPvvuoJ9JsGNu","user_id":42,"kind":"dlr","message_id":"12345","event_time":"2026-02-27T08:30:00.250Z",` +
