@@ -279,7 +279,7 @@ func number(text string, personal bool) string {
 			digits++
 		}
 	}
-	if personal || letters && digits < phoneDigits || len(strings.TrimLeft(text, "+0")) < 3 {
+	if personal || letters && digits < phoneDigits || len([]rune(strings.TrimLeft(text, "+0"))) < 3 {
 		return text
 	}
 	return strings.Repeat("*", len(chars)-2) + string(chars[len(chars)-2:])

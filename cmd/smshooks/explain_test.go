@@ -110,7 +110,7 @@ func TestExplainJSON(t *testing.T) {
 func TestMaskedNumbers(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "", "4790000012": "********12", "+4790000012": "*********12", "Shop": "Shop", "24": "24", "2001": "**01", "Shop24": "Shop24",
-		"+4790000012x": "**********2x", "tel:+47 90000012": "**************12", "Club123456": "Club123456", "4790000012ä": "*********2ä",
+		"+4790000012x": "**********2x", "tel:+47 90000012": "**************12", "Club123456": "Club123456", "4790000012ä": "*********2ä", "€": "€", "0😀": "0😀", "€€€": "*€€",
 	} {
 		if got := number(text, false); got != want {
 			t.Errorf("%q is shown as %q, want %q", text, got, want)
