@@ -142,7 +142,7 @@ func New(reg prometheus.Registerer, topics Topics) *Metrics {
 	failover := f.counters("smshooks_failover_total", "Requests to failover URLs, by kind and result.", "kind", "result")
 	took := f.histograms("smshooks_attempt_seconds", "Duration of an attempt in seconds, from dial to the last byte of the reply.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "kind")
-	delivery := f.histograms("smshooks_event_to_delivery_seconds", "Seconds from an event's time to its delivery.",
+	delivery := f.histograms("smshooks_event_to_delivery_seconds", "Seconds from an event's time, or its replay, to its delivery.",
 		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 21600, 43200, 86400}, "kind")
 	first := f.histograms("smshooks_first_attempt_seconds",
 		"Seconds from an event's time to the start of its first attempt, of events that were not stored in a delay topic before.",
