@@ -147,6 +147,7 @@ func (w *Watcher) look(ctx context.Context) {
 	recreated := w.compare(seen)
 	w.report(w.judge(seen, recreated))
 	if len(recreated) == 0 {
+		w.switching = nil
 		return
 	}
 	if !slices.Equal(recreated, w.switching) {
