@@ -163,12 +163,13 @@ func (c *Consumer) measureAges() {
 			if stale && tracker.Outstanding() == 0 {
 				late[a.topic] = max(late[a.topic], now.Sub(h.written().Add(a.info.Delay)))
 			}
-		case tracker.Outstanding() > 0:
-			if written, ok := a.times.at(tracker.Committable()); ok {
+		default:
+			written, ok := a.times.at(tracker.Committable()) // forgets those of settled records
+			if ok && tracker.Outstanding() > 0 {
 				age[a.topic] = max(age[a.topic], now.Sub(written))
+			} else if stale && tracker.Outstanding() == 0 {
+				age[a.topic] = max(age[a.topic], now.Sub(h.written()))
 			}
-		case stale:
-			age[a.topic] = max(age[a.topic], now.Sub(h.written()))
 		}
 	}
 	for _, t := range c.cfg.Topics {
