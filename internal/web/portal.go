@@ -142,12 +142,13 @@ func (p *Page) signInByToken(w http.ResponseWriter, r *http.Request, token strin
 			err = p.portal.use(r.Context(), claims, now)
 		}
 		if err == nil {
+			p.unstored.Recover()
 			setCookie(w, r, cookie, http.SameSiteLaxMode) // Strict is not sent with the redirect if the link is on another site
 			http.Redirect(w, r, base, http.StatusSeeOther)
 			return
 		}
 		if !errors.Is(err, errTokenUsed) {
-			p.failing.Fail(err, zap.Int64("user_id", userID))
+			report(p.unstored, r, err)
 			p.views.signIn(w, http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 			return
 		}

@@ -8,11 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/smshooks/smshooks/internal/api"
 	"github.com/smshooks/smshooks/internal/api/limit"
 	"github.com/smshooks/smshooks/internal/apikey"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 const (
@@ -61,7 +60,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 	_, _ = rand.Read(s.token[:]) // never fails
 	cookie, err := p.sessions.seal(r.Context(), s.append(nil), associated)
 	if err != nil {
-		p.failing.Fail(err, zap.Int64("user_id", userID))
+		report(p.unread, r, err)
 		refuse(http.StatusServiceUnavailable, signInView{Alert: textUnavailable})
 		return
 	}
@@ -76,21 +75,32 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 	if c, err := r.Cookie(cookieName); err == nil {
 		s, err := p.sessions.openSession(r.Context(), c.Value, time.Now())
+		about := p.unread
 		if err == nil && !s.owns(r) {
 			p.otherSession(w)
 			return
 		}
 		if err == nil {
-			err = p.sessions.end(r.Context(), &s)
+			about, err = p.unstored, p.sessions.end(r.Context(), &s)
 		}
-		if err != nil && !errors.Is(err, errNoSession) {
-			p.failing.Fail(err)
+		switch {
+		case err == nil:
+			about.Recover()
+		case !errors.Is(err, errNoSession):
+			report(about, r, err)
 			p.views.message(w, http.StatusServiceUnavailable, textSignOut)
 			return
 		}
 	}
 	setCookie(w, r, "", http.SameSiteStrictMode)
 	http.Redirect(w, r, base+"?done=signed-out", http.StatusSeeOther)
+}
+
+// report records a failure, unless the request has failed because the client has left.
+func report(o *outage.Outage, r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		o.Fail(err)
+	}
 }
 
 // otherSession answers a form that belongs to another session.
@@ -111,7 +121,7 @@ func (p *Page) who(r *http.Request) (session, error) {
 	}
 	s, err := p.sessions.openSession(r.Context(), c.Value, time.Now())
 	if err != nil && !errors.Is(err, errNoSession) {
-		p.failing.Fail(err)
+		report(p.unread, r, err)
 		return session{}, errUnavailable
 	}
 	if err != nil {
@@ -119,10 +129,10 @@ func (p *Page) who(r *http.Request) (session, error) {
 	}
 	ended, err := p.sessions.hasEnded(r.Context(), &s)
 	if err != nil {
-		p.failing.Fail(err)
+		report(p.unread, r, err)
 		return session{}, errUnavailable
 	}
-	p.failing.Recover()
+	p.unread.Recover()
 	if ended {
 		return session{}, errNoSession
 	}

@@ -52,7 +52,8 @@ type Page struct {
 	sessions *sessions
 	portal   *portal
 	log      *zap.Logger
-	failing  *outage.Outage // sessions: each request of the page needs them
+	unread   *outage.Outage // of sessions: each request reads them
+	unstored *outage.Outage // of sign-ins and sign-outs
 	origins  *http.CrossOriginProtection
 	views    *views
 	files    map[string]file
@@ -72,8 +73,10 @@ type route struct {
 func New(o Options) *Page {
 	p := &Page{
 		service: o.Service, log: o.Log,
-		failing: outage.New(o.Log, "cannot check sessions of the account page; it answers 503",
+		unread: outage.New(o.Log, "cannot check sessions of the account page; it answers 503",
 			"sessions of the account page are checked again"),
+		unstored: outage.New(o.Log, "cannot store sign-ins and sign-outs of the account page; it answers 503",
+			"sign-ins and sign-outs of the account page are stored again"),
 		origins:  http.NewCrossOriginProtection(),
 		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key"},
 		portal:   newPortal(o.PortalSecret, o.Redis, o.KeyPrefix),
