@@ -79,7 +79,7 @@ func (s *Service) events(ctx context.Context, userID int64,
 
 func originOf(userID int64, e *deliverylog.Event) deadletter.Origin {
 	o := deadletter.Origin{ID: e.ID, UserID: userID, Kind: e.Kind, Partition: e.Partition, Offset: e.Offset,
-		End: e.End}
+		End: e.End, IDs: e.IDs}
 	for _, a := range e.Attempts {
 		if a.Failure != "" && a.Fate != webhook.Delivered {
 			o.Failed = a.Time.Add(a.Took)

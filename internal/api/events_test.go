@@ -31,6 +31,7 @@ func loggedEvents() map[int64][]deliverylog.Event {
 			{ID: "evt_2", Kind: webhook.RevokeClick, Fate: webhook.Dead, Offset: -1},
 			{ID: "evt_3", Kind: webhook.DLR, Message: "7", Fate: webhook.NotConfigured, Partition: 1, Offset: 3},
 			{ID: "evt_6", Kind: webhook.DLR, Message: "8", Fate: webhook.Dead, Partition: 1, Offset: 6},
+			{ID: "evt_7", Kind: webhook.RevokeClick, Fate: webhook.Delivered, Partition: 1, Offset: 7, End: 9, IDs: 3},
 		},
 		43: {{ID: "evt_4", Kind: webhook.DLR, Message: "12345", Partition: 1, Offset: 4}},
 	}
@@ -114,6 +115,7 @@ func TestResend(t *testing.T) {
 		{`{"ids":["evt_1"]}`, []string{"evt_1"}, nil, 1},
 		{`{"ids":["evt_1","a/b","evt_1"]}`, []string{"evt_1", "a/b"}, nil, 2},
 		{`{"ids":["evt_3"]}`, nil, nil, 0},               // its record is gone
+		{`{"ids":["evt_7"]}`, []string{"evt_7"}, nil, 1}, // a batch of revocations
 		{`{"ids":["evt_6"]}`, nil, []string{"evt_6"}, 1}, // it has a dead letter
 		{`{"ids":["evt_2","evt_4","evt_1"]}`, []string{"evt_1"}, []string{"evt_2", "evt_4"}, 2},
 		{`{"ids":["evt_1","a/b"],"kind":"click"}`, []string{"a/b"}, []string{"evt_1"}, 1},
@@ -123,7 +125,9 @@ func TestResend(t *testing.T) {
 		s := newServer(t, Options{})
 		s.events = loggedEvents()
 		s.letters = []deadletter.Letter{{ID: "evt_2", UserID: 42}, {ID: "evt_4", UserID: 43}, {ID: "evt_6", UserID: 42}}
-		s.records = map[deadletter.Origin]string{origin("evt_1", webhook.DLR, 3, 17): "", origin("a/b", webhook.Click, 1, 2): "", origin("evt_6", webhook.DLR, 1, 6): ""}
+		batch := origin("evt_7", webhook.RevokeClick, 1, 7)
+		batch.End, batch.IDs = 9, 3
+		s.records = map[deadletter.Origin]string{batch: "", origin("evt_1", webhook.DLR, 3, 17): "", origin("a/b", webhook.Click, 1, 2): "", origin("evt_6", webhook.DLR, 1, 6): ""}
 		w := s.do(t, "POST", "/v1/user/replay", key42, "application/json", c.body)
 		want(t, w, 200, fmt.Sprintf(`{"success":true,"data":{"replayed":%d}}`, c.n))
 		var resent, scanned []string

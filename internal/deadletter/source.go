@@ -25,6 +25,7 @@ type Origin struct {
 	Partition int32
 	Offset    int64 // of a batch of revocations: of its first record
 	End       int64 // of a batch of revocations: the offset after its last record; 0 = unknown
+	IDs       int   // of a batch of revocations: how many it has; 0 = unknown
 	// Failed is the end of the first failed attempt, or zero. At that time a batch of revocations got a record of its
 	// own.
 	Failed time.Time
@@ -149,6 +150,9 @@ func (s *Store) merged(ctx context.Context, o Origin) (*kgo.Record, error) {
 	}}
 	for n, one := range webhook.Batches(revocations, s.cfg.MaxIDs) {
 		if first.BatchIdentity(n) == o.ID {
+			if ids := len(one.APISMSIDs) + len(one.CampaignSMSIDs); o.IDs > 0 && ids != o.IDs {
+				break // revocation.max_ids was another one
+			}
 			return &kgo.Record{Topic: topic, Partition: o.Partition, Offset: o.Offset, Timestamp: at,
 				Value: one.AppendRecord(nil)}, nil
 		}

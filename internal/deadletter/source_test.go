@@ -141,6 +141,8 @@ func TestBatchIsMerged(t *testing.T) {
 		"first":            {origin(0, func(*Origin) {}), `{"user_id":42,"api_sms_ids":[1,2,3],"campaign_sms_ids":[]}`},
 		"second":           {origin(1, func(*Origin) {}), `{"user_id":42,"api_sms_ids":[],"campaign_sms_ids":[4]}`},
 		"third":            {origin(2, func(*Origin) {}), ""},
+		"as it was cut":    {origin(0, func(o *Origin) { o.IDs = 3 }), `{"user_id":42,"api_sms_ids":[1,2,3],"campaign_sms_ids":[]}`},
+		"cut otherwise":    {origin(0, func(o *Origin) { o.IDs = 4 }), ""},
 		"of another user":  {origin(0, func(o *Origin) { o.UserID = 43 }), ""},
 		"unknown end":      {origin(0, func(o *Origin) { o.End = 0 }), ""},
 		"behind the end":   {origin(0, func(o *Origin) { o.End = last.Offset + 10 }), ""},

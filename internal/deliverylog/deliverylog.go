@@ -151,7 +151,7 @@ func (w *writer) take() bool {
 	for _, list := range []struct {
 		from *rows
 		to   *lists
-	}{{&w.queue.attempts, &w.attempts}, {&w.queue.notes, &w.notes}} {
+	}{{&w.queue.notes, &w.notes}, {&w.queue.attempts, &w.attempts}} { // notes are older than the attempts that are notes, too
 		for w.rows < batchMax {
 			c := w.queue.pop(list.from)
 			if c == nil {

@@ -22,8 +22,8 @@ const (
 
 // encode writes an attempt as one line, separated by tabs: version, Unix microseconds, kind, number, status,
 // microseconds taken, failure, flags, fate, Unix milliseconds of the next attempt and of the event (0 = unknown),
-// partition and offset of the source record, offset after a batch's last record, host, message id, recipient, id. The
-// user is in the key.
+// partition and offset of the source record, offset after a batch's last record, host, message id, recipient or a
+// batch's number of ids, id. The user is in the key.
 func encode(a *event.LogEntry) []byte {
 	b := make([]byte, 0, 128+len(a.Failure)+len(a.Host)+len(a.ID))
 	number := func(n int64) { b = append(strconv.AppendInt(b, n, 10), '\t') }
@@ -48,7 +48,11 @@ func encode(a *event.LogEntry) []byte {
 	number(a.End)
 	text(a.Host)
 	b = append(appendField(b, &a.Message), '\t')
-	b = append(appendField(b, &a.Recipient), '\t')
+	if a.Kind == webhook.RevokeClick {
+		number(int64(a.IDs))
+	} else {
+		b = append(appendField(b, &a.Recipient), '\t')
+	}
 	return append(b, a.ID...)
 }
 
@@ -106,16 +110,27 @@ func decode(line string) (a event.LogEntry, ok bool) {
 			return a, false
 		}
 	}
-	message, err1 := field(parts[15])
-	recipient, err2 := field(parts[16])
-	if err1 != nil || err2 != nil {
+	message, err := field(parts[15])
+	if err != nil {
+		return a, false
+	}
+	var (
+		recipient event.Text
+		ids       int
+	)
+	if kind != webhook.RevokeClick {
+		recipient, err = field(parts[16])
+	} else if parts[16] != "" { // an earlier version wrote no number
+		ids, err = strconv.Atoi(parts[16])
+	}
+	if err != nil {
 		return a, false
 	}
 	return event.LogEntry{
 		Kind: kind, ID: parts[17], Number: int(numbers[1]), Time: time.UnixMicro(numbers[0]).UTC(), Host: parts[14],
 		Status: int(numbers[2]), Took: time.Duration(numbers[3]) * time.Microsecond, Failure: webhook.Failure(parts[6]),
 		Failover: numbers[4]&withFailover != 0, Fate: fate, Next: fromMilli(numbers[5]), EventTime: fromMilli(numbers[6]),
-		Partition: int32(numbers[7]), Offset: numbers[8], End: numbers[9], Message: message, Recipient: recipient,
+		Partition: int32(numbers[7]), Offset: numbers[8], End: numbers[9], IDs: ids, Message: message, Recipient: recipient,
 	}, true
 }
 

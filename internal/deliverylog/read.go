@@ -27,7 +27,7 @@ type Filter struct {
 // attempt selects the next page. Next is set only in the latest attempt of an event that is delayed. Errors are those
 // of Redis.
 func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.LogEntry, error) {
-	all, err := l.Rows(ctx, userID)
+	all, complete, err := l.rows(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (l *Log) List(ctx context.Context, userID int64, f Filter) ([]event.LogEntr
 		if _, known := next[a.ID]; !known {
 			next[a.ID] = a.Next
 		}
-		if a.Number > 0 && len(all) < PerUser { // older ones are only those of events that waited
+		if a.Number > 0 && !a.Time.Before(complete) {
 			a.Next, next[a.ID] = next[a.ID], time.Time{}
 			all = append(all, a)
 		}
@@ -69,19 +69,26 @@ func (f *Filter) matches(a *event.LogEntry) bool {
 // including rows that are not attempts. Times are in microseconds, those of events and of next attempts in
 // milliseconds.
 func (l *Log) Rows(ctx context.Context, userID int64) ([]event.LogEntry, error) {
+	all, _, err := l.rows(ctx, userID)
+	return all, err
+}
+
+// rows returns what Rows does, and the time since when the log has all attempts. Of the time before, it only has those
+// of events that waited.
+func (l *Log) rows(ctx context.Context, userID int64) (all []event.LogEntry, complete time.Time, err error) {
 	var read [2]*redis.StringSliceCmd
-	_, err := l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, prefix := range []string{l.attempts, l.notes} {
 			read[i] = p.LRange(ctx, key(prefix, userID), 0, PerUser-1)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the delivery log in Redis: %w", err)
+		return nil, complete, fmt.Errorf("read the delivery log in Redis: %w", err)
 	}
-	var all []event.LogEntry
 	seen := map[string]bool{} // the attempts of an event that waits are in both lists
-	for _, lines := range read {
+	for i, lines := range read {
+		full := i == 0 && len(lines.Val()) == PerUser
 		for _, line := range lines.Val() {
 			if seen[line] {
 				continue
@@ -91,12 +98,15 @@ func (l *Log) Rows(ctx context.Context, userID int64) ([]event.LogEntry, error) 
 			if a, ok := decode(line); ok {
 				a.UserID = userID
 				all = append(all, a)
+				if full && (complete.IsZero() || a.Time.Before(complete)) {
+					complete = a.Time
+				}
 			}
 		}
 	}
 	// Instances write at different times: the lists are only nearly in order.
 	slices.SortStableFunc(all, func(a, b event.LogEntry) int { return b.Time.Compare(a.Time) })
-	return all, nil
+	return all, complete, nil
 }
 
 // Event is an event with its logged attempts.
@@ -111,6 +121,7 @@ type Event struct {
 	Next      time.Time    // earliest time of the next attempt; zero if none is planned, or while it is paused
 	Partition int32        // of the source record
 	Offset    int64        // of the source record; -1 = unknown
+	IDs       int          // of a batch of revocations; 0 = unknown
 	End       int64        // offset after the last source record of a batch of revocations; 0 = unknown
 	Attempts  []Attempt    // oldest first
 }
@@ -125,11 +136,10 @@ type Attempt struct {
 // Events returns the user's events whose rows are wanted, in the order of their first rows. Errors are
 // those of Redis.
 func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.LogEntry) bool) ([]Event, error) {
-	rows, err := l.Rows(ctx, userID)
+	rows, complete, err := l.rows(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
-	complete := completeSince(rows)
 	rows = slices.DeleteFunc(rows, func(a event.LogEntry) bool { return !wanted(&a) })
 	if len(rows) == 0 {
 		return nil, nil
@@ -156,7 +166,7 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.LogEn
 		if a.Offset >= 0 {
 			e.Partition, e.Offset = a.Partition, a.Offset
 		}
-		e.End = max(e.End, a.End)
+		e.End, e.IDs = max(e.End, a.End), max(e.IDs, a.IDs)
 		if a.Number > 0 {
 			reply, kept := replies[keyOf(&a)]
 			a.Reply = reply
@@ -164,20 +174,6 @@ func (l *Log) Events(ctx context.Context, userID int64, wanted func(*event.LogEn
 		}
 	}
 	return events, nil
-}
-
-// completeSince returns the time of the oldest of the latest PerUser attempts, zero if there are no more. rows begin with
-// the newest.
-func completeSince(rows []event.LogEntry) time.Time {
-	n := 0
-	for i := range rows {
-		if rows[i].Number > 0 {
-			if n++; n == PerUser {
-				return rows[i].Time
-			}
-		}
-	}
-	return time.Time{}
 }
 
 func (l *Log) readReplies(ctx context.Context, userID int64) (map[replyKey]string, error) {

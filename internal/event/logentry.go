@@ -18,6 +18,7 @@ type LogEntry struct {
 	EventTime time.Time // timestamp of the source record
 	Partition int32     // of the source record
 	Offset    int64     // of the source record; -1 = unknown
+	IDs       int       // of a batch of revocations: how many it has; 0 = unknown
 	End       int64     // of a batch of revocations: the offset after its last source record; 0 = unknown
 	// Number counts attempts from 1. 0 stands for no attempt: the entry reports that the event is delayed or how it ended,
 	// and has no Host, Status, Failure, Took and Reply.
@@ -38,7 +39,9 @@ type LogEntry struct {
 func (e *Event) NewLogEntry(fate webhook.Fate) LogEntry {
 	a := LogEntry{UserID: e.UserID, Kind: e.Kind, ID: e.Identity(), EventTime: e.Time, Fate: fate, End: e.End,
 		Waited: e.Class != topics.Source}
-	if e.Kind != webhook.RevokeClick {
+	if e.Kind == webhook.RevokeClick {
+		a.IDs = len(e.Batch.APISMSIDs) + len(e.Batch.CampaignSMSIDs)
+	} else {
 		var room [textSize]byte
 		a.Message = NewText(e.Message.AppendID(room[:0], e.Value))
 		if to := e.Message.AppendRecipient(room[:0], e.Value); len(to) <= textSize {
