@@ -52,8 +52,8 @@ test-fast: ## run the floors that need no Docker, with the race detector
 # Cases of the fault suite that run with a program that has the race detector; make faults runs them without.
 RACES := ^Test(Storm|Flush|Sigterm|LinkKafka)$$
 
-# The tests wait more than they work: two packages at a time, and five tests of each, on two cores.
-REAL := SMSHOOKS_TEST_REAL=1 go -C test/real test -p 2 -parallel 5 -count=1 -timeout 25m
+# The tests wait more than they work: two packages at a time, and four tests of each, on two cores.
+REAL := SMSHOOKS_TEST_REAL=1 go -C test/real test -p 2 -parallel 4 -count=1 -timeout 25m
 .PHONY: test-real
 test-real: ## run the real floor; starts or builds what it needs, and never passes by skipping
 	@stack=$$(test/stack/up.sh) && eval "$$stack" && \

@@ -121,19 +121,23 @@ func (s *env) read(t testing.TB, r *kgo.Record, clicked map[[2]int64]string) pro
 }
 
 // drain waits until every event that must be sent is delivered or dead and the group has no lag, and then for surplus
-// requests. It returns the ledger, also if the time is over.
+// requests. It returns the ledger, also if nothing has settled for timeout.
 func (s *env) drain(t testing.TB, acked map[string]bool, timeout time.Duration) *ledger {
 	t.Helper()
 	b := &ledger{s: s, produced: s.readSources(t, acked)}
 	adm := kadm.NewClient(harness.Client(t, s.brokers))
-	for deadline := time.Now().Add(timeout); ; harness.Pass(300 * time.Millisecond) {
+	fewest, progress := len(b.produced)+1, time.Now()
+	for ; ; harness.Pass(300 * time.Millisecond) {
 		b.readFates(t)
 		lag := s.lag(adm)
 		if len(b.pending) == 0 && lag == 0 {
 			break
 		}
-		if time.Now().After(deadline) {
-			t.Errorf("not settled after %v: %d events are neither delivered nor dead, such as %v; the group lags by %d records", timeout,
+		if len(b.pending) < fewest {
+			fewest, progress = len(b.pending), time.Now()
+		}
+		if time.Since(progress) > timeout {
+			t.Errorf("nothing settled for %v: %d events are neither delivered nor dead, such as %v; the group lags by %d records", timeout,
 				len(b.pending), b.pending[:min(len(b.pending), 5)], lag)
 			break
 		}
