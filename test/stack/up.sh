@@ -40,6 +40,16 @@ bounded() { # SECONDS COMMAND...
 
 docker_answers() { bounded 10 docker version >/dev/null 2>&1; }
 
+# Outside of systemd, all containers together weigh as much as one other process. Beside two busy processes, the brokers
+# of ten tests would have a third of the machine, and starve.
+containers_share() {
+  if [ -d /sys/fs/cgroup/cpu ]; then
+    mkdir -p /sys/fs/cgroup/cpu/docker && echo 8192 >/sys/fs/cgroup/cpu/docker/cpu.shares
+  else
+    mkdir -p /sys/fs/cgroup/docker && echo 800 >/sys/fs/cgroup/docker/cpu.weight
+  fi 2>/dev/null || say "docker: containers have the default share of the processors"
+}
+
 docker_up() {
   if have docker && docker_answers; then say "docker: running"; return; fi
   have dockerd || packages docker.io
@@ -50,6 +60,7 @@ docker_up() {
     # left behind by a daemon that was killed; a live one would have answered above
     rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
     # 9 is the lock: the daemon outlives this script and must not inherit it
+    containers_share
     setsid dockerd --data-root "$STACK_DIR/docker" >"$STACK_DIR/dockerd.log" 2>&1 </dev/null 3>&- 9>&- &
   fi
   for _ in $(seq 300); do
