@@ -33,6 +33,9 @@ type env struct {
 	procs []*harness.Proc // all instances that were started
 }
 
+// overflowTiers are the delays of the overflow topics.
+var overflowTiers = []string{"1s", "3s", "10s"}
+
 // Users beyond this have no settings.
 const stranger = 1_000_000
 
@@ -57,7 +60,7 @@ func newEnvOf(t testing.TB, brokers, redis string, users int64, schedule []time.
 	}
 	s.judge = newJudge(t, usual)
 	s.flags = append([]string{
-		"--topics.partitions=6", fmt.Sprintf("--retry.schedule=%v,%v", s.schedule[0], s.schedule[1]), "--overflow.delays=1s,3s,10s",
+		"--topics.partitions=6", fmt.Sprintf("--retry.schedule=%v,%v", s.schedule[0], s.schedule[1]), "--overflow.delays=" + strings.Join(overflowTiers, ","),
 		"--revocation.interval=2s", "--kafka.session_timeout=" + s.session.String(),
 	}, flags...)
 	harness.Ensure(t, s.options())

@@ -62,7 +62,7 @@ func (s *env) waits() []string {
 		for _, d := range s.schedule {
 			all = append(all, harness.Retry(source, d.String()))
 		}
-		for _, d := range []string{"1s", "3s", "10s"} {
+		for _, d := range overflowTiers {
 			all = append(all, harness.Overflow(source, d))
 		}
 	}
