@@ -148,10 +148,11 @@ func (w *writer) linger(ctx context.Context) {
 
 // take fills the batch with queued rows, and reports whether there were any.
 func (w *writer) take() bool {
+	// Notes first: they are older than the attempts that are notes, too.
 	for _, list := range []struct {
 		from *rows
 		to   *lists
-	}{{&w.queue.notes, &w.notes}, {&w.queue.attempts, &w.attempts}} { // notes are older than the attempts that are notes, too
+	}{{&w.queue.notes, &w.notes}, {&w.queue.attempts, &w.attempts}} {
 		for w.rows < batchMax {
 			c := w.queue.pop(list.from)
 			if c == nil {
