@@ -39,7 +39,8 @@ var allFailures = []string{"timeout", "connection refused", "connection reset", 
 // not be affected.
 func TestHostileEndpoints(t *testing.T) {
 	inTurn(t)
-	const firstVice, timeout = 1001, time.Second
+	const firstVice = 1001
+	timeout := pick(2500*time.Millisecond, time.Second) // beside other tests, the machine may stand still for a second
 	healthyUsers, rate, each := int64(100), pick(200, 500), pick(4, 30)
 	f := newFaultyServer()
 	// Its port is one that the harness reserves, so that no other process has it at the address of within.
@@ -352,7 +353,7 @@ func (b *faultLedger) repeats(t *testing.T, hits []faultyServerHit) {
 	var before faultyServerHit
 	for _, h := range hits {
 		// A kept connection that ends before a reply may have ended before the request, so the request is repeated once.
-		if before.attempt == h.attempt && before.silent && before.kept && !h.kept {
+		if before.attempt == h.attempt && before.silent && (before.kept || before.late) && !h.kept {
 			continue
 		}
 		before = h
