@@ -27,11 +27,15 @@ func TestFrozenMember(t *testing.T) {
 	e.recv.WaitCount(t, "", 2*users, harness.Patience)
 	second := harness.Start(t, e.options())
 	first.Signal(t, syscall.SIGSTOP)
-	stopped := e.recv.Count("")
 	second.WaitReady(t, harness.Patience)
 	n := e.recv.Count("")
 	e.recv.WaitCount(t, "", n+10*users, harness.Patience) // by the other one
-	before := e.recv.Count("")
+	before, stopped := e.recv.Count(""), 0
+	for _, r := range e.recv.Requests("") {
+		if r.Header.Get("User-Agent") == "smshooks/frozen" {
+			stopped++
+		}
+	}
 	first.Signal(t, syscall.SIGCONT)
 	e.recv.WaitCount(t, "", before+10*users, harness.Patience)
 	first.WaitReady(t, harness.Patience)

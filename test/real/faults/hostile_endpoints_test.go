@@ -282,6 +282,7 @@ func (s *env) healthyLoad(t *testing.T, p *harness.Proc, users int64, perSecond 
 type faultLedger struct {
 	schedule                                       []time.Duration
 	delivered, dead, missing, again, beyond, early int
+	silent, repeatedNew                            int             // requests without an answer; those repeated though they were the first of their connections
 	delays                                         []time.Duration // of healthy events, from Kafka to the request
 }
 
@@ -331,6 +332,9 @@ func (s *env) waitFaults(t *testing.T, f *faultyServer, faults []fault, first in
 			}
 		}
 	}
+	if b.repeatedNew > b.silent/2 {
+		t.Errorf("%d of %d requests without an answer were repeated though they were the first of their connections", b.repeatedNew, b.silent)
+	}
 	for _, r := range good {
 		hits := f.hits(identity(r))
 		b.repeats(t, hits)
@@ -353,10 +357,18 @@ func (b *faultLedger) repeats(t *testing.T, hits []faultyServerHit) {
 	var before faultyServerHit
 	for _, h := range hits {
 		// A kept connection that ends before a reply may have ended before the request, so the request is repeated once.
-		if before.attempt == h.attempt && before.silent && (before.kept || before.late) && !h.kept {
+		// A connection that a burst has opened and not needed is kept, too, though this is its first request.
+		if before.attempt == h.attempt && before.silent && !h.kept {
+			if !before.kept {
+				b.repeatedNew++
+			}
+			before = faultyServerHit{}
 			continue
 		}
 		before = h
+		if h.silent {
+			b.silent++
+		}
 		if !began[h.attempt].IsZero() {
 			b.again++
 			t.Errorf("repeated: %v", hits)

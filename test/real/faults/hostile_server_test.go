@@ -32,7 +32,6 @@ type faultyServerHit struct {
 	attempt int
 	at      time.Time
 	kept    bool // not the first request of its connection
-	late    bool // the first one, of a connection that was idle before
 	silent  bool // the connection ends without a reply
 }
 
@@ -77,7 +76,6 @@ func (f *faultyServer) listenTLS(t testing.TB, address string, cfg *tls.Config) 
 
 func (f *faultyServer) talk(c net.Conn) {
 	defer c.Close()
-	opened := time.Now()
 	r := bufio.NewReader(c)
 	for kept := false; ; kept = true {
 		req, err := http.ReadRequest(r)
@@ -87,12 +85,10 @@ func (f *faultyServer) talk(c net.Conn) {
 		if _, err := io.Copy(io.Discard, req.Body); err != nil {
 			return
 		}
-		// In a burst more connections are opened than are needed. The others wait for later requests.
-		late := !kept && time.Since(opened) > 5*time.Millisecond
 		attempt, _ := strconv.Atoi(req.Header.Get("Webhook-Attempt"))
 		id := req.Header.Get("Webhook-Id")
 		f.mu.Lock()
-		f.requests[id] = append(f.requests[id], faultyServerHit{req.URL.Path, attempt, time.Now(), kept, late, f.silent[req.URL.Path]})
+		f.requests[id] = append(f.requests[id], faultyServerHit{req.URL.Path, attempt, time.Now(), kept, f.silent[req.URL.Path]})
 		f.mu.Unlock()
 		answer := f.answers[req.URL.Path]
 		if answer == nil {
