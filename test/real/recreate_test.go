@@ -87,7 +87,7 @@ func TestRecreatedTopics(t *testing.T) {
 	e.emit(t, e.dlr(2, 2000))
 	e.recv.WaitCount(t, path("dlr", 1), len(want), noticed)
 	t.Logf("read after %v", time.Since(created).Round(time.Millisecond))
-	p.WaitReady(t, noticed-time.Since(created))
+	p.WaitReady(t, noticed-time.Since(created)+harness.Slack(created))
 	got := map[string]int{}
 	for _, r := range e.recv.Requests(path("dlr", 1)) {
 		got[field(t, r.Body, "id")]++
