@@ -239,22 +239,16 @@ func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n in
 // letterOf returns the event of a record that Source found as a letter without a position.
 func (s *Store) letterOf(o Origin, r *kgo.Record) *Letter {
 	l := &Letter{ID: o.ID, UserID: o.UserID, Kind: o.Kind.String(), Value: r.Value, partition: -1, offset: -1}
-	if r.Topic != s.cfg.Sources[o.Kind] { // a batch that was stored when its attempt failed
-		for _, h := range r.Headers {
-			switch h.Key {
-			case event.HeaderOrigin, event.HeaderTime, event.HeaderTrace:
-				l.setHeader(h)
-			}
+	stored := r.Topic != s.cfg.Sources[o.Kind] // a batch, when its attempt failed
+	if !stored {
+		l.origin = fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
+		if r.Timestamp.UnixMilli() >= 0 { // else it has none
+			l.EventTime = r.Timestamp
 		}
-		return l
-	}
-	l.origin = fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
-	if r.Timestamp.UnixMilli() >= 0 { // else it has none
-		l.EventTime = r.Timestamp
 	}
 	for _, h := range r.Headers {
-		if h.Key == event.HeaderTrace {
-			l.traceparent = string(h.Value)
+		if h.Key == event.HeaderTrace || stored && (h.Key == event.HeaderOrigin || h.Key == event.HeaderTime) {
+			l.setHeader(h)
 		}
 	}
 	return l
