@@ -30,6 +30,10 @@ type bannerView struct {
 	Recovery *recoveryView
 }
 
+// recoveryShown is how long the overview shows a recovery after its end, also if nothing waits any more: who has watched
+// it sees how it ended.
+const recoveryShown = 5 * time.Minute
+
 // overview writes the first view.
 func (p *Page) overview(w http.ResponseWriter, r *http.Request, s *session, status int, f frame) {
 	v := overviewView{frame: f}
@@ -66,8 +70,10 @@ func (p *Page) banner(r *http.Request, userID int64, e *endpointsView, events []
 		}
 	}
 	v.Offer = v.Failing != "" || v.Waiting > 0
-	if v.Offer || r.URL.Query().Get("done") == "recovering" {
-		v.Recovery = p.recovery(r.Context(), userID)
+	v.Recovery = p.recovery(r.Context(), userID)
+	asked := v.Offer || r.URL.Query().Get("done") == "recovering"
+	if e := v.Recovery; e != nil && !asked && !e.Running && now.Sub(e.Ended) > recoveryShown {
+		v.Recovery = nil
 	}
 	if !v.Offer && v.Recovery == nil {
 		return nil
