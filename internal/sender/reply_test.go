@@ -1,8 +1,11 @@
 package sender
 
 import (
+	"encoding/base64"
 	"fmt"
+	"html"
 	"net"
+	"net/url"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -50,13 +53,32 @@ func TestReplyOfAFailure(t *testing.T) {
 }
 
 // TestReplyShowsNoCredentials checks that an error page with the request's headers does not put credentials into the
-// log.
+// delivery log, in whatever form and wherever the page shows them.
 func TestReplyShowsNoCredentials(t *testing.T) {
-	p := peer.New(t, peer.Says("HTTP/1.1 500 x\r\nContent-Length: 45\r\n\r\nAuthorization: Basic dXNlcjpzZWNyZXQ=; failed"))
-	r := request(t, p.URL)
-	r.Endpoint.Authorization = "Basic dXNlcjpzZWNyZXQ="
-	if out := newSender(t, nil).Send(t.Context(), r); out.Reply != "Authorization: Basic ***; failed" {
-		t.Errorf("kept %q", out.Reply)
+	const plain = "customer:S3cret?>~~+/"
+	encoded := base64.StdEncoding.EncodeToString([]byte(plain)) // has / and =
+	escaped := strings.NewReplacer("/", `\/`, "=", `\u003d`, "+", `\u002B`).Replace(encoded)
+	for _, c := range []struct{ says, want string }{
+		{"Authorization: Basic " + encoded + "; failed", "Authorization: Basic ***; failed"},
+		{`{"authorization":"Basic ` + escaped + `"}`, `{"authorization":"Basic ***"}`},
+		{"<b>" + strings.NewReplacer("/", "&#x2F;", "=", "&#61;").Replace(encoded) + "</b>", "<b>***</b>"},
+		{"/error?header=Basic%20" + url.QueryEscape(encoded) + "&x", "/error?header=Basic%20***&x"},
+		{"login failed for " + plain + ".", "login failed for ***."},
+		{"<p>" + html.EscapeString(plain), "<p>***"},
+		{"customer used S3cret?>~~+/", "customer used ***"},
+		{strings.Repeat("x", 1000) + encoded, strings.Repeat("x", 1000) + mask},
+		{strings.Repeat("x", 1020) + encoded, strings.Repeat("x", 1020) + mask},
+		{strings.Repeat("x", 1015) + "customer:", strings.Repeat("x", 1015) + mask},
+		{"Y3VzdG9tZXI is not it", "Y3VzdG9tZXI is not it"},
+		{"no customer", "no ***"}, // may be cut
+		{"é&;%\\", "é&;%\\"},
+	} {
+		p := peer.New(t, peer.Says(fmt.Sprintf("HTTP/1.1 500 x\r\nContent-Length: %d\r\n\r\n%s", len(c.says), c.says)))
+		r := request(t, p.URL)
+		r.Endpoint.Authorization = "Basic " + encoded
+		if out := newSender(t, nil).Send(t.Context(), r); out.Reply != c.want {
+			t.Errorf("%q: kept %q, want %q", c.says, out.Reply, c.want)
+		}
 	}
 }
 

@@ -166,14 +166,6 @@ func (s *Sender) Send(ctx context.Context, r Request) Outcome {
 		Aborted: failure != "" && ctx.Err() != nil}
 }
 
-// maskCredentials masks the credentials in a reply: error pages show the headers of the request.
-func maskCredentials(reply string, e *webhook.Endpoint) string {
-	if _, credentials, ok := strings.Cut(e.Authorization, " "); ok && credentials != "" {
-		return strings.ReplaceAll(reply, credentials, "***") // not longer than the shortest credentials
-	}
-	return reply
-}
-
 // replyText returns the beginning of a body as text of at most as many bytes. It replaces invalid UTF-8, and omits a
 // character that is cut off at the end.
 func replyText(data []byte, cut bool) string {
