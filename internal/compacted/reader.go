@@ -288,7 +288,8 @@ func (r *Reader) skip(ctx context.Context, spans map[int32]Span) error {
 	return nil
 }
 
-// CatchUp waits until everything was read that was acknowledged to other writers by now.
+// CatchUp waits until everything was read that was acknowledged to other writers by now, except what an open transaction
+// holds back: see Unread.
 func (r *Reader) CatchUp(ctx context.Context) error {
 	now, err := Describe(ctx, r.client, r.topic)
 	if err != nil {
@@ -307,6 +308,22 @@ func (r *Reader) CatchUp(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Unread returns the offsets of each partition that were not read, those behind open transactions included. Partitions
+// without such offsets are absent.
+func (r *Reader) Unread(ctx context.Context) (map[int32]Span, error) {
+	ends, err := kadm.NewClient(r.client).ListEndOffsets(ctx, r.topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return nil, fmt.Errorf("read the end of topic %s: %w", r.topic, err)
+	}
+	unread := map[int32]Span{}
+	for partition, end := range ends[r.topic] {
+		if read := r.Position(partition); read < end.Offset {
+			unread[partition] = Span{read, end.Offset}
+		}
+	}
+	return unread, nil
 }
 
 // Await waits until the record before an offset of a partition was read. It returns false if the record cannot be read

@@ -278,8 +278,11 @@ func (s *Store) readBack(ctx context.Context, batch []*repair) (failed error) {
 			w.err = s.missing(ctx, w.userID, w.ver)
 			continue
 		}
-		if w.change, w.err = s.decode(record); w.err != nil {
-			w.err = fmt.Errorf("%w: %w", ErrNotReady, w.err)
+		if w.change, w.err = s.decode(record); w.err == nil && w.change.userID != w.userID {
+			w.err = errors.New("the topic was truncated: another user's record is there")
+		}
+		if w.err != nil {
+			w.err = fmt.Errorf("%w: %s/%d at offset %d: %w", ErrNotReady, s.cfg.Topic, partition, offset, w.err)
 		}
 	}
 	return failed
@@ -294,7 +297,8 @@ func (s *Store) missing(ctx context.Context, userID int64, ver compacted.Version
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
-	if r.Passed(now.Spans) {
+	// An own record behind an open transaction may be newer than all that was read.
+	if r.Passed(now.Spans) && r.Position(ver.Partition) >= ver.Offset {
 		s.index.Drop(userID, ver)
 		s.users.drop(userID)
 		s.log.Warn("settings are no longer in their topic: they count as removed",

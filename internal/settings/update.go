@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/compacted"
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 const (
@@ -45,7 +46,7 @@ func (s *Store) Document(ctx context.Context, userID int64) (Document, compacted
 	case errors.Is(err, errLost), err == nil && ver.Offset == 0:
 		// The lost row may be an update that was just acknowledged to another
 		// instance, and that this one has not read yet.
-		if err := s.catchUp(ctx); err != nil {
+		if err := s.catchUp(ctx, userID); err != nil {
 			return Document{}, compacted.Version{}, err
 		}
 		if newest, _ := s.newest(userID); newest.Offset == 0 && rows[0].seen == "" && rows[0].err == nil {
@@ -118,7 +119,7 @@ func (s *Store) updateLocked(
 	w := s.updates.begin(userID)
 	defer s.updates.end(w)
 	for {
-		if err := s.catchUp(ctx); err != nil {
+		if err := s.catchUp(ctx, userID); err != nil {
 			return after, true, err
 		}
 		before, base, err := s.Document(ctx, userID)
@@ -190,9 +191,9 @@ func (s *Store) adopt(ctx context.Context, record *kgo.Record) {
 	}
 }
 
-// catchUp waits until everything was read that was acknowledged to other writers by now, so that an update does not
-// undo it.
-func (s *Store) catchUp(ctx context.Context) error {
+// catchUp waits until everything was read that was acknowledged to other writers by now, so that an update does not undo
+// it, and adopts what is acknowledged of one user behind an open transaction.
+func (s *Store) catchUp(ctx context.Context, userID int64) error {
 	r := s.topic.Reader()
 	if r == nil || !s.ready() {
 		return ErrNotReady
@@ -200,10 +201,56 @@ func (s *Store) catchUp(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, updateTimeout/2)
 	defer cancel()
 	err := r.CatchUp(waiting)
+	if err == nil {
+		err = s.adoptUnread(waiting, r, userID)
+	}
 	if err != nil && waiting.Err() != nil {
 		return fmt.Errorf("%w: the topic's latest records have not been read yet: %w", ErrNotReady, err)
 	}
 	return err
+}
+
+// adoptUnread adopts a user's newest record among those that an open transaction holds back and that are not part of a
+// transaction: an instance may have acknowledged it, and Redis may have lost it.
+func (s *Store) adoptUnread(ctx context.Context, r *compacted.Reader, userID int64) error {
+	unread, err := r.Unread(ctx)
+	if err != nil || len(unread) == 0 {
+		return err
+	}
+	client, err := s.producing()
+	if err != nil {
+		return err
+	}
+	key := strconv.FormatInt(userID, 10)
+	var newest *kgo.Record
+	for partition, span := range unread {
+		for at := span.Start; at < span.End; at++ {
+			if at, err = kafka.NextRecord(ctx, client, s.cfg.Topic, partition, at, span.End, true); err != nil || at == span.End {
+				break
+			}
+			var records []*kgo.Record
+			if records, err = kafka.ReadAt(ctx, client, s.cfg.Topic, partition, at); err != nil {
+				break
+			}
+			for _, record := range records {
+				at = record.Offset
+				if string(record.Key) == key && !record.Attrs.IsTransactional() &&
+					(newest == nil || compacted.VersionOf(record).Newer(compacted.VersionOf(newest))) {
+					newest = record
+				}
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("read %s/%d behind an open transaction: %w", s.cfg.Topic, partition, err)
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	if known, _ := s.newest(userID); compacted.VersionOf(newest).Newer(known) {
+		s.adopt(ctx, newest)
+	}
+	return nil
 }
 
 // lock waits for the user's lock. The returned function releases it.
@@ -250,11 +297,14 @@ func (s *Store) produce(ctx context.Context, record *kgo.Record) (<-chan error, 
 	return done, nil
 }
 
+// producing returns the client that writes updates and reads single records back. What it reads back is a record that was
+// read from the topic, or an own one that was acknowledged: it counts also behind an open transaction.
 func (s *Store) producing() (*kgo.Client, error) {
 	s.producerMu.Lock()
 	defer s.producerMu.Unlock()
 	if s.producer == nil {
-		client, err := s.newClient(kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(deliveryTimeout))
+		client, err := s.newClient(kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(deliveryTimeout),
+			kgo.FetchIsolationLevel(kgo.ReadUncommitted()))
 		if err != nil {
 			return nil, err
 		}
