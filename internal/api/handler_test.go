@@ -357,6 +357,16 @@ func TestTooManyTests(t *testing.T) {
 	if n := s.service.testing.of[42]; n != testsOfUser-1 {
 		t.Errorf("%d tests of the user are counted, want %d", n, testsOfUser-1)
 	}
+
+	var few tests // because descriptors are few
+	for few.begin(42, 8) {
+	}
+	if n := few.all; n != 2 || !few.begin(43, 8) {
+		t.Errorf("one user has %d of 8 tests, want 2", n)
+	}
+	if few = (tests{}); !few.begin(42, 1) {
+		t.Error("no test is allowed")
+	}
 }
 
 func TestDemoRecordsAreTheDocumentedOnes(t *testing.T) {
@@ -415,6 +425,8 @@ func TestReplay(t *testing.T) {
 		{formType, "", 0, nil},
 		{formType, "ids=&since=&kind=", 0, nil},
 		{"application/json", `{"ids":[],"kind":"dlr"}`, 0, nil},
+		{formType, "ids=,&kind=dlr", 0, nil},
+		{"application/json", `{"ids":null,"kind":"dlr"}`, 2, []string{}},
 		{"application/json", `{"ids":null,"kind":null}`, 0, nil},
 		{formType, "ids=a/0/1,a/0/3&ids=+a/0/2", 2, []string{"a/0/1", "a/0/3", "a/0/2"}},
 		{"application/json", `{"ids":["a/0/2","a,b"]}`, 1, []string{"a/0/2", "a,b"}},
