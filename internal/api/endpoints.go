@@ -172,8 +172,8 @@ func parseReplay(p form.Values) (f deadletter.Filter, wanted bool, err error) {
 	return f, s.given, err
 }
 
-// listOf reads a list of event ids: a JSON array, or texts with commas between the ids. empty is true for an empty
-// array.
+// listOf reads a list of event ids: a JSON array, or texts with commas between the ids. empty is true if a list without
+// ids is given: an empty array, or a text without ids, which is what a script with an empty variable sends.
 func listOf(v form.Value) (ids []string, empty bool) {
 	for _, text := range v.Texts {
 		if v.List {
@@ -186,5 +186,5 @@ func listOf(v form.Value) (ids []string, empty bool) {
 			}
 		}
 	}
-	return ids, v.List && len(ids) == 0
+	return ids, len(ids) == 0 && !v.Null && (v.List || len(v.Texts) > 0)
 }

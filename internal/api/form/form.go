@@ -24,6 +24,7 @@ type Value struct {
 	List  bool     // a JSON array of strings
 	Wrong bool     // neither a text nor a list of texts
 	Flag  bool     // a JSON boolean, as the text true or false; Wrong unless a boolean is expected
+	Null  bool     // a JSON null, as an empty text
 	Half  bool     // a JSON string with half of a surrogate pair, which UTF-8 cannot express
 }
 
@@ -157,7 +158,7 @@ func jsonParam(raw json.RawMessage) Value {
 	}
 	switch v := value.(type) {
 	case nil:
-		return Value{Texts: []string{""}}
+		return Value{Texts: []string{""}, Null: true}
 	case string:
 		return Value{Texts: []string{v}, Half: halfPair(raw)}
 	case bool:
