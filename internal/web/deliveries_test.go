@@ -3,6 +3,8 @@ package web
 import (
 	"html"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -138,3 +140,15 @@ func TestEvent(t *testing.T) {
 
 // path2 returns an event's path in the form of url.PathEscape.
 func path2(path string) string { return strings.ReplaceAll(path, "%3A", ":") }
+
+// TestMessageLink checks that the link to a message's events finds them, whatever the gateway has called the message.
+func TestMessageLink(t *testing.T) {
+	const message = "a&kind=click#b+c%20"
+	w := httptest.NewRecorder()
+	loadViews(loadFiles()).render(w, http.StatusOK, "event.html", &eventView{frame: frame{View: "deliveries"}, eventRow: eventRow{Message: message}})
+	_, link, _ := strings.Cut(w.Body.String(), `/deliveries?`)
+	link, _, _ = strings.Cut(link, `"`)
+	if q, err := url.ParseQuery(html.UnescapeString(link)); err != nil || q.Get("message_id") != message || len(q) != 1 {
+		t.Errorf("the link is %q", link)
+	}
+}
