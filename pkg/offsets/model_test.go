@@ -28,6 +28,7 @@ func (m *model) settle() {
 
 func (m *model) rewind(o int64) {
 	if o >= m.next {
+		m.forget(o)
 		return
 	}
 	m.gen++
@@ -73,11 +74,16 @@ func (m *model) finish(gen uint32, o int64) {
 }
 
 func (m *model) forget(o int64) {
+	if m.next < 0 {
+		return
+	}
+	from := max(o, m.next)
 	for d := range m.done {
-		if m.next >= 0 && d >= max(o, m.next) {
+		if d >= from {
 			delete(m.done, d)
 		}
 	}
+	m.base = min(m.base, from)
 }
 
 func (m *model) pass(from, to int64) {

@@ -80,9 +80,17 @@ func (t *Tracker) Track(offset int64) (gen uint32, fresh bool) {
 func (t *Tracker) Forget(offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.next >= 0 {
-		t.runs.truncate(max(offset, t.next))
+	t.forget(offset)
+}
+
+func (t *Tracker) forget(offset int64) {
+	if t.next < 0 {
+		return
 	}
+	from := max(offset, t.next)
+	t.runs.truncate(from)
+	// The base is above next if all before it was finished: the previous owner's offsets then count as committable.
+	t.base = min(t.base, from)
 }
 
 // Rewind records that the log was truncated to offset. Everything from offset on is forgotten, and a new generation
@@ -91,10 +99,12 @@ func (t *Tracker) Forget(offset int64) {
 func (t *Tracker) Rewind(offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if offset < t.next {
-		t.rewind(offset)
-		t.next = offset
+	if offset >= t.next {
+		t.forget(offset)
+		return
 	}
+	t.rewind(offset)
+	t.next = offset
 }
 
 // Pass records that the offsets from ≤ offset < to will never be fetched (aborted or control records). They count as
