@@ -166,7 +166,7 @@ func dispatchTable() []setting {
 
 func timeTable() []setting {
 	return []setting{
-		many("retry.schedule", step(), "6h,6h", func(c *Config) *[]time.Duration { return &c.Retry.Schedule }, nil,
+		many("retry.schedule", step(), "6h,6h", func(c *Config) *[]time.Duration { return &c.Retry.Schedule }, fewDelays,
 			"delays after the first, second, … failure; there is one attempt more than delays"),
 		many("retry.drain", step(), "", func(c *Config) *[]time.Duration { return &c.Retry.Drain }, nil,
 			"previous delays: their topics are still read until they are empty, but no longer written to"),

@@ -76,6 +76,7 @@ func TestWrongValues(t *testing.T) {
 		{"overflow.delays", "60s,1m", `"1m" is listed twice`},
 		{"overflow.delays", "1m,10s", `"10s" follows "1m", must ascend`},
 		{"overflow.delays", delays(101), `has 101 delays, at most 100`},
+		{"retry.schedule", strings.Repeat("10m,", 100) + "10m", `has 101 delays, at most 100`},
 		{"overflow.delays", "1us", `"1us" is not a whole number of milliseconds`},
 		{"revocation.interval", "0", `"0" is not above zero`},
 		{"revocation.max_ids", "0", `"0" is not between 1 and 2147483647`},
