@@ -197,6 +197,34 @@ func (p *parted) State() event.State {
 	return event.Held
 }
 
+// TestOrderAfterEviction checks that the receipts of a message are sent in order, also if their user is evicted from
+// memory while they wait in the lane, and Redis does not answer for a moment.
+func TestOrderAfterEviction(t *testing.T) {
+	withEnv(t, func(t *testing.T, s *env) {
+		s.answers(slow(time.Second))
+		s.stored[1] = settings(1)
+		s.mu.Lock()
+		s.loading = 150 * time.Millisecond
+		s.mu.Unlock()
+		events := s.dlrs(0, 3, 1) // take the three slots for a second
+		for offset := range int64(4) {
+			events = append(events, s.newEvent(webhook.DLR, 3+offset, 1, "77"))
+		}
+		s.Handle(events)
+		s.rest(500 * time.Millisecond)
+		s.mu.Lock()
+		delete(s.memory, 1)
+		s.away = true
+		s.mu.Unlock()
+		s.rest(700 * time.Millisecond) // the load for the fourth has failed
+		s.redis(false)
+		s.rest(time.Minute)
+		if got, want := s.seen()[3:], []string{"dlr/0/3", "dlr/0/4", "dlr/0/5", "dlr/0/6"}; !slices.Equal(got, want) {
+			t.Errorf("receipts of one message in the order %v, want %v", got, want)
+		}
+	})
+}
+
 // TestPurgeStoresParts checks that a batch that shares its lease with one in progress is stored when the partition is
 // revoked.
 func TestPurgeStoresParts(t *testing.T) {

@@ -57,7 +57,7 @@ type verdict struct {
 	kind       verdictKind
 	fate       webhook.Fate // of settled
 	tier       int8         // of overflowed; of retried: the step of the schedule
-	unresolved bool         // of overflowed: the lookup failed, so the endpoint's backlog does not count
+	unresolved bool         // the lookup failed; of overflowed: so the endpoint's backlog does not count
 	why        string       // of dead: the reason; of invalid: what is wrong with the record
 	call       lanes.Report // of the attempt, if one was made
 }
@@ -266,7 +266,13 @@ func (d *Dispatcher) enqueue(e *event.Event) verdict {
 func (d *Dispatcher) attempt(e *event.Event) lanes.Report {
 	v := d.run(delivery, e)
 	timedOut := v.call.Called && !v.call.OK && e.Failure == webhook.Timeout
+	from := endpointOf(e)
 	d.finish(e, v)
+	if v.kind == toLookup && v.unresolved { // those behind it must not overtake it
+		for _, behind := range d.lanes.Purge(func(e *event.Event) bool { return endpointOf(e) == from }) {
+			d.finish(behind, lookup)
+		}
+	}
 	if timedOut {
 		// The slot stays taken until the endpoint has seen the request end, so that it never sees more than its limit.
 		time.Sleep(afterTimeout)
@@ -289,7 +295,7 @@ func (d *Dispatcher) resolveEndpoint(e *event.Event) verdict {
 		settings, known = d.Settings.Lookup(e.UserID)
 	}
 	if !known {
-		return lookup
+		return verdict{kind: toLookup, unresolved: true}
 	}
 	if e.Endpoint = settings.Endpoints[e.Kind]; e.Endpoint == nil {
 		return settle(webhook.NotConfigured)
