@@ -34,6 +34,9 @@ type Observer interface {
 
 // Hooks are the callbacks of a [Follower]. Begin, Take and End are called by one goroutine at a time.
 type Hooks struct {
+	// Deletes says that records leave the topic by retention, not by compaction. An empty answer does not prove then that
+	// no record is left.
+	Deletes bool
 	// Begin is called before the topic is read from its start. If void is true, earlier records are invalid:
 	// the topic is read for the first time, was created again or has lost records. Otherwise every record that was
 	// taken may be taken again.
@@ -133,6 +136,7 @@ func (f *Follower) session(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
+	r.deletes = f.hooks.Deletes
 	old := f.reader.Swap(r)
 	void := f.cutBack.Swap(false) || old == nil || old.ID() != r.ID()
 	if void {

@@ -75,6 +75,7 @@ func NewLog(cfg Config, newClient NewClient, log *zap.Logger, obs Observer) *Log
 	}
 	once := sync.OnceFunc(func() { close(l.loaded) })
 	l.follower = compacted.NewFollower(cfg.Topic, newClient, log, obs, compacted.Hooks{
+		Deletes: true,
 		// What was read stays valid, also when the topic was created again: the copies exist.
 		Begin: func(bool, *compacted.Reader) {},
 		Take:  func(r *kgo.Record, _ bool) error { return l.take(r) },
