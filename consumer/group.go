@@ -16,6 +16,10 @@ import (
 )
 
 func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
+	// With the consumer protocol, partitions of a topic that was created again are assigned again without being revoked.
+	if len(c.owned(partitions)) > 0 {
+		c.endAssignments(partitions, revokeWait)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := 0
