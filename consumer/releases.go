@@ -2,7 +2,9 @@ package consumer
 
 import (
 	"cmp"
+	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/event"
@@ -29,8 +31,19 @@ func (c *Consumer) awaitReleases(as []*assignment) {
 		open()
 		return
 	}
+	ctx, cancel := context.WithCancel(c.workCtx)
+	left := atomic.Int64{}
+	left.Store(int64(len(as)))
+	for _, a := range as {
+		context.AfterFunc(a.ctx, func() {
+			if left.Add(-1) == 0 {
+				cancel() // nothing waits for it any more
+			}
+		})
+	}
 	go func() {
-		if c.Releases.AwaitEnd(c.workCtx) == nil {
+		defer cancel()
+		if c.Releases.AwaitEnd(ctx) == nil {
 			open()
 		}
 	}()

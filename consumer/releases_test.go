@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -61,6 +62,29 @@ func (m *member) wasReleased() (offsets []int64) {
 		}
 	}
 	return offsets
+}
+
+// TestAwaitReleasesEnds checks that nothing waits for the releases once the last of the assignments that need them has
+// ended: a topic that cannot be read would gather waiters with each rebalance.
+func TestAwaitReleasesEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // fails if a goroutine is left
+		c, a := pure(&handler{}, 0)
+		b := c.newAssignment(topicPartition{delayed, 4})
+		c.Releases, c.workCtx = newDecisions(), context.Background()
+		c.awaitReleases([]*assignment{a, b})
+		a.cancel()
+		synctest.Wait()
+		close(c.Releases.(*decisions).end)
+		synctest.Wait()
+		if !b.decidable.Load() {
+			t.Error("the gate of the second partition is closed")
+		}
+
+		c.Releases = newDecisions()
+		b = c.newAssignment(topicPartition{delayed, 5})
+		c.awaitReleases([]*assignment{b})
+		b.cancel()
+	})
 }
 
 // TestGateHolds checks that an undecided due record is held while those behind it are dispatched. The gate's position
