@@ -288,8 +288,8 @@ func (r *Reader) skip(ctx context.Context, spans map[int32]Span) error {
 	return nil
 }
 
-// CatchUp waits until everything was read that was acknowledged to other writers by now, except what an open transaction
-// holds back: see Unread.
+// CatchUp waits until everything was read that was acknowledged to other writers by now, except what an open
+// transaction holds back: see Unread.
 func (r *Reader) CatchUp(ctx context.Context) error {
 	now, err := Describe(ctx, r.client, r.topic)
 	if err != nil {

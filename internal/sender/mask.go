@@ -17,8 +17,8 @@ const (
 	leastPassword = 6
 )
 
-// maskCredentials masks the credentials in a reply, as they are sent and decoded, also if they are escaped for JSON, HTML
-// or a URL, or if the reply ends within them: error pages show the headers of the request.
+// maskCredentials masks the credentials in a reply, as they are sent and decoded, also if they are escaped for JSON,
+// HTML or a URL, or if the reply ends within them: error pages show the headers of the request.
 func maskCredentials(reply string, e *webhook.Endpoint) string {
 	_, encoded, ok := strings.Cut(e.Authorization, " ")
 	if !ok || encoded == "" || reply == "" {
@@ -86,8 +86,9 @@ func escapedAs(text string, c byte) int {
 			return 3
 		}
 	case '&':
-		if end := strings.IndexByte(text[:min(len(text), 10)], ';'); end > 0 && html.UnescapeString(text[:end+1]) == string(rune(c)) {
-			return end + 1
+		end := 1 + strings.IndexByte(text[:min(len(text), 10)], ';')
+		if html.UnescapeString(text[:end]) == string(rune(c)) {
+			return end
 		}
 	}
 	return 0

@@ -191,8 +191,8 @@ func (s *Store) adopt(ctx context.Context, record *kgo.Record) {
 	}
 }
 
-// catchUp waits until everything was read that was acknowledged to other writers by now, so that an update does not undo
-// it, and adopts what is acknowledged of one user behind an open transaction.
+// catchUp waits until everything was read that was acknowledged to other writers by now, so that an update does not
+// undo it, and adopts what is acknowledged of one user behind an open transaction.
 func (s *Store) catchUp(ctx context.Context, userID int64) error {
 	r := s.topic.Reader()
 	if r == nil || !s.ready() {
@@ -223,24 +223,14 @@ func (s *Store) adoptUnread(ctx context.Context, r *compacted.Reader, userID int
 	}
 	key := strconv.FormatInt(userID, 10)
 	var newest *kgo.Record
-	for partition, span := range unread {
-		for at := span.Start; at < span.End; at++ {
-			if at, err = kafka.NextRecord(ctx, client, s.cfg.Topic, partition, at, span.End, true); err != nil || at == span.End {
-				break
-			}
-			var records []*kgo.Record
-			if records, err = kafka.ReadAt(ctx, client, s.cfg.Topic, partition, at); err != nil {
-				break
-			}
-			for _, record := range records {
-				at = record.Offset
-				if string(record.Key) == key && !record.Attrs.IsTransactional() &&
-					(newest == nil || compacted.VersionOf(record).Newer(compacted.VersionOf(newest))) {
-					newest = record
-				}
-			}
+	take := func(record *kgo.Record) {
+		if string(record.Key) == key && !record.Attrs.IsTransactional() &&
+			(newest == nil || compacted.VersionOf(record).Newer(compacted.VersionOf(newest))) {
+			newest = record
 		}
-		if err != nil {
+	}
+	for partition, span := range unread {
+		if err := readSpan(ctx, client, s.cfg.Topic, partition, span, take); err != nil {
 			return fmt.Errorf("read %s/%d behind an open transaction: %w", s.cfg.Topic, partition, err)
 		}
 	}
@@ -251,6 +241,26 @@ func (s *Store) adoptUnread(ctx context.Context, r *compacted.Reader, userID int
 		s.adopt(ctx, newest)
 	}
 	return nil
+}
+
+// readSpan calls take with the records of a span, as client sees them.
+func readSpan(ctx context.Context, client *kgo.Client, topic string, partition int32, span compacted.Span,
+	take func(*kgo.Record)) error {
+	for at := span.Start; ; at++ {
+		next, err := kafka.NextRecord(ctx, client, topic, partition, at, span.End, true)
+		if err != nil || next >= span.End {
+			return err
+		}
+		records, err := kafka.ReadAt(ctx, client, topic, partition, next)
+		if err != nil {
+			return err
+		}
+		at = next
+		for _, record := range records {
+			at = record.Offset
+			take(record)
+		}
+	}
 }
 
 // lock waits for the user's lock. The returned function releases it.
@@ -297,8 +307,8 @@ func (s *Store) produce(ctx context.Context, record *kgo.Record) (<-chan error, 
 	return done, nil
 }
 
-// producing returns the client that writes updates and reads single records back. What it reads back is a record that was
-// read from the topic, or an own one that was acknowledged: it counts also behind an open transaction.
+// producing returns the client that writes updates and reads single records back. What it reads back was read from the
+// topic or acknowledged: it counts also behind an open transaction.
 func (s *Store) producing() (*kgo.Client, error) {
 	s.producerMu.Lock()
 	defer s.producerMu.Unlock()

@@ -30,8 +30,8 @@ type bannerView struct {
 	Recovery *recoveryView
 }
 
-// recoveryShown is how long the overview shows a recovery after its end, also if nothing waits any more: who has watched
-// it sees how it ended.
+// recoveryShown is how long the overview shows a recovery after its end, also if nothing waits any more: who has
+// watched it sees how it ended.
 const recoveryShown = 5 * time.Minute
 
 // overview writes the first view.
