@@ -17,6 +17,7 @@ import (
 // customers serves the users: the API and the account page.
 type customers struct {
 	letters *deadletter.Store
+	page    *web.Page
 	handler http.Handler
 }
 
@@ -53,8 +54,8 @@ func (a *App) newCustomers() (*customers, error) {
 	})
 	page := web.New(web.Options{Service: service, Redis: a.redis, KeyPrefix: a.Config.Redis.KeyPrefix,
 		PortalSecret: a.Config.Portal.Secret, Log: a.Log.Named("page")})
-	return &customers{letters: letters, handler: api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})},
-		nil
+	handler := api.Handler(service, api.Options{Rate: a.Config.API.Rate, Page: page})
+	return &customers{letters: letters, page: page, handler: handler}, nil
 }
 
 // newDeadLetters returns the store that reads and replays dead letters. note receives what is replayed.

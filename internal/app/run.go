@@ -45,6 +45,7 @@ func (a *App) Run(ctx context.Context) error {
 		g.serve("releases", after(checked, a.releases.Run))
 	}
 	if a.api != nil {
+		g.serve("account page", noError(a.api.page.Run))
 		g.work("API", noError(func(ctx context.Context) { a.serveAPI(ctx, public, b.api) }))
 	}
 	g.work("start", func(ctx context.Context) error { return a.start(ctx, checked, started) })

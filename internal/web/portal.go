@@ -8,10 +8,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -46,14 +44,12 @@ type portal struct {
 	secret []byte // empty = off
 	rdb    redis.UniversalClient
 	prefix string // of the keys in Redis that mark used tokens
+	marks  *marks // of the tokens that were used
 	parser *jwt.Parser
-
-	mu   sync.Mutex
-	used map[string]time.Time // expiry of the tokens used at this instance, in case Redis loses them
 }
 
-func newPortal(secret []byte, rdb redis.UniversalClient, prefix string) *portal {
-	return &portal{secret: secret, rdb: rdb, prefix: prefix + "web:token:", used: map[string]time.Time{},
+func newPortal(secret []byte, m *marks, prefix string) *portal {
+	return &portal{secret: secret, rdb: m.rdb, prefix: prefix + "web:token:", marks: m,
 		parser: jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithExpirationRequired(),
 			jwt.WithStrictDecoding())}
 }
@@ -99,10 +95,7 @@ func (p *portal) read(token string, now time.Time) (userID int64, claims *jwt.Re
 func (p *portal) use(ctx context.Context, claims *jwt.RegisteredClaims, now time.Time) error {
 	hash := sha256.Sum256([]byte(claims.ID))
 	name := p.prefix + hex.EncodeToString(hash[:])
-	p.mu.Lock()
-	_, used := p.used[name]
-	p.mu.Unlock()
-	if used {
+	if p.marks.has(name) {
 		return errTokenUsed
 	}
 	// Not SETNX, which the Redis user may not be allowed to run.
@@ -114,18 +107,15 @@ func (p *portal) use(ctx context.Context, claims *jwt.RegisteredClaims, now time
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return fmt.Errorf("reserve a token in Redis: %w", err) // if Redis has stored the mark, it expires
 	}
-	lasts := claims.ExpiresAt.Sub(now) + time.Minute
-	marked, err := markScript.Run(ctx, p.rdb, []string{name}, own, lasts.Milliseconds()).Int()
+	lastsUntil := claims.ExpiresAt.Add(time.Minute) // for instances whose clocks are behind
+	marked, err := markScript.Run(ctx, p.rdb, []string{name}, own, lastsUntil.Sub(now).Milliseconds()).Int()
 	if err == nil && marked == 0 {
 		err = errors.New("it took too long")
 	}
 	if err != nil {
 		return fmt.Errorf("mark a token as used in Redis: %w", err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	maps.DeleteFunc(p.used, func(_ string, expires time.Time) bool { return now.After(expires) })
-	p.used[name] = claims.ExpiresAt.Time
+	p.marks.remember(name, lastsUntil)
 	return nil
 }
 

@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -40,9 +39,6 @@ const (
 var associated = []byte("smshooks session 1")
 
 var errNoSession = errors.New("no valid session")
-
-// maxSignOuts is the number of sign-outs that an instance remembers, to store them again if Redis loses them.
-const maxSignOuts = 10_000
 
 // session identifies the signed-in user. It does not contain the API key.
 type session struct {
@@ -81,14 +77,14 @@ func parseSession(plain []byte) (s session, ok bool) {
 // every instance can open every session. Each instance caches it: sessions survive an outage of Redis, and a Redis
 // that was emptied receives the key again.
 type sessions struct {
-	rdb  redis.UniversalClient
-	name string
+	rdb   redis.UniversalClient
+	name  string
+	marks *marks // of the sessions that were signed out
 
 	mu     sync.Mutex // not held during calls to Redis
 	key    []byte
 	aead   cipher.AEAD
-	readAt time.Time            // last attempt
-	ended  map[string]time.Time // expiry of the sessions signed out at this instance, by their key in Redis
+	readAt time.Time // last attempt
 }
 
 // signedOut returns the key in Redis that marks a session as signed out.
@@ -97,57 +93,21 @@ func (s *sessions) signedOut(in *session) string {
 	return s.name + ":ended:" + hex.EncodeToString(hash[:])
 }
 
-// end ends a session on every instance. After an error it has ended on this one only.
+// end ends a session on every instance. After an error it has ended on this one only, until Page.Run can store it.
 func (s *sessions) end(ctx context.Context, in *session) error {
 	name := s.signedOut(in)
-	s.mu.Lock()
-	if s.ended == nil {
-		s.ended = map[string]time.Time{}
-	}
-	s.ended[name] = in.expires
-	s.mu.Unlock()
-	return s.store(ctx, map[string]time.Time{name: in.expires})
+	s.marks.remember(name, in.expires)
+	return s.marks.store(ctx, map[string]time.Time{name: in.expires})
 }
 
 // hasEnded reports whether a session was signed out at any instance. Errors are from Redis.
 func (s *sessions) hasEnded(ctx context.Context, in *session) (bool, error) {
 	name := s.signedOut(in)
-	s.mu.Lock()
-	_, ended := s.ended[name]
-	s.mu.Unlock()
-	if ended {
+	if s.marks.has(name) {
 		return true, nil
 	}
 	n, err := s.rdb.Exists(ctx, name).Result()
 	return n > 0, err
-}
-
-// store saves sign-outs in Redis until the sessions expire.
-func (s *sessions) store(ctx context.Context, ended map[string]time.Time) error {
-	if len(ended) == 0 {
-		return nil
-	}
-	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for name, expires := range ended {
-			p.Set(ctx, name, "1", max(time.Until(expires), time.Second))
-		}
-		return nil
-	})
-	return err
-}
-
-// remembered returns the sign-outs of this instance whose sessions have not expired.
-func (s *sessions) remembered(now time.Time) map[string]time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.ended, func(_ string, expires time.Time) bool { return !now.Before(expires) })
-	for name := range s.ended {
-		if len(s.ended) <= maxSignOuts {
-			break
-		}
-		delete(s.ended, name)
-	}
-	return maps.Clone(s.ended)
 }
 
 // seal encrypts plain into a text that only open with the same purpose can read. Errors are from Redis.
@@ -201,9 +161,6 @@ func (s *sessions) current(ctx context.Context, age time.Duration) (cipher.AEAD,
 		return aead, nil
 	}
 	read, err := s.read(ctx, key)
-	if err == nil {
-		err = s.store(ctx, s.remembered(time.Now())) // in case Redis has lost them
-	}
 	if err != nil && aead != nil {
 		return aead, nil
 	}

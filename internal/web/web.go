@@ -49,6 +49,7 @@ type Options struct {
 // Page serves api.PagePath and all paths below. It is safe for concurrent use.
 type Page struct {
 	service  *api.Service
+	marks    *marks
 	sessions *sessions
 	portal   *portal
 	log      *zap.Logger
@@ -71,6 +72,7 @@ type route struct {
 
 // New returns the page.
 func New(o Options) *Page {
+	m := &marks{rdb: o.Redis, expiry: map[string]time.Time{}}
 	p := &Page{
 		service: o.Service, log: o.Log,
 		unread: outage.New(o.Log, "cannot check sessions of the account page; it answers 503",
@@ -78,8 +80,9 @@ func New(o Options) *Page {
 		unstored: outage.New(o.Log, "cannot store sign-ins and sign-outs of the account page; it answers 503",
 			"sign-ins and sign-outs of the account page are stored again"),
 		origins:  http.NewCrossOriginProtection(),
-		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key"},
-		portal:   newPortal(o.PortalSecret, o.Redis, o.KeyPrefix),
+		marks:    m,
+		sessions: &sessions{rdb: o.Redis, name: o.KeyPrefix + "web:session-key", marks: m},
+		portal:   newPortal(o.PortalSecret, m, o.KeyPrefix),
 		costly:   limit.New(userRate, userBurst),
 	}
 	p.files = loadFiles()
