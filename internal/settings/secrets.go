@@ -136,12 +136,12 @@ func (d *Document) Signing(at time.Time) bool {
 
 // Rotate returns the document with a new signing secret. The one before it stays
 // valid from now until grace has passed, or its own end if that is earlier. A
-// secret that cannot be used gives way to one that can. A
-// document that was rotated to this secret already stays as it is.
+// secret that cannot be used gives way to one that can. If the document was
+// rotated to this secret already, only a shorter grace changes it.
 func (d Document) Rotate(secret string, now time.Time, grace time.Duration) Document {
 	before := d.secrets()
 	if len(before) > 0 && before[0].text == secret {
-		return d
+		before = before[1:]
 	}
 	secrets := []signingSecret{{text: secret}}
 	if previous := newest(before[:min(len(before), countedSecrets)], now); previous != nil && grace > 0 {

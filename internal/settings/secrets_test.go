@@ -32,7 +32,10 @@ func TestRotate(t *testing.T) {
 		{"without grace", element(b, "null") + "," + element(a, "2026-02-28T00:00:00Z"), 0, element(c, "null")},
 		{"an earlier end is kept", element(a, "2026-02-27T12:30:00Z"), time.Hour, element(c, "null") + "," + element(a, "2026-02-27T12:30:00Z")},
 		{"expired secrets are removed", element(a, "2026-02-27T12:00:00Z"), time.Hour, element(c, "null")},
-		{"again", element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z"), time.Hour, element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z")},
+		{"again", element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z"), 24 * time.Hour, element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z")},
+		{"again, with a shorter grace", element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z"), time.Hour,
+			element(c, "null") + "," + element(b, "2026-02-27T13:00:00.000Z")},
+		{"again, without grace", element(c, "null") + "," + element(b, "2026-02-28T00:00:00Z"), 0, element(c, "null")},
 		{"one that signs nothing gives way", element("enc:v1:lost", "null") + "," + element(a, "null"), time.Hour,
 			element(c, "null") + "," + element(a, "2026-02-27T13:00:00.000Z")},
 	} {
