@@ -47,6 +47,8 @@ type fakes struct {
 
 	statesDown, keysDown, storeDown, logDown, kafkaDown bool
 
+	unanswered bool // updates are stored, but fail
+
 	updates  int
 	sent     []sender.Request
 	listed   deliverylog.Filter
@@ -85,6 +87,9 @@ func (f *fakes) Update(_ context.Context, user int64, change func(settings.Docum
 	d = change(d)
 	f.documents[user] = d
 	f.updates++
+	if f.unanswered {
+		return settings.Document{}, errUnreachable
+	}
 	return d, nil
 }
 

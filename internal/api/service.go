@@ -121,6 +121,7 @@ type Service struct {
 	turns      turns
 	recovering turns
 	testing    tests
+	unanswered unanswered
 	unknown    *limit.Limiter            // of requests with unknown keys, by client
 	failing    map[string]*outage.Outage // by operation; not changed after New
 }

@@ -2,11 +2,9 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/settings"
-	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 const (
@@ -17,15 +15,15 @@ const (
 )
 
 // RotateSecret creates a new signing secret for the user. It returns the secret, which is not shown again, and the time
-// until which the previous one is valid, nil if there is none.
+// until which the previous one is valid, nil if there is none. After an error the secret may be stored nevertheless,
+// and the next call for the user returns it instead of another one.
 func (s *Service) RotateSecret(ctx context.Context, userID int64,
 	grace time.Duration) (secret string, previousUntil *string, err error) {
-	key := make([]byte, newSecretBytes)
-	rand.Read(key) // never fails: see crypto/rand
-	secret = webhook.NewSecret(key)
 	now := time.Now()
+	secret = s.unanswered.take(userID, now)
 	d, err := s.update(ctx, userID, func(d settings.Document) settings.Document { return d.Rotate(secret, now, grace) })
 	if err != nil {
+		s.unanswered.keep(userID, secret, time.Now())
 		return "", nil, err
 	}
 	return secret, d.PreviousUntil(), nil

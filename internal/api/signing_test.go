@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/sender"
@@ -13,20 +14,23 @@ import (
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
+// rotate makes a new signing secret of user 42.
+func (s *server) rotate(t *testing.T, body string) (secret string, previousUntil *string) {
+	t.Helper()
+	w := s.post(t, "webhook-secret/rotate", body)
+	var reply struct{ Data rotateReply }
+	if err := json.Unmarshal(w.Body.Bytes(), &reply); err != nil || w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return reply.Data.Secret, reply.Data.PreviousValidUntil
+}
+
 func TestSecrets(t *testing.T) {
 	s := newServer(t, Options{})
 	s.outcomes[webhook.DLR], s.outcomes[webhook.Click] = sender.Outcome{Status: 200}, sender.Outcome{Status: 200}
 	url := "http://a"
 	s.documents[42] = settings.Document{DLRURL: &url, ClickURL: &url}
-	rotate := func(body string) (secret string, until *string) {
-		t.Helper()
-		w := s.post(t, "webhook-secret/rotate", body)
-		var reply struct{ Data rotateReply }
-		if err := json.Unmarshal(w.Body.Bytes(), &reply); err != nil || w.Code != 200 {
-			t.Fatalf("%d %s", w.Code, w.Body)
-		}
-		return reply.Data.Secret, reply.Data.PreviousValidUntil
-	}
+	rotate := func(body string) (string, *string) { t.Helper(); return s.rotate(t, body) }
 	ends := func(until *string, in time.Duration) {
 		t.Helper()
 		if until == nil {
@@ -72,6 +76,62 @@ func TestSecrets(t *testing.T) {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "whsec_") {
 			t.Errorf("a secret is logged: %s", text)
 		}
+	}
+}
+
+// TestRotateUnanswered checks that a rotation that failed although it was stored, and is repeated, does not end the
+// secret that the receiver knows.
+func TestRotateUnanswered(t *testing.T) {
+	s := newServer(t, Options{})
+	rotate := func(body string) (string, *string) { t.Helper(); return s.rotate(t, body) }
+	fail := func(times int) {
+		t.Helper()
+		s.unanswered = true
+		for range times {
+			want(t, s.post(t, "webhook-secret/rotate", ""), 503, "")
+		}
+		s.unanswered = false
+	}
+	stored := func() string { return *s.documents[42].SigningSecrets }
+	synctest.Test(t, func(t *testing.T) {
+		known, _ := rotate("")
+		fail(3)
+		time.Sleep(time.Second)
+		second, until := rotate("")
+		if until == nil || !strings.Contains(stored(), known) || !strings.Contains(stored(), second) {
+			t.Errorf("the known secret has ended: %s", stored())
+		}
+		third, _ := rotate("")
+		if third == second {
+			t.Error("a rotation that was answered is repeated")
+		}
+
+		fail(1)
+		fourth, until := rotate("grace=0s") // the third was leaked
+		if until != nil || strings.Contains(stored(), third) || !strings.Contains(stored(), fourth) {
+			t.Errorf("the secret before is valid without grace: %s", stored())
+		}
+
+		fail(1)
+		unseen := stored()
+		time.Sleep(unansweredLasts)
+		if last, _ := rotate(""); strings.Contains(unseen, last) {
+			t.Error("a secret is kept for too long")
+		}
+	})
+}
+
+func TestUnansweredSecretsAreLimited(t *testing.T) {
+	var u unanswered
+	now := time.Now()
+	for user := range int64(maxUnanswered + 10) {
+		u.keep(user+1, "whsec_", now)
+	}
+	if len(u.secrets) != maxUnanswered {
+		t.Errorf("%d secrets are kept, want %d", len(u.secrets), maxUnanswered)
+	}
+	if u.keep(1<<40, "whsec_x", now.Add(unansweredLasts)); len(u.secrets) != 1 || u.take(1<<40, now) != "whsec_x" {
+		t.Errorf("%d secrets are kept, want only the one that has not expired", len(u.secrets))
 	}
 }
 
