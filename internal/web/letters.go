@@ -199,7 +199,7 @@ func (p *Page) replay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if errors.Is(err, api.ErrUnavailable) {
-		text := textUnavailable
+		text := textUnsent
 		if n > 0 {
 			text = "Only " + plural(n, "event") + " resent. Please look at Deliveries before you resend the others."
 		}

@@ -147,7 +147,7 @@ func (p *Page) saveOptions(w http.ResponseWriter, r *http.Request) {
 		}
 		p.edit(w, r, &s, http.StatusUnprocessableEntity, settingsView{Options: f})
 	case err != nil:
-		onlyForm(http.StatusServiceUnavailable, textUnavailable)
+		onlyForm(http.StatusServiceUnavailable, textUnsaved)
 	default:
 		http.Redirect(w, r, settingsPath+"?done=options#options", http.StatusSeeOther)
 	}

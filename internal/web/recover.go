@@ -44,7 +44,7 @@ func (p *Page) recover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
+		p.views.message(w, http.StatusServiceUnavailable, textUnsent)
 		return
 	}
 	http.Redirect(w, r, back+"?done=recovering", http.StatusSeeOther)

@@ -222,7 +222,7 @@ func (p *Page) save(w http.ResponseWriter, r *http.Request) {
 		f.refuse(invalid)
 		p.edit(w, r, &s, http.StatusUnprocessableEntity, settingsView{Form: f.forget()})
 	case err != nil:
-		onlyForm(http.StatusServiceUnavailable, textUnavailable)
+		onlyForm(http.StatusServiceUnavailable, textUnsaved)
 	default:
 		http.Redirect(w, r, settingsPath+"?done=saved", http.StatusSeeOther)
 	}

@@ -28,6 +28,12 @@ const (
 	textSecret = "This is your new signing secret. Copy it now: it is not shown again."
 	textEnded  = "Your session has ended. Please sign in again."
 	textMany   = "Too many requests. Nothing was changed. Please wait a moment and try again."
+
+	// After a failure in the middle of a change, or of sending events again.
+	textUnsaved = "The service is temporarily unavailable. Your change may or may not have been saved. " +
+		"Please look at your settings in a moment, and try again if it was not."
+	textUnsent = "The service is temporarily unavailable. Some events may have been sent. " +
+		"Please look at Deliveries before you try again."
 )
 
 // signIn starts a session for a valid key.

@@ -46,7 +46,7 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	}
 	secret, until, err := p.service.RotateSecret(r.Context(), s.userID, grace)
 	if err != nil {
-		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
+		p.views.message(w, http.StatusServiceUnavailable, textUnsaved)
 		return
 	}
 	n := newSecret{UserID: s.userID, Secret: secret, Expires: time.Now().Add(secretLasts)}
@@ -109,7 +109,7 @@ func (p *Page) clearSecret(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := p.service.ClearSecret(r.Context(), s.userID); err != nil {
-		p.views.message(w, http.StatusServiceUnavailable, textUnavailable)
+		p.views.message(w, http.StatusServiceUnavailable, textUnsaved)
 		return
 	}
 	http.Redirect(w, r, settingsPath+"?done=unsigned#signing", http.StatusSeeOther)
