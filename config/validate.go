@@ -126,6 +126,9 @@ func (v *validator) redis() {
 			v.fail(s.name, "is set, but redis.master_name is not: only Sentinels need it", "redis.master_name")
 		}
 	}
+	if r.Username != "" && r.Password == "" { // the client would not log in
+		v.fail("redis.password", "must not be empty with redis.username", "redis.username")
+	}
 	if r.Sentinel.Username != "" && r.Sentinel.Password == "" {
 		v.fail("redis.sentinel.password", "must not be empty with redis.sentinel.username", "redis.sentinel.username")
 	}

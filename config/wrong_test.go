@@ -186,6 +186,10 @@ func TestWrongCombinations(t *testing.T) {
 			[]string{"redis.sentinel.password: must not be empty with redis.sentinel.username; redis.sentinel.username is from flag --redis.sentinel.username (from default)"},
 		},
 		{
+			"Redis's user alone", []string{"--redis.username=u"},
+			[]string{"redis.password: must not be empty with redis.username; redis.username is from flag --redis.username (from default)"},
+		},
+		{
 			"Sentinel and cluster", []string{"--redis.cluster", "--redis.master_name=m"},
 			[]string{"redis.master_name: is set together with redis.cluster: leave one out (from flag --redis.master_name)"},
 		},
