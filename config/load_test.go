@@ -120,7 +120,7 @@ func TestGoodValues(t *testing.T) {
 		{"KAFKA_BROKERS= a:9092 , b:9092", func(c *config.Config) any { return c.Kafka.Brokers }, "[a:9092 b:9092]"},
 		{"KAFKA_BROKERS=[::1]:9092,[::2]:9092", func(c *config.Config) any { return c.Kafka.Brokers }, "[[::1]:9092 [::2]:9092]"},
 		{"KAFKA_INSTANCE_ID=pod-1", func(c *config.Config) any { return c.Kafka.InstanceID }, "pod-1"},
-		{"KAFKA_TLS_INSECURE_SKIP_VERIFY=true", func(c *config.Config) any { return c.Kafka.TLS.InsecureSkipVerify }, "true"},
+		{"KAFKA_TLS_ENABLED=true", func(c *config.Config) any { return c.Kafka.TLS.Enabled }, "true"},
 		{"REDIS_KEY_PREFIX=", func(c *config.Config) any { return c.Redis.KeyPrefix + "|" }, "|"},
 		{"REDIS_PASSWORD=a=b, c", func(c *config.Config) any { return c.Redis.Password }, "a=b, c"},
 		{"RETRY_SCHEDULE=", func(c *config.Config) any { return len(c.Retry.Schedule) }, "0"},

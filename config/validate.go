@@ -98,8 +98,8 @@ func (v *validator) sasl() {
 	}
 }
 
-// tls checks a section of TLS settings. Files without TLS would be ignored and
-// the connection would not be encrypted.
+// tls checks a section of TLS settings. Without TLS the others would be ignored
+// and the connection would not be encrypted.
 func (v *validator) tls(section string, t TLS) {
 	enabled, ca, cert, key := section+".enabled", section+".ca_file", section+".cert_file", section+".key_file"
 	switch {
@@ -108,9 +108,18 @@ func (v *validator) tls(section string, t TLS) {
 	case t.CertFile == "" && t.KeyFile != "":
 		v.fail(key, "is set, but "+cert+" is not", cert)
 	}
-	for _, file := range []struct{ name, value string }{{ca, t.CAFile}, {cert, t.CertFile}, {key, t.KeyFile}} {
-		if file.value != "" && !t.Enabled {
-			v.fail(file.name, "is set, but "+enabled+" is not: set it to true or remove the file", enabled)
+	for _, s := range []struct {
+		name, what string
+		set        bool
+	}{
+		{ca, "file", t.CAFile != ""},
+		{cert, "file", t.CertFile != ""},
+		{key, "file", t.KeyFile != ""},
+		{section + ".server_name", "setting", t.ServerName != ""},
+		{section + ".insecure_skip_verify", "setting", t.InsecureSkipVerify},
+	} {
+		if s.set && !t.Enabled {
+			v.fail(s.name, "is set, but "+enabled+" is not: set it to true or remove the "+s.what, enabled)
 		}
 	}
 }

@@ -101,6 +101,10 @@ func TestWrongValues(t *testing.T) {
 		{"kafka.sasl.password", "p", `is set, but kafka.sasl.mechanism is not`},
 		{"kafka.tls.ca_file", "c", `is set, but kafka.tls.enabled is not: set it to true or remove the file`},
 		{"redis.tls.ca_file", "c", `is set, but redis.tls.enabled is not: set it to true or remove the file`},
+		{"kafka.tls.server_name", "s", `is set, but kafka.tls.enabled is not: set it to true or remove the setting`},
+		{"redis.tls.server_name", "s", `is set, but redis.tls.enabled is not: set it to true or remove the setting`},
+		{"kafka.tls.insecure_skip_verify", "true", `is set, but kafka.tls.enabled is not: set it to true or remove the setting`},
+		{"redis.tls.insecure_skip_verify", "true", `is set, but redis.tls.enabled is not: set it to true or remove the setting`},
 		{"redis.sentinel.password", "p", `is set, but redis.master_name is not: only Sentinels need it`},
 		{"secrets.previous_keys", goodKey, `is set, but secrets.key is not`},
 		{"secrets.previous_keys", goodKey + ",!!", "is not base64 (make one with `openssl rand -base64 32`)"},
@@ -179,6 +183,13 @@ func TestWrongCombinations(t *testing.T) {
 			[]string{
 				"kafka.tls.cert_file: is set, but kafka.tls.enabled is not: set it to true or remove the file (from flag --kafka.tls.cert_file)",
 				"kafka.tls.key_file: is set, but kafka.tls.enabled is not: set it to true or remove the file (from flag --kafka.tls.key_file)",
+			},
+		},
+		{
+			"verification without TLS", []string{"--kafka.tls.server_name=s", "--kafka.tls.insecure_skip_verify"},
+			[]string{
+				"kafka.tls.server_name: is set, but kafka.tls.enabled is not: set it to true or remove the setting (from flag --kafka.tls.server_name)",
+				"kafka.tls.insecure_skip_verify: is set, but kafka.tls.enabled is not: set it to true or remove the setting (from flag --kafka.tls.insecure_skip_verify)",
 			},
 		},
 		{
