@@ -283,15 +283,20 @@ func legalName() kind[string] {
 		format: same}
 }
 
-// network is a CIDR, or one address.
+// network is a CIDR, or one address. IPv4 in IPv6 form (::ffff:10.0.0.0/104) becomes IPv4, as the addresses do that are
+// looked up in it.
 func network() kind[netip.Prefix] {
 	return kind[netip.Prefix]{word: "CIDR", parse: func(s string) (netip.Prefix, error) {
 		if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+			addr = addr.Unmap()
 			return netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return netip.Prefix{}, fmt.Errorf("%q is neither a network nor an address (try 10.0.0.0/8)", s)
+		}
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		}
 		return p.Masked(), nil
 	}, format: netip.Prefix.String}

@@ -135,6 +135,12 @@ func TestGoodValues(t *testing.T) {
 			"DISPATCH_ALLOW_NETWORKS=127.0.0.1,10.1.2.3/8,::1,fd00::/8",
 			func(c *config.Config) any { return c.Dispatch.AllowNetworks }, "[127.0.0.1/32 10.0.0.0/8 ::1/128 fd00::/8]",
 		},
+		{
+			"DISPATCH_ALLOW_NETWORKS=::ffff:10.1.2.3/104,::ffff:127.0.0.1,::ffff:0:0/96,::ffff:0:0/95",
+			func(c *config.Config) any { return c.Dispatch.AllowNetworks }, "[10.0.0.0/8 127.0.0.1/32 0.0.0.0/0 ::fffe:0:0/95]",
+		},
+		{"DISPATCH_DENY_NETWORKS=::ffff:a00:0/104", func(c *config.Config) any { return c.Dispatch.DenyNetworks }, "[10.0.0.0/8]"},
+		{"API_TRUSTED_PROXIES=::ffff:10.0.0.1", func(c *config.Config) any { return c.API.TrustedProxies }, "[10.0.0.1/32]"},
 		{"DISPATCH_DENY_NETWORKS=10.0.0.0/8", func(c *config.Config) any { return c.Dispatch.DenyNetworks }, "[10.0.0.0/8]"},
 		{"DISPATCH_NAT64_PREFIXES=2001:db8:64::1/96", func(c *config.Config) any { return c.Dispatch.NAT64Prefixes }, "[2001:db8:64::/96]"},
 		{"DISPATCH_PORTS=443,8000-8999", func(c *config.Config) any { return c.Dispatch.Ports }, "[{443 443} {8000 8999}]"},
