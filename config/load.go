@@ -55,7 +55,7 @@ func Load(file string, environ []string, fs *pflag.FlagSet) (*Config, error) {
 		if from.origin.source == flagOf(s) && !s.secret {
 			c.flags = append(c.flags, Quote("--"+s.name+"="+strings.Join(from.texts, ",")))
 		}
-		if err := s.set(c, from.texts); err != nil {
+		if err := s.read(c, from.texts); err != nil {
 			bad[s.name] = true
 			problems = append(problems, Problem{s.name, err.Error(), from.origin.place()})
 		}

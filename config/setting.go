@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // setting is a row of the table. A scalar has one text, a list any number.
@@ -91,6 +92,15 @@ func hidden(s setting) setting {
 		return set(c, texts)
 	}
 	return s
+}
+
+// read is set for texts of the user. It rejects text that YAML cannot hold: what WriteYAML makes of it would be another
+// text when it is read back. WriteYAML masks secrets.
+func (s setting) read(c *Config, texts []string) error {
+	if !s.secret && slices.ContainsFunc(texts, func(text string) bool { return !utf8.ValidString(text) }) {
+		return errors.New("is not valid UTF-8")
+	}
+	return s.set(c, texts)
 }
 
 // texts returns the default in the form that set parses.

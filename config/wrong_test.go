@@ -213,6 +213,14 @@ func TestWrongCombinations(t *testing.T) {
 			[]string{`topics.click: "a_b" is also the topic of topics.dlr (from flag --topics.click)`},
 		},
 		{
+			"text that YAML cannot hold", []string{"--redis.key_prefix=a\xff:", "--kafka.group=\x85", "--kafka.brokers=a:1,b\xff:1", "--redis.password=\xff"},
+			[]string{
+				"kafka.brokers: is not valid UTF-8 (from flag --kafka.brokers)",
+				"kafka.group: is not valid UTF-8 (from flag --kafka.group)",
+				"redis.key_prefix: is not valid UTF-8 (from flag --redis.key_prefix)",
+			},
+		},
+		{
 			"more parallel than in flight", []string{"--dispatch.parallel=3000"},
 			[]string{"dispatch.max_in_flight: 2000 is less than dispatch.parallel, which is 3000 from flag --dispatch.parallel (from default)"},
 		},
