@@ -204,6 +204,20 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestReplayOfUsersWithOneID checks that an id which the gateway gave to events of two users stands for both.
+func TestReplayOfUsersWithOneID(t *testing.T) {
+	k := newKafka(t)
+	for _, user := range []int64{42, 43, 42} { // the first died again
+		l := letter{id: "order-7", kind: "dlr", reason: "attempts_exhausted", user: user}
+		if err := k.client.ProduceSync(t.Context(), l.record()).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := k.store().Replay(t.Context(), Filter{}); n != 2 || err != nil {
+		t.Errorf("%d replayed, %v; want 2", n, err)
+	}
+}
+
 // leaving is a guard that first cancels the caller's context and then admits everything.
 type leaving struct {
 	leave  context.CancelFunc

@@ -77,7 +77,7 @@ func (e *LimitError) Error() string {
 // began, and sends no stored event twice: when ctx ends, Run completes the current chunk first. Only a replay that was
 // killed, or lost Kafka, may send up to a chunk (500 events) again.
 func (s *Store) Run(ctx context.Context, r Run) (n int, err error) {
-	run := running{Run: r, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}, ends: map[int32]int64{}}
+	run := running{Run: r, store: s, seen: map[userEvent]*Candidate{}, reached: map[int32]int64{}, ends: map[int32]int64{}}
 	if run.partitions, err = s.partitions(ctx); err != nil {
 		return 0, err
 	}
@@ -106,7 +106,7 @@ type running struct {
 	Run
 	store      *Store
 	partitions [webhook.NumKinds]int
-	seen       map[string]*Candidate
+	seen       map[userEvent]*Candidate
 	ends       map[int32]int64 // by partition, when it began
 	reached    map[int32]int64 // by partition, behind the last event of the chunk
 	chunk      []*kgo.Record
@@ -115,6 +115,14 @@ type running struct {
 	sent       int
 }
 
+// userEvent identifies an event. The gateway may give the same id to events of several users.
+type userEvent struct {
+	userID int64
+	id     string
+}
+
+func (c *Candidate) event() userEvent { return userEvent{c.UserID, c.ID} }
+
 func (r *running) take(ctx context.Context, l *Letter) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("replay dead letters: %w", err) // many letters come with one poll
@@ -122,12 +130,12 @@ func (r *running) take(ctx context.Context, l *Letter) error {
 	if !l.CanReplay() {
 		return nil
 	}
-	if previous := r.seen[l.ID]; previous != nil {
-		previous.Partition, previous.Offset, previous.End = l.partition, l.offset, r.ends[l.partition]
+	candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, r.ends[l.partition]}
+	if previous := r.seen[candidate.event()]; previous != nil {
+		*previous = *candidate
 		return nil
 	}
-	candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, r.ends[l.partition]}
-	r.seen[l.ID] = candidate
+	r.seen[candidate.event()] = candidate
 	if r.Position != nil && l.offset < r.Position.next(l.partition) {
 		return nil // sent before; it is read again to detect duplicates
 	}
@@ -209,7 +217,7 @@ func (r *running) admit(ctx context.Context) error {
 			r.chunk[n], r.candidates[n] = r.chunk[i], c
 			n++
 		} else {
-			delete(r.seen, c.ID) // a newer dead letter of it may follow
+			delete(r.seen, c.event()) // a newer dead letter of it may follow
 		}
 	}
 	r.chunk, r.candidates = r.chunk[:n], r.candidates[:n]

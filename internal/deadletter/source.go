@@ -213,7 +213,7 @@ func (o *Origin) isBatch(r *kgo.Record) bool {
 // Resend replays events from the records that [Store.Source] finds, as Run does from dead letters. It skips those whose
 // records are gone, and returns how many events were stored. If there is an error, others may be stored too.
 func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n int, err error) {
-	run := running{Run: Run{Guard: guard}, store: s, seen: map[string]*Candidate{}, reached: map[int32]int64{}}
+	run := running{Run: Run{Guard: guard}, store: s, seen: map[userEvent]*Candidate{}, reached: map[int32]int64{}}
 	if run.partitions, err = s.partitions(ctx); err != nil {
 		return 0, err
 	}
@@ -222,12 +222,12 @@ func (s *Store) Resend(ctx context.Context, origins []Origin, guard Guard) (n in
 		if err != nil {
 			return run.sent, err
 		}
-		if r == nil || run.seen[o.ID] != nil {
+		if r == nil || run.seen[userEvent{o.UserID, o.ID}] != nil {
 			continue
 		}
 		l := s.letterOf(o, r)
 		candidate := &Candidate{l.UserID, l.ID, l.partition, l.offset, 0}
-		run.seen[l.ID] = candidate
+		run.seen[candidate.event()] = candidate
 		if err := run.add(ctx, l, candidate); err != nil {
 			return run.sent, err
 		}
