@@ -124,7 +124,7 @@ func replayCommand() *cobra.Command {
 			"can be replayed again later. Unreadable records (invalid_record) are never sent.\n\n" +
 			"With --position, an interrupted replay continues when the same command is run again. It covers the\n" +
 			"dead letters that existed when it first began. After a kill or a loss of Kafka, up to 500 events\n" +
-			"may be sent twice.",
+			"may be sent twice. After a kill, it continues two minutes later at the earliest.",
 		Example: "  smshooks deadletter replay --user 42 --kind dlr --since 2026-02-27T14:00:00Z --dry-run\n" +
 			"  smshooks deadletter replay --since 24h --position replay.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/smshooks/smshooks/config"
@@ -58,9 +59,9 @@ type replayGuard struct {
 // Admit implements deadletter.Guard.
 func (g replayGuard) Admit(ctx context.Context, events []*deadletter.Candidate) ([]bool, error) {
 	letters := lettersOf(events)
-	admitted, err := g.memory.Claim(ctx, letters)
-	if err != nil || g.userID == 0 {
-		return admitted, err
+	admitted, unsure := g.memory.Claim(ctx, letters)
+	if g.userID == 0 || unsure != nil && !errors.Is(unsure, replay.ErrUnconfirmed) {
+		return admitted, unsure
 	}
 	wanted := 0
 	for _, ok := range admitted {
@@ -70,7 +71,7 @@ func (g replayGuard) Admit(ctx context.Context, events []*deadletter.Candidate) 
 	}
 	granted, after, err := g.memory.Spend(ctx, g.userID, wanted, time.Now())
 	if err == nil && granted == wanted {
-		return admitted, nil
+		return admitted, unsure
 	}
 	if err == nil {
 		err = &deadletter.LimitError{After: after}
@@ -94,6 +95,15 @@ func (g replayGuard) Admit(ctx context.Context, events []*deadletter.Candidate) 
 func (g replayGuard) Stored(ctx context.Context, events []*deadletter.Candidate) {
 	// If it fails, the claims expire soon, and the events may be replayed while they are under way.
 	_ = g.memory.Stored(ctx, lettersOf(events))
+}
+
+// Failed implements deadletter.Guard.
+func (g replayGuard) Failed(ctx context.Context, events []*deadletter.Candidate) {
+	// If this fails, the claims expire soon, and the budget within the hour.
+	_ = g.memory.Release(ctx, lettersOf(events))
+	if g.userID != 0 {
+		_ = g.memory.Refund(ctx, g.userID, len(events), time.Now())
+	}
 }
 
 func lettersOf(events []*deadletter.Candidate) []replay.Letter {

@@ -239,6 +239,8 @@ func (g *leaving) Stored(ctx context.Context, events []*Candidate) {
 	}
 }
 
+func (g *leaving) Failed(context.Context, []*Candidate) {}
+
 // TestReplayOutlastsCaller checks that the fate of admitted events is recorded even if the caller leaves.
 func TestReplayOutlastsCaller(t *testing.T) {
 	k := newKafka(t)

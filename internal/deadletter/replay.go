@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -53,6 +54,9 @@ type Guard interface {
 	Admit(ctx context.Context, events []*Candidate) ([]bool, error)
 	// Stored is called with the admitted events that were stored, even if the caller has left.
 	Stored(ctx context.Context, events []*Candidate)
+	// Failed is called with the admitted events that were not acknowledged, even if the caller has left. They may be sent
+	// again, although the outcome of some may be unknown.
+	Failed(ctx context.Context, events []*Candidate)
 }
 
 // Candidate is an event to replay.
@@ -176,13 +180,7 @@ func (r *running) flush(ctx context.Context) error {
 		r.store.note(r.chunk[index])
 	}
 	r.sent += stored
-	if r.Guard != nil && stored > 0 {
-		candidates := make([]*Candidate, stored)
-		for i, index := range indices {
-			candidates[i] = r.candidates[index]
-		}
-		r.Guard.Stored(context.WithoutCancel(ctx), candidates)
-	}
+	r.report(context.WithoutCancel(ctx), indices)
 	r.chunk, r.candidates, r.size = nil, nil, 0
 	if err = cmp.Or(err, refused); err != nil || r.Position == nil {
 		return err
@@ -192,6 +190,24 @@ func (r *running) flush(ctx context.Context) error {
 		r.Position.Partitions[p] = Span{next, r.Position.Partitions[p].End}
 	}
 	return r.save()
+}
+
+// report tells the guard which events of the chunk were stored.
+func (r *running) report(ctx context.Context, stored []int) {
+	if r.Guard == nil {
+		return
+	}
+	candidates := make([]*Candidate, len(stored))
+	for i, index := range stored {
+		candidates[i], r.candidates[index] = r.candidates[index], nil
+	}
+	if len(candidates) > 0 {
+		r.Guard.Stored(ctx, candidates)
+	}
+	failed := slices.DeleteFunc(r.candidates, func(c *Candidate) bool { return c == nil })
+	if len(failed) > 0 {
+		r.Guard.Failed(ctx, failed)
+	}
 }
 
 // detach returns the context of a chunk that has begun. It continues even if the caller has left, because it must be

@@ -172,6 +172,8 @@ func (g *refusing) Admit(_ context.Context, events []*Candidate) (admitted []boo
 
 func (g *refusing) Stored(_ context.Context, events []*Candidate) { g.stored += len(events) }
 
+func (g *refusing) Failed(context.Context, []*Candidate) {}
+
 func TestResend(t *testing.T) {
 	k := newKafka(t)
 	s := k.store()

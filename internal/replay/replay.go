@@ -121,12 +121,19 @@ func (m *Memory) setTurn(ctx context.Context, key, token string, lasts time.Dura
 	return turnScript.Run(ctx, m.rdb, []string{key}, token, lasts.Milliseconds()).Err()
 }
 
+// ErrUnconfirmed means that another process has claimed some of the letters and not said whether their records were
+// stored: it is still working, or was killed. Its claims end within two minutes.
+var ErrUnconfirmed = errors.New("some of the events are being replayed now, or a replay of them was interrupted: " +
+	"try again in two minutes")
+
 // Claim reports for each letter whether it may be replayed now: not if its replay is still under way. A replay has
 // ended if the event has a newer dead letter. The caller confirms claims with Stored or releases them with Release.
+// With ErrUnconfirmed the answers count.
 func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	free := make([]bool, 0, len(letters))
 	args := redis.SetArgs{Mode: "NX", Get: true, TTL: claimed}
 	own := ":" + rand.Text() // the client may ask twice
+	var unconfirmed error
 	for part := range slices.Chunk(letters, batch) {
 		cmds := make([]*redis.StatusCmd, len(part))
 		_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -140,11 +147,15 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 		}
 		for i, cmd := range cmds {
 			previous, err := cmd.Result()
-			free = append(free, errors.Is(err, redis.Nil) ||
-				err == nil && (strings.HasSuffix(previous, own) || part[i].diedAfter(previous)))
+			ok := errors.Is(err, redis.Nil) ||
+				err == nil && (strings.HasSuffix(previous, own) || part[i].diedAfter(previous))
+			free = append(free, ok)
+			if !ok && strings.Count(previous, ":") > strings.Count(part[i].mark(), ":") {
+				unconfirmed = ErrUnconfirmed
+			}
 		}
 	}
-	return free, nil
+	return free, unconfirmed
 }
 
 // mark returns the value stored for a replay: it identifies the dead letters of the event that existed when it began.
@@ -229,6 +240,32 @@ func (m *Memory) Spend(ctx context.Context, userID int64, wanted int,
 	}
 	granted = int(got[0])
 	return granted, max(time.Duration(got[1])*time.Minute, time.Minute), nil
+}
+
+// refund gives events of a user's budget back, those spent last first.
+//
+// KEYS: the user's budget. ARGV: this minute, how many events.
+var refund = redis.NewScript(`
+local left = tonumber(ARGV[2])
+for i = 0, 60 do
+  local field = tostring(tonumber(ARGV[1]) - i)
+  local n = tonumber(redis.call('HMGET', KEYS[1], field)[1] or '0') or 0
+  local back = math.min(n, left)
+  if back > 0 then redis.call('HSET', KEYS[1], field, n - back) end
+  left = left - back
+  if left == 0 then break end
+end
+return left`)
+
+// Refund gives back n events of a user's budget that Spend has taken and that were not replayed.
+func (m *Memory) Refund(ctx context.Context, userID int64, n int, now time.Time) error {
+	if m.cfg.Limit == 0 || n == 0 {
+		return nil
+	}
+	if err := refund.Run(ctx, m.rdb, []string{m.user(userID) + "budget"}, now.Unix()/60, n).Err(); err != nil {
+		return fmt.Errorf("give the budget of replays back in Redis: %w", err)
+	}
+	return nil
 }
 
 // Limit is how many events a user may replay per hour, 0 if there is no limit.

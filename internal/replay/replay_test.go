@@ -2,6 +2,7 @@ package replay
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"testing"
@@ -23,7 +24,7 @@ func newMemory(t *testing.T, limit int) (*Memory, *miniredis.Miniredis) {
 func claim(t *testing.T, m *Memory, letters ...Letter) []bool {
 	t.Helper()
 	free, err := m.Claim(t.Context(), letters)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrUnconfirmed) {
 		t.Fatal(err)
 	}
 	return free
@@ -60,10 +61,33 @@ func TestClaim(t *testing.T) {
 	if free := claim(t, m, b); !free[0] {
 		t.Error("a released claim still holds")
 	}
-	mini.FastForward(claimed + time.Second) // its process ended
-	if free := claim(t, m, b); !free[0] {
-		t.Error("a claim that was not confirmed holds for ever")
+	if free, err := m.Claim(t.Context(), []Letter{a, b}); !errors.Is(err, ErrUnconfirmed) || free[0] || free[1] {
+		t.Errorf("%v, %v: the claim of b is not confirmed", free, err)
 	}
+	mini.FastForward(claimed + time.Second) // its process ended
+	if free, err := m.Claim(t.Context(), []Letter{a, b}); err != nil || free[0] || !free[1] {
+		t.Errorf("%v, %v: a claim that was not confirmed holds for ever, or one that was does not", free, err)
+	}
+}
+
+// TestRefund checks that events which were not sent can be sent in the same hour, whatever minute they were taken in.
+func TestRefund(t *testing.T) {
+	m, _ := newMemory(t, 100)
+	now := time.Now()
+	spend := func(wanted, want int, at time.Time) {
+		t.Helper()
+		if n, _, err := m.Spend(t.Context(), 42, wanted, at); err != nil || n != want {
+			t.Errorf("%d granted, %v; want %d", n, err, want)
+		}
+	}
+	spend(60, 60, now)
+	spend(60, 40, now.Add(time.Minute))
+	if err := m.Refund(t.Context(), 42, 70, now.Add(2*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	spend(100, 70, now.Add(2*time.Minute))
+	spend(1, 0, now.Add(2*time.Minute))
+	spend(100, 30, now.Add(61*time.Minute)) // what was taken in the first minute and not given back
 }
 
 // TestClaimWithoutADeadLetter checks that an event is not sent from its source record while any replay of it is under
