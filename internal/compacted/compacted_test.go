@@ -169,6 +169,13 @@ type followed struct {
 func (f *followed) ConfigLag(_ string, n int64) { f.mu.Lock(); f.lag = n; f.measured++; f.mu.Unlock() }
 func (f *followed) UnreadableRecord(string)     { f.mu.Lock(); f.unreadable++; f.mu.Unlock() }
 
+// counted returns the numbers of calls, of fresh records, and of unreadable ones.
+func (f *followed) counted() (voids, ends, fresh, unreadable int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.voids, f.ends, f.fresh, f.unreadable
+}
+
 func (f *followed) has(values ...string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -232,12 +239,18 @@ func TestFollow(t *testing.T) {
 	k.write(k.client, 0, 3)
 	k.write(k.client, 10, 12) // unreadable
 	follower, f := k.follow()
-	k.eventually("existing records", func() bool { return f.has("0", "1", "2") && f.ends == 1 && f.fresh == 0 && f.unreadable == 2 })
+	k.eventually("existing records", func() bool {
+		_, ends, fresh, unreadable := f.counted()
+		return f.has("0", "1", "2") && ends == 1 && fresh == 0 && unreadable == 2
+	})
 	k.write(k.client, 3, 4)
 	if err := follower.Reader().CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	k.eventually("later records", func() bool { return f.has("0", "1", "2", "3") && f.fresh == 1 })
+	k.eventually("later records", func() bool {
+		_, _, fresh, _ := f.counted()
+		return f.has("0", "1", "2", "3") && fresh == 1
+	})
 }
 
 // TestFollowRecreated checks that the records of a deleted topic are void as soon as the new one is read.
@@ -255,9 +268,9 @@ func TestFollowRecreated(t *testing.T) {
 	})
 	k.kafka.CreateCompacted(topic)
 	k.write(k.kafka.Open(), 7, 8)
-	k.eventually("the new topic", func() bool { return f.has("7") })
-	if f.voids != 2 || f.ends != 2 {
-		t.Errorf("%d beginnings that void, %d ends, want 2 each", f.voids, f.ends)
+	k.eventually("the new topic", func() bool { _, ends, _, _ := f.counted(); return f.has("7") && ends == 2 })
+	if voids, _, _, _ := f.counted(); voids != 2 {
+		t.Errorf("%d beginnings that void, want 2", voids)
 	}
 	if now, err := Describe(t.Context(), k.kafka.Open(), topic); err != nil || follower.ID() != now.ID || previous == now.ID {
 		t.Errorf("the follower reads %x after %x, the topic is %x, %v", follower.ID(), previous, now.ID, err)
@@ -301,14 +314,14 @@ func TestFollowAgain(t *testing.T) {
 	})
 	again <- errors.New("once more")
 	k.eventually("another reading", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.begins == 2 })
-	if !follower.Read() || f.voids != 1 || !f.has("0", "1", "2", "3", "4") {
-		t.Errorf("read %v, %d void", follower.Read(), f.voids)
+	if voids, _, _, _ := f.counted(); !follower.Read() || voids != 1 || !f.has("0", "1", "2", "3", "4") {
+		t.Errorf("read %v, %d void", follower.Read(), voids)
 	}
 	if err := follower.tolerate(t.Context(), fmt.Errorf("poll: %w", &kgo.ErrDataLoss{Topic: topic})); err == nil {
 		t.Fatal("reading continues after records were lost")
 	}
 	again <- errors.New("once more")
-	k.eventually("a void beginning", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.voids == 2 && f.ends == 2 })
+	k.eventually("a void beginning", func() bool { voids, ends, _, _ := f.counted(); return voids == 2 && ends == 2 })
 }
 
 func TestVersion(t *testing.T) {
