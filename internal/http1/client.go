@@ -95,6 +95,7 @@ func (c *Client) Post(
 			return status, err
 		}
 		c.pool.closedByPeer(cn)
+		body.reset() // a 408 of the lost connection is not the reply
 		if !errors.Is(err, errStale) {
 			break // the peer may have received it, so repeat it only once
 		}

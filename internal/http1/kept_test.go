@@ -39,9 +39,9 @@ func aged(c *Client, d time.Duration) {
 }
 
 // TestRepeatOnNewConnection checks that a request is repeated once if a reused connection fails before the first byte
-// of a reply.
+// of a reply, and that nothing is kept of a reply before the repeat.
 func TestRepeatOnNewConnection(t *testing.T) {
-	const late = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+	const late = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlate"
 	tests := map[string]struct {
 		second      func(net.Conn, int32) bool // answers the second request, which is the first on a reused connection
 		status      int
@@ -68,7 +68,11 @@ func TestRepeatOnNewConnection(t *testing.T) {
 				c := newClient(t, nil)
 				mustPost(t, c, Host{Address: p.Addr})
 				message := fmt.Sprintf("POST / HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
-				status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(message), nil)
+				var body Beginning
+				status, err := c.Post(t.Context(), soon(), Host{Address: p.Addr}, []byte(message), &body)
+				if kept, _ := body.Bytes(); len(kept) != 0 {
+					t.Errorf("the body begins with %q, want it empty", kept)
+				}
 				if status != test.status || (err == nil) != (status != 0) || p.Requests.Load() != test.requests || p.Connections.Load() != test.connections {
 					t.Errorf("%d, %v with %d requests on %d connections, want %d with %d on %d",
 						status, err, p.Requests.Load(), p.Connections.Load(), test.status, test.requests, test.connections)
