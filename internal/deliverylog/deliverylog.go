@@ -107,24 +107,31 @@ type writer struct {
 // lists are the new lines of one kind of list.
 type lists struct {
 	prefix string
-	lines  map[int64][]any     // by user
+	lines  map[int64]lines     // by user
 	expiry map[int64]time.Time // of users' lists, as set last
 }
 
-func newLists(prefix string) lists { return lists{prefix, map[int64][]any{}, map[int64]time.Time{}} }
+// lines are the new lines of a user's list.
+type lines struct {
+	text []any
+	rows int // rows of the batch among them, without copies of rows in another list
+}
+
+func newLists(prefix string) lists { return lists{prefix, map[int64]lines{}, map[int64]time.Time{}} }
 
 func (l *lists) key(userID int64) string { return key(l.prefix, userID) }
 
-func (l *lists) add(a *event.LogEntry, line []byte) {
-	l.lines[a.UserID] = append(l.lines[a.UserID], line)
+func (l *lists) add(a *event.LogEntry, line []byte, rows int) {
+	of := l.lines[a.UserID]
+	l.lines[a.UserID] = lines{append(of.text, line), of.rows + rows}
 }
 
 func (w *writer) add(to *lists, a *event.LogEntry) {
 	w.rows++
 	line := encode(a)
-	to.add(a, line)
+	to.add(a, line, 1)
 	if to == &w.attempts && (a.Waited || a.Fate == webhook.Retry) {
-		w.notes.add(a, line)
+		w.notes.add(a, line, 0)
 	}
 	if hasReply(a) {
 		w.byReply[a.UserID] = append(w.byReply[a.UserID], encodeReply(a))
@@ -172,10 +179,12 @@ func (w *writer) take() bool {
 func (w *writer) write() {
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
-	err := w.push(ctx)
+	dropped, err := w.push(ctx)
+	if dropped > 0 {
+		w.dropped(dropped)
+	}
 	if err != nil {
-		w.dropped(w.rows)
-		w.failing.Fail(err, zap.Int("attempts", w.rows))
+		w.failing.Fail(err, zap.Int("attempts", dropped))
 	} else {
 		w.failing.Recover()
 	}
@@ -190,60 +199,92 @@ type pushed struct {
 	*lists
 	user   int64
 	length *redis.IntCmd
+	expire *redis.BoolCmd // nil if the expiry was not renewed
 }
 
-// push writes the lines. It trims lists and renews their expiry only when necessary.
-func (w *writer) push(ctx context.Context) error {
+// push writes the lines. It trims lists and renews their expiry only when necessary. It returns the number of rows that
+// were not stored, and the error, which may concern a few lists only.
+func (w *writer) push(ctx context.Context) (dropped int, err error) {
 	now := time.Now()
 	var all []pushed
-	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	replies := make(map[string]*redis.IntCmd, len(w.byReply))
+	_, err = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, l := range []*lists{&w.attempts, &w.notes} {
-			for user, lines := range l.lines {
-				all = append(all, pushed{l, user, p.LPush(ctx, l.key(user), lines[max(0, len(lines)-PerUser):]...)})
+			for user, of := range l.lines {
+				list := pushed{lists: l, user: user}
+				list.length = p.LPush(ctx, l.key(user), of.text[max(0, len(of.text)-PerUser):]...)
 				if now.Sub(l.expiry[user]) > refresh {
-					p.Expire(ctx, l.key(user), Keep+refresh)
+					list.expire = p.Expire(ctx, l.key(user), Keep+refresh)
 					l.expiry[user] = now
 				}
+				all = append(all, list)
 			}
 		}
-		for user, replies := range w.byReply {
+		for user, text := range w.byReply {
 			key := w.replyKey(user)
-			p.LPush(ctx, key, replies[max(0, len(replies)-RepliesPerUser):]...)
+			replies[key] = p.LPush(ctx, key, text[max(0, len(text)-RepliesPerUser):]...)
 			p.LTrim(ctx, key, 0, RepliesPerUser-1)
 			p.Expire(ctx, key, Keep+refresh)
 		}
 		return nil
 	})
 	if err != nil {
-		clear(w.attempts.expiry) // some rows may be stored
-		clear(w.notes.expiry)
-		for _, l := range all {
-			if redis.HasErrorPrefix(l.length.Err(), "WRONGTYPE") { // another program wrote it, and every later write would fail
-				err = errors.Join(err, w.rdb.Del(ctx, l.key(l.user)).Err(), w.rdb.Del(ctx, w.replyKey(l.user)).Err())
-			}
-		}
-		return err
+		err = errors.Join(err, w.repair(ctx, all, replies))
 	}
-	_, err = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, l := range all {
-			switch lines := int64(min(len(l.lines[l.user]), PerUser)); {
-			case l.length.Val() > PerUser+slack:
-				p.LTrim(ctx, l.key(l.user), 0, PerUser-1)
-			case l.length.Val() == lines && !l.expiry[l.user].Equal(now): // a new list: it expired, or Redis was emptied
-				p.Expire(ctx, l.key(l.user), Keep+refresh)
-			}
-		}
-		return nil
-	})
+	dropped = w.trim(ctx, all, now)
 	for _, l := range []*lists{&w.attempts, &w.notes} {
 		if len(l.expiry) > maxExpiry {
 			clear(l.expiry)
 		}
 	}
+	return dropped, err
+}
+
+// repair deletes the keys that are not lists: another program wrote them, and every later write would fail.
+func (w *writer) repair(ctx context.Context, all []pushed, replies map[string]*redis.IntCmd) error {
+	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, l := range all {
+			if redis.HasErrorPrefix(l.length.Err(), "WRONGTYPE") {
+				p.Del(ctx, l.key(l.user))
+			}
+		}
+		for key, length := range replies {
+			if redis.HasErrorPrefix(length.Err(), "WRONGTYPE") {
+				p.Del(ctx, key)
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// trim trims the lists that were extended and have become too long, and lets new ones expire. It returns the number of
+// rows of the lists that were not extended.
+func (w *writer) trim(ctx context.Context, all []pushed, now time.Time) (dropped int) {
+	_, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, l := range all {
+			of := l.lines[l.user]
+			switch {
+			case l.length.Err() != nil:
+				dropped += of.rows
+				delete(l.expiry, l.user) // some rows may be stored
+				continue
+			case l.expire != nil && l.expire.Err() != nil:
+				delete(l.expiry, l.user)
+			}
+			switch stored := int64(min(len(of.text), PerUser)); {
+			case l.length.Val() > PerUser+slack:
+				p.LTrim(ctx, l.key(l.user), 0, PerUser-1)
+			case l.length.Val() == stored && !l.expiry[l.user].Equal(now): // a new list: it expired, or Redis was emptied
+				p.Expire(ctx, l.key(l.user), Keep+refresh)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		w.log.Warn("cannot trim the delivery log; retrying with the next attempts", zap.Error(err))
 	}
-	return nil
+	return dropped
 }
 
 func key(prefix string, userID int64) string { return prefix + strconv.FormatInt(userID, 10) }

@@ -14,9 +14,13 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/internal/event"
+	"github.com/smshooks/smshooks/internal/outage"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -255,6 +259,60 @@ func TestForeignKey(t *testing.T) {
 	stop()
 	if got := list(t, l, 42, Filter{}); len(got) != 1 {
 		t.Errorf("%d attempts are kept, want the second", len(got))
+	}
+}
+
+// TestForeignKeyOfOneUser checks that a key of another type costs only the rows of its own list, that the lists of all
+// other users are trimmed nevertheless, and that the key is deleted.
+func TestForeignKeyOfOneUser(t *testing.T) {
+	for prefix, dropped := range map[string]int{"deliveries:": 1, "notes:": 1, "replies:": 0} {
+		mini := miniredis.RunT(t)
+		rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+		defer rdb.Close()
+		core, lines := observer.New(zapcore.InfoLevel)
+		log := zap.New(core)
+		got := 0
+		l := New(rdb, "", func(n int) { got += n }, log)
+		w := writer{Log: l, attempts: newLists(l.attempts), notes: newLists(l.notes), byReply: map[int64][]any{}, failing: outage.New(log, "fails", "works")}
+		write := func(n int) {
+			for i := range PerUser {
+				a := attempt(2, n+i, webhook.DLR, "")
+				w.add(&w.attempts, &a)
+				w.add(&w.notes, &a)
+			}
+			a := attempt(1, n, webhook.DLR, "http 503")
+			a.Fate = webhook.Retry // so it is a note, too
+			w.add(&w.attempts, &a)
+			a.Number, a.Status, a.Fate = 0, 0, webhook.Overflow
+			w.add(&w.notes, &a)
+			w.write()
+		}
+		write(0)
+		for range 2 {
+			mini.Del(prefix + "1")
+			if err := mini.Set(prefix+"1", "text"); err != nil {
+				t.Fatal(err)
+			}
+			write(1)
+			if mini.Exists(prefix + "1") {
+				t.Errorf("%s1 is not deleted", prefix)
+			}
+		}
+		for _, key := range []string{"deliveries:2", "notes:2"} {
+			if rows, err := mini.List(key); len(rows) != PerUser || err != nil {
+				t.Errorf("%s1: %s has %d rows, %v, want it trimmed to %d", prefix, key, len(rows), err, PerUser)
+			}
+		}
+		if got != 2*dropped {
+			t.Errorf("%s1: %d rows are dropped, want %d", prefix, got, 2*dropped)
+		}
+		write(2)
+		if rows, err := mini.List(prefix + "1"); len(rows) == 0 || err != nil || got != 2*dropped {
+			t.Errorf("%s1 has %d rows, %v, and %d rows are dropped after its repair", prefix, len(rows), err, got)
+		}
+		if messages := lines.All(); len(messages) != 2 || messages[0].Message != "fails" || messages[1].Message != "works" {
+			t.Errorf("%s1: %v, want one outage", prefix, messages)
+		}
 	}
 }
 
