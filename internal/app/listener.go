@@ -2,17 +2,22 @@ package app
 
 import (
 	"container/list"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/smshooks/smshooks/internal/api/limit"
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 // busyAtLeast is the time for which a connection must have been busy to give way. Nearly all requests take far less, so
 // a burst of them from one address, such as that of a proxy, ends in peace. Slow bodies and hung requests do not.
 const busyAtLeast = 5 * time.Second
+
+// acceptPause and acceptPauseMost are the first and the longest pause after an error of Accept.
+const acceptPause, acceptPauseMost = 5 * time.Millisecond, time.Second
 
 // limitedListener limits the number of open connections. A new connection above the limit closes an idle one: the
 // oldest of the client that has the most. If all are busy, it waits, unless another client has more than an eighth of
@@ -20,7 +25,9 @@ const busyAtLeast = 5 * time.Second
 // that has been busy for busyAtLeast.
 type limitedListener struct {
 	net.Listener
-	most int
+	most    int
+	failing *outage.Outage
+	closing chan struct{} // closed by Close
 
 	mu     sync.Mutex
 	room   sync.Cond  // signalled when a connection or the listener was closed
@@ -42,15 +49,18 @@ type limitedConn struct {
 	since  time.Time // when busy changed
 }
 
-func limitListener(l net.Listener, most int) *limitedListener {
-	limited := &limitedListener{Listener: l, most: max(1, most), conns: list.New(), of: map[string]*clientConns{}}
+func limitListener(l net.Listener, most int, failing *outage.Outage) *limitedListener {
+	limited := &limitedListener{
+		Listener: l, most: max(1, most), failing: failing, closing: make(chan struct{}),
+		conns: list.New(), of: map[string]*clientConns{},
+	}
 	limited.room.L = &limited.mu
 	return limited
 }
 
 // Accept implements net.Listener.
 func (l *limitedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
+	c, err := l.accept()
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +86,32 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	limited.place = l.conns.PushBack(limited)
 	l.count(limited, 1)
 	return limited, nil
+}
+
+// accept returns the next connection, or an error after Close. It retries after all other errors, because net/http
+// retries only after temporary ones, and otherwise stops serving.
+func (l *limitedListener) accept() (net.Conn, error) {
+	for pause := acceptPause; ; pause = min(2*pause, acceptPauseMost) {
+		c, err := l.Listener.Accept()
+		if err == nil {
+			l.failing.Recover()
+			return c, nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return nil, err
+		}
+		select {
+		case <-l.closing: // err may be due to it
+			return nil, net.ErrClosed
+		default:
+		}
+		l.failing.Fail(err)
+		select {
+		case <-l.closing:
+			return nil, net.ErrClosed
+		case <-time.After(pause):
+		}
+	}
 }
 
 // clientOf returns the client of c: an IPv4 address, or an IPv6 /64 network, which one client may own.
@@ -158,7 +194,10 @@ func (l *limitedListener) drop(c *limitedConn) {
 // Close implements net.Listener.
 func (l *limitedListener) Close() error {
 	l.mu.Lock()
-	l.closed = true
+	if !l.closed {
+		l.closed = true
+		close(l.closing)
+	}
 	l.room.Broadcast()
 	l.mu.Unlock()
 	return l.Listener.Close()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/smshooks/smshooks/config"
 )
@@ -32,7 +35,7 @@ func serveLimited(l net.Listener, most int) (entered, slow chan struct{}, end fu
 			<-slow
 		}
 	})
-	serving.Go(func() { serveHTTP(ctx, l, h, most, time.Second, time.Second) })
+	serving.Go(func() { serveHTTP(ctx, l, h, most, time.Second, time.Second, zap.NewNop()) })
 	return entered, slow, func() { stop(); serving.Wait() }
 }
 
@@ -226,6 +229,56 @@ func TestBusyConnectionsAreShared(t *testing.T) {
 			t.Errorf("the only connection of a client: %v, want it answered", err)
 		}
 		end()
+	})
+}
+
+// failing is a listener of which the first calls of Accept fail.
+type failing struct {
+	*clientPipes
+	times int
+}
+
+func (l *failing) Accept() (net.Conn, error) {
+	if l.times > 0 {
+		l.times--
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.ENOBUFS)}
+	}
+	return l.clientPipes.Accept()
+}
+
+// TestAcceptFails checks that connections are accepted again after errors of Accept, that these are logged once, and
+// that the end of serving does not wait for the pause.
+func TestAcceptFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, lines := observer.New(zapcore.InfoLevel)
+		serve := func(l net.Listener) (end func()) {
+			ctx, stop := context.WithCancel(context.Background())
+			var serving sync.WaitGroup
+			serving.Go(func() { serveHTTP(ctx, l, http.NotFoundHandler(), 10, time.Second, time.Second, zap.New(core)) })
+			return func() { stop(); serving.Wait() }
+		}
+		l := &failing{newClientPipes(), 10}
+		end := serve(l)
+		const pauses = 5 + 10 + 20 + 40 + 80 + 160 + 320 + 640 + 1000 + 1000 // ms
+		select {
+		case l.conns <- nil:
+			t.Error("a connection is accepted without a pause")
+		case <-time.After(pauses*time.Millisecond - 1):
+		}
+		served(t, l.clientPipes, "192.0.2.3", 1)
+		served(t, l.clientPipes, "192.0.2.3", 0)
+		end()
+		if got := lines.TakeAll(); len(got) != 2 || got[0].Level != zapcore.WarnLevel || got[1].Level != zapcore.InfoLevel {
+			t.Errorf("%v, want the beginning and the end of an outage", got)
+		}
+
+		end = serve(&failing{newClientPipes(), 1000})
+		time.Sleep(pauses*time.Millisecond + time.Millisecond)
+		began := time.Now()
+		end()
+		if took := time.Since(began); took != 0 || lines.Len() != 1 {
+			t.Errorf("serving ended after %v with the lines %v", took, lines.All())
+		}
 	})
 }
 

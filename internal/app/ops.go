@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/outage"
 )
 
 const (
@@ -120,8 +122,11 @@ const minWriteTimeout = 2 * time.Minute
 
 // serveHTTP serves h on l until ctx ends, then waits for requests in flight for at most wait. slowest is how long a
 // handler may take. At most maxConns connections are open.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, maxConns int, slowest, wait time.Duration) {
-	limited := limitListener(l, maxConns)
+func serveHTTP(
+	ctx context.Context, l net.Listener, h http.Handler, maxConns int, slowest, wait time.Duration, log *zap.Logger,
+) {
+	limited := limitListener(l, maxConns, outage.New(log.With(zap.Stringer("addr", l.Addr())),
+		"cannot accept connections; retrying", "connections are accepted again"))
 	server := &http.Server{
 		Handler: h, ConnState: limited.changed, MaxHeaderBytes: 32 << 10,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,

@@ -100,7 +100,7 @@ func TestClientReadsNothing(t *testing.T) {
 			}
 		})
 		var serving sync.WaitGroup
-		serving.Go(func() { serveHTTP(ctx, &single{conn: far}, h, 10, time.Second, time.Second) })
+		serving.Go(func() { serveHTTP(ctx, &single{conn: far}, h, 10, time.Second, time.Second, zap.NewNop()) })
 		if _, err := near.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}

@@ -169,13 +169,13 @@ func (a *App) serveOps(ctx context.Context, l net.Listener) {
 		level = levelHandler(a.LogLevel, a.Log)
 	}
 	a.Log.Info("operations listener started", zap.String("addr", l.Addr().String()))
-	serveHTTP(ctx, l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, opsTimeout)
+	serveHTTP(ctx, l, opsHandler(a.Registry, a.checks(), level), opsConnections, probeTimeout, opsTimeout, a.Log)
 }
 
 // serveAPI serves the API until ctx ends, and then waits at most wait for requests in flight.
 func (a *App) serveAPI(ctx context.Context, l net.Listener, wait time.Duration) {
 	a.Log.Info("API listener started", zap.String("addr", l.Addr().String()))
-	serveHTTP(ctx, l, a.api.handler, a.share.api, a.Config.Dispatch.Timeout, wait)
+	serveHTTP(ctx, l, a.api.handler, a.share.api, a.Config.Dispatch.Timeout, wait, a.Log)
 	a.api.letters.Close()
 }
 
