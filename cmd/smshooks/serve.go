@@ -181,6 +181,18 @@ func reload(a *app.App, log *zap.Logger) {
 	}
 }
 
+// reachable returns the local address of a listener on addr. Like fromHere, it names the loopback address for all.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
 // readyCommand queries /readyz, for health checks of images without a shell.
 func readyCommand() *cobra.Command {
 	return &cobra.Command{
@@ -191,8 +203,9 @@ func readyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client := &http.Client{Timeout: 3 * time.Second}
-			resp, err := client.Get("http://" + cfg.Ops.Addr + "/readyz")
+			// A proxy of the environment is not for the service itself.
+			client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+			resp, err := client.Get("http://" + reachable(cfg.Ops.Addr) + "/readyz")
 			if err != nil {
 				return fmt.Errorf("ops.addr: %w", err)
 			}

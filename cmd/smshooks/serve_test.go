@@ -3,6 +3,10 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
 	"reflect"
 	"slices"
 	"strings"
@@ -44,6 +48,47 @@ func TestNextSteps(t *testing.T) {
 	}
 	if steps := nextSteps("smshooks", cfg, nil); steps != "" {
 		t.Errorf("without an API:\n%s", steps)
+	}
+}
+
+// TestReachable checks that a listener on all addresses is queried on the loopback address.
+func TestReachable(t *testing.T) {
+	for addr, want := range map[string]string{
+		":9464": "127.0.0.1:9464", "0.0.0.0:9464": "127.0.0.1:9464", "[::]:9464": "127.0.0.1:9464", "127.0.0.2:9464": "127.0.0.2:9464",
+		"[::1]:9464": "[::1]:9464", "localhost:9464": "localhost:9464", "9464": "9464",
+	} {
+		if got := reachable(addr); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+}
+
+// TestReadyUsesNoProxy checks that the health check queries the service itself, although the environment names a proxy.
+// The proxy is read once for each process, so the command runs in another one.
+func TestReadyUsesNoProxy(t *testing.T) {
+	const variable = "SMSHOOKS_TEST_READY"
+	if addr := os.Getenv(variable); addr != "" {
+		os.Unsetenv(variable)
+		os.Exit(run(t.Context(), []string{"ready", "--ops.addr=" + addr}, os.Stdout, os.Stderr))
+	}
+	asked := func(text string) *httptest.Server {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, text) }))
+		t.Cleanup(s.Close)
+		return s
+	}
+	ops, proxy := asked("ready"), asked("proxy")
+	_, port, err := net.SplitHostPort(ops.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The environment's proxy is never used for the loopback address, so a name that does not exist is tried, too.
+	for _, addr := range []string{"0.0.0.0:" + port, ":" + port, "smshooks.invalid:" + port} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestReadyUsesNoProxy$")
+		cmd.Env = append(os.Environ(), variable+"="+addr, "HTTP_PROXY="+proxy.URL, "http_proxy="+proxy.URL, "NO_PROXY=", "no_proxy=")
+		out, err := cmd.CombinedOutput()
+		if invalid := strings.Contains(addr, "invalid"); (err == nil) == invalid || strings.Contains(string(out), "proxy") {
+			t.Errorf("--ops.addr=%s: %v: %s", addr, err, out)
+		}
 	}
 }
 
