@@ -96,9 +96,10 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 	return cmd
 }
 
-// release begins a recovery and prints its progress until it is done or ctx ends.
+// release begins a recovery and prints its progress until it is done or ctx ends. If ctx ends before the recovery has
+// begun, or begun only in part, it returns the error.
 func release(ctx context.Context, cmd *cobra.Command, admin *app.Admin, s app.Selection) error {
-	shown := int64(-1)
+	shown := int64(-1) // -1: none, so the recovery has not begun
 	n, err := admin.Release(ctx, s, func(ids []string) {
 		for _, id := range ids {
 			fmt.Fprintln(cmd.OutOrStdout(), id)
@@ -109,7 +110,7 @@ func release(ctx context.Context, cmd *cobra.Command, admin *app.Admin, s app.Se
 			shown = released
 		}
 	})
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && shown >= 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the running instances continue")
 		return nil
 	}

@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 func TestReleaseFlags(t *testing.T) {
@@ -51,5 +55,43 @@ func TestReleaseRefuses(t *testing.T) {
 		if code := run(t.Context(), append([]string{"retry", "release"}, strings.Fields(line)...), &out, &out); code != exitUsage || out.String() != "smshooks: "+want+"\n" {
 			t.Errorf("%s: exit code %d, %s", line, code, out.String())
 		}
+	}
+}
+
+// interrupter is an output that calls interrupt when text is written to it.
+type interrupter struct {
+	bytes.Buffer
+	text      string
+	interrupt func()
+}
+
+func (w *interrupter) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.text) {
+		w.interrupt()
+	}
+	return w.Buffer.Write(p)
+}
+
+// TestReleaseInterrupted interrupts the command. Only if the recovery has begun do the running instances continue it.
+func TestReleaseInterrupted(t *testing.T) {
+	cluster := fakekafka.New(t)
+	brokers := "--kafka.brokers=" + cluster.ListenAddrs()[0]
+	output(t, "topics", "ensure", "--topics.partitions=1", "--topics.replication=1", brokers)
+	for _, begun := range []bool{false, true} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		if !begun {
+			cluster.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+				interrupt() // while topics.config is read
+				return nil, nil, false
+			})
+		}
+		var out bytes.Buffer
+		stderr := interrupter{text: "released so far", interrupt: interrupt}
+		code := run(ctx, []string{"retry", "release", "--user=42", brokers}, &out, &stderr)
+		continued := strings.Contains(stderr.String(), "interrupted; the running instances continue")
+		if continued != begun || (code == exitDone) != begun || (out.Len() > 0) != begun {
+			t.Errorf("begun: %v, exit code %d, stdout %q, stderr %q", begun, code, out.String(), stderr.String())
+		}
+		interrupt()
 	}
 }

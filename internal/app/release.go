@@ -135,7 +135,8 @@ func (a *Admin) CountDelayed(ctx context.Context, s Selection) (n int64, err err
 const releasePoll = 250 * time.Millisecond
 
 // Release makes the events that s selects due now, and returns their number when it is done. begun receives the ids of
-// the recoveries, progress the number of events released so far. If ctx ends, the running instances continue.
+// the recoveries. When all have begun, progress receives the number of events released so far; if ctx ends then, the
+// running instances continue.
 func (a *Admin) Release(
 	ctx context.Context, s Selection, begun func(ids []string), progress func(int64),
 ) (int64, error) {
