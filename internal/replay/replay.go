@@ -279,7 +279,7 @@ func (m *Memory) Ended(userID int64, id string) {
 	}
 }
 
-// Run removes ended replays until ctx ends.
+// Run removes ended replays until ctx ends, and then those that are queued.
 func (m *Memory) Run(ctx context.Context) {
 	unforgotten := outage.New(m.log, "cannot remove ended replays from Redis; retrying",
 		"ended replays are removed from Redis again")
@@ -287,12 +287,10 @@ func (m *Memory) Run(ctx context.Context) {
 		var keys []string
 		select {
 		case <-ctx.Done():
+			m.forgetQueued(nil)
 			return
 		case key := <-m.ended:
-			keys = append(keys, key)
-		}
-		for len(keys) < batch && len(m.ended) > 0 {
-			keys = append(keys, <-m.ended)
+			keys = m.gather([]string{key})
 		}
 		for {
 			err := m.forget(ctx, keys)
@@ -301,14 +299,37 @@ func (m *Memory) Run(ctx context.Context) {
 				break
 			}
 			if ctx.Err() != nil {
+				m.forgetQueued(keys)
 				return
 			}
 			unforgotten.Fail(err)
 			select {
 			case <-ctx.Done():
+				m.forgetQueued(keys)
 				return
 			case <-time.After(again):
 			}
+		}
+	}
+}
+
+// gather adds keys from the queue, up to a batch.
+func (m *Memory) gather(keys []string) []string {
+	for len(keys) < batch && len(m.ended) > 0 {
+		keys = append(keys, <-m.ended)
+	}
+	return keys
+}
+
+// forgetQueued removes keys and the queued ones without a retry, for at most answer. Those that remain expire.
+func (m *Memory) forgetQueued(keys []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), answer)
+	defer cancel()
+	for keys = m.gather(keys); len(keys) > 0; keys = m.gather(nil) {
+		if err := m.forget(ctx, keys); err != nil {
+			m.log.Warn("cannot remove ended replays from Redis; they expire", zap.Int("replays", len(keys)+len(m.ended)),
+				zap.Error(err))
+			return
 		}
 	}
 }

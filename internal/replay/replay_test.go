@@ -122,6 +122,55 @@ func TestEndedBeforeStored(t *testing.T) {
 	}
 }
 
+// TestEndedBeforeStop checks that replays which end before the stop are removed, also if Redis could not be reached, and
+// that the stop does not wait for a Redis that fails.
+func TestEndedBeforeStop(t *testing.T) {
+	m, mini := newMemory(t, 0)
+	letters := make([]Letter, 2*batch+7)
+	for i := range letters {
+		letters[i] = Letter{42, strconv.Itoa(i), -1, -1, 0}
+	}
+	claim(t, m, letters...)
+	if err := m.Stored(t.Context(), letters); err != nil {
+		t.Fatal(err)
+	}
+	run := func(letters []Letter) (stop func()) {
+		for _, l := range letters {
+			m.Ended(l.UserID, l.ID)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); m.Run(ctx) }()
+		return func() { cancel(); <-ended }
+	}
+	mini.SetError("LOADING")
+	stop := run(letters[:1])
+	for len(m.ended) > 0 { // until it fails
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(10 * time.Millisecond)
+	mini.SetError("")
+	stop()
+	if free := claim(t, m, letters[:2]...); !slices.Equal(free, []bool{true, false}) {
+		t.Errorf("%v: the first has ended, the second is under way", free)
+	}
+	mini.SetError("LOADING")
+	run(letters[1:2])()
+	mini.SetError("")
+	if free := claim(t, m, letters[1]); free[0] {
+		t.Error("a replay is removed although Redis failed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, l := range letters {
+		m.Ended(l.UserID, l.ID)
+	}
+	m.Run(ctx)
+	if free := claim(t, m, letters...); slices.Contains(free, false) {
+		t.Error("some replays that have ended cannot be replayed")
+	}
+}
+
 func TestClaimMany(t *testing.T) {
 	m, _ := newMemory(t, 0)
 	var letters []Letter
