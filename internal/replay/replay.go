@@ -207,7 +207,8 @@ func (m *Memory) each(ctx context.Context, letters []Letter, do func(context.Con
 }
 
 // spend takes up to wanted events of a user's budget of the last hour, which is counted by minutes. It returns how many
-// were left, and the minutes until there are more.
+// were left, and the minutes until there are more. It deletes the minutes before that hour: the key exists for 62
+// minutes after the last use, so none older than twice that is left, with some more for clocks that differ.
 //
 // KEYS: the user's budget. ARGV: this minute, wanted, limit.
 var spend = redis.NewScript(`
@@ -222,6 +223,9 @@ end
 local granted = math.max(0, math.min(tonumber(ARGV[2]), tonumber(ARGV[3]) - used))
 if granted > 0 then
   redis.call('HSET', KEYS[1], fields[1], (tonumber(counts[1] or '0') or 0) + granted)
+  local old = {}
+  for i = 61, 180 do old[i - 60] = tostring(minute - i) end
+  redis.call('HDEL', KEYS[1], unpack(old))
   redis.call('PEXPIRE', KEYS[1], 3720000)
 end
 return {granted, oldest}`)

@@ -211,6 +211,25 @@ func TestSpend(t *testing.T) {
 	spend(42, 1, 0)
 }
 
+// TestBudgetIsBounded checks that minutes which no longer count are deleted, and the others are not.
+func TestBudgetIsBounded(t *testing.T) {
+	m, mini := newMemory(t, 1000)
+	now := time.Unix(1_800_000_000, 0)
+	for _, pause := range []time.Duration{time.Minute, 7 * time.Minute, 30 * time.Minute, 61 * time.Minute} {
+		for range 100 {
+			if _, _, err := m.Spend(t.Context(), 42, 1, now); err != nil {
+				t.Fatal(err)
+			}
+			now = now.Add(pause)
+			mini.FastForward(pause)
+		}
+		fields, err := mini.HKeys("p:replay:{42}:budget")
+		if want := int(60*time.Minute/pause) + 1; err != nil || len(fields) != want {
+			t.Errorf("every %v: %d minutes are kept, %v, want %d", pause, len(fields), err, want)
+		}
+	}
+}
+
 func TestBegin(t *testing.T) {
 	m, mini := newMemory(t, 0)
 	begin := func(user int64, want bool) func() {
