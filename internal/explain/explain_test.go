@@ -320,6 +320,32 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestMiskeyedRecord checks that the dead letter of a record whose key is not its user id is found: an event without an
+// attempt has a dead letter with the source's key, and one that was delayed has a dead letter with the user id as its key.
+func TestMiskeyedRecord(t *testing.T) {
+	const user, other = int64(42), int64(7)
+	if home(user) == home(other) {
+		t.Fatal("the keys hash to the same partition")
+	}
+	e := newEnv(t)
+	for _, key := range []int64{user, other} {
+		source := e.write("sms-dlr", home(other), other, value(user, "1"))
+		id := e.id(source)
+		headers := []string{"smshooks-id", id, "smshooks-kind", "dlr", "smshooks-attempts", "1", "smshooks-due", due}
+		committed, copies := []*kgo.Record{source}, []string{position(source, "+")}
+		if key == user {
+			retry := e.write("sms-dlr-retry-6h", source.Partition, user, source.Value, headers...)
+			committed, copies = append(committed, retry), append(copies, position(retry, "+"))
+		}
+		dead := e.write("dead", home(key), key, source.Value, append(headers, "smshooks-reason", "attempts_exhausted")...)
+		copies = append(copies, position(dead, ""))
+		e.finish(committed...)
+		if got := e.one(Query{ID: id}); got.State != Dead || !reflect.DeepEqual(got.records(), copies) {
+			t.Errorf("dead letter with the key %d: %s with %v, want dead with %v", key, got.State, got.records(), copies)
+		}
+	}
+}
+
 // TestWithoutLog checks that the delivery log may be unavailable.
 func TestWithoutLog(t *testing.T) {
 	e := newEnv(t)

@@ -42,7 +42,7 @@ func (f *finder) byID(ctx context.Context) error {
 		})
 	}
 	id, origin := f.query.ID, time.Time{}
-	var key []byte
+	var keys [][]byte // that its dead letter may have: the source's, or the user id, which is that of delayed copies
 	err = f.read(ctx, []part{{source, partition, compacted.Span{Start: offset, End: offset + 1}}}, func(*topic) matcher {
 		return func(t *topic, r *kgo.Record) *event.Event {
 			e := eventOf(t, r)
@@ -55,7 +55,10 @@ func (f *finder) byID(ctx context.Context) error {
 				}
 			}
 			id = e.ID
-			origin, key = r.Timestamp.Add(-clockSlack), bytes.Clone(r.Key)
+			origin = r.Timestamp.Add(-clockSlack)
+			if r.Key != nil {
+				keys = [][]byte{bytes.Clone(r.Key), strconv.AppendInt(nil, e.UserID, 10)}
+			}
 			return e
 		}
 	})
@@ -66,8 +69,8 @@ func (f *finder) byID(ctx context.Context) error {
 	for _, t := range f.topics {
 		switch {
 		case t.isSource(), !t.dead && t.info.Kind != source.info.Kind:
-		case t.dead && key != nil:
-			parts = append(parts, t.parts(t.hash(key))...)
+		case t.dead && keys != nil:
+			parts = append(parts, t.parts(t.hash(keys[0]), t.hash(keys[1]))...) // one partition, if these are the same
 		case t.dead:
 			parts = append(parts, t.parts()...)
 		default:
