@@ -3,9 +3,12 @@ package consumer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 // adoptTimeout is how long Adopt waits for a partition of a new topic before it assumes that other members own all of
@@ -19,6 +22,9 @@ func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 	case <-c.started:
 	default:
 		return nil // the client, when it is built, finds the new ones
+	}
+	if c.readsNew(topics) {
+		return nil // an earlier call has timed out, and the group has assigned them since
 	}
 	c.replace(topics)
 	c.Log.Info("joining the group again because topics were recreated", zap.Strings("topics", topics))
@@ -37,6 +43,23 @@ func (c *Consumer) Adopt(ctx context.Context, topics []string) error {
 		}
 	}
 	return nil
+}
+
+// readsNew reports whether this member has read records of each topic, and of none that was deleted.
+func (c *Consumer) readsNew(topics []string) bool {
+	read := map[string]bool{}
+	for _, a := range c.owned(nil) {
+		mark := a.mark.Load()
+		if mark == nil {
+			continue
+		}
+		if id, _ := kafka.SplitCommit(*mark); c.Retired(id) {
+			read[a.topic] = false
+		} else if _, known := read[a.topic]; !known {
+			read[a.topic] = true
+		}
+	}
+	return !slices.ContainsFunc(topics, func(topic string) bool { return !read[topic] })
 }
 
 // replace marks the assignments of deleted topics: nothing of them is committed, and their history does not apply to

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/smshooks/smshooks/internal/kafka"
 )
 
 // TestAdopt creates a delay topic again while its partition is paused, and writes to it between two measurements of the
@@ -19,9 +21,12 @@ func TestAdopt(t *testing.T) {
 				}
 				create()
 				w.write(hourly, 0, 5, time.Now().Add(time.Hour))
+				var retired [16]byte
+				w.retired = func(id [16]byte) bool { return id == retired }
 				m := w.join(all, protocol, func(c *Config) { c.Topics = []string{source, hourly} })
 				rest(30 * time.Second)
 				old, delayed := m.assignment(hourly, 0), m.Consumer.delayed.Load()
+				retired, _ = kafka.SplitCommit(*old.mark.Load())
 				if _, err := w.admin.DeleteTopics(t.Context(), hourly); err != nil {
 					t.Fatal(err)
 				}
@@ -51,6 +56,11 @@ func TestAdopt(t *testing.T) {
 				rest(2 * time.Minute)
 				if !slices.Contains(m.ids(hourly), "0/0") {
 					t.Error("the record was not sent")
+				}
+				// The watcher asks again if the group took too long. What was read since stays.
+				adopted := m.assignment(hourly, 0)
+				if err := m.Adopt(t.Context(), []string{hourly}); err != nil || m.assignment(hourly, 0) != adopted || adopted.isReplaced() {
+					t.Errorf("the new topic was joined again, %v", err)
 				}
 				if records, bytes, paused := m.gates.usage(); records != 0 || bytes != 0 || paused > 1 {
 					t.Errorf("%d records of %d bytes are counted, and %d paused partitions", records, bytes, paused)
