@@ -34,6 +34,7 @@ const (
 	remember = 100_000 // ids, and messages; a real receiver stores them with the events
 	// tolerance is how far the time of a signed request may be off. An older request may be a recorded one.
 	tolerance = 5 * time.Minute
+	minKey    = 24 // bytes
 	eventTime = "2006-01-02T15:04:05.000Z"
 )
 
@@ -128,15 +129,16 @@ func (r *receiver) authorised(req *http.Request) bool {
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && ok
 }
 
-// parseSecret returns the key of a secret, nil if there is none.
+// parseSecret returns the key of a secret, nil if there is none. A secret without its end is an error: anybody can sign
+// with an empty key.
 func parseSecret(secret string) ([]byte, error) {
 	if secret == "" {
 		return nil, nil
 	}
 	encoded, ok := strings.CutPrefix(secret, "whsec_")
 	key, err := base64.StdEncoding.DecodeString(encoded)
-	if !ok || err != nil {
-		return nil, errors.New("must be whsec_ and base64")
+	if !ok || err != nil || len(key) < minKey {
+		return nil, errors.New("must be the signing secret, whsec_ and base64")
 	}
 	return key, nil
 }

@@ -147,7 +147,7 @@ func TestSignature(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!"} {
+	for _, bad := range []string{"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!", "whsec_", "whsec_c2hvcnQ="} {
 		if _, err := parseSecret(bad); err == nil {
 			t.Errorf("%s was accepted as a secret", bad)
 		}
