@@ -290,6 +290,8 @@ func (s *sample) readsEveryKind(t *testing.T) {
 		{"/dlr", report(`"x\"y"`, "Failed"), "", `"id":"x\"y",`},
 		{"/click", report("1", "Failed"), "", `"text":"a \"b\" &+ä"`},
 		{"/inbound", report("1", "Failed"), "", `"id":1,`},
+		// A text that was cut within a character has half of a surrogate pair.
+		{"/inbound", "sms=" + url.QueryEscape(`{"id":2,"message":"a\ud83d"}`), "", `{"id":2,"message":"a\ud83d"}`},
 		{"/revoke_click", batch, "application/json", batch},
 	} {
 		e := event{id: "kind" + strconv.Itoa(i), at: second(1), target: tc.target, body: tc.body, header: map[string]string{}}
