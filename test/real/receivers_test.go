@@ -11,10 +11,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -404,5 +406,37 @@ func TestSamplesReceiveFromTheService(t *testing.T) {
 				t.Errorf("%s: nothing of %s is stored", name, kind)
 			}
 		}
+	}
+}
+
+// TestDocumentedReceiver runs the commands at the end of docs/receivers.md: they start a receiver and send it an event
+// at once.
+func TestDocumentedReceiver(t *testing.T) {
+	t.Parallel()
+	harness.Need(t)
+	page, err := os.ReadFile("../../docs/receivers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Try it\n\n```sh\n")
+	commands, _, _ := strings.Cut(section, "```")
+	_, port, _ := net.SplitHostPort(harness.FreeAddr(t))
+	dir, examples := t.TempDir(), filepath.Dir(filepath.Dir(sampleFile(t, "")))
+	if err := os.Symlink(filepath.Join(examples, "examples"), filepath.Join(dir, "examples")); err != nil {
+		t.Fatal(err)
+	}
+	output, err := os.Create(filepath.Join(dir, "output")) // unlike a pipe, it does not wait for the receiver to end
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	cmd := exec.Command("bash", "-c", strings.ReplaceAll(commands, ":8090/", ":"+port+"/"))
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, append(os.Environ(), "PORT="+port), output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = cmd.Run()
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // the receiver is in the group of the shell
+	out, _ := os.ReadFile(output.Name())
+	if kept, _ := filepath.Glob(filepath.Join(dir, "kept", "dlr-*")); err != nil || !strings.Contains(string(out), " 200 OK") || len(kept) != 1 {
+		t.Errorf("%v, kept %v\n%s", err, kept, out)
 	}
 }
