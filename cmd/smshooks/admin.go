@@ -13,10 +13,10 @@ import (
 	"github.com/smshooks/smshooks/internal/app"
 )
 
-const (
-	adminTimeout = 60 * time.Second // for commands with a few requests to Kafka
-	noTimeout    = 0
-)
+const noTimeout = 0
+
+// adminTimeout is for commands with a few requests to Kafka. A test changes it.
+var adminTimeout = 60 * time.Second
 
 // withAdmin connects to Kafka and runs f. The context of f ends after timeout or with the command.
 func withAdmin(cmd *cobra.Command, timeout time.Duration, f func(ctx context.Context, admin *app.Admin) error) error {

@@ -45,7 +45,7 @@ func explainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withAdmin(cmd, adminTimeout, func(ctx context.Context, admin *app.Admin) error {
+			return withAdmin(cmd, noTimeout, func(ctx context.Context, admin *app.Admin) error {
 				events, err := admin.Explain(ctx, q, func(err error) { fmt.Fprintf(cmd.ErrOrStderr(), "warning: %v\n", err) })
 				if err != nil {
 					return err

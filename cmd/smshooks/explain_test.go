@@ -9,6 +9,7 @@ import (
 	"github.com/smshooks/smshooks/internal/event"
 	"github.com/smshooks/smshooks/internal/explain"
 	"github.com/smshooks/smshooks/pkg/webhook"
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 // explainedEvents returns a delayed event and one of which little is known.
@@ -131,5 +132,19 @@ func TestExplainAndSendUsage(t *testing.T) {
 		if code := run(t.Context(), strings.Fields(line), &out, &stderr); code != exitUsage || out.Len() > 0 || stderr.Len() == 0 {
 			t.Errorf("%s: exit code %d, stdout %q, stderr %q", line, code, out.String(), stderr.String())
 		}
+	}
+}
+
+// TestExplainTakesItsTime checks that the timeout of commands with a few requests does not end a search, which may read
+// whole topics.
+func TestExplainTakesItsTime(t *testing.T) {
+	brokers := "--kafka.brokers=" + fakekafka.New(t).ListenAddrs()[0]
+	output(t, "topics", "ensure", "--topics.partitions=1", "--topics.replication=1", brokers)
+	defer func(usual time.Duration) { adminTimeout = usual }(adminTimeout)
+	adminTimeout = time.Nanosecond
+	var out bytes.Buffer
+	code := run(t.Context(), []string{"explain", "--user=42", "--message=1", brokers}, &out, &out)
+	if code != exitFailed || !strings.Contains(out.String(), "nothing found") {
+		t.Errorf("exit code %d, %s", code, out.String())
 	}
 }
