@@ -192,7 +192,7 @@ func (r *running) flush(ctx context.Context) error {
 	return r.save()
 }
 
-// report tells the guard which events of the chunk were stored.
+// report passes the events of the chunk that were stored, and those that were not, to the guard.
 func (r *running) report(ctx context.Context, stored []int) {
 	if r.Guard == nil {
 		return

@@ -148,7 +148,7 @@ func TestEndedBeforeStop(t *testing.T) {
 	for len(m.ended) > 0 { // until it fails
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(10 * time.Millisecond)
+	time.Sleep(10 * time.Millisecond) // for the call to fail; if it has not yet, it succeeds below
 	mini.SetError("")
 	stop()
 	if free := claim(t, m, letters[:2]...); !slices.Equal(free, []bool{true, false}) {
