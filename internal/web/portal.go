@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -65,12 +66,37 @@ func (p *portal) mark() [hashBytes]byte {
 // started reports whether a token has started the session.
 func (p *portal) started(s *session) bool { return len(p.secret) > 0 && s.keyHash == p.mark() }
 
+// tokenClaims are the claims of a token that count.
+type tokenClaims struct{ jwt.RegisteredClaims }
+
+// UnmarshalJSON takes claims by their exact names, since encoding/json takes "Sub" for "sub", too: a site that lets
+// others add claims would let them choose the user. A time is a number (RFC 7519); the library accepts a text, too.
+func (c *tokenClaims) UnmarshalJSON(text []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(text, &all); err != nil {
+		return err
+	}
+	for name, to := range map[string]any{"sub": &c.Subject, "jti": &c.ID, "exp": &c.ExpiresAt, "nbf": &c.NotBefore} {
+		value, given := all[name]
+		if !given {
+			continue
+		}
+		if _, isTime := to.(**jwt.NumericDate); isTime && value[0] == '"' {
+			return fmt.Errorf("%s is not a number", name)
+		}
+		if err := json.Unmarshal(value, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // read checks a token and returns its user, its jti and its expiry.
-func (p *portal) read(token string, now time.Time) (userID int64, claims *jwt.RegisteredClaims, err error) {
+func (p *portal) read(token string, now time.Time) (userID int64, claims *tokenClaims, err error) {
 	if len(p.secret) == 0 {
 		return 0, nil, errNoPortal
 	}
-	claims = &jwt.RegisteredClaims{}
+	claims = &tokenClaims{}
 	parsed, err := p.parser.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return p.secret, nil })
 	if err != nil {
 		return 0, nil, errNotValid // its text could contain parts of the token
@@ -92,7 +118,7 @@ func (p *portal) read(token string, now time.Time) (userID int64, claims *jwt.Re
 }
 
 // use marks a token as used, on every instance. It returns errTokenUsed if it was, and other errors from Redis.
-func (p *portal) use(ctx context.Context, claims *jwt.RegisteredClaims, now time.Time) error {
+func (p *portal) use(ctx context.Context, claims *tokenClaims, now time.Time) error {
 	hash := sha256.Sum256([]byte(claims.ID))
 	name := p.prefix + hex.EncodeToString(hash[:])
 	if p.marks.has(name) {

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -203,6 +204,32 @@ func TestTokenRefused(t *testing.T) {
 	b := s.signIn(t, key42)
 	want(t, b.get("?token=x"), http.StatusUnauthorized)
 	want(t, b.get(""), http.StatusOK)
+}
+
+// TestClaims checks that claims count by their exact names, and that a time is a number.
+func TestClaims(t *testing.T) {
+	p := newPortal(portalSecret, &marks{}, "")
+	read := func(change ...any) (int64, error) {
+		user, _, err := p.read(token(t, jwt.SigningMethodHS256, portalSecret, change...), time.Now())
+		return user, err
+	}
+	soon, past := time.Now().Unix()+60, time.Now().Unix()-60
+	if user, err := read("Sub", "43", "ſub", "43", "SUB", "43", "Exp", past, "JTI", 7, "aud", 7, "iat", "x"); user != 42 || err != nil {
+		t.Errorf("with claims of other names: user %d, %v, want 42", user, err)
+	}
+	for name, change := range map[string][]any{
+		"SUB instead of sub":   {"sub", nil, "SUB", "42"},
+		"Jti instead of jti":   {"jti", nil, "Jti", "x"},
+		"EXP instead of exp":   {"exp", nil, "EXP", soon},
+		"expired, a later Exp": {"exp", past, "exP", soon, "ſexp", soon},
+		"exp as a text":        {"exp", fmt.Sprint(soon)},
+		"nbf as a text":        {"nbf", fmt.Sprint(past)},
+		"exp is null":          {"exp", json.RawMessage("null")},
+	} {
+		if user, err := read(change...); err == nil {
+			t.Errorf("%s: accepted for user %d", name, user)
+		}
+	}
 }
 
 // TestTokenWithoutRedis checks that a token is refused, but not used up, while Redis is unreachable.
