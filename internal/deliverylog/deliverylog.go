@@ -291,17 +291,13 @@ func key(prefix string, userID int64) string { return prefix + strconv.FormatInt
 
 func (l *Log) replyKey(userID int64) string { return key(l.replies, userID) }
 
-// setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward, by at
-// most shift in all: a user with more attempts than that sees pages of less than a second anyway.
+// setApart truncates times, sorted with the newest first, to whole milliseconds and moves equal ones forward. However
+// many attempts began at once, no time is moved by more milliseconds than a log has rows.
 func setApart(attempts []event.LogEntry) {
-	const shift = 100 * time.Millisecond
 	var last time.Time
 	for i := len(attempts) - 1; i >= 0; i-- {
 		t := attempts[i].Time.Truncate(time.Millisecond)
 		if next := last.Add(time.Millisecond); t.Before(next) {
-			if most := t.Add(shift); next.After(most) {
-				next = most
-			}
 			t = next
 		}
 		attempts[i].Time, last = t, t

@@ -97,6 +97,11 @@ func TestFilterAndPages(t *testing.T) {
 		a.ID = strconv.Itoa(n)
 		l.Add(a)
 	}
+	for n := range 600 { // a burst in four milliseconds
+		a := attempt(43, 0, webhook.DLR, "")
+		a.ID, a.Time = strconv.Itoa(n), a.Time.Add(time.Duration(n/150)*time.Millisecond)
+		l.Add(a)
+	}
 	stop()
 	kind, result := webhook.Click, webhook.TimedOut
 	for _, a := range list(t, l, 42, Filter{Kind: &kind}) {
@@ -107,21 +112,28 @@ func TestFilterAndPages(t *testing.T) {
 	if got := list(t, l, 42, Filter{Result: &result}); len(got) != 8 {
 		t.Errorf("%d timeouts, want 8", len(got))
 	}
+	wantOnPages(t, l, 42, 40)
+	wantOnPages(t, l, 43, 600)
+}
+
+// wantOnPages reads a user's pages one after the other. Each of n attempts must be on one of them.
+func wantOnPages(t *testing.T, l *Log, user int64, n int) {
+	t.Helper()
 	seen, last := map[string]bool{}, time.Time{}
 	for pages := 0; ; pages++ {
-		page := list(t, l, 42, Filter{Before: last, Limit: 7})
+		page := list(t, l, user, Filter{Before: last, Limit: 7})
 		if len(page) == 0 {
 			break
 		}
 		for _, a := range page {
 			if seen[a.ID] || !last.IsZero() && !a.Time.Before(last) {
-				t.Errorf("page %d: %s again or out of order", pages, a.ID)
+				t.Errorf("user %d, page %d: %s again or out of order", user, pages, a.ID)
 			}
 			seen[a.ID], last = true, a.Time
 		}
 	}
-	if len(seen) != 40 {
-		t.Errorf("%d of 40 on the pages", len(seen))
+	if len(seen) != n {
+		t.Errorf("user %d: %d of %d on the pages", user, len(seen), n)
 	}
 }
 
