@@ -137,8 +137,9 @@ func parseHead(p []byte) (h head, ok bool) {
 		h.size += end + 1
 		switch {
 		case len(line) == 0:
-			if h.status == http.StatusNoContent || h.status == http.StatusNotModified {
-				h.length = 0
+			if bodiless(h.status) {
+				h.length = max(h.length, 0)
+				return h, h.length == 0
 			}
 			return h, h.length >= 0
 		case !first && !h.field(line):
@@ -215,7 +216,7 @@ func (x *exchange) readGeneric(n int) (status int, reusable bool, err error) {
 	br := bufio.NewReaderSize(in, bufferSize)
 	for {
 		text, err := readHead(br)
-		x.conn.answered = x.conn.answered || len(text) > 0
+		x.conn.answered = x.conn.answered || begun(text)
 		if err != nil {
 			return 0, false, unexpected(err)
 		}
@@ -237,8 +238,31 @@ func (x *exchange) readGeneric(n int) (status int, reusable bool, err error) {
 		in.left = math.MaxInt // drain bounds the body, and net/http the chunk headers
 		whole, err := x.drain(resp.Body)
 		bounded := resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
+		if bodiless(resp.StatusCode) && announcesBody(resp) {
+			bounded = false
+		}
 		return resp.StatusCode, whole && bounded && !resp.Close && br.Buffered() == 0 && rest.Buffered() == 0, err
 	}
+}
+
+// bodiless reports whether replies with a status have no body.
+func bodiless(status int) bool {
+	return status == http.StatusNoContent || status == http.StatusNotModified
+}
+
+// announcesBody reports whether a head describes a body. If its status forbids one, some servers send it all the same,
+// and it must not become the next reply.
+func announcesBody(resp *http.Response) bool {
+	length := resp.Header.Get("Content-Length")
+	return len(resp.TransferEncoding) > 0 || length != "" && length != "0"
+}
+
+// begun reports whether p may be the beginning of a reply. Other bytes on a reused connection are what was left of an
+// earlier reply.
+func begun(p []byte) bool {
+	const version = "HTTP/"
+	n := min(len(p), len(version))
+	return n > 0 && string(p[:n]) == version[:n]
 }
 
 var errStatus = errors.New("the reply's status is not a number of three digits")

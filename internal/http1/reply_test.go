@@ -21,7 +21,8 @@ func TestParseHead(t *testing.T) {
 		{"connection: close", "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", head{200, 57, 0, true, -1}, true},
 		{"connection: keep-alive", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", head{200, 62, 0, false, -1}, true},
 		{"204", "HTTP/1.1 204 No\r\n\r\n", head{204, 19, 0, false, -1}, true},
-		{"204 with a length", "HTTP/1.1 204 No\r\nContent-Length: 9\r\n\r\n", head{204, 38, 0, false, -1}, true},
+		{"304 with a length of 0", "HTTP/1.1 304 No\r\nContent-Length: 0\r\n\r\n", head{304, 38, 0, false, -1}, true},
+		{name: "204 with a length", text: "HTTP/1.1 204 No\r\nContent-Length: 9\r\n\r\n"},
 		{"keep-alive with timeout", "HTTP/1.1 200 OK\r\nKeep-Alive: max=100, timeout=5\r\nContent-Length: 0\r\n\r\n", head{200, 70, 0, false, 5}, true},
 		{"keep-alive without timeout", "HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nContent-Length: 0\r\n\r\n", head{200, 53, 0, false, -1}, true},
 		{"identity", "HTTP/1.1 200 OK\r\nTransfer-Encoding: Identity\r\nContent-Length: 1\r\n\r\n", head{200, 67, 1, false, -1}, true},
@@ -88,7 +89,7 @@ func FuzzParseHead(f *testing.F) {
 			t.Fatalf("%q: %v", text, err)
 		}
 		length := resp.ContentLength
-		if h.status == http.StatusNoContent || h.status == http.StatusNotModified {
+		if bodiless(h.status) {
 			length = 0
 		}
 		if resp.StatusCode != h.status || length != h.length || resp.Close != h.close {
