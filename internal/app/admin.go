@@ -295,7 +295,7 @@ func (a *Admin) Reseal(ctx context.Context, dry bool) (settings.Resealing, error
 		return settings.Resealing{}, fmt.Errorf("reach Kafka (kafka.brokers): %w", err)
 	}
 	if err := rdb.Ping(loading).Err(); err != nil { // its locks serialise the updates of a user across all instances
-		return settings.Resealing{}, fmt.Errorf("reach Redis (redis.addrs): %w", err)
+		return settings.Resealing{}, unavailable("reach Redis", err)
 	}
 	if err := a.mayRead(loading, cfg.Topics.Config); err != nil {
 		return settings.Resealing{}, err

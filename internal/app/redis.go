@@ -36,14 +36,14 @@ func newRedis(cfg config.Redis, dial Dial, files *tlsfiles.Files) redis.Universa
 	}
 	switch {
 	case cfg.MasterName != "":
-		return redis.NewFailoverClient(opts.Failover())
+		return hookRedis(redis.NewFailoverClient(opts.Failover()))
 	case cfg.Cluster || len(cfg.Addrs) > 1:
 		cluster := opts.Cluster()
 		cluster.ClusterStateReloadInterval = redisMapAge
 		cluster.MaxRetries = -1 // the cluster client retries by itself, on other nodes too
-		return redis.NewClusterClient(cluster)
+		return hookRedis(redis.NewClusterClient(cluster))
 	}
-	return redis.NewClient(opts.Simple())
+	return hookRedis(redis.NewClient(opts.Simple()))
 }
 
 // redisDialer bounds a dial by redisTimeout, which leaves time to try another server.

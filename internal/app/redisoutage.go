@@ -75,6 +75,7 @@ func explainRedis(err error) error {
 	}
 	var (
 		reply   redis.Error
+		asked   *sentinelError
 		shake   *tlsfiles.HandshakeError
 		dns     *net.DNSError
 		timeout net.Error
@@ -83,16 +84,12 @@ func explainRedis(err error) error {
 	switch {
 	case errors.As(err, &shake):
 		return explain("redis.tls", "check that the port speaks TLS and that the certificate matches")
+	case errors.As(err, &asked):
+		setting, advice := explainSentinel(asked.Error())
+		return explain(setting, advice)
 	case errors.As(err, &reply):
-		switch code, _, _ := strings.Cut(reply.Error(), " "); code {
-		case "WRONGPASS", "NOAUTH":
-			return explain("redis.password", "Redis rejects the login: check redis.password and redis.username")
-		case "NOPERM":
-			return explain("redis.username", "the Redis user lacks a right")
-		case "ERR":
-			if strings.Contains(err.Error(), "AUTH") {
-				return explain("redis.password", "Redis expects none")
-			}
+		if setting, advice := explainReply(reply.Error()); setting != "" {
+			return explain(setting, advice)
 		}
 		return nil
 	case strings.Contains(err.Error(), "remote error: tls:"): // TLS 1.3 refuses a client only after its handshake
@@ -106,4 +103,40 @@ func explainRedis(err error) error {
 		return explain("redis.addrs", "the server at this address is not Redis: check the port")
 	}
 	return explain("redis.addrs", "check that Redis runs at this address and port")
+}
+
+// explainReply returns the setting that makes Redis refuse every command, and what to check; "" if an error reply is
+// about the command itself.
+func explainReply(text string) (setting, advice string) {
+	code, said, _ := strings.Cut(text, " ")
+	switch {
+	case code == "WRONGPASS", code == "NOAUTH":
+		return "redis.password", "Redis rejects the login: check redis.password and redis.username"
+	case code == "NOPERM":
+		return "redis.username", "the Redis user lacks a right"
+	case code != "ERR":
+	case strings.Contains(said, "AUTH"):
+		return "redis.password", "Redis expects none"
+	case strings.Contains(said, "DB index"), strings.HasPrefix(said, "SELECT"):
+		return "redis.db", "Redis has no such database"
+	case strings.Contains(said, "cluster support disabled"):
+		return "redis.cluster", "the server at redis.addrs is not part of a cluster: leave it out, and give one address"
+	}
+	return "", ""
+}
+
+// explainSentinel does the same for what Sentinels answered. Their errors may be joined.
+func explainSentinel(text string) (setting, advice string) {
+	switch {
+	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "AUTH"):
+		return "redis.sentinel.password",
+			"the Sentinels reject the login: check redis.sentinel.password and redis.sentinel.username"
+	case strings.Contains(text, "NOPERM"):
+		return "redis.sentinel.username", "the Sentinels' user lacks a right"
+	case strings.Contains(text, redis.Nil.Error()):
+		return "redis.master_name", "the Sentinels know no primary of this name"
+	case strings.Contains(text, "unknown command"):
+		return "redis.master_name", "the servers at redis.addrs are no Sentinels: leave the name out, or give their addresses"
+	}
+	return "redis.addrs", "check that Sentinels run at these addresses and ports"
 }
