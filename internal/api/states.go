@@ -45,11 +45,12 @@ func (s *Service) Endpoints(ctx context.Context, userID int64) (all [webhook.Num
 	for _, kind := range webhook.Kinds() {
 		e := Endpoint{Kind: kind, State: EndpointUnset}
 		if url := urls[kind]; url != nil {
-			e.Host, e.State = webhook.NewEndpoint(*url).Hostname(), EndpointOK
+			endpoint := webhook.NewEndpoint(*url)
+			e.Host, e.State = endpoint.Hostname(), EndpointOK
 			switch state := states[kind]; {
 			case paused[kind]:
 				e.State = EndpointPaused
-			case !state.Since.IsZero():
+			case state.Fails(endpoint):
 				e.State, e.Since, e.Failure = EndpointFailing, state.Since, state.Failure
 			}
 		}

@@ -32,11 +32,12 @@ type group struct {
 	now      time.Time
 	produced []string // type, subject, value and time since noon of each event
 	refuse   error    // of Kafka
+	url      string   // that events are sent to
 	registry *prometheus.Registry
 }
 
 func newGroup(t *testing.T) *group {
-	return &group{t: t, mini: miniredis.RunT(t), now: noon}
+	return &group{t: t, mini: miniredis.RunT(t), now: noon, url: "https://example.com:8443/x"}
 }
 
 // start returns a further instance.
@@ -83,7 +84,7 @@ type instance struct {
 func newEvent(g *group, userID int64, kind webhook.Kind) *event.Event {
 	e := &event.Event{}
 	e.UserID, e.Kind, e.Started = userID, kind, g.now
-	e.Endpoint = webhook.NewEndpoint("https://example.com:8443/x")
+	e.Endpoint = webhook.NewEndpoint(g.url)
 	return e
 }
 
@@ -364,6 +365,37 @@ func TestStopWithoutAnswer(t *testing.T) {
 }
 
 // TestStates checks what the API reads.
+// TestNewURL checks that a new URL is another endpoint: it does not fail before its first attempt has, and that failure
+// is reported.
+func TestNewURL(t *testing.T) {
+	g := newGroup(t)
+	a, b := g.start(), g.start()
+	before, after := webhook.NewEndpoint(g.url), webhook.NewEndpoint("https://example.com:8443/y")
+	fails := func(e *webhook.Endpoint) bool {
+		states, err := a.Store.States(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return states[webhook.DLR].Fails(e)
+	}
+	a.attempt("http 404")
+	b.sync(t.Context())
+	if !fails(before) || fails(after) {
+		t.Errorf("the URL that was called fails: %v, the new one: %v", fails(before), fails(after))
+	}
+	g.produced = nil
+	g.url, g.now = "https://example.com:8443/y", noon.Add(time.Minute)
+	a.attempt("http 500")
+	b.attempt("timeout") // before it has read what a stored
+	g.want("1m0s failing " + value("12:01:00", `"http 500"`, 1))
+	if fails(before) || !fails(after) {
+		t.Errorf("the former URL fails: %v, the new one: %v", fails(before), fails(after))
+	}
+	b.sync(t.Context())
+	b.attempt("")
+	g.want("1m0s recovered " + value("12:01:00", `"timeout"`, 2))
+}
+
 func TestStates(t *testing.T) {
 	g := newGroup(t)
 	i := g.start()
@@ -371,8 +403,9 @@ func TestStates(t *testing.T) {
 	i.die("http 503")
 	i.Attempted(newEvent(g, 2, webhook.Click), "dns")
 	i.work()
+	url := Fingerprint(webhook.NewEndpoint(g.url))
 	for user, want := range map[int64][webhook.NumKinds]State{
-		1: {webhook.DLR: {noon, "http 503"}}, 2: {webhook.Click: {noon, "dns"}}, 3: {},
+		1: {webhook.DLR: {url, noon, "http 503"}}, 2: {webhook.Click: {url, noon, "dns"}}, 3: {},
 	} {
 		if got, err := i.Store.States(t.Context(), user); err != nil || got != want {
 			t.Errorf("user %d: %v, %v, want %v", user, got, err, want)
@@ -485,12 +518,14 @@ func TestModel(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		instances := []*instance{g.start(), g.start(), g.start()}
 		owner := instances[0]
-		failing, died := false, 0
+		failing, died, failed := false, 0, ""
 		var told time.Time
 		for range 300 {
 			g.now = g.now.Add(time.Duration(random.IntN(20)) * time.Minute)
 			var want []string
-			switch n := random.IntN(10); {
+			switch n := random.IntN(11); {
+			case n == 10:
+				g.url = fmt.Sprintf("https://example.com/%d", random.IntN(3))
 			case n == 0: // the endpoint's partition moves
 				owner = instances[random.IntN(len(instances))]
 				owner.sync(t.Context())
@@ -503,10 +538,10 @@ func TestModel(t *testing.T) {
 				owner.die("dns")
 				died++
 			case n < 7:
-				if owner.attempt("dns"); !failing || g.now.Sub(told) >= time.Hour {
+				if owner.attempt("dns"); !failing || failed != g.url || g.now.Sub(told) >= time.Hour {
 					want, told = []string{"failing"}, g.now
 				}
-				failing = true
+				failing, failed = true, g.url
 			default:
 				if owner.attempt(""); failing {
 					want = []string{"recovered"}

@@ -2,6 +2,7 @@ package endpoints
 
 import (
 	"encoding/json"
+	"hash/fnv"
 	"time"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
@@ -24,6 +25,7 @@ type state struct {
 // failing describes an endpoint whose last attempt failed.
 type failing struct {
 	Host    string          `json:"host"`
+	URL     uint64          `json:"url"`     // Fingerprint; 0 in what earlier versions stored
 	Since   time.Time       `json:"since"`   // start of the first failed attempt; zero if the endpoint does not fail
 	Failure webhook.Failure `json:"failure"` // of the last failed attempt
 	Count   int64           `json:"count"`   // failed attempts since then
@@ -55,7 +57,18 @@ type note struct {
 	change  change
 	at      time.Time
 	host    string // without port
+	url     uint64 // Fingerprint, of a failure
 	failure webhook.Failure
+}
+
+// Fingerprint tells the URL of an endpoint from a user's other URLs.
+func Fingerprint(e *webhook.Endpoint) uint64 {
+	h := fnv.New64a()
+	for _, part := range []string{e.ServerName, e.Address, e.Host, e.Target} {
+		_, _ = h.Write([]byte(part)) // never fails
+		_, _ = h.Write([]byte{0})
+	}
+	return h.Sum64()
 }
 
 // apply changes s by a note and returns the events that follow. stored reports whether the change must be stored:
@@ -64,9 +77,10 @@ func (s *state) apply(n *note, now time.Time) (events []Event, stored bool) {
 	f, d := &s.Failing, &s.Dead
 	switch n.change {
 	case failed:
-		if f.Since.IsZero() {
+		if f.Since.IsZero() || f.URL != 0 && f.URL != n.url { // another URL is another endpoint
 			*f = failing{Since: n.at}
 		}
+		f.URL = n.url
 		f.Host, f.Failure, f.Count = n.host, n.failure, f.Count+1
 		if !within(repeat, f.Told, now) {
 			f.Told = now
@@ -117,14 +131,18 @@ func (s state) onto(base, current state) state {
 }
 
 func (f failing) onto(base, current failing) failing {
-	began, ended := base.Since.IsZero() && !f.Since.IsZero(), !base.Since.IsZero() && f.Since.IsZero() // and not stored
+	ended := !base.Since.IsZero() && f.Since.IsZero() // and not stored
+	began := !f.Since.IsZero() && !f.Since.Equal(base.Since)
+	if began {
+		base = failing{}
+	}
 	switch {
-	case current.Since.IsZero() && began:
+	case began && (current.Since.IsZero() || current.URL != f.URL):
 		return f
 	case current.Since.IsZero(), ended && current.Since.Equal(base.Since):
 		return failing{}
 	}
-	if more := f.Count - base.Count; more > 0 { // base.Count is 0 if it began
+	if more := f.Count - base.Count; more > 0 {
 		current.Count += more
 		current.Host, current.Failure = f.Host, f.Failure
 	}

@@ -49,8 +49,14 @@ func NewStore(rdb redis.UniversalClient, prefix string) *Store {
 
 // State is the state of an endpoint.
 type State struct {
+	URL     uint64          // Fingerprint of the URL that failed; 0 if the endpoint works or it is unknown
 	Since   time.Time       // start of the first failed attempt since the last success; zero if the endpoint works
 	Failure webhook.Failure // of its last failed attempt, some seconds late; "" if the endpoint works
+}
+
+// Fails reports whether the endpoint with URL e fails: a new URL was never called.
+func (s *State) Fails(e *webhook.Endpoint) bool {
+	return !s.Since.IsZero() && (s.URL == 0 || s.URL == Fingerprint(e))
 }
 
 // States returns the states of a user's endpoints.
@@ -66,7 +72,7 @@ func (s *Store) States(ctx context.Context, userID int64) (states [webhook.NumKi
 	for i, kind := range webhook.Kinds() {
 		if text, ok := values[i].(string); ok {
 			f := parse(text).Failing
-			states[kind] = State{f.Since, f.Failure}
+			states[kind] = State{f.URL, f.Since, f.Failure}
 		}
 	}
 	return states, nil

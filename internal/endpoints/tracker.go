@@ -102,6 +102,7 @@ func (t *Tracker) Attempted(e *event.Event, failure webhook.Failure) {
 		return
 	}
 	n := note{key: key{e.UserID, e.Kind}, at: e.Started.UTC(), host: e.Endpoint.Hostname(), failure: failure}
+	n.url = Fingerprint(e.Endpoint)
 	if t.failedAgain(&n) {
 		return
 	}
