@@ -396,12 +396,16 @@ func leaderOf(ctx context.Context, cl *kgo.Client, topic string,
 	}
 	if err == nil {
 		i := slices.IndexFunc(t.Partitions, func(p kmsg.MetadataResponseTopicPartition) bool {
-			return p.Partition == partition && p.Leader >= 0
+			return p.Partition == partition
 		})
-		if i >= 0 {
+		switch {
+		case i < 0: // the topic was created again with fewer partitions
+			err = kerr.UnknownTopicOrPartition
+		case t.Partitions[i].Leader < 0:
+			err = kerr.LeaderNotAvailable
+		default:
 			return t.Partitions[i].Leader, t.TopicID, nil
 		}
-		err = kerr.LeaderNotAvailable
 	}
 	return 0, id, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
 }

@@ -109,8 +109,11 @@ func explainReply(reply *kerr.Error, err error) error {
 	case kerr.InvalidSessionTimeout.Code:
 		return &explained{"kafka.session_timeout",
 			"must be between the broker's group.min.session.timeout.ms and its group.max.session.timeout.ms", err}
-	case kerr.FencedInstanceID.Code, kerr.UnreleasedInstanceID.Code:
+	case kerr.FencedInstanceID.Code:
 		return &explained{"kafka.instance_id", "another process uses the same id: give each process its own", err}
+	case kerr.UnreleasedInstanceID.Code:
+		return &explained{"kafka.instance_id", "the group waits for the process that had this id: if it was killed, " +
+			"until its session has expired; if it runs, give each process its own", err}
 	case kerr.InvalidGroupID.Code:
 		return &explained{"kafka.group", "the broker does not accept this name", err}
 	case kerr.GroupAuthorizationFailed.Code:
