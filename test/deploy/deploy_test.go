@@ -122,6 +122,17 @@ func panelURLs(t *testing.T) map[string]bool {
 	return urls
 }
 
+// TestAlertsSeeTheFirstScrape checks that an alert on any increase of a counter also counts what an instance counted
+// before its first scrape.
+func TestAlertsSeeTheFirstScrape(t *testing.T) {
+	for _, a := range alerts(t) {
+		if strings.Contains(a.Expr, "increase(") && strings.HasSuffix(strings.TrimSpace(a.Expr), "> 0") &&
+			!strings.Contains(a.Expr, "process_start_time_seconds") {
+			t.Errorf("%s misses counts before the first scrape; use counted in rules.yml.tmpl: %s", a.Alert, a.Expr)
+		}
+	}
+}
+
 // TestEveryAlertIsTested checks that each alert has a test in which it fires and one in which it does not. promtool
 // runs them: make rules-check.
 func TestEveryAlertIsTested(t *testing.T) {

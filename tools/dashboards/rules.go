@@ -18,6 +18,7 @@ func rules(v values, boards map[string]*dashboard.Dashboard) ([]byte, error) {
 	installation := fmt.Sprintf("{{ with $labels.%s }}&var-cluster={{ . | urlquery }}{{ end }}{{ with $labels.%s }}&var-namespace={{ . | urlquery }}{{ end }}",
 		v.Cluster, v.Namespace)
 	t, err := template.New("rules").Delims("[[", "]]").Funcs(template.FuncMap{
+		"counted": v.counted,
 		"windows": func() []string { return []string{"5m", "30m", "1h", "6h"} },
 		"panel": func(board, title string) (string, error) {
 			b := boards[board+".json"]
@@ -40,4 +41,12 @@ func rules(v values, boards map[string]*dashboard.Dashboard) ([]byte, error) {
 		return nil, fmt.Errorf("rules: %w", err)
 	}
 	return text.Bytes(), nil
+}
+
+// counted returns an expression for what series counted within the last minutes. The function increase starts at the
+// first sample and so misses what a process counts before its first scrape. If a process has started within that time,
+// its total is used.
+func (v values) counted(series string, minutes int) string {
+	return fmt.Sprintf("(%s > 0 and on (%s, instance) time() - process_start_time_seconds < %d) or increase(%s[%dm])",
+		series, v.Group(), minutes*60, series, minutes)
 }
