@@ -35,7 +35,7 @@ func kafkaTable() []setting {
 		many("kafka.brokers", address(1), "127.0.0.1:9092", func(c *Config) *[]string { return &c.Kafka.Brokers }, notEmpty[string],
 			"addresses of some brokers; the client finds the others"),
 		one("kafka.group", filled(), "smshooks", func(c *Config) *string { return &c.Kafka.Group },
-			"consumer group"),
+			"consumer group, the only one that may read the topics; under a new name everything in them is sent again"),
 		one("kafka.instance_id", optional(legalName()), "", func(c *Config) *string { return &c.Kafka.InstanceID },
 			"id of this process for static membership, unique within the group; empty for dynamic membership"),
 		one("kafka.session_timeout", duration(), "45s", func(c *Config) *time.Duration { return &c.Kafka.SessionTimeout },
