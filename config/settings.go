@@ -179,7 +179,8 @@ func timeTable() []setting {
 		many("paused.drain", step(), "", func(c *Config) *[]time.Duration { return &c.Paused.Drain }, nil,
 			"previous values of retry.window: their paused topics are still read until they are empty, but no longer written to"),
 		one("revocation.interval", duration(), "1m", func(c *Config) *time.Duration { return &c.Revocation.Interval },
-			"a user's revoked clicks are sent at multiples of this interval"),
+			"a user's revoked clicks are sent at multiples of this interval; "+
+				"longer than 5m needs other alerts: SmshooksSourceLate in the runbook"),
 		one("revocation.max_ids", number(1, maxInt32), "10000", func(c *Config) *int { return &c.Revocation.MaxIDs },
 			"largest number of ids in one batch"),
 		one("click.remember", duration(), "720h", func(c *Config) *time.Duration { return &c.Click.Remember },

@@ -71,6 +71,18 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
+// TestChartAlertsOnUnsettled checks that the alerts on unsettled records follow the time for which revocations are
+// collected.
+func TestChartAlertsOnUnsettled(t *testing.T) {
+	folded, refusal := helm(t, "{prometheusRule: {enabled: true}, settings: {revocation: {interval: 10m}}}")
+	out := strings.Join(strings.Fields(folded), " ")
+	for _, want := range []string{"(smshooks_source_lag_seconds) > 840", "(smshooks_commit_stalled_seconds) > 840"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("not rendered: %s %s", want, refusal)
+		}
+	}
+}
+
 // TestChartOddValues checks that values which look like other types, or are as long as possible, reach Kubernetes in a
 // form that it accepts.
 func TestChartOddValues(t *testing.T) {

@@ -19,6 +19,7 @@ type values struct {
 	Runbook   string
 	Objective float64
 	Within    int
+	Interval  int `yaml:"revocation_interval"`
 }
 
 func readValues(file string) (v values, err error) {
@@ -31,7 +32,7 @@ func readValues(file string) (v values, err error) {
 	if err := decoder.Decode(&v); err != nil {
 		return v, fmt.Errorf("%s: %w", file, err)
 	}
-	if v.Cluster == "" || v.Namespace == "" || v.Targets == "" || v.Grafana == "" || v.Runbook == "" || v.Within <= 0 || v.Objective <= 0 || v.Objective >= 1 {
+	if v.Cluster == "" || v.Namespace == "" || v.Targets == "" || v.Grafana == "" || v.Runbook == "" || v.Within <= 0 || v.Interval <= 0 || v.Objective <= 0 || v.Objective >= 1 {
 		return v, fmt.Errorf("%s: every value must be set, and objective be between 0 and 1", file)
 	}
 	return v, nil
@@ -44,6 +45,9 @@ func (v values) Group() string { return v.Cluster + ", " + v.Namespace + ", job"
 func (v values) Budget() string {
 	return strconv.FormatFloat(math.Round((1-v.Objective)*1e9)/1e9, 'f', -1, 64)
 }
+
+// Unsettled returns the seconds after which an unsettled record is too old: revocations are collected for the interval.
+func (v values) Unsettled() int { return 240 + v.Interval }
 
 // bound returns a pattern for the label le of the objective's bucket: Prometheus stores "10" as "10.0" from version 3
 // on.
