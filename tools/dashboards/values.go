@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
@@ -22,6 +23,14 @@ type values struct {
 	Interval  int `yaml:"revocation_interval"`
 }
 
+// buckets are the ends of the buckets of smshooks_first_attempt_seconds that are whole seconds.
+var buckets = []int{1, 5, 10, 30, 60, 300, 1800, 21600}
+
+const (
+	burnsFast = 14.4 // times the allowed share of late attempts, in SmshooksBudgetBurnsFast
+	lowest    = 1 - 1/burnsFast
+)
+
 func readValues(file string) (v values, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -32,8 +41,16 @@ func readValues(file string) (v values, err error) {
 	if err := decoder.Decode(&v); err != nil {
 		return v, fmt.Errorf("%s: %w", file, err)
 	}
-	if v.Cluster == "" || v.Namespace == "" || v.Targets == "" || v.Grafana == "" || v.Runbook == "" || v.Within <= 0 || v.Interval <= 0 || v.Objective <= 0 || v.Objective >= 1 {
-		return v, fmt.Errorf("%s: every value must be set, and objective be between 0 and 1", file)
+	if v.Cluster == "" || v.Namespace == "" || v.Targets == "" || v.Grafana == "" || v.Runbook == "" || v.Interval <= 0 {
+		return v, fmt.Errorf("%s: every value must be set, and revocation_interval be above 0", file)
+	}
+	if !slices.Contains(buckets, v.Within) {
+		return v, fmt.Errorf("%s: within: %d is not the end of a bucket, so its alerts would never fire; use one of %v",
+			file, v.Within, buckets)
+	}
+	if v.Objective <= lowest || v.Objective >= 1 {
+		return v, fmt.Errorf("%s: objective: %v must be above %.4f and below 1; at %v times the share of late attempts "+
+			"that it allows an alert fires, which must be below 100 %%", file, v.Objective, lowest, burnsFast)
 	}
 	return v, nil
 }
