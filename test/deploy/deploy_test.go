@@ -122,6 +122,14 @@ func panelURLs(t *testing.T) map[string]bool {
 	return urls
 }
 
+// TestUnitHasNoSettings checks that the systemd unit sets nothing by a flag: a flag would win over the settings file.
+func TestUnitHasNoSettings(t *testing.T) {
+	want := "\nExecStart=/usr/local/bin/smshooks serve --config=/etc/smshooks/smshooks.yaml\n"
+	if !strings.Contains(text(t, "../../deploy/systemd/smshooks.service"), want) {
+		t.Errorf("the unit has no line %q", want)
+	}
+}
+
 // TestAlertsSeeTheFirstScrape checks that an alert on any increase of a counter also counts what an instance counted
 // before its first scrape.
 func TestAlertsSeeTheFirstScrape(t *testing.T) {

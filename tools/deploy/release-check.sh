@@ -74,7 +74,7 @@ for arch in amd64 arm64; do
   rpm -qp --nosignature --configfiles "$rpm" | grep -qx /etc/smshooks/smshooks.yaml || fail "$rpm: an upgrade overwrites the settings"
 done
 unit=$work/amd64/usr/lib/systemd/system/smshooks.service
-for line in User=smshooks "ExecStart=/usr/bin/smshooks serve --config=/etc/smshooks/smshooks.yaml --log.format=json"; do
+for line in User=smshooks "ExecStart=/usr/bin/smshooks serve --config=/etc/smshooks/smshooks.yaml"; do
   grep -qxF "$line" "$unit" || fail "the packages' unit has no $line"
 done
 ! grep -q '^DynamicUser\|/usr/local' "$unit" || fail "the packages' unit is that of a manual installation"
