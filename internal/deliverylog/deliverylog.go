@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -48,6 +49,7 @@ type Log struct {
 	dropped  func(n int)
 	log      *zap.Logger
 	queue    *queue
+	full     atomic.Int64 // Unix ms since when rows have been dropped because the queue is full; 0 if none is
 }
 
 // New returns a log that keeps its keys under prefix; nothing is written unless Run runs. dropped receives the number
@@ -61,14 +63,29 @@ func New(rdb redis.UniversalClient, prefix string, dropped func(n int), log *zap
 // is dropped and counted.
 func (l *Log) Add(a event.LogEntry) {
 	if !l.queue.push(&l.queue.attempts, a) {
-		l.dropped(1)
+		l.overflow()
 	}
 }
 
 // Note queues an event that waits, or the end of one that was never attempted. Like Add, it never blocks.
 func (l *Log) Note(a event.LogEntry) {
 	if !l.queue.push(&l.queue.notes, a) {
-		l.dropped(1)
+		l.overflow()
+	}
+}
+
+// overflow counts a row for which the queue has no room. The first one is logged.
+func (l *Log) overflow() {
+	l.dropped(1)
+	if l.full.CompareAndSwap(0, time.Now().UnixMilli()) {
+		l.log.Warn("the queue of the delivery log is full, dropping attempts: Redis is slower than they are made")
+	}
+}
+
+// drained ends what overflow has begun.
+func (l *Log) drained() {
+	if since := l.full.Swap(0); since != 0 {
+		l.log.Info("the queue of the delivery log is empty again", zap.Duration("after", time.Since(time.UnixMilli(since))))
 	}
 }
 
@@ -81,6 +98,7 @@ func (l *Log) Run(ctx context.Context) {
 	}
 	for {
 		if l.queue.len() == 0 {
+			l.drained()
 			select {
 			case <-ctx.Done():
 			case <-l.queue.wake:

@@ -203,7 +203,8 @@ func TestRedisUnreachable(t *testing.T) {
 
 func TestAddNeverBlocks(t *testing.T) {
 	var dropped int
-	l := New(nil, "", func(n int) { dropped += n }, zaptest.NewLogger(t)) // nobody writes
+	core, lines := observer.New(zapcore.InfoLevel)
+	l := New(nil, "", func(n int) { dropped += n }, zap.New(core)) // nobody writes
 	a := attempt(42, 1, webhook.DLR, "")
 	for range room + 5 {
 		l.Add(a)
@@ -213,6 +214,34 @@ func TestAddNeverBlocks(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { l.Add(a) }); n != 0 {
 		t.Errorf("Add allocates %v times", n)
+	}
+	if n := lines.FilterMessageSnippet("queue of the delivery log is full").Len(); n != 1 || lines.Len() != 1 {
+		t.Errorf("%d of %d lines say that the queue is full, want 1 of 1", n, lines.Len())
+	}
+}
+
+// TestFullQueueEnds checks that a line says when the queue is empty after rows were dropped.
+func TestFullQueueEnds(t *testing.T) {
+	mini := miniredis.RunT(t)
+	rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	defer rdb.Close()
+	core, lines := observer.New(zapcore.InfoLevel)
+	l := New(rdb, "", func(int) {}, zap.New(core))
+	for i := range room + 1 {
+		l.Add(attempt(42, i, webhook.DLR, ""))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); l.Run(ctx) }()
+	for deadline := time.Now().Add(10 * time.Second); lines.FilterMessageSnippet("empty again").Len() == 0; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no line: %v", lines.All())
+		}
+	}
+	stop()
+	<-done
+	if lines.Len() != 2 {
+		t.Errorf("%d lines, want a beginning and an end", lines.Len())
 	}
 }
 
