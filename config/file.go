@@ -70,6 +70,7 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!
 // section reads a mapping whose keys continue the dotted prefix. Only known
 // sections are entered, so an alias within itself ends at an unknown key.
 func (r *fileReader) section(prefix string, n *yaml.Node) {
+	lines := map[string]int{} // of the sections
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		if v.Kind == yaml.AliasNode {
@@ -82,13 +83,20 @@ func (r *fileReader) section(prefix string, n *yaml.Node) {
 			r.setting(s, k.Line, v)
 		case !r.isSection(name):
 			r.fail(name, k.Line, "unknown setting")
+		case lines[name] != 0:
+			r.fail(name, k.Line, twice(lines[name]))
 		case v.Kind == yaml.MappingNode:
+			lines[name] = k.Line
 			r.section(name+".", v)
 		case !isNull(v):
 			r.fail(name, k.Line, "is a section, not a value"+r.switchOf(name))
+		default:
+			lines[name] = k.Line
 		}
 	}
 }
+
+func twice(first int) string { return fmt.Sprintf("is set twice, first in line %d", first) }
 
 func (r *fileReader) isSection(name string) bool {
 	for known := range r.known {
@@ -109,8 +117,8 @@ func (r *fileReader) switchOf(section string) string {
 
 // setting reads the value of a known setting.
 func (r *fileReader) setting(s setting, line int, v *yaml.Node) {
-	if before, twice := r.given[s.name]; twice {
-		r.fail(s.name, line, fmt.Sprintf("is set twice, first in line %d", before.origin.line))
+	if before, isSet := r.given[s.name]; isSet {
+		r.fail(s.name, line, twice(before.origin.line))
 		return
 	}
 	texts := []string{}
