@@ -127,7 +127,7 @@ func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 	return kafka.CheckTopics(ctx, a.client, a.cfg.TopicPlan())
 }
 
-// TopicRisks returns which topics may lose records when a broker fails.
+// TopicRisks returns which topics may lose records.
 func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
 	return kafka.TopicRisks(ctx, a.client, a.cfg.TopicPlan())
 }

@@ -74,16 +74,16 @@ func (a *App) checkTopics(ctx context.Context) error {
 	return wrong
 }
 
-// warnOfRisks logs which topics may lose records when a broker fails.
+// warnOfRisks logs which topics may lose records.
 func (a *App) warnOfRisks(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	risks, err := kafka.TopicRisks(ctx, a.admin, a.plan)
 	if err != nil && ctx.Err() == nil {
-		a.Log.Warn("cannot read the durability settings of the topics", zap.Error(err))
+		a.Log.Warn("cannot check the settings of the topics for risks", zap.Error(err))
 	}
 	for _, r := range risks {
-		a.Log.Warn("topics may lose records when a broker fails",
+		a.Log.Warn("topics may lose records",
 			zap.String("setting", r.What), zap.Strings("topics", r.Topics), zap.String("advice", r.Why))
 	}
 }

@@ -85,7 +85,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestRisks checks the warnings about settings with which a failing broker loses records.
+// TestRisks checks the warnings about settings with which a failing broker loses records, or which delete them early.
 func TestRisks(t *testing.T) {
 	safe := map[string]string{"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
 	states := map[string]state{}
@@ -99,6 +99,8 @@ func TestRisks(t *testing.T) {
 	states["sms-dlr"] = state{partitions: 12, replicas: 1, configs: map[string]string{"min.insync.replicas": "1"}}
 	states["webhook-config"] = state{partitions: 12, replicas: 1, configs: safe}
 	states["webhook-keys"] = state{partitions: 12, replicas: 3, configs: map[string]string{"unclean.leader.election.enable": "true"}}
+	keep := func(ms string) state { return state{replicas: 3, configs: map[string]string{"retention.ms": ms}} }
+	states["webhook-dead-letter"], states["webhook-events"] = keep("1000"), keep("604799999")
 	delete(states, "sms-inbound") // missing is another matter
 	var got []string
 	for _, r := range s.risks() {
@@ -108,8 +110,14 @@ func TestRisks(t *testing.T) {
 		"replication factor 1: topics sms-dlr, webhook-config; if that broker is lost, so are their records: use 3 replicas (topics.replication for topics that are created)",
 		"min.insync.replicas=1: topic sms-dlr; a record counts as stored when one replica has it: set min.insync.replicas=2 with 3 replicas",
 		"unclean.leader.election.enable=true: topic webhook-keys; a replica that lags behind may become leader, and the records that it lacks are lost: set unclean.leader.election.enable=false",
+		"retention.ms=1000 (1s), below 30 days: topic webhook-dead-letter; dead letters that are deleted can no longer be replayed: set retention.ms=2592000000",
+		"retention.ms=604799999 (167h59m59.999s), below 7 days: topic webhook-events; a program that is down for longer misses endpoint events: set retention.ms=604800000",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	states["webhook-dead-letter"], states["webhook-events"] = keep("2592000000"), keep("-1") // enough
+	if risks := s.risks(); len(risks) != 3 {
+		t.Errorf("warned of enough retention: %v", risks)
 	}
 }

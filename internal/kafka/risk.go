@@ -4,14 +4,17 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/topics"
+	"github.com/smshooks/smshooks/pkg/delay"
 )
 
-// Risk is a setting of topics with which a broker that fails may lose records, or stop all writes. The service works
-// with it: whether it is a mistake depends on what the cluster is for.
+// Risk is a setting of topics with which a broker that fails may lose records, or stop all writes, or with which
+// records are deleted earlier than documented. The service works with it: whether it is a mistake depends on what the
+// cluster is for.
 type Risk struct {
 	// Topics that have the setting.
 	Topics []string
@@ -30,7 +33,8 @@ func (r Risk) String() string {
 	return r.What + ": " + noun + strings.Join(r.Topics, ", ") + "; " + r.Why
 }
 
-// TopicRisks checks the replicas and the durability settings of the existing topics, including the brokers' defaults.
+// TopicRisks checks the replicas, the durability settings and the retention of the existing topics, including the
+// brokers' defaults.
 func TopicRisks(ctx context.Context, cl *kgo.Client, plan *topics.Plan) ([]Risk, error) {
 	s, err := readSurvey(ctx, cl, plan)
 	if err != nil {
@@ -69,6 +73,29 @@ func (s survey) risks() []Risk {
 		}
 		if len(risk.Topics) > 0 {
 			risks = append(risks, risk)
+		}
+	}
+	return append(risks, s.retentionRisks()...)
+}
+
+// retentionRisks compares the topics whose records are kept for other readers with the documented retention. The
+// service does not need it, so an operator may choose less.
+func (s survey) retentionRisks() (risks []Risk) {
+	for _, kept := range []struct {
+		topic string
+		least time.Duration
+		lost  string
+	}{
+		{s.DeadLetter, deadLetterRetention, "dead letters that are deleted can no longer be replayed"},
+		{s.Events, eventsRetention, "a program that is down for longer misses endpoint events"},
+	} {
+		if retention, less := s.states[kept.topic].keepsLess(kept.least); less {
+			risks = append(risks, Risk{
+				Topics: []string{kept.topic},
+				What: fmt.Sprintf("retention.ms=%d (%s), below %d days", retention.Milliseconds(), delay.Name(retention),
+					kept.least/(24*time.Hour)),
+				Why: kept.lost + ": set retention.ms=" + millis(kept.least),
+			})
 		}
 	}
 	return risks
