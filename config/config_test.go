@@ -91,3 +91,33 @@ func TestTable(t *testing.T) {
 		t.Errorf("secrets = %v, want %v", secrets, want)
 	}
 }
+
+// TestWarnings checks that steps of the schedule that the window makes impossible are reported. A step that ends with the
+// window is impossible: the attempt before it took some time.
+func TestWarnings(t *testing.T) {
+	hours := func(list ...time.Duration) (delays []time.Duration) {
+		for _, n := range list {
+			delays = append(delays, n*time.Hour)
+		}
+		return delays
+	}
+	for _, tc := range []struct {
+		schedule []time.Duration
+		window   time.Duration
+		want     string
+	}{
+		{hours(6, 6), 24 * time.Hour, ""},
+		{nil, time.Second, ""},
+		{hours(6, 6, 12), 24*time.Hour + time.Millisecond, ""},
+		{hours(6, 6, 12), 24 * time.Hour, "retry.schedule: only 3 of 4 attempts are made, except for revocations: " +
+			"attempt 4 is due 24h after the first, but retry.window is 24h"},
+		{[]time.Duration{time.Second, 20 * time.Second, time.Hour}, 5 * time.Second, "retry.schedule: only 2 of 4 attempts are made, " +
+			"except for revocations: attempt 3 is due 21s after the first, but retry.window is 5s"},
+	} {
+		c := config.Defaults()
+		c.Retry.Schedule, c.Retry.Window = tc.schedule, tc.window
+		if got := strings.Join(c.Warnings(), "\n"); got != tc.want {
+			t.Errorf("%v with %v: %q, want %q", tc.schedule, tc.window, got, tc.want)
+		}
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/smshooks/smshooks/pkg/delay"
 )
 
 // validator checks settings against each other.
@@ -27,6 +29,20 @@ func validate(c *Config, bad map[string]bool) []Problem {
 		v.fail(p.Setting, p.Text, p.Other)
 	}
 	return v.problems
+}
+
+// Warnings returns a line for each combination of valid settings that has an effect which is easily missed.
+func (c *Config) Warnings() []string {
+	after := time.Duration(0) // the first attempt
+	for i, d := range c.Retry.Schedule {
+		// An attempt that is due when the window ends comes too late: the attempts before it took some time.
+		if after += d; after >= c.Retry.Window {
+			return []string{fmt.Sprintf("retry.schedule: only %d of %d attempts are made, except for revocations: "+
+				"attempt %d is due %s after the first, but retry.window is %s", i+1, len(c.Retry.Schedule)+1, i+2,
+				delay.Name(after), delay.Name(c.Retry.Window))}
+		}
+	}
+	return nil
 }
 
 // fail reports name, unless it or one of the others involved is bad already.

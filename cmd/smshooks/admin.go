@@ -78,8 +78,8 @@ func override(given, change []string) []string {
 	return append(kept, change...)
 }
 
-// checkTopics explains every problem. Orphaned delay topics and risky settings are only reported, because the service
-// starts with them.
+// checkTopics explains every problem. Orphaned delay topics, risky settings and warnings are only reported, because
+// the service starts with them.
 func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) error {
 	problems, err := admin.CheckTopics(ctx)
 	if err != nil {
@@ -95,6 +95,9 @@ func checkTopics(ctx context.Context, cmd *cobra.Command, admin *app.Admin) erro
 	}
 	for _, r := range risks {
 		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", r)
+	}
+	for _, w := range admin.Warnings() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 	}
 	orphaned, flags, err := admin.OrphanedTopics(ctx)
 	if err != nil { // not a failure: the topics themselves have been checked

@@ -127,6 +127,9 @@ func (a *Admin) CheckTopics(ctx context.Context) ([]kafka.Problem, error) {
 	return kafka.CheckTopics(ctx, a.client, a.cfg.TopicPlan())
 }
 
+// Warnings returns a line for each combination of settings that has an effect which is easily missed.
+func (a *Admin) Warnings() []string { return a.cfg.Warnings() }
+
 // TopicRisks returns which topics may lose records.
 func (a *Admin) TopicRisks(ctx context.Context) ([]kafka.Risk, error) {
 	return kafka.TopicRisks(ctx, a.client, a.cfg.TopicPlan())

@@ -27,6 +27,9 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	}
 	a.reportListening(public)
+	for _, warning := range a.Config.Warnings() {
+		a.Log.Warn(warning)
+	}
 	b, g := budgetOf(a.Config.Shutdown.Grace), newGroup(ctx)
 	checked, started := make(chan struct{}), make(chan struct{})
 
