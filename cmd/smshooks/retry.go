@@ -63,7 +63,7 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 		Long: "Make events due now that wait for a retry or in overflow. With --user, include those of an ended pause.\n" +
 			"An attempt keeps its number. If it fails, the next one comes a full delay later.\n\n" +
 			"The command prints the id of the recovery, then its progress until it is done. The running instances do\n" +
-			"the work: if the command is interrupted, they continue.",
+			"the work: if the command is interrupted, they continue. If none runs, the next one to start does it.",
 		Example: "  smshooks retry release --user 42 --dry-run\n" +
 			"  smshooks retry release --host hooks.example.com --error timeout --since 6h",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -96,22 +96,42 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 	return cmd
 }
 
-// release begins a recovery and prints its progress until it is done or ctx ends. If ctx ends before the recovery has
-// begun, or begun only in part, it returns the error.
+// notBegun is the time after which release reports that no instance has begun the recovery. A running instance needs a
+// few seconds at most. A test changes it.
+var notBegun = 10 * time.Second
+
+// release stores a recovery and prints its progress until it is done or ctx ends. If ctx ends before the recovery is
+// stored, or stored only in part, it returns the error.
 func release(ctx context.Context, cmd *cobra.Command, admin *app.Admin, s app.Selection) error {
-	shown := int64(-1) // -1: none, so the recovery has not begun
+	var (
+		stored  time.Time // zero: not all of it
+		working bool      // an instance has begun
+		warned  bool
+	)
+	shown := int64(-1) // none
 	n, err := admin.Release(ctx, s, func(ids []string) {
 		for _, id := range ids {
 			fmt.Fprintln(cmd.OutOrStdout(), id)
 		}
-	}, func(released int64) {
-		if released != shown {
+	}, func(released int64, begun bool) {
+		if working = begun; stored.IsZero() {
+			stored = time.Now()
+		}
+		switch {
+		case begun && released != shown:
 			fmt.Fprintf(cmd.ErrOrStderr(), "%d released so far\n", released)
 			shown = released
+		case !begun && !warned && time.Since(stored) >= notBegun:
+			fmt.Fprintln(cmd.ErrOrStderr(), "no instance has begun the recovery; it begins when one with the role consume runs")
+			warned = true
 		}
 	})
-	if err != nil && ctx.Err() != nil && shown >= 0 {
-		fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the running instances continue")
+	if err != nil && ctx.Err() != nil && !stored.IsZero() {
+		text := "interrupted; the running instances continue"
+		if !working {
+			text = "interrupted before the recovery began; it begins when an instance with the role consume runs"
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), text)
 		return nil
 	}
 	if err == nil {

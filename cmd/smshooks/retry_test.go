@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/smshooks/smshooks/internal/app"
@@ -66,32 +68,56 @@ type interrupter struct {
 }
 
 func (w *interrupter) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
 	if strings.Contains(string(p), w.text) {
 		w.interrupt()
 	}
-	return w.Buffer.Write(p)
+	return n, err
 }
 
-// TestReleaseInterrupted interrupts the command. Only if the recovery has begun do the running instances continue it.
+// TestReleaseInterrupted interrupts the command: before the recovery is stored, before an instance has begun it, and after
+// that.
 func TestReleaseInterrupted(t *testing.T) {
 	cluster := fakekafka.New(t)
 	brokers := "--kafka.brokers=" + cluster.ListenAddrs()[0]
 	output(t, "topics", "ensure", "--topics.partitions=1", "--topics.replication=1", brokers)
-	for _, begun := range []bool{false, true} {
+	defer func(d time.Duration) { notBegun = d }(notBegun)
+	notBegun = 0
+	for _, c := range []struct {
+		name, at, want string // at: the text on stderr that is followed by the interrupt
+		code           int
+	}{
+		{"not stored", "", "smshooks: ", exitFailed},
+		{"not begun", "no instance has begun", "no instance has begun the recovery; it begins when one with the role consume runs\n" +
+			"interrupted before the recovery began; it begins when an instance with the role consume runs\n", exitDone},
+		{"begun", "0 released so far", "interrupted; the running instances continue\n", exitDone},
+	} {
 		ctx, interrupt := context.WithCancel(t.Context())
-		if !begun {
+		if c.at == "" {
 			cluster.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
 				interrupt() // while topics.config is read
 				return nil, nil, false
 			})
 		}
-		var out bytes.Buffer
-		stderr := interrupter{text: "released so far", interrupt: interrupt}
-		code := run(ctx, []string{"retry", "release", "--user=42", brokers}, &out, &stderr)
-		continued := strings.Contains(stderr.String(), "interrupted; the running instances continue")
-		if continued != begun || (code == exitDone) != begun || (out.Len() > 0) != begun {
-			t.Errorf("begun: %v, exit code %d, stdout %q, stderr %q", begun, code, out.String(), stderr.String())
+		stdout := interrupter{text: "rcv_", interrupt: func() {}}
+		stderr := interrupter{text: c.at, interrupt: interrupt}
+		if c.name == "begun" {
+			stdout.interrupt = func() { examined(t, cluster, strings.TrimSpace(stdout.String())) }
+		}
+		code := run(ctx, []string{"retry", "release", "--user=42", brokers}, &stdout, &stderr)
+		if code != c.code || !strings.HasSuffix(stderr.String(), c.want) && c.at != "" || (stdout.Len() > 0) != (c.at != "") {
+			t.Errorf("%s: exit code %d, stdout %q, stderr %q; want %d, %q", c.name, code, stdout.String(), stderr.String(), c.code, c.want)
 		}
 		interrupt()
+	}
+}
+
+// examined stores that an instance has found no records of the recovery in one partition.
+func examined(t *testing.T, cluster *fakekafka.Cluster, id string) {
+	t.Helper()
+	value := fmt.Sprintf(`{"empty":{"id":%q,"units":{"sms-dlr-retry-6h":[0]},"time":"2026-02-27T14:30:00Z"}}`, id)
+	record := &kgo.Record{Topic: "webhook-releases", Key: []byte(id), Value: []byte(value)}
+	if err := cluster.Open().ProduceSync(t.Context(), record).FirstErr(); err != nil {
+		t.Error(err)
 	}
 }

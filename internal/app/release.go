@@ -134,11 +134,11 @@ func (a *Admin) CountDelayed(ctx context.Context, s Selection) (n int64, err err
 // releasePoll is the interval at which Release checks the progress of a recovery.
 const releasePoll = 250 * time.Millisecond
 
-// Release makes the events that s selects due now, and returns their number when it is done. begun receives the ids of
-// the recoveries. When all have begun, progress receives the number of events released so far; if ctx ends then, the
-// running instances continue.
+// Release makes the events that s selects due now, and returns their number when it is done. stored receives the ids of
+// the recoveries. When all are stored, progress receives the number of events released so far, and whether an instance
+// has begun the work. If ctx ends then, the running instances continue, or the next one that starts does the work.
 func (a *Admin) Release(
-	ctx context.Context, s Selection, begun func(ids []string), progress func(int64),
+	ctx context.Context, s Selection, stored func(ids []string), progress func(released int64, begun bool),
 ) (int64, error) {
 	m, topics, err := a.marker(ctx, s)
 	if err != nil {
@@ -147,21 +147,23 @@ func (a *Admin) Release(
 	released := int64(0)
 	err = a.withReleases(ctx, func(ctx context.Context, log *release.Log) error {
 		ids, err := log.Begin(ctx, m, topics)
-		if begun(ids); err != nil {
+		if stored(ids); err != nil {
 			return err
 		}
-		a.log.Debug("recovery started", zap.Strings("ids", ids))
+		a.log.Debug("recovery stored", zap.Strings("ids", ids))
 		for running := true; running; {
+			begun := false
 			released, running = 0, false
 			for _, id := range ids {
 				status, known := log.Status(id) // a recovery that copied nothing is forgotten after some time
 				released += status.Released
+				begun = begun || status.Begun || !known
 				running = running || known && status.Ended.IsZero()
 			}
 			if !running {
 				break
 			}
-			progress(released)
+			progress(released, begun)
 			select {
 			case <-ctx.Done():
 				return ctx.Err()

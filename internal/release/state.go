@@ -290,10 +290,12 @@ type Status struct {
 	Started  time.Time
 	Ended    time.Time // zero while it is running
 	Released int64     // records that were moved
+	Begun    bool      // an instance has done a part of it
 }
 
 func (r *recovery) status() Status {
-	s := Status{ID: r.ID, Cause: r.Cause, Started: r.Created, Released: r.moved}
+	s := Status{ID: r.ID, Cause: r.Cause, Started: r.Created, Released: r.moved,
+		Begun: len(r.units) > 0 || r.left == 0}
 	if r.left == 0 {
 		if s.Ended = r.ended; s.Ended.Before(s.Started) {
 			s.Ended = s.Started
