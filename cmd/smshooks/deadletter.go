@@ -123,8 +123,9 @@ func replayCommand() *cobra.Command {
 			"earlier replay of it is under way (Redis keeps track of that). The dead letter stays, so the event\n" +
 			"can be replayed again later. Unreadable records (invalid_record) are never sent.\n\n" +
 			"With --position, an interrupted replay continues when the same command is run again. It covers the\n" +
-			"dead letters that existed when it first began. After a kill or a loss of Kafka, up to 500 events\n" +
-			"may be sent twice. After a kill, it continues two minutes later at the earliest.",
+			"dead letters that existed when it first began: use a new file for each replay. After a kill or a\n" +
+			"loss of Kafka, up to 500 events may be sent twice. After a kill, it continues two minutes later at\n" +
+			"the earliest.",
 		Example: "  smshooks deadletter replay --user 42 --kind dlr --since 2026-02-27T14:00:00Z --dry-run\n" +
 			"  smshooks deadletter replay --since 24h --position replay.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -136,6 +137,10 @@ func replayCommand() *cobra.Command {
 			if cmd.Flags().Changed("position") {
 				if err := resume(&run, position, wanted.asked()); err != nil {
 					return err
+				}
+				if run.Position.Done() {
+					fmt.Fprintf(cmd.ErrOrStderr(), "the replay in %s is complete; to replay newer dead letters, name another file\n",
+						position)
 				}
 			}
 			return withAdmin(cmd, noTimeout, func(ctx context.Context, admin *app.Admin) error {

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 func TestLetterFilter(t *testing.T) {
@@ -30,6 +34,21 @@ func TestLetterFilter(t *testing.T) {
 		var usage usageError
 		if _, _, err := read(arg); !errors.As(err, &usage) {
 			t.Errorf("%s: %v, want a usageError", arg, err)
+		}
+	}
+}
+
+// TestReplayIsComplete reuses the file of a complete replay.
+func TestReplayIsComplete(t *testing.T) {
+	flags := []string{"--kafka.brokers=" + fakekafka.New(t).ListenAddrs()[0], "--redis.addrs=127.0.0.1:1"}
+	output(t, append([]string{"topics", "ensure", "--topics.partitions=1", "--topics.replication=1"}, flags...)...)
+	file := filepath.Join(t.TempDir(), "replay.json")
+	complete := "the replay in " + file + " is complete; to replay newer dead letters, name another file\n"
+	for _, want := range []string{"", complete} {
+		var out, stderr bytes.Buffer
+		code := run(t.Context(), append([]string{"deadletter", "replay", "--position=" + file}, flags...), &out, &stderr)
+		if code != exitDone || out.String() != "0 replayed\n" || stderr.String() != want {
+			t.Errorf("exit code %d, stdout %q, stderr %q, want %q", code, out.String(), stderr.String(), want)
 		}
 	}
 }
