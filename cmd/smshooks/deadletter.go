@@ -17,6 +17,7 @@ import (
 
 	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/internal/deadletter"
+	"github.com/smshooks/smshooks/pkg/delay"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -35,9 +36,9 @@ func (f *letterFlags) add(cmd *cobra.Command) {
 	cmd.Flags().Int64Var(&f.user, "user", 0, "only events of this user id")
 	cmd.Flags().StringVar(&f.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
 	cmd.Flags().StringVar(&f.since, "since", "",
-		"only events given up at or after this time: RFC 3339, or an age such as 24h")
+		"only events given up at or after this time: RFC 3339, or an age such as 24h or 30d")
 	cmd.Flags().StringVar(&f.until, "until", "",
-		"only events given up before this time: RFC 3339, or an age such as 24h")
+		"only events given up before this time: RFC 3339, or an age such as 24h or 30d")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "only events with this reason: "+strings.Join(reasonNames, ", "))
 	complete(cmd, "kind", kindNames...)
 	complete(cmd, "reason", reasonNames...)
@@ -56,13 +57,23 @@ func (f *letterFlags) filter(cmd *cobra.Command, now time.Time) (deadletter.Filt
 		return filter, err
 	}
 	var err error
-	if filter.Since, err = instant(f.since, now); err != nil {
-		return filter, usagef("--since: %w", err)
+	filter.Since, filter.Until, err = period(f.since, f.until, now)
+	return filter, err
+}
+
+// period reads --since and --until. A period without an instant is refused: it would select nothing. An error is a
+// usageError.
+func period(since, until string, now time.Time) (from, to time.Time, err error) {
+	if from, err = instant(since, now); err != nil {
+		return from, to, usagef("--since: %w", err)
 	}
-	if filter.Until, err = instant(f.until, now); err != nil {
-		return filter, usagef("--until: %w", err)
+	if to, err = instant(until, now); err != nil {
+		return from, to, usagef("--until: %w", err)
 	}
-	return filter, nil
+	if since != "" && until != "" && !from.Before(to) {
+		return from, to, usagef("--since: %s is not before --until (%s)", since, until)
+	}
+	return from, to, nil
 }
 
 // instant parses a time or an age. It returns the zero time for "".
@@ -76,9 +87,9 @@ func instant(text string, now time.Time) (time.Time, error) {
 		}
 		return t, nil
 	}
-	age, err := time.ParseDuration(text)
+	age, err := delay.Parse(text)
 	if err != nil || age < 0 {
-		return time.Time{}, fmt.Errorf("%q is neither a time (2026-02-27T14:30:00Z) nor an age (24h)", text)
+		return time.Time{}, fmt.Errorf("%q is neither a time (2026-02-27T14:30:00Z) nor an age (24h, 30d)", text)
 	}
 	return now.Add(-age), nil
 }

@@ -27,6 +27,12 @@ func TestLetterFilter(t *testing.T) {
 	if err != nil || since != 24*time.Hour || until != time.Hour {
 		t.Errorf("%v, since %v, until %v ago", err, since, until)
 	}
+	if since, _, err := read("--since=30d"); err != nil || since != 30*24*time.Hour {
+		t.Errorf("30d: %v, since %v ago", err, since)
+	}
+	if _, _, err := read("--since=2026-02-27T11:00:00Z", "--until=1h"); err == nil {
+		t.Error("an empty period is accepted")
+	}
 	if t0, err := instant("0001-01-01T00:00:00Z", now); err != nil || t0.IsZero() {
 		t.Errorf("the zero time of Go programs is no bound: %v, %v", t0, err)
 	}

@@ -64,7 +64,7 @@ func explainCommand() *cobra.Command {
 	cmd.Flags().StringVar(&flags.message, "message", "", "id of the message (sms.id)")
 	cmd.Flags().StringVar(&flags.kind, "kind", "", "only events of this kind: "+strings.Join(kindNames, ", "))
 	cmd.Flags().StringVar(&flags.since, "since", "",
-		"only records written at or after this time: RFC 3339, or an age such as 24h")
+		"only records written at or after this time: RFC 3339, or an age such as 24h or 30d")
 	cmd.Flags().BoolVar(&flags.json, "json", false, "print JSON: an object for an id, an array for a message")
 	cmd.Flags().BoolVar(&flags.personal, "show-personal-data", false, "print phone numbers in full")
 	complete(cmd, "kind", kindNames...)

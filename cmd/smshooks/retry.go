@@ -44,13 +44,8 @@ func (f *releaseFlags) selection(cmd *cobra.Command, now time.Time) (s app.Selec
 	if kind, err := webhook.ParseKind(f.kind); err == nil {
 		s.Kind = &kind
 	}
-	if s.Since, err = instant(f.since, now); err != nil {
-		return s, usagef("--since: %w", err)
-	}
-	if s.Until, err = instant(f.until, now); err != nil {
-		return s, usagef("--until: %w", err)
-	}
-	return s, nil
+	s.Since, s.Until, err = period(f.since, f.until, now)
+	return s, err
 }
 
 func retryCommand() *cobra.Command {
@@ -89,8 +84,9 @@ func releaseCommand(flags *releaseFlags) *cobra.Command {
 	cmd.Flags().StringVar(&flags.failure, "error", "",
 		"only events whose last failure contains this text: timeout, http 503")
 	cmd.Flags().StringVar(&flags.since, "since", "",
-		"only events of this time or later: RFC 3339, or an age such as 24h")
-	cmd.Flags().StringVar(&flags.until, "until", "", "only events before this time: RFC 3339, or an age such as 24h")
+		"only events of this time or later: RFC 3339, or an age such as 24h or 30d")
+	cmd.Flags().StringVar(&flags.until, "until", "",
+		"only events before this time: RFC 3339, or an age such as 24h or 30d")
 	cmd.Flags().BoolVar(&flags.dry, "dry-run", false, "print how many events would be released, and release none")
 	complete(cmd, "kind", kindNames...)
 	return cmd

@@ -43,15 +43,16 @@ func TestReleaseFlags(t *testing.T) {
 
 func TestReleaseRefuses(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                         "exactly one of --user, --host and --all is needed",
-		"--user 42 --all":          "exactly one of --user, --host and --all is needed",
-		"--all=false":              "exactly one of --user, --host and --all is needed",
-		"--user 0":                 "--user: 0 is not a user id (must be 1 or higher)",
-		"--host http://a.example/": `--host: "http://a.example/" is not a host name or an IP address without a port`,
-		"--host a.example:8443":    `--host: "a.example:8443" is not a host name or an IP address without a port`,
-		"--host=":                  `--host: "" is not a host name or an IP address without a port`,
-		"--all --kind dlrs":        `--kind: "dlrs" is not one of dlr, click, inbound, revoke_click`,
-		"--all --since yesterday":  `--since: "yesterday" is neither a time (2026-02-27T14:30:00Z) nor an age (24h)`,
+		"":                            "exactly one of --user, --host and --all is needed",
+		"--user 42 --all":             "exactly one of --user, --host and --all is needed",
+		"--all=false":                 "exactly one of --user, --host and --all is needed",
+		"--user 0":                    "--user: 0 is not a user id (must be 1 or higher)",
+		"--host http://a.example/":    `--host: "http://a.example/" is not a host name or an IP address without a port`,
+		"--host a.example:8443":       `--host: "a.example:8443" is not a host name or an IP address without a port`,
+		"--host=":                     `--host: "" is not a host name or an IP address without a port`,
+		"--all --kind dlrs":           `--kind: "dlrs" is not one of dlr, click, inbound, revoke_click`,
+		"--all --since yesterday":     `--since: "yesterday" is neither a time (2026-02-27T14:30:00Z) nor an age (24h, 30d)`,
+		"--all --since 1h --until 2h": `--since: 1h is not before --until (2h)`,
 	} {
 		var out bytes.Buffer
 		if code := run(t.Context(), append([]string{"retry", "release"}, strings.Fields(line)...), &out, &out); code != exitUsage || out.String() != "smshooks: "+want+"\n" {
