@@ -281,6 +281,11 @@ func TestElsewhere(t *testing.T) {
 			t.Errorf("%+v: %+v", q, got)
 		}
 	}
+	e.write("sms-dlr", p, 42, value(42, `"\u0061b-\u00e9"`))
+	escaped := e.write("sms-dlr", p, 42, value(42, `"\u0061b-\u0031"`))
+	if got := e.one(Query{UserID: 42, MessageID: "ab-1"}); got.MessageID != "ab-1" || got.Copies[0].Offset != escaped.Offset {
+		t.Errorf("escaped id: %+v", got)
+	}
 	dead := e.write("dead", 3, 42, value(42, "5"), "smshooks-id", "evt_0000000000000000000000", "smshooks-kind", "click", "smshooks-reason", "window_expired")
 	for _, q := range []Query{{ID: "evt_0000000000000000000000"}, {UserID: 42, MessageID: "5"}} {
 		if got := e.one(q); got.State != Dead || got.Kind != webhook.Click || got.Reason != webhook.WindowExpired || got.Copies[0].Offset != dead.Offset {

@@ -212,7 +212,7 @@ func (f *finder) matchMessage() matcher {
 		return c != '-' && c != '_' && c != '.' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
 	})
 	return func(t *topic, r *kgo.Record) *event.Event {
-		if plain && !bytes.Contains(r.Value, text) { // other characters may be escaped
+		if plain && !bytes.Contains(r.Value, text) && !escapesPlain(r.Value) { // other characters may be escaped
 			return nil
 		}
 		e := eventOf(t, r)
@@ -220,6 +220,21 @@ func (f *finder) matchMessage() matcher {
 			return nil
 		}
 		return e
+	}
+}
+
+// escapesPlain reports whether a record may have an escaped letter, digit, '-', '_' or '.': \u002d to \u007a. Few have,
+// even if a gateway escapes all other letters.
+func escapesPlain(value []byte) bool {
+	for {
+		i := bytes.Index(value, []byte(`\u00`))
+		if i < 0 {
+			return false
+		}
+		value = value[i+len(`\u00`):]
+		if len(value) > 0 && '2' <= value[0] && value[0] <= '7' {
+			return true
+		}
 	}
 }
 
