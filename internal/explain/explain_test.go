@@ -314,8 +314,9 @@ func TestElsewhere(t *testing.T) {
 			t.Errorf("%s: %+v", garbage, got)
 		}
 	}
-	click := webhook.Click
+	click, inbound := webhook.Click, webhook.Inbound
 	for _, q := range []Query{
+		{UserID: 42, MessageID: "5", Kind: &inbound}, {ID: "evt_0000000000000000000000", Kind: &inbound}, // its dead letter is of a click
 		{ID: "evt_0000000000000000000001"}, {ID: "x"}, {ID: "sms-dlr/0/99"}, {UserID: 43, MessageID: "5"}, {UserID: 42, MessageID: "55"},
 		{ID: "gateway:1", Since: time.Now().Add(time.Hour)}, {ID: "gateway:1", Kind: &click},
 	} {

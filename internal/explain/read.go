@@ -69,7 +69,8 @@ func (f *finder) after(ctx context.Context, parts []part, since time.Time) ([]pa
 }
 
 // read passes the records of the parts to the matchers that match returns, one for each reader, and adds the records
-// that they select. A topic for which match returns nil is not read.
+// that they select. It leaves out those of other kinds than Query.Kind, since the dead letter topic holds all kinds. A
+// topic for which match returns nil is not read.
 func (f *finder) read(ctx context.Context, parts []part, match func(*topic) matcher) error {
 	return f.readIn(ctx, parts, chunk, match)
 }
@@ -93,7 +94,7 @@ func (f *finder) readIn(ctx context.Context, parts []part, chunk int64, match fu
 				}
 				defer r.Close()
 				return r.ReadAll(ctx, nil, func(record *kgo.Record) error {
-					if e := m(p.topic, record); e != nil {
+					if e := m(p.topic, record); e != nil && (f.query.Kind == nil || e.Kind == *f.query.Kind) {
 						mu.Lock()
 						defer mu.Unlock()
 						f.add(p.topic, e, record)
