@@ -54,13 +54,14 @@ type Event struct {
 	From, To  string    // phone numbers; "" if unknown
 	Time      time.Time // of the source record; zero if unknown
 	State     State
-	Attempts  int
+	Attempts  int              // since the latest replay, if there was one
 	Next      time.Time        // earliest time of the next attempt; zero if none is planned
-	Failure   webhook.Failure  // of the last attempt; "" if it succeeded or none was made
-	Reason    webhook.Reason   // of a dead letter
+	Failure   webhook.Failure  // of the last of Attempts; "" if it succeeded or none was made
+	Reason    webhook.Reason   // if the state is Dead
 	Copies    []Copy           // the source record first, then by time
 	Log       []event.LogEntry // the attempts that the delivery log still has, oldest first
 	last      *event.LogEntry  // the latest row of the log; it may be no attempt
+	logged    bool             // the state comes from the log
 }
 
 // Copy is one record of an event.
@@ -75,7 +76,7 @@ type Copy struct {
 	attempts  int
 	failure   webhook.Failure
 	reason    webhook.Reason
-	replayed  bool
+	replayed  time.Time // when the replay was requested that the record comes from; zero: none
 }
 
 // DeadLetter is the class of the copies in the dead letter topic.
@@ -127,16 +128,10 @@ func (f *finder) conclude(ctx context.Context, e *Event) {
 	slices.SortFunc(e.Copies, func(a, b Copy) int {
 		return cmp.Or(order(a.Class)-order(b.Class), a.Time.Compare(b.Time), cmp.Compare(a.Topic, b.Topic))
 	})
-	for i := range e.Copies {
-		c := &e.Copies[i]
-		e.Attempts = max(e.Attempts, c.attempts)
-		if c.failure != "" {
-			e.Failure = c.failure
-		}
-		e.Reason = cmp.Or(c.reason, e.Reason)
-	}
 	f.addLog(ctx, e)
-	if open := e.judge(); open != nil {
+	open := e.judge()
+	e.count()
+	if open != nil {
 		if drain := f.cfg.Plan.Drain(open.Topic); drain != "" {
 			f.warn(fmt.Errorf("event %s is in topic %s, which these settings do not name: use the settings of the service, "+
 				"or add %s to both", e.ID, open.Topic, drain))
@@ -169,8 +164,34 @@ func (f *finder) addLog(ctx context.Context, e *Event) {
 		}
 		if e.last = &a; a.Number > 0 {
 			e.Log = append(e.Log, a)
+		}
+	}
+}
+
+// count sets the attempts and the last failure since the latest replay. A replay counts attempts from 1 again.
+func (e *Event) count() {
+	var replayed, since time.Time // of the latest replay: when it was requested, and the time of its first record
+	for _, c := range e.Copies {
+		if c.replayed.After(replayed) {
+			replayed, since = c.replayed, c.Time
+		}
+	}
+	for _, c := range e.Copies {
+		if c.replayed.Equal(replayed) {
+			e.Attempts = max(e.Attempts, c.attempts)
+			e.Failure = cmp.Or(c.failure, e.Failure)
+		}
+	}
+	for _, a := range e.Log {
+		if !a.Time.Before(since) {
 			e.Attempts = max(e.Attempts, a.Number)
 		}
+	}
+	if e.logged && e.last.Number > 0 { // the records of the latest replay may be deleted
+		e.Attempts = e.last.Number
+	}
+	if e.State == Delivered {
+		e.Failure = ""
 	}
 }
 
@@ -193,7 +214,7 @@ func (e *Event) judge() (delayed *Copy) {
 			dead = c
 		case !c.Committed:
 			open = c
-		case open != nil && !c.replayed && c.Class != topics.Source.String():
+		case open != nil && c.replayed.IsZero() && c.Class != topics.Source.String():
 			open = nil
 		}
 		if c.Time.After(last) {
@@ -203,7 +224,7 @@ func (e *Event) judge() (delayed *Copy) {
 	ended := e.last != nil && !e.last.Fate.Stored() // the log has the fate
 	switch {
 	case ended && e.last.Time.After(last): // its offset may not be committed yet
-		e.State = State(e.last.Fate.State())
+		e.State, e.logged = State(e.last.Fate.State()), true
 	case dead != nil && (open == nil || !open.Time.After(dead.Time)) && !e.replayedAfter(dead):
 		e.State = Dead
 	case open != nil && open.Class == topics.Source.String():
@@ -215,12 +236,12 @@ func (e *Event) judge() (delayed *Copy) {
 			e.State = Paused
 		}
 	case ended:
-		e.State = State(e.last.Fate.State())
+		e.State, e.logged = State(e.last.Fate.State()), true
 	default:
 		e.State = Settled
 	}
-	if e.State == Delivered {
-		e.Failure = ""
+	if e.State == Dead && dead != nil {
+		e.Reason = dead.reason
 	}
 	return delayed
 }
@@ -228,6 +249,6 @@ func (e *Event) judge() (delayed *Copy) {
 // replayedAfter reports whether a replay followed the dead letter.
 func (e *Event) replayedAfter(dead *Copy) bool {
 	return slices.ContainsFunc(e.Copies, func(c Copy) bool {
-		return c.Class != DeadLetter && c.replayed && c.Time.After(dead.Time)
+		return c.Class != DeadLetter && !c.replayed.IsZero() && c.Time.After(dead.Time)
 	})
 }

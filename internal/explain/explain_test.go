@@ -178,6 +178,9 @@ func TestFollow(t *testing.T) {
 		t.Helper()
 		for _, q := range []Query{byID, byMessage, byPosition, {ID: id, UserID: 42}, {ID: id, UserID: 7}} {
 			got := e.one(q)
+			if want := map[bool]webhook.Reason{true: webhook.AttemptsExhausted}[state == Dead]; got.Reason != want {
+				t.Errorf("%+v: %s with the reason %q, want %q", q, got.State, got.Reason, want)
+			}
 			if got.ID != id || got.UserID != 42 || got.Kind != webhook.DLR || got.MessageID != "12345" || got.To != "4790000000" || got.From != "Shop" {
 				t.Errorf("%+v: the event is %+v", q, got)
 			}
@@ -203,13 +206,40 @@ func TestFollow(t *testing.T) {
 	e.finish(source, retry, overflow)
 	check(Dead, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""))
 	again := e.write("sms-dlr-overflow-10s", p, 42, source.Value, "smshooks-id", id, "smshooks-due", due, "smshooks-replayed", due)
-	check(Waiting, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, ""))
+	check(Waiting, 0, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, ""))
 	e.finish(source, retry, overflow, again)
-	check(Settled, 2, "http 503", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
+	check(Settled, 0, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
 	e.cfg.Log = func(context.Context, int64) ([]event.LogEntry, error) {
 		return []event.LogEntry{{ID: id, Number: 1, Status: 200, Time: time.Now().Add(time.Second)}, {ID: "x", Number: 9}}, nil
 	}
-	check(Delivered, 2, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
+	check(Delivered, 1, "", position(source, "+"), position(retry, "+"), position(overflow, "+"), position(dead, ""), position(again, "+"))
+}
+
+// TestReplayed checks that the attempts, the failure and the reason are those of the latest replay, also if its records
+// are deleted.
+func TestReplayed(t *testing.T) {
+	e := newEnv(t)
+	source := e.write("sms-dlr", 0, 42, value(42, "1"))
+	headers := []string{"smshooks-id", e.id(source), "smshooks-kind", "dlr"}
+	e.write("dead", 0, 42, source.Value, append(headers, "smshooks-attempts", "3", "smshooks-error", "timeout", "smshooks-reason", "attempts_exhausted")...)
+	e.finish(source)
+	delivered := event.LogEntry{ID: e.id(source), Kind: webhook.DLR, Message: event.NewText([]byte("1")), Number: 1, Time: time.Now().Add(time.Second)}
+	third := delivered
+	third.Number, third.Failure, third.Fate, third.Time = 3, webhook.Timeout, webhook.Dead, time.Now().Add(-time.Minute)
+	e.cfg.Log = func(context.Context, int64) ([]event.LogEntry, error) { return []event.LogEntry{delivered, third}, nil }
+	if got := e.one(Query{ID: e.id(source)}); got.State != Delivered || got.Attempts != 1 || got.Reason != "" || got.Failure != "" || len(got.Log) != 2 {
+		t.Errorf("delivered by a replay: %+v", got)
+	}
+	delivered = third // the log lacks the replay
+	headers = append(headers, "smshooks-replayed", "2026-02-27T14:30:00.000Z", "smshooks-attempts")
+	e.write("sms-dlr-retry-6h", 0, 42, source.Value, append(headers, "1", "smshooks-error", "http 500", "smshooks-due", due)...)
+	if got := e.one(Query{ID: e.id(source)}); got.State != Waiting || got.Attempts != 1 || got.Reason != "" || got.Failure != "http 500" {
+		t.Errorf("failed once since a replay: %+v", got)
+	}
+	e.write("dead", 0, 42, source.Value, append(headers, "2", "smshooks-error", "http 500", "smshooks-reason", "window_expired")...)
+	if got := e.one(Query{ID: e.id(source)}); got.State != Dead || got.Attempts != 2 || got.Reason != webhook.WindowExpired {
+		t.Errorf("dead again: %+v", got)
+	}
 }
 
 // TestSharedID gives one gateway id to events of two users, two messages and two kinds, and checks that each is shown

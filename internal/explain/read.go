@@ -131,7 +131,7 @@ func (f *finder) add(t *topic, e *event.Event, r *kgo.Record) {
 	}
 	c := Copy{
 		Topic: t.name, Partition: r.Partition, Offset: r.Offset, Class: t.info.Class.String(), Time: r.Timestamp, Due: e.Due,
-		attempts: e.Attempts, failure: e.Failure, reason: e.Reason, replayed: e.IsReplay(),
+		attempts: e.Attempts, failure: e.Failure, reason: e.Reason, replayed: e.Replayed,
 	}
 	if t.dead {
 		c.Class = DeadLetter
