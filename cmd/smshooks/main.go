@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -64,12 +65,15 @@ func signalled(stderr io.Writer) (context.Context, func()) {
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := rootCommand()
+	root, out := rootCommand(), &checkedWriter{Writer: stdout}
 	root.SetArgs(args)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	refuseUnknown(root)
 	err := root.ExecuteContext(ctx)
+	if failed := out.failed.Load(); err == nil && failed != nil {
+		err = *failed
+	}
 	if err == nil {
 		return exitDone
 	}
@@ -84,6 +88,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// checkedWriter is a stdout that remembers the first write that failed, so that no command has to check each of its
+// writes. A closed pipe is no failure.
+type checkedWriter struct {
+	io.Writer
+	failed atomic.Pointer[error]
+}
+
+func (w *checkedWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if ignoreClosedPipe(err) != nil {
+		w.failed.CompareAndSwap(nil, &err)
+	}
+	return n, err
 }
 
 func rootCommand() *cobra.Command {

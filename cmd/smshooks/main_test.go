@@ -10,7 +10,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
 
 // output runs a command line and returns its stdout.
@@ -139,7 +142,6 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// A setting that names a missing file is a usage error.
 // closedPipe is a stdout whose reader has gone, as after head.
 type closedPipe struct{}
 
@@ -160,6 +162,31 @@ func TestClosedPipe(t *testing.T) {
 	}
 }
 
+// fullDisk is a stdout that cannot be written.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) {
+	return 0, fmt.Errorf("write /dev/stdout: %w", syscall.ENOSPC)
+}
+
+// TestFullDisk checks that every command fails if its output cannot be written.
+func TestFullDisk(t *testing.T) {
+	cluster := fakekafka.New(t)
+	flags := []string{"--topics.partitions=1", "--topics.replication=1", "--kafka.brokers=" + cluster.ListenAddrs()[0],
+		"--redis.addrs=" + miniredis.RunT(t).Addr(), "--secrets.key=" + strings.Repeat("A", 43) + "="}
+	for _, args := range []string{
+		"topics ensure", "topics check", "topics acls --principal=User:x", "retry release --all --dry-run", "secrets reseal", "secrets reseal --dry-run",
+		"deadletter replay", "keys create --user=42", "send --user=42 --kind=dlr", "version", "config print", "--help",
+	} {
+		var stderr bytes.Buffer
+		code := run(t.Context(), append(strings.Fields(args), flags...), fullDisk{}, &stderr)
+		if code != exitFailed || !strings.Contains(stderr.String(), "no space left on device") {
+			t.Errorf("%s: exit code %d: %s", args, code, stderr.String())
+		}
+	}
+}
+
+// TestMissingFile checks that a setting that names a missing file is a usage error.
 func TestMissingFile(t *testing.T) {
 	for _, command := range [][]string{{"serve"}, {"topics", "check"}} {
 		var out, stderr strings.Builder
