@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"path"
 	"strings"
 	"time"
 
@@ -71,10 +72,18 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	setCookie(w, r, cookie, http.SameSiteStrictMode)
-	if !strings.HasPrefix(next, base+"/") { // another site's, or none
-		next = base
+	http.Redirect(w, r, within(next), http.StatusSeeOther)
+}
+
+// within returns next if it is an address below the page's own, also after a browser and [http.Redirect] have resolved
+// its dots. Otherwise it returns the page's address. Browsers read a backslash as a slash.
+func within(next string) string {
+	route, _, _ := strings.Cut(next, "?")
+	route = path.Clean(strings.NewReplacer("%2e", ".", "%2E", ".").Replace(route))
+	if !strings.HasPrefix(next, base+"/") || !strings.HasPrefix(route, base+"/") || strings.Contains(route, `\`) {
+		return base
 	}
-	http.Redirect(w, r, next, http.StatusSeeOther)
+	return next
 }
 
 // signOut ends the session, so that a copy of the cookie is useless.

@@ -248,7 +248,10 @@ func TestNext(t *testing.T) {
 	w := serve(s.page, httptest.NewRequest(http.MethodGet, link, nil))
 	want(t, w, http.StatusOK, `name="next" value="`+link+`"`)
 	want(t, serve(s.page, formRequest("/sign-in", url.Values{"key": {"wrong"}, "next": {link}})), http.StatusUnauthorized, `name="next" value="`+link+`"`)
-	for next, to := range map[string]string{link: link, "": base, base: base, "https://evil.example/": base, "//evil.example/account/webhooks/": base, base + "evil": base} {
+	for next, to := range map[string]string{link: link, "": base, base: base, "https://evil.example/": base, "//evil.example/account/webhooks/": base, base + "evil": base,
+		base + `/../../\evil.example/`: base, base + `/\evil.example/`: base, base + "/../../evil": base, base + "/%2e%2E/x": base, base + "/..": base,
+		base + "/settings/../deliveries": base + "/deliveries", base + `/deliveries?message_id=..\..`: base + `/deliveries?message_id=..\..`,
+	} {
 		w := serve(s.page, formRequest("/sign-in", url.Values{"key": {key42}, "next": {next}}))
 		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != to {
 			t.Errorf("next %q: %d %q, want %q", next, w.Code, got, to)
