@@ -175,10 +175,14 @@ func isWeb(u *url.URL) bool {
 }
 
 // ValidateURL returns an error unless a user may set raw as a URL: absolute http or https, with a host, no credentials,
-// no fragment, at most 2,048 bytes. The error's text starts with "must" and does not contain raw.
+// no fragment, no white space at its ends, at most 2,048 bytes. The error's text starts with "must" and does not
+// contain raw.
 func ValidateURL(raw string) error {
 	if len(raw) > maxURL {
 		return errors.New("must be at most 2048 bytes")
+	}
+	if strings.TrimSpace(raw) != raw { // of a pasted text; net/url escapes that at the end
+		return errors.New("must not begin or end with white space")
 	}
 	u, err := url.Parse(raw)
 	if err != nil || !isWeb(u) || !utf8.ValidString(raw) {
