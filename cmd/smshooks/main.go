@@ -70,8 +70,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(out)
 	root.SetErr(stderr)
 	refuseUnknown(root)
-	err := root.ExecuteContext(ctx)
-	if failed := out.failed.Load(); err == nil && failed != nil {
+	command, err := root.ExecuteContextC(ctx)
+	if failed := out.failed.Load(); err == nil && failed != nil && command.Name() != "serve" { // its output is only a hint
 		err = *failed
 	}
 	if err == nil {

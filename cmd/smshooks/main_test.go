@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -183,6 +184,24 @@ func TestFullDisk(t *testing.T) {
 		if code != exitFailed || !strings.Contains(stderr.String(), "no space left on device") {
 			t.Errorf("%s: exit code %d: %s", args, code, stderr.String())
 		}
+	}
+}
+
+// writerFunc is a stdout.
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// TestServeWithFullDisk checks that serve stops with 0 although its hint could not be written.
+func TestServeWithFullDisk(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	full := writerFunc(func(p []byte) (int, error) { cancel(); return fullDisk{}.Write(p) })
+	var stderr bytes.Buffer
+	code := run(ctx, []string{"serve", "--embedded", "--embedded.dir=" + t.TempDir(), "--embedded.kafka_addr=127.0.0.1:0",
+		"--embedded.redis_addr=127.0.0.1:0", "--api.addr=127.0.0.1:0", "--ops.addr=127.0.0.1:0"}, full, &stderr)
+	if code != exitDone || ctx.Err() == nil {
+		t.Errorf("exit code %d: %s", code, stderr.String())
 	}
 }
 
