@@ -371,6 +371,9 @@ func TestNewURL(t *testing.T) {
 	g := newGroup(t)
 	a, b := g.start(), g.start()
 	before, after := webhook.NewEndpoint(g.url), webhook.NewEndpoint("https://example.com:8443/y")
+	if n := testing.AllocsPerRun(100, func() { Fingerprint(before) }); n != 0 { // of each failure
+		t.Errorf("%v allocations, want none", n)
+	}
 	fails := func(e *webhook.Endpoint) bool {
 		states, err := a.Store.States(t.Context(), 1)
 		if err != nil {

@@ -2,8 +2,9 @@ package endpoints
 
 import (
 	"encoding/json"
-	"hash/fnv"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
@@ -63,10 +64,11 @@ type note struct {
 
 // Fingerprint tells the URL of an endpoint from a user's other URLs.
 func Fingerprint(e *webhook.Endpoint) uint64 {
-	h := fnv.New64a()
-	for _, part := range []string{e.ServerName, e.Address, e.Host, e.Target} {
-		_, _ = h.Write([]byte(part)) // never fails
-		_, _ = h.Write([]byte{0})
+	var h xxhash.Digest
+	h.Reset()
+	for _, part := range [...]string{e.ServerName, e.Address, e.Host, e.Target} {
+		_, _ = h.WriteString(part) // never fails
+		_, _ = h.WriteString("\n")
 	}
 	return h.Sum64()
 }
