@@ -18,10 +18,13 @@ type Further struct {
 	Order        string
 	Statuses     []string // nil = all
 	Signing      bool
+
+	newest string // fingerprint of the newest signing secret
 }
 
 func furtherOf(d *settings.Document) Further {
-	f := Further{Order: settings.OrderAll, Statuses: d.StatusNames(), Signing: d.Signing(time.Now())}
+	f := Further{Order: settings.OrderAll, Statuses: d.StatusNames(), Signing: d.Signing(time.Now()),
+		newest: fingerprint(d.NewestSecret())}
 	for _, kind := range webhook.Kinds() {
 		if url := d.FailoverURLs[kind]; url != nil && *url != "" {
 			f.FailoverURLs[kind] = url

@@ -1,12 +1,9 @@
 package api
 
 import (
-	"crypto/rand"
 	"maps"
 	"sync"
 	"time"
-
-	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
 const (
@@ -29,7 +26,7 @@ type unansweredSecret struct {
 	expires time.Time
 }
 
-// take returns the secret of the user's failed rotation and forgets it. Without one it returns a new secret.
+// take returns the secret of the user's failed rotation and forgets it. It returns "" if there is none.
 func (u *unanswered) take(userID int64, now time.Time) string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -38,9 +35,7 @@ func (u *unanswered) take(userID int64, now time.Time) string {
 	if now.Before(kept.expires) {
 		return kept.text
 	}
-	key := make([]byte, newSecretBytes)
-	rand.Read(key) // never fails: see crypto/rand
-	return webhook.NewSecret(key)
+	return ""
 }
 
 // keep stores the secret of a failed rotation. It drops the secret if too many users have one.

@@ -174,6 +174,14 @@ func newest(secrets []signingSecret, now time.Time) (first *signingSecret) {
 	return first
 }
 
+// NewestSecret returns the newest signing secret, "" if there is none.
+func (d *Document) NewestSecret() string {
+	if secrets := d.secrets(); len(secrets) > 0 {
+		return secrets[0].text
+	}
+	return ""
+}
+
 // PreviousUntil returns when the secret before the newest one ends, nil if there
 // is none.
 func (d *Document) PreviousUntil() *string {

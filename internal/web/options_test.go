@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -202,5 +203,46 @@ func TestSecret(t *testing.T) {
 		if strings.Contains(entry.Message, "whsec_") {
 			t.Errorf("the log shows the secret: %s", entry.Message)
 		}
+	}
+}
+
+// TestSecretFormTwice checks that a form that is sent twice, as by a double click, makes one rotation, and that an offer
+// is used neither by others nor after another rotation.
+func TestSecretFormTwice(t *testing.T) {
+	s := newSite(t)
+	b, other := s.signIn(t, key42), s.signIn(t, key43)
+	offer := func(b *browser) string {
+		t.Helper()
+		found := regexp.MustCompile(`name="offer" value="([^"]+)"`).FindStringSubmatch(b.get("/settings").Body.String())
+		if found == nil {
+			t.Fatal("the form has no offer")
+		}
+		return found[1]
+	}
+	secrets := func() []string { return regexp.MustCompile(`whsec_[^"]+`).FindAllString(s.stored(), -1) }
+	rotate := func(offer string) {
+		t.Helper()
+		if w := b.post("/secret/rotate", "grace", "24h", "offer", offer); w.Code != http.StatusSeeOther {
+			t.Fatalf("%d\n%s", w.Code, w.Body)
+		}
+	}
+	rotate("")
+	known := secrets()[0]
+	first := offer(b)
+	rotate(first)
+	created := secrets()
+	rotate(first)
+	if again := secrets(); len(again) != 2 || again[0] != created[0] || again[1] != known {
+		t.Errorf("sent twice: %d secrets, the new one stays: %v, the known one stays: %v", len(again), again[0] == created[0], slices.Contains(again, known))
+	}
+	rotate(offer(b))
+	rotate(first) // from a page that was open all the time
+	if last := secrets(); slices.Contains(created, last[0]) {
+		t.Error("an earlier secret is the newest again")
+	}
+	before := secrets()
+	rotate(offer(other))
+	if last := secrets(); last[1] != before[0] {
+		t.Error("a form without a valid offer makes no rotation")
 	}
 }

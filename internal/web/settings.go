@@ -155,6 +155,7 @@ func (p *Page) edit(w http.ResponseWriter, r *http.Request, s *session, status i
 		if further, err := p.service.Further(r.Context(), s.userID); err == nil {
 			v.Options = cmp.Or(v.Options, optionsOf(&further))
 			v.Signing = cmp.Or(v.Signing, &signingView{Signing: further.Signing})
+			p.offer(r, s.userID, v.Signing, &further)
 		} else {
 			status, v.Alert = http.StatusServiceUnavailable, textSettings
 		}

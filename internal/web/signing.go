@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+
+	"github.com/smshooks/smshooks/internal/api"
 )
 
 // signingView describes the signing of requests.
@@ -11,6 +13,7 @@ type signingView struct {
 	Signing bool
 	Secret  string    // a new one; no other page shows it
 	Until   time.Time // until when the previous one is valid; zero: there is none
+	Offer   string    // a sealed offer for the form
 }
 
 // graces holds the choices for how long the previous secret stays valid; the first is the default.
@@ -44,7 +47,7 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 			grace = g.length
 		}
 	}
-	secret, until, err := p.service.RotateSecret(r.Context(), s.userID, grace)
+	secret, until, err := p.rotate(r, s.userID, grace)
 	if err != nil {
 		p.views.message(w, http.StatusServiceUnavailable, textUnsaved)
 		return
@@ -61,6 +64,31 @@ func (p *Page) rotateSecret(w http.ResponseWriter, r *http.Request) {
 	}
 	writeCookie(w, r, secretCookie(sealed))
 	http.Redirect(w, r, settingsPath+"#signing", http.StatusSeeOther)
+}
+
+// rotate creates a signing secret: the one that the form offered, or another one.
+func (p *Page) rotate(r *http.Request, userID int64, grace time.Duration) (secret string, until *string, err error) {
+	var o ownOffer
+	plain, err := p.sessions.open(r.Context(), r.PostForm.Get("offer"), offerPurpose)
+	if err != nil || json.Unmarshal(plain, &o) != nil || o.UserID != userID {
+		return p.service.RotateSecret(r.Context(), userID, grace)
+	}
+	return p.service.TakeOffer(r.Context(), userID, o.Offer, grace)
+}
+
+// ownOffer is an offer in a user's form.
+type ownOffer struct {
+	UserID int64
+	api.Offer
+}
+
+// offerPurpose is the associated data of sealed offers.
+var offerPurpose = []byte("smshooks offered secret 1")
+
+// offer adds an offer to a form. Without one, a form that is sent twice makes two rotations.
+func (p *Page) offer(r *http.Request, userID int64, v *signingView, f *api.Further) {
+	plain, _ := json.Marshal(ownOffer{userID, f.Offer()}) // never fails
+	v.Offer, _ = p.sessions.seal(r.Context(), plain, offerPurpose)
 }
 
 // newSecret is a signing secret on its way from the form to the page that shows it.
