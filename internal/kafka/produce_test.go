@@ -1,0 +1,72 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// cutNetwork loses what is sent once it is cut. It is cut by the first produce request after arm.
+type cutNetwork struct{ armed, cut atomic.Bool }
+
+type cutConn struct {
+	net.Conn
+	n *cutNetwork
+}
+
+func (n *cutNetwork) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	return &cutConn{conn, n}, err
+}
+
+func (c *cutConn) Write(b []byte) (int, error) {
+	if len(b) > 6 && kmsg.Key(binary.BigEndian.Uint16(b[4:])) == kmsg.Produce && c.n.armed.Load() {
+		c.n.cut.Store(true)
+	}
+	if c.n.cut.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func TestProduceWithin(t *testing.T) {
+	cluster := newCluster(t, kfake.SeedTopics(1, "t"))
+	network := new(cutNetwork)
+	cl, err := Config{Brokers: cluster.ListenAddrs(), Dial: network.dial}.NewClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	record := func(size int) *kgo.Record { return &kgo.Record{Topic: "t", Value: make([]byte, size)} }
+	stored := record(1)
+	if err := ProduceWithin(t.Context(), cl, record(1), stored); err != nil || stored.Offset != 1 {
+		t.Fatalf("offset %d, %v", stored.Offset, err)
+	}
+	if err := ProduceWithin(t.Context(), cl, record(2<<20), record(1)); !errors.Is(err, kerr.MessageTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+
+	network.armed.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- ProduceWithin(ctx, cl, record(1)) }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) || !IsUnavailable(err) || !strings.Contains(err.Error(), "may still") {
+			t.Errorf("no answer: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("ProduceWithin did not return when its context ended")
+	}
+}
