@@ -209,6 +209,7 @@ func (a *App) wirePipeline() (err error) {
 		return nil
 	}
 	if a.pipeline, err = a.newPipeline(); err == nil {
+		a.watcher.OnRecreated(a.pipeline.renew)
 		a.watcher.OnRecreated(a.pipeline.adopt)
 	}
 	return err

@@ -39,7 +39,7 @@ type pipeline struct {
 	endpoints  *endpoints.Tracker
 	receipts   *latest.Memory
 	plan       *topics.Plan
-	producer   *kgo.Client
+	producer   *kafka.Producer
 	large      *kafka.LargeProducer
 	forwarder  *retry.Forwarder
 	recoveries *release.Worker
@@ -53,11 +53,15 @@ func (a *App) newPipeline() (*pipeline, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(kafka.Partitioner(a.plan.Delayed)),
 		kgo.MaxBufferedRecords(maxProducing),
 	}
-	lingering := append(slices.Clone(producing), kgo.ProducerLinger(producerLinger), a.kafkaMetrics("producer"))
-	if p.producer, err = a.kafka.NewClient(lingering...); err != nil {
+	metrics := a.producerMetrics()
+	if p.producer, err = kafka.NewProducer(func() (*kgo.Client, error) {
+		return a.kafka.NewClient(append(slices.Clone(producing), kgo.ProducerLinger(producerLinger), metrics())...)
+	}); err != nil {
 		return nil, err
 	}
-	if p.large, err = a.kafka.NewLargeProducer(producing...); err != nil {
+	if p.large, err = kafka.NewLargeProducer(func() (*kgo.Client, error) {
+		return a.kafka.NewClient(append(slices.Clone(producing), kafka.LargeOptions(a.kafka.MaxBatchBytes)...)...)
+	}); err != nil {
 		return nil, err
 	}
 	policy := retry.Policy{Schedule: cfg.Retry.Schedule, Window: cfg.Retry.Window, Tiers: cfg.Overflow.Delays}
@@ -106,11 +110,16 @@ func (a *App) newPipeline() (*pipeline, error) {
 	return p, nil
 }
 
-// adopt makes the clients use topics that were deleted and created again.
+// renew makes the producers use topics that were deleted and created again.
+func (p *pipeline) renew(_ context.Context, recreated []string) error {
+	if err := p.producer.Renew(recreated); err != nil {
+		return err
+	}
+	return p.large.Renew(recreated)
+}
+
+// adopt makes the consumer use topics that were deleted and created again.
 func (p *pipeline) adopt(ctx context.Context, recreated []string) error {
-	// Records that are buffered for them fail and are produced again.
-	p.producer.PurgeTopicsFromProducing(slices.Clone(recreated)...)
-	p.large.PurgeTopicsFromProducing(slices.Clone(recreated)...)
 	consumed := slices.DeleteFunc(recreated, func(topic string) bool { return !p.plan.Consumes(topic) })
 	if len(consumed) == 0 {
 		return nil
@@ -119,9 +128,31 @@ func (p *pipeline) adopt(ctx context.Context, recreated []string) error {
 }
 
 func (a *App) kafkaMetrics(subsystem string) kgo.Opt {
-	return kgo.WithHooks(kprom.NewMetrics("kafka", kprom.Subsystem(subsystem), kprom.Registerer(a.Registry),
-		kprom.Gatherer(a.Registry)))
+	return kgo.WithHooks(a.newKafkaMetrics(subsystem))
 }
+
+func (a *App) newKafkaMetrics(subsystem string) *kprom.Metrics {
+	return kprom.NewMetrics("kafka", kprom.Subsystem(subsystem), kprom.Registerer(a.Registry), kprom.Gatherer(a.Registry))
+}
+
+// producerMetrics returns a function that makes the metrics of each further client of the producer. Those of the client
+// before leave the registry: the names can be there once.
+func (a *App) producerMetrics() func() kgo.Opt {
+	var last *kprom.Metrics
+	return func() kgo.Opt {
+		if last != nil {
+			last.OnClientClosed(nil)
+		}
+		last = a.newKafkaMetrics("producer")
+		return kgo.WithHooks(lastingMetrics{last})
+	}
+}
+
+// lastingMetrics are not removed when their client is closed: then the registry has those of the next client.
+type lastingMetrics struct{ *kprom.Metrics }
+
+// OnClientClosed implements kgo.HookClientClosed.
+func (lastingMetrics) OnClientClosed(*kgo.Client) {}
 
 // start adds the parts of the pipeline to g. They begin once started is closed. The consumer stops first: it lets
 // events in progress end and commits, within grace. What these events need stops after it.

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -55,7 +54,8 @@ type Filter struct {
 type Store struct {
 	cfg       Config
 	newClient func(...kgo.Opt) (*kgo.Client, error)
-	client    *kgo.Client
+	client    *kgo.Client // reads
+	producer  *kafka.Producer
 	large     *kafka.LargeProducer // for records that do not fit into a usual batch
 	admin     *kadm.Client
 }
@@ -72,38 +72,46 @@ func New(cfg Config, newClient func(extra ...kgo.Opt) (*kgo.Client, error)) (*St
 	if cfg.Note == nil {
 		cfg.Note = func(event.LogEntry) {}
 	}
-	options := []kgo.Opt{
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RecordDeliveryTimeout(4 * cfg.Patience),
-		kgo.MetadataMinAge(250 * time.Millisecond),
-	}
-	client, err := newClient(options...)
+	client, err := newClient(kgo.MetadataMinAge(metadataAge))
 	if err != nil {
 		return nil, fmt.Errorf("client for dead letters: %w", err)
 	}
-	large, err := newClient(append(options, kafka.LargeOptions(0)...)...)
-	if err != nil {
+	s := &Store{cfg: cfg, newClient: newClient, client: client, admin: kadm.NewClient(client)}
+	if s.producer, err = kafka.NewProducer(s.opens(kgo.MaxBufferedRecords(maxProducing))); err != nil {
 		client.Close()
-		return nil, fmt.Errorf("client for large dead letters: %w", err)
+		return nil, fmt.Errorf("producer for dead letters: %w", err)
 	}
-	return &Store{
-		cfg: cfg, newClient: newClient, client: client, large: &kafka.LargeProducer{Client: large},
-		admin: kadm.NewClient(client),
-	}, nil
+	if s.large, err = kafka.NewLargeProducer(s.opens(kafka.LargeOptions(0)...)); err != nil {
+		client.Close()
+		s.producer.Close()
+		return nil, fmt.Errorf("producer for large dead letters: %w", err)
+	}
+	return s, nil
+}
+
+// opens returns a function that makes a client for a producer.
+func (s *Store) opens(extra ...kgo.Opt) func() (*kgo.Client, error) {
+	return func() (*kgo.Client, error) {
+		return s.newClient(append([]kgo.Opt{
+			kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+			kgo.RecordDeliveryTimeout(4 * s.cfg.Patience), kgo.MetadataMinAge(metadataAge),
+		}, extra...)...)
+	}
 }
 
 // Close closes the store's connections.
 func (s *Store) Close() {
 	s.client.Close()
+	s.producer.Close()
 	s.large.Close()
 }
 
 // Adopt makes the store write to topics that were deleted and created again.
 func (s *Store) Adopt(_ context.Context, topics []string) error {
-	s.client.PurgeTopicsFromProducing(slices.Clone(topics)...)
-	s.large.PurgeTopicsFromProducing(slices.Clone(topics)...)
-	return nil
+	if err := s.producer.Renew(topics); err != nil {
+		return err
+	}
+	return s.large.Renew(topics)
 }
 
 // List calls each for the dead letters that f selects and that existed when List began, oldest first within a partition

@@ -24,6 +24,12 @@ const chunkBytes = 64 << 20
 // chunkEvents is how many events a replay with a position sends between two saves.
 const chunkEvents = 500
 
+// maxProducing is more records than the chunks of all replays that run at once hold.
+const maxProducing = 4 << 20
+
+// metadataAge lets a topic that was created just now be used soon.
+const metadataAge = 250 * time.Millisecond
+
 // Replay replays the events that f selects, each once even if it has several dead letters, and returns how many were
 // stored by all in-sync replicas. It skips unreadable records.
 //
@@ -321,18 +327,16 @@ func (s *Store) produce(ctx context.Context, records []*kgo.Record) (stored []in
 		err   error
 	}
 	done := make(chan outcome, len(records))
-	go func() { // Produce waits when the client's buffer is full
-		for i, r := range records {
-			s.client.Produce(ctx, r, func(r *kgo.Record, err error) {
-				if !errors.Is(err, kerr.MessageTooLarge) {
-					done <- outcome{i, err}
-					return
-				}
-				again := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
-				s.large.TryProduce(ctx, again, func(_ *kgo.Record, err error) { done <- outcome{i, err} })
-			})
-		}
-	}()
+	for i, r := range records {
+		s.producer.TryProduce(ctx, r, func(r *kgo.Record, err error) {
+			if !errors.Is(err, kerr.MessageTooLarge) {
+				done <- outcome{i, err}
+				return
+			}
+			again := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
+			s.large.TryProduce(ctx, again, func(_ *kgo.Record, err error) { done <- outcome{i, err} })
+		})
+	}
 	silence := time.NewTimer(s.cfg.Patience)
 	defer silence.Stop()
 	var failed error

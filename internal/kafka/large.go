@@ -15,15 +15,18 @@ const (
 // LargeProducer produces records that do not fit into a usual batch. Each record is a batch of its own, so that the
 // topic's max.message.bytes applies to each alone. Batches are compressed well, since max.message.bytes counts the
 // bytes of compressed batches.
-type LargeProducer struct{ *kgo.Client }
+type LargeProducer struct {
+	*Producer
+	room chan struct{} // for one record
+}
 
-// NewLargeProducer returns a producer of records of up to [Config.MaxBatchBytes] and their headers.
-func (c Config) NewLargeProducer(extra ...kgo.Opt) (*LargeProducer, error) {
-	cl, err := c.NewClient(append(extra, LargeOptions(c.MaxBatchBytes)...)...)
+// NewLargeProducer returns a producer whose clients are made by open, with [LargeOptions].
+func NewLargeProducer(open func() (*kgo.Client, error)) (*LargeProducer, error) {
+	p, err := NewProducer(open)
 	if err != nil {
 		return nil, err
 	}
-	return &LargeProducer{cl}, nil
+	return &LargeProducer{p, make(chan struct{}, 1)}, nil
 }
 
 // LargeOptions returns the options of a client for a [LargeProducer] of records of up to most bytes; 0 is
@@ -42,5 +45,16 @@ func LargeOptions(most int64) []kgo.Opt {
 
 // TryProduce produces r when those before it are done. Unlike the client's own it never fails for a lack of room.
 func (p *LargeProducer) TryProduce(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error)) {
-	go p.Produce(ctx, r, promise)
+	go func() {
+		select {
+		case p.room <- struct{}{}:
+		case <-ctx.Done():
+			promise(r, ctx.Err())
+			return
+		}
+		p.Producer.TryProduce(ctx, r, func(r *kgo.Record, err error) {
+			<-p.room
+			promise(r, err)
+		})
+	}()
 }

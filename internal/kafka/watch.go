@@ -36,7 +36,8 @@ type Watcher struct {
 	reads  map[string]func() [16]byte
 
 	ids       map[string][16]byte // the last adopted one
-	switching []string            // topics that were created again and are not adopted yet
+	switching []recreation        // that are not adopted yet
+	adopted   int                 // functions of adopt that have adopted them
 	stuck     bool                // adopting them has failed
 
 	mu       sync.Mutex
@@ -150,14 +151,18 @@ func (w *Watcher) look(ctx context.Context) {
 		w.switching = nil
 		return
 	}
-	if !slices.Equal(recreated, w.switching) {
+	changes := make([]recreation, len(recreated))
+	for i, topic := range recreated {
+		changes[i] = recreation{topic, seen[topic].TopicID}
+	}
+	if !slices.Equal(changes, w.switching) {
 		w.log.Warn("topics were deleted and created again: switching to the new ones", zap.Strings("topics", recreated))
-		w.switching, w.stuck = recreated, false
+		w.switching, w.adopted, w.stuck = changes, 0, false
 	}
 	w.retire(recreated)
 	adopting, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
-	for _, adopt := range w.adopt {
+	for _, adopt := range w.adopt[w.adopted:] {
 		if err := adopt(adopting, slices.Clone(recreated)); err != nil {
 			if ctx.Err() == nil && !w.stuck {
 				w.stuck = true
@@ -166,6 +171,7 @@ func (w *Watcher) look(ctx context.Context) {
 			}
 			return
 		}
+		w.adopted++ // it is not called again although another one fails
 	}
 	for _, topic := range recreated {
 		w.ids[topic] = seen[topic].TopicID
@@ -173,6 +179,12 @@ func (w *Watcher) look(ctx context.Context) {
 	w.report(w.judge(seen, nil))
 	w.switching = nil
 	w.log.Info("switched to the topics that were created again", zap.Strings("topics", recreated))
+}
+
+// recreation is a topic that was created again, with its new id.
+type recreation struct {
+	topic string
+	id    [16]byte
 }
 
 // compare returns the topics whose id has changed, and records the ids of those seen for the first time.

@@ -39,6 +39,8 @@ func TestWatcherRecreated(t *testing.T) {
 	w := NewWatcher(cl, map[string]Rights{"a": Read, "b": Write}, zap.New(core))
 	var adopted []string
 	refusal := errors.New("not yet")
+	before := 0
+	w.OnRecreated(func(context.Context, []string) error { before++; return nil })
 	w.OnRecreated(func(_ context.Context, topics []string) error {
 		adopted = append(adopted, topics...)
 		return refusal
@@ -73,6 +75,9 @@ func TestWatcherRecreated(t *testing.T) {
 	problem("")
 	if len(adopted) != 3 {
 		t.Errorf("adopted %v, want no b", adopted)
+	}
+	if before != 1 {
+		t.Errorf("a function that has succeeded was called %d times because another one had failed", before)
 	}
 	if logs.Len() != 2 {
 		t.Errorf("%d warnings, want that b was created again, and that it cannot be used yet: %v", logs.Len(), logs.All())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/smshooks/smshooks/internal/compacted"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/internal/outage"
 )
 
@@ -280,12 +282,13 @@ func (l *Log) client() (*kgo.Client, error) {
 	return l.producer, nil
 }
 
-// Adopt makes the log write to topics that were deleted and created again.
+// Adopt makes the log write to a topic that was deleted and created again, with another client: see [kafka.Producer].
 func (l *Log) Adopt(_ context.Context, topics []string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.producer != nil {
-		l.producer.PurgeTopicsFromProducing(topics...)
+	if former := l.producer; former != nil && slices.Contains(topics, l.cfg.Topic) {
+		l.producer = nil
+		time.AfterFunc(2*writeTimeout, former.Close) // requests that use it have ended by then
 	}
 	return nil
 }
@@ -308,7 +311,7 @@ func (l *Log) writeAll(ctx context.Context, entries []keyed) error {
 	for i, e := range entries {
 		records[i] = record(l.cfg.Topic, e.key, e.entry)
 	}
-	if err := client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+	if err := kafka.ProduceWithin(ctx, client, records...); err != nil {
 		return fmt.Errorf("write to topic %s: %w", l.cfg.Topic, err)
 	}
 	for _, e := range entries {
