@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/smshooks/smshooks/internal/compacted"
+	"github.com/smshooks/smshooks/internal/kafka"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
@@ -81,7 +82,7 @@ func Create(ctx context.Context, client *kgo.Client, topic string, userID int64,
 		return "", err
 	}
 	record := &kgo.Record{Topic: topic, Key: []byte(Hash(key)), Value: value}
-	if err := client.ProduceSync(ctx, record).FirstErr(); err != nil {
+	if err := kafka.ProduceWithin(ctx, client, record); err != nil {
 		return "", fmt.Errorf("write the key to topic %s: %w", topic, err)
 	}
 	return key, nil
@@ -127,7 +128,7 @@ func Revoke(ctx context.Context, client *kgo.Client, topic, key string) (found b
 		return false, fmt.Errorf("client for topic %s: %w", topic, err)
 	}
 	defer producer.Close()
-	if err := producer.ProduceSync(ctx, tombstones...).FirstErr(); err != nil {
+	if err := kafka.ProduceWithin(ctx, producer, tombstones...); err != nil {
 		return false, fmt.Errorf("write to topic %s: %w", topic, err)
 	}
 	return true, nil

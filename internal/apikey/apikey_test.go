@@ -267,3 +267,31 @@ func TestKeyRecords(t *testing.T) {
 		}
 	}
 }
+
+// TestEndsWithItsContext checks that a command can be interrupted while Kafka does not answer a record that was sent.
+func TestEndsWithItsContext(t *testing.T) {
+	k := newEnv(t)
+	key := k.create(42)
+	for name, do := range map[string]func(context.Context, *kgo.Client) error{
+		"create": func(ctx context.Context, c *kgo.Client) error { _, err := Create(ctx, c, topic, 42, ""); return err },
+		"revoke": func(ctx context.Context, c *kgo.Client) error { _, err := Revoke(ctx, c, topic, key); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			network := new(fakekafka.Network)
+			network.CutAtProduce()
+			client := k.kafka.Open(kgo.Dialer(network.Dial))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- do(ctx, client) }()
+			select {
+			case err := <-done:
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "topic "+topic) {
+					t.Error(err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("has not returned when its context ended")
+			}
+		})
+	}
+}

@@ -77,7 +77,7 @@ func (a *Admin) Send(ctx context.Context, s Sending, sent func(Sent) error) erro
 			}
 			records[i] = &kgo.Record{Topic: topic, Key: strconv.AppendInt(nil, s.UserID, 10), Value: value}
 		}
-		if err := a.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		if err := kafka.ProduceWithin(ctx, a.client, records...); err != nil {
 			return fmt.Errorf("write to topic %s: %d of %d were sent: %w", topic, done, s.Count, kafka.Explain(err))
 		}
 		for _, r := range records {

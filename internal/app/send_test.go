@@ -1,45 +1,55 @@
-package app
+package app_test
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+
+	"github.com/smshooks/smshooks/config"
+	"github.com/smshooks/smshooks/internal/app"
 	"github.com/smshooks/smshooks/pkg/webhook"
 )
 
-func TestSendingValue(t *testing.T) {
-	const given = `{"sms": {"id": "a/b", "text": "<&>", "cost": 1e2}, "user_id": 7}`
-	s := Sending{UserID: 42, Record: []byte(given)}
-	if got, err := s.value(5); err != nil || string(got) != `{"sms":{"id":"a/b","text":"<&>","cost":1e2},"user_id":42}` {
-		t.Errorf("a given record becomes %s, %v", got, err)
+// TestSendEndsWithItsContext checks that sending can be interrupted while Kafka does not answer a record that was sent.
+func TestSendEndsWithItsContext(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, kind := range webhook.Kinds() {
-		s := Sending{UserID: 42, Kind: kind}
-		value, err := s.value(1772000000000)
-		if err != nil {
-			t.Fatalf("%v: %v", kind, err)
-		}
-		var (
-			m webhook.Message
-			b webhook.Revocation
-		)
-		if kind == webhook.RevokeClick {
-			err = webhook.DecodeRevocation(value, &b)
-			m.UserID = b.UserID
-			if b.Count() != 1 || string(b.APISMSIDs[0]) != "1772000000000" {
-				t.Errorf("%v: %s", kind, value)
-			}
-		} else if err = webhook.Decode(kind, value, &m); err == nil && m.ID(value) != "1772000000000" {
-			t.Errorf("%v: %s", kind, value)
-		}
-		if err != nil || m.UserID != 42 {
-			t.Errorf("%v: %v in %s", kind, err, value)
-		}
+	t.Cleanup(cluster.Close)
+	cfg := config.Defaults()
+	cfg.Kafka.Brokers, cfg.Topics.Partitions = cluster.ListenAddrs(), 1
+	admin, err := app.NewAdmin(t.Context(), cfg, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, bad := range []string{"", "null", "[]", "{", `{"sms":{}}`, `{"sms":{"id":[]}}`, `{"sms":1}`} {
-		s := Sending{UserID: 42, Record: []byte(bad)}
-		if got, err := s.value(1); !errors.Is(err, ErrBadRecord) {
-			t.Errorf("%s becomes %s, %v", bad, got, err)
+	t.Cleanup(admin.Close)
+	if _, err := admin.EnsureTopics(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	end := make(chan struct{})
+	t.Cleanup(func() { close(end) })
+	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.SleepControl(func() { <-end })
+		return nil, nil, false
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- admin.Send(ctx, app.Sending{Kind: webhook.DLR, UserID: 42, Count: 1}, func(app.Sent) error { return nil })
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
 		}
+	case <-time.After(10 * time.Second):
+		t.Error("has not returned when its context ended")
 	}
 }

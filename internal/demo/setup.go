@@ -107,7 +107,7 @@ func (s *setup) prepare(ctx context.Context) (err error) {
 		records = append(records, &kgo.Record{Topic: s.Config.Topics.Config, Key: u.key(),
 			Value: u.document().AppendJSON(nil, sealer)})
 	}
-	if err := s.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+	if err := kafka.ProduceWithin(ctx, s.client, records...); err != nil {
 		return fmt.Errorf("write settings of the demo's users: %w", err)
 	}
 	if s.apiKey, err = apikey.Create(ctx, s.client, s.Config.Topics.Keys, s.users[0].id, "demo"); err != nil {

@@ -2,47 +2,22 @@ package kafka
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"net"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/smshooks/smshooks/test/fakekafka"
 )
-
-// cutNetwork loses what is sent once it is cut. It is cut by the first produce request after arm.
-type cutNetwork struct{ armed, cut atomic.Bool }
-
-type cutConn struct {
-	net.Conn
-	n *cutNetwork
-}
-
-func (n *cutNetwork) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	return &cutConn{conn, n}, err
-}
-
-func (c *cutConn) Write(b []byte) (int, error) {
-	if len(b) > 6 && kmsg.Key(binary.BigEndian.Uint16(b[4:])) == kmsg.Produce && c.n.armed.Load() {
-		c.n.cut.Store(true)
-	}
-	if c.n.cut.Load() {
-		return len(b), nil
-	}
-	return c.Conn.Write(b)
-}
 
 func TestProduceWithin(t *testing.T) {
 	cluster := newCluster(t, kfake.SeedTopics(1, "t"))
-	network := new(cutNetwork)
-	cl, err := Config{Brokers: cluster.ListenAddrs(), Dial: network.dial}.NewClient()
+	network := new(fakekafka.Network)
+	cl, err := Config{Brokers: cluster.ListenAddrs(), Dial: network.Dial}.NewClient()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +31,7 @@ func TestProduceWithin(t *testing.T) {
 		t.Errorf("too large: %v", err)
 	}
 
-	network.armed.Store(true)
+	network.CutAtProduce()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	done := make(chan error, 1)
