@@ -116,16 +116,19 @@ func (u *updates) between(w *witness, from, to compacted.Version) (found []inter
 	return found
 }
 
-// overtaken returns the documents between the one that an update was based on and its own record.
-func (s *Store) overtaken(ctx context.Context, w *witness, base, own compacted.Version) ([]intervening, error) {
-	read, err := s.topic.Reader().Await(ctx, own.Partition, own.Offset)
+// overtaken returns the documents between the one that an update was based on and its own record. read is false if they
+// cannot be read now: an open transaction holds the reader back.
+func (s *Store) overtaken(
+	ctx context.Context, w *witness, base, own compacted.Version,
+) (between []intervening, read bool, err error) {
+	read, err = s.topic.Reader().Await(ctx, own.Partition, own.Offset)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: the record of this update has not been read yet", ErrNotReady)
 	}
-	if err != nil || !read { // an open transaction holds the reader back
-		return nil, err
+	if err != nil || !read {
+		return nil, false, err
 	}
-	return s.updates.between(w, base, own), nil
+	return s.updates.between(w, base, own), true, nil
 }
 
 // restoring returns a change that first restores the fields that other writers changed in between, if they still have

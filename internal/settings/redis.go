@@ -77,6 +77,13 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 `
 
+// renewScript renews a lock that is ours, and takes one again that has expired. ARGV: token, milliseconds.
+const renewScript = `
+local holder = redis.call('GET', KEYS[1])
+if not holder or holder == ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+return 0
+`
+
 // database is the store's part of Redis. Keys carry the topic's id: versions of
 // a topic that was deleted and created again do not mix with those of the old one.
 //
@@ -92,7 +99,7 @@ type database struct {
 	id     atomic.Pointer[string]
 	size   atomic.Int32 // changes per round trip
 
-	apply, unlock *redis.Script
+	apply, unlock, renew *redis.Script
 
 	instance string
 	beat     int   // this and pulses are used by one goroutine
@@ -103,6 +110,7 @@ func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *data
 	d := &database{
 		rdb: rdb, prefix: prefix, sealer: sealer,
 		apply: redis.NewScript(applyScript), unlock: redis.NewScript(unlockScript),
+		renew:    redis.NewScript(renewScript),
 		instance: randomHex(8), pulses: make([]int, 1),
 	}
 	if _, cluster := rdb.(*redis.ClusterClient); cluster {

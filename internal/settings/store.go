@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -94,6 +95,10 @@ type Store struct {
 
 	producerMu sync.Mutex
 	producer   *kgo.Client
+
+	life        context.Context // ends with Run
+	endLife     context.CancelFunc
+	renewPeriod time.Duration // shorter in tests
 }
 
 // New returns a store that is not ready before Run. newClient returns a Kafka client without a group that has
@@ -113,6 +118,8 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 		orphans:  newOrphans(),
 		pauses:   newPauses(),
 
+		renewPeriod: renewPeriod,
+
 		noWriting: outage.New(log, "cannot write settings to Redis; changes are queued",
 			"settings are written to Redis again"),
 		noFilling: outage.New(log, "cannot fill Redis with settings; retrying", "Redis is filled with settings again"),
@@ -121,6 +128,7 @@ func New(cfg Config, newClient compacted.NewClient, rdb redis.UniversalClient, l
 		noSweep: outage.New(log, "cannot compare settings in Redis with their topic",
 			"settings in Redis are compared with their topic again"),
 	}
+	s.life, s.endLife = context.WithCancel(context.Background())
 	s.users = newCache[int64, *webhook.Settings](cfg.MaxUsers, hashUser, func(userID int64) compacted.Version {
 		v, _ := s.newest(userID)
 		return v
@@ -142,6 +150,7 @@ func hashUser(id int64) uint64 {
 // Run keeps the store up to date until ctx ends, and returns ctx's error. It retries after every other error.
 func (s *Store) Run(ctx context.Context) error {
 	defer s.closeProducer()
+	defer s.endLife()
 	return s.topic.Run(ctx)
 }
 

@@ -18,9 +18,12 @@ import (
 const (
 	// updateTimeout bounds an update, waiting for others included.
 	updateTimeout = 4 * time.Second
-	// lockKept is how long a lock outlives an instance that died holding it. It
-	// is longer than a record can be under way (deliveryTimeout).
-	lockKept        = 15 * time.Second
+	// lockKept is how long a lock outlives an instance that died holding it.
+	lockKept = 15 * time.Second
+	// renewPeriod is the pause between two renewals of a lock whose record is still under way.
+	renewPeriod = lockKept / 5
+	// deliveryTimeout bounds how long the client tries to send a record. It does not bound how long it waits for the
+	// result of one that it has sent.
 	deliveryTimeout = 10 * time.Second
 	// retryPeriod is the pause between two attempts to take a lock.
 	retryPeriod = 10 * time.Millisecond
@@ -82,7 +85,7 @@ func (s *Store) readBackDocument(ctx context.Context, userID int64, seen string)
 // record, and Document returns it on every instance.
 //
 // The error is ErrUnavailable, within 4 s, if Kafka or Redis is not reachable or the store
-// is not ready. If Kafka failed in the middle, the record may still arrive.
+// is not ready. If Kafka failed in the middle, the record may still arrive. It then undoes no acknowledged update.
 func (s *Store) Update(ctx context.Context, userID int64, change func(Document) Document) (Document, error) {
 	return s.update(ctx, userID, change, nil)
 }
@@ -97,13 +100,18 @@ func (s *Store) update(
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	unlock, err := s.lock(ctx, userID)
+	lock, err := s.lock(ctx, userID)
 	if err != nil {
 		return Document{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	after, release, err := s.updateLocked(ctx, userID, change, again, unlock)
-	if release {
-		unlock()
+	w := s.updates.begin(userID)
+	after, late, err := s.updateLocked(ctx, userID, change, again, w)
+	if late != nil {
+		// No update may start until it is known whether this record is stored.
+		go s.awaitLate(lock, w, late)
+	} else {
+		s.updates.end(w)
+		s.release(ctx, lock)
 	}
 	if err != nil {
 		return Document{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -111,70 +119,67 @@ func (s *Store) update(
 	return after, nil
 }
 
-// updateLocked does the work of Update under the user's lock. release is false
-// when the lock must outlive it: a record is under way.
+// updateLocked does the work of Update under the user's lock. If it gives up a record that is under way, it returns it.
 func (s *Store) updateLocked(
-	ctx context.Context, userID int64, change func(Document) Document, again *rewriting, unlock func(),
-) (after Document, release bool, err error) {
-	w := s.updates.begin(userID)
-	defer s.updates.end(w)
+	ctx context.Context, userID int64, change func(Document) Document, again *rewriting, w *witness,
+) (after Document, late *lateRecord, err error) {
 	for {
 		if err := s.catchUp(ctx, userID); err != nil {
-			return after, true, err
+			return after, nil, err
 		}
 		before, base, err := s.Document(ctx, userID)
 		if err != nil {
-			return after, true, err
+			return after, nil, err
 		}
 		after = change(before)
 		after.UserID = userID
 		after = after.clone()
 		rewrite := again.wanted(base)
 		if base.Offset > 0 && after.equal(before) && !rewrite {
-			return after, true, nil
+			return after, nil, nil
 		}
-		own, release, err := s.store(ctx, after, base, changes(before, after), unlock)
+		own, late, err := s.store(ctx, after, base, changes(before, after))
 		if err != nil {
-			return after, release, err
+			return after, late, err
 		}
 		if rewrite {
 			again.written = true
 		}
-		between, err := s.overtaken(ctx, w, base, own)
+		between, _, err := s.overtaken(ctx, w, base, own)
 		if err != nil || len(between) == 0 {
-			return after, true, err
+			return after, nil, err
 		}
 		change = restoring(change, before, between)
 	}
 }
 
-// store writes a document to the topic and, when that is acknowledged, to
-// memory and Redis.
+// store writes a document to the topic and, when that is acknowledged, to memory and Redis. If ctx ends before that, it
+// returns the record, which may still be stored.
 func (s *Store) store(
-	ctx context.Context, after Document, base compacted.Version, changed string, unlock func(),
-) (own compacted.Version, release bool, err error) {
+	ctx context.Context, after Document, base compacted.Version, changed string,
+) (own compacted.Version, late *lateRecord, err error) {
 	record := &kgo.Record{
 		Topic: s.cfg.Topic, Key: strconv.AppendInt(nil, after.UserID, 10), Value: after.AppendJSON(nil, s.cfg.Secrets),
 		// Clocks differ: between partitions time decides which record is newer.
 		Timestamp: time.UnixMilli(max(time.Now().UnixMilli(), base.Time+1)),
 		Headers:   []kgo.RecordHeader{{Key: changedHeader, Value: []byte(changed)}},
 	}
+	id := s.topic.ID()
 	done, err := s.produce(ctx, record)
 	if err != nil {
-		return own, true, err
+		return own, nil, err
 	}
 	select {
 	case err := <-done:
 		if err != nil {
-			return own, true, fmt.Errorf("write to topic %s: %w", s.cfg.Topic, err)
+			return own, nil, fmt.Errorf("write to topic %s: %w", s.cfg.Topic, err)
 		}
 	case <-ctx.Done():
-		// No update may start until it is known whether this record is stored.
-		go func() { _ = <-done; unlock() }() //nolint:staticcheck // errcheck wants the error named
-		return own, false, fmt.Errorf("write to topic %s: %w", s.cfg.Topic, ctx.Err())
+		late = &lateRecord{record: record, document: after, base: base, topicID: id, done: done}
+		return own, late, fmt.Errorf("write to topic %s: %w", s.cfg.Topic, ctx.Err())
 	}
 	s.adopt(ctx, record)
-	return compacted.VersionOf(record), true, nil
+	return compacted.VersionOf(record), nil, nil
 }
 
 // adopt stores an acknowledged record in memory and Redis. It is already durable: if Redis just failed, the record
@@ -263,29 +268,35 @@ func readSpan(ctx context.Context, client *kgo.Client, topic string, partition i
 	}
 }
 
-// lock waits for the user's lock. The returned function releases it.
-func (s *Store) lock(ctx context.Context, userID int64) (unlock func(), err error) {
+// userLock is the lock of a user's updates, held by one update of this instance.
+type userLock struct{ name, token string }
+
+// lock waits for the user's lock.
+func (s *Store) lock(ctx context.Context, userID int64) (userLock, error) {
+	l := userLock{s.rdb.key("lock:" + strconv.FormatInt(userID, 10)), randomHex(16)}
 	if !s.ready() {
-		return nil, ErrNotReady
+		return l, ErrNotReady
 	}
-	name, token := s.rdb.key("lock:"+strconv.FormatInt(userID, 10)), randomHex(16)
-	unlock = func() {
-		if err := s.unlock(context.WithoutCancel(ctx), name, token); err != nil {
-			s.orphans.add(name, token)
-		}
-	}
+	args := redis.SetArgs{Mode: "NX", Get: true, TTL: lockKept}
 	for {
-		holder, err := s.rdb.rdb.SetArgs(ctx, name, token, redis.SetArgs{Mode: "NX", Get: true, TTL: lockKept}).Result()
+		holder, err := s.rdb.rdb.SetArgs(ctx, l.name, l.token, args).Result()
 		switch {
-		case errors.Is(err, redis.Nil), err == nil && holder == token: // the client may have asked twice
-			return unlock, nil
+		case errors.Is(err, redis.Nil), err == nil && holder == l.token: // the client may have asked twice
+			return l, nil
 		case err != nil:
-			s.orphans.add(name, token) // Redis may have granted it nevertheless
-			return nil, fmt.Errorf("lock user %d in Redis: %w", userID, err)
+			s.orphans.add(l.name, l.token) // Redis may have granted it nevertheless
+			return l, fmt.Errorf("lock user %d in Redis: %w", userID, err)
 		}
 		if err := compacted.Sleep(ctx, retryPeriod); err != nil {
-			return nil, fmt.Errorf("another update of user %d is under way: %w", userID, err)
+			return l, fmt.Errorf("another update of user %d is under way: %w", userID, err)
 		}
+	}
+}
+
+// release releases a lock, later if Redis does not answer now.
+func (s *Store) release(ctx context.Context, l userLock) {
+	if err := s.unlock(context.WithoutCancel(ctx), l.name, l.token); err != nil {
+		s.orphans.add(l.name, l.token)
 	}
 }
 
