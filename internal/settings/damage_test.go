@@ -247,6 +247,13 @@ func TestLostWrites(t *testing.T) {
 	want("no change since", false)
 	k.rdb.Set(t.Context(), key, old, 0)
 	want("an old snapshot", true)
+	k.rdb.FlushAll(t.Context())
+	want("flushed again", true)
+	k.rdb.FlushAll(t.Context()) // before the next call: the first one has left a number
+	want("flushed at once after a loss", true)
+	late := []any{d.pulses[0] - 1, d.pulses[0] - 1, pulseKept.Milliseconds()}
+	k.rdb.Eval(t.Context(), pulseScript, []string{key}, late...)
+	want("a command that arrived late", false)
 	mini.SetError("LOADING")
 	if _, err := d.lost(t.Context()); err == nil {
 		t.Error("no error without an answer")

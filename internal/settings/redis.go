@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -77,6 +76,15 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 `
 
+// pulseScript writes a number unless the key has less than expected, and returns what the key had, 0 for none.
+// A number that arrives after a greater one is not written. KEYS[1] the key; ARGV the number expected, the new one,
+// milliseconds to keep it.
+const pulseScript = `
+local found, new = tonumber(redis.call('GET', KEYS[1]) or '0') or 0, tonumber(ARGV[2])
+if found >= tonumber(ARGV[1]) and found < new then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return found
+`
+
 // renewScript renews a lock that is ours, and takes one again that has expired. ARGV: token, milliseconds.
 const renewScript = `
 local holder = redis.call('GET', KEYS[1])
@@ -103,7 +111,7 @@ type database struct {
 
 	instance string
 	beat     int   // this and pulses are used by one goroutine
-	pulses   []int // the last beat written to each pulse key
+	pulses   []int // the last beat of each pulse key that Redis acknowledged
 }
 
 func newDatabase(rdb redis.UniversalClient, prefix string, sealer *Sealer) *database {
@@ -269,28 +277,41 @@ func (d *database) remove(ctx context.Context, removals []removal) error {
 
 // lost reports whether a node of Redis has lost writes since the last call: it was
 // emptied, came back with an older data set, or was replaced by a replica that
-// was behind. Each call writes a greater number to keys on every node and
-// expects to find there the one before. Nodes are judged one by one: lost may be
-// true although others do not answer and there is an error.
+// was behind. Each call writes a greater number to keys on every node, unless a
+// key has less than the last number that was acknowledged. Nodes are judged one by
+// one: lost may be true although others do not answer and there is an error.
 func (d *database) lost(ctx context.Context) (lost bool, err error) {
+	for again := true; again && err == nil; {
+		again, err = d.pulse(ctx)
+		lost = lost || again
+		// Nothing was written where a loss was found. Write there before Redis is filled again, so that the next loss is
+		// noticed.
+	}
+	return lost, err
+}
+
+// pulse makes one round trip of lost. A loss leaves a key as it is: if the reply
+// is lost, too, the next pulse finds the loss again.
+func (d *database) pulse(ctx context.Context) (lost bool, err error) {
 	d.beat++
-	cmds := make([]*redis.StatusCmd, len(d.pulses))
+	cmds := make([]*redis.Cmd, len(d.pulses))
 	_, _ = d.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i := range d.pulses {
+		for i, acknowledged := range d.pulses {
 			key := fmt.Sprintf("%s{pulse%d}:%s", d.prefix, i, d.instance)
-			cmds[i] = p.SetArgs(ctx, key, d.beat, redis.SetArgs{Get: true, TTL: pulseKept})
+			cmds[i] = p.Eval(ctx, pulseScript, []string{key}, acknowledged, d.beat, pulseKept.Milliseconds())
 		}
 		return nil
 	})
 	for i, cmd := range cmds {
-		text, e := cmd.Result()
-		if e != nil && !errors.Is(e, redis.Nil) {
+		found, e := cmd.Int()
+		switch {
+		case e != nil:
 			err = fmt.Errorf("watch Redis: %w", e)
-			continue
+		case found < d.pulses[i]:
+			lost, d.pulses[i] = true, found
+		default:
+			d.pulses[i] = d.beat
 		}
-		found, _ := strconv.Atoi(text) // 0 where there is none
-		lost = lost || found < d.pulses[i]
-		d.pulses[i] = d.beat
 	}
 	return lost, err
 }
