@@ -162,14 +162,16 @@ func (m *Memory) move(ctx context.Context, moved map[string]string) error {
 	if len(moved) == 0 {
 		return nil
 	}
-	_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	cmds, _ := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for key, owner := range moved {
 			p.SetArgs(ctx, key, owner, redis.SetArgs{Mode: "XX", KeepTTL: true})
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) { // a key that has expired by now is ignored
-		return fmt.Errorf("claim clicks in Redis: %w", err)
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) { // a key that has expired by now is ignored
+			return fmt.Errorf("claim clicks in Redis: %w", err)
+		}
 	}
 	return nil
 }

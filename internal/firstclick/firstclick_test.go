@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/smshooks/smshooks/internal/event"
@@ -226,6 +227,24 @@ func TestCopiesOfOneMillisecond(t *testing.T) {
 		}
 		if ttl := mini.TTL("p:click:1:a"); ttl != remember {
 			t.Errorf("remembered for %v", ttl)
+		}
+	}
+}
+
+// TestErrorBehindAMissingKey checks that a key that has expired does not hide the error of another one. The commands are
+// in random order.
+func TestErrorBehindAMissingKey(t *testing.T) {
+	m, mini := start(t)
+	mini.Server().SetPreHook(func(c *server.Peer, _ string, args ...string) bool {
+		if len(args) > 0 && strings.HasSuffix(args[0], ":b") {
+			c.WriteError("OOM command not allowed when used memory > 'maxmemory'.")
+			return true
+		}
+		return false
+	})
+	for range 20 {
+		if m.move(t.Context(), map[string]string{"p:click:1:a": "x", "p:click:1:b": "x"}) == nil {
+			t.Fatal("no error")
 		}
 	}
 }

@@ -136,17 +136,18 @@ func (m *Memory) Claim(ctx context.Context, letters []Letter) ([]bool, error) {
 	var unconfirmed error
 	for part := range slices.Chunk(letters, batch) {
 		cmds := make([]*redis.StatusCmd, len(part))
-		_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		// The first error, which Pipelined returns, may be the redis.Nil of a free event.
+		_, _ = m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i := range part {
 				cmds[i] = p.SetArgs(ctx, m.event(part[i].UserID, part[i].ID), part[i].mark()+own, args)
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return nil, fmt.Errorf("claim replays in Redis: %w", err)
-		}
 		for i, cmd := range cmds {
 			previous, err := cmd.Result()
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return nil, fmt.Errorf("claim replays in Redis: %w", err)
+			}
 			ok := errors.Is(err, redis.Nil) ||
 				err == nil && (strings.HasSuffix(previous, own) || part[i].diedAfter(previous))
 			free = append(free, ok)
@@ -193,14 +194,17 @@ func (m *Memory) Release(ctx context.Context, letters []Letter) error {
 
 func (m *Memory) each(ctx context.Context, letters []Letter, do func(context.Context, redis.Pipeliner, *Letter)) error {
 	for part := range slices.Chunk(letters, batch) {
-		_, err := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		// The first error, which Pipelined returns, may be the redis.Nil of a claim that has ended.
+		cmds, _ := m.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i := range part {
 				do(ctx, p, &part[i])
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return fmt.Errorf("record replays in Redis: %w", err)
+		for _, cmd := range cmds {
+			if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+				return fmt.Errorf("record replays in Redis: %w", err)
+			}
 		}
 	}
 	return nil

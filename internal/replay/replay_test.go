@@ -5,10 +5,12 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -321,4 +323,23 @@ func TestBeginUnanswered(t *testing.T) {
 		t.Fatalf("%v, %v", ok, err)
 	}
 	end()
+}
+
+// TestErrorBehindAMissingKey checks that the redis.Nil of one command does not hide the error of a later one.
+func TestErrorBehindAMissingKey(t *testing.T) {
+	m, mini := newMemory(t, 0)
+	mini.Server().SetPreHook(func(c *server.Peer, _ string, args ...string) bool {
+		fails := len(args) > 0 && strings.HasSuffix(args[0], "evt_b")
+		if fails {
+			c.WriteError("OOM command not allowed when used memory > 'maxmemory'.")
+		}
+		return fails
+	})
+	letters := []Letter{{42, "evt_a", 3, 10, 100}, {42, "evt_b", 3, 11, 100}}
+	if err := m.Stored(t.Context(), letters); err == nil {
+		t.Error("stored without an error")
+	}
+	if free, err := m.Claim(t.Context(), letters); err == nil || errors.Is(err, ErrUnconfirmed) {
+		t.Errorf("claimed %v, %v", free, err)
+	}
 }
