@@ -48,6 +48,7 @@ type assignment struct {
 	mu         sync.Mutex
 	draining   bool          // no further event may be acquired
 	lost       bool          // nothing may be committed
+	refused    error         // why the broker did not return the committed offset; tracker is nil then
 	replaced   bool          // the topic was deleted; there may be a new one of its name
 	inProgress int           // acquired events
 	idle       chan struct{} // closed when it is draining and nothing is in progress
@@ -193,6 +194,7 @@ func (a *assignment) restore(t *offsets.Tracker, committed int64, epoch int32, s
 	a.epoch.Store(epoch)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.refused = nil
 	a.tracker, a.next, a.first, a.committed, a.committedMetadata = t, committed, committed, committed, state
 	if committed < 0 { // without an id this may be another topic of the same name
 		a.history = slices.DeleteFunc(a.history, func(f past) bool { return f.topicID == [16]byte{} })

@@ -235,6 +235,7 @@ func (c *Consumer) Run(ctx context.Context, grace time.Duration) error {
 	background.Go(func() { c.commitLoop(running) })
 	background.Go(func() { c.lagLoop(running) })
 	background.Go(func() { c.joinLoop(running) })
+	background.Go(func() { c.refusedLoop(running) })
 	background.Go(func() { c.pulseLoop(running) })
 	context.AfterFunc(ctx, func() {
 		time.AfterFunc(grace-last, c.stopWork)

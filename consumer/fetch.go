@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,11 +51,15 @@ func (u *fetchOutages) fail(topic string, partition int32, err error) {
 	t.Fail(err, zap.Int32("partition", partition))
 }
 
-// sweep ends the outages of topics that have been without an error for a while.
-func (u *fetchOutages) sweep(now time.Time) {
+// sweep ends the outages of topics that have been without an error for a while. The client reports a refused offset
+// once, so the topics in refused still fail.
+func (u *fetchOutages) sweep(now time.Time, refused []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for topic, t := range u.topics {
+		if slices.Contains(refused, topic) {
+			t.last = now
+		}
 		if now.Sub(t.last) > fetchRecovered {
 			t.Recover()
 			delete(u.topics, topic)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
@@ -46,13 +47,18 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, partitions map[s
 }
 
 // onOffsetsFetched restores the committed state of partitions. It is called after onAssigned, before any record is
-// fetched.
+// fetched. A partition whose offset the broker refused is not restored: "nothing committed" would be a guess, and the
+// next commit would rewind it.
 func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	restore := func(topic string, partition int32, offset int64, epoch int32, metadata *string) {
+	restore := func(topic string, partition int32, code int16, offset int64, epoch int32, metadata *string) {
 		a := c.assignments[topicPartition{topic, partition}]
 		if a == nil {
+			return
+		}
+		if err := kerr.ErrorForCode(code); err != nil {
+			c.refuse(a, err)
 			return
 		}
 		text := ""
@@ -72,10 +78,11 @@ func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg
 			c.CommitTexts.Restore(topic, partition, commitText)
 		}
 	}
+	defer c.refuseOmitted()
 	for _, g := range resp.Groups {
 		for _, t := range g.Topics {
 			for _, p := range t.Partitions {
-				restore(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata)
+				restore(t.Topic, p.Partition, p.ErrorCode, p.Offset, p.LeaderEpoch, p.Metadata)
 			}
 		}
 	}
@@ -84,7 +91,7 @@ func (c *Consumer) onOffsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg
 	}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			restore(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata)
+			restore(t.Topic, p.Partition, p.ErrorCode, p.Offset, p.LeaderEpoch, p.Metadata)
 		}
 	}
 	return nil

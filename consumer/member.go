@@ -92,10 +92,10 @@ func (c *Consumer) inUse(err error) bool {
 		now-c.membership.refused.Load() > (c.cfg.SessionTimeout+joinSlack).Milliseconds()
 }
 
-// Joined returns nil if the member is in the group and knows its partitions (which may be none), else why not.
+// Joined returns nil if the member is in the group and reads its partitions (which may be none), else why not.
 func (c *Consumer) Joined() error {
 	if c.joined.Load() {
-		return nil
+		return c.offsetsRefused()
 	}
 	if since, waits := c.joinWait(); waits {
 		return errors.New(c.joinText(since))
@@ -144,7 +144,7 @@ func (c *Consumer) joinLoop(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		c.fetchOutages.sweep(time.Now())
+		c.fetchOutages.sweep(time.Now(), topicsOf(c.refusals()))
 		switch since, waits := c.joinWait(); {
 		case waits && waiting.IsZero():
 			waiting = since
