@@ -22,7 +22,7 @@ type PartitionLag struct {
 	Partition int32
 	Lag       int64 // end offset minus the committed offset, as Kafka's own tools show it
 	Records   int64 // of these, the offsets that retention has not removed
-	Unknown   bool  // the partition has no leader now; Lag and Records are 0
+	Unknown   bool  // an offset cannot be read now; Lag and Records are 0
 }
 
 // ReadGroupLag reads a group's committed offsets, and the start and end offsets of topics as cl sees them. It reads the
@@ -45,9 +45,11 @@ func (l GroupLag) Partitions() (lags []PartitionLag) {
 	l.Ends.Each(func(end kadm.ListedOffset) {
 		lag := PartitionLag{Topic: end.Topic, Partition: end.Partition}
 		start, ok := l.Starts.Lookup(end.Topic, end.Partition)
-		if lag.Unknown = !ok || start.Err != nil || end.Err != nil; !lag.Unknown {
+		o, committed := l.committed.Lookup(end.Topic, end.Partition)
+		// A refused offset is not "none committed": all records of the topic would count as lag.
+		if lag.Unknown = !ok || start.Err != nil || end.Err != nil || o.Err != nil; !lag.Unknown {
 			next := start.Offset
-			if o, ok := l.committed.Lookup(end.Topic, end.Partition); ok && o.At >= 0 {
+			if committed && o.At >= 0 {
 				next = o.At
 			}
 			lag.Lag, lag.Records = max(end.Offset-next, 0), max(end.Offset-max(next, start.Offset), 0)
