@@ -172,7 +172,7 @@ func (c *conn) writeRead(message, p []byte) (sent, n int, err error) {
 			n, err = c.Read(p)
 		}
 	}
-	c.used, c.answered = true, begun(p[:n])
+	c.used, c.answered = true, n > 0
 	c.tickets = c.tickets && n == 0
 	if err != nil && sent == 0 && !fresh && !errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errStale // the peer received nothing

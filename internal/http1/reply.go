@@ -216,7 +216,7 @@ func (x *exchange) readGeneric(n int) (status int, reusable bool, err error) {
 	br := bufio.NewReaderSize(in, bufferSize)
 	for {
 		text, err := readHead(br)
-		x.conn.answered = x.conn.answered || begun(text)
+		x.conn.answered = x.conn.answered || len(text) > 0
 		if err != nil {
 			return 0, false, unexpected(err)
 		}
@@ -255,14 +255,6 @@ func bodiless(status int) bool {
 func announcesBody(resp *http.Response) bool {
 	length := resp.Header.Get("Content-Length")
 	return len(resp.TransferEncoding) > 0 || length != "" && length != "0"
-}
-
-// begun reports whether p may be the beginning of a reply. Other bytes on a reused connection are what was left of an
-// earlier reply.
-func begun(p []byte) bool {
-	const version = "HTTP/"
-	n := min(len(p), len(version))
-	return n > 0 && string(p[:n]) == version[:n]
 }
 
 var errStatus = errors.New("the reply's status is not a number of three digits")
