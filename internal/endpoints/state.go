@@ -62,7 +62,7 @@ type note struct {
 	failure webhook.Failure
 }
 
-// Fingerprint tells the URL of an endpoint from a user's other URLs.
+// Fingerprint identifies the URL of an endpoint among those of a user.
 func Fingerprint(e *webhook.Endpoint) uint64 {
 	var h xxhash.Digest
 	h.Reset()
